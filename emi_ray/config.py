@@ -1,0 +1,226 @@
+"""Every setting of a workspace: checked once, frozen afterwards, unknown keys refused by name.
+
+Only the settings that decide *features* live in ``media`` and ``extractors`` and enter fingerprints;
+``extraction`` says how fast and where, and never changes a byte of a feature.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from emi_ray.errors import UserError, choices
+from emi_ray.schema import Modality, Need
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class CorpusSettings(Settings):
+    """Where the clips came from; written by ``emi-ray init``."""
+
+    kind: Literal["vidmimic2", "table", "demo", "features"] | None = None
+    source: str | None = None
+    label_ranges: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="label: [low, high]; others are taken from the training split"
+    )
+
+
+class FaceSettings(Settings):
+    """How faces are found, tracked and cropped."""
+
+    detector: Literal["haar", "yunet"] = "haar"
+    yunet_model: str | None = Field(None, description="path of face_detection_yunet_*.onnx")
+    margin: float = Field(0.25, ge=0, le=1, description="added on each side, as a share of the face box")
+    size_px: int = Field(224, ge=16, le=1024, description="side of the square crop")
+    detection_side_px: int = Field(320, ge=64, description="frames are shrunk to this longer side to detect")
+
+
+class MediaSettings(Settings):
+    """How bytes become frames, faces and a waveform."""
+
+    frame_rate_hz: float = Field(6.0, gt=0, description="frames kept a second, by timestamp")
+    max_frames: int = Field(400, ge=1, description="frames kept a clip; later ones are not decoded")
+    frame_side_px: int = Field(256, ge=16, description="shorter side of whole frames, where one is needed")
+    sample_rate_hz: Literal[16000] = 16000
+    max_audio_s: float = Field(300.0, gt=0, description="seconds of sound kept a clip")
+    faces: FaceSettings = FaceSettings()
+
+    def deciding(self, needs: Iterable[Need]) -> dict[str, Any]:
+        """The settings that change what an extractor with these ``needs`` sees; part of its fingerprint."""
+        needs = set(needs)
+        keys: set[str] = set()
+        if needs & {"frames", "faces"}:
+            keys |= {"frame_rate_hz", "max_frames"}
+        if "frames" in needs:
+            keys |= {"frame_side_px"}
+        if "faces" in needs:
+            keys |= {"faces"}
+        if "waveform" in needs:
+            keys |= {"sample_rate_hz", "max_audio_s"}
+        return self.model_dump(include=keys, mode="json")
+
+
+class ExtractorSettings(Settings):
+    """Which extractor a modality uses; ``settings`` are the extractor's own (see ``emi-ray extractors``)."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class StageSettings(Settings):
+    """Resources of one pool of actors; null means: chosen for the machine."""
+
+    batch_size: int | None = Field(None, ge=1)
+    min_actors: int | None = Field(None, ge=1)
+    max_actors: int | None = Field(None, ge=1)
+    num_cpus: float | None = Field(None, gt=0)
+    num_gpus: float | None = Field(None, ge=0)
+
+
+class ExtractionSettings(Settings):
+    """How the pipeline runs. Nothing here changes a feature."""
+
+    time_limit_s: float = Field(
+        120.0, gt=0, description="for reading, decoding and face tracking of one clip"
+    )
+    rows_per_block: int = Field(16, ge=1, description="clips that travel together")
+    stages: dict[str, StageSettings] = Field(
+        default_factory=dict, description="by stage: decode, vision, motion, audio, transcript, text"
+    )
+
+
+class WorkspaceConfig(Settings):
+    """``emi_ray.yaml``. ``training``, ``encoders``, ``fusion`` and ``objective`` override every recipe."""
+
+    corpus: CorpusSettings = CorpusSettings()
+    media: MediaSettings = MediaSettings()
+    extractors: dict[Modality, ExtractorSettings] = Field(
+        default_factory=lambda: {
+            "text": ExtractorSettings(name="hashed-ngrams"),
+            "audio": ExtractorSettings(name="prosody"),
+            "vision": ExtractorSettings(name="appearance"),
+            "motion": ExtractorSettings(name="flow"),
+        }
+    )
+    extraction: ExtractionSettings = ExtractionSettings()
+    training: dict[str, Any] = Field(default_factory=dict)
+    encoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    fusion: dict[str, Any] = Field(default_factory=dict)
+    objective: dict[str, Any] = Field(default_factory=dict)
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
+
+
+def validate(model: type[AnySettings], values: Mapping[str, Any], where: str) -> AnySettings:
+    """Check ``values`` against ``model``.
+
+    Args:
+        where: the file or option they came from, named in the message.
+
+    Raises:
+        UserError: names each wrong field, its value and what is allowed.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, problem, where) for problem in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse a YAML mapping; numbers such as ``1e-4``, which YAML 1.1 calls text, are read as numbers."""
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{where} must hold a mapping of settings, not {type(values).__name__}.")
+    return values
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set ``section.key=value`` in nested ``values``; the value is read as YAML (``true``, ``3``, ``[1, 2]``).
+
+    Raises:
+        UserError: when an override has no ``=`` or goes through something that is not a section.
+    """
+    result: dict[str, Any] = _copy(values)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise UserError(
+                f"'{override}' is not a setting: write section.key=value, as in training.epochs=3."
+            )
+        *sections, key = path.split(".")
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"'{override}': '{section}' is a value, not a section.")
+        place[key] = yaml.load(text, Loader=_Loader)
+    return result
+
+
+def load_config(path: Path) -> WorkspaceConfig:
+    """Read and check one configuration file from the local disk."""
+    return validate(WorkspaceConfig, read_yaml(path.read_text(), str(path)), str(path))
+
+
+def dump_yaml(settings: BaseModel, exclude_defaults: bool = False) -> str:
+    """Settings as YAML, in the order of their declaration."""
+    values = settings.model_dump(mode="json", exclude_defaults=exclude_defaults)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with the float syntax of YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
+    location = [str(part) for part in problem["loc"]]
+    field = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        return f"{where}: unknown setting '{field}': {choices(location[-1], known)}"
+    return f"{where}: {field} = {problem['input']!r}: {problem['msg']}."
+
+
+def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
+    """Names of the fields of the settings found by walking ``path`` down from ``model``."""
+    for part in path:
+        annotation = (
+            model.model_fields[part].annotation
+            if _is_settings(model) and part in model.model_fields
+            else None
+        )
+        arguments = [a for a in getattr(annotation, "__args__", ()) if _is_settings(a)]
+        if _is_settings(annotation):
+            model = annotation
+        elif arguments:
+            model = arguments[-1]
+    return sorted(model.model_fields) if _is_settings(model) else []
+
+
+def _is_settings(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

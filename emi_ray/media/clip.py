@@ -1,0 +1,116 @@
+"""What decoding makes of one clip, and how it travels between processes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from emi_ray.schema import Need
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Whole frames: ``pixels`` (T, H, W, 3) uint8 RGB, ``timestamps_s`` (T,) float32."""
+
+    pixels: np.ndarray
+    timestamps_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class Faces:
+    """One tracked face: ``crops`` (T, S, S, 3) uint8 RGB; ``boxes`` (T, 4) float32 x, y, width, height as
+    shares of the frame's width and height (NaN for ready crops); ``timestamps_s`` (T,) float32.
+
+    ``detected`` (T,) bool: True where a detector (or the corpus) gave the box, False where it was carried over
+    from neighbouring frames.
+    """
+
+    crops: np.ndarray
+    boxes: np.ndarray
+    timestamps_s: np.ndarray
+    detected: np.ndarray
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Mono sound: ``samples`` (N,) float32 in [-1, 1]."""
+
+    samples: np.ndarray
+    sample_rate_hz: int
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.samples) / self.sample_rate_hz
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """One clip, decoded. An input that the clip lacks is None, and ``missing`` says why.
+
+    ``notes`` counts what happened on the way: ``frames_decoded``, ``frames_without_face``,
+    ``packets_corrupt``, ``truncated`` and the like.
+    """
+
+    clip_id: str
+    frames: Frames | None = None
+    faces: Faces | None = None
+    waveform: Waveform | None = None
+    transcript: str | None = None
+    openface_csv: str | None = None
+    missing: Mapping[Need, str] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def media_duration_s(self) -> float:
+        """Seconds of the longer decoded stream."""
+        stamps = [
+            part.timestamps_s[-1] for part in (self.frames, self.faces) if part and len(part.timestamps_s)
+        ]
+        return max([*map(float, stamps), self.waveform.duration_s if self.waveform else 0.0])
+
+
+PACKED_COLUMNS = ("frames", "faces", "waveform")
+"""Inputs that are too large for plain columns: they travel as one buffer each."""
+
+_PARTS = {"frames": Frames, "faces": Faces, "waveform": Waveform}
+
+
+def pack_clip(clip: DecodedClip) -> dict[str, bytes | str | None]:
+    """A flat row of buffers and strings, fit for Arrow and for pipes. Inverse of :func:`unpack_clip`."""
+    row: dict[str, bytes | str | None] = {
+        "clip_id": clip.clip_id,
+        "transcript": clip.transcript,
+        "openface_csv": clip.openface_csv,
+        "missing": json.dumps(dict(clip.missing)),
+        "notes": json.dumps(dict(clip.notes)),
+    }
+    for name in PACKED_COLUMNS:
+        part = getattr(clip, name)
+        row[name] = (
+            None if part is None else save({k: np.ascontiguousarray(v) for k, v in vars(part).items()})
+        )
+    return row
+
+
+def unpack_clip(row: Mapping[str, bytes | str | None]) -> DecodedClip:
+    """Inverse of :func:`pack_clip`; columns that were dropped on the way are None."""
+    parts = {name: _unpack_part(name, row.get(name)) for name in PACKED_COLUMNS}
+    return DecodedClip(
+        clip_id=str(row["clip_id"]),
+        transcript=row.get("transcript"),  # type: ignore[arg-type]
+        openface_csv=row.get("openface_csv"),  # type: ignore[arg-type]
+        missing=json.loads(row["missing"] or "{}"),
+        notes=json.loads(row["notes"] or "{}"),
+        **parts,
+    )
+
+
+def _unpack_part(name: str, buffer: bytes | str | None) -> Frames | Faces | Waveform | None:
+    if buffer is None:
+        return None
+    arrays = load(buffer)
+    if name == "waveform":
+        return Waveform(arrays["samples"], int(arrays["sample_rate_hz"]))
+    return _PARTS[name](**arrays)

@@ -1,0 +1,174 @@
+"""A workspace: one folder, on a local disk or behind any ``pyarrow.fs`` URI, that all verbs work on.
+
+    emi_ray.yaml                          the configuration
+    clips.parquet                         which clips, splits, media and labels
+    features/<modality>/<fingerprint>/    what extractors produced
+    failures/                             what was quarantined, and why
+    runs/<recipe>/<seed>/                 trained models, their scores and predictions
+    studies/                              hyper-parameter searches
+    report/                               index.html, scores.json
+
+Everything is written under another name and then renamed, so that a file either is whole or is not there.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from emi_ray.config import WorkspaceConfig, apply_overrides, dump_yaml, read_yaml, validate
+from emi_ray.errors import UserError
+
+CONFIG = "emi_ray.yaml"
+CLIPS = "clips.parquet"
+
+
+def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system and path of a local path or URI. A path without a scheme is local and made absolute."""
+    if "://" in uri:
+        return fs.FileSystem.from_uri(uri)
+    return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Files of one workspace, addressed by paths relative to its root (``runs/f2/42/metrics.json``)."""
+
+    root: str
+
+    @cached_property
+    def _place(self) -> tuple[fs.FileSystem, str]:
+        return open_uri(self.root)
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        return self._place[0]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie on this machine's own disk (or one mounted on it)."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def path(self, relative: str = "") -> str:
+        """The path of a file as ``filesystem`` spells it."""
+        return str(PurePosixPath(self._place[1]) / relative)
+
+    def exists(self, relative: str) -> bool:
+        return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound
+
+    def files(self, relative: str, recursive: bool = False) -> list[str]:
+        """Relative paths of the files (not folders) under a folder, sorted; none if the folder is not there."""
+        selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=recursive)
+        start = len(self._place[1].rstrip("/")) + 1
+        found = (info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File)
+        return sorted(info.path[start:] for info in found if not info.base_name.startswith("."))
+
+    def folders(self, relative: str) -> list[str]:
+        """Names of the folders directly under a folder, sorted; none if the folder is not there."""
+        selector = fs.FileSelector(self.path(relative), allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+    def delete(self, relative: str) -> None:
+        """Remove a file or a folder; nothing happens if it is not there."""
+        kind = self.filesystem.get_file_info(self.path(relative)).type
+        if kind == fs.FileType.Directory:
+            self.filesystem.delete_dir(self.path(relative))
+        elif kind == fs.FileType.File:
+            self.filesystem.delete_file(self.path(relative))
+
+    def read_bytes(self, relative: str) -> bytes:
+        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+            return stream.read()
+
+    def write_bytes(self, relative: str, data: bytes) -> None:
+        """Write a whole file; it appears atomically."""
+        with self._appearing(relative) as target, self.filesystem.open_output_stream(target) as stream:
+            stream.write(data)
+
+    def read_text(self, relative: str) -> str:
+        return self.read_bytes(relative).decode()
+
+    def write_text(self, relative: str, text: str) -> None:
+        self.write_bytes(relative, text.encode())
+
+    def read_json(self, relative: str) -> Any:
+        return json.loads(self.read_bytes(relative))
+
+    def write_json(self, relative: str, value: Any) -> None:
+        self.write_text(relative, json.dumps(value, indent=2) + "\n")
+
+    def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
+        return pq.read_table(
+            self.path(relative), filesystem=self.filesystem, columns=columns, partitioning=None
+        )
+
+    def write_table(self, relative: str, table: pa.Table) -> None:
+        """Write a Parquet file; it appears atomically."""
+        with self._appearing(relative) as target:
+            pq.write_table(table, target, filesystem=self.filesystem, compression="zstd")
+
+    def config(self, overrides: Sequence[str] = ()) -> WorkspaceConfig:
+        """The checked configuration, with ``section.key=value`` overrides applied.
+
+        Raises:
+            UserError: there is no workspace here, or a setting is wrong.
+        """
+        if not self.exists(CONFIG):
+            raise UserError(
+                f"No workspace at {self.root}: {CONFIG} is not there. Make one with emi-ray init."
+            )
+        values = apply_overrides(read_yaml(self.read_text(CONFIG), self.path(CONFIG)), overrides)
+        return validate(WorkspaceConfig, values, self.path(CONFIG))
+
+    def write_config(self, config: WorkspaceConfig) -> None:
+        self.write_text(CONFIG, dump_yaml(config))
+
+    def clips(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """``clips.parquet``.
+
+        Raises:
+            UserError: the workspace has no corpus yet.
+        """
+        if not self.exists(CLIPS):
+            raise UserError(f"{self.root} has no {CLIPS}: read a corpus into it with emi-ray init.")
+        return self.read_table(CLIPS, columns)
+
+    def _appearing(self, relative: str) -> "_Appearing":
+        return _Appearing(self, relative)
+
+
+class _Appearing:
+    """Context manager: gives a hidden name to write to, renamed to the real one when all went well."""
+
+    def __init__(self, workspace: Workspace, relative: str) -> None:
+        folder, _, name = relative.rpartition("/")
+        self._filesystem = workspace.filesystem
+        self._folder = workspace.path(folder)
+        self._final = workspace.path(relative)
+        self._hidden = f"{self._folder}/.{name}.{uuid.uuid4().hex}"
+
+    def __enter__(self) -> str:
+        self._filesystem.create_dir(self._folder, recursive=True)
+        return self._hidden
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._filesystem.move(self._hidden, self._final)
+        elif self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
+            self._filesystem.delete_file(self._hidden)
+
+
+def stale_files(workspace: Workspace, relative: str) -> Iterator[str]:
+    """Absolute paths of half-written files that a killed process left under a folder."""
+    selector = fs.FileSelector(workspace.path(relative), allow_not_found=True, recursive=True)
+    for info in workspace.filesystem.get_file_info(selector):
+        if info.type == fs.FileType.File and info.base_name.startswith("."):
+            yield info.path
