@@ -47,7 +47,9 @@ class Waveform:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """One clip, decoded. An input that the clip lacks is None, and ``missing`` says why.
+    """One clip, decoded. An input that is not there is None, and the reason is in one of two places:
+    ``missing`` when the clip lacks it (no audio stream, no face in any frame), ``failed`` when it could not be
+    read (corrupt file, time limit).
 
     ``notes`` counts what happened on the way: ``frames_decoded``, ``frames_without_face``,
     ``packets_corrupt``, ``truncated`` and the like.
@@ -60,6 +62,7 @@ class DecodedClip:
     transcript: str | None = None
     openface_csv: str | None = None
     missing: Mapping[Need, str] = field(default_factory=dict)
+    failed: Mapping[Need, str] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -84,6 +87,7 @@ def pack_clip(clip: DecodedClip) -> dict[str, bytes | str | None]:
         "transcript": clip.transcript,
         "openface_csv": clip.openface_csv,
         "missing": json.dumps(dict(clip.missing)),
+        "failed": json.dumps(dict(clip.failed)),
         "notes": json.dumps(dict(clip.notes)),
     }
     for name in PACKED_COLUMNS:
@@ -102,6 +106,7 @@ def unpack_clip(row: Mapping[str, bytes | str | None]) -> DecodedClip:
         transcript=row.get("transcript"),  # type: ignore[arg-type]
         openface_csv=row.get("openface_csv"),  # type: ignore[arg-type]
         missing=json.loads(row["missing"] or "{}"),
+        failed=json.loads(row["failed"] or "{}"),
         notes=json.loads(row["notes"] or "{}"),
         **parts,
     )
