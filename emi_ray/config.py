@@ -22,10 +22,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+CorpusKind = Literal["vidmimic2", "table", "demo"]
+
+
 class CorpusSettings(Settings):
     """Where the clips came from; written by ``emi-ray init``."""
 
-    kind: Literal["vidmimic2", "table", "demo", "features"] | None = None
+    kind: CorpusKind | Literal["features"] | None = None
     source: str | None = None
     label_ranges: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="label: [low, high]; others are taken from the training split"
@@ -74,6 +77,16 @@ class ExtractorSettings(Settings):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+def built_in_extractors() -> dict[Modality, ExtractorSettings]:
+    """The extractors that need no download."""
+    return {
+        "text": ExtractorSettings(name="hashed-ngrams"),
+        "audio": ExtractorSettings(name="prosody"),
+        "vision": ExtractorSettings(name="appearance"),
+        "motion": ExtractorSettings(name="flow"),
+    }
+
+
 class StageSettings(Settings):
     """Resources of one pool of actors; null means: chosen for the machine."""
 
@@ -101,14 +114,7 @@ class WorkspaceConfig(Settings):
 
     corpus: CorpusSettings = CorpusSettings()
     media: MediaSettings = MediaSettings()
-    extractors: dict[Modality, ExtractorSettings] = Field(
-        default_factory=lambda: {
-            "text": ExtractorSettings(name="hashed-ngrams"),
-            "audio": ExtractorSettings(name="prosody"),
-            "vision": ExtractorSettings(name="appearance"),
-            "motion": ExtractorSettings(name="flow"),
-        }
-    )
+    extractors: dict[Modality, ExtractorSettings] = Field(default_factory=built_in_extractors)
     extraction: ExtractionSettings = ExtractionSettings()
     training: dict[str, Any] = Field(default_factory=dict)
     encoders: dict[str, dict[str, Any]] = Field(default_factory=dict)

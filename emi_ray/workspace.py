@@ -60,6 +60,11 @@ class Workspace:
         """The path of a file as ``filesystem`` spells it."""
         return str(PurePosixPath(self._place[1]) / relative)
 
+    def inner(self, relative: str) -> "Workspace":
+        """A folder of this workspace as a workspace of its own."""
+        root, question, query = self.root.partition("?")
+        return Workspace(f"{root.rstrip('/')}/{relative}{question}{query}")
+
     def exists(self, relative: str) -> bool:
         return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound
 

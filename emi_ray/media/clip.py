@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -77,18 +78,17 @@ class DecodedClip:
 PACKED_COLUMNS = ("frames", "faces", "waveform")
 """Inputs that are too large for plain columns: they travel as one buffer each."""
 
-_PARTS = {"frames": Frames, "faces": Faces, "waveform": Waveform}
 
-
-def pack_clip(clip: DecodedClip) -> dict[str, bytes | str | None]:
-    """A flat row of buffers and strings, fit for Arrow and for pipes. Inverse of :func:`unpack_clip`."""
-    row: dict[str, bytes | str | None] = {
+def pack_clip(clip: DecodedClip) -> dict[str, Any]:
+    """A flat row of buffers, strings and the media's length, fit for Arrow and for pipes. Inverse of :func:`unpack_clip`."""
+    row: dict[str, Any] = {
         "clip_id": clip.clip_id,
         "transcript": clip.transcript,
         "openface_csv": clip.openface_csv,
         "missing": json.dumps(dict(clip.missing)),
         "failed": json.dumps(dict(clip.failed)),
         "notes": json.dumps(dict(clip.notes)),
+        "media_s": clip.media_duration_s,
     }
     for name in PACKED_COLUMNS:
         part = getattr(clip, name)
@@ -98,24 +98,17 @@ def pack_clip(clip: DecodedClip) -> dict[str, bytes | str | None]:
     return row
 
 
-def unpack_clip(row: Mapping[str, bytes | str | None]) -> DecodedClip:
+def unpack_clip(row: Mapping[str, Any]) -> DecodedClip:
     """Inverse of :func:`pack_clip`; columns that were dropped on the way are None."""
-    parts = {name: _unpack_part(name, row.get(name)) for name in PACKED_COLUMNS}
+    frames, faces, waveform = (load(row[name]) if row.get(name) else None for name in PACKED_COLUMNS)
     return DecodedClip(
-        clip_id=str(row["clip_id"]),
-        transcript=row.get("transcript"),  # type: ignore[arg-type]
-        openface_csv=row.get("openface_csv"),  # type: ignore[arg-type]
-        missing=json.loads(row["missing"] or "{}"),
-        failed=json.loads(row["failed"] or "{}"),
-        notes=json.loads(row["notes"] or "{}"),
-        **parts,
+        clip_id=row["clip_id"],
+        frames=Frames(**frames) if frames else None,
+        faces=Faces(**faces) if faces else None,
+        waveform=Waveform(waveform["samples"], int(waveform["sample_rate_hz"])) if waveform else None,
+        transcript=row.get("transcript"),
+        openface_csv=row.get("openface_csv"),
+        missing=json.loads(row["missing"]),
+        failed=json.loads(row["failed"]),
+        notes=json.loads(row["notes"]),
     )
-
-
-def _unpack_part(name: str, buffer: bytes | str | None) -> Frames | Faces | Waveform | None:
-    if buffer is None:
-        return None
-    arrays = load(buffer)
-    if name == "waveform":
-        return Waveform(arrays["samples"], int(arrays["sample_rate_hz"]))
-    return _PARTS[name](**arrays)

@@ -1,0 +1,74 @@
+"""Verbs that start a workspace: init, demo, run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
+from emi_ray.cli.features import extract
+from emi_ray.cli.models import evaluate, report, train
+from emi_ray.cli.show import progress_bar, show_corpus
+from emi_ray.config import CorpusKind
+from emi_ray.workspace import Workspace
+
+DEMO_CLIPS = 480
+
+
+@app.command()
+def init(
+    workspace: WorkspaceOption,
+    corpus: Annotated[CorpusKind, typer.Option(help="What SOURCE is: the challenge's folder, a table, the demo.")],
+    source: Annotated[str, typer.Option(help="Folder, table (CSV, Parquet) or URI of the corpus.")],
+    overrides: Overrides = None,
+) -> None:
+    """Read a corpus into a workspace and say what is wrong with it.
+
+    Example: emi-ray init -w work --corpus table --source clips.csv media.frame_rate_hz=10
+    """
+    from emi_ray.corpus.setup import init_workspace
+
+    target = Workspace(workspace)
+    found = init_workspace(target, corpus, source, overrides or [])
+    show_corpus(found)
+    console.print(f"Wrote {target.path('clips.parquet')}. Next: emi-ray extract -w {workspace}")
+
+
+@app.command()
+def demo(
+    workspace: WorkspaceOption = "demo",
+    clips: Annotated[int, typer.Option(help="Clips to render.", min=24)] = DEMO_CLIPS,
+    address: AddressOption = None,
+) -> None:
+    """Render a small corpus of talking faces and take it all the way to a report.
+
+    Example: emi-ray demo -w demo
+    """
+    from emi_ray.corpus.demo import render_demo
+
+    folder = Path(workspace) / "corpus"
+    with progress_bar("Rendering clips") as advance:
+        render_demo(folder, clips, on_clip=lambda done: advance(done, clips))
+    run(["f2"], workspace, "demo", str(folder), seed=42, workers=1, address=address)
+
+
+@app.command()
+def run(
+    recipes: Annotated[list[str], typer.Argument(help="Recipes to train, as emi-ray train takes them.")],
+    workspace: WorkspaceOption,
+    corpus: Annotated[CorpusKind, typer.Option(help="What SOURCE is.")],
+    source: Annotated[str, typer.Option(help="Folder, table or URI of the corpus.")],
+    seed: Annotated[int, typer.Option(help="Seed of weights, dropout and order.")] = 42,
+    workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
+    address: AddressOption = None,
+) -> None:
+    """The whole way: init, extract, train and evaluate each recipe, report.
+
+    Example: emi-ray run f1 f2 -w work --corpus vidmimic2 --source /data/hume
+    """
+    init(workspace, corpus, source)
+    extract(workspace, address=address)
+    for recipe in recipes:
+        train(recipe, workspace, seed=seed, workers=workers, address=address)
+        evaluate(f"{recipe}/{seed}", workspace)
+    report(workspace)

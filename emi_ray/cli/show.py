@@ -1,0 +1,83 @@
+"""Tables and progress bars."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from emi_ray.cli.app import console
+from emi_ray.corpus.manifest import Corpus
+from emi_ray.extraction.summary import ExtractionSummary
+from emi_ray.schema import MODALITIES
+from emi_ray.workspace import Workspace
+
+STYLES = {"error": "red", "warning": "yellow", "info": "default"}
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar; call what it gives with (done, total)."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def show_corpus(corpus: Corpus) -> None:
+    """What was found in a corpus, the worst last."""
+    for finding in sorted(corpus.findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
+        console.print(finding.message, style=STYLES[finding.severity], markup=False, soft_wrap=True)
+
+
+def show_extraction(summary: ExtractionSummary, workspace: Workspace) -> None:
+    """What a run did: a row a stage, then why clips were left out."""
+    if not summary.clips:
+        console.print(f"Nothing to do: all {summary.already_done} clips are done or quarantined.")
+        return
+    table = Table("stage", title="Extraction")
+    for heading in ("ok", "missing", "failed", "actor seconds", "real-time factor"):
+        table.add_column(heading, justify="right")
+    for name, stage in summary.stages.items():
+        factor = f"{summary.real_time_factor(name):.3f}"
+        table.add_row(name, *map(str, (stage.ok, stage.missing, stage.failed)), f"{stage.seconds:.1f}", factor)
+    console.print(table)
+    console.print(
+        f"{summary.clips} clips in {summary.seconds:.1f} s ({summary.clips_per_s:.1f} clips/s); "
+        f"{summary.already_done} were done before; the busiest stage is {summary.bottleneck}."
+    )
+    for name, stage in summary.stages.items():
+        for reason, count in stage.reasons.most_common(8):
+            console.print(f"  {name}: {count} x {reason}", markup=False, soft_wrap=True)
+    if any(stage.failed for stage in summary.stages.values()):
+        console.print(f"Try those again with: emi-ray extract -w {workspace.root} --retry-failed")
+
+
+def show_scores(metrics: Mapping[str, Any], labels: list[tuple[str, str]]) -> None:
+    """One row a unimodal encoder, the last row the whole model; columns are Pearson r.
+
+    Args:
+        labels: (heading, key suffix) of each label.
+    """
+    table = Table("model", title=f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}")
+    for heading in ("mean", *(heading for heading, _ in labels)):
+        table.add_column(heading, justify="right")
+    stages = metrics.get("stages", {})
+    rows = [(modality, stages[modality]) for modality in MODALITIES if modality in stages]
+    for name, scores in [*rows, (metrics["recipe"], metrics)]:
+        keys = ["val_pearson", *(f"val_pearson_{suffix}" for _, suffix in labels)]
+        table.add_row(name, *(_decimal(scores.get(key)) for key in keys))
+    console.print(table)
+
+
+def _decimal(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"

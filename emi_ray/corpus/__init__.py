@@ -1,0 +1,1 @@
+"""Which clips there are: their splits, media and labels."""

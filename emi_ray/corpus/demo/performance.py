@@ -1,0 +1,96 @@
+"""How the face moves through a clip: a pose for each frame."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_STEP_PER_CUE = 1.0
+"""Octaves of amplitude per standard deviation of a cue."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """One frame. Lengths are in half-heights of the head, angles in radians; all but the last two oscillate
+    about zero, so that their mean over a clip says nothing."""
+
+    x: float
+    y: float
+    log_scale: float
+    roll: float
+    yaw: float
+    pitch: float
+    brow_lift: float
+    mouth_sway: float
+    mouth_open: float
+    eyes_shut: float
+
+
+@dataclass(frozen=True)
+class MotionCues:
+    """Strength of each movement in standard deviations; one for each emotion, in the order of ``EMOTIONS``."""
+
+    nod: float
+    lean: float
+    shake: float
+    brow_flutter: float
+    roll: float
+    mouth_sway: float
+
+
+_AMPLITUDES = MotionCues(nod=0.045, lean=0.035, shake=0.045, brow_flutter=0.045, roll=0.040, mouth_sway=0.045)
+"""Typical amplitudes, in the units of :class:`Pose`."""
+
+
+def perform(
+    cues: MotionCues, mouth_open: np.ndarray, frame_rate_hz: float, rng: np.random.Generator
+) -> list[Pose]:
+    """Poses of a clip.
+
+    Args:
+        mouth_open: (T,) in [0, 1], how far speech opens the mouth at each frame.
+    """
+    times_s = np.arange(len(mouth_open)) / frame_rate_hz
+    moves = {
+        name: amplitude * 2 ** (_STEP_PER_CUE * getattr(cues, name)) * _oscillation(times_s, rng)
+        for name, amplitude in vars(_AMPLITUDES).items()
+    }
+    moves = {name: _soft_limit(move, 4 * getattr(_AMPLITUDES, name)) for name, move in moves.items()}
+    eyes_shut = _blinks(times_s, rng)
+    return [
+        Pose(
+            x=moves["shake"][t],
+            y=moves["nod"][t],
+            log_scale=moves["lean"][t],
+            roll=moves["roll"][t],
+            yaw=2 * moves["shake"][t],
+            pitch=2 * moves["nod"][t],
+            brow_lift=moves["brow_flutter"][t],
+            mouth_sway=moves["mouth_sway"][t],
+            mouth_open=float(mouth_open[t]),
+            eyes_shut=eyes_shut[t],
+        )
+        for t in range(len(times_s))
+    ]
+
+
+def _oscillation(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A wave of about unit amplitude at 1.1 to 1.7 Hz, with a slower one on it."""
+    fast, slow = rng.uniform(1.1, 1.7), rng.uniform(0.3, 0.6)
+    phases = rng.uniform(0, 2 * np.pi, 2)
+    wave: np.ndarray = np.sin(2 * np.pi * fast * times_s + phases[0])
+    return wave + 0.25 * np.sin(2 * np.pi * slow * times_s + phases[1])
+
+
+def _soft_limit(move: np.ndarray, limit: float) -> np.ndarray:
+    limited: np.ndarray = limit * np.tanh(move / limit)
+    return limited
+
+
+def _blinks(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(T,) in [0, 1]: 0 open, 1 shut; a blink of about 0.2 s every 3 s or so."""
+    shut = np.zeros(len(times_s))
+    moment = rng.uniform(0.5, 3.0)
+    while len(times_s) and moment < times_s[-1]:
+        shut = np.maximum(shut, np.clip(1 - np.abs(times_s - moment) / 0.1, 0, 1))
+        moment += rng.uniform(2.0, 4.5)
+    return shut

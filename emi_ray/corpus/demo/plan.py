@@ -1,0 +1,113 @@
+"""What each clip of the demo corpus shall show, drawn before anything is rendered."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from emi_ray.corpus.demo.labels import EXCITEMENT_JOY_CORRELATION, draw_num_raters, rate
+from emi_ray.corpus.demo.words import speak
+from emi_ray.schema import EMOTIONS, MODALITIES, SPLITS, Modality, Split
+
+WEIGHTS: dict[Modality, float] = {"text": 0.68, "audio": 0.52, "vision": 0.40, "motion": 0.30}
+"""Loading of each modality's cue on the latent intensity of its emotion; what is left of 1 is noise."""
+
+SPLIT_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.3, "test": 0.1}
+MISSING_TRANSCRIPT_SHARE = 0.06
+MEDIAN_DURATION_S, DURATION_SIGMA = 2.5, 0.8
+SHORTEST_S, LONGEST_S = 0.4, 18.0
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """One clip to render.
+
+    Attributes:
+        transcript: None where it is missing.
+        labels: (6,) fractions of ``num_raters``; drawn for test clips as well, though not published.
+        cues: modality → (6,) standard normal, how strongly it shows each emotion.
+        seed: of everything that says nothing of the labels: looks, voice, words, timing.
+    """
+
+    clip_id: str
+    split: Split
+    duration_s: float
+    transcript: str | None
+    labels: tuple[float, ...]
+    num_raters: int
+    cues: Mapping[Modality, tuple[float, ...]]
+    seed: tuple[int, int]
+
+
+def draw_clips(num_clips: int, seed: int) -> list[ClipPlan]:
+    """Plans of a whole corpus; the same for the same arguments. Renders nothing.
+
+    Within each split the cues are whitened (mean 0, variance 1, uncorrelated), so that a corpus of a few
+    hundred clips shows what was planted and not the accidents of its draw. Splits of under 100 clips are left
+    as drawn.
+    """
+    rng = np.random.default_rng([seed, num_clips])
+    splits = _draw_splits(num_clips, rng)
+    durations_s = _draw_durations_s(num_clips, rng)
+    num_raters = draw_num_raters(num_clips, rng)
+    missing = rng.random(num_clips) < MISSING_TRANSCRIPT_SHARE
+    factors = _draw_factors(splits, rng)
+    labels = rate(_mix(factors), num_raters)
+    return [
+        ClipPlan(
+            clip_id=f"demo_{i:05d}",
+            split=splits[i],
+            duration_s=round(float(durations_s[i]), 3),
+            transcript=None if missing[i] else _transcript(factors[i, 0], durations_s[i], [seed, i]),
+            labels=tuple(float(value) for value in labels[i]),
+            num_raters=int(num_raters[i]),
+            cues={m: tuple(float(c) for c in factors[i, k]) for k, m in enumerate(MODALITIES)},
+            seed=(seed, i),
+        )
+        for i in range(num_clips)
+    ]
+
+
+def _draw_splits(num_clips: int, rng: np.random.Generator) -> list[Split]:
+    bounds = np.cumsum([SPLIT_SHARES[split] for split in SPLITS])
+    place = np.searchsorted(bounds, (np.arange(num_clips) + 0.5) / max(num_clips, 1))
+    return [SPLITS[k] for k in rng.permutation(np.minimum(place, len(SPLITS) - 1))]
+
+
+def _draw_durations_s(num_clips: int, rng: np.random.Generator) -> np.ndarray:
+    drawn = rng.lognormal(np.log(MEDIAN_DURATION_S), DURATION_SIGMA, num_clips)
+    return np.clip(drawn, SHORTEST_S, LONGEST_S)
+
+
+def _draw_factors(splits: list[Split], rng: np.random.Generator) -> np.ndarray:
+    """(N, 5, 6) standard normal: a cue for each modality and emotion, and at last the noise."""
+    num_factors = len(MODALITIES) + 1
+    flat = rng.standard_normal((len(splits), num_factors * len(EMOTIONS)))
+    for split in SPLITS:
+        members = np.array([name == split for name in splits])
+        if members.sum() >= 100:
+            flat[members] = _whiten(flat[members])
+    factors = flat.reshape(-1, num_factors, len(EMOTIONS))
+    excitement, joy, rho = EMOTIONS.index("Excitement"), EMOTIONS.index("Joy"), EXCITEMENT_JOY_CORRELATION
+    factors[..., joy] = rho * factors[..., excitement] + np.sqrt(1 - rho**2) * factors[..., joy]
+    return factors
+
+
+def _whiten(sample: np.ndarray) -> np.ndarray:
+    """The sample (N, D), made to have mean 0 and covariance I exactly."""
+    centred = sample - sample.mean(axis=0)
+    factor = np.linalg.cholesky(centred.T @ centred / len(centred))
+    whitened: np.ndarray = np.linalg.solve(factor, centred.T).T
+    return whitened
+
+
+def _mix(factors: np.ndarray) -> np.ndarray:
+    """Latent intensity (N, 6) of each emotion: the weighted sum of its cues and noise, standard normal."""
+    weights = [WEIGHTS[modality] for modality in MODALITIES]
+    noise = np.sqrt(1 - np.sum(np.square(weights)))
+    mixed: np.ndarray = np.einsum("k,nke->ne", [*weights, noise], factors)
+    return mixed
+
+
+def _transcript(cues: np.ndarray, duration_s: float, seed: list[int]) -> str:
+    return speak(cues, duration_s, np.random.default_rng([*seed, 1]))

@@ -1,0 +1,147 @@
+"""The transcript: everyday fragments, with phrases of the emotions that the text carries mixed in."""
+
+import numpy as np
+
+from emi_ray.schema import EMOTIONS
+
+PHRASES: dict[str, tuple[str, ...]] = {
+    "Admiration": (
+        "so impressive",
+        "i am impressed",
+        "truly admirable",
+        "i admire that",
+        "what a talent",
+        "very talented",
+        "with great respect",
+        "i look up to them",
+    ),
+    "Amusement": (
+        "that is hilarious",
+        "so funny",
+        "the funniest thing",
+        "i had to laugh",
+        "everyone was laughing",
+        "what a joke",
+        "just joking",
+        "really silly",
+    ),
+    "Determination": (
+        "i am determined",
+        "with determination",
+        "i will not give up",
+        "never giving up",
+        "stay focused",
+        "full focus",
+        "reach the goal",
+        "i must finish it",
+    ),
+    "Empathic Pain": (
+        "it hurts",
+        "that must hurt",
+        "so painful",
+        "such pain",
+        "i am so sorry",
+        "feeling sorry for them",
+        "they suffered",
+        "all that suffering",
+    ),
+    "Excitement": (
+        "so exciting",
+        "i am excited",
+        "totally thrilled",
+        "what a thrill",
+        "cannot wait",
+        "wow amazing",
+        "oh wow",
+        "full of energy",
+    ),
+    "Joy": (
+        "so happy",
+        "pure happiness",
+        "full of joy",
+        "a joyful day",
+        "i am delighted",
+        "what a delight",
+        "this is lovely",
+        "all smiles",
+    ),
+}
+"""Word stems recur within an emotion, and in no other."""
+
+FRAGMENTS = (
+    "on the way home",
+    "about an hour ago",
+    "we went to the shop",
+    "and then i said",
+    "it was on the table",
+    "my neighbour told me",
+    "in the afternoon",
+    "after lunch",
+    "you know",
+    "i mean",
+    "well",
+    "the other day",
+    "they came by train",
+    "at the office",
+    "we talked for a while",
+    "there was some rain",
+    "she called me back",
+    "he opened the door",
+    "let me think",
+    "as i was saying",
+    "the room was quiet",
+    "a cup of tea",
+    "in the end",
+    "for the first time",
+    "next to the window",
+    "before the meeting",
+    "with my brother",
+    "it started at nine",
+    "i read the letter",
+    "down the street",
+    "so anyway",
+    "like last year",
+)
+"""What says nothing of any emotion."""
+
+WORDS_PER_S = 3.6
+STRAY_SHARE = 0.10
+"""Share of emotional phrases whose emotion is drawn at random."""
+
+_STEPS = (0.2, 0.9, 1.6)
+"""Latent above which one, two, three phrases of the emotion are spoken."""
+
+
+def speak(cues: np.ndarray, duration_s: float, rng: np.random.Generator) -> str:
+    """A transcript for a clip.
+
+    Args:
+        cues: (6,) standard normal: how strongly the text shows each emotion.
+        duration_s: sets how many words there is time for; the strongest emotions go first.
+
+    Returns:
+        Lower-case words without punctuation, as speech recognition gives them; at least one.
+    """
+    budget = max(3, round(duration_s * WORDS_PER_S))
+    parts: list[str] = []
+    for emotion in _emotions_to_voice(cues):
+        if rng.random() < STRAY_SHARE:
+            emotion = int(rng.integers(len(EMOTIONS)))
+        phrase = str(rng.choice(PHRASES[EMOTIONS[emotion]]))
+        if parts and _num_words(parts) + _num_words([phrase]) > budget:
+            break
+        parts.append(phrase)
+    while not parts or _num_words(parts) < budget - 1:
+        parts.append(str(rng.choice(FRAGMENTS)))
+    rng.shuffle(parts)
+    return " ".join(parts)
+
+
+def _emotions_to_voice(cues: np.ndarray) -> list[int]:
+    """Indices of emotions, one for each phrase, those that exceed their step by most first."""
+    wanted = [(cue - step, e) for e, cue in enumerate(cues) for step in _STEPS if cue > step]
+    return [e for _, e in sorted(wanted, reverse=True)]
+
+
+def _num_words(parts: list[str]) -> int:
+    return sum(len(part.split()) for part in parts)

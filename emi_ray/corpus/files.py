@@ -1,0 +1,161 @@
+"""Files and folders, on the local disk or behind any ``pyarrow.fs`` URI."""
+
+import os
+import posixpath
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from emi_ray.errors import UserError
+from emi_ray.workspace import open_uri
+
+
+def open_place(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system and path of a local path or URI.
+
+    Raises:
+        UserError: no file system of ``pyarrow.fs`` reads such a URI.
+    """
+    try:
+        return open_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(f"{uri}: {error}. Give a local path, or a URI such as s3://bucket/folder.") from None
+
+
+def is_uri(path: str) -> bool:
+    return "://" in path
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute; a URI as it stands."""
+    return path if is_uri(path) else str(open_uri(path)[1])
+
+
+def join(folder: str, relative: str) -> str:
+    """The path of ``relative`` in an absolute ``folder``; in a URI it is quoted and stands before ``?``."""
+    if not is_uri(folder):
+        return posixpath.normpath(posixpath.join(folder, relative))
+    scheme, _, rest = folder.partition("://")
+    path, question, query = rest.partition("?")
+    inner = posixpath.normpath(posixpath.join(path, quote(relative)))
+    return f"{scheme}://{inner}{question}{query}"
+
+
+def join_all(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Each of ``paths`` made absolute: relative ones are taken from ``folder``; URIs stay as they stand."""
+    if is_uri(folder):
+        joined = [path if path is None or is_uri(path) else join(folder, path) for path in paths.to_pylist()]
+        return pa.chunked_array([pa.array(joined, pa.string())])
+    ready = pc.or_(pc.starts_with(paths, "/"), pc.match_substring(paths, "://"))
+    paths = pc.if_else(ready, paths, pc.binary_join_element_wise(folder.rstrip("/"), paths, "/"))
+    dotted = pc.and_(pc.match_substring_regex(paths, r"/\.{0,2}/"), pc.invert(pc.match_substring(paths, "://")))
+    if not pc.any(dotted).as_py():
+        return paths
+    normal = [posixpath.normpath(path) for path in paths.filter(dotted).to_pylist()]
+    return pc.replace_with_mask(
+        paths.combine_chunks(), pc.fill_null(dotted, False).combine_chunks(), pa.array(normal)
+    )
+
+
+def kind_of(path: str) -> fs.FileType:
+    """Whether there is a file, a folder or nothing."""
+    filesystem, inner = open_place(path)
+    return filesystem.get_file_info(inner).type
+
+
+def list_folder(folder: str) -> dict[str, bool]:
+    """Names in a folder, and whether each is a folder itself; nothing where there is no such folder.
+
+    Raises:
+        UserError: the folder cannot be listed.
+    """
+    filesystem, inner = open_place(folder)
+    try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            with os.scandir(inner) as entries:
+                return {entry.name: entry.is_dir() for entry in entries}
+        infos = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed: {error}. Check the path and your access.") from None
+    return {info.base_name: info.type == fs.FileType.Directory for info in infos}
+
+
+def walk(folder: str) -> list[str]:
+    """Paths, relative to the folder, of all files in it and below it, sorted; hidden ones are left out."""
+    filesystem, inner = open_place(folder)
+    start = len(inner.rstrip("/")) + 1
+    infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
+    names = (info.path[start:] for info in infos if info.type == fs.FileType.File)
+    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+
+
+def exist(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each absolute path or URI exists: null where the path is null or its place cannot be listed.
+
+    Each parent folder is listed once: a million files in one folder cost one listing.
+    """
+    split = _split(paths)
+    known: list[str] = []
+    unlisted: list[str] = []
+    for place in split.select(["parent", "query"]).group_by(["parent", "query"]).aggregate([]).to_pylist():
+        parent = place["parent"]
+        if parent is None:
+            continue
+        try:
+            names = list_folder(f"{parent or '/'}{place['query']}")
+        except UserError:
+            unlisted.append(parent)
+        else:
+            known.extend(f"{parent}/{name}" for name in names)
+    found = pc.is_in(
+        pc.binary_join_element_wise(split["parent"], split["name"], "/"), pa.array(known, pa.string())
+    )
+    unknown = pc.or_(pc.is_null(paths), pc.is_in(split["parent"], pa.array(unlisted, pa.string())))
+    return pc.if_else(unknown, pa.scalar(None, pa.bool_()), found)
+
+
+def _split(paths: pa.ChunkedArray) -> pa.Table:
+    """``parent``, ``name`` (of a URI: unquoted) and ``query`` (of a URI: from ``?`` on) of each path."""
+    remote = pc.match_substring(paths, "://")
+    query = pa.repeat("", len(paths))
+    if any_uri := bool(pc.any(remote).as_py()):
+        query = pc.if_else(remote, pc.replace_substring_regex(paths, r"(?s)^[^?]*", ""), query)
+        paths = pc.if_else(remote, pc.replace_substring_regex(paths, r"(?s)\?.*$", ""), paths)
+    parts = pc.extract_regex(paths, r"(?s)^(?P<parent>.*)/(?P<name>[^/]*)$")
+    names = pc.struct_field(parts, "name")
+    if any_uri:
+        unquoted = pa.array([name and unquote(name) for name in names.to_pylist()], pa.string())
+        names = pc.if_else(remote, unquoted, names)
+    return pa.table({"parent": pc.struct_field(parts, "parent"), "name": names, "query": query})
+
+
+def read_texts(paths: Sequence[str], num_threads: int = 16) -> list[str]:
+    """The text files' contents without surrounding white space; bytes that are not UTF-8 are replaced."""
+
+    def read(path: str) -> str:
+        filesystem, inner = open_place(path)
+        with filesystem.open_input_stream(inner) as stream:
+            return str(stream.read().decode("utf-8-sig", errors="replace").strip())
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        return list(threads.map(read, paths))
+
+
+def read_buffer(path: str) -> pa.Buffer:
+    """A whole file.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    filesystem, inner = open_place(path)
+    try:
+        with filesystem.open_input_file(inner) as stream:
+            return stream.read_buffer()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None

@@ -1,0 +1,84 @@
+"""A corpus without a table: every media file is a clip of the test split, to extract and to predict."""
+
+from collections import Counter
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from emi_ray.corpus.files import absolute, is_uri, join, kind_of, walk
+from emi_ray.corpus.listing import Finding, Listing
+from emi_ray.errors import UserError
+
+VIDEO_SUFFIXES = frozenset("3gp avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split())
+AUDIO_SUFFIXES = frozenset("aac aif aiff flac m4a mp3 oga ogg opus wav wma".split())
+
+
+def read_media(paths: Sequence[str]) -> Listing:
+    """The named media files, and all media files in and below the named folders.
+
+    A clip's id is its file's name without the suffix; with the suffix where two share it; with the folders
+    above it where that is not enough. Other files (a ``transcripts.csv``, say) are not guessed at.
+
+    Raises:
+        UserError: a path does not exist or is no media file; a folder holds none.
+    """
+    found: dict[str, None] = {}
+    num_others = 0
+    for path in map(absolute, paths):
+        media, others = _media_at(path)
+        found.update(dict.fromkeys(media))
+        num_others += others
+    findings = []
+    if num_others:
+        findings.append(Finding("info", f"{num_others:,} files that are no media were left alone."))
+    files = list(found)
+    clips = pa.table(
+        {
+            "clip_id": _clip_ids(files),
+            "split": pa.repeat("test", len(files)),
+            "video": pa.array([file if _suffix(file) in VIDEO_SUFFIXES else None for file in files], pa.string()),
+            "audio": pa.array([file if _suffix(file) in AUDIO_SUFFIXES else None for file in files], pa.string()),
+        }
+    )
+    return Listing(clips, (), ", ".join(paths), verified=True, findings=tuple(findings))
+
+
+def _media_at(path: str) -> tuple[list[str], int]:
+    """Media files at or below a path, and how many other files there are."""
+    known = VIDEO_SUFFIXES | AUDIO_SUFFIXES
+    kind = kind_of(path)
+    if kind == fs.FileType.NotFound:
+        raise UserError(f"{path}: there is no such file or folder.")
+    names = walk(path) if kind == fs.FileType.Directory else [path]
+    media = [name for name in names if _suffix(name) in known]
+    if not media:
+        place = "no media file here" if kind == fs.FileType.Directory else "this is no media file"
+        raise UserError(f"{path}: {place}, to judge by the suffix. Known are: {', '.join(sorted(known))}.")
+    if kind == fs.FileType.Directory:
+        media = [join(path, name) for name in media]
+    return media, len(names) - len(media)
+
+
+def _plain(path: str) -> str:
+    return unquote(path.partition("?")[0]) if is_uri(path) else path
+
+
+def _suffix(path: str) -> str:
+    return _plain(path).rpartition("/")[2].rpartition(".")[2].lower()
+
+
+def _clip_ids(files: Sequence[str]) -> list[str]:
+    """The shortest names that tell the files apart: stem, file name, ``folder/file name`` and so on."""
+    parts = [_plain(file).split("/") for file in files]
+    ids = [path[-1].rpartition(".")[0] or path[-1] for path in parts]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        times = Counter(ids)
+        if len(times) == len(ids):
+            break
+        ids = [
+            "/".join(path[-depth:]) if times[clip_id] > 1 else clip_id
+            for path, clip_id in zip(parts, ids, strict=True)
+        ]
+    return ids

@@ -1,0 +1,66 @@
+"""What corpus adaptors hand over, and how remarks about a corpus are put."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NUM_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remark about a corpus: an ``error`` refuses it, a ``warning`` costs something, ``info`` is a fact.
+
+    ``num_clips`` is how many clips it concerns (0: the corpus as a whole), ``examples`` the first few ids.
+    """
+
+    severity: Literal["error", "warning", "info"]
+    message: str
+    num_clips: int = 0
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.num_clips:
+            return self.message
+        named = ", ".join(self.examples)
+        more = ", …" if len(self.examples) < self.num_clips else ""
+        clips = "clip" if self.num_clips == 1 else "clips"
+        return f"{self.message} [{self.num_clips:,} {clips}: {named}{more}]"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A corpus as an adaptor read it: nothing checked yet.
+
+    Args:
+        clips: ``clip_id``, ``split`` and any of the media columns as strings; label columns as numbers or text.
+        labels: names of the label columns.
+        where: the file or folder that messages name.
+        verified: the media paths come from listings of folders, so that each of them exists.
+        findings: what the adaptor itself has to remark.
+    """
+
+    clips: pa.Table
+    labels: tuple[str, ...]
+    where: str
+    verified: bool = False
+    findings: tuple[Finding, ...] = ()
+
+
+def about(
+    severity: Literal["error", "warning", "info"], message: str, clip_ids: Sequence[object] | pa.ChunkedArray
+) -> list[Finding]:
+    """One finding about ``clip_ids``, or none where there are none."""
+    if not len(clip_ids):
+        return []
+    examples = (str(clip_id) for clip_id in clip_ids[:NUM_EXAMPLES])
+    return [Finding(severity, message, len(clip_ids), tuple(examples))]
+
+
+def ids_where(clips: pa.Table, chosen: pa.ChunkedArray) -> list[str]:
+    """Ids of the rows where ``chosen`` is true, each once, in order."""
+    ids = clips["clip_id"].filter(pc.fill_null(chosen, False))
+    return [str(clip_id) for clip_id in ids.unique().to_pylist()]

@@ -1,0 +1,136 @@
+"""A corpus given as one table: CSV or Parquet with ``clip_id``, ``split``, media columns and labels.
+
+Every other column that holds numbers is a label: one or twenty, in any range. Relative paths start at the
+table's folder. A ``transcript`` is the text itself, unless it names a ``.txt`` file.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from emi_ray.config import CorpusSettings
+from emi_ray.corpus.columns import holds_numbers, read_columns, text_column
+from emi_ray.corpus.files import absolute, exist, join, join_all, kind_of, read_texts
+from emi_ray.corpus.folder import read_media
+from emi_ray.corpus.listing import Finding, Listing, about, ids_where
+from emi_ray.errors import UserError
+from emi_ray.schema import EMOTIONS, MEDIA_COLUMNS, RESERVED_COLUMNS, SPLITS
+
+TABLES = ("clips.csv", "clips.parquet")
+"""What a table is called in a folder that is given as the source."""
+
+_PATH_COLUMNS = tuple(name for name in MEDIA_COLUMNS if name != "transcript")
+
+
+def read_table_corpus(source: str, settings: CorpusSettings) -> Listing:
+    """Read a table, the table in a folder, or a folder of media files without a table.
+
+    Raises:
+        UserError: there is nothing at ``source``, the table cannot be read, or lacks a column it needs.
+    """
+    source = absolute(source)
+    kind = kind_of(source)
+    if kind == fs.FileType.NotFound:
+        raise UserError(f"--source {source}: there is no such file or folder.")
+    if kind == fs.FileType.File:
+        return _read_table(source, settings)
+    found = [name for name in TABLES if kind_of(join(source, name)) == fs.FileType.File]
+    return _read_table(join(source, found[0]), settings) if found else read_media([source])
+
+
+def read_demo_corpus(source: str, settings: CorpusSettings) -> Listing:
+    """Read the folder that the demo corpus was rendered into. Only its table is read, never its plan."""
+    table = join(absolute(source), TABLES[0])
+    if kind_of(table) != fs.FileType.File:
+        raise UserError(f"{source} holds no demo corpus: {TABLES[0]} is not there. Render it: emi-ray demo.")
+    return _read_table(table, settings)
+
+
+def _read_table(path: str, settings: CorpusSettings) -> Listing:
+    table = read_columns(path)
+    _refuse_useless(table.column_names, path)
+    labels, findings = _sort_columns(table, settings, path)
+    columns = {"clip_id": text_column(table, "clip_id", path), "split": _splits(table, labels, path)}
+    folder = _folder_of(path)
+    for name in _PATH_COLUMNS:
+        if name in table.column_names:
+            columns[name] = join_all(folder, text_column(table, name, path))
+    clips = pa.table(columns)
+    if "transcript" in table.column_names:
+        transcripts, remarks = _transcripts(clips, text_column(table, "transcript", path), folder)
+        clips = clips.append_column("transcript", transcripts)
+        findings += remarks
+    for label in labels:
+        clips = clips.append_column(label, table[label])
+    return Listing(clips, tuple(labels), path, findings=tuple(findings))
+
+
+def _folder_of(path: str) -> str:
+    bare, question, query = path.partition("?") if "://" in path else (path, "", "")
+    return (bare.rpartition("/")[0] or "/") + question + query
+
+
+def _refuse_useless(names: Sequence[str], path: str) -> None:
+    if "clip_id" not in names:
+        near = difflib.get_close_matches("clip_id", names, n=1) or [n for n in names if "id" in n.lower()][:1]
+        hint = f" Is it '{near[0]}'? Rename that." if near else ""
+        raise UserError(f"{path}: no column 'clip_id' among {', '.join(names)}.{hint}")
+    if not set(MEDIA_COLUMNS) & set(names):
+        raise UserError(
+            f"{path}: no media column among {', '.join(names)}. "
+            f"Give at least one of {', '.join(MEDIA_COLUMNS)}."
+        )
+
+
+def _sort_columns(table: pa.Table, settings: CorpusSettings, path: str) -> tuple[list[str], list[Finding]]:
+    """Names of the label columns, and a warning for each column that is neither label nor known."""
+    labels: list[str] = []
+    findings: list[Finding] = []
+    for name in table.column_names:
+        if name in RESERVED_COLUMNS:
+            continue
+        is_index = not name or name.startswith(("Unnamed: ", "__index_level_"))
+        if not is_index and (
+            name in settings.label_ranges or name in EMOTIONS or holds_numbers(table[name])
+        ):
+            labels.append(name)
+            continue
+        near = difflib.get_close_matches(name.lower(), RESERVED_COLUMNS, n=1)
+        hint = f": did you mean '{near[0]}'?" if near else ", for it holds no numbers."
+        reason = ": a row index." if is_index else hint
+        findings.append(Finding("warning", f"{path}: unknown column '{name}' ignored{reason}"))
+    return labels, findings
+
+
+def _splits(table: pa.Table, labels: Sequence[str], path: str) -> pa.ChunkedArray:
+    if "split" in table.column_names:
+        return text_column(table, "split", path)
+    if labels:
+        near = [name for name in table.column_names if name.lower() in ("fold", "partition", "set", "subset")]
+        hint = f" Is it '{near[0]}'? Rename that." if near else ""
+        raise UserError(
+            f"{path}: no column 'split', but labels ({', '.join(labels)}). "
+            f"Add it, with {', '.join(SPLITS)} for each clip.{hint}"
+        )
+    return pa.chunked_array([pa.repeat("test", table.num_rows)])
+
+
+def _transcripts(
+    clips: pa.Table, values: pa.ChunkedArray, folder: str
+) -> tuple[pa.ChunkedArray, list[Finding]]:
+    """What is said: values that name a ``.txt`` file are replaced by what the file holds."""
+    named = pc.match_substring_regex(values, r"(?i)^[^\n]*\.txt$")
+    if not pc.any(named).as_py():
+        return values, []
+    places = join_all(folder, pc.if_else(named, values, pa.scalar(None, pa.string())))
+    there = pc.fill_null(exist(places), False)
+    spaced = pc.match_substring(values, " ")
+    absent = pc.and_(pc.fill_null(named, False), pc.invert(pc.or_(there, pc.fill_null(spaced, False))))
+    texts = pa.array([text or None for text in read_texts(places.filter(there).to_pylist())], pa.string())
+    values = pc.if_else(absent, pa.scalar(None, pa.string()), values)
+    values = pc.replace_with_mask(values.combine_chunks(), there.combine_chunks(), texts)
+    message = "transcript: the .txt file is not there; the clip counts as one without a transcript"
+    return pa.chunked_array([values]), about("warning", message, ids_where(clips, absent))

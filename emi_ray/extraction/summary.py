@@ -1,0 +1,58 @@
+"""What one extraction run did, stage by stage."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class StageSummary:
+    """Counts of one stage. ``seconds`` is time spent by its actors, summed over them."""
+
+    ok: int = 0
+    missing: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Mapping[str, Any]) -> None:
+        setattr(self, outcome["status"], getattr(self, outcome["status"]) + 1)
+        self.seconds += outcome["seconds"]
+        if outcome["reason"]:
+            self.reasons[outcome["reason"]] += 1
+
+
+@dataclass
+class ExtractionSummary:
+    """A whole run: ``clips`` that passed through, wall ``seconds``, and each stage's counts."""
+
+    clips: int = 0
+    already_done: int = 0
+    seconds: float = 0.0
+    media_s: float = 0.0
+    stages: dict[str, StageSummary] = field(default_factory=dict)
+
+    @property
+    def clips_per_s(self) -> float:
+        return self.clips / self.seconds if self.seconds else 0.0
+
+    def real_time_factor(self, stage: str) -> float:
+        """Actor seconds of a stage per second of media: 0.1 means ten times faster than real time."""
+        return self.stages[stage].seconds / self.media_s if self.media_s else 0.0
+
+    @property
+    def bottleneck(self) -> str | None:
+        """The stage whose actors were busy longest; None when nothing ran."""
+        return max(self.stages, key=lambda name: self.stages[name].seconds, default=None)
+
+    def add(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
+        """Count one clip's way through the pipeline."""
+        self.clips += 1
+        for outcome in outcomes:
+            self.media_s += outcome["media_s"]
+            self.add_outcome(outcome)
+
+    def add_outcome(self, outcome: Mapping[str, Any]) -> None:
+        """Count what one stage made of one clip."""
+        self.stages.setdefault(outcome["stage"], StageSummary()).add(outcome)

@@ -1,0 +1,177 @@
+"""Sound without a download: spectral and prosodic features per 20 ms step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+import numpy as np
+from pydantic import Field
+
+from emi_ray import config
+from emi_ray.errors import ClipError
+from emi_ray.extractors.base import Extractor, Features
+from emi_ray.extractors.sound.contour import (
+    CONTEXT_NAMES,
+    CONTOUR_NAMES,
+    Course,
+    context,
+    contour,
+    slope,
+    spread,
+)
+from emi_ray.extractors.sound.pitch import Pitch, estimate_pitch
+from emi_ray.extractors.sound.spectrum import (
+    SHAPE_NAMES,
+    cosine_basis,
+    decibels,
+    mel_weights,
+    power_spectrum,
+    spectral_shape,
+)
+from emi_ray.media.clip import DecodedClip, Waveform
+
+SAMPLE_RATE_HZ = 16_000
+HOP = 320
+"""Samples from one step to the next: 20 ms."""
+
+_WINDOW, _PITCH_WINDOW = 512, 1024
+_MARGIN = (_PITCH_WINDOW - HOP) // 2
+_CHUNK_STEPS = 512
+_NUM_CEPSTRA = 13
+_CONTEXTS = {"short": 25, "long": 75}
+"""Windows around a step, in steps: 0.5 s and 1.5 s."""
+
+_CEPSTRUM_SCALES = 90 / np.arange(1, _NUM_CEPSTRA + 1)
+_CEPSTRUM_MEANS = np.array([-270, *[0] * (_NUM_CEPSTRA - 1)])
+_SHAPE_MEANS = np.array([-0.3, -0.6, -25, 10, 25, -6, -1.2, -0.7, 0, 0.6, *[20] * 5])
+_SHAPE_SCALES = np.array([1, 1, 10, 10, 15, 4, 1, 1, 1, 1, *[10] * 5])
+"""Round figures near the means and deviations of close speech."""
+
+
+class ProsodySettings(config.Settings):
+    """What is measured in each step."""
+
+    num_mels: int = Field(40, ge=20, le=64, description="log-mel bands between 60 and 7600 Hz")
+    pitch_low_hz: float = Field(60.0, ge=40, le=150, description="lowest voice looked for")
+    pitch_high_hz: float = Field(500.0, ge=250, le=1000, description="highest voice looked for")
+    voicing_threshold: float = Field(0.55, gt=0, lt=1, description="periodicity above which a step is voiced")
+
+
+class Prosody(Extractor):
+    """Spectral and prosodic features of 16 kHz sound, one step each 20 ms.
+
+    Blocks of dimensions, in order (:meth:`feature_names` lists each):
+
+    - ``mel``: log-mel levels;
+    - ``mfcc``, ``mfcc_delta``, ``mfcc_std``: 13 cepstra of them, their slope over five steps (Young et al.,
+      *HTK Book*, 5.9) and their standard deviation over 0.5 s;
+    - spectral shape: see :func:`~emi_ray.extractors.sound.spectrum.spectral_shape`;
+    - contour: level, zero crossings, flux, length of the clip; periodicity and f0 (YIN) with its slope,
+      harmonics-to-noise ratio, jitter and shimmer from step to step, zero where a step is not voiced;
+    - context: how level, flux, pauses, voicing, pitch and the modulation of the level behave over the 0.5 s
+      (``short``) and 1.5 s (``long``) around a step.
+
+    All are scaled by fixed constants to about [-3, 3], so that loudness and pitch keep their level; only
+    ``*_over_clip`` and pauses are relative to the clip. Step i is centred on (i + 0.5) · 0.02 s. The ends are
+    padded with silence, and a clip shorter than one step still gives one.
+    """
+
+    NAME = "prosody"
+    MODALITY = "audio"
+    NEEDS = frozenset({"waveform"})
+    Settings = ProsodySettings
+
+    def __init__(self, settings: ProsodySettings) -> None:
+        super().__init__(settings)
+        self._mel = mel_weights(settings.num_mels, _WINDOW, SAMPLE_RATE_HZ, 60, 7600)
+        self._cosines = cosine_basis(_NUM_CEPSTRA, settings.num_mels)
+
+    @property
+    def feature_dim(self) -> int:
+        return len(self.feature_names())
+
+    def feature_names(self) -> list[str]:
+        """One name a dimension, such as ``mel_0``, ``rolloff_85`` or ``pitch_std_long``."""
+        bands = [f"mel_{band}" for band in range(self.settings.num_mels)]
+        cepstra = [f"{kind}_{k}" for kind in ("mfcc", "mfcc_delta", "mfcc_std") for k in range(_NUM_CEPSTRA)]
+        around = [f"{name}_{width}" for width in _CONTEXTS for name in CONTEXT_NAMES]
+        return [*bands, *cepstra, *SHAPE_NAMES, *CONTOUR_NAMES, *around]
+
+    def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        """One step each 20 ms of each clip's sound: (T, feature_dim) float32.
+
+        Raises:
+            ClipError: the sound is empty, not at 16 kHz, or holds values that are not numbers.
+        """
+        return [self._features(clip.waveform) for clip in clips if clip.waveform]
+
+    def _features(self, waveform: Waveform) -> Features:
+        _check(waveform)
+        spectra, courses = zip(*map(self._measure, _chunks(waveform.samples)), strict=True)
+        shape, course = np.concatenate(spectra), _join(courses)
+        cepstra = np.einsum("tm,km->tk", course.mel, self._cosines)
+        curves = contour(course, self.settings.voicing_threshold)
+        blocks = [
+            (course.mel + 40) / 20,
+            (cepstra - _CEPSTRUM_MEANS) / _CEPSTRUM_SCALES,
+            slope(cepstra) / _CEPSTRUM_SCALES * 8,
+            spread(cepstra, _CONTEXTS["short"]) / _CEPSTRUM_SCALES * 2,
+            (shape - _SHAPE_MEANS) / _SHAPE_SCALES,
+            np.stack([curves[name] for name in CONTOUR_NAMES], axis=1),
+            *(context(curves, width) for width in _CONTEXTS.values()),
+        ]
+        values = np.concatenate(blocks, axis=1, dtype=np.float32)
+        stamps = (np.arange(len(values)) + 0.5) * (HOP / SAMPLE_RATE_HZ)
+        return Features(np.clip(values, -10, 10), stamps.astype(np.float32))
+
+    def _measure(self, chunk: np.ndarray) -> tuple[np.ndarray, Course]:
+        """Spectral shape and course of a chunk: n · HOP samples with ``_MARGIN`` more on both sides."""
+        inset = (_PITCH_WINDOW - _WINDOW) // 2
+        windows = _windows(chunk[inset:-inset], _WINDOW, HOP)
+        power = power_spectrum(windows)
+        negative = np.signbit(windows)
+        halved = (chunk[0::2] + chunk[1::2]) / 2
+        pitch = estimate_pitch(
+            _windows(halved, _PITCH_WINDOW // 2, HOP // 2),
+            SAMPLE_RATE_HZ / 2,
+            self.settings.pitch_low_hz,
+            self.settings.pitch_high_hz,
+        )
+        return spectral_shape(power, SAMPLE_RATE_HZ), Course(
+            mel=decibels(np.einsum("tf,mf->tm", power, self._mel)),
+            level=decibels(power.mean(axis=1)),
+            zero_crossings=(negative[:, 1:] != negative[:, :-1]).mean(axis=1, dtype=np.float32),
+            pitch=pitch,
+        )
+
+
+def _check(waveform: Waveform) -> None:
+    if waveform.sample_rate_hz != SAMPLE_RATE_HZ:
+        raise ClipError("audio", f"the sound is at {waveform.sample_rate_hz} Hz, not at {SAMPLE_RATE_HZ} Hz")
+    if not len(waveform.samples):
+        raise ClipError("audio", "the sound is empty")
+    if not np.isfinite(waveform.samples).all():
+        raise ClipError("audio", "the sound holds values that are not numbers")
+
+
+def _chunks(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """The sound in pieces of up to ``_CHUNK_STEPS`` steps, each with ``_MARGIN`` of sound or silence around."""
+    num_steps = max(1, len(samples) // HOP)
+    missing = max(0, num_steps * HOP + _MARGIN - len(samples))
+    padded = np.pad(samples.astype(np.float32, copy=False), (_MARGIN, missing))
+    for first in range(0, num_steps, _CHUNK_STEPS):
+        last = min(first + _CHUNK_STEPS, num_steps)
+        yield padded[first * HOP : last * HOP + 2 * _MARGIN]
+
+
+def _windows(samples: np.ndarray, width: int, hop: int) -> np.ndarray:
+    return np.lib.stride_tricks.sliding_window_view(samples, width)[::hop]
+
+
+def _join(courses: Sequence[Course]) -> Course:
+    """Chunks, one after the other."""
+    pitch = Pitch(*(np.concatenate([getattr(c.pitch, f.name) for c in courses]) for f in fields(Pitch)))
+    mel, level, zero_crossings = (
+        np.concatenate([getattr(course, name) for course in courses])
+        for name in ("mel", "level", "zero_crossings")
+    )
+    return Course(mel, level, zero_crossings, pitch)

@@ -1,0 +1,71 @@
+"""Pitch of many windows of sound at once: YIN (de Cheveigné & Kawahara 2002) through the FFT."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_TOLERANCE = 0.1
+"""The period is the first dip of the difference function at most this much above its deepest."""
+
+
+@dataclass(frozen=True)
+class Pitch:
+    """Per window: ``f0_hz``; ``periodicity`` in [0, 1], 1 − YIN's normalised difference at that period;
+    ``correlation`` in [0, 1], the normalised autocorrelation at that period. Each (N,) float32."""
+
+    f0_hz: np.ndarray
+    periodicity: np.ndarray
+    correlation: np.ndarray
+
+
+def estimate_pitch(windows: np.ndarray, sample_rate_hz: float, low_hz: float, high_hz: float) -> Pitch:
+    """Pitch of each of ``windows`` (N, W) float32.
+
+    A window should hold two periods of ``low_hz``. In silence f0 is about ``high_hz``, the rest 0.
+    """
+    shortest, longest = int(sample_rate_hz / high_hz), int(np.ceil(sample_rate_hz / low_hz)) + 1
+    windows = windows - windows.mean(axis=1, keepdims=True)
+    difference, energy = _difference(windows, longest)
+    lags = np.arange(1, longest + 1, dtype=np.float32)
+    running_mean = np.cumsum(difference[:, 1:], axis=1) / lags
+    normalised = np.ones_like(difference)
+    np.divide(difference[:, 1:], running_mean, out=normalised[:, 1:], where=running_mean > 1e-8)
+    lag = _first_deep_dip(normalised, shortest)
+    rows = np.arange(len(windows))
+    before, at, after = (normalised[rows, lag + step] for step in (-1, 0, 1))
+    curvature = before - 2 * at + after
+    shift = np.zeros_like(at)
+    np.divide((before - after) / 2, curvature, out=shift, where=curvature > 1e-6)
+    audible = energy[rows, lag] > 1e-8
+    correlation = 1 - difference[rows, lag] / np.where(audible, energy[rows, lag], 1)
+    return Pitch(
+        (sample_rate_hz / (lag + np.clip(shift, -1, 1))).astype(np.float32),
+        np.where(audible, np.clip(1 - at, 0, 1), 0).astype(np.float32),
+        np.where(audible, np.clip(correlation, 0, 1), 0).astype(np.float32),
+    )
+
+
+def _difference(windows: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared difference of a window's head and the same 0…``longest`` later, and the sum of their energies.
+
+    The head is as long as the largest lag permits, so the circular correlation never wraps round.
+    """
+    width = windows.shape[1]
+    head = width - longest
+    spectrum = np.fft.rfft(windows, axis=1)
+    head_spectrum = np.fft.rfft(windows[:, :head], n=width, axis=1)
+    correlation = np.fft.irfft(spectrum * head_spectrum.conj(), n=width, axis=1)[:, : longest + 1]
+    total = np.cumsum(np.pad(windows.astype(np.float64) ** 2, ((0, 0), (1, 0))), axis=1)
+    lagged = total[:, head:] - total[:, : longest + 1]
+    energy = (lagged[:, :1] + lagged).astype(np.float32)
+    return np.maximum(energy - 2 * correlation, 0), energy
+
+
+def _first_deep_dip(normalised: np.ndarray, shortest: int) -> np.ndarray:
+    """Lag of the first local minimum nearly as deep as the deepest; (N,) in [shortest, last lag − 1]."""
+    inside = normalised[:, shortest:-1]
+    dips = (inside <= normalised[:, shortest - 1 : -2]) & (inside <= normalised[:, shortest + 1 :])
+    deepest = np.min(np.where(dips, inside, np.inf), axis=1, keepdims=True, initial=2.0)
+    wanted = dips & (inside <= deepest + _TOLERANCE)
+    lag: np.ndarray = shortest + np.argmax(wanted, axis=1)
+    return lag

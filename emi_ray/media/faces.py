@@ -1,0 +1,69 @@
+"""Faces that a corpus brings along as ready crops."""
+
+from pathlib import PurePosixPath
+
+import cv2
+import numpy as np
+
+from emi_ray.media.clip import Faces
+from emi_ray.media.source import read_folder
+
+READY_CROPS_RATE_HZ = 6.0
+"""Crops a second in a folder of ready ones: the rate of Hume-Vidmimic2, which is where such folders come from."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Faces | None, dict[str, int]]:
+    """Read a folder of numbered face images.
+
+    The images are taken in the order of their numbers (2 before 10), other files are ignored, and image n of
+    the sorted list is taken to show second n / 6. Each is padded to a square and resized.
+
+    Returns:
+        The faces, with ``boxes`` NaN as nobody knows them (None if no image can be read), and counts:
+        ``frames_with_face``, ``images_unreadable``.
+
+    Raises:
+        UnreadableError: there is no such folder.
+    """
+    folder = read_folder(faces_dir)
+    names = sorted((name for name in folder.names if _is_image(name)), key=_number_first)
+    crops: list[np.ndarray] = []
+    indices: list[int] = []
+    unreadable = 0
+    for index, name in enumerate(names[:max_frames]):
+        data = np.frombuffer(folder.read(name), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        if image is None:
+            unreadable += 1
+            continue
+        crops.append(_square(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size_px))
+        indices.append(index)
+    counts = {"frames_with_face": len(crops), "images_unreadable": unreadable}
+    if not crops:
+        return None, counts
+    timestamps_s = (np.array(indices) / READY_CROPS_RATE_HZ).astype(np.float32)
+    boxes = np.full((len(crops), 4), np.nan, np.float32)
+    return Faces(np.stack(crops), boxes, timestamps_s, np.ones(len(crops), bool)), counts
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _number_first(name: str) -> tuple[bool, int, str]:
+    stem = PurePosixPath(name).stem
+    return (False, int(stem), name) if stem.isdecimal() else (True, 0, name)
+
+
+def _square(image: np.ndarray, size_px: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    padded = cv2.copyMakeBorder(
+        image, top, side - height - top, left, side - width - left, cv2.BORDER_REPLICATE
+    )
+    shrinks = side > size_px
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(padded, (size_px, size_px), interpolation=interpolation)

@@ -1,0 +1,112 @@
+"""Where the bytes of a clip lie, and how they are opened."""
+
+import io
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO, cast
+
+from pyarrow import fs
+
+from emi_ray.workspace import open_uri
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """One clip as a corpus gives it.
+
+    ``video`` and ``audio`` are local paths, ``pyarrow.fs`` URIs or the bytes of a file; ``transcript`` is the
+    text itself; ``faces_dir`` is a folder of ready face crops; ``openface_csv`` a path or URI.
+    """
+
+    clip_id: str
+    video: str | bytes | None = None
+    audio: str | bytes | None = None
+    transcript: str | None = None
+    faces_dir: str | None = None
+    openface_csv: str | None = None
+
+
+class UnreadableError(Exception):
+    """A file cannot be opened; the message is a sentence that a person understands."""
+
+
+def open_media(media: str | bytes) -> BinaryIO:
+    """A seekable file object over a local path, a ``pyarrow.fs`` URI or bytes.
+
+    Raises:
+        UnreadableError: the file is not there, is not a file, is empty or may not be read.
+    """
+    if isinstance(media, bytes):
+        return _unless_empty(io.BytesIO(media), len(media))
+    filesystem, path = _locate(media)
+    try:
+        kind = filesystem.get_file_info(path).type
+        if kind == fs.FileType.NotFound:
+            raise UnreadableError(f"file not found: {media}")
+        if kind == fs.FileType.Directory:
+            raise UnreadableError(f"a folder stands where a file is expected: {media}")
+        if isinstance(filesystem, fs.LocalFileSystem):
+            stream = cast(BinaryIO, open(path, "rb"))  # noqa: SIM115 - the caller closes it
+        else:
+            stream = cast(BinaryIO, filesystem.open_input_file(path))
+        return _unless_empty(stream, stream.seek(0, io.SEEK_END))
+    except OSError as error:
+        raise UnreadableError(f"{media} cannot be read: {_in_words(error)}") from error
+
+
+def read_text(uri: str) -> str:
+    """The whole of a text file.
+
+    Raises:
+        UnreadableError: as :func:`open_media`.
+    """
+    with open_media(uri) as stream:
+        return stream.read().decode("utf-8-sig", errors="replace")
+
+
+def read_folder(uri: str) -> "Folder":
+    """The files directly in a folder.
+
+    Raises:
+        UnreadableError: there is no such folder, or it may not be listed.
+    """
+    filesystem, path = _locate(uri)
+    try:
+        infos = filesystem.get_file_info(fs.FileSelector(path))
+    except OSError as error:
+        reason = "folder not found" if isinstance(error, FileNotFoundError) else _in_words(error)
+        raise UnreadableError(f"{reason}: {uri}") from error
+    names = [info.base_name for info in infos if info.type == fs.FileType.File]
+    return Folder(filesystem, path, tuple(names))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A listed folder: ``names`` of its files, in no particular order."""
+
+    filesystem: fs.FileSystem
+    path: str
+    names: tuple[str, ...]
+
+    def read(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(str(PurePosixPath(self.path) / name)) as stream:
+            return stream.read()
+
+
+def _locate(uri: str) -> tuple[fs.FileSystem, str]:
+    try:
+        return open_uri(uri)
+    except (ValueError, OSError) as error:
+        raise UnreadableError(f"{uri} cannot be opened: {_in_words(error)}") from error
+
+
+def _unless_empty(stream: BinaryIO, num_bytes: int) -> BinaryIO:
+    if num_bytes == 0:
+        stream.close()
+        raise UnreadableError("the file is empty (0 bytes)")
+    stream.seek(0)
+    return stream
+
+
+def _in_words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,99 @@
+"""Scores of predictions against targets: pure, over a whole split at once, in float64.
+
+Every function takes ``predictions`` and ``targets`` (N, L) and gives one number a label, (L,). A target that is
+NaN is left out of its label alone. A label with fewer than two targets, or whose targets are all equal, has no
+correlation: NaN. Predictions that are all equal correlate with nothing: 0.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from emi_ray.schema import Label, snake
+
+
+def pearson(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of each label."""
+    moments = _Moments(predictions, targets)
+    spread = np.sqrt(moments.prediction_variance * moments.target_variance)
+    r = np.divide(moments.covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.where(moments.target_is_constant, np.nan, np.clip(r, -1.0, 1.0))
+
+
+def ccc(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Lin's concordance correlation of each label (Lin 1989), with population moments."""
+    moments = _Moments(predictions, targets)
+    spread = moments.prediction_variance + moments.target_variance + moments.mean_difference**2
+    value = np.divide(2 * moments.covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.where(moments.target_is_constant, np.nan, value)
+
+
+def mae(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Mean absolute error of each label, in its own units."""
+    return _mean(np.abs(predictions.astype(np.float64) - targets), np.isfinite(targets))
+
+
+def mse(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Mean squared error of each label, in its own units squared."""
+    return _mean((predictions.astype(np.float64) - targets) ** 2, np.isfinite(targets))
+
+
+def scores(
+    predictions: np.ndarray, targets: np.ndarray, labels: Sequence[Label], split: str = "val"
+) -> dict[str, float]:
+    """All scores of one split, by name.
+
+    Returns:
+        ``val_pearson`` (mean over the labels that have one), ``val_ccc``, ``val_mae``, ``val_mse``,
+        ``val_pearson_<label in snake case>``, ``num_val`` (clips) and ``num_labels_scored``.
+    """
+    correlations = pearson(predictions, targets)
+    means = {
+        "pearson": correlations,
+        "ccc": ccc(predictions, targets),
+        "mae": mae(predictions, targets),
+        "mse": mse(predictions, targets),
+    }
+    result = {f"{split}_{name}": mean_of_known(values) for name, values in means.items()}
+    for label, value in zip(labels, correlations, strict=True):
+        result[f"{split}_pearson_{snake(label.name)}"] = float(value)
+    result[f"num_{split}"] = len(targets)
+    result["num_labels_scored"] = int(np.isfinite(correlations).sum())
+    return result
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN if all is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+class _Moments:
+    """Population moments of each label over the clips that have a target for it."""
+
+    def __init__(self, predictions: np.ndarray, targets: np.ndarray) -> None:
+        if predictions.shape != targets.shape:
+            raise ValueError(f"predictions {predictions.shape} and targets {targets.shape} differ in shape")
+        known = np.isfinite(targets)
+        x = np.where(known, predictions, np.nan).astype(np.float64)
+        y = np.where(known, targets, np.nan).astype(np.float64)
+        x_mean, y_mean = _mean(x, known), _mean(y, known)
+        x_off, y_off = x - x_mean, y - y_mean
+        self.mean_difference = x_mean - y_mean
+        self.prediction_variance = np.where(_is_constant(x, known), 0.0, _mean(x_off**2, known))
+        self.target_is_constant = _is_constant(y, known)
+        self.target_variance = np.where(self.target_is_constant, 0.0, _mean(y_off**2, known))
+        self.covariance = _mean(x_off * y_off, known)
+
+
+def _mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    counts = known.sum(axis=0)
+    totals = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
+
+
+def _is_constant(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    lowest = np.where(known, values, np.inf).min(axis=0, initial=np.inf)
+    highest = np.where(known, values, -np.inf).max(axis=0, initial=-np.inf)
+    constant: np.ndarray = lowest >= highest
+    return constant

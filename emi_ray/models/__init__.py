@@ -1,0 +1,1 @@
+"""Features → embeddings → predictions, in plain torch."""

@@ -1,0 +1,80 @@
+"""Steps → one vector: ``values`` (B, T, D) and ``mask`` (B, T), True for a real step, become (B, out_dim).
+
+What lies under masked steps never matters as long as it is finite. A clip whose steps are all masked gives zeros.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class MeanPooling(nn.Module):
+    """Mean of the real steps."""
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.out_dim = feature_dim
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        return _weighted_sum(values, _uniform(mask, values.dtype))
+
+
+class MeanStdPooling(nn.Module):
+    """Mean and population standard deviation of the real steps, one after the other."""
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.out_dim = 2 * feature_dim
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        share = _uniform(mask, values.dtype)
+        mean = _weighted_sum(values, share)
+        variance = _weighted_sum((values - mean.unsqueeze(1)).square(), share)
+        # The floor keeps the gradient of the root finite where a feature never changes.
+        deviation = torch.where(variance > 0, variance.clamp(min=1e-12).sqrt(), 0.0)
+        return torch.cat([mean, deviation], dim=1)
+
+
+class LastPooling(nn.Module):
+    """The last real step."""
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.out_dim = feature_dim
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+        last = (mask * steps).argmax(dim=1)
+        picked = values[torch.arange(len(values), device=values.device), last]
+        return picked * mask.any(dim=1, keepdim=True)
+
+
+class AttentionPooling(nn.Module):
+    """Softmax-weighted sum of the real steps; one linear layer scores each step."""
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.out_dim = feature_dim
+        self.scorer = nn.Linear(feature_dim, 1)
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+        scores = self.scorer(values).squeeze(-1)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return _weighted_sum(values, torch.softmax(scores, dim=1).masked_fill(~mask, 0.0))
+
+
+POOLINGS: dict[str, type[MeanPooling | MeanStdPooling | LastPooling | AttentionPooling]] = {
+    "mlp": MeanPooling,
+    "mean": MeanPooling,
+    "mean_std": MeanStdPooling,
+    "last": LastPooling,
+    "attention": AttentionPooling,
+}
+"""By the ``type`` of an encoder."""
+
+
+def _uniform(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return mask.to(dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
+    return torch.bmm(weights.unsqueeze(1), values).squeeze(1)

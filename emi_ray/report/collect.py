@@ -1,0 +1,158 @@
+"""What the files of a workspace say, as plain data; whatever is not there yet is None or empty."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.feature_store import FeatureStore, read_failures
+from emi_ray.report.runs import Run, read_runs
+from emi_ray.schema import MEDIA_COLUMNS, MODALITIES, Label, labels_of
+from emi_ray.workspace import CLIPS, CONFIG, Workspace
+
+_EXAMPLES = 3
+_PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S+|\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """``clips`` holds the columns ``split`` and one a label; ``num_with`` counts clips by what they come with."""
+
+    clips: pa.Table
+    labels: tuple[Label, ...]
+    num_with: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What one extractor left: ``num_steps`` (clips with features,), and how the other clips fared."""
+
+    modality: str
+    fingerprint: str
+    description: Mapping[str, Any]
+    num_steps: np.ndarray
+    num_missing: int
+    num_failed: int
+    num_untried: int
+
+    @property
+    def extractor(self) -> str:
+        return str(self.description.get("extractor", "unknown"))
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """Failures that differ only in numbers, paths and quoted words; ``reason`` is that of the first clip."""
+
+    modality: str
+    extractor: str
+    stage: str
+    reason: str
+    count: int
+    clip_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the report is made of; the best run stands first."""
+
+    workspace: Workspace
+    config: WorkspaceConfig | None
+    corpus: Corpus | None
+    feature_sets: Sequence[FeatureSet]
+    failures: Sequence[FailureKind]
+    runs: Sequence[Run]
+
+    @property
+    def corpus_kind(self) -> str | None:
+        return self.config.corpus.kind if self.config else None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Labels of the corpus; without a corpus, those that the runs scored, as ``metrics.json`` spells them."""
+        if self.corpus is not None:
+            return tuple(label.name for label in self.corpus.labels)
+        prefix = "val_pearson_"
+        scored = (key for run in self.runs for key in run.metrics if key.startswith(prefix))
+        return tuple(dict.fromkeys(key.removeprefix(prefix) for key in scored))
+
+
+def collect(workspace: Workspace) -> Material:
+    """Read everything but features and predictions."""
+    corpus = _read_corpus(workspace) if workspace.exists(CLIPS) else None
+    failures = read_failures(workspace)
+    num_clips = corpus.clips.num_rows if corpus else 0
+    feature_sets = [_feature_set(store, failures, num_clips) for store in _stores(workspace)]
+    return Material(
+        workspace=workspace,
+        config=workspace.config() if workspace.exists(CONFIG) else None,
+        corpus=corpus,
+        feature_sets=feature_sets,
+        failures=_failure_kinds(failures, {each.fingerprint: each.extractor for each in feature_sets}),
+        runs=read_runs(workspace),
+    )
+
+
+def _read_corpus(workspace: Workspace) -> Corpus:
+    labels = labels_of(workspace.clips(["split"]).schema)
+    num_with = {}
+    for column in MEDIA_COLUMNS:
+        values = workspace.clips([column])[column]
+        num_with[column] = len(values) - values.null_count
+    return Corpus(workspace.clips(["split", *(label.name for label in labels)]), labels, num_with)
+
+
+def _stores(workspace: Workspace) -> list[FeatureStore]:
+    """Every store, and every one that would be there had not all its clips failed."""
+    return [
+        FeatureStore(workspace, modality, fingerprint)
+        for modality in MODALITIES
+        for fingerprint in sorted(
+            {*workspace.folders(f"features/{modality}"), *workspace.folders(f"failures/{modality}")}
+        )
+    ]
+
+
+def _feature_set(store: FeatureStore, failures: pa.Table, num_clips: int) -> FeatureSet:
+    described = store.workspace.exists(f"{store.folder}/extractor.json")
+    steps = [table["num_steps"].to_numpy() for table in store.tables(["clip_id", "num_steps"])]
+    num_steps = np.concatenate([np.empty(0, np.int32), *steps])
+    stages = failures.filter(pc.equal(failures["fingerprint"], store.fingerprint))["stage"]
+    num_missing = pc.sum(pc.equal(stages, "missing")).as_py() or 0
+    num_failed = len(stages) - num_missing
+    return FeatureSet(
+        modality=store.modality,
+        fingerprint=store.fingerprint,
+        description=store.describe() if described else {},
+        num_steps=num_steps,
+        num_missing=num_missing,
+        num_failed=num_failed,
+        num_untried=max(0, num_clips - len(num_steps) - len(stages)),
+    )
+
+
+def _failure_kinds(failures: pa.Table, extractors: Mapping[str, str]) -> list[FailureKind]:
+    """Failures grouped by modality, extractor, stage and kind of reason; in that order, the commonest first."""
+    groups: dict[tuple[str, str, str, str], list[Mapping[str, str]]] = defaultdict(list)
+    for row in failures.to_pylist():
+        kind = _PARTICULARS.sub("…", row["error"])
+        groups[row["modality"], row["fingerprint"], row["stage"], kind].append(row)
+    kinds = [
+        FailureKind(
+            modality=modality,
+            extractor=extractors[fingerprint],
+            stage=stage,
+            reason=rows[0]["error"],
+            count=len(rows),
+            clip_ids=tuple(row["clip_id"] for row in rows[:_EXAMPLES]),
+        )
+        for (modality, fingerprint, stage, _), rows in groups.items()
+    ]
+    order = {modality: index for index, modality in enumerate(MODALITIES)}
+    return sorted(kinds, key=lambda kind: (order[kind.modality], kind.extractor, -kind.count))  # type: ignore[index]

@@ -1,0 +1,155 @@
+"""The folder of one training run, as plain data."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.config import read_yaml
+from emi_ray.schema import MODALITIES, snake
+from emi_ray.workspace import Workspace
+
+RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "recipe.yaml", "versions.json")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of ``history.csv``; NaN for what it does not hold."""
+
+    stage: str
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_pearson: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """For the validation split: ``predicted`` and ``true`` (N, L), NaN where a clip has no such label."""
+
+    labels: tuple[str, ...]
+    predicted: np.ndarray
+    true: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained system. ``absent`` names the files that are not there."""
+
+    recipe: str
+    seed: str
+    metrics: Mapping[str, Any]
+    history: Sequence[Epoch]
+    recipe_yaml: str | None
+    versions: Mapping[str, Any]
+    absent: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        return f"runs/{self.recipe}/{self.seed}"
+
+    @property
+    def val_pearson(self) -> float:
+        """Mean over the labels; NaN where it is not known."""
+        return number(self.metrics.get("val_pearson"))
+
+    @property
+    def stages(self) -> dict[str, Mapping[str, Any]]:
+        """Scores of the unimodal encoders, in the order of the modalities."""
+        stages = self.metrics.get("stages") or {}
+        return {modality: stages[modality] for modality in MODALITIES if modality in stages}
+
+    @property
+    def modality(self) -> str | None:
+        """The one modality of a run without fusion."""
+        encoders = self.recipe_values.get("encoders") or self.stages
+        return next(iter(encoders)) if len(encoders) == 1 else None
+
+    @property
+    def title(self) -> str:
+        return str(self.recipe_values.get("title", ""))
+
+    @property
+    def paper_val_pearson(self) -> float:
+        """What the paper reports for this system; NaN where it has none."""
+        return number((self.recipe_values.get("paper") or {}).get("val_pearson"))
+
+    @cached_property
+    def recipe_values(self) -> Mapping[str, Any]:
+        """The resolved recipe; empty where it is not there."""
+        return read_yaml(self.recipe_yaml or "", f"{self.folder}/recipe.yaml")
+
+
+def read_runs(workspace: Workspace) -> list[Run]:
+    """All runs, the best first; those without scores last."""
+    folders = [
+        (recipe, seed) for recipe in workspace.folders("runs") for seed in workspace.folders(f"runs/{recipe}")
+    ]
+    runs = [_read_run(workspace, recipe, seed) for recipe, seed in folders]
+    return sorted(runs, key=lambda run: -run.val_pearson if run.val_pearson == run.val_pearson else math.inf)
+
+
+def read_predictions(workspace: Workspace, run: Run) -> Predictions | None:
+    """Predictions for the validation split; None where there are none."""
+    if "predictions.parquet" in run.absent:
+        return None
+    table = workspace.read_table(f"{run.folder}/predictions.parquet")
+    table = table.filter(pc.equal(table["split"], "val"))
+    labels = [name.removeprefix("true_") for name in table.column_names if name.startswith("true_")]
+    if not labels or not table.num_rows:
+        return None
+    predicted = np.stack([column_of(table, label) for label in labels], axis=1)
+    true = np.stack([column_of(table, f"true_{label}") for label in labels], axis=1)
+    return Predictions(tuple(labels), predicted, true)
+
+
+def label_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> list[float]:
+    """``val_pearson`` of each label, NaN where there is none."""
+    return [number(scores.get(f"val_pearson_{snake(label)}")) for label in labels]
+
+
+def column_of(table: pa.Table, name: str) -> np.ndarray:
+    """A column as (N,) float64, NaN for null."""
+    return np.asarray(table[name].to_numpy(), dtype=np.float64)
+
+
+def number(value: Any) -> float:
+    """A score as a float; NaN for null and for what is no number."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
+    folder = f"runs/{recipe}/{seed}"
+    present = {name for name in RUN_FILES if workspace.exists(f"{folder}/{name}")}
+    return Run(
+        recipe=recipe,
+        seed=seed,
+        metrics=workspace.read_json(f"{folder}/metrics.json") if "metrics.json" in present else {},
+        history=_history(workspace.read_text(f"{folder}/history.csv")) if "history.csv" in present else (),
+        recipe_yaml=workspace.read_text(f"{folder}/recipe.yaml") if "recipe.yaml" in present else None,
+        versions=workspace.read_json(f"{folder}/versions.json") if "versions.json" in present else {},
+        absent=tuple(name for name in RUN_FILES if name not in present),
+    )
+
+
+def _history(text: str) -> list[Epoch]:
+    def score(row: Mapping[str, str | None], name: str) -> float:
+        return float(row.get(name) or "nan")
+
+    return [
+        Epoch(
+            stage=row["stage"],
+            epoch=int(row["epoch"]),
+            train_loss=score(row, "train_loss"),
+            val_loss=score(row, "val_loss"),
+            val_pearson=score(row, "val_pearson"),
+        )
+        for row in csv.DictReader(io.StringIO(text))
+    ]

@@ -1,0 +1,105 @@
+"""Ray, local or on a cluster: the difference is configuration and nothing else."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from emi_ray.errors import UserError
+from emi_ray.workspace import CONFIG, Workspace
+
+MIN_LOGICAL_CPUS = 8
+"""A pipeline of many small pools needs slots, not cores: pools that reserve every CPU never start (ray #44687)."""
+
+CORES = "cores"
+"""Custom resource with a local session's physical cores, of which its logical CPUs say nothing."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to share out, over all nodes: physical CPU cores and GPUs."""
+
+    cpus: int
+    gpus: int
+
+
+@contextmanager
+def ray_session(address: str | None = None, num_gpus: int | None = None) -> Iterator[None]:
+    """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray in this process's own session.
+
+    A local session has no dashboard and ends with the block; nothing of it stays running. Inside an existing
+    session the block simply uses that one.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray  # after the environment is set, which Ray reads on import
+
+    if ray.is_initialized():
+        yield
+        return
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
+            num_gpus=num_gpus,
+            resources={CORES: os.cpu_count() or 1},
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    _quieten()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def machine() -> Machine:
+    """Physical cores and GPUs of all living nodes of the current session."""
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = sum(int(node.get(CORES, node.get("CPU", 0))) for node in resources)
+    return Machine(max(cores, 1), int(sum(node.get("GPU", 0) for node in resources)))
+
+
+def require_shared(workspace: Workspace) -> None:
+    """Make sure that every node of the session sees the workspace.
+
+    Raises:
+        UserError: the workspace is a local path that some node does not have.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not workspace.is_local or len(nodes) < 2:
+        return
+    expected = workspace.read_bytes(CONFIG)
+    see = ray.remote(num_cpus=0)(_sees)
+    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    answers = ray.get([see.options(scheduling_strategy=s).remote(workspace, expected) for s in strategies])
+    blind = [node["NodeManagerAddress"] for node, seen in zip(nodes, answers, strict=True) if not seen]
+    if blind:
+        raise UserError(
+            f"--workspace {workspace.root} is a path on this machine that {len(blind)} of {len(nodes)} nodes do "
+            f"not see (first: {blind[0]}). Put the workspace on a shared mount or behind a URI such as s3://…."
+        )
+
+
+def _sees(workspace: Workspace, expected: bytes) -> bool:
+    return workspace.exists(CONFIG) and workspace.read_bytes(CONFIG) == expected
+
+
+def _quieten() -> None:
+    """Leave the terminal to our own progress bars and summaries."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""Features and labels → trained regressors. Only ``ray_worker`` knows Ray."""

@@ -1,0 +1,110 @@
+"""Which clips go together, and their padded tensors.
+
+A training batch is drawn at random and then, within a window of a few batches, sorted by length. What padding
+remains is capped: clips of a batch are padded in groups whose members differ at most twofold in length.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences
+from emi_ray.schema import Modality
+from emi_ray.training.clip_data import ClipData, PackedFeatures
+
+_MAX_PADDING = 2.0
+_EVALUATION_CLIPS = 512
+_EVALUATION_VALUES = 1 << 23
+
+
+class Batcher:
+    """Gathers batches of some modalities of a :class:`ClipData` as tensors on a device."""
+
+    def __init__(self, data: ClipData, modalities: Sequence[Modality], device: torch.device) -> None:
+        self.device = device
+        self._packed = {modality: _Resident(data.features[modality], device) for modality in modalities}
+        self._targets = torch.from_numpy(data.unit_targets).to(device)
+        sizes = [data.features[m].lengths * data.features[m].feature_dim for m in modalities]
+        self._sizes = np.sum(sizes, axis=0)
+
+    def inputs(self, rows: np.ndarray) -> Inputs:
+        """The features of some clips."""
+        return {modality: packed.gather(rows) for modality, packed in self._packed.items()}
+
+    def targets(self, rows: np.ndarray) -> Tensor:
+        """The targets of some clips on the [0, 1] scale, (B, L) float32."""
+        return self._targets[torch.from_numpy(rows)]
+
+    def training_batches(
+        self, rows: np.ndarray, batch_size: int, bucket_batches: int, seed: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Every row once, in batches that differ by at most one in size; the same for the same seed.
+
+        Args:
+            seed: non-negative integers, as of the run, the stage and the epoch.
+        """
+        random = np.random.default_rng(list(seed))
+        shuffled = random.permutation(rows)
+        window = batch_size * bucket_batches
+        windows = [shuffled[start : start + window] for start in range(0, len(shuffled), window)]
+        if bucket_batches > 1:
+            windows = [part[np.argsort(self._sizes[part], kind="stable")] for part in windows]
+        batches = np.array_split(np.concatenate(windows), -(-len(rows) // batch_size))
+        return [batches[index] for index in random.permutation(len(batches))]
+
+    def evaluation_batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Every row once, longest first, in batches bounded by memory."""
+        ordered = rows[np.argsort(-self._sizes[rows], kind="stable")]
+        start = 0
+        while start < len(ordered):
+            fitting = _EVALUATION_VALUES // max(1, int(self._sizes[ordered[start]]))
+            stop = start + int(np.clip(fitting, 1, _EVALUATION_CLIPS))
+            yield ordered[start:stop]
+            start = stop
+
+
+class _Resident:
+    """One modality as torch sees it; the numpy memory is shared, not copied, on a CPU."""
+
+    def __init__(self, packed: PackedFeatures, device: torch.device) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self._values = torch.from_numpy(packed.values).to(device)
+        self._starts, self._lengths, self._present = packed.starts, packed.lengths, packed.present
+        self._device = device
+
+    def gather(self, rows: np.ndarray) -> Sequences:
+        lengths = self._lengths[rows]
+        descending = np.argsort(-lengths, kind="stable")
+        groups = tuple(self._pad(rows[descending[part]]) for part in _groups(lengths[descending]))
+        order = None if len(groups) == 1 else torch.from_numpy(np.argsort(descending)).to(self._device)
+        if len(groups) == 1:
+            groups = (self._pad(rows),)
+        return Sequences(groups, order, torch.from_numpy(self._present[rows]).to(self._device))
+
+    def _pad(self, rows: np.ndarray) -> PaddedGroup:
+        lengths = self._lengths[rows]
+        steps = np.arange(max(1, int(lengths.max(initial=0))))
+        mask = torch.from_numpy(steps < lengths[:, None]).to(self._device)
+        # Under the mask the clip's own last step stands again: finite, and close by in memory.
+        own = np.minimum(steps, np.maximum(lengths - 1, 0)[:, None])
+        index = torch.from_numpy((self._starts[rows, None] + own).reshape(-1)).to(self._device)
+        if not len(self._values):
+            shape = (*mask.shape, self._values.shape[1])
+            return PaddedGroup(torch.zeros(shape, device=self._device), mask)
+        index.clamp_(max=len(self._values) - 1)
+        values = self._values.index_select(0, index).float()
+        return PaddedGroup(values.view(*mask.shape, -1), mask)
+
+
+def _groups(descending: np.ndarray) -> list[slice]:
+    """Cut lengths, longest first, so that within a group the longest is at most twice the shortest."""
+    cuts, longest = [0], descending[0] if len(descending) else 0
+    for place, length in enumerate(descending):
+        if max(1, length) * _MAX_PADDING < longest:
+            cuts.append(place)
+            longest = max(1, length)
+    return [slice(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(descending)], strict=True)]

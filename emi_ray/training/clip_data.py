@@ -1,0 +1,194 @@
+"""Features and targets of all clips in packed memory, read once and shared by whoever trains.
+
+Everything is plain numpy, so that a ``ClipData`` crosses Ray's object store without a copy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.errors import UserError
+from emi_ray.feature_store import FeatureStore, steps_of
+from emi_ray.schema import Label, Modality, labels_of
+from emi_ray.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class PackedFeatures:
+    """One modality of N clips: all steps one below the other.
+
+    Attributes:
+        values: (sum of steps, D) float16 or float32.
+        starts, lengths: (N,) int64; clip i is ``values[starts[i] : starts[i] + lengths[i]]``.
+        present: (N,) bool; False for a clip that lacks the modality.
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    present: np.ndarray
+
+    @property
+    def feature_dim(self) -> int:
+        return int(self.values.shape[1])
+
+    def of(self, clip: int) -> np.ndarray:
+        """The steps of one clip, (T, D)."""
+        return self.values[self.starts[clip] : self.starts[clip] + self.lengths[clip]]
+
+
+@dataclass(frozen=True)
+class ClipData:
+    """N clips with what is known of each.
+
+    Attributes:
+        clip_ids: (N,) str.
+        splits: (N,) str, ``train``, ``val`` or ``test``.
+        features: by modality.
+        targets: (N, L) float32 in the units of ``labels``; NaN where a clip has no such label.
+        labels: the L labels, with their ranges.
+    """
+
+    clip_ids: np.ndarray
+    splits: np.ndarray
+    features: Mapping[Modality, PackedFeatures]
+    targets: np.ndarray
+    labels: tuple[Label, ...]
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    @property
+    def unit_targets(self) -> np.ndarray:
+        """Targets scaled so that each label's range is [0, 1], (N, L) float32."""
+        low, width = self._ranges
+        return ((self.targets - low) / width).astype(np.float32)
+
+    def in_units(self, predictions: np.ndarray) -> np.ndarray:
+        """Predictions on the [0, 1] scale, put back into the units of the labels, (N, L) float64."""
+        low, width = self._ranges
+        return predictions.astype(np.float64) * width + low
+
+    @property
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        return label_ranges(self.labels)
+
+    def with_features(self, features: Mapping[Modality, PackedFeatures]) -> "ClipData":
+        """The same clips with other features."""
+        return replace(self, features=dict(features))
+
+
+def label_ranges(labels: Sequence[Label]) -> tuple[np.ndarray, np.ndarray]:
+    """The low ends and the widths of the labels' ranges, (L,) each; a range of no width counts as 1 wide."""
+    low = np.array([label.low for label in labels])
+    width = np.array([label.high - label.low for label in labels])
+    return low, np.where(width > 0, width, 1.0)
+
+
+def from_arrays(
+    features: Mapping[Modality, Sequence[np.ndarray | None]],
+    targets: np.ndarray,
+    splits: Sequence[str],
+    labels: Sequence[Label],
+    clip_ids: Sequence[str] | None = None,
+) -> ClipData:
+    """Pack arrays that are at hand: for each modality one (T, D) array a clip, None where it is missing."""
+    ids = [f"{index:05d}" for index in range(len(targets))] if clip_ids is None else clip_ids
+    return ClipData(
+        np.array(ids, dtype=str),
+        np.array(splits, dtype=str),
+        {modality: _pack(sequences) for modality, sequences in features.items()},
+        np.asarray(targets, dtype=np.float32),
+        tuple(labels),
+    )
+
+
+def read_clip_data(
+    workspace: Workspace, stores: Mapping[Modality, FeatureStore], cache: Path | None = None
+) -> ClipData:
+    """Read the corpus and the features of its clips.
+
+    Args:
+        cache: a local folder to keep the packed features in, memory-mapped; for features beyond memory.
+
+    Raises:
+        UserError: there is no corpus, or a store holds a number that is not finite.
+    """
+    clips = workspace.clips()
+    labels = labels_of(clips.schema)
+    columns = [clips[label.name].to_numpy(zero_copy_only=False) for label in labels]
+    ids = clips["clip_id"].combine_chunks()
+    return ClipData(
+        np.array(ids.to_pylist(), dtype=str),
+        np.array(clips["split"].to_pylist(), dtype=str),
+        {modality: read_packed(store, ids, cache) for modality, store in stores.items()},
+        np.stack(columns, axis=1).astype(np.float32),
+        labels,
+    )
+
+
+def read_packed(store: FeatureStore, clip_ids: pa.Array, cache: Path | None = None) -> PackedFeatures:
+    """Read a store once, aligned to ``clip_ids``; clips of the store that are not asked for are passed over.
+
+    Raises:
+        UserError: the store holds a number that is not finite.
+    """
+    starts = np.zeros(len(clip_ids), dtype=np.int64)
+    lengths = np.zeros(len(clip_ids), dtype=np.int64)
+    total = _count_steps(store, clip_ids)
+    values = _allocate(store, (total, store.feature_dim), cache)
+    position = 0
+    for table in store.tables(["clip_id", "num_steps", "features"]):
+        table = table.filter(pc.is_in(table["clip_id"], value_set=clip_ids))
+        if not table.num_rows:
+            continue
+        steps = steps_of(table)
+        _refuse_infinite(store, table, steps)
+        rows = pc.index_in(table["clip_id"], value_set=clip_ids).to_numpy()
+        counts = table["num_steps"].to_numpy().astype(np.int64)
+        lengths[rows] = counts
+        starts[rows] = position + np.cumsum(counts) - counts
+        values[position : position + len(steps)] = steps
+        position += len(steps)
+    return PackedFeatures(values, starts, lengths, lengths > 0)
+
+
+def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:
+    lengths = np.array([0 if steps is None else len(steps) for steps in sequences], dtype=np.int64)
+    values = np.concatenate([steps for steps in sequences if steps is not None])
+    if values.dtype != np.float32:
+        values = values.astype(np.float16)
+    return PackedFeatures(values, np.cumsum(lengths) - lengths, lengths, lengths > 0)
+
+
+def _count_steps(store: FeatureStore, clip_ids: pa.Array) -> int:
+    total = 0
+    for table in store.tables(["clip_id", "num_steps"]):
+        wanted = pc.is_in(table["clip_id"], value_set=clip_ids)
+        total += pc.sum(table["num_steps"].filter(wanted)).as_py() or 0
+    return total
+
+
+def _allocate(store: FeatureStore, shape: tuple[int, int], cache: Path | None) -> np.ndarray:
+    if cache is None or not shape[0]:
+        return np.empty(shape, dtype=np.float16)
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / f"{store.modality}-{store.fingerprint}.f16"
+    path.unlink(missing_ok=True)
+    return np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
+
+
+def _refuse_infinite(store: FeatureStore, table: pa.Table, steps: np.ndarray) -> None:
+    finite = np.isfinite(steps).all(axis=1)
+    if finite.all():
+        return
+    ends = np.cumsum(table["num_steps"].to_numpy())
+    clip = table["clip_id"][int(np.searchsorted(ends, int(np.argmin(finite)), side="right"))]
+    raise UserError(
+        f"{store.workspace.path(store.folder)}: features of clip '{clip}' hold a number that is not finite. "
+        "Delete its part file and extract again, or leave the clip out of the corpus."
+    )

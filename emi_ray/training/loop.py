@@ -1,0 +1,217 @@
+"""``fit``: the one training loop, in plain torch.
+
+Randomness is set anew at every epoch from (seed, stage, epoch, worker). A run that is resumed after any epoch
+therefore draws what the undisturbed run drew, whatever else used the generators in between.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emi_ray.losses import Loss, build_objective
+from emi_ray.metrics import scores
+from emi_ray.models.fusion import Regressor
+from emi_ray.recipe import ObjectiveSettings, TrainingSettings
+from emi_ray.training.batching import Batcher
+from emi_ray.training.clip_data import ClipData
+from emi_ray.training.optimisation import Scheduler, build_optimizer, build_scheduler, step_scheduler
+from emi_ray.training.team import Team
+
+OnEpochEnd = Callable[[Mapping[str, Any]], bool | None]
+"""Called with ``stage``, ``epoch``, ``train_loss``, ``val_loss``, ``val_pearson``, …; True ends the stage."""
+
+OnCheckpoint = Callable[[Callable[[], dict[str, Any]]], None]
+"""Called after every epoch with a function that builds the state to resume from, should one want it."""
+
+
+@dataclass
+class FitState:
+    """How far a fit has come: what a checkpoint holds beside the model, the optimiser and the scheduler."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_pearson: float = float("-inf")
+    best_weights: dict[str, Tensor] | None = None
+    stopped: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def is_over(self, training: TrainingSettings) -> bool:
+        waited = self.epoch - self.best_epoch
+        out_of_patience = training.patience is not None and waited >= training.patience
+        return self.stopped or self.epoch >= training.epochs or out_of_patience
+
+
+def fit(
+    model: Regressor,
+    data: ClipData,
+    train: np.ndarray,
+    val: np.ndarray,
+    training: TrainingSettings,
+    objective: ObjectiveSettings,
+    *,
+    seed: int,
+    stage: str = "fit",
+    device: torch.device | None = None,
+    on_epoch_end: OnEpochEnd | None = None,
+    resume: Mapping[str, Any] | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+) -> FitState:
+    """Train ``model`` in place and leave it with the weights of its best epoch, by val Pearson.
+
+    Under an initialised ``torch.distributed`` every worker calls this with the same arguments.
+
+    Args:
+        train, val: rows of ``data``, (n,) int64.
+        stage: names the fit in its history, and gives it random numbers of its own.
+        resume: a state that ``on_checkpoint`` got from the same fit.
+
+    Returns:
+        The final state; ``history`` has one entry an epoch.
+    """
+    fitting = _Fitting(model, data, train, val, training, objective, seed, stage, device)
+    if resume is not None:
+        fitting.load(resume)
+    while not fitting.state.is_over(training):
+        entry = fitting.run_epoch()
+        if on_epoch_end is not None and on_epoch_end(entry):
+            fitting.state.stopped = True
+        if on_checkpoint is not None:
+            on_checkpoint(fitting.dump)
+    if fitting.state.best_weights is not None:
+        model.load_state_dict(fitting.state.best_weights)
+    return fitting.state
+
+
+def predict(model: Regressor, batcher: Batcher, rows: np.ndarray, team: Team | None = None) -> np.ndarray:
+    """Predictions for rows on the [0, 1] scale, (n, L) float32, in the order of the rows."""
+    team = team or Team()
+    model.eval()
+    places = {int(row): place for place, row in enumerate(rows)}
+    results: list[tuple[np.ndarray, np.ndarray]] = []
+    with torch.inference_mode():
+        for batch in batcher.evaluation_batches(rows):
+            gathered = team.gather(_forward(model, batcher, team.share(batch)), len(batch))
+            results.append((team.arrange(batch), gathered.cpu().numpy()))
+    order = [places[int(row)] for batch, _ in results for row in batch]
+    values = np.concatenate([part for _, part in results])
+    return values[np.argsort(order)]
+
+
+def seed_everything(*parts: int | str) -> None:
+    """Seed python, numpy and torch from a hash of ``parts``."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    seed = int.from_bytes(digest, "little")
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002, for libraries that still draw from the global generator
+    torch.manual_seed(seed)
+
+
+class _Fitting:
+    """One fit: the objects that live through its epochs."""
+
+    def __init__(
+        self,
+        model: Regressor,
+        data: ClipData,
+        train: np.ndarray,
+        val: np.ndarray,
+        training: TrainingSettings,
+        objective: ObjectiveSettings,
+        seed: int,
+        stage: str,
+        device: torch.device | None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.model = model.to(self.device)
+        self.data, self.train, self.val = data, train, val
+        self.training, self.seed, self.stage = training, seed, stage
+        self.team = Team.current()
+        self.batcher = Batcher(data, model.modalities, self.device)
+        self.loss: Loss = build_objective(objective)
+        self.optimizer = build_optimizer(model, training)
+        self.scheduler: Scheduler = build_scheduler(self.optimizer, training)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.val_targets = self.batcher.targets(val)
+        self.state = FitState()
+
+    def run_epoch(self) -> dict[str, Any]:
+        """One pass over the training rows, one over the validation rows; returns the entry of the history."""
+        started = time.perf_counter()
+        state = self.state
+        state.epoch += 1
+        lr = self.optimizer.param_groups[0]["lr"]
+        train_loss = self._train()
+        val_predictions = predict(self.model, self.batcher, self.val, self.team)
+        val_loss = float(self.loss(torch.from_numpy(val_predictions).to(self.device), self.val_targets))
+        in_units = self.data.in_units(val_predictions)
+        val_scores = scores(in_units, self.data.targets[self.val], self.data.labels)
+        step_scheduler(self.scheduler, val_scores["val_pearson"])
+        entry = {
+            "stage": self.stage,
+            "epoch": state.epoch,
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+            **val_scores,
+            "lr": lr,
+            "seconds": time.perf_counter() - started,
+        }
+        state.history.append(entry)
+        if val_scores["val_pearson"] > state.best_pearson + self.training.min_improvement:
+            state.best_pearson, state.best_epoch = val_scores["val_pearson"], state.epoch
+            state.best_weights = _copy_weights(self.model)
+        return entry
+
+    def dump(self) -> dict[str, Any]:
+        """All that ``load`` needs, in tensors and plain values."""
+        return {
+            "model": _copy_weights(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {} if self.scheduler is None else self.scheduler.state_dict(),
+            "state": dict(vars(self.state), history=list(self.state.history)),
+        }
+
+    def load(self, dumped: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(dumped["model"])
+        self.optimizer.load_state_dict(dumped["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(dumped["scheduler"])
+        self.state = FitState(**dumped["state"])
+
+    def _train(self) -> float:
+        """One epoch of steps; returns the mean loss of the batches."""
+        seed_everything(self.seed, self.stage, self.state.epoch, self.team.rank)
+        self.model.train()
+        training = self.training
+        batches = self.batcher.training_batches(
+            self.train, training.batch_size, training.bucket_batches, [self.seed, self.state.epoch]
+        )
+        losses = torch.stack([self._step(batch) for batch in batches])
+        return float(losses.mean())
+
+    def _step(self, batch: np.ndarray) -> Tensor:
+        self.optimizer.zero_grad()
+        own = _forward(self.model, self.batcher, self.team.share(batch))
+        predictions = self.team.gather(own, len(batch))
+        loss = self.loss(predictions, self.batcher.targets(self.team.arrange(batch)))
+        loss.backward()
+        self.team.sum_gradients(self.parameters)
+        if self.training.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.training.grad_clip)
+        self.optimizer.step()
+        return loss.detach()
+
+
+def _forward(model: Regressor, batcher: Batcher, rows: np.ndarray) -> Tensor:
+    predictions: Tensor = model(batcher.inputs(rows))
+    return predictions
+
+
+def _copy_weights(model: Regressor) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

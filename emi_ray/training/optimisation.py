@@ -1,0 +1,49 @@
+"""The optimiser and the learning-rate schedule of a recipe."""
+
+import math
+
+import torch
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from emi_ray.models.fusion import Regressor
+from emi_ray.recipe import TrainingSettings
+
+Scheduler = ReduceLROnPlateau | LambdaLR | None
+
+
+def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
+    """AdamW over the model's parameter groups, each at its own share of the learning rate."""
+    groups = [
+        {"params": group.parameters, "lr": training.lr * group.lr_ratio}
+        for group in model.parameter_groups()
+    ]
+    fused = all(p.dtype == torch.float32 for group in model.parameter_groups() for p in group.parameters)
+    return AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=fused)
+
+
+def build_scheduler(optimizer: Optimizer, training: TrainingSettings) -> Scheduler:
+    """What ``training.scheduler`` names; None for a constant rate."""
+    if training.scheduler == "plateau":
+        return ReduceLROnPlateau(
+            optimizer, mode="max", factor=training.plateau_factor, patience=training.plateau_patience
+        )
+    if training.scheduler == "cosine":
+        return LambdaLR(optimizer, lambda done: cosine_factor(done, training))
+    return None
+
+
+def step_scheduler(scheduler: Scheduler, val_pearson: float) -> None:
+    """Tell the schedule that an epoch is over."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(val_pearson)
+    elif scheduler is not None:
+        scheduler.step()
+
+
+def cosine_factor(done: int, training: TrainingSettings) -> float:
+    """Share of the learning rate after ``done`` epochs: a linear rise over the warm-up, then half a cosine."""
+    if done < training.warmup_epochs:
+        return (done + 1) / (training.warmup_epochs + 1)
+    rest = max(1, training.epochs - training.warmup_epochs)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (done - training.warmup_epochs) / rest)))

@@ -1,0 +1,71 @@
+"""The workers that train one model together: one process without ``torch.distributed``, else all of its group.
+
+Every worker knows every global batch and computes its share of it. Predictions are then exchanged, so that the
+loss, which is not a sum over clips (CCC), is that of the whole batch; each worker sends gradients back through
+its own predictions only, and the sum of the workers' gradients is exactly the gradient of the whole.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Team:
+    """Rank of this worker and number of workers."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> "Team":
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """This worker's rows of a batch."""
+        return rows[self.rank :: self.size]
+
+    def arrange(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of a batch in the order in which ``gather`` gives their predictions."""
+        return np.concatenate([rows[rank :: self.size] for rank in range(self.size)])
+
+    def gather(self, own: Tensor, total: int) -> Tensor:
+        """Predictions of the whole batch, (total, L), from each worker's own; gradients flow to one's own."""
+        if self.size == 1:
+            return own
+        counts = [len(range(rank, total, self.size)) for rank in range(self.size)]
+        padded = own.new_zeros((max(counts), *own.shape[1:]))
+        padded[: len(own)] = own.detach()
+        received = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(received, padded)
+        parts: list[Tensor] = [part[:count] for part, count in zip(received, counts, strict=True)]
+        parts[self.rank] = own
+        return torch.cat(parts)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over the workers, in one exchange."""
+        if self.size == 1:
+            return
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+    def agree(self, decision: bool, device: torch.device) -> bool:
+        """What the first worker decided."""
+        if self.size == 1:
+            return decision
+        flag = torch.tensor([decision], dtype=torch.uint8, device=device)
+        dist.broadcast(flag, src=0)
+        return bool(flag.item())

@@ -1,0 +1,99 @@
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+
+from emi_ray.errors import UserError
+from emi_ray.feature_store import (
+    ClipFeatures,
+    Failure,
+    FeatureStore,
+    find_store,
+    read_failures,
+    steps_of,
+    write_failures,
+)
+from emi_ray.workspace import Workspace
+
+
+def features(clip_id: str, num_steps: int = 3, feature_dim: int = 4) -> ClipFeatures:
+    generator = np.random.default_rng(num_steps)
+    values = generator.normal(size=(num_steps, feature_dim)).astype(np.float16)
+    stamps = np.arange(num_steps, dtype=np.float32) * 0.02
+    return ClipFeatures(clip_id, values, stamps, {"arousal": stamps + 1})
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = FeatureStore(Workspace(str(tmp_path)), "audio", "0123456789ab")
+    store.create({"extractor": "prosody"}, feature_dim=4)
+    return store
+
+
+def test_features_come_back_bit_for_bit(store):
+    written = [features("b", 3), features("a", 1)]
+    store.write(written)
+    for before, after in zip(written, store.rows(), strict=True):
+        assert before.clip_id == after.clip_id
+        assert before.values.tobytes() == after.values.tobytes()
+        np.testing.assert_array_equal(before.timestamps_s, after.timestamps_s)
+        np.testing.assert_array_equal(before.extras["arousal"], after.extras["arousal"])
+
+
+def test_the_same_clips_written_twice_stand_once(store):
+    store.write([features("a"), features("b")])
+    store.write([features("b"), features("a")])
+    assert len(store.parts()) == 1
+
+
+def test_a_clip_in_two_parts_is_read_once(store):
+    store.write([features("a"), features("b")])
+    store.write([features("b"), features("c")])
+    assert sorted(row.clip_id for row in store.rows()) == ["a", "b", "c"]
+    assert store.clip_ids() == {"a", "b", "c"}
+
+
+def test_steps_flatten_in_clip_order(store):
+    rows = [features("a", 2), features("b", 3)]
+    store.write(rows)
+    (table,) = store.tables()
+    np.testing.assert_array_equal(steps_of(table), np.concatenate([row.values for row in rows]))
+    np.testing.assert_array_equal(steps_of(table.slice(1)), rows[1].values)
+
+
+def test_duckdb_and_pandas_read_the_files_without_us(store):
+    store.write([features("a", 2)])
+    pattern = store.workspace.path(f"{store.folder}/*.parquet")
+    (row,) = duckdb.sql(f"select clip_id, num_steps, features[2][4] from '{pattern}'").fetchall()
+    assert row == ("a", 2, pytest.approx(float(features("a", 2).values[1, 3])))
+    frame = pd.read_parquet(store.workspace.path(store.parts()[0]))
+    assert len(frame["features"][0]) == 2
+
+
+def test_a_failure_stands_until_the_clip_has_features(store):
+    failures = [
+        Failure("a", "audio", store.fingerprint, "media", "broken"),
+        Failure("b", "audio", store.fingerprint, "missing", "no audio stream"),
+    ]
+    write_failures(store.workspace, failures)
+    assert read_failures(store.workspace)["clip_id"].to_pylist() == ["a", "b"]
+    store.write([features("a")])
+    assert read_failures(store.workspace)["clip_id"].to_pylist() == ["b"]
+
+
+def test_the_latest_attempt_of_a_failure_counts(store):
+    for attempt in (1, 2):
+        write_failures(store.workspace, [Failure("a", "audio", store.fingerprint, "media", "broken", attempt)])
+    assert read_failures(store.workspace, [store])["attempt"].to_pylist() == [2]
+
+
+def test_the_one_store_that_fits_is_found_and_others_are_listed(store):
+    other = FeatureStore(store.workspace, "audio", "ba9876543210")
+    other.create({"extractor": "wav2vec2"}, feature_dim=768)
+    assert find_store(store.workspace, "audio", extractor="wav2vec2") == other
+    with pytest.raises(UserError, match=r"several sets of audio features; .*prosody .*wav2vec2"):
+        find_store(store.workspace, "audio")
+    with pytest.raises(UserError, match=r"no audio features of 'hubert'; .*prosody"):
+        find_store(store.workspace, "audio", extractor="hubert")
+    with pytest.raises(UserError, match="emi-ray extract"):
+        find_store(store.workspace, "vision")
