@@ -1,5 +1,5 @@
-"""Losses: pure and vectorised over labels. ``predictions`` and ``targets`` are (B, L); a NaN target is left out
-of its label alone. Each gives a scalar: the mean over the labels that have a target in the batch.
+"""Losses: pure and vectorised over labels. ``predictions`` and ``targets`` are (B, L); a NaN target is left
+out of its label alone. Each gives a scalar: the mean over the labels that have a target in the batch.
 """
 
 from collections.abc import Callable
@@ -73,8 +73,8 @@ class _Moments:
 
     def __init__(self, predictions: Tensor, targets: Tensor) -> None:
         known = ~targets.isnan()
-        self.counts = known.sum(dim=0)
-        share = known / self.counts.clamp(min=1)
+        self._scored = known.any(dim=0)
+        share = known / known.sum(dim=0).clamp(min=1)
         y = targets.nan_to_num()
         x_mean, y_mean = (predictions * share).sum(dim=0), (y * share).sum(dim=0)
         x_off, y_off = predictions - x_mean, y - y_mean
@@ -84,13 +84,11 @@ class _Moments:
         self.covariance = (x_off * y_off * share).sum(dim=0)
 
     def mean_over_labels(self, values: Tensor) -> Tensor:
-        scored = self.counts > 0
-        return torch.where(scored, values, 0.0).sum() / scored.sum().clamp(min=1)
+        return torch.where(self._scored, values, 0.0).sum() / self._scored.sum().clamp(min=1)
 
 
 def _mean_error(error: Callable[..., Tensor], predictions: Tensor, targets: Tensor) -> Tensor:
     known = ~targets.isnan()
-    counts = known.sum(dim=0)
     errors = torch.where(known, error(predictions, targets.nan_to_num(), reduction="none"), 0.0)
-    per_label = errors.sum(dim=0) / counts.clamp(min=1)
-    return per_label.sum() / (counts > 0).sum().clamp(min=1)
+    per_label = errors.sum(dim=0) / known.sum(dim=0).clamp(min=1)
+    return per_label.sum() / known.any(dim=0).sum().clamp(min=1)

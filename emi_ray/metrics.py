@@ -1,7 +1,8 @@
 """Scores of predictions against targets: pure, over a whole split at once, in float64.
 
-Every function takes ``predictions`` and ``targets`` (N, L) and gives one number a label, (L,). A target that is
-NaN is left out of its label alone. A label with fewer than two targets, or whose targets are all equal, has no
+Every function takes ``predictions`` and ``targets`` (N, L) and gives one number a label, (L,). A target that
+is NaN is left out of its label alone. A label with fewer than two targets, or whose targets are all equal,
+has no
 correlation: NaN. Predictions that are all equal correlate with nothing: 0.
 """
 

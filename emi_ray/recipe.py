@@ -1,11 +1,13 @@
 """A recipe: everything that decides a trained system, in one YAML file.
 
-Recipes ship in ``emi_ray/recipes/``; any other file works by its path. Later sources win: the recipe file, then
-the sections ``training``, ``encoders``, ``fusion`` and ``objective`` of the workspace's ``emi_ray.yaml``, then
-``section.key=value`` on the command line.
+Recipes ship in ``emi_ray/recipes/``; any other file works by its path. Later sources win: the recipe file,
+then the sections ``training``, ``encoders``, ``fusion`` and ``objective`` of the workspace's
+``emi_ray.yaml``, then ``section.key=value`` on the command line. A setting of ``training`` from the workspace
+or the command line also wins over what the recipe file says of it for single stages, such as the 100 epochs
+of motion.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +36,9 @@ class TrainingSettings(Settings):
     lr: float = Field(2e-4, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     grad_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no limit")
-    patience: int | None = Field(10, ge=1, description="epochs without a better val Pearson; null: never stop")
+    patience: int | None = Field(
+        10, ge=1, description="epochs without a better val Pearson; null: never stop"
+    )
     min_improvement: float = Field(1e-4, ge=0, description="of val Pearson, for an epoch to count as better")
     scheduler: Literal["plateau", "cosine", "constant"] = "plateau"
     plateau_factor: float = Field(0.5, gt=0, lt=1)
@@ -59,8 +63,8 @@ class StageOverrides(Settings):
 class EncoderSettings(StageOverrides):
     """How the features (T, D) of one modality become an embedding (hidden,).
 
-    ``type`` says how the steps become one vector: ``attention``, ``mean``, ``mean_std`` or ``last``; ``mlp`` is
-    for modalities of one vector a clip (``mean``, then L2 normalisation).
+    ``type`` says how the steps become one vector: ``attention``, ``mean``, ``mean_std`` or ``last``; ``mlp``
+    is for modalities of one vector a clip (``mean``, then L2 normalisation).
     """
 
     type: Literal["mlp", "attention", "mean", "mean_std", "last"]
@@ -69,7 +73,9 @@ class EncoderSettings(StageOverrides):
     )
     hidden: int = Field(384, ge=1)
     dropout: float = Field(0.45, ge=0, lt=1)
-    standardise: bool = Field(False, description="scale each feature by the training clips' mean and deviation")
+    standardise: bool = Field(
+        False, description="scale each feature by the training clips' mean and deviation"
+    )
     recurrent: Literal["gru", "lstm"] | None = Field(None, description="a recurrent net before the pooling")
     recurrent_hidden: int = Field(256, ge=1)
     recurrent_layers: int = Field(1, ge=1)
@@ -81,12 +87,14 @@ class EncoderSettings(StageOverrides):
 
 
 class FusionSettings(StageOverrides):
-    """How embeddings become predictions. A modality that a clip lacks enters as a zero vector before its MLP."""
+    """How embeddings become predictions. A modality that a clip lacks is a zero vector before its MLP."""
 
     type: Literal["concat"] = "concat"
     hidden: int = Field(384, ge=1)
     dropout: float = Field(0.45, ge=0, lt=1)
-    modality_dropout: float = Field(0.3, ge=0, lt=1, description="of each clip and modality; one is always kept")
+    modality_dropout: float = Field(
+        0.3, ge=0, lt=1, description="of each clip and modality; one is always kept"
+    )
     encoder_lr_ratio: float = Field(0.05, ge=0, description="learning rate of the encoders over the head's")
 
 
@@ -108,8 +116,8 @@ class ObjectiveSettings(Settings):
 
 
 class Recipe(Settings):
-    """One system. ``stages``: ``staged`` trains each encoder, then all together; ``frozen`` then trains only the
-    fusion; ``joint`` trains all together from scratch, at ``fusion.encoder_lr_ratio`` as given."""
+    """One system. ``stages``: ``staged`` trains each encoder, then all together; ``frozen`` then trains only
+    the fusion; ``joint`` trains all together from scratch, at ``fusion.encoder_lr_ratio`` as given."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     title: str
@@ -141,7 +149,9 @@ class Recipe(Settings):
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package, sorted."""
     folder = resources.files("emi_ray") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load_recipe(
@@ -153,16 +163,21 @@ def load_recipe(
 
     Args:
         overrides: ``section.key=value``, as in ``training.epochs=3`` or ``encoders.text.hidden=64``.
-        workspace_overrides: sections of ``emi_ray.yaml``; what concerns an encoder or a fusion that the recipe
-            lacks is passed over.
+        workspace_overrides: sections of ``emi_ray.yaml``; what concerns an encoder or a fusion that the
+            recipe lacks is passed over.
 
     Raises:
         UserError: no such recipe, or a setting is unknown or wrong.
     """
     values, where = _read(name_or_path)
-    for section, changes in (workspace_overrides or {}).items():
+    sections = workspace_overrides or {}
+    values = _drop_stage_overrides(values, sections.get("training", {}))
+    for section, changes in sections.items():
         values = _merge_section(values, section, changes, where)
     _refuse_new_parts(values, overrides, where)
+    paths = [override.partition("=")[0] for override in overrides]
+    changed = [path.removeprefix("training.") for path in paths if path.startswith("training.")]
+    values = _drop_stage_overrides(values, changed)
     return validate(Recipe, apply_overrides(values, overrides), where)
 
 
@@ -177,6 +192,18 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
     shipped = resources.files("emi_ray") / "recipes" / f"{name_or_path}.yaml"
     where = f"recipe {name_or_path}"
     return {"name": name_or_path, **read_yaml(shipped.read_text(), where)}, where
+
+
+def _drop_stage_overrides(values: dict[str, Any], changed: Iterable[str]) -> dict[str, Any]:
+    """Without what single stages do otherwise, for settings of ``training`` that the user sets for all stages."""
+    dropped = set(changed) & set(StageOverrides.model_fields)
+
+    def keep(stage: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in stage.items() if key not in dropped}
+
+    encoders = {modality: keep(encoder) for modality, encoder in values.get("encoders", {}).items()}
+    result = {**values, "encoders": encoders}
+    return {**result, "fusion": keep(values["fusion"])} if values.get("fusion") else result
 
 
 def _merge_section(

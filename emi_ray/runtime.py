@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from emi_ray.errors import UserError
 from emi_ray.workspace import CONFIG, Workspace
 
 MIN_LOGICAL_CPUS = 8
-"""A pipeline of many small pools needs slots, not cores: pools that reserve every CPU never start (ray #44687)."""
+"""Many small pools need slots, not cores: pools that reserve every CPU never start (ray #44687)."""
 
 CORES = "cores"
 """Custom resource with a local session's physical cores, of which its logical CPUs say nothing."""
@@ -26,7 +27,7 @@ class Machine:
 
 @contextmanager
 def ray_session(address: str | None = None, num_gpus: int | None = None) -> Iterator[None]:
-    """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray in this process's own session.
+    """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine alone.
 
     A local session has no dashboard and ends with the block; nothing of it stays running. Inside an existing
     session the block simply uses that one.
@@ -34,6 +35,7 @@ def ray_session(address: str | None = None, num_gpus: int | None = None) -> Iter
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ warnings cut through progress bars
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray  # after the environment is set, which Ray reads on import
 
@@ -86,8 +88,8 @@ def require_shared(workspace: Workspace) -> None:
     blind = [node["NodeManagerAddress"] for node, seen in zip(nodes, answers, strict=True) if not seen]
     if blind:
         raise UserError(
-            f"--workspace {workspace.root} is a path on this machine that {len(blind)} of {len(nodes)} nodes do "
-            f"not see (first: {blind[0]}). Put the workspace on a shared mount or behind a URI such as s3://…."
+            f"--workspace {workspace.root} is a path on this machine that {len(blind)} of {len(nodes)} nodes "
+            f"do not see (first: {blind[0]}). Put the workspace on a shared mount or behind a URI such as s3://…."
         )
 
 
@@ -96,10 +98,12 @@ def _sees(workspace: Workspace, expected: bytes) -> bool:
 
 
 def _quieten() -> None:
-    """Leave the terminal to our own progress bars and summaries."""
+    """Leave the terminal to our own progress bars and summaries; Ray's own logs keep everything."""
     from ray.data import DataContext
 
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
+    DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Small corpora have fewer blocks than actors, and only `ray_remote_args` can bound retries in Ray 2.60.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")

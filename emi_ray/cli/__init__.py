@@ -1,10 +1,10 @@
 """The command ``emi-ray``: one verb a step, each a thin call of the module that does the work.
 
-    app.py        the application: options that verbs share, exit codes
-    corpus.py     init, demo, run
-    features.py   extract
-    models.py     train, evaluate, predict, report
-    show.py       tables and progress bars
+app.py        the application: options that verbs share, exit codes
+corpus.py     init, demo, run
+features.py   extract
+models.py     train, evaluate, predict, report
+show.py       tables and progress bars
 """
 
 from emi_ray.cli import corpus, features, models  # noqa: F401 - each adds its verbs to the application

@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 WorkspaceOption = Annotated[
-    str, typer.Option("--workspace", "-w", help="Folder or URI (s3://…) that holds everything of one project.")
+    str, typer.Option("--workspace", "-w", help="Folder or URI (s3://…) that holds all of one project.")
 ]
 AddressOption = Annotated[
     str | None,

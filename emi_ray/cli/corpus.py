@@ -18,7 +18,7 @@ DEMO_CLIPS = 480
 @app.command()
 def init(
     workspace: WorkspaceOption,
-    corpus: Annotated[CorpusKind, typer.Option(help="What SOURCE is: the challenge's folder, a table, the demo.")],
+    corpus: Annotated[CorpusKind, typer.Option(help="What the source is.")],
     source: Annotated[str, typer.Option(help="Folder, table (CSV, Parquet) or URI of the corpus.")],
     overrides: Overrides = None,
 ) -> None:
@@ -56,7 +56,7 @@ def demo(
 def run(
     recipes: Annotated[list[str], typer.Argument(help="Recipes to train, as emi-ray train takes them.")],
     workspace: WorkspaceOption,
-    corpus: Annotated[CorpusKind, typer.Option(help="What SOURCE is.")],
+    corpus: Annotated[CorpusKind, typer.Option(help="What the source is.")],
     source: Annotated[str, typer.Option(help="Folder, table or URI of the corpus.")],
     seed: Annotated[int, typer.Option(help="Seed of weights, dropout and order.")] = 42,
     workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,

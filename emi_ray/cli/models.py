@@ -6,21 +6,23 @@ from typing import Annotated, Literal
 import typer
 
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
-from emi_ray.cli.show import progress_bar, show_scores
+from emi_ray.cli.show import progress_bar, show_scores, training_progress
 from emi_ray.errors import UserError
-from emi_ray.schema import EMOTIONS, labels_of, snake
+from emi_ray.schema import SPLITS, labels_of
 from emi_ray.workspace import Workspace
 
-RECIPE_SECTIONS = ("training", "encoders", "fusion", "objective", "stages", "split")
+RECIPE_SECTIONS = ("training", "encoders", "fusion", "objective")
 RunArgument = Annotated[str, typer.Argument(help="RECIPE/SEED, as under runs/ of the workspace: f2/42.")]
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe (emi-ray recipes) or path of a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")],
     workspace: WorkspaceOption,
     overrides: Overrides = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, dropout and order; else training.seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, dropout and order; else training.seed.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
     force: Annotated[bool, typer.Option(help="Train again what is already trained.")] = False,
     address: AddressOption = None,
@@ -35,13 +37,16 @@ def train(
 
     target = Workspace(workspace)
     config = target.config()
-    sections = ("training", "encoders", "fusion", "objective")
-    loaded = load_recipe(recipe, overrides or [], {name: getattr(config, name) for name in sections})
-    chosen = loaded.training.seed if seed is None else seed
-    with ray_session(address), progress_bar(f"Training {loaded.name}") as advance:
-        metrics = ray_worker.train(target, loaded, config, chosen, workers, advance, force=force)
-    show_scores(metrics, _headings(target))
-    console.print(f"Wrote {target.path(f'runs/{loaded.name}/{chosen}')}.")
+    defaults = {name: getattr(config, name) for name in RECIPE_SECTIONS}
+    loaded = load_recipe(recipe, overrides or [], defaults)
+    with ray_session(address), training_progress(loaded) as advance:
+        metrics = ray_worker.train(target, loaded, config, seed, workers, advance, force)
+    show_scores(metrics, labels_of(target.clips().schema))
+    folder = target.path(f"runs/{loaded.name}/{metrics['seed']}")
+    if metrics["already_finished"]:
+        console.print(f"{folder} was finished before with the same settings; --force trains it again.")
+    else:
+        console.print(f"Wrote {folder}.")
 
 
 @app.command()
@@ -53,9 +58,10 @@ def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
     from emi_ray.evaluation import evaluate_run
 
     target = Workspace(workspace)
-    for split, scores in evaluate_run(target, run).items():
-        console.print(f"{run} on {split}: mean Pearson r {scores[f'{split}_pearson']:.4f}")
-    console.print(f"Wrote {target.path(f'runs/{run}/evaluation.json')}.")
+    result = evaluate_run(target, run)
+    for split in (split for split in SPLITS if split in result):
+        score, num_clips = result[split][f"{split}_pearson"], result[split][f"num_{split}"]
+        console.print(f"{run} on {split}: mean Pearson r {score:.4f} over {num_clips} clips")
 
 
 @app.command()
@@ -65,19 +71,24 @@ def predict(
     to: Annotated[Path, typer.Option(help="CSV file to write.")],
     clips: Annotated[
         list[str] | None,
-        typer.Option(help="Clips, folders of clips or tables; more may follow. None: the workspace's test split."),
+        typer.Option(help="Clips, folders or one table; more may follow. None: the workspace's test split."),
     ] = None,
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     form: Annotated[
-        Literal["table", "submission"], typer.Option(help="submission: the challenge's header, values in [0, 1].")
+        Literal["table", "submission"], typer.Option(help="submission: as the challenge wants it.")
     ] = "table",
-    unpadded_ids: Annotated[bool, typer.Option(help="Submission: 12660 ids without leading zeros.")] = False,
+    id_width: Annotated[
+        int | None, typer.Option(help="Submission: pad ids with zeros to this width.")
+    ] = None,
     address: AddressOption = None,
 ) -> None:
     """Predict clips that the model has never seen.
 
     Example: emi-ray predict -w work f2/42 --clips new/*.mp4 --to intensities.csv
     """
+    from pyarrow.csv import write_csv
+
+    from emi_ray.evaluation import write_submission
     from emi_ray.prediction import predict_clips, predict_split
     from emi_ray.runtime import ray_session
 
@@ -90,8 +101,12 @@ def predict(
             predictions = predict_clips(target, run, sources, advance)
     else:
         predictions = predict_split(target, run, "test")
-    _write(predictions, to, form, unpadded_ids)
-    console.print(f"Wrote {len(predictions)} rows to {to}.")
+    if form == "submission":
+        write_submission(predictions, to, labels_of(target.clips().schema), id_width)
+    else:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(predictions, to)
+    console.print(f"Wrote {predictions.num_rows} rows to {to}.")
 
 
 @app.command()
@@ -105,7 +120,3 @@ def report(workspace: WorkspaceOption) -> None:
     target = Workspace(workspace)
     build_report(target)
     console.print(f"Report: {target.path('report/index.html')}")
-
-
-def _headings(workspace: Workspace) -> list[tuple[str, str]]:
-    return [(label.name, snake(label.name)) for label in labels_of(workspace.clips().schema)]

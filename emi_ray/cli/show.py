@@ -1,25 +1,33 @@
 """Tables and progress bars."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from emi_ray.cli.app import console
 from emi_ray.corpus.manifest import Corpus
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.schema import MODALITIES
+from emi_ray.recipe import Recipe
+from emi_ray.schema import MODALITIES, Label, snake
 from emi_ray.workspace import Workspace
 
 STYLES = {"error": "red", "warning": "yellow", "info": "default"}
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar; call what it gives with (done, total)."""
+def progress_bar(title: str) -> Iterator[Callable[..., None]]:
+    """A bar; call what it gives with (done, total) and, if it changes, the title."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -30,13 +38,30 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int, description: str = title) -> None:
+            progress.update(task, completed=done, total=total, description=description)
+
+        yield advance
+
+
+@contextmanager
+def training_progress(recipe: Recipe) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A bar over the epochs of the current stage; call what it gives with a row of ``history.csv``."""
+    with progress_bar(f"Training {recipe.name}") as advance:
+
+        def on_epoch_end(scores: Mapping[str, Any]) -> None:
+            stage = recipe.encoders.get(scores["stage"], recipe.fusion)
+            title = f"{recipe.name}: {scores['stage']}, val r {scores['val_pearson']:.3f}"
+            advance(int(scores["epoch"]), recipe.training_of(stage).epochs if stage else 0, title)
+
+        yield on_epoch_end
 
 
 def show_corpus(corpus: Corpus) -> None:
     """What was found in a corpus, the worst last."""
     for finding in sorted(corpus.findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
-        console.print(finding.message, style=STYLES[finding.severity], markup=False, soft_wrap=True)
+        console.print(str(finding), style=STYLES[finding.severity], markup=False, soft_wrap=True)
 
 
 def show_extraction(summary: ExtractionSummary, workspace: Workspace) -> None:
@@ -49,7 +74,8 @@ def show_extraction(summary: ExtractionSummary, workspace: Workspace) -> None:
         table.add_column(heading, justify="right")
     for name, stage in summary.stages.items():
         factor = f"{summary.real_time_factor(name):.3f}"
-        table.add_row(name, *map(str, (stage.ok, stage.missing, stage.failed)), f"{stage.seconds:.1f}", factor)
+        counts = map(str, (stage.ok, stage.missing, stage.failed))
+        table.add_row(name, *counts, f"{stage.seconds:.1f}", factor)
     console.print(table)
     console.print(
         f"{summary.clips} clips in {summary.seconds:.1f} s ({summary.clips_per_s:.1f} clips/s); "
@@ -62,19 +88,15 @@ def show_extraction(summary: ExtractionSummary, workspace: Workspace) -> None:
         console.print(f"Try those again with: emi-ray extract -w {workspace.root} --retry-failed")
 
 
-def show_scores(metrics: Mapping[str, Any], labels: list[tuple[str, str]]) -> None:
-    """One row a unimodal encoder, the last row the whole model; columns are Pearson r.
-
-    Args:
-        labels: (heading, key suffix) of each label.
-    """
+def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
+    """One row a unimodal encoder, the last row the whole model; columns are Pearson r."""
     table = Table("model", title=f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}")
-    for heading in ("mean", *(heading for heading, _ in labels)):
+    for heading in ("mean", *(label.name for label in labels)):
         table.add_column(heading, justify="right")
     stages = metrics.get("stages", {})
     rows = [(modality, stages[modality]) for modality in MODALITIES if modality in stages]
     for name, scores in [*rows, (metrics["recipe"], metrics)]:
-        keys = ["val_pearson", *(f"val_pearson_{suffix}" for _, suffix in labels)]
+        keys = ["val_pearson", *(f"val_pearson_{snake(label.name)}" for label in labels)]
         table.add_row(name, *(_decimal(scores.get(key)) for key in keys))
     console.print(table)
 

@@ -1,63 +1,112 @@
-"""What can be wrong with a corpus. Each check looks at whole columns and says what it found."""
+"""What can be wrong with ids, splits and media. Each check looks at whole columns and says what it found."""
 
-import math
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.config import CorpusSettings
-from emi_ray.corpus.columns import numbers
 from emi_ray.corpus.files import exist
-from emi_ray.corpus.listing import Finding, Listing, about, ids_where
+from emi_ray.corpus.listing import Finding, Listing, Severity, about, ids_where
 from emi_ray.errors import choices
-from emi_ray.schema import EMOTIONS, MEDIA_COLUMNS, SPLITS, Label, snake
+from emi_ray.schema import MEDIA_COLUMNS, SPLITS
 
-PATH_COLUMNS = tuple(name for name in MEDIA_COLUMNS if name != "transcript")
+_CONSEQUENCES = {
+    "train": "nothing can be trained, only extracted and predicted",
+    "val": "training has nothing to stop by, and there is no score",
+    "test": "no submission can be made",
+}
 
 
 def check_ids(listing: Listing) -> Iterator[Finding]:
-    """Every clip has an id, and no other has the same."""
+    """Every clip has an id, and stands in one row."""
     clips, where = listing.clips, listing.where
     if unnamed := clips["clip_id"].null_count:
-        yield Finding("error", f"{where}: clip_id is empty in {unnamed:,} rows. Name each clip, or remove them.")
-    counts = clips.group_by("clip_id").aggregate([([], "count_all"), ("split", "count_distinct")])
-    repeated = counts.filter(pc.greater(counts["count_all"], 1)).filter(pc.field("clip_id").is_valid())
-    if not repeated.num_rows:
+        yield Finding(
+            "error", f"{where}: clip_id is empty in {unnamed:,} rows. Name these clips or remove them."
+        )
+    times = clips.group_by("clip_id", use_threads=False).aggregate(
+        [([], "count_all"), ("split", "count_distinct")]
+    )
+    times = times.filter(pc.and_(pc.greater(times["count_all"], 1), pc.is_valid(times["clip_id"])))
+    if not times.num_rows:
         return
-    crossing = repeated.filter(pc.greater(repeated["split_count_distinct"], 1))["clip_id"]
-    rows = clips.filter(pc.is_in(clips["clip_id"], repeated["clip_id"].combine_chunks()))
-    variants = rows.group_by(rows.column_names).aggregate([]).group_by("clip_id").aggregate([([], "count_all")])
-    differing = variants.filter(pc.greater(variants["count_all"], 1))["clip_id"]
-    conflicting = differing.filter(pc.invert(pc.is_in(differing, crossing.combine_chunks())))
-    identical = variants.filter(pc.equal(variants["count_all"], 1))["clip_id"]
-    yield from about(
-        "error", f"{where}: clip_id stands in two splits. Keep each clip in one, or scores are worthless", crossing
+    crossing = times.filter(pc.greater(times["split_count_distinct"], 1))["clip_id"]
+    rows = clips.filter(pc.is_in(clips["clip_id"], times["clip_id"].combine_chunks()))
+    variants = (
+        rows.group_by(rows.column_names, use_threads=False)
+        .aggregate([])
+        .group_by("clip_id", use_threads=False)
+        .aggregate([([], "count_all")])
     )
-    yield from about(
-        "error", f"{where}: clip_id stands in several rows that differ. Keep the right one of each", conflicting
-    )
-    yield from about(
-        "error", f"{where}: clip_id stands in several identical rows. Keep one of each", identical
-    )
-    
+    several = pc.greater(variants["count_all"], 1)
+    identical = variants.filter(pc.invert(several))["clip_id"]
+    differing = variants.filter(several)["clip_id"]
+    differing = differing.filter(pc.invert(pc.is_in(differing, crossing.combine_chunks())))
+    for problem, ids in {
+        "in more than one split. Keep each clip in one split": crossing,
+        "in several rows that contradict each other. Keep the right row of each": differing,
+        "in several identical rows. Keep one row of each": identical,
+    }.items():
+        yield from about(
+            "error", f"{where}: duplicate clip_id: the same id stands {problem}", ids.to_pylist()
+        )
+
 
 def check_splits(listing: Listing) -> Iterator[Finding]:
-    """Splits are called train, val and test, and none of them is empty."""
+    """Splits are called train, val and test; empty ones are named with what that costs."""
     clips, where = listing.clips, listing.where
-    ids_by_split = {row: None for row in clips["split"].unique().to_pylist()}
-    for split in ids_by_split:
+    present = clips["split"].unique().to_pylist()
+    for split in present:
         if split not in SPLITS:
-            chosen = ids_where(clips, pc.is_null(clips["split"]) if split is None else pc.equal(clips["split"], split))
-            message = f"{where}: split = '{split or ''}': {choices(split or '', SPLITS)}"
-            yield from about("error", message, chosen)
-    consequences = {
-        "train": "nothing can be trained, only extracted and predicted",
-        "val": "training has nothing to stop by, and there is no score",
-    }
-    for split, consequence in consequences.items():
-        if split not in ids_by_split:
-            severity = "warning" if listing.labels else "info"
-            yield Finding(severity, f"{where}: the {split} split is empty: {consequence}.")
-    if "test" not in ids_by_split:
-        yield Finding("info", f"{where}: the test split is empty.")
+            chosen = pc.is_null(clips["split"]) if split is None else pc.equal(clips["split"], split)
+            message = (
+                f"{where}: split = '{split or ''}' is none of the splits: {choices(split or '', SPLITS)}"
+            )
+            yield from about("error", message.rstrip("."), ids_where(clips, chosen))
+    for split in SPLITS:
+        if split not in present:
+            severity: Severity = "warning" if listing.labels and split != "test" else "info"
+            yield Finding(severity, f"{where}: the {split} split is empty: {_CONSEQUENCES[split]}.")
+
+
+def check_media(listing: Listing) -> Iterator[Finding]:
+    """There are media, and where the table says."""
+    clips, where = listing.clips, listing.where
+    columns = [name for name in MEDIA_COLUMNS if name in clips.column_names]
+    has_none = pa.chunked_array([pa.repeat(True, clips.num_rows)])
+    for name in columns:
+        has_none = pc.and_(has_none, pc.is_null(clips[name]))
+    if pc.all(has_none).as_py():
+        yield Finding(
+            "error", f"{where}: no clip has any media. Give at least one of {', '.join(MEDIA_COLUMNS)}."
+        )
+        return
+    if not listing.verified:
+        yield from _check_files(listing, [name for name in columns if name != "transcript"])
+    message = f"{where}: clips without any media, of which nothing can be extracted"
+    yield from about("warning", message, ids_where(clips, has_none))
+
+
+def _check_files(listing: Listing, columns: list[str]) -> Iterator[Finding]:
+    clips, where = listing.clips, listing.where
+    found = {name: exist(clips[name]) for name in columns}
+    num_usable = sum(map(_count, found.values()))
+    unknown = {name: pc.and_(pc.is_valid(clips[name]), pc.is_null(there)) for name, there in found.items()}
+    has_text = "transcript" in clips.column_names and clips["transcript"].null_count < clips.num_rows
+    if not (num_usable or has_text or any(_count(mask) for mask in unknown.values())):
+        example = next(path for name in columns for path in clips[name].drop_null().to_pylist())
+        yield Finding(
+            "error",
+            f"{where}: not one of the media files is there ({example}, for one). "
+            "Relative paths start at the table's folder: move the table, or correct the paths.",
+        )
+        return
+    for name in columns:
+        message = f"{where}: {name}: the file is missing. Such clips will be quarantined"
+        yield from about("warning", message, ids_where(clips, pc.invert(found[name])))
+        message = f"{where}: {name}: cannot be listed from here, so not checked"
+        yield from about("info", message, ids_where(clips, unknown[name]))
+
+
+def _count(mask: pa.ChunkedArray) -> int:
+    return int(pc.sum(mask).as_py() or 0)

@@ -52,7 +52,9 @@ def join_all(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
         return pa.chunked_array([pa.array(joined, pa.string())])
     ready = pc.or_(pc.starts_with(paths, "/"), pc.match_substring(paths, "://"))
     paths = pc.if_else(ready, paths, pc.binary_join_element_wise(folder.rstrip("/"), paths, "/"))
-    dotted = pc.and_(pc.match_substring_regex(paths, r"/\.{0,2}/"), pc.invert(pc.match_substring(paths, "://")))
+    dotted = pc.and_(
+        pc.match_substring_regex(paths, r"/\.{0,2}/"), pc.invert(pc.match_substring(paths, "://"))
+    )
     if not pc.any(dotted).as_py():
         return paths
     normal = [posixpath.normpath(path) for path in paths.filter(dotted).to_pylist()]
@@ -136,12 +138,15 @@ def _split(paths: pa.ChunkedArray) -> pa.Table:
 
 
 def read_texts(paths: Sequence[str], num_threads: int = 16) -> list[str]:
-    """The text files' contents without surrounding white space; bytes that are not UTF-8 are replaced."""
+    """The text files' contents without surrounding white space; bytes that are not UTF-8 are replaced.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
 
     def read(path: str) -> str:
-        filesystem, inner = open_place(path)
-        with filesystem.open_input_stream(inner) as stream:
-            return str(stream.read().decode("utf-8-sig", errors="replace").strip())
+        data = read_buffer(path).to_pybytes()
+        return data.decode("utf-8-sig", errors="replace").strip()
 
     with ThreadPoolExecutor(num_threads) as threads:
         return list(threads.map(read, paths))

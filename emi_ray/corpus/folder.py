@@ -11,8 +11,10 @@ from emi_ray.corpus.files import absolute, is_uri, join, kind_of, walk
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.errors import UserError
 
-VIDEO_SUFFIXES = frozenset("3gp avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split())
-AUDIO_SUFFIXES = frozenset("aac aif aiff flac m4a mp3 oga ogg opus wav wma".split())
+VIDEO_SUFFIXES = frozenset(
+    ["3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"]
+)
+AUDIO_SUFFIXES = frozenset(["aac", "aif", "aiff", "flac", "m4a", "mp3", "oga", "ogg", "opus", "wav", "wma"])
 
 
 def read_media(paths: Sequence[str]) -> Listing:
@@ -38,8 +40,12 @@ def read_media(paths: Sequence[str]) -> Listing:
         {
             "clip_id": _clip_ids(files),
             "split": pa.repeat("test", len(files)),
-            "video": pa.array([file if _suffix(file) in VIDEO_SUFFIXES else None for file in files], pa.string()),
-            "audio": pa.array([file if _suffix(file) in AUDIO_SUFFIXES else None for file in files], pa.string()),
+            "video": pa.array(
+                [file if _suffix(file) in VIDEO_SUFFIXES else None for file in files], pa.string()
+            ),
+            "audio": pa.array(
+                [file if _suffix(file) in AUDIO_SUFFIXES else None for file in files], pa.string()
+            ),
         }
     )
     return Listing(clips, (), ", ".join(paths), verified=True, findings=tuple(findings))

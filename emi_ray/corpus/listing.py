@@ -7,6 +7,18 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emi_ray.schema import Modality
+
+MEDIA_OF: dict[Modality, tuple[str, ...]] = {
+    "text": ("transcript",),
+    "audio": ("audio", "video"),
+    "vision": ("video", "faces_dir"),
+    "motion": ("video", "faces_dir", "openface_csv"),
+}
+"""Any of these media gives a clip the modality."""
+
+Severity = Literal["error", "warning", "info"]
+
 NUM_EXAMPLES = 5
 
 
@@ -17,7 +29,7 @@ class Finding:
     ``num_clips`` is how many clips it concerns (0: the corpus as a whole), ``examples`` the first few ids.
     """
 
-    severity: Literal["error", "warning", "info"]
+    severity: Severity
     message: str
     num_clips: int = 0
     examples: tuple[str, ...] = ()
@@ -36,7 +48,7 @@ class Listing:
     """A corpus as an adaptor read it: nothing checked yet.
 
     Args:
-        clips: ``clip_id``, ``split`` and any of the media columns as strings; label columns as numbers or text.
+        clips: ``clip_id``, ``split`` and any of the media columns as text; labels as numbers or text.
         labels: names of the label columns.
         where: the file or folder that messages name.
         verified: the media paths come from listings of folders, so that each of them exists.
@@ -50,17 +62,14 @@ class Listing:
     findings: tuple[Finding, ...] = ()
 
 
-def about(
-    severity: Literal["error", "warning", "info"], message: str, clip_ids: Sequence[object] | pa.ChunkedArray
-) -> list[Finding]:
+def about(severity: Severity, message: str, clip_ids: Sequence[str]) -> list[Finding]:
     """One finding about ``clip_ids``, or none where there are none."""
-    if not len(clip_ids):
+    if not clip_ids:
         return []
-    examples = (str(clip_id) for clip_id in clip_ids[:NUM_EXAMPLES])
-    return [Finding(severity, message, len(clip_ids), tuple(examples))]
+    return [Finding(severity, message, len(clip_ids), tuple(clip_ids[:NUM_EXAMPLES]))]
 
 
 def ids_where(clips: pa.Table, chosen: pa.ChunkedArray) -> list[str]:
     """Ids of the rows where ``chosen`` is true, each once, in order."""
-    ids = clips["clip_id"].filter(pc.fill_null(chosen, False))
-    return [str(clip_id) for clip_id in ids.unique().to_pylist()]
+    ids = pc.fill_null(clips["clip_id"].filter(pc.fill_null(chosen, False)), "(no id)")
+    return list(ids.unique().to_pylist())

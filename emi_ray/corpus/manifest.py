@@ -1,17 +1,20 @@
 """Which clips there are: read by the adaptor of the corpus's kind, checked, and put into one schema."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from emi_ray.config import CorpusSettings
-from emi_ray.corpus.checks import check_ids, check_labels, check_media, check_splits
+from emi_ray.corpus.checks import check_ids, check_media, check_splits
+from emi_ray.corpus.labels import CheckedLabels, check_labels
 from emi_ray.corpus.listing import Finding, Listing
+from emi_ray.corpus.statistics import split_statistics
 from emi_ray.corpus.table import read_demo_corpus, read_table_corpus
 from emi_ray.corpus.vidmimic2 import read_vidmimic2
 from emi_ray.errors import UserError, choices
-from emi_ray.schema import MEDIA_COLUMNS, Label, clips_schema, labels_of
+from emi_ray.schema import RESERVED_COLUMNS, SPLITS, Label, clips_schema, labels_of
 
 ADAPTORS: dict[str, Callable[[str, CorpusSettings], Listing]] = {
     "vidmimic2": read_vidmimic2,
@@ -59,29 +62,46 @@ def validate_corpus(listing: Listing, settings: CorpusSettings) -> Corpus:
     """
     if not listing.clips.num_rows:
         raise UserError(f"{listing.where}: no clip in it.")
-    labels, values, label_findings = check_labels(listing, settings)
-    findings = (
+    checked = check_labels(listing, settings)
+    findings = [
+        *listing.findings,
         *check_ids(listing),
         *check_splits(listing),
-        *label_findings,
         *check_media(listing),
-        *listing.findings,
-    )
+        *checked.findings,
+    ]
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:
         raise UserError("\n".join(errors))
-    return Corpus(_conform(listing.clips, labels, values), findings)
+    clips = _conform(listing.clips, checked)
+    findings.extend(_contents(clips))
+    findings.sort(key=lambda finding: finding.severity, reverse=True)
+    return Corpus(clips, tuple(findings))
 
 
-def _conform(clips: pa.Table, labels: tuple[Label, ...], values: pa.Table) -> pa.Table:
-    """The clips in their schema: absent media columns are null, blank media too."""
-    schema = clips_schema(labels)
+def _contents(clips: pa.Table) -> Iterator[Finding]:
+    """What there is: the labels, and for each split how many clips have which modality."""
+    labels = labels_of(clips.schema)
+    if labels:
+        ranges = ", ".join(f"{label.name} [{label.low:g}, {label.high:g}]" for label in labels)
+        yield Finding("info", f"labels: {ranges}.")
+    for split in SPLITS:
+        part = split_statistics(clips.filter(pc.equal(clips["split"], split)), labels)
+        if part.num_clips:
+            having = (
+                f"{name} {count:,} ({count / part.num_clips:.1%})" for name, count in part.modalities.items()
+            )
+            sizes = f"{part.num_clips:,} clips, {part.num_labelled:,} labelled"
+            yield Finding("info", f"{split}: {sizes}; {', '.join(having)}.")
+
+
+def _conform(clips: pa.Table, checked: CheckedLabels) -> pa.Table:
     columns = [
         clips[name] if name in clips.column_names else pa.nulls(clips.num_rows, pa.string())
-        for name in ("clip_id", "split", *MEDIA_COLUMNS)
+        for name in RESERVED_COLUMNS
     ]
-    table = pa.Table.from_arrays([*columns, *values.columns], schema=schema)
-    return table.combine_chunks()
+    schema = clips_schema(checked.labels)
+    return pa.Table.from_arrays([*columns, *checked.values.columns], schema=schema).combine_chunks()
 
 
 __all__ = ["ADAPTORS", "Corpus", "Finding", "Listing", "read_corpus", "validate_corpus"]

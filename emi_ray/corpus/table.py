@@ -60,7 +60,7 @@ def _read_table(path: str, settings: CorpusSettings) -> Listing:
             columns[name] = join_all(folder, text_column(table, name, path))
     clips = pa.table(columns)
     if "transcript" in table.column_names:
-        transcripts, remarks = _transcripts(clips, text_column(table, "transcript", path), folder)
+        transcripts, remarks = _transcripts(clips, text_column(table, "transcript", path), path)
         clips = clips.append_column("transcript", transcripts)
         findings += remarks
     for label in labels:
@@ -93,9 +93,7 @@ def _sort_columns(table: pa.Table, settings: CorpusSettings, path: str) -> tuple
         if name in RESERVED_COLUMNS:
             continue
         is_index = not name or name.startswith(("Unnamed: ", "__index_level_"))
-        if not is_index and (
-            name in settings.label_ranges or name in EMOTIONS or holds_numbers(table[name])
-        ):
+        if not is_index and (name in settings.label_ranges or name in EMOTIONS or holds_numbers(table[name])):
             labels.append(name)
             continue
         near = difflib.get_close_matches(name.lower(), RESERVED_COLUMNS, n=1)
@@ -119,18 +117,18 @@ def _splits(table: pa.Table, labels: Sequence[str], path: str) -> pa.ChunkedArra
 
 
 def _transcripts(
-    clips: pa.Table, values: pa.ChunkedArray, folder: str
+    clips: pa.Table, values: pa.ChunkedArray, path: str
 ) -> tuple[pa.ChunkedArray, list[Finding]]:
     """What is said: values that name a ``.txt`` file are replaced by what the file holds."""
     named = pc.match_substring_regex(values, r"(?i)^[^\n]*\.txt$")
     if not pc.any(named).as_py():
         return values, []
-    places = join_all(folder, pc.if_else(named, values, pa.scalar(None, pa.string())))
+    places = join_all(_folder_of(path), pc.if_else(named, values, pa.scalar(None, pa.string())))
     there = pc.fill_null(exist(places), False)
     spaced = pc.match_substring(values, " ")
     absent = pc.and_(pc.fill_null(named, False), pc.invert(pc.or_(there, pc.fill_null(spaced, False))))
     texts = pa.array([text or None for text in read_texts(places.filter(there).to_pylist())], pa.string())
     values = pc.if_else(absent, pa.scalar(None, pa.string()), values)
     values = pc.replace_with_mask(values.combine_chunks(), there.combine_chunks(), texts)
-    message = "transcript: the .txt file is not there; the clip counts as one without a transcript"
+    message = f"{path}: transcript: the .txt file is not there; such clips count as without transcript"
     return pa.chunked_array([values]), about("warning", message, ids_where(clips, absent))

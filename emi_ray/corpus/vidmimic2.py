@@ -6,7 +6,7 @@
     raw/<id>.mp4  audio/<id>.mp3  face_images/<id>/<n>.jpg  text/<id>.txt  openface/<id>.csv
 
 Ids are 5-digit strings. Files that spell them as ints or floats (``123``, ``123.0``) are understood: inside
-``emi_ray`` a clip's id is always padded, and :func:`test_spelling` gives back how the test list spells it.
+``emi_ray`` a clip's id is always padded, and :func:`spelled_test_ids` gives back how the test list spells it.
 Without a test list the test clips are those with media that stand in neither split.
 """
 
@@ -63,7 +63,7 @@ def read_vidmimic2(source: str, settings: CorpusSettings) -> Listing:
         clips = clips.append_column(column, pa.array([found.get(clip_id) for clip_id in ids], pa.string()))
     clips = _read_transcripts(clips)
     findings += _incomplete(clips) + _strange_ids(clips)
-    return Listing(clips, EMOTIONS, source, verified=True, findings=tuple(findings))
+    return Listing(clips, EMOTIONS, f"{source}/*_split.csv", verified=True, findings=tuple(findings))
 
 
 def padded(clip_id: str) -> str:
@@ -72,7 +72,7 @@ def padded(clip_id: str) -> str:
     return match[1].zfill(5) if match else clip_id.strip()
 
 
-def test_spelling(source: str) -> dict[str, str]:
+def spelled_test_ids(source: str) -> dict[str, str]:
     """Clip id → how the test list spells it, in the order of the list; empty where there is no list.
 
     A submission that must spell ids as the organisers do looks them up here.
@@ -115,7 +115,7 @@ def _read_split(source: str, names: tuple[str, ...]) -> tuple[pa.Table, list[Fin
     for name in (_ID_COLUMN, *EMOTIONS):
         if name not in table.column_names:
             raise UserError(f"{path}: no column '{name}': {choices(name, table.column_names)}")
-    ids = pa.array([padded(clip_id) for clip_id in table[_ID_COLUMN].to_pylist()], pa.string())
+    ids = pa.array([padded(clip_id) or None for clip_id in table[_ID_COLUMN].to_pylist()], pa.string())
     unknown = [name for name in table.column_names if name not in (_ID_COLUMN, *EMOTIONS)]
     remarks = [Finding("warning", f"{path}: unknown column '{name}' ignored.") for name in unknown]
     return table.select(EMOTIONS).add_column(0, "clip_id", ids), remarks
@@ -124,7 +124,7 @@ def _read_split(source: str, names: tuple[str, ...]) -> tuple[pa.Table, list[Fin
 def _test_clips(
     source: str, splits: Mapping[str, pa.Table], media: Mapping[str, Mapping[str, str]]
 ) -> tuple[pa.Table, list[Finding]]:
-    listed = list(test_spelling(source))
+    listed = list(spelled_test_ids(source))
     labelled = {clip_id for part in splits.values() for clip_id in part["clip_id"].to_pylist()}
     unlisted = sorted({clip_id for found in media.values() for clip_id in found} - labelled - set(listed))
     if listed:
@@ -156,5 +156,5 @@ def _incomplete(clips: pa.Table) -> list[Finding]:
 
 
 def _strange_ids(clips: pa.Table) -> list[Finding]:
-    strange = [clip_id for clip_id in clips["clip_id"].to_pylist() if not clip_id.isdigit()]
+    strange = [clip_id for clip_id in clips["clip_id"].drop_null().to_pylist() if not clip_id.isdigit()]
     return about("warning", f"{_ID_COLUMN} is no number; kept as it stands", strange)

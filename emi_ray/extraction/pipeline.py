@@ -9,7 +9,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.errors import UserError
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.extraction.pools import Pool, plan_pools
 from emi_ray.extraction.stages import ALWAYS, Decode, Extract
 from emi_ray.extraction.summary import ExtractionSummary
@@ -22,6 +22,9 @@ from emi_ray.workspace import Workspace
 
 ORDER: tuple[Modality, ...] = ("vision", "motion", "audio", "text")
 """Heaviest inputs first, so that they are dropped early."""
+
+MAX_RETRIES = 2
+"""Of a batch whose worker dies, before its clips are tried one by one. Ray Data's default is for ever."""
 
 Progress = Callable[[int, int], None]
 """Called with (clips done, clips in all)."""
@@ -59,7 +62,7 @@ def extract(
 def specify_all(
     config: WorkspaceConfig, modalities: Sequence[Modality] | None
 ) -> dict[Modality, ExtractorSpec]:
-    """The configured extractor of each modality (by default of all that are configured), in pipeline order."""
+    """The configured extractor of each modality, by default of all of them, in pipeline order."""
     wanted = modalities or list(config.extractors)
     for modality in wanted:
         if modality not in config.extractors:
@@ -77,7 +80,7 @@ def build_pipeline(
     pools: Mapping[str, Pool],
     work: pa.Table,
 ) -> Dataset:
-    """The lazy Ray Data pipeline. Each row of its output is ``clip_id`` and ``outcomes``; features stay behind."""
+    """The lazy Ray Data pipeline. Its output is ``clip_id`` and ``outcomes``: features stay behind."""
     needs = {modality: spec.kind.NEEDS for modality, spec in specs.items()}
     dataset: Dataset = ray.data.from_arrow(_blocks(work, pools["decode"], config.extraction.rows_per_block))
     dataset = dataset.map_batches(
@@ -109,7 +112,9 @@ def _run(
     settled: dict[Modality, set[str]] = {modality: set() for modality in specs}
     total = summary.clips + work.num_rows
     _configure_ray_data()
-    for clip_id, outcomes in _outcomes(build_pipeline(workspace, config, specs, pools, work)):
+    dataset = build_pipeline(workspace, config, specs, pools, work)
+    for clip_id, outcomes in _outcomes(dataset):
+        _stop_if_broken(outcomes)
         summary.add(outcomes)
         for modality in settled:
             settled[modality].add(clip_id)
@@ -121,6 +126,15 @@ def _outcomes(dataset: Dataset) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         assert isinstance(batch, pa.Table)
         yield from zip(batch["clip_id"].to_pylist(), batch["outcomes"].to_pylist(), strict=True)
+
+
+def _stop_if_broken(outcomes: list[dict[str, Any]]) -> None:
+    for outcome in outcomes:
+        if outcome["status"] == "broken":
+            raise EmiRayError(
+                f"The {outcome['stage']} stage cannot work: {outcome['reason']} "
+                f"What is done is kept; mend the cause and run the same command again."
+            )
 
 
 def _quarantine(
@@ -160,8 +174,7 @@ def _on(pool: Pool) -> dict[str, Any]:
         "compute": ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,
-        "max_restarts": 4,
-        "max_task_retries": 2,
+        "max_task_retries": MAX_RETRIES,
     }
 
 

@@ -22,8 +22,8 @@ class Pool:
     threads: int
 
 
-BATCH_SIZE = {"decode": 8, "vision": 8, "motion": 8, "audio": 8, "text": 64}
-"""Clips a batch. Text is tiny: larger batches make larger, fewer files."""
+BATCH_SIZE = {"decode": 8, "vision": 8, "motion": 8, "audio": 8, "text": 32}
+"""Clips a batch, and so a file. Text is tiny: larger batches make fewer files."""
 
 
 def plan_pools(

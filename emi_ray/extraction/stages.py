@@ -6,17 +6,19 @@ A row on its way holds ``clip_id``, the ``todo_<modality>`` columns, the inputs 
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from emi_ray.config import MediaSettings
+from emi_ray.errors import ClipError, EmiRayError
 from emi_ray.extraction.work import store_of, todo_column
-from emi_ray.extractors import ExtractorSpec, Features
-from emi_ray.errors import ClipError
+from emi_ray.extractors import Extractor, ExtractorSpec, Features
 from emi_ray.feature_store import ClipFeatures, Failure, write_failures
 from emi_ray.media.clip import DecodedClip, unpack_clip
 from emi_ray.media.isolation import DecodeProcess
@@ -33,7 +35,11 @@ OUTCOME = pa.struct(
         pa.field("media_s", pa.float32()),
     ]
 )
-"""``status``: ok, missing (the clip lacks the input) or failed; ``seconds``: time that the stage spent on it."""
+"""What one stage made of one clip.
+
+``status`` is ok, missing (the clip lacks the input), failed (it is quarantined), or broken (the stage itself
+cannot work, for a full disk or a model that does not load; the run ends). ``seconds``: spent by the stage.
+"""
 
 ALWAYS = ("clip_id", "missing", "failed", "notes")
 """Columns that every extractor reads beside its own needs."""
@@ -53,22 +59,49 @@ DECODED_SCHEMA = pa.schema(
 )
 
 
-class Decode:
+class _Stage(ABC):
+    """An actor of the pipeline.
+
+    What goes wrong with the stage itself, not with a clip, becomes an outcome of every clip in the batch: an
+    exception would make Ray Data drop the batch in silence.
+    """
+
+    name: str
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if _is_broken(batch):
+            return batch.select(["clip_id", "outcomes"])
+        try:
+            return self._process(batch)
+        except Exception as error:  # noqa: BLE001 - becomes the error that ends the run
+            reason = str(error) if isinstance(error, EmiRayError) else f"{type(error).__name__}: {error}"
+            broken = [_outcome(self.name, "broken", reason, 0.0, 0.0)]
+            outcomes = pa.array([broken] * batch.num_rows, pa.list_(OUTCOME))
+            return pa.table({"clip_id": batch["clip_id"], "outcomes": outcomes})
+
+    @abstractmethod
+    def _process(self, batch: pa.Table) -> pa.Table:
+        """The stage's work on one batch."""
+
+
+class Decode(_Stage):
     """Opens and decodes each clip once, in a child process that a bad file may crash or hang."""
+
+    name = "decode"
 
     def __init__(
         self, media: MediaSettings, needs: dict[Modality, frozenset[Need]], time_limit_s: float
     ) -> None:
         self._needs = needs
-        self._process = DecodeProcess(media, time_limit_s)
+        self._decoder = DecodeProcess(media, time_limit_s)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def _process(self, batch: pa.Table) -> pa.Table:
         decoded, outcomes = [], []
         for row in batch.to_pylist():
             started = time.perf_counter()
             needs = [self._needs[m] for m in self._needs if row[todo_column(m)] is not None]
             source = ClipSource(row["clip_id"], **{name: row[name] for name in MEDIA_COLUMNS})
-            decoded.append(self._process.decode(source, frozenset[Need]().union(*needs)))
+            decoded.append(self._decoder.decode(source, frozenset[Need]().union(*needs)))
             seconds = time.perf_counter() - started
             outcomes.append([_outcome("decode", "ok", None, seconds, decoded[-1]["media_s"])])
         table = pa.Table.from_pylist(decoded, schema=DECODED_SCHEMA)
@@ -77,31 +110,32 @@ class Decode:
         return table.append_column("outcomes", pa.array(outcomes, pa.list_(OUTCOME)))
 
 
-class Extract:
+class Extract(_Stage):
     """Runs one extractor and writes its features; passes on the columns in ``keep``."""
 
     def __init__(self, workspace: Workspace, spec: ExtractorSpec, keep: Sequence[str], threads: int) -> None:
         limit_threads(threads)
-        self._extractor = spec.build()
+        self.name = self._modality = spec.kind.MODALITY
+        self._spec = spec
         self._store = store_of(workspace, spec)
-        self._store.create(spec.identity, self._extractor.feature_dim)
-        self._modality = spec.kind.MODALITY
         self._needs = spec.kind.NEEDS
         self._keep = [*keep, "outcomes"]
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    @cached_property
+    def _extractor(self) -> Extractor:
+        """Built with the first batch, so that a model that does not load is reported like any other error."""
+        extractor = self._spec.build()
+        self._store.create(self._spec.identity, extractor.feature_dim)
+        return extractor
+
+    def _process(self, batch: pa.Table) -> pa.Table:
         todo = todo_column(self._modality)
-        mine = batch.filter(batch[todo].is_valid()).select([*ALWAYS, *sorted(self._needs)])
-        results = self._extract(mine.to_pylist())
-        attempts = dict(zip(batch["clip_id"].to_pylist(), batch[todo].to_pylist(), strict=True))
-        self._write(results, attempts)
+        mine = batch.filter(batch[todo].is_valid())
+        results = self._extract(mine.select([*ALWAYS, *sorted(self._needs)]).to_pylist())
+        self._write(results, dict(zip(mine["clip_id"].to_pylist(), mine[todo].to_pylist(), strict=True)))
         outcomes = {result.clip_id: result.outcome(self._modality) for result in results}
-        grown = [
-            [*before, outcomes[clip_id]] if clip_id in outcomes else before
-            for clip_id, before in zip(
-                batch["clip_id"].to_pylist(), batch["outcomes"].to_pylist(), strict=True
-            )
-        ]
+        so_far = zip(batch["clip_id"].to_pylist(), batch["outcomes"].to_pylist(), strict=True)
+        grown = [[*before, outcomes[clip]] if clip in outcomes else before for clip, before in so_far]
         column = batch.schema.get_field_index("outcomes")
         return batch.set_column(column, "outcomes", pa.array(grown, pa.list_(OUTCOME))).select(self._keep)
 
@@ -175,6 +209,12 @@ def limit_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch when an extractor imports it
     threadpool_limits(threads)
     cv2.setNumThreads(threads)
+
+
+def _is_broken(batch: pa.Table) -> bool:
+    if "outcomes" not in batch.column_names:
+        return False
+    return any(outcome["status"] == "broken" for row in batch["outcomes"].to_pylist() for outcome in row)
 
 
 def _explain(modality: Modality, error: Exception) -> tuple[str, str]:

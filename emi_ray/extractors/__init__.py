@@ -11,12 +11,21 @@ from emi_ray.errors import UserError, choices
 from emi_ray.extractors.audio import Prosody
 from emi_ray.extractors.base import Extractor, Features, fingerprint
 from emi_ray.extractors.motion import Flow, MotionSummary
+from emi_ray.extractors.pretrained_audio import HfAudio, Hubert, Wav2Vec2, Wav2Vec2Emotion, WavLM
+from emi_ray.extractors.pretrained_text import BertLarge, GteBase, HfText
+from emi_ray.extractors.pretrained_vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
 from emi_ray.extractors.text import HashedNgrams
 from emi_ray.extractors.vision import Appearance
-from emi_ray.schema import Modality
+from emi_ray.schema import Modality, Need
 
 EXTRACTORS: dict[str, type[Extractor]] = {
-    extractor.NAME: extractor for extractor in (HashedNgrams, Prosody, Appearance, Flow, MotionSummary)
+    extractor.NAME: extractor
+    for extractor in (
+        *(HashedNgrams, GteBase, BertLarge, HfText),
+        *(Prosody, Wav2Vec2, WavLM, Hubert, Wav2Vec2Emotion, HfAudio),
+        *(Appearance, Dinov2Face, Dinov2Frame, VitFace, HfVision),
+        *(Flow, MotionSummary),
+    )
 }
 
 
@@ -31,6 +40,14 @@ class ExtractorSpec:
     def build(self) -> Extractor:
         return self.kind(self.settings)
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.kind.needs(self.settings)
+
+    def check(self) -> list[str]:
+        """What would make a run on this machine fail."""
+        return self.kind.check(self.settings)
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         return self.kind.identity(self.settings, self.media)
@@ -41,17 +58,19 @@ class ExtractorSpec:
 
 
 def specify(modality: Modality, wanted: ExtractorSettings, media: MediaSettings) -> ExtractorSpec:
-    """Check a configured extractor.
+    """Check a configured extractor, and settle what its settings leave open.
 
     Raises:
-        UserError: no extractor of that name serves the modality, or a setting of it is wrong.
+        UserError: no extractor of that name serves the modality, a setting of it is wrong, or its weights
+            cannot be had.
     """
     where = f"extractors.{modality}"
     serving = [name for name, kind in EXTRACTORS.items() if modality == kind.MODALITY]
     if wanted.name not in serving:
         raise UserError(f"{where}.name = '{wanted.name}': {choices(wanted.name, serving)}")
     kind = EXTRACTORS[wanted.name]
-    return ExtractorSpec(kind, validate(kind.Settings, wanted.settings, f"{where}.settings"), media)
+    settings = validate(kind.Settings, wanted.settings, f"{where}.settings")
+    return ExtractorSpec(kind, kind.resolve(settings), media)
 
 
 __all__ = ["EXTRACTORS", "Extractor", "ExtractorSpec", "Features", "specify"]

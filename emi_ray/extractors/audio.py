@@ -9,14 +9,13 @@ from pydantic import Field
 from emi_ray import config
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
+from emi_ray.extractors.moving import slope_around, std_around
 from emi_ray.extractors.sound.contour import (
     CONTEXT_NAMES,
     CONTOUR_NAMES,
     Course,
     context,
     contour,
-    slope,
-    spread,
 )
 from emi_ray.extractors.sound.pitch import Pitch, estimate_pitch
 from emi_ray.extractors.sound.spectrum import (
@@ -78,6 +77,7 @@ class Prosody(Extractor):
     NAME = "prosody"
     MODALITY = "audio"
     NEEDS = frozenset({"waveform"})
+    DIM = 120
     Settings = ProsodySettings
 
     def __init__(self, settings: ProsodySettings) -> None:
@@ -113,8 +113,8 @@ class Prosody(Extractor):
         blocks = [
             (course.mel + 40) / 20,
             (cepstra - _CEPSTRUM_MEANS) / _CEPSTRUM_SCALES,
-            slope(cepstra) / _CEPSTRUM_SCALES * 8,
-            spread(cepstra, _CONTEXTS["short"]) / _CEPSTRUM_SCALES * 2,
+            slope_around(cepstra) / _CEPSTRUM_SCALES * 8,
+            std_around(cepstra, _CONTEXTS["short"]) / _CEPSTRUM_SCALES * 2,
             (shape - _SHAPE_MEANS) / _SHAPE_SCALES,
             np.stack([curves[name] for name in CONTOUR_NAMES], axis=1),
             *(context(curves, width) for width in _CONTEXTS.values()),
@@ -154,7 +154,7 @@ def _check(waveform: Waveform) -> None:
 
 
 def _chunks(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """The sound in pieces of up to ``_CHUNK_STEPS`` steps, each with ``_MARGIN`` of sound or silence around."""
+    """The sound in pieces of up to ``_CHUNK_STEPS`` steps, each with ``_MARGIN`` of sound or silence."""
     num_steps = max(1, len(samples) // HOP)
     missing = max(0, num_steps * HOP + _MARGIN - len(samples))
     padded = np.pad(samples.astype(np.float32, copy=False), (_MARGIN, missing))

@@ -1,71 +1,178 @@
-"""Motion without a download: optical flow of face crops and dynamics of the face box."""
+"""Motion without a download: optical flow within the face and dynamics of the face's box."""
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
+from pydantic import Field
 
 from emi_ray import config
+from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
+from emi_ray.extractors.image.boxes import BOX_NAMES, box_dynamics
+from emi_ray.extractors.image.flow import FLOW_NAMES, face_flows, flow_statistics, step_times
+from emi_ray.extractors.image.regions import FACE_SHARE
+from emi_ray.extractors.moving import mean_around, std_around
 from emi_ray.media.clip import DecodedClip, Faces
 
+CONTEXT_NAMES = ("speed_around", "speed_variation", "burst")
+SUMMARY_NAMES = (
+    "motion_mag_mean",
+    "motion_mag_std",
+    "motion_mag_max",
+    "motion_mag_temporal_std",
+    "motion_energy",
+    "motion_angle_mean",
+    "motion_angle_std",
+    "motion_burst_ratio",
+)
+_CONTEXT_STEPS = 7
+_SUMMARY_UNIT = 0.1
 
-def _flows(faces: Faces) -> np.ndarray:
-    grey = [cv2.cvtColor(cv2.resize(crop, (64, 64)), cv2.COLOR_RGB2GRAY) for crop in faces.crops]
-    flows = [
-        cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 2, 9, 2, 5, 1.1, 0)  # type: ignore[call-overload]
-        for a, b in zip(grey, grey[1:], strict=False)
-    ]
-    return np.stack(flows) if flows else np.zeros((1, 64, 64, 2), np.float32)
+
+class FlowSettings(config.Settings):
+    """Which part of a crop is watched."""
+
+    face_share: float = Field(
+        FACE_SHARE, ge=0.3, le=1, description="side of the window from brow to chin, as a share of the crop's"
+    )
 
 
 class Flow(Extractor):
-    """Optical-flow statistics per pair of frames."""
+    """What moves between neighbouring frames, one step a pair of frames: T − 1 steps of T frames.
+
+    Blocks of dimensions, in order (:meth:`feature_names` lists each):
+
+    - flow (104): see :func:`~emi_ray.extractors.image.flow.flow_statistics`: rigid motion of the face in its
+      window, then mean velocity, speed and divergence on 4 × 4 cells, movement and stretching of brows, eyes,
+      nose and mouth, speed by direction, and the whole field's speed, expansion, shear, asymmetry and change;
+    - box (11): see :func:`~emi_ray.extractors.image.boxes.box_dynamics`;
+    - context (3): mean and standard deviation of the speed over the seven steps around, and how far the step
+      exceeds them.
+
+    All are per second, whatever the frame rate, and scaled by fixed constants to O(1). A single frame gives
+    one step of zeros at its own time: that nothing moves is what the clip shows, not a missing input.
+    """
 
     NAME = "flow"
     MODALITY = "motion"
     NEEDS = frozenset({"faces"})
-
-    class Settings(config.Settings):
-        pass
+    DIM = 118
+    Settings = FlowSettings
 
     @property
     def feature_dim(self) -> int:
-        return 48
+        return len(self.feature_names())
+
+    def feature_names(self) -> list[str]:
+        """One name a dimension, such as ``mouth_opening`` or ``box_speed``."""
+        return [*FLOW_NAMES, *BOX_NAMES, *CONTEXT_NAMES]
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        """One step a pair of neighbouring frames: (max(T − 1, 1), feature_dim) float32.
+
+        Raises:
+            ClipError: a clip has no crop.
+        """
         return [self._features(clip.faces) for clip in clips if clip.faces]
 
     def _features(self, faces: Faces) -> Features:
-        flows = _flows(faces)
-        field = np.concatenate([flows, np.linalg.norm(flows, axis=-1, keepdims=True)], axis=-1)
-        cells = field.reshape(len(field), 4, 16, 4, 16, 3).mean((2, 4)).reshape(len(field), -1)
-        times = faces.timestamps_s
-        middle = (times[1:] + times[:-1]) / 2 if len(times) > 1 else times[:1]
-        return Features(cells.astype(np.float32), middle.astype(np.float32))
+        _check(faces)
+        if len(faces.crops) == 1:
+            return Features(np.zeros((1, self.feature_dim), np.float32), step_times(faces))
+        flow = np.concatenate(
+            [flow_statistics(*chunk) for chunk in face_flows(faces, self.settings.face_share)]
+        )
+        around = _context(flow[:, FLOW_NAMES.index("speed_mean")])
+        values = np.concatenate([flow, box_dynamics(faces), around], axis=1, dtype=np.float32)
+        return Features(np.clip(values, -10, 10), step_times(faces))
 
 
 class MotionSummary(Extractor):
-    """The paper's eight summary statistics."""
+    """Eight summary statistics of inter-frame motion, one step a clip.
+
+    The paper names the eight and gives no formulas; these are ours. Let v be the velocity of a pixel of the
+    face window in one step (Farnebäck flow, in tenths of the window's side a second), m = |v|, and M the mean
+    of m over the pixels of a step:
+
+    - ``motion_mag_mean``, ``motion_mag_std``, ``motion_mag_max``: of m over all pixels and steps;
+    - ``motion_mag_temporal_std``: standard deviation of M over the steps;
+    - ``motion_energy``: mean of m² over all pixels and steps;
+    - ``motion_angle_mean``, ``motion_angle_std``: direction of the mean of v in radians (0 right, π/2 down),
+      and circular standard deviation √(−2 ln R) with R = |mean of v| / mean of m (Mardia 1972);
+    - ``motion_burst_ratio``: share of steps in which M exceeds its mean by more than its standard deviation.
+
+    A clip of one frame gives eight zeros. The timestamp is the middle of the clip.
+    """
 
     NAME = "motion-summary"
     MODALITY = "motion"
     NEEDS = frozenset({"faces"})
-
-    class Settings(config.Settings):
-        pass
+    DIM = len(SUMMARY_NAMES)
+    Settings = FlowSettings
 
     @property
     def feature_dim(self) -> int:
-        return 8
+        return len(SUMMARY_NAMES)
+
+    def feature_names(self) -> list[str]:
+        """The names of the eight statistics."""
+        return list(SUMMARY_NAMES)
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        """One step a clip: (1, 8) float32.
+
+        Raises:
+            ClipError: a clip has no crop.
+        """
         return [self._features(clip.faces) for clip in clips if clip.faces]
 
     def _features(self, faces: Faces) -> Features:
-        flows = _flows(faces)
-        size = np.linalg.norm(flows, axis=-1)
-        level, angle = size.mean((1, 2)), np.arctan2(flows[..., 1], flows[..., 0])
-        values = [size.mean(), size.std(), size.max(), level.std(), (size**2).mean(), angle.mean()]
-        values += [angle.std(), (level > level.mean() + level.std()).mean()]
-        return Features(np.array([values], np.float32), faces.timestamps_s.mean(keepdims=True))
+        _check(faces)
+        middle = (faces.timestamps_s[:1] + faces.timestamps_s[-1:]) / 2
+        if len(faces.crops) == 1:
+            return Features(np.zeros((1, self.feature_dim), np.float32), middle.astype(np.float32))
+        moments = [_moments(velocity) for velocity, _ in face_flows(faces, self.settings.face_share)]
+        values = _summary(np.concatenate(moments))
+        return Features(np.clip(values, -1e4, 1e4).astype(np.float32)[None], middle.astype(np.float32))
+
+
+def _check(faces: Faces) -> None:
+    if not len(faces.crops):
+        raise ClipError("motion", "there is no face crop")
+
+
+def _context(speed: np.ndarray) -> np.ndarray:
+    """``CONTEXT_NAMES`` of the compressed mean speed (P,): (P, 3)."""
+    mean, deviation = mean_around(speed, _CONTEXT_STEPS), std_around(speed, _CONTEXT_STEPS)
+    return np.column_stack([mean, 2 * deviation, np.maximum(speed - mean - deviation, 0)])
+
+
+def _moments(velocity: np.ndarray) -> np.ndarray:
+    """Per step: mean and mean square of the magnitude, mean velocity across and down, largest magnitude; (P, 5)."""
+    across, down = velocity[:, 0] / _SUMMARY_UNIT, velocity[:, 1] / _SUMMARY_UNIT
+    square = across**2 + down**2
+    magnitude = np.sqrt(square)
+    columns = [field.mean(axis=(1, 2), dtype=np.float64) for field in (magnitude, square, across, down)]
+    return np.stack([*columns, magnitude.max(axis=(1, 2))], axis=1)
+
+
+def _summary(moments: np.ndarray) -> np.ndarray:
+    """``SUMMARY_NAMES`` of the moments of all steps, (8,)."""
+    level, largest = moments[:, 0], moments[:, 4].max()
+    mean, energy, across, down, _ = moments.mean(axis=0)
+    temporal_std = level.std()
+    if mean <= 0:
+        return np.zeros(len(SUMMARY_NAMES))
+    concentration = np.clip(np.hypot(across, down) / mean, 1e-6, 1)
+    return np.array(
+        [
+            mean,
+            np.sqrt(max(energy - mean**2, 0)),
+            largest,
+            temporal_std,
+            energy,
+            np.arctan2(down, across),
+            np.sqrt(-2 * np.log(concentration)),
+            (level > mean + temporal_std).mean(),
+        ]
+    )

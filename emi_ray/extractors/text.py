@@ -1,9 +1,11 @@
-"""Text without a download: hashed word and character n-grams."""
+"""Text without a download: hashed word and character n-grams, and a few measures of style."""
 
+import hashlib
 import re
-import zlib
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from pydantic import Field
@@ -13,33 +15,149 @@ from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.media.clip import DecodedClip
 
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_LAUGHTER = re.compile(r"(?:ha){2,}h?|(?:he){2,}|lol|lmao")
+_LENGTHENED = re.compile(r"(\w)\1\1")
+
+
+def _words(listing: str) -> frozenset[str]:
+    return frozenset(listing.split())
+
+
+_FUNCTION_WORDS = _words(
+    "a about an and are as at be been but by can could did do does for from had has have he her him his how "
+    "i if in into is it it's its just me my of on or our she so some than that that's the their them then "
+    "there they this to up us was we were what when which who will with would you your"
+)
+_FUNCTION_WORD_WEIGHT = 0.35
+"""Words that say little count less, as an inverse document frequency would have it."""
+
+_GROUPS = {
+    "hesitations": _words("um uh er erm hmm mm well"),
+    "first_person": _words("i i'm i've i'll i'd me my mine myself we we're our us"),
+    "second_person": _words("you you're you've you'll your yours yourself"),
+    "negations": _words("no not never none nothing nobody don't doesn't didn't can't won't isn't wasn't"),
+    "intensifiers": _words("so very really too absolutely totally truly much extremely"),
+}
+STYLE_NAMES = (
+    *("log_words", "word_length", "distinct_words", "exclamations", "questions", "laughter", "lengthened"),
+    *_GROUPS,
+)
+_STYLE_WEIGHT = 0.15
+_FAMILIES = {"word": (0.5, 1.0), "pair": (0.25, 0.6), "char": (0.25, 0.6)}
+"""For each family of n-grams: its share of the hashed dimensions, and its norm before the last scaling."""
+
+
+class HashedNgramsSettings(config.Settings):
+    """How large the vector is."""
+
+    dim: int = Field(768, ge=64, le=16384, description="size of the vector")
+
 
 class HashedNgrams(Extractor):
-    """Signed hashing of word 1- and 2-grams and character 3- to 5-grams; one L2-normalised step a clip."""
+    """A transcript as one step: an L2-normalised vector of ``dim``.
+
+    Blocks of dimensions, in order (:meth:`feature_names` lists each); n-grams share what style leaves:
+
+    - ``word`` (half): words; function words count less;
+    - ``pair`` (a quarter): pairs of neighbouring words;
+    - ``char`` (a quarter): 3 to 5 characters within a word and its ends, so *love* and *loved* are close;
+    - style: length, variety, punctuation, laughter, lengthened letters, shares of groups of English words.
+
+    An n-gram falls into the bucket, with the sign, that BLAKE2 gives it (Weinberger et al. 2009), and weighs
+    1 + ln(count); each family is scaled to a fixed norm. Letter case and Unicode variants do not matter. The
+    transcript has no clock, so its one timestamp is 0.
+    """
 
     NAME = "hashed-ngrams"
     MODALITY = "text"
     NEEDS = frozenset({"transcript"})
+    DIM = 768
+    Settings = HashedNgramsSettings
 
-    class Settings(config.Settings):
-        dim: int = Field(768, ge=64, le=16384, description="size of the vector")
+    def __init__(self, settings: HashedNgramsSettings) -> None:
+        super().__init__(settings)
+        hashed = settings.dim - len(STYLE_NAMES)
+        self._sizes = {family: int(hashed * share) for family, (share, _) in _FAMILIES.items()}
+        self._sizes["word"] += hashed - sum(self._sizes.values())
 
     @property
     def feature_dim(self) -> int:
-        return self.settings.dim
+        return int(self.settings.dim)
+
+    def feature_names(self) -> list[str]:
+        """One name a dimension, such as ``word_0``, ``char_5`` or ``exclamations``."""
+        buckets = [f"{family}_{bucket}" for family, size in self._sizes.items() for bucket in range(size)]
+        return [*buckets, *STYLE_NAMES]
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        return [
-            Features(self._vector(clip.transcript or "")[None], np.zeros(1, np.float32)) for clip in clips
-        ]
+        """One step a clip: (1, dim) float32.
 
-    def _vector(self, transcript: str) -> np.ndarray:
-        words = re.findall(r"[\w']+", transcript.lower())
+        Raises:
+            ClipError: a transcript holds no word.
+        """
+        return [self._features(clip.transcript or "") for clip in clips]
+
+    def _features(self, transcript: str) -> Features:
+        text = unicodedata.normalize("NFKC", transcript).replace("\u2019", "'").lower()
+        words = _WORD.findall(text)
         if not words:
-            raise ClipError("text", "the transcript is empty")
-        grams = Counter(words + [" ".join(pair) for pair in zip(words, words[1:], strict=False)])
-        vector = np.zeros(self.settings.dim, np.float32)
-        for gram, count in grams.items():
-            code = zlib.crc32(gram.encode())
-            vector[(code >> 1) % len(vector)] += (1 if code & 1 else -1) * (1 + np.log(count))
-        return vector / max(float(np.linalg.norm(vector)), 1e-6)
+            raise ClipError("text", "the transcript is empty" if not text.strip() else "it holds no word")
+        grams = {
+            "word": _weighted(words),
+            "pair": _weighted(f"{first} {second}" for first, second in pairwise(words)),
+            "char": _weighted(gram for word in words for gram in _character_grams(word)),
+        }
+        parts = [
+            _hashed(grams[family], self._sizes[family]) * norm for family, (_, norm) in _FAMILIES.items()
+        ]
+        vector = np.concatenate([*parts, _style(text, words) * _STYLE_WEIGHT])
+        values = (vector / np.sqrt(np.sum(vector**2))).astype(np.float32)
+        return Features(values[None], np.zeros(1, np.float32))
+
+
+def _weighted(grams: Iterable[str]) -> dict[str, float]:
+    """Sublinear weight of each n-gram; less for function words."""
+    return {
+        gram: (1 + np.log(count)) * (_FUNCTION_WORD_WEIGHT if gram in _FUNCTION_WORDS else 1)
+        for gram, count in Counter(grams).items()
+    }
+
+
+def _character_grams(word: str) -> Iterable[str]:
+    if word in _FUNCTION_WORDS:
+        return
+    marked = f"<{word}>"
+    for size in (3, 4, 5):
+        for start in range(len(marked) - size + 1):
+            yield marked[start : start + size]
+
+
+def _hashed(weights: Mapping[str, float], size: int) -> np.ndarray:
+    """Unit vector (size,) of signed, hashed weights; zeros where there is no n-gram."""
+    digests = b"".join(hashlib.blake2b(gram.encode(), digest_size=8).digest() for gram in weights)
+    codes = np.frombuffer(digests, dtype="<u8")
+    signed = np.where(codes & 1, 1.0, -1.0) * np.fromiter(weights.values(), float, len(weights))
+    vector = np.bincount(((codes >> 1) % size).astype(np.int64), weights=signed, minlength=size)
+    norm = np.sqrt(np.sum(vector**2))
+    return vector / norm if norm > 0 else vector
+
+
+def _style(text: str, words: Sequence[str]) -> np.ndarray:
+    """The features ``STYLE_NAMES``, each about [-1, 1]; counts are per ten words, at most 1."""
+
+    def rate(count: int) -> float:
+        return min(1.0, 10 * count / len(words))
+
+    return np.array(
+        [
+            np.log10(len(words)) - 1,
+            np.clip(np.mean([len(word) for word in words]) / 4 - 1, -1, 1),
+            2 * len(set(words)) / len(words) - 1,
+            rate(text.count("!")),
+            rate(text.count("?")),
+            rate(sum(bool(_LAUGHTER.fullmatch(word)) for word in words)),
+            rate(sum(bool(_LENGTHENED.search(word)) for word in words)),
+            *(rate(sum(word in group for word in words)) for group in _GROUPS.values()),
+        ]
+    )

@@ -24,8 +24,8 @@ class Faces:
     """One tracked face: ``crops`` (T, S, S, 3) uint8 RGB; ``boxes`` (T, 4) float32 x, y, width, height as
     shares of the frame's width and height (NaN for ready crops); ``timestamps_s`` (T,) float32.
 
-    ``detected`` (T,) bool: True where a detector (or the corpus) gave the box, False where it was carried over
-    from neighbouring frames.
+    ``detected`` (T,) bool: True where a detector (or the corpus) gave the box, False where it was carried
+    over from neighbouring frames.
     """
 
     crops: np.ndarray
@@ -49,8 +49,10 @@ class Waveform:
 @dataclass(frozen=True)
 class DecodedClip:
     """One clip, decoded. An input that is not there is None, and the reason is in one of two places:
-    ``missing`` when the clip lacks it (no audio stream, no face in any frame), ``failed`` when it could not be
-    read (corrupt file, time limit).
+    ``missing`` when the clip lacks it (no audio stream, no face in any frame), ``failed`` when it could not
+    be read (corrupt file, time limit). ``openface_csv`` is the text of the file.
+
+    ``openface_csv`` is the text of the file.
 
     ``notes`` counts what happened on the way: ``frames_decoded``, ``frames_without_face``,
     ``packets_corrupt``, ``truncated`` and the like.
@@ -80,7 +82,10 @@ PACKED_COLUMNS = ("frames", "faces", "waveform")
 
 
 def pack_clip(clip: DecodedClip) -> dict[str, Any]:
-    """A flat row of buffers, strings and the media's length, fit for Arrow and for pipes. Inverse of :func:`unpack_clip`."""
+    """A flat row of buffers, strings and the media's length, fit for Arrow and for pipes.
+
+    Inverse of :func:`unpack_clip`.
+    """
     row: dict[str, Any] = {
         "clip_id": clip.clip_id,
         "transcript": clip.transcript,
@@ -105,7 +110,7 @@ def unpack_clip(row: Mapping[str, Any]) -> DecodedClip:
         clip_id=row["clip_id"],
         frames=Frames(**frames) if frames else None,
         faces=Faces(**faces) if faces else None,
-        waveform=Waveform(waveform["samples"], int(waveform["sample_rate_hz"])) if waveform else None,
+        waveform=Waveform(waveform["samples"], waveform["sample_rate_hz"].item()) if waveform else None,
         transcript=row.get("transcript"),
         openface_csv=row.get("openface_csv"),
         missing=json.loads(row["missing"]),

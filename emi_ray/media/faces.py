@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 
 from emi_ray.media.clip import Faces
+from emi_ray.media.scaling import resize
 from emi_ray.media.source import read_folder
 
 READY_CROPS_RATE_HZ = 6.0
-"""Crops a second in a folder of ready ones: the rate of Hume-Vidmimic2, which is where such folders come from."""
+"""Crops a second in a folder of ready ones, as in Hume-Vidmimic2, where such folders come from."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -64,6 +65,4 @@ def _square(image: np.ndarray, size_px: int) -> np.ndarray:
     padded = cv2.copyMakeBorder(
         image, top, side - height - top, left, side - width - left, cv2.BORDER_REPLICATE
     )
-    shrinks = side > size_px
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(padded, (size_px, size_px), interpolation=interpolation)
+    return resize(padded, size_px, size_px)

@@ -1,8 +1,9 @@
 """One face followed through a clip: the largest and steadiest.
 
-Full frames never pile up. Each is searched when it comes, and of every live track only a *patch* is kept: the
-face's surroundings, shrunk so that the crop that is later cut from it has about the wanted size. Once the clip
-is over the best track is chosen, its gaps are filled, its boxes smoothed, and the crops cut from its patches.
+Full frames never pile up. Each is searched when it comes, and of every live track only a *patch* is kept:
+the face's surroundings, shrunk so that the crop that is later cut from it has about the wanted size. Once the
+clip is over the best track is chosen, its gaps are filled, its boxes smoothed, and the crops cut from its
+patches.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,15 @@ import numpy as np
 
 from emi_ray.config import FaceSettings
 from emi_ray.media.clip import Faces
-from emi_ray.media.detection import FaceDetector
+from emi_ray.media.detection import FaceFinder, iou
+from emi_ray.media.scaling import rescale
 
 MIN_IOU = 0.2
 """Overlap of two boxes in successive sightings that makes them the same face."""
 MAX_GAP_S = 1.0
 """The longest time between two sightings of a face that is bridged by interpolation."""
+SURVEY_EVERY = 6
+"""Every so many frames all of the frame is searched, in between only around known faces."""
 MAX_TRACKS = 4
 """Tracks kept at a time; the weakest goes first."""
 PATCH_SLACK = 1.3
@@ -65,6 +69,7 @@ class Track:
 
     sightings: list[Sighting] = field(default_factory=list)
     last_box: np.ndarray = field(default_factory=lambda: np.zeros(4, np.float32))
+    last_frame: int = 0
     last_seen_s: float = 0.0
     score: float = 0.0
 
@@ -72,7 +77,7 @@ class Track:
         if time_s - self.last_seen_s > MAX_GAP_S:
             self.forget_guesses()
         self.sightings.append(Sighting(frame, box, patch))
-        self.last_box, self.last_seen_s = box, time_s
+        self.last_box, self.last_frame, self.last_seen_s = box, frame, time_s
         self.score += float(box[2] * box[3])
 
     def lost(self, frame: int, patch: Patch) -> None:
@@ -91,8 +96,8 @@ class FaceTracker:
     presence: a large face seen throughout wins over a larger passer-by and over a small steady one.
     """
 
-    def __init__(self, detector: FaceDetector, settings: FaceSettings) -> None:
-        self._detector = detector
+    def __init__(self, finder: FaceFinder, settings: FaceSettings) -> None:
+        self._finder = finder
         self._settings = settings
         self._tracks: list[Track] = []
         self._times_s: list[float] = []
@@ -103,7 +108,7 @@ class FaceTracker:
         frame = len(self._times_s)
         self._times_s.append(time_s)
         self._frame_size = (image.shape[1], image.shape[0])
-        boxes = self._detector.detect(image)
+        boxes = self._search(image, frame)
         linked = link([track.last_box for track in self._tracks], boxes)
         for index, track in enumerate(self._tracks):
             if index in linked:
@@ -142,6 +147,15 @@ class FaceTracker:
         shares = boxes / np.array(self._frame_size * 2)
         return Faces(np.stack(crops), shares.astype(np.float32), times_s.astype(np.float32), detected)
 
+    def _search(self, image: np.ndarray, frame: int) -> np.ndarray:
+        """Boxes (N, 4): of the faces that were there a frame ago if all are still, else of all faces."""
+        known = [track.last_box for track in self._tracks if track.last_frame == frame - 1]
+        if known and frame % SURVEY_EVERY:
+            found = [box for near in known if (box := self._finder.near(image, near)) is not None]
+            if len(found) == len(known):
+                return np.stack(found)
+        return self._finder.survey(image)
+
     def _patch(self, image: np.ndarray, box: np.ndarray) -> Patch:
         crop_side = square_side(box, self._settings.margin)
         half = crop_side * PATCH_SLACK / 2
@@ -149,9 +163,9 @@ class FaceTracker:
         left, top = max(0, int(centre_x - half)), max(0, int(centre_y - half))
         pixels = image[top : int(centre_y + half) + 1, left : int(centre_x + half) + 1]
         scale = min(1.0, self._settings.size_px / crop_side)
-        if scale < 1.0:
-            pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return Patch(pixels.copy() if scale == 1.0 else pixels, left, top, scale)
+        if scale == 1.0:
+            return Patch(pixels.copy(), left, top, scale)
+        return Patch(rescale(pixels, scale), left, top, scale)
 
 
 def square_side(box: np.ndarray, margin: float) -> float:
@@ -172,14 +186,6 @@ def link(known: Sequence[np.ndarray], boxes: np.ndarray) -> dict[int, int]:
         if index not in linked and candidate not in linked.values():
             linked[index] = candidate
     return linked
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes (x, y, width, height)."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(0.0, float(width)) * max(0.0, float(height))
-    return shared / (float(a[2] * a[3] + b[2] * b[3]) - shared)
 
 
 def interpolate(times_s: np.ndarray, detected: np.ndarray, known: np.ndarray) -> np.ndarray:

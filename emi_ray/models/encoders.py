@@ -25,6 +25,8 @@ class SequenceEncoder(nn.Module):
         self.embedding_dim = settings.hidden
         self.standardise = settings.standardise
         self.l2_normalise = settings.type == "mlp"
+        self.feature_mean: Tensor
+        self.feature_scale: Tensor
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
         self.recurrent = _build_recurrent(feature_dim, settings)
@@ -40,18 +42,30 @@ class SequenceEncoder(nn.Module):
         )
 
     def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set what ``standardise`` subtracts and divides by, both (D,); a feature that never varies is kept."""
+        """Set what ``standardise`` subtracts and divides by, both (D,); 1 where a feature never varies."""
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(torch.where(deviation > 0, 1.0 / deviation.clamp(min=1e-12), 1.0))
 
     def pool(self, values: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) and (B, T) → (B, pooling.out_dim)."""
-        if self.standardise:
-            values = (values - self.feature_mean) * self.feature_scale
         if self.recurrent is not None:
-            values = _run_recurrent(self.recurrent, values, mask)
-        pooled: Tensor = self.pooling(values, mask)
+            if self.standardise:
+                values = (values - self.feature_mean) * self.feature_scale
+            pooled: Tensor = self.pooling(_run_recurrent(self.recurrent, values, mask), mask)
+        elif self.standardise:
+            pooled = self._standardise_pooled(self.pooling(values, mask, self.feature_scale), mask)
+        else:
+            pooled = self.pooling(values, mask)
         return F.normalize(pooled, dim=1) if self.l2_normalise else pooled
+
+    def _standardise_pooled(self, pooled: Tensor, mask: Tensor) -> Tensor:
+        """The same as standardising every step before pooling, at the cost of one step."""
+        mean, *deviation = pooled.split(self.feature_dim, dim=1)
+        parts = [
+            (mean - self.feature_mean) * self.feature_scale,
+            *(d * self.feature_scale for d in deviation),
+        ]
+        return torch.cat(parts, dim=1) * mask.any(dim=1, keepdim=True)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """``values`` (B, T, D), ``mask`` (B, T) → (B, hidden)."""

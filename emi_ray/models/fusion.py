@@ -1,7 +1,7 @@
 """Embeddings → predictions: what ``fit`` trains.
 
-A regressor takes one batch of :data:`Inputs` and gives (B, num_labels). It also says which parameters learn at
-which rate, relative to the recipe's.
+A regressor takes one batch of :data:`Inputs` and gives (B, num_labels). It also says which parameters learn
+at which rate, relative to the recipe's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -106,13 +106,13 @@ class FusionRegressor(nn.Module):
 
     def embed(self, inputs: Inputs) -> list[Tensor]:
         """The embedding (B, hidden) of each modality, in the order of ``modalities``."""
-        return [self._encoder(modality).encode(inputs[modality]) for modality in self.modalities]
+        return [self.encoder(modality).encode(inputs[modality]) for modality in self.modalities]
 
     def forward(self, inputs: Inputs) -> Tensor:
         predictions: Tensor = self.head(self.embed(inputs))
         return predictions
 
-    def _encoder(self, modality: Modality) -> SequenceEncoder:
+    def encoder(self, modality: Modality) -> SequenceEncoder:
         encoder = self.encoders[modality]
         assert isinstance(encoder, SequenceEncoder)
         return encoder
@@ -139,7 +139,7 @@ Regressor = UnimodalRegressor | FusionRegressor | EmbeddingFusion
 
 
 def drop_modalities(embeddings: Sequence[Tensor], probability: float) -> list[Tensor]:
-    """Zero each modality of each clip with ``probability``; one is always kept, survivors grow by 1 / (1 - p)."""
+    """Zero each modality of each clip with ``probability``; one is kept, survivors grow by 1 / (1 - p)."""
     first = embeddings[0]
     keep = torch.rand(len(first), len(embeddings), device=first.device) >= probability
     # Where all fell, one at random comes back.

@@ -1,10 +1,15 @@
 """Steps → one vector: ``values`` (B, T, D) and ``mask`` (B, T), True for a real step, become (B, out_dim).
 
-What lies under masked steps never matters as long as it is finite. A clip whose steps are all masked gives zeros.
+What lies under masked steps never matters as long as it is finite. A clip whose steps are all masked gives
+zeros.
+
+``scale`` (D,) multiplies the features where a pooling looks at them to decide on weights; the result is in
+the units of ``values`` all the same. Weights sum to 1, so that scaling the result is scaling every step.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class MeanPooling(nn.Module):
@@ -14,7 +19,7 @@ class MeanPooling(nn.Module):
         super().__init__()
         self.out_dim = feature_dim
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, values: Tensor, mask: Tensor, scale: Tensor | None = None) -> Tensor:
         return _weighted_sum(values, _uniform(mask, values.dtype))
 
 
@@ -25,7 +30,7 @@ class MeanStdPooling(nn.Module):
         super().__init__()
         self.out_dim = 2 * feature_dim
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, values: Tensor, mask: Tensor, scale: Tensor | None = None) -> Tensor:
         share = _uniform(mask, values.dtype)
         mean = _weighted_sum(values, share)
         variance = _weighted_sum((values - mean.unsqueeze(1)).square(), share)
@@ -41,7 +46,7 @@ class LastPooling(nn.Module):
         super().__init__()
         self.out_dim = feature_dim
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, values: Tensor, mask: Tensor, scale: Tensor | None = None) -> Tensor:
         steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
         last = (mask * steps).argmax(dim=1)
         picked = values[torch.arange(len(values), device=values.device), last]
@@ -56,8 +61,9 @@ class AttentionPooling(nn.Module):
         self.out_dim = feature_dim
         self.scorer = nn.Linear(feature_dim, 1)
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        scores = self.scorer(values).squeeze(-1)
+    def forward(self, values: Tensor, mask: Tensor, scale: Tensor | None = None) -> Tensor:
+        weight = self.scorer.weight if scale is None else self.scorer.weight * scale
+        scores = F.linear(values, weight, self.scorer.bias).squeeze(-1)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         return _weighted_sum(values, torch.softmax(scores, dim=1).masked_fill(~mask, 0.0))
 

@@ -21,8 +21,8 @@ class Sequences:
     """One modality of a batch of B clips.
 
     Attributes:
-        groups: their clips, one group below the other, are the batch in another order. Most batches are one group;
-            one very long clip makes a group of its own instead of padding all others to its length.
+        groups: their clips, one group below the other, are the batch in another order. Most batches are one
+            group; one very long clip makes a group of its own instead of padding all others to its length.
         order: (B,) int64, the place of each clip of the batch among the groups' rows; None: as they stand.
         present: (B,) bool, False for clips that lack the modality, whose steps are all masked.
     """

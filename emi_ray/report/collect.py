@@ -13,20 +13,11 @@ import pyarrow.compute as pc
 from emi_ray.config import WorkspaceConfig
 from emi_ray.feature_store import FeatureStore, read_failures
 from emi_ray.report.runs import Run, read_runs
-from emi_ray.schema import MEDIA_COLUMNS, MODALITIES, Label, labels_of
+from emi_ray.schema import MODALITIES, labels_of
 from emi_ray.workspace import CLIPS, CONFIG, Workspace
 
 _EXAMPLES = 3
 _PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S+|\d+(?:\.\d+)?")
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """``clips`` holds the columns ``split`` and one a label; ``num_with`` counts clips by what they come with."""
-
-    clips: pa.Table
-    labels: tuple[Label, ...]
-    num_with: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -44,6 +35,18 @@ class FeatureSet:
     @property
     def extractor(self) -> str:
         return str(self.description.get("extractor", "unknown"))
+
+    @property
+    def feature_dim(self) -> int | None:
+        return self.description.get("feature_dim")
+
+    @property
+    def median_steps(self) -> float | None:
+        return float(np.median(self.num_steps)) if len(self.num_steps) else None
+
+    @property
+    def longest(self) -> int | None:
+        return int(self.num_steps.max()) if len(self.num_steps) else None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Material:
 
     workspace: Workspace
     config: WorkspaceConfig | None
-    corpus: Corpus | None
+    clips: pa.Table | None
     feature_sets: Sequence[FeatureSet]
     failures: Sequence[FailureKind]
     runs: Sequence[Run]
@@ -75,9 +78,9 @@ class Material:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Labels of the corpus; without a corpus, those that the runs scored, as ``metrics.json`` spells them."""
-        if self.corpus is not None:
-            return tuple(label.name for label in self.corpus.labels)
+        """Labels of the corpus; without one, those that the runs scored, as ``metrics.json`` spells them."""
+        if self.clips is not None:
+            return tuple(label.name for label in labels_of(self.clips.schema))
         prefix = "val_pearson_"
         scored = (key for run in self.runs for key in run.metrics if key.startswith(prefix))
         return tuple(dict.fromkeys(key.removeprefix(prefix) for key in scored))
@@ -85,27 +88,18 @@ class Material:
 
 def collect(workspace: Workspace) -> Material:
     """Read everything but features and predictions."""
-    corpus = _read_corpus(workspace) if workspace.exists(CLIPS) else None
+    clips = workspace.clips() if workspace.exists(CLIPS) else None
     failures = read_failures(workspace)
-    num_clips = corpus.clips.num_rows if corpus else 0
+    num_clips = clips.num_rows if clips is not None else 0
     feature_sets = [_feature_set(store, failures, num_clips) for store in _stores(workspace)]
     return Material(
         workspace=workspace,
         config=workspace.config() if workspace.exists(CONFIG) else None,
-        corpus=corpus,
+        clips=clips,
         feature_sets=feature_sets,
         failures=_failure_kinds(failures, {each.fingerprint: each.extractor for each in feature_sets}),
         runs=read_runs(workspace),
     )
-
-
-def _read_corpus(workspace: Workspace) -> Corpus:
-    labels = labels_of(workspace.clips(["split"]).schema)
-    num_with = {}
-    for column in MEDIA_COLUMNS:
-        values = workspace.clips([column])[column]
-        num_with[column] = len(values) - values.null_count
-    return Corpus(workspace.clips(["split", *(label.name for label in labels)]), labels, num_with)
 
 
 def _stores(workspace: Workspace) -> list[FeatureStore]:
@@ -138,7 +132,7 @@ def _feature_set(store: FeatureStore, failures: pa.Table, num_clips: int) -> Fea
 
 
 def _failure_kinds(failures: pa.Table, extractors: Mapping[str, str]) -> list[FailureKind]:
-    """Failures grouped by modality, extractor, stage and kind of reason; in that order, the commonest first."""
+    """By modality, extractor, stage and kind of reason; within a modality, the commonest first."""
     groups: dict[tuple[str, str, str, str], list[Mapping[str, str]]] = defaultdict(list)
     for row in failures.to_pylist():
         kind = _PARTICULARS.sub("…", row["error"])

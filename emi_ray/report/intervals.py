@@ -27,10 +27,10 @@ class PearsonIntervals:
 
 
 def pearson_intervals(predicted: np.ndarray, true: np.ndarray, seed: int = 0) -> PearsonIntervals:
-    """95 % percentile intervals of Pearson's r, from resampling whole clips (Efron and Tibshirani 1993, ch. 13).
+    """95 % percentile intervals of Pearson's r from resampled clips (Efron and Tibshirani 1993, chapter 13).
 
     A resample is a vector of multinomial weights, so that all labels of many resamples are one product of
-    matrices. Very large splits get fewer resamples, at least 200. The mean is over the labels that are defined.
+    matrices. Very large splits get fewer resamples, at least 200. The mean is over the defined labels.
 
     Args:
         predicted: (N, L).

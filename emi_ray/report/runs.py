@@ -56,6 +56,10 @@ class Run:
         return f"runs/{self.recipe}/{self.seed}"
 
     @property
+    def name(self) -> str:
+        return f"{self.recipe}, seed {self.seed}"
+
+    @property
     def val_pearson(self) -> float:
         """Mean over the labels; NaN where it is not known."""
         return number(self.metrics.get("val_pearson"))

@@ -16,6 +16,7 @@ from emi_ray.schema import Modality
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 
 _MAX_PADDING = 2.0
+_SMALL_BATCH_VALUES = 1 << 19
 _EVALUATION_CLIPS = 512
 _EVALUATION_VALUES = 1 << 23
 
@@ -77,34 +78,37 @@ class _Resident:
         self._device = device
 
     def gather(self, rows: np.ndarray) -> Sequences:
-        lengths = self._lengths[rows]
-        descending = np.argsort(-lengths, kind="stable")
-        groups = tuple(self._pad(rows[descending[part]]) for part in _groups(lengths[descending]))
-        order = None if len(groups) == 1 else torch.from_numpy(np.argsort(descending)).to(self._device)
-        if len(groups) == 1:
-            groups = (self._pad(rows),)
-        return Sequences(groups, order, torch.from_numpy(self._present[rows]).to(self._device))
+        present = torch.from_numpy(self._present[rows]).to(self._device)
+        descending = np.argsort(-self._lengths[rows], kind="stable")
+        parts = _groups(self._lengths[rows[descending]], self._values.shape[1])
+        if len(parts) == 1:
+            return Sequences((self._pad(rows),), None, present)
+        groups = tuple(self._pad(rows[descending[part]]) for part in parts)
+        return Sequences(groups, torch.from_numpy(np.argsort(descending)).to(self._device), present)
 
     def _pad(self, rows: np.ndarray) -> PaddedGroup:
         lengths = self._lengths[rows]
         steps = np.arange(max(1, int(lengths.max(initial=0))))
         mask = torch.from_numpy(steps < lengths[:, None]).to(self._device)
+        if not len(self._values):  # nobody has this modality
+            return PaddedGroup(torch.zeros((*mask.shape, self._values.shape[1]), device=self._device), mask)
         # Under the mask the clip's own last step stands again: finite, and close by in memory.
         own = np.minimum(steps, np.maximum(lengths - 1, 0)[:, None])
         index = torch.from_numpy((self._starts[rows, None] + own).reshape(-1)).to(self._device)
-        if not len(self._values):
-            shape = (*mask.shape, self._values.shape[1])
-            return PaddedGroup(torch.zeros(shape, device=self._device), mask)
-        index.clamp_(max=len(self._values) - 1)
-        values = self._values.index_select(0, index).float()
+        values = self._values.index_select(0, index.clamp_(max=len(self._values) - 1)).float()
         return PaddedGroup(values.view(*mask.shape, -1), mask)
 
 
-def _groups(descending: np.ndarray) -> list[slice]:
-    """Cut lengths, longest first, so that within a group the longest is at most twice the shortest."""
-    cuts, longest = [0], descending[0] if len(descending) else 0
-    for place, length in enumerate(descending):
-        if max(1, length) * _MAX_PADDING < longest:
+def _groups(descending: np.ndarray, feature_dim: int) -> list[slice]:
+    """Cut a batch's lengths, longest first, where a group's longest would be over twice its shortest.
+
+    Small batches stay whole: a group more costs what padding a few hundred thousand values costs.
+    """
+    if not len(descending) or descending[0] * len(descending) * feature_dim <= _SMALL_BATCH_VALUES:
+        return [slice(None)]
+    cuts, longest = [0], descending[0]
+    for place, length in enumerate(descending.clip(min=1)):
+        if length * _MAX_PADDING < longest:
             cuts.append(place)
-            longest = max(1, length)
+            longest = length
     return [slice(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(descending)], strict=True)]

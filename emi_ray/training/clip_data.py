@@ -3,6 +3,7 @@
 Everything is plain numpy, so that a ``ClipData`` crosses Ray's object store without a copy.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,12 +26,14 @@ class PackedFeatures:
         values: (sum of steps, D) float16 or float32.
         starts, lengths: (N,) int64; clip i is ``values[starts[i] : starts[i] + lengths[i]]``.
         present: (N,) bool; False for a clip that lacks the modality.
+        identity: the fingerprint of their extractor, or a hash of the values.
     """
 
     values: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
     present: np.ndarray
+    identity: str
 
     @property
     def feature_dim(self) -> int:
@@ -154,7 +157,7 @@ def read_packed(store: FeatureStore, clip_ids: pa.Array, cache: Path | None = No
         starts[rows] = position + np.cumsum(counts) - counts
         values[position : position + len(steps)] = steps
         position += len(steps)
-    return PackedFeatures(values, starts, lengths, lengths > 0)
+    return PackedFeatures(values, starts, lengths, lengths > 0, store.fingerprint)
 
 
 def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:
@@ -162,7 +165,8 @@ def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:
     values = np.concatenate([steps for steps in sequences if steps is not None])
     if values.dtype != np.float32:
         values = values.astype(np.float16)
-    return PackedFeatures(values, np.cumsum(lengths) - lengths, lengths, lengths > 0)
+    identity = hashlib.blake2b(values.tobytes(), digest_size=6).hexdigest()
+    return PackedFeatures(values, np.cumsum(lengths) - lengths, lengths, lengths > 0, identity)
 
 
 def _count_steps(store: FeatureStore, clip_ids: pa.Array) -> int:

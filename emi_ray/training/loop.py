@@ -4,9 +4,11 @@ Randomness is set anew at every epoch from (seed, stage, epoch, worker). A run t
 therefore draws what the undisturbed run drew, whatever else used the generators in between.
 """
 
+import copy
 import hashlib
 import random
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,7 +174,7 @@ class _Fitting:
         """All that ``load`` needs, in tensors and plain values."""
         return {
             "model": _copy_weights(self.model),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "scheduler": {} if self.scheduler is None else self.scheduler.state_dict(),
             "state": dict(vars(self.state), history=list(self.state.history)),
         }
@@ -189,8 +191,9 @@ class _Fitting:
         seed_everything(self.seed, self.stage, self.state.epoch, self.team.rank)
         self.model.train()
         training = self.training
+        order_seed = [self.seed, zlib.crc32(self.stage.encode()), self.state.epoch]
         batches = self.batcher.training_batches(
-            self.train, training.batch_size, training.bucket_batches, [self.seed, self.state.epoch]
+            self.train, training.batch_size, training.bucket_batches, order_seed
         )
         losses = torch.stack([self._step(batch) for batch in batches])
         return float(losses.mean())
@@ -200,7 +203,8 @@ class _Fitting:
         own = _forward(self.model, self.batcher, self.team.share(batch))
         predictions = self.team.gather(own, len(batch))
         loss = self.loss(predictions, self.batcher.targets(self.team.arrange(batch)))
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         self.team.sum_gradients(self.parameters)
         if self.training.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.training.grad_clip)
@@ -209,6 +213,8 @@ class _Fitting:
 
 
 def _forward(model: Regressor, batcher: Batcher, rows: np.ndarray) -> Tensor:
+    if not len(rows):  # the share of a worker in a batch smaller than the team
+        return batcher.targets(rows)
     predictions: Tensor = model(batcher.inputs(rows))
     return predictions
 

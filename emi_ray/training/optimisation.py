@@ -15,8 +15,7 @@ Scheduler = ReduceLROnPlateau | LambdaLR | None
 def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
     """AdamW over the model's parameter groups, each at its own share of the learning rate."""
     groups = [
-        {"params": group.parameters, "lr": training.lr * group.lr_ratio}
-        for group in model.parameter_groups()
+        {"params": group.parameters, "lr": training.lr * group.lr_ratio} for group in model.parameter_groups()
     ]
     fused = all(p.dtype == torch.float32 for group in model.parameter_groups() for p in group.parameters)
     return AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=fused)
@@ -42,7 +41,7 @@ def step_scheduler(scheduler: Scheduler, val_pearson: float) -> None:
 
 
 def cosine_factor(done: int, training: TrainingSettings) -> float:
-    """Share of the learning rate after ``done`` epochs: a linear rise over the warm-up, then half a cosine."""
+    """Share of the learning rate after ``done`` epochs: a linear warm-up, then half a cosine."""
     if done < training.warmup_epochs:
         return (done + 1) / (training.warmup_epochs + 1)
     rest = max(1, training.epochs - training.warmup_epochs)

@@ -1,8 +1,8 @@
-"""The workers that train one model together: one process without ``torch.distributed``, else all of its group.
+"""The workers that train one model together: all of ``torch.distributed``'s group, or one process without.
 
-Every worker knows every global batch and computes its share of it. Predictions are then exchanged, so that the
-loss, which is not a sum over clips (CCC), is that of the whole batch; each worker sends gradients back through
-its own predictions only, and the sum of the workers' gradients is exactly the gradient of the whole.
+Every worker knows every global batch and computes its share of it. Predictions are then exchanged, so that
+the loss, which is not a sum over clips (CCC), is that of the whole batch; each worker sends gradients back
+through its own predictions only, and the sum of the workers' gradients is exactly the gradient of the whole.
 """
 
 from collections.abc import Iterable

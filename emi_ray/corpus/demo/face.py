@@ -112,7 +112,7 @@ class _Canvas:
 
     def _pixels(self, points: np.ndarray, depth: float) -> np.ndarray:
         moved = points + depth * np.array([self.pose.yaw, self.pose.pitch])
-        return np.round((moved @ self._turn + self._centre) * (1 << _SHIFT)).astype(np.int32)
+        return np.rint((moved @ self._turn + self._centre) * (1 << _SHIFT)).astype(np.int32)
 
 
 def _draw_body(face: _Canvas) -> None:
@@ -144,7 +144,7 @@ def _draw_head(face: _Canvas) -> None:
 def _draw_eye(face: _Canvas, cues: VisionCues, side: int) -> None:
     x, y = 0.31 * side, -0.14
     skin = face.look.skin
-    face.fill(_ellipse(x + 0.03 * side, y + 0.27, 0.22, 0.15), skin * 1.07)
+    face.fill(_ellipse(x + 0.03 * side, y + 0.27, 0.22, 0.15), skin * 1.05)
     face.fill(_ellipse(x, y - 0.02, 0.24, 0.18), skin * 0.86)
     face.fill(_ellipse(x, y, 0.20, 0.125), skin * 0.74)
     half_height = 0.078 * 2 ** (0.5 * np.clip(cues.eye_openness, -2.5, 2.5)) * (1 - face.pose.eyes_shut)

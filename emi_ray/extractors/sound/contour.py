@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import correlate1d, uniform_filter1d
 
+from emi_ray.extractors.moving import mean_around, slope_around, std_around
 from emi_ray.extractors.sound.pitch import Pitch
 from emi_ray.extractors.sound.spectrum import decibels
 
@@ -33,7 +33,7 @@ def contour(course: Course, voicing_threshold: float) -> dict[str, np.ndarray]:
 
     Levels are (dB + 30) / 15; pitch is in octaves above 150 Hz, its slope in octaves per second; jitter and
     shimmer are the changes of pitch and level from one voiced step to the next. A step is voiced if its
-    periodicity is above the threshold and its level above −65 dB; a pause is 30 dB below the loud (95 %) steps.
+    periodicity is above the threshold and its level above −65 dB; a pause is 30 dB below the 95th percentile.
     """
     octaves = np.log2(course.pitch.f0_hz / 150)
     voiced = (course.pitch.periodicity > voicing_threshold) & (course.level > -65)
@@ -45,7 +45,7 @@ def contour(course: Course, voicing_threshold: float) -> dict[str, np.ndarray]:
     return {
         "level": (course.level + 30) / 15,
         "level_over_clip": (course.level - loud) / 15 + 1,
-        "level_delta": slope(course.level) / 4,
+        "level_delta": slope_around(course.level) / 4,
         "zero_crossings": course.zero_crossings * 8 - 1,
         "flux": np.maximum(_step(course.mel), 0).mean(axis=1) / 3,
         "log_duration": np.full(len(voiced), np.log10(len(voiced) / 350)),
@@ -64,41 +64,23 @@ def contour(course: Course, voicing_threshold: float) -> dict[str, np.ndarray]:
 def context(contour: Mapping[str, np.ndarray], width: int) -> np.ndarray:
     """The features ``CONTEXT_NAMES`` (T, 6) over the ``width`` steps around each step of a contour.
 
-    ``pitch_std`` is over voiced steps only; ``modulation`` is the strength of the level's ups and downs between
-    about 3 and 8 Hz, the rate of syllables.
+    ``pitch_std`` is over voiced steps only; ``modulation`` is the strength of the level's ups and downs
+    between about 3 and 8 Hz, the rate of syllables.
     """
     level, pitch, voiced = contour["level"], contour["pitch"], contour["voiced"]
-    voiced_share = _mean(voiced, width)
+    voiced_share = mean_around(voiced, width)
     divisor = np.maximum(voiced_share, 1 / width)
-    pitch_variance = _mean(pitch**2, width) / divisor - (_mean(pitch, width) / divisor) ** 2
-    syllables = _mean(level, 3) - _mean(level, 9)
+    pitch_variance = mean_around(pitch**2, width) / divisor - (mean_around(pitch, width) / divisor) ** 2
+    syllables = mean_around(level, 3) - mean_around(level, 9)
     columns = [
-        spread(level, width) * 2,
-        _mean(contour["flux"], width),
-        _mean(contour["pause"], width) * 2,
+        std_around(level, width) * 2,
+        mean_around(contour["flux"], width),
+        mean_around(contour["pause"], width) * 2,
         voiced_share * 2 - 1,
         np.sqrt(np.maximum(pitch_variance, 0)) * 4,
-        np.sqrt(np.maximum(_mean(syllables**2, width), 0)) * 5,
+        np.sqrt(np.maximum(mean_around(syllables**2, width), 0)) * 5,
     ]
     return np.stack(columns, axis=1)
-
-
-def slope(values: np.ndarray) -> np.ndarray:
-    """Least-squares slope per step over the five steps around each."""
-    slope: np.ndarray = correlate1d(values, np.arange(-2, 3) / 10, axis=0, mode="nearest")
-    return slope
-
-
-def spread(values: np.ndarray, width: int) -> np.ndarray:
-    """Standard deviation over the ``width`` steps around each."""
-    values = values.astype(np.float64)
-    return np.sqrt(np.maximum(_mean(values**2, width) - _mean(values, width) ** 2, 0))
-
-
-def _mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over ``width`` steps around each; the first and the last step count on beyond the ends."""
-    mean: np.ndarray = uniform_filter1d(values, width, axis=0, mode="nearest", output=np.float64)
-    return mean
 
 
 def _step(values: np.ndarray) -> np.ndarray:

@@ -59,8 +59,8 @@ def spectral_shape(power: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
     Returns:
         (N, len(SHAPE_NAMES)). Centroid, bandwidth and roll-offs are in octaves above 500 Hz; flatness, alpha
-        ratio, Hammarberg index and contrasts in dB; slope in dB per kHz. Ratio, index and slope are as in Eyben
-        et al. 2016 (*GeMAPS*). What lies below 50 Hz counts for none of them.
+        ratio, Hammarberg index and contrasts in dB; slope in dB per kHz. Ratio, index and slope are as in
+        Eyben et al. 2016 (*GeMAPS*). What lies below 50 Hz counts for none of them.
     """
     frequencies_hz = np.linspace(0, sample_rate_hz / 2, power.shape[1], dtype=np.float32)
     first = np.searchsorted(frequencies_hz, 50)

@@ -1,0 +1,135 @@
+"""A synthesised voice: glottal pulses and breath through the formants of vowels, syllable by syllable.
+
+The source-filter model of speech (Fant, Acoustic Theory of Speech Production, 1960) with the glottal flow
+derivative of Rosenberg (1971) and second-order resonators as in Klatt (1980).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import signal
+
+SAMPLE_RATE_HZ = 16_000
+ENVELOPE_RATE_HZ = 200
+
+_VOWELS_HZ = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))
+"""First three formants of /a i u e o/: mean of Peterson and Barney's (1952) male speakers."""
+
+_BANDWIDTHS_HZ = (90, 110, 170)
+
+
+@dataclass(frozen=True)
+class VoiceCues:
+    """How it is said, in standard deviations; one for each emotion, in the order of ``EMOTIONS``."""
+
+    breath: float
+    rate: float
+    loudness: float
+    tract_length: float
+    pitch: float
+    brightness: float
+
+
+@dataclass(frozen=True)
+class Speech:
+    """``samples`` (N,) float32 in [-1, 1] at ``SAMPLE_RATE_HZ``; ``envelope`` (M,) in [0, 1], the loudness of
+    the syllables at ``ENVELOPE_RATE_HZ``, whatever the level of the whole."""
+
+    samples: np.ndarray
+    envelope: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Syllables:
+    """At the envelope rate: ``envelope`` (M,) and ``vowels`` (5, M), the share of each vowel."""
+
+    envelope: np.ndarray
+    vowels: np.ndarray
+
+
+def speak_aloud(cues: VoiceCues, duration_s: float, rng: np.random.Generator) -> Speech:
+    """Babble of ``duration_s`` in a voice at random, as the cues say."""
+    rate_hz = 4.2 * 2 ** (0.38 * _bounded(cues.rate) + 0.06 * rng.standard_normal())
+    syllables = _syllables(duration_s, rate_hz, rng)
+    num_samples = round(duration_s * SAMPLE_RATE_HZ)
+    source = _source(cues, syllables, num_samples, rng)
+    formant_scale = 2 ** (-0.14 * _bounded(cues.tract_length) + 0.03 * rng.standard_normal())
+    voice = _shape(source, syllables, formant_scale) * _stretch(syllables.envelope, num_samples)
+    level_db = -26 + 5 * _bounded(cues.loudness) + rng.standard_normal()
+    voice *= 10 ** (level_db / 20) / max(float(np.sqrt(np.mean(voice**2))), 1e-9)
+    hiss = 10 ** (-66 / 20) * rng.standard_normal(num_samples)
+    return Speech(np.tanh(voice + hiss).astype(np.float32), syllables.envelope)
+
+
+def _syllables(duration_s: float, rate_hz: float, rng: np.random.Generator) -> _Syllables:
+    """Rise, hold and fall of each syllable; now and then one is a pause, never the first."""
+    num_steps = max(2, round(duration_s * ENVELOPE_RATE_HZ))
+    envelope = np.zeros(num_steps)
+    vowels = np.zeros((len(_VOWELS_HZ), num_steps))
+    start = 0
+    while start < num_steps:
+        length = max(8, round(ENVELOPE_RATE_HZ / rate_hz * rng.uniform(0.8, 1.25)))
+        stop = min(start + length, num_steps)
+        pause = start > 0 and rng.random() < 0.1
+        bump = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 0.8
+        envelope[start:stop] = (0.0 if pause else rng.uniform(0.6, 1.0)) * bump[: stop - start]
+        vowels[rng.integers(len(_VOWELS_HZ)), start:stop] = 1.0
+        start = stop
+    smooth = np.hanning(13)[1:-1] / np.hanning(13).sum()
+    return _Syllables(envelope, signal.convolve(vowels, smooth[None], mode="same"))
+
+
+def _source(
+    cues: VoiceCues, syllables: _Syllables, num_samples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Glottal pulses with a falling, wavering pitch, tilted by the brightness, and breath noise."""
+    base_hz = 150 * 2 ** (0.36 * _bounded(cues.pitch) + 0.08 * rng.standard_normal())
+    times_s = np.arange(num_samples) / SAMPLE_RATE_HZ
+    octaves = 0.10 * np.sin(2 * np.pi * rng.uniform(0.3, 0.6) * times_s + rng.uniform(0, 2 * np.pi))
+    octaves += 0.10 * _stretch(syllables.envelope, num_samples) - 0.06 * times_s / times_s[-1]
+    phase = np.cumsum(base_hz * 2**octaves / SAMPLE_RATE_HZ) % 1.0
+    pulses = _glottal_pulse(phase)
+    corner_hz = 1500 * 2 ** (0.8 * _bounded(cues.brightness) + 0.1 * rng.standard_normal())
+    pole = np.exp(-2 * np.pi * corner_hz / SAMPLE_RATE_HZ)
+    pulses = signal.lfilter([1 - pole], [1, -pole], pulses)
+    breath_db = -17 + 6 * _bounded(cues.breath) + rng.standard_normal()
+    noise = rng.standard_normal(num_samples) * np.std(pulses) * 10 ** (breath_db / 20)
+    return np.asarray(pulses + noise)
+
+
+def _glottal_pulse(phase: np.ndarray) -> np.ndarray:
+    """Derivative of Rosenberg's flow: opens over 40 % of the period, closes over 16 %."""
+    opening, closing = 0.40, 0.16
+    rising = np.sin(np.pi * phase / opening) / opening
+    falling = -np.sin(np.pi / 2 * (phase - opening) / closing) / closing
+    return np.where(phase < opening, rising, np.where(phase < opening + closing, falling, 0.0))
+
+
+def _shape(source: np.ndarray, syllables: _Syllables, formant_scale: float) -> np.ndarray:
+    """The source through every vowel's formants, blended as the syllables go."""
+    voice = np.zeros(len(source))
+    for formants_hz, share in zip(_VOWELS_HZ, syllables.vowels, strict=True):
+        if not share.any():
+            continue
+        through = signal.sosfilt(_resonators(np.array(formants_hz) * formant_scale), source)
+        voice += _stretch(share, len(source)) * through / max(float(np.std(through)), 1e-9)
+    return voice
+
+
+def _resonators(formants_hz: np.ndarray) -> np.ndarray:
+    """Klatt's digital resonators, (3, 6) second-order sections."""
+    radius = np.exp(-np.pi * np.array(_BANDWIDTHS_HZ) / SAMPLE_RATE_HZ)
+    b = 2 * radius * np.cos(2 * np.pi * np.minimum(formants_hz, 7500) / SAMPLE_RATE_HZ)
+    c = -(radius**2)
+    zero, one = np.zeros(len(b)), np.ones(len(b))
+    return np.stack([1 - b - c, zero, zero, one, -b, -c], axis=1)
+
+
+def _stretch(steps: np.ndarray, num_samples: int) -> np.ndarray:
+    """A curve at the envelope rate, at the sample rate."""
+    at = np.arange(num_samples) * (ENVELOPE_RATE_HZ / SAMPLE_RATE_HZ)
+    return np.interp(at, np.arange(len(steps)), steps)
+
+
+def _bounded(cue: float) -> float:
+    return min(max(cue, -2.5), 2.5)

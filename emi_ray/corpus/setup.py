@@ -1,0 +1,62 @@
+"""``emi-ray init``: a corpus becomes a workspace."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.config import WorkspaceConfig, apply_overrides, read_yaml, validate
+from emi_ray.corpus.files import absolute
+from emi_ray.corpus.listing import Finding, about, ids_where
+from emi_ray.corpus.manifest import ADAPTORS, Corpus, read_corpus
+from emi_ray.errors import UserError, choices
+from emi_ray.schema import MEDIA_COLUMNS
+from emi_ray.workspace import CLIPS, CONFIG, Workspace
+
+
+def init_workspace(workspace: Workspace, kind: str, source: str, overrides: Sequence[str] = ()) -> Corpus:
+    """Read and check a corpus, then write ``emi_ray.yaml`` and ``clips.parquet``.
+
+    An existing ``emi_ray.yaml`` keeps its settings, but for where the corpus is and what ``overrides`` set.
+    Nothing is written when the corpus is refused.
+
+    Args:
+        overrides: ``section.key=value`` each, as in ``corpus.label_ranges.Joy=[0, 100]``.
+
+    Raises:
+        UserError: a setting is wrong, or the corpus cannot work.
+    """
+    if kind not in ADAPTORS:
+        raise UserError(f"--corpus '{kind}': {choices(kind, ADAPTORS)}")
+    config = _config(workspace, kind, absolute(source), overrides)
+    corpus = read_corpus(kind, absolute(source), config.corpus)
+    findings = (*_stale_features(workspace, corpus.clips), *corpus.findings)
+    workspace.write_config(config)
+    workspace.write_table(CLIPS, corpus.clips)
+    return Corpus(corpus.clips, findings)
+
+
+def _config(workspace: Workspace, kind: str, source: str, overrides: Sequence[str]) -> WorkspaceConfig:
+    where = workspace.path(CONFIG)
+    values = read_yaml(workspace.read_text(CONFIG), where) if workspace.exists(CONFIG) else {}
+    values["corpus"] = {**(values.get("corpus") or {}), "kind": kind, "source": source}
+    return validate(WorkspaceConfig, apply_overrides(values, overrides), where)
+
+
+def _stale_features(workspace: Workspace, clips: pa.Table) -> list[Finding]:
+    """A warning where features in the workspace may be those of other media under the same ids."""
+    if not workspace.exists(CLIPS) or not workspace.files("features", recursive=True):
+        return []
+    before = workspace.read_table(CLIPS, ["clip_id", *MEDIA_COLUMNS])
+    both = clips.select(before.column_names).join(
+        before, "clip_id", join_type="inner", right_suffix=" before", use_threads=False
+    )
+    changed = pa.chunked_array([pa.repeat(False, both.num_rows)])
+    for name in MEDIA_COLUMNS:
+        now, then = (pc.fill_null(both[column], "") for column in (name, f"{name} before"))
+        changed = pc.or_(changed, pc.not_equal(now, then))
+    message = (
+        f"{workspace.root}: features were made when these clips had other media. If only the place has "
+        "changed, all is well; else delete the folder features and extract anew"
+    )
+    return about("warning", message, sorted(ids_where(both, changed)))

@@ -1,0 +1,129 @@
+"""Scores of a trained run, predictions of any clips with features, and the challenge's submission form."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from emi_ray.errors import UserError
+from emi_ray.feature_store import FeatureStore
+from emi_ray.metrics import scores
+from emi_ray.schema import SPLITS, Label, Modality, Split
+from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
+from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
+from emi_ray.training.rows import Rows, split_rows
+from emi_ray.training.run_files import final_rows, predict_in_units, without_nan
+from emi_ray.workspace import Workspace
+
+
+def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
+    """Score a run on each of ``splits`` that has labels, and write ``evaluation.json`` beside its model.
+
+    Args:
+        run: ``f2/42``, or ``f2`` where that recipe has one seed only.
+
+    Returns:
+        ``recipe``, ``seed``, and by split the scores (``val_pearson``, ``num_val``, …; None for a score that
+        does not exist). A split without labels is not there. Clips without any of the model's modalities are
+        left out as in training.
+
+    Raises:
+        UserError: no such run, or the workspace lacks the features that it was trained on.
+    """
+    loaded = load_model(workspace, run)
+    description = loaded.description
+    stores = {m: FeatureStore(workspace, m, description.fingerprint(m)) for m in description.extractors}
+    for modality, store in stores.items():
+        if not store.parts():
+            raise UserError(
+                f"{workspace.path(store.folder)} holds no features, but {run} needs them: "
+                f"emi-ray extract -w {workspace.root} --modalities {modality}."
+            )
+    data = read_clip_data(workspace, stores)
+    rows = final_rows(description.recipe, data, split_rows(data, description.recipe.split))
+    result: dict[str, Any] = {"recipe": description.recipe.name, "seed": description.seed}
+    for split in splits:
+        chosen = _rows_of(split, rows, data, description.recipe.modalities)
+        if len(chosen):
+            predictions = predict_in_units(loaded.model, data, chosen)
+            result[split] = scores(predictions, data.targets[chosen], data.labels, split)
+    result = without_nan(result)
+    workspace.write_json(f"{find_run(workspace, run)}/evaluation.json", result)
+    return result
+
+
+def predict_features(
+    loaded: LoadedModel, stores: Mapping[Modality, FeatureStore], clip_ids: Sequence[str]
+) -> pa.Table:
+    """Predict clips, labelled or not, from their features.
+
+    Args:
+        stores: where the features lie; a modality that is not given is missing for all clips.
+
+    Returns:
+        One row for each of ``clip_ids``, in their order: ``clip_id``; one column a label, in its units and
+        not clipped; ``modalities``, those that the clip had, joined by commas. Where that is empty the
+        numbers are what the model says knowing nothing.
+
+    Raises:
+        UserError: a store holds other features than the model was trained on.
+    """
+    loaded.require(stores)
+    ids = pa.array(clip_ids, pa.string())
+    features = {
+        modality: read_packed(stores[modality], ids)
+        if modality in stores
+        else _missing(loaded, modality, len(ids))
+        for modality in loaded.model.modalities
+    }
+    labels = loaded.description.labels
+    targets = np.full((len(ids), len(labels)), np.nan, dtype=np.float32)
+    data = ClipData(np.array(clip_ids, dtype=str), np.full(len(ids), "test"), features, targets, labels)
+    predictions = predict_in_units(loaded.model, data, np.arange(len(ids)))
+    had = [",".join(m for m in features if features[m].present[row]) for row in range(len(ids))]
+    columns = {label.name: predictions[:, index] for index, label in enumerate(labels)}
+    return pa.table({"clip_id": ids, **columns, "modalities": pa.array(had, pa.string())})
+
+
+def write_submission(
+    table: pa.Table, path: Path, labels: Sequence[Label], id_width: int | None = None
+) -> None:
+    """Write predictions as the challenge wants them: ``Filename,Admiration,…``, one row a clip.
+
+    Args:
+        table: ``clip_id`` and one column a label, as of :func:`predict_features` or ``predictions.parquet``.
+        labels: the columns, in order; predictions are clipped to their ranges.
+        id_width: pad ids with zeros to this many digits; None leaves them as they are spelt.
+
+    Raises:
+        UserError: a clip stands in the table twice.
+    """
+    ids = [str(clip_id) for clip_id in table["clip_id"].to_pylist()]
+    if len(set(ids)) < len(ids):
+        twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
+        raise UserError(f"{path}: clip '{twice}' has several predictions; a submission has one row a clip.")
+    columns = {"Filename": [clip_id.zfill(id_width or 0) for clip_id in ids]}
+    for label in labels:
+        columns[label.name] = table[label.name].to_numpy().clip(label.low, label.high)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(columns).to_csv(path, index=False, float_format="%.6f")
+
+
+def _rows_of(split: Split, rows: Rows, data: ClipData, modalities: Sequence[Modality]) -> np.ndarray:
+    if split == "train":
+        return rows.train
+    if split == "val":
+        return rows.val
+    labelled = np.isfinite(data.targets).any(axis=1) & (data.splits == "test")
+    present = np.any([data.features[modality].present for modality in modalities], axis=0)
+    return np.flatnonzero(labelled & present)
+
+
+def _missing(loaded: LoadedModel, modality: Modality, num_clips: int) -> PackedFeatures:
+    feature_dim = int(loaded.description.extractors[modality]["feature_dim"])
+    zeros = np.zeros(num_clips, dtype=np.int64)
+    nothing = np.empty((0, feature_dim), dtype=np.float16)
+    return PackedFeatures(nothing, zeros, zeros, zeros > 0, loaded.description.fingerprint(modality))

@@ -1,0 +1,110 @@
+"""Images → model input: what a Hugging Face image processor does, batched and on the model's device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emi_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_FILTERS = {2: "bilinear", 3: "bicubic"}
+"""PIL's numbers of resampling filters → torch's names."""
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Resize, centre crop, scale and offset.
+
+    Attributes:
+        resize: (height, width), or one number for the shorter side; None leaves the size.
+        crop: (height, width) of the centre that is kept; None keeps all.
+        scale, offset: per channel: input = pixel × scale + offset, with pixels 0–255.
+    """
+
+    resize: tuple[int, int] | int | None
+    crop: tuple[int, int] | None
+    filter: str
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    @classmethod
+    def from_processor(cls, processor: Any, whole_image: bool = False) -> "ImageTransform":
+        """The transform that a Hugging Face image processor describes.
+
+        Args:
+            whole_image: squeeze the whole image to the size that the processor would crop from its centre.
+
+        Raises:
+            UserError: the processor resamples, or sizes, as this class does not know.
+        """
+        wanted = processor.to_dict()
+        resize = _size(wanted.get("size")) if wanted.get("do_resize") else None
+        crop = _size(wanted.get("crop_size")) if wanted.get("do_center_crop") else None
+        crop = (crop, crop) if isinstance(crop, int) else crop
+        share = wanted.get("crop_pct")  # ConvNeXT: small models see the centre of a larger image
+        if share and isinstance(resize, int):
+            side = resize
+            resize, crop = (int(side / share), (side, side)) if side < 384 else ((side, side), None)
+        if whole_image and crop:
+            resize, crop = crop, None
+        if resize and wanted.get("resample") not in _FILTERS:
+            raise UserError(f"the image processor's resample = {wanted.get('resample')} is not 2 or 3.")
+        return cls(resize, crop, _FILTERS.get(wanted.get("resample"), ""), *_scale_and_offset(wanted))
+
+    def __call__(self, images: np.ndarray, device: "torch.device", dtype: "torch.dtype") -> "torch.Tensor":
+        """(N, H, W, 3) uint8 RGB → (N, 3, h, w) of ``dtype`` on ``device``.
+
+        The result is that of the processor; on a GPU a resized pixel may differ by one level of 255.
+        """
+        import torch
+
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
+        pixels = self._resized(pixels)
+        if self.crop:
+            top, left = ((have - keep) // 2 for have, keep in zip(pixels.shape[2:], self.crop, strict=True))
+            pixels = pixels[:, :, top : top + self.crop[0], left : left + self.crop[1]]
+        scale, offset = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.scale, self.offset))
+        return torch.addcmul(offset, pixels.float(), scale).to(dtype)
+
+    def _resized(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        import torch
+        from torch.nn.functional import interpolate
+
+        size = self._target(pixels.shape[2], pixels.shape[3])
+        if size == tuple(pixels.shape[2:]):
+            return pixels
+        if pixels.device.type == "cpu":  # has an exact and fast path for bytes
+            return interpolate(pixels, size, mode=self.filter, antialias=True)
+        return torch.round(interpolate(pixels.float(), size, mode=self.filter, antialias=True)).clamp(0, 255)
+
+    def _target(self, height: int, width: int) -> tuple[int, int]:
+        if self.resize is None:
+            return height, width
+        if isinstance(self.resize, tuple):
+            return self.resize
+        shorter = self.resize
+        if height <= width:
+            return shorter, int(shorter * width / height)
+        return int(shorter * height / width), shorter
+
+
+def _size(size: Mapping[str, int] | None) -> tuple[int, int] | int:
+    size = {key: value for key, value in (size or {}).items() if value is not None}
+    if {"height", "width"} <= size.keys():
+        return size["height"], size["width"]
+    if set(size) == {"shortest_edge"}:
+        return size["shortest_edge"]
+    raise UserError(f"the image processor's size {dict(size)} is not height and width, or shortest_edge.")
+
+
+def _scale_and_offset(wanted: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    factor = wanted.get("rescale_factor", 1 / 255) if wanted.get("do_rescale", True) else 1.0
+    means, deviations = (0.0,) * 3, (1.0,) * 3
+    if wanted.get("do_normalize"):
+        means, deviations = wanted["image_mean"], wanted["image_std"]
+    scale = tuple(factor / deviation for deviation in deviations)
+    return scale, tuple(-mean / deviation for mean, deviation in zip(means, deviations, strict=True))

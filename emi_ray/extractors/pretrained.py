@@ -1,0 +1,150 @@
+"""What all pretrained extractors share: settings, identity, the choice of layer, batches of like lengths."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, Field
+
+from emi_ray.config import MediaSettings, Settings
+from emi_ray.errors import UserError
+from emi_ray.extractors.base import Extractor
+from emi_ray.extractors.checkpoint import CONTENT, Checkpoint, best_dtype, choose_device, load_model
+
+if TYPE_CHECKING:
+    import torch
+
+NOT_DECIDING = frozenset({"device", "batch_size"})
+"""Settings of all pretrained extractors that say how fast and where, and never change an output."""
+
+
+class PretrainedSettings(Settings):
+    """Which weights, and how they run. ``batch_size`` counts steps: images, tokens or 20 ms of sound.
+
+    ``revision`` and ``dtype: auto`` are settled once, where the run is started, and travel to the workers as
+    settled: nodes that differ never mix features. On a cluster whose head has no GPU, set ``dtype`` by hand.
+    """
+
+    weights: str = Field(description="Hugging Face id, or a folder that save_pretrained wrote")
+    revision: str | None = Field(None, description="commit, tag or branch; pinned to a commit when run")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the processor computes in it, else float32"
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    batch_size: int | None = Field(None, ge=1, description="steps in one pass; null: chosen for the device")
+
+
+class LayerSettings(PretrainedSettings):
+    """Adds the choice of layer."""
+
+    layer: Literal["last", "mean"] | int = Field(
+        "last",
+        description="last: the output; mean: the mean of all layers; N: layer N (0: embeddings)",
+    )
+
+
+AnyPretrained = TypeVar("AnyPretrained", bound=PretrainedSettings)
+
+
+def resolve_pretrained(settings: AnyPretrained) -> AnyPretrained:
+    """``settings`` with exact weights and a definite dtype.
+
+    Raises:
+        UserError: the weights cannot be had.
+    """
+    exact = Checkpoint(settings.weights, settings.revision).pinned()
+    dtype = best_dtype() if settings.dtype == "auto" else settings.dtype
+    return settings.model_copy(update={"weights": exact.weights, "revision": exact.revision, "dtype": dtype})
+
+
+def check_pretrained(settings: PretrainedSettings) -> list[str]:
+    """Why these weights cannot be used now, if so."""
+    reach = Checkpoint(settings.weights, settings.revision).reachable()
+    return [reach.problem or "the weights cannot be had"] if reach.place == "no" else []
+
+
+def deciding_pretrained(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without what never changes an output; a folder's place is kept, but decides nothing."""
+    settings = {key: value for key, value in identity["settings"].items() if key not in NOT_DECIDING}
+    hidden = ["weights"] if str(settings["revision"]).startswith(CONTENT) else []
+    return {**identity, "settings": settings, **({"not_deciding": hidden} if hidden else {})}
+
+
+class Pretrained(Extractor):
+    """Base of extractors around a frozen ``transformers`` model.
+
+    Features do not depend, beyond rounding, on which clips share a batch. A subclass says by ``_model_class``
+    how the model is loaded, and by ``_BATCH_SIZE`` how many steps suit a CPU and a GPU.
+    """
+
+    USES_GPU = True
+    Settings: ClassVar[type[BaseModel]] = PretrainedSettings
+    _BATCH_SIZE: ClassVar[tuple[int, int]]
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self._folder = Checkpoint(settings.weights, settings.revision).locate()
+        self._device = choose_device(settings.device)
+        self._dtype = best_dtype() if settings.dtype == "auto" else settings.dtype
+        self._model = load_model(self._model_class(), self._folder, self._dtype, self._device)
+        self._batch_size = settings.batch_size or self._BATCH_SIZE[self._device.type == "cuda"]
+
+    @classmethod
+    def resolve(cls, settings: Any) -> Any:
+        return resolve_pretrained(settings)
+
+    @classmethod
+    def check(cls, settings: Any) -> list[str]:
+        return check_pretrained(settings)
+
+    @classmethod
+    def identity(cls, settings: BaseModel, media: MediaSettings) -> dict[str, Any]:
+        return deciding_pretrained(super().identity(settings, media))
+
+    @property
+    def feature_dim(self) -> int:
+        return int(self._model.config.hidden_size)
+
+    def _model_class(self) -> Any:
+        from transformers import AutoModel
+
+        return AutoModel
+
+
+def check_layer(layer: str | int, num_layers: int) -> None:
+    """Refuse a layer that the model does not have.
+
+    Raises:
+        UserError: there is no such layer.
+    """
+    if isinstance(layer, int) and not -num_layers <= layer <= num_layers:
+        raise UserError(f"layer = {layer}: the model has layers 0 (embeddings) to {num_layers}.")
+
+
+def select_layer(output: Any, layer: str | int) -> "torch.Tensor":
+    """The hidden states of one layer, or the mean over the outputs of all layers, of a model's output."""
+    import torch
+
+    if layer == "last":
+        return output.last_hidden_state
+    if layer == "mean":
+        return torch.stack(output.hidden_states[1:]).mean(0)
+    return output.hidden_states[layer]
+
+
+def batches_by_length(lengths: Sequence[int], budget: int, fill: float = 0.8) -> list[list[int]]:
+    """Indices of items in batches of like lengths, longest first.
+
+    Args:
+        lengths: of each item.
+        budget: items × longest of a batch stays within it, unless one item alone exceeds it.
+        fill: no item is shorter than this share of the longest of its batch.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[batches[-1][0]] if batches else 0
+        fits = longest * (len(batches[-1]) + 1) <= budget if batches else False
+        if fits and lengths[index] >= fill * longest:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

@@ -1,0 +1,246 @@
+"""Self-supervised speech models from ``transformers``: hidden states, one step each 20 ms."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from emi_ray.errors import ClipError, UserError
+from emi_ray.extractors.base import Features
+from emi_ray.extractors.checkpoint import load_processor
+from emi_ray.extractors.pretrained import (
+    LayerSettings,
+    Pretrained,
+    batches_by_length,
+    check_layer,
+    select_layer,
+)
+from emi_ray.extractors.windows import StepGeometry, Window, plan_windows
+from emi_ray.media.clip import DecodedClip
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLE_RATE_HZ = 16_000
+FAMILIES = ("wav2vec2", "wavlm", "hubert", "data2vec-audio", "unispeech-sat")
+"""``model_type`` of the architectures served: unpadded convolutions of the waveform under a transformer."""
+
+
+class AudioSettings(LayerSettings):
+    """How long sound is cut. Context reaches ``overlap_s`` beyond each kept part, on either side."""
+
+    window_s: float = Field(20.0, ge=2, le=120, description="longest stretch that is computed as one")
+    overlap_s: float = Field(2.0, ge=0, le=20, description="context on either side of a window's kept part")
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Self:
+        if 4 * self.overlap_s > self.window_s:
+            raise ValueError(f"overlap_s = {self.overlap_s} must be at most a quarter of window_s")
+        return self
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """One clip on its way: ``samples`` normalised as a whole, ``statistics`` for a group norm."""
+
+    samples: np.ndarray
+    num_steps: int
+    statistics: Any
+
+
+class HfAudio(Pretrained):
+    """Any wav2vec 2.0-like model: hidden states of one layer, about 50 steps a second.
+
+    A clip of at most ``window_s`` goes through as one, and its features are those of a direct, unpadded call
+    of ``transformers``. A longer one is normalised as a whole and cut into overlapping windows: the steps of
+    the convolutions are still those of a single pass, and only the reach of attention ends with the window.
+    """
+
+    NAME = "hf-audio"
+    MODALITY = "audio"
+    NEEDS = frozenset({"waveform"})
+    LICENCE = "that of the weights"
+    Settings = AudioSettings
+    _BATCH_SIZE = (1_000, 16_000)
+
+    def __init__(self, settings: AudioSettings) -> None:
+        super().__init__(settings)
+        from transformers import AutoFeatureExtractor
+
+        from emi_ray.extractors.speech_models import use_clip_statistics
+
+        config = self._model.config
+        if config.model_type not in FAMILIES:
+            raise UserError(
+                f"weights = '{settings.weights}' are of type '{config.model_type}'; {self.NAME} serves "
+                f"{', '.join(FAMILIES)}."
+            )
+        check_layer(settings.layer, config.num_hidden_layers)
+        processor = load_processor(AutoFeatureExtractor, self._folder)
+        self._normalise = bool(processor.do_normalize)
+        self._geometry = StepGeometry.of(config.conv_kernel, config.conv_stride)
+        self._clip_norm = use_clip_statistics(self._backbone)
+
+    @property
+    def _backbone(self) -> Any:
+        return self._model
+
+    def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        """Features (T, D) float32 of each clip; windows of all clips are batched by length.
+
+        Raises:
+            ClipError: the sound is shorter than one step needs.
+        """
+        import torch
+
+        sounds = [self._prepare(clip) for clip in clips]
+        windows = [(sound, window) for sound in sounds for window in self._windows(sound.num_steps)]
+        lengths = [window.num_steps for _, window in windows]
+        kept: list[Mapping[str, torch.Tensor]] = [{} for _ in windows]
+        with torch.inference_mode():
+            for batch in batches_by_length(lengths, self._batch_size):
+                for index, parts in zip(batch, self._forward([windows[i] for i in batch]), strict=True):
+                    kept[index] = parts
+            return self._join(sounds, kept)
+
+    def _prepare(self, clip: DecodedClip) -> _Sound:
+        assert clip.waveform is not None, "the caller gives every clip its needs"
+        samples, rate = clip.waveform.samples, clip.waveform.sample_rate_hz
+        if rate != SAMPLE_RATE_HZ:
+            raise ClipError("audio", f"the sound has {rate} samples a second, not {SAMPLE_RATE_HZ}")
+        num_steps = self._geometry.num_steps(len(samples))
+        if num_steps == 0:
+            least = self._geometry.receptive
+            raise ClipError("audio", f"the sound has {len(samples)} samples; one step needs {least}")
+        if self._normalise:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        statistics = self._clip_norm.statistics(samples) if self._clip_norm else None
+        return _Sound(samples, num_steps, statistics)
+
+    def _windows(self, num_steps: int) -> list[Window]:
+        steps_per_s = SAMPLE_RATE_HZ / self._geometry.stride
+        size, overlap = (round(s * steps_per_s) for s in (self.settings.window_s, self.settings.overlap_s))
+        return plan_windows(num_steps, size, overlap)
+
+    def _forward(self, batch: Sequence[tuple[_Sound, Window]]) -> list[Mapping[str, "torch.Tensor"]]:
+        """The kept steps of each window: ``features`` and whatever :meth:`_heads` adds."""
+        import torch
+
+        lengths = [self._geometry.num_samples(window.num_steps) for _, window in batch]
+        padded = np.zeros((len(batch), max(lengths)), np.float32)
+        for row, (sound, window), length in zip(padded, batch, lengths, strict=True):
+            start = window.first * self._geometry.stride
+            row[:length] = sound.samples[start : start + length]
+        inputs = {"input_values": torch.from_numpy(padded).to(self._device, self._model.dtype)}
+        if min(lengths) < max(lengths):
+            ends = torch.tensor(lengths, device=self._device)[:, None]
+            inputs["attention_mask"] = (torch.arange(max(lengths), device=self._device) < ends).long()
+        if self._clip_norm:
+            self._clip_norm.clips = [sound.statistics for sound, _ in batch]
+        output = self._model(**inputs, output_hidden_states=self.settings.layer != "last")
+        steps = {"features": select_layer(output, self.settings.layer), **self._heads(output)}
+        return [
+            {name: rows[index, window.kept] for name, rows in steps.items()}
+            for index, (_, window) in enumerate(batch)
+        ]
+
+    def _heads(self, output: Any) -> Mapping[str, "torch.Tensor"]:
+        """Further numbers a step, each (rows, T)."""
+        return {}
+
+    def _join(self, sounds: Sequence[_Sound], kept: Sequence[Mapping[str, "torch.Tensor"]]) -> list[Features]:
+        import torch
+
+        arrays = {name: torch.cat([p[name] for p in kept]).float().cpu().numpy() for name in kept[0]}
+        counts = [sound.num_steps for sound in sounds]
+        split = {name: np.split(array, np.cumsum(counts)[:-1]) for name, array in arrays.items()}
+        values = split.pop("features")
+        return [
+            Features(
+                values[index],
+                self._geometry.times_s(count, SAMPLE_RATE_HZ),
+                {name: parts[index] for name, parts in split.items()},
+            )
+            for index, count in enumerate(counts)
+        ]
+
+
+class Wav2Vec2Settings(AudioSettings):
+    """wav2vec 2.0 base."""
+
+    weights: str = "facebook/wav2vec2-base"
+
+
+class Wav2Vec2(HfAudio):
+    """wav2vec 2.0 base, trained on read English without labels."""
+
+    NAME = "wav2vec2"
+    LICENCE = "Apache-2.0"
+    DIM = 768
+    Settings = Wav2Vec2Settings
+
+
+class WavLMSettings(AudioSettings):
+    """WavLM large."""
+
+    weights: str = "microsoft/wavlm-large"
+
+
+class WavLM(HfAudio):
+    """WavLM large."""
+
+    NAME = "wavlm"
+    LICENCE = "CC-BY-SA-3.0"
+    DIM = 1024
+    Settings = WavLMSettings
+
+
+class HubertSettings(AudioSettings):
+    """HuBERT large."""
+
+    weights: str = "facebook/hubert-large-ls960-ft"
+
+
+class Hubert(HfAudio):
+    """HuBERT large, fine-tuned to recognise read English."""
+
+    NAME = "hubert"
+    LICENCE = "Apache-2.0"
+    DIM = 1024
+    Settings = HubertSettings
+
+
+class EmotionSettings(AudioSettings):
+    """audeering's model."""
+
+    weights: str = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
+
+
+class Wav2Vec2Emotion(HfAudio):
+    """wav2vec 2.0 fine-tuned to emotional speech, with its regression head applied to every step.
+
+    The extras ``arousal``, ``dominance`` and ``valence`` (about 0 to 1) are the head of each step's last
+    hidden state. The original model's value for a clip is the head of the *mean* hidden state; the head has a
+    tanh, so the mean of an extra over the steps comes near to that without being equal.
+    """
+
+    NAME = "wav2vec2-emotion"
+    EXTRAS = ("arousal", "dominance", "valence")
+    LICENCE = "CC-BY-NC-SA-4.0"
+    DIM = 1024
+    Settings = EmotionSettings
+
+    def _model_class(self) -> Any:
+        from emi_ray.extractors.speech_models import EmotionModel
+
+        return EmotionModel
+
+    @property
+    def _backbone(self) -> Any:
+        return self._model.wav2vec2
+
+    def _heads(self, output: Any) -> Mapping[str, "torch.Tensor"]:
+        logits = self._model.classifier(output.last_hidden_state)
+        return {name: logits[..., index] for index, name in enumerate(self.EXTRAS)}

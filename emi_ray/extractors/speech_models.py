@@ -1,0 +1,89 @@
+"""Parts of speech models that ``transformers`` lacks. Imported only when a model is built."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Wav2Vec2Model
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedModel
+
+
+class RegressionHead(nn.Module):
+    """Dense → tanh → as many numbers as the checkpoint has labels."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(…, hidden_size) → (…, num_labels)."""
+        return self.out_proj(torch.tanh(self.dense(hidden)))
+
+
+class EmotionModel(Wav2Vec2PreTrainedModel):
+    """wav2vec 2.0 with a regression head, laid out as audeering's checkpoint.
+
+    Wagner et al., "Dawn of the transformer era in speech emotion recognition", arXiv 2203.07378.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.wav2vec2 = Wav2Vec2Model(config)
+        self.classifier = RegressionHead(config)
+        self.post_init()
+
+    def forward(self, **inputs: Any) -> Any:
+        """The backbone's output; apply ``classifier`` to its steps, or to their mean for one value a clip."""
+        return self.wav2vec2(**inputs)
+
+
+class ClipGroupNorm(nn.Module):
+    """The group norm of a first convolution, one group a channel, with statistics of the whole clip.
+
+    ``nn.GroupNorm`` takes mean and variance over whatever it is given: also over padding, and only within a
+    window. Here they are computed beforehand from the clip alone (:meth:`statistics`) and set in ``clips``,
+    one entry a row of the batch, so neither padding nor windows change a feature.
+    """
+
+    def __init__(self, conv: nn.Conv1d, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+        self.clips: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
+        self._stride, self._kernel = conv.stride[0], conv.kernel_size[0]
+        self._taps = conv.weight[:, 0].double().cpu().numpy()
+        self._bias = 0.0 if conv.bias is None else conv.bias.double().cpu().numpy()
+
+    def statistics(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and reciprocal deviation (channels,) of the convolution of a whole clip, without computing it.
+
+        The convolution is linear in its patches, so E[Wp] = W E[p] and Var[Wp] = diag(W Cov[p] Wᵀ).
+        """
+        patches = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), self._kernel)
+        patches = patches[:: self._stride]
+        centre = patches.mean(0)
+        covariance = patches.T @ patches / len(patches) - np.outer(centre, centre)
+        variance = np.einsum("ck,kl,cl->c", self._taps, covariance, self._taps).clip(0)
+        mean = self._taps @ centre + self._bias
+        scale = 1 / np.sqrt(variance + self.norm.eps)
+        device = self.norm.weight.device
+        return torch.tensor(mean, device=device).float(), torch.tensor(scale, device=device).float()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(rows, channels, time) → the same, normalised by each row's clip."""
+        mean, scale = (torch.stack(parts) for parts in zip(*self.clips, strict=True))
+        weight = self.norm.weight.float() * scale
+        bias = self.norm.bias.float() - mean * weight
+        return torch.addcmul(bias[..., None].to(hidden.dtype), hidden, weight[..., None].to(hidden.dtype))
+
+
+def use_clip_statistics(model: nn.Module) -> ClipGroupNorm | None:
+    """Put a :class:`ClipGroupNorm` where the first convolution has a group norm; None where it has not."""
+    first = model.get_submodule("feature_extractor.conv_layers.0")
+    norm = getattr(first, "layer_norm", None)
+    if not isinstance(norm, nn.GroupNorm):
+        return None
+    first.layer_norm = ClipGroupNorm(first.get_submodule("conv"), norm)  # type: ignore[arg-type]
+    return first.layer_norm

@@ -1,0 +1,132 @@
+"""Speech → transcript, by Whisper."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from emi_ray.config import MediaSettings
+from emi_ray.errors import ClipError, UserError, choices
+from emi_ray.extractors.checkpoint import Checkpoint, choose_device, load_model, load_processor
+from emi_ray.extractors.pretrained import (
+    PretrainedSettings,
+    check_pretrained,
+    deciding_pretrained,
+    resolve_pretrained,
+)
+from emi_ray.media.clip import DecodedClip, Waveform
+from emi_ray.schema import Need
+
+_BATCH_SIZE = (2, 16)
+"""Clips that are transcribed together, on a CPU and on a GPU."""
+
+
+class WhisperSettings(PretrainedSettings):
+    """Which Whisper, and in which language. ``batch_size`` counts clips."""
+
+    weights: str = "openai/whisper-small"
+    language: str | None = Field(None, description="such as 'en'; null: detected in each clip")
+
+
+class Whisper:
+    """Any Whisper checkpoint. Built once per actor, as an extractor is; gives text instead of features.
+
+    Clips of up to 30 s are transcribed in one piece. Longer ones go through Whisper's own sequential long form,
+    and the text of all segments is joined. Decoding is greedy unless the checkpoint's generation settings say
+    otherwise, and no clip's text depends on the clips beside it.
+    """
+
+    NAME: ClassVar[str] = "whisper"
+    NEEDS: ClassVar[frozenset[Need]] = frozenset({"waveform"})
+    VERSION: ClassVar[int] = 1
+    LICENCE: ClassVar[str] = "Apache-2.0"
+    Settings: ClassVar[type[BaseModel]] = WhisperSettings
+
+    def __init__(self, settings: WhisperSettings) -> None:
+        from transformers import AutoProcessor, WhisperForConditionalGeneration
+
+        folder = Checkpoint(settings.weights, settings.revision).locate()
+        device = choose_device(settings.device)
+        dtype = resolve_pretrained(settings).dtype if settings.dtype == "auto" else settings.dtype
+        self._model: Any = load_model(WhisperForConditionalGeneration, folder, dtype, device)
+        self._processor = load_processor(AutoProcessor, folder)
+        self._options = self._language_options(settings.language)
+        self._batch_size = settings.batch_size or _BATCH_SIZE[device.type == "cuda"]
+
+    @classmethod
+    def resolve(cls, settings: WhisperSettings) -> WhisperSettings:
+        """Settle the revision and the dtype once, where the run is started."""
+        return resolve_pretrained(settings)
+
+    @classmethod
+    def check(cls, settings: WhisperSettings) -> list[str]:
+        """Why transcription cannot run now, if so."""
+        return check_pretrained(settings)
+
+    @classmethod
+    def identity(cls, settings: WhisperSettings, media: MediaSettings) -> dict[str, Any]:
+        """Everything that decides a transcript; the fingerprint of transcripts is a hash of it."""
+        identity = {
+            "extractor": cls.NAME,
+            "version": cls.VERSION,
+            "settings": settings.model_dump(mode="json"),
+            "media": media.deciding(cls.NEEDS),
+        }
+        return deciding_pretrained(identity)
+
+    def transcribe(self, clips: Sequence[DecodedClip]) -> list[str]:
+        """The words of each clip; an empty string where none were recognised.
+
+        Raises:
+            ClipError: the sound has another sample rate than the model.
+        """
+        samples = [self._samples(clip.waveform) for clip in clips]
+        order = sorted(range(len(clips)), key=lambda index: len(samples[index]))
+        short = [index for index in order if len(samples[index]) <= self._processor.feature_extractor.n_samples]
+        long = order[len(short) :]
+        texts = [""] * len(clips)
+        for indices, transcribe in ((short, self._short), (long, self._long)):
+            for start in range(0, len(indices), self._batch_size):
+                batch = indices[start : start + self._batch_size]
+                for index, text in zip(batch, transcribe([samples[i] for i in batch]), strict=True):
+                    texts[index] = text.strip()
+        return texts
+
+    def _samples(self, waveform: Waveform | None) -> np.ndarray:
+        assert waveform is not None, "the caller gives every clip its needs"
+        rate = self._processor.feature_extractor.sampling_rate
+        if waveform.sample_rate_hz != rate:
+            raise ClipError("transcript", f"the sound has {waveform.sample_rate_hz} samples a second, not {rate}")
+        return waveform.samples
+
+    def _short(self, samples: Sequence[np.ndarray]) -> list[str]:
+        return self._generate(self._inputs(samples))
+
+    def _long(self, samples: Sequence[np.ndarray]) -> list[str]:
+        inputs = self._inputs(samples, truncation=False, padding="longest", return_attention_mask=True)
+        return self._generate(inputs, return_timestamps=True)
+
+    def _inputs(self, samples: Sequence[np.ndarray], **options: Any) -> dict[str, Any]:
+        extractor = self._processor.feature_extractor
+        inputs = extractor(list(samples), sampling_rate=extractor.sampling_rate, return_tensors="pt", **options)
+        moved = inputs.to(self._model.device)
+        return {**moved, "input_features": moved["input_features"].to(self._model.dtype)}
+
+    def _generate(self, inputs: dict[str, Any], **options: Any) -> list[str]:
+        import torch
+
+        with torch.inference_mode():
+            tokens = self._model.generate(**inputs, **self._options, **options)
+        return self._processor.batch_decode(tokens, skip_special_tokens=True)
+
+    def _language_options(self, language: str | None) -> dict[str, str]:
+        generation = self._model.generation_config
+        if not getattr(generation, "is_multilingual", False):
+            if language not in (None, "en"):
+                raise UserError(f"language = '{language}': these weights know English only. Drop the setting.")
+            return {}
+        known = [token.strip("<|>") for token in generation.lang_to_id]
+        if language is not None and language not in known:
+            raise UserError(f"language = '{language}': {choices(language, known)}")
+        return {"task": "transcribe", **({"language": language} if language else {})}

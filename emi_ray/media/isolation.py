@@ -1,0 +1,204 @@
+"""Decoding in a child process: a clip that crashes it, eats all memory or never ends costs only itself."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import emi_ray
+from emi_ray.config import MediaSettings
+from emi_ray.errors import EmiRayError
+from emi_ray.media.clip import DecodedClip, pack_clip, unpack_clip
+from emi_ray.media.decode import decode_clip
+from emi_ray.media.detection import build_finder
+from emi_ray.media.messages import Message, read_message, write_message
+from emi_ray.media.source import ClipSource
+from emi_ray.schema import Need
+
+STARTUP_LIMIT_S = 120.0
+
+SOUND: frozenset[Need] = frozenset({"waveform"})
+PICTURES: frozenset[Need] = frozenset({"frames", "faces"})
+
+
+class DecodeProcess:
+    """Decodes clips one after another in a child process, which is replaced whenever it dies.
+
+    When decoding dies of a clip, or takes too long, sound and pictures are tried once more apart, so that one
+    bad stream does not cost the other.
+
+    Args:
+        time_limit_s: for each attempt; a clip takes three times as long at the very worst.
+    """
+
+    def __init__(self, media: MediaSettings, time_limit_s: float) -> None:
+        self._media = media
+        self._time_limit_s = time_limit_s
+        self._child: _Child | None = _Child(media)
+
+    def decode(self, source: ClipSource, needs: frozenset[Need]) -> dict[str, Any]:
+        """The row that ``pack_clip`` makes of the clip; what could not be decoded is in ``failed``.
+
+        Raises:
+            UserError: the face detector that the settings ask for cannot be had.
+            EmiRayError: the child process cannot be started.
+        """
+        if "faces" in needs:
+            build_finder(self._media.faces)
+        try:
+            return self._attempt(source, needs)
+        except _DecodingDiedError as death:
+            return self._salvage(source, needs, str(death))
+
+    def close(self) -> None:
+        """End the child process; the next ``decode`` would start another."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def __enter__(self) -> "DecodeProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _attempt(self, source: ClipSource, needs: frozenset[Need]) -> dict[str, Any]:
+        if self._child is None or not self._child.is_alive():
+            self.close()
+            self._child = _Child(self._media)
+        try:
+            return self._child.decode(source, needs, self._time_limit_s)
+        except _DecodingDiedError:
+            self.close()
+            raise
+
+    def _salvage(self, source: ClipSource, needs: frozenset[Need], reason: str) -> dict[str, Any]:
+        """Decode sound and pictures apart. What kills the decoder again is failed."""
+        decoded = decode_clip(source, self._media, needs - SOUND - PICTURES)
+        parts = [part for part in (needs & SOUND, needs & PICTURES) if part]
+        if len(parts) == 1:
+            return pack_clip(_without(decoded, parts[0], reason))
+        for part in parts:
+            try:
+                decoded = _joined(decoded, unpack_clip(self._attempt(source, part)))
+            except _DecodingDiedError as death:
+                decoded = _without(decoded, part, str(death))
+        return pack_clip(decoded)
+
+
+class _DecodingDiedError(Exception):
+    """The child died over a clip; the message says of what."""
+
+
+class _Child:
+    """One running child process. That it has started is awaited only when the first clip comes."""
+
+    def __init__(self, media: MediaSettings) -> None:
+        root = str(Path(emi_ray.__file__).parents[1])
+        inherited = os.environ.get("PYTHONPATH")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "emi_ray.media.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])},
+        )
+        self._settings = {"media": media.model_dump_json()}
+        self._is_ready = False
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def decode(self, source: ClipSource, needs: frozenset[Need], time_limit_s: float) -> dict[str, Any]:
+        """Decode one clip.
+
+        Raises:
+            _DecodingDiedError: the child crashed, was killed, or took too long and was stopped.
+            EmiRayError: the child did not come up.
+        """
+        self._await_start()
+        try:
+            return self._ask({**vars(source), "needs": json.dumps(sorted(needs))}, time_limit_s)
+        except TimeoutError:
+            raise _DecodingDiedError(f"decoding took longer than {time_limit_s:g} s") from None
+        except EOFError:
+            raise _DecodingDiedError(f"decoding crashed ({self._cause_of_death()})") from None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                cast(BinaryIO, pipe).close()
+
+    def _await_start(self) -> None:
+        if self._is_ready:
+            return
+        try:
+            self._ask(self._settings, STARTUP_LIMIT_S)
+        except TimeoutError:
+            reason = f"it is not ready after {STARTUP_LIMIT_S:g} s"
+        except EOFError:
+            reason = self._cause_of_death()
+        else:
+            self._is_ready = True
+            return
+        raise EmiRayError(f"The process that decodes media cannot be started: {reason}.")
+
+    def _ask(self, question: Message, time_limit_s: float) -> dict[str, Any]:
+        """Send a message and wait for its answer.
+
+        Raises:
+            TimeoutError: none came in time; the child is dead.
+            EOFError: the child died.
+        """
+        is_late = threading.Event()
+
+        def stop() -> None:
+            is_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(time_limit_s, stop)
+        timer.start()
+        try:
+            write_message(cast(BinaryIO, self._process.stdin), question)
+            answer: dict[str, Any] | None = read_message(cast(BinaryIO, self._process.stdout))
+        except (BrokenPipeError, EOFError):
+            answer = None
+        finally:
+            timer.cancel()
+            timer.join()
+        if is_late.is_set():
+            raise TimeoutError
+        if answer is None:
+            raise EOFError
+        return answer
+
+    def _cause_of_death(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"exit code {code}"
+        name = signal.Signals(-code).name
+        hint = ", most often for lack of memory" if -code == signal.SIGKILL else ""
+        return f"signal {-code}, {name}{hint}"
+
+
+def _without(clip: DecodedClip, needs: frozenset[Need], reason: str) -> DecodedClip:
+    return replace(clip, failed={**clip.failed, **dict.fromkeys(sorted(needs), reason)})
+
+
+def _joined(clip: DecodedClip, part: DecodedClip) -> DecodedClip:
+    """``clip`` with what ``part``, decoded for other needs, holds."""
+    found = {name: getattr(part, name) for name in (*SOUND, *PICTURES) if getattr(part, name) is not None}
+    return replace(
+        clip,
+        missing={**clip.missing, **part.missing},
+        failed={**clip.failed, **part.failed},
+        notes={**clip.notes, **part.notes},
+        **found,
+    )

@@ -1,0 +1,56 @@
+"""The child process of :class:`emi_ray.media.isolation.DecodeProcess`: decodes clips and does nothing else.
+
+First comes the settings message, answered by ``{"ready": "yes"}``; then one :class:`ClipSource` a message,
+each answered by its packed row. The process ends when its standard input does, whatever it is doing.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+from typing import BinaryIO
+
+import av
+import cv2
+
+from emi_ray.config import MediaSettings
+from emi_ray.media.clip import pack_clip
+from emi_ray.media.decode import decode_clip
+from emi_ray.media.messages import Message, read_message, write_message
+from emi_ray.media.source import ClipSource
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    answers = _claim_stdout()
+    cv2.setNumThreads(1)
+    av.logging.set_level(av.logging.PANIC)
+    questions: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, questions), daemon=True).start()
+    media = MediaSettings.model_validate_json(questions.get()["media"])
+    write_message(answers, {"ready": "yes"})
+    while True:
+        question = dict(questions.get())
+        needs = frozenset(json.loads(question.pop("needs")))
+        write_message(answers, pack_clip(decode_clip(ClipSource(**question), media, needs)))
+
+
+def _claim_stdout() -> BinaryIO:
+    """Keep standard output for answers; whatever a library prints there goes to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
+
+
+def _listen(stream: BinaryIO, questions: "queue.SimpleQueue[Message]") -> None:
+    """Pass messages on; once the parent is gone, end the process even in the middle of a clip."""
+    try:
+        while True:
+            questions.put(read_message(stream))
+    except EOFError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Raw clips that a model has never seen → predictions."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.config import CorpusSettings, ExtractorSettings, WorkspaceConfig
+from emi_ray.corpus.folder import read_media
+from emi_ray.corpus.manifest import read_corpus, validate_corpus
+from emi_ray.errors import UserError
+from emi_ray.evaluation import predict_features
+from emi_ray.extraction import extract
+from emi_ray.feature_store import FeatureStore
+from emi_ray.schema import Split
+from emi_ray.training.checkpoint import LoadedModel, load_model
+from emi_ray.workspace import CLIPS, Workspace
+
+TABLE_SUFFIXES = (".csv", ".parquet")
+
+
+def predict_clips(
+    workspace: Workspace,
+    run: str,
+    sources: Sequence[str],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pa.Table:
+    """Extract the features that the run was trained on from new clips, and predict. Needs a Ray session.
+
+    The features stay in ``predictions/`` of the workspace, so that the same command goes on where it stopped.
+
+    Args:
+        run: ``recipe/seed``.
+        sources: media files, folders of media files, or one table with transcripts beside the media.
+
+    Returns:
+        As of :func:`emi_ray.evaluation.predict_features`, one row a clip.
+
+    Raises:
+        UserError: there is no such run, or a source is not there or no media.
+    """
+    loaded = load_model(workspace, run)
+    clips = _read_sources(sources)
+    inner = workspace.inner(f"predictions/{run}/{_digest(clips)}")
+    inner.write_config(config_of(loaded))
+    inner.write_table(CLIPS, clips)
+    extract(inner, inner.config(), list(loaded.description.extractors), on_progress=on_progress)
+    return _predict(inner, loaded, clips)
+
+
+def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
+    """Predict a split of the workspace's own corpus from its features.
+
+    Raises:
+        UserError: there is no such run, or the split has no clip.
+    """
+    loaded = load_model(workspace, run)
+    clips = workspace.clips()
+    chosen = clips.filter(pc.equal(clips["split"], split))
+    if not chosen.num_rows:
+        raise UserError(f"{workspace.root} has no clip in its {split} split: name clips with --clips.")
+    return _predict(workspace, loaded, chosen)
+
+
+def config_of(loaded: LoadedModel) -> WorkspaceConfig:
+    """The configuration under which the model's extractors have the fingerprints that it was trained on."""
+    extractors = {
+        modality: ExtractorSettings(name=identity["extractor"], settings=identity["settings"])
+        for modality, identity in loaded.description.extractors.items()
+    }
+    return WorkspaceConfig(media=loaded.description.media, extractors=extractors)
+
+
+def _predict(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
+    extractors = loaded.description.extractors
+    stores = {m: FeatureStore(workspace, m, loaded.description.fingerprint(m)) for m in extractors}
+    return predict_features(loaded, stores, clips["clip_id"].to_pylist())
+
+
+def _read_sources(sources: Sequence[str]) -> pa.Table:
+    if len(sources) == 1 and sources[0].lower().endswith(TABLE_SUFFIXES):
+        return read_corpus("table", sources[0], CorpusSettings()).clips
+    return validate_corpus(read_media(sources), CorpusSettings()).clips
+
+
+def _digest(clips: pa.Table) -> str:
+    named = "\n".join(map(str, clips.drop_columns("split").to_pylist()))
+    return hashlib.blake2b(named.encode(), digest_size=6).hexdigest()

@@ -1,0 +1,145 @@
+"""``report/index.html`` and ``report/scores.json`` of a workspace."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import emi_ray
+from emi_ray.config import dump_yaml
+from emi_ray.report import numbers
+from emi_ray.report.collect import FailureKind, FeatureSet, Material, collect
+from emi_ray.report.corpus_plots import coverage_bars, step_histograms
+from emi_ray.report.corpus_section import build_corpus_section
+from emi_ray.report.headline import headline
+from emi_ray.report.scores import build_scores, scores_json
+from emi_ray.report.style import DARK_PALETTE, PALETTE
+from emi_ray.report.svg import printable
+from emi_ray.report.systems import build_systems
+from emi_ray.workspace import Workspace
+
+INDEX = "report/index.html"
+SCORES = "report/scores.json"
+
+_MAX_FAILURE_KINDS = 60
+
+
+def build_report(workspace: Workspace) -> dict[str, Any]:
+    """Write the report of whatever the workspace holds so far.
+
+    Returns:
+        ``html`` and ``json``: where the two files lie; ``scores``: what the second holds.
+
+    Raises:
+        UserError: ``emi_ray.yaml`` or a ``recipe.yaml`` is not valid.
+    """
+    material = collect(workspace)
+    scores = scores_json(material)
+    workspace.write_json(SCORES, scores)
+    workspace.write_text(INDEX, render(material))
+    return {"html": workspace.path(INDEX), "json": workspace.path(SCORES), "scores": scores}
+
+
+def render(material: Material) -> str:
+    """The page. It is well-formed XML, too."""
+    systems = build_systems(material)
+    template = _environment().get_template("index.html.j2")
+    page: str = template.render(
+        title=f"Emotional mimicry intensity: {_corpus_name(material)}",
+        headline=headline(material, systems[0].intervals.mean if systems and systems[0].intervals else None),
+        facts=_facts(material),
+        scores=build_scores(material),
+        systems=systems,
+        num_undrawn=len(material.runs) - len(systems),
+        corpus=None if material.clips is None else build_corpus_section(material.clips),
+        features=_features(material),
+        making=_making(material),
+        commands=_commands(material.workspace.root),
+        light=PALETTE,
+        dark=DARK_PALETTE,
+        version=emi_ray.__version__,
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        root=material.workspace.root,
+    )
+    return printable(page)
+
+
+def _environment() -> Environment:
+    """Everything that the template prints is escaped; a name that it does not know is an error."""
+    environment = Environment(
+        loader=PackageLoader("emi_ray", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {"score": numbers.score, "grouped": numbers.grouped, "heat": numbers.heat}
+    return environment
+
+
+def _corpus_name(material: Material) -> str:
+    names = {"vidmimic2": "Hume-Vidmimic2", "demo": "demo corpus", "features": "imported features"}
+    kind = material.corpus_kind or "no corpus"
+    source = material.config.corpus.source if material.config else None
+    return names.get(kind, source or kind)
+
+
+def _facts(material: Material) -> list[tuple[str, str]]:
+    facts = [("workspace", material.workspace.root), ("runs", numbers.grouped(len(material.runs)))]
+    if material.clips is not None:
+        facts.insert(0, ("clips", numbers.grouped(material.clips.num_rows)))
+        facts.insert(1, ("labels", ", ".join(material.label_names)))
+    return facts
+
+
+def _commands(root: str) -> dict[str, str]:
+    place = f"-w {shlex.quote(root)}"
+    return {
+        "init": f"emi-ray init {place} --corpus table --source clips.csv",
+        "extract": f"emi-ray extract {place}",
+        "train": f"emi-ray train {place} f2",
+    }
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the section of features shows; ``num_more`` kinds of failure are not listed."""
+
+    sets: Sequence[FeatureSet]
+    coverage: str | None
+    steps: str | None
+    failures: Sequence[FailureKind]
+    num_more: int
+
+
+def _features(material: Material) -> Features:
+    sets = material.feature_sets
+    filled = [each for each in sets if len(each.num_steps)]
+    several = [each for each in filled if each.num_steps.max() > 1]
+    return Features(
+        sets=sets,
+        coverage=coverage_bars("coverage", sets) if sets else None,
+        steps=step_histograms("steps", several) if several else None,
+        failures=material.failures[:_MAX_FAILURE_KINDS],
+        num_more=max(0, len(material.failures) - _MAX_FAILURE_KINDS),
+    )
+
+
+def _making(material: Material) -> list[tuple[str, str]]:
+    """Title and text of what made the results: settings, extractors, then recipe and versions of each run."""
+    parts = []
+    if material.config:
+        parts.append(("Settings of the workspace (emi_ray.yaml)", dump_yaml(material.config)))
+    for each in material.feature_sets:
+        title = f"Extractor of {each.modality}: {each.extractor}, fingerprint {each.fingerprint}"
+        parts.append((title, json.dumps(each.description, indent=2)))
+    drawn = {run.recipe: run for run in reversed(material.runs)}
+    for run in reversed(drawn.values()):
+        if run.recipe_yaml:
+            parts.append((f"Recipe as it was resolved: {run.name}", run.recipe_yaml))
+        if run.versions:
+            parts.append((f"Versions: {run.name}", json.dumps(run.versions, indent=2)))
+    return parts

@@ -1,0 +1,107 @@
+"""The section on the corpus: its splits and how its labels are distributed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.corpus.statistics import CorpusStatistics, SplitStatistics, describe
+from emi_ray.report.corpus_plots import label_histograms
+from emi_ray.report.numbers import grouped, p_value, percent, score
+from emi_ray.report.runs import column_of
+from emi_ray.schema import MODALITIES, labels_of
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of finished text; the first cell of a row is its heading."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+
+@dataclass(frozen=True)
+class CorpusSection:
+    """What the section shows; without labels it is the table of splits alone."""
+
+    tables: Sequence[TextTable]
+    labels: Sequence[str]
+    histograms: str | None
+    correlations: Sequence[Sequence[float]]
+
+
+def build_corpus_section(clips: pa.Table) -> CorpusSection:
+    """From the whole of ``clips.parquet``."""
+    statistics = describe(clips)
+    labelled = {name: split for name, split in statistics.splits.items() if split.num_labelled}
+    tables = [_split_table(statistics)]
+    if labelled:
+        tables.append(_label_table(statistics, labelled))
+    correlations = [[np.nan if r is None else r for r in row] for row in statistics.correlations]
+    return CorpusSection(
+        tables=tables,
+        labels=statistics.label_names,
+        histograms=_histograms(clips, list(labelled)) if labelled else None,
+        correlations=correlations if labelled and len(correlations) > 1 else [],
+    )
+
+
+def _split_table(statistics: CorpusStatistics) -> TextTable:
+    rows = [
+        [
+            name,
+            grouped(split.num_clips),
+            grouped(split.num_labelled),
+            *(grouped(split.modalities[modality]) for modality in MODALITIES),
+            percent(split.missing_text_share),
+        ]
+        for name, split in statistics.splits.items()
+        if split.num_clips
+    ]
+    headings = [
+        "split",
+        "clips",
+        "labelled",
+        *(f"with {modality}" for modality in MODALITIES),
+        "without text",
+    ]
+    note = (
+        "A clip counts as with a modality if it comes with a medium that could give it; "
+        "what extraction then found stands below."
+    )
+    return TextTable("Splits", headings, rows, note)
+
+
+def _label_table(statistics: CorpusStatistics, labelled: dict[str, SplitStatistics]) -> TextTable:
+    rows = []
+    for label in statistics.label_names:
+        of_splits = [split.labels[label] for split in labelled.values()]
+        shift = statistics.shifts.get(label)
+        rows.append(
+            [
+                label,
+                *(score(each.mean, 4) for each in of_splits),
+                *(score(each.std) for each in of_splits),
+                *(percent(each.zero_share) for each in of_splits),
+                score(shift.statistic if shift else None),
+                p_value(shift.p_value if shift else None),
+            ]
+        )
+    quantities = ("mean", "standard deviation", "at the lowest")
+    headings = [f"{quantity}, {name}" for quantity in quantities for name in labelled]
+    note = "KS: two-sample Kolmogorov-Smirnov statistic, train against val, and its p-value."
+    return TextTable("Labels", ["label", *headings, "KS", "p"], rows, note)
+
+
+def _histograms(clips: pa.Table, splits: Sequence[str]) -> str:
+    labels = labels_of(clips.schema)
+    values = {}
+    for split in splits:
+        rows = clips.filter(pc.equal(clips["split"], split))
+        columns = {label.name: column_of(rows, label.name) for label in labels}
+        values[split] = {name: column[~np.isnan(column)] for name, column in columns.items()}
+    return label_histograms("labels", labels, values)

@@ -1,0 +1,75 @@
+"""The section that draws trained systems: scores by modality, training, predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emi_ray.metrics import pearson
+from emi_ray.report.collect import Material
+from emi_ray.report.intervals import PearsonIntervals, pearson_intervals
+from emi_ray.report.runs import Predictions, Run, label_scores, number, read_predictions
+from emi_ray.report.score_plots import MAX_POINTS, Bars, prediction_scatter, score_bars, training_curves
+from emi_ray.report.style import colour_of
+
+_MAX_DRAWN = 8
+
+
+@dataclass(frozen=True)
+class System:
+    """One run, drawn. A plot without its files is None; ``command`` makes what ``run.absent`` names."""
+
+    run: Run
+    intervals: PearsonIntervals | None
+    bars: str | None
+    curves: str | None
+    scatter: str | None
+    scatter_caption: str
+    command: str
+
+
+def build_systems(material: Material) -> list[System]:
+    """The best seed of each of the best recipes, the best first."""
+    best_of_recipe: dict[str, Run] = {}
+    for run in material.runs:
+        best_of_recipe.setdefault(run.recipe, run)
+    drawn = list(best_of_recipe.values())[:_MAX_DRAWN]
+    return [_system(material, run, f"run{index}") for index, run in enumerate(drawn)]
+
+
+def _system(material: Material, run: Run, prefix: str) -> System:
+    predictions = read_predictions(material.workspace, run)
+    intervals = pearson_intervals(predictions.predicted, predictions.true) if predictions else None
+    labels = predictions.labels if predictions else material.label_names
+    return System(
+        run=run,
+        intervals=intervals,
+        bars=score_bars(f"{prefix}-bars", labels, _bars(run, labels), intervals) if run.metrics else None,
+        curves=training_curves(f"{prefix}-curves", run.history) if run.history else None,
+        scatter=_scatter(predictions, prefix) if predictions else None,
+        scatter_caption=_scatter_caption(predictions) if predictions else "",
+        command=f"emi-ray train -w {material.workspace.root} {run.recipe} --seed {run.seed}",
+    )
+
+
+def _bars(run: Run, labels: Sequence[str]) -> list[Bars]:
+    """One a unimodal stage, then the system itself."""
+    stages = {} if run.modality else run.stages
+    named = [*stages.items(), (run.modality or "fusion", run.metrics)]
+    return [
+        Bars(name, colour_of(name), label_scores(scores, labels), number(scores.get("val_pearson")))
+        for name, scores in named
+    ]
+
+
+def _scatter(predictions: Predictions, prefix: str) -> str:
+    r = pearson(predictions.predicted, predictions.true)
+    return prediction_scatter(f"{prefix}-scatter", predictions, r.tolist())
+
+
+def _scatter_caption(predictions: Predictions) -> str:
+    num_clips = len(predictions.true)
+    drawn = (
+        f"{MAX_POINTS:,} of {num_clips:,} clips are drawn"
+        if num_clips > MAX_POINTS
+        else f"{num_clips:,} clips"
+    )
+    return f"{drawn}. Orange: the mean prediction in each tenth of the true range. Dotted: predicted = true."

@@ -1,0 +1,140 @@
+"""A trained model on disk: ``model.safetensors`` for the weights, ``model.json`` for everything else.
+
+The two files rebuild the model and say which features it may be given.
+"""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from emi_ray.config import MediaSettings, Settings, validate
+from emi_ray.errors import UserError, choices
+from emi_ray.feature_store import FeatureStore
+from emi_ray.models.build import build_model
+from emi_ray.models.fusion import FusionRegressor, UnimodalRegressor
+from emi_ray.recipe import Recipe
+from emi_ray.schema import Label, Modality
+from emi_ray.workspace import Workspace
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+
+
+class ModelDescription(Settings):
+    """``model.json``.
+
+    Attributes:
+        recipe: resolved, all overrides applied.
+        labels: names and ranges, in the order of the model's outputs.
+        extractors: by modality, what ``extractor.json`` says of the features it was trained on:
+            ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …
+        media: how the corpus was decoded.
+        run_key: hash of all that determines the run.
+    """
+
+    recipe: Recipe
+    seed: int
+    labels: tuple[Label, ...]
+    extractors: dict[Modality, dict[str, Any]]
+    media: MediaSettings
+    versions: dict[str, str]
+    run_key: str
+
+    def fingerprint(self, modality: Modality) -> str:
+        return str(self.extractors[modality]["fingerprint"])
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, and what is known of it."""
+
+    model: UnimodalRegressor | FusionRegressor
+    description: ModelDescription
+
+    def require(self, stores: Mapping[Modality, FeatureStore]) -> None:
+        """Check that the stores hold the features that the model was trained on.
+
+        Raises:
+            UserError: a store has another fingerprint. Modalities that are not given count as missing.
+        """
+        for modality, store in stores.items():
+            if modality not in self.description.extractors:
+                raise UserError(
+                    f"The model has no {modality} encoder: {choices(modality, self.description.extractors)}"
+                )
+            expected = self.description.fingerprint(modality)
+            if store.fingerprint != expected:
+                extractor = self.description.extractors[modality].get("extractor", "?")
+                raise UserError(
+                    f"{store.workspace.path(store.folder)}: the model was trained on {modality} features "
+                    f"{expected} ('{extractor}') and cannot read {store.fingerprint}. "
+                    "Extract with the extractor and media settings that its model.json names."
+                )
+
+
+def save_model(
+    workspace: Workspace,
+    folder: str,
+    model: UnimodalRegressor | FusionRegressor,
+    description: ModelDescription,
+) -> None:
+    """Write both files; the description last, so that where it stands the weights stand too."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    workspace.write_bytes(f"{folder}/{WEIGHTS}", save(weights))
+    workspace.write_json(f"{folder}/{DESCRIPTION}", description.model_dump(mode="json"))
+
+
+def load_model(workspace: Workspace, run: str) -> LoadedModel:
+    """Rebuild a model from the files of its run alone.
+
+    Args:
+        run: ``f2/42``, or ``f2`` where that recipe has one seed only.
+
+    Raises:
+        UserError: there is no such run, or it has not finished.
+    """
+    folder = find_run(workspace, run)
+    if not workspace.exists(f"{folder}/{DESCRIPTION}"):
+        raise UserError(f"{workspace.path(folder)} holds no trained model yet: finish it with emi-ray train.")
+    values = workspace.read_json(f"{folder}/{DESCRIPTION}")
+    description = validate(ModelDescription, values, workspace.path(f"{folder}/{DESCRIPTION}"))
+    dims = {m: int(extractor["feature_dim"]) for m, extractor in description.extractors.items()}
+    model = build_model(description.recipe, dims, len(description.labels))
+    model.load_state_dict(load(workspace.read_bytes(f"{folder}/{WEIGHTS}")))
+    return LoadedModel(model.eval(), description)
+
+
+def find_run(workspace: Workspace, run: str) -> str:
+    """The folder ``runs/<recipe>/<seed>`` that ``f2/42``, ``runs/f2/42`` or ``f2`` means.
+
+    Raises:
+        UserError: no run is called so, or several are.
+    """
+    known = [
+        f"{recipe}/{seed}"
+        for recipe in workspace.folders("runs")
+        for seed in workspace.folders(f"runs/{recipe}")
+    ]
+    name = run.strip("/").removeprefix("runs/")
+    fitting = [candidate for candidate in known if name in (candidate, candidate.rpartition("/")[0])]
+    if len(fitting) == 1:
+        return f"runs/{fitting[0]}"
+    if not known:
+        raise UserError(f"{workspace.root} has no runs yet: train one with emi-ray train.")
+    problem = "Several runs are" if fitting else "No run is"
+    raise UserError(f"{problem} called '{run}' in {workspace.root}: {choices(name, fitting or known)}")
+
+
+def versions() -> dict[str, str]:
+    """What the result may depend on: Python and the numerical libraries."""
+    libraries = ("emi_ray", "torch", "numpy", "pyarrow", "ray")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in libraries},
+        "threads": str(torch.get_num_threads()),
+    }

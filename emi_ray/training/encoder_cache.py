@@ -1,0 +1,40 @@
+"""Finished encoder stages, for all recipes of a workspace: ``encoders/<modality>/<key>.safetensors``."""
+
+import json
+from dataclasses import dataclass
+
+from safetensors.torch import load, save
+
+from emi_ray.schema import Modality
+from emi_ray.training.stages import StageOutcome
+from emi_ray.workspace import Workspace
+
+_PLAIN = ("scores", "history", "best_epoch", "num_train", "num_val", "seconds")
+
+
+@dataclass(frozen=True)
+class WorkspaceEncoderCache:
+    """Weights, scores and history of a stage in one file, by the key of everything that determines it.
+
+    With ``reuse`` False nothing is ever found, and what is saved replaces what was there.
+    """
+
+    workspace: Workspace
+    reuse: bool = True
+
+    def has(self, modality: Modality, key: str) -> bool:
+        return self.reuse and self.workspace.exists(self._path(modality, key))
+
+    def load(self, modality: Modality, key: str) -> StageOutcome:
+        data = self.workspace.read_bytes(self._path(modality, key))
+        header_size = int.from_bytes(data[:8], "little")
+        plain = json.loads(json.loads(data[8 : 8 + header_size])["__metadata__"]["outcome"])
+        return StageOutcome(weights=load(data), **plain)
+
+    def save(self, modality: Modality, key: str, outcome: StageOutcome) -> None:
+        plain = json.dumps({name: getattr(outcome, name) for name in _PLAIN})
+        self.workspace.write_bytes(self._path(modality, key), save(outcome.weights, {"outcome": plain}))
+
+    @staticmethod
+    def _path(modality: Modality, key: str) -> str:
+        return f"encoders/{modality}/{key}.safetensors"

@@ -1,0 +1,42 @@
+"""What an encoder stage is determined by, as one hash."""
+
+import hashlib
+import json
+
+import numpy as np
+import torch
+
+from emi_ray.recipe import Recipe
+from emi_ray.schema import Modality
+from emi_ray.training.clip_data import ClipData
+from emi_ray.training.rows import Rows
+from emi_ray.training.team import Team
+
+
+def encoder_key(
+    recipe: Recipe, modality: Modality, data: ClipData, rows: Rows, seed: int, device: torch.device
+) -> str:
+    """Sixteen hexadecimal digits: equal for two stages that would end with the same weights.
+
+    The features enter by their extractor's fingerprint and by which clips have them.
+    """
+    settings = recipe.encoders[modality]
+    features = data.features[modality]
+    decided_by = {
+        "modality": modality,
+        "encoder": settings.model_dump(mode="json", exclude={"features"}),
+        "training": recipe.training_of(settings).model_dump(mode="json", exclude={"seed"}),
+        "objective": recipe.objective.model_dump(mode="json"),
+        "labels": [vars(label) for label in data.labels],
+        "features": features.identity,
+        "seed": seed,
+        "workers": Team.current().size,
+        "device": device.type,
+        "torch": torch.__version__,
+    }
+    digest = hashlib.blake2b(json.dumps(decided_by, sort_keys=True).encode(), digest_size=8)
+    for part in (rows.train, rows.val):
+        digest.update("\n".join(data.clip_ids[part]).encode())
+        digest.update(np.ascontiguousarray(data.targets[part]).tobytes())
+        digest.update(features.lengths[part].tobytes())
+    return digest.hexdigest()

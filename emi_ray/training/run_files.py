@@ -1,0 +1,136 @@
+"""The files of a finished run, ``runs/<recipe>/<seed>/``.
+
+history.csv           one row a stage and epoch
+predictions.parquet   clip_id, split, one column a label, true_<label>: validation and test clips
+recipe.yaml           resolved, all overrides applied
+versions.json
+model.safetensors, model.json
+metrics.json          written last: where it stands, the run is finished
+"""
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from emi_ray.config import dump_yaml
+from emi_ray.metrics import scores
+from emi_ray.models.fusion import Regressor
+from emi_ray.recipe import Recipe
+from emi_ray.training.batching import Batcher
+from emi_ray.training.checkpoint import ModelDescription, save_model
+from emi_ray.training.clip_data import ClipData
+from emi_ray.training.loop import predict
+from emi_ray.training.rows import Rows
+from emi_ray.training.stages import FUSION, StageOutcome, TrainedRecipe
+from emi_ray.training.team import Team
+from emi_ray.workspace import Workspace
+
+METRICS = "metrics.json"
+
+
+def write_run(
+    workspace: Workspace,
+    folder: str,
+    trained: TrainedRecipe,
+    data: ClipData,
+    rows: Rows,
+    description: ModelDescription,
+    started: float,
+) -> dict[str, Any]:
+    """Predict, score and write everything; files of an earlier run in the folder are replaced.
+
+    Args:
+        rows: the labelled clips of the split.
+        started: ``time.perf_counter()`` at the start of the run.
+
+    Returns:
+        What ``metrics.json`` holds; a score that does not exist (constant label) is None.
+    """
+    recipe = description.recipe
+    final = final_rows(recipe, data, rows)
+    test = np.flatnonzero(data.splits == "test")
+    shown = np.concatenate([final.val, test])
+    predictions = predict_in_units(trained.model, data, shown)
+    split_names = np.repeat(["val", "test"], [len(final.val), len(test)])
+    val_scores = scores(predictions[: len(final.val)], data.targets[final.val], data.labels)
+    last = trained.outcomes[FUSION if recipe.fusion else recipe.modalities[0]]
+    metrics = {
+        "recipe": recipe.name,
+        "seed": description.seed,
+        **val_scores,
+        "num_train": len(final.train),
+        "num_left_out": {
+            "train": len(rows.train) - len(final.train),
+            "val": len(rows.val) - len(final.val),
+        },
+        "num_missing": {
+            modality: int((~data.features[modality].present[np.concatenate([final.train, final.val])]).sum())
+            for modality in recipe.modalities
+        },
+        "num_parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
+        "num_workers": Team.current().size,
+        "best_epoch": last.best_epoch,
+        "stages": {m: _stage(m, trained) for m in recipe.modalities if m in trained.outcomes},
+        "run_key": description.run_key,
+    }
+    workspace.delete(f"{folder}/{METRICS}")
+    history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
+    workspace.write_text(f"{folder}/history.csv", history.to_csv(index=False))
+    table = predictions_table(data, shown, split_names, predictions)
+    workspace.write_table(f"{folder}/predictions.parquet", table)
+    workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(recipe))
+    workspace.write_json(f"{folder}/versions.json", description.versions)
+    save_model(workspace, folder, trained.model, description)
+    metrics = without_nan({**metrics, "seconds": round(time.perf_counter() - started, 3)})
+    workspace.write_json(f"{folder}/{METRICS}", metrics)
+    return metrics
+
+
+def final_rows(recipe: Recipe, data: ClipData, rows: Rows) -> Rows:
+    """The clips that the whole system is trained and scored on."""
+    if recipe.fusion is None and recipe.encoders[recipe.modalities[0]].missing == "zero":
+        return rows
+    return rows.having(data, recipe.modalities)
+
+
+def predict_in_units(model: Regressor, data: ClipData, rows: np.ndarray) -> np.ndarray:
+    """Predictions for rows in the units of the labels, (n, L) float64, by this process alone."""
+    if not len(rows):
+        return np.empty((0, len(data.labels)))
+    device = next(model.parameters()).device
+    return data.in_units(predict(model, Batcher(data, model.modalities, device), rows))
+
+
+def predictions_table(
+    data: ClipData, rows: np.ndarray, split_names: np.ndarray, predictions: np.ndarray
+) -> pa.Table:
+    """clip_id, split, one column a label, then ``true_<label>`` (null where unknown)."""
+    columns: dict[str, Any] = {"clip_id": data.clip_ids[rows], "split": split_names}
+    for index, label in enumerate(data.labels):
+        columns[label.name] = predictions[:, index]
+    for index, label in enumerate(data.labels):
+        truth = data.targets[rows, index].astype(np.float64)
+        columns[f"true_{label.name}"] = pa.array(truth, mask=np.isnan(truth))
+    return pa.table(columns)
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for every NaN, as JSON wants it."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _stage(stage: str, trained: TrainedRecipe) -> dict[str, Any]:
+    outcome: StageOutcome = trained.outcomes[stage]
+    return {
+        **outcome.scores,
+        "num_train": outcome.num_train,
+        "best_epoch": outcome.best_epoch,
+        "seconds": round(outcome.seconds, 3),
+        "reused": stage in trained.reused,
+    }
