@@ -25,7 +25,7 @@ def ccc_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 def pearson_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """1 - Pearson's correlation; 1 for a label whose targets are all equal in the batch."""
     moments = _Moments(predictions, targets)
-    spread = torch.sqrt(moments.x_variance * moments.y_variance + _EPSILON**2)
+    spread = torch.sqrt(moments.x_variance * moments.y_variance + _EPSILON)
     return moments.mean_over_labels(1.0 - moments.covariance / spread)
 
 

@@ -195,7 +195,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
 
 
 def _drop_stage_overrides(values: dict[str, Any], changed: Iterable[str]) -> dict[str, Any]:
-    """Without what single stages do otherwise, for settings of ``training`` that the user sets for all stages."""
+    """Without what single stages do otherwise, where the user sets it in ``training`` for all."""
     dropped = set(changed) & set(StageOverrides.model_fields)
 
     def keep(stage: Mapping[str, Any]) -> dict[str, Any]:

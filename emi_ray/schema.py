@@ -10,7 +10,7 @@ import pyarrow as pa
 
 Modality = Literal["text", "audio", "vision", "motion"]
 Split = Literal["train", "val", "test"]
-Need = Literal["frames", "faces", "waveform", "transcript", "openface_csv"]
+Need = Literal["frames", "faces", "waveform", "transcript", "openface_csv", "video"]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -11,6 +11,7 @@ from emi_ray.errors import UserError, choices
 from emi_ray.extractors.audio import Prosody
 from emi_ray.extractors.base import Extractor, Features, fingerprint
 from emi_ray.extractors.motion import Flow, MotionSummary
+from emi_ray.extractors.openface import OpenFace
 from emi_ray.extractors.pretrained_audio import HfAudio, Hubert, Wav2Vec2, Wav2Vec2Emotion, WavLM
 from emi_ray.extractors.pretrained_text import BertLarge, GteBase, HfText
 from emi_ray.extractors.pretrained_vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
@@ -24,7 +25,7 @@ EXTRACTORS: dict[str, type[Extractor]] = {
         *(HashedNgrams, GteBase, BertLarge, HfText),
         *(Prosody, Wav2Vec2, WavLM, Hubert, Wav2Vec2Emotion, HfAudio),
         *(Appearance, Dinov2Face, Dinov2Frame, VitFace, HfVision),
-        *(Flow, MotionSummary),
+        *(Flow, MotionSummary, OpenFace),
     )
 }
 

@@ -206,10 +206,13 @@ def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device
         model_class: anything with ``from_pretrained``.
 
     Raises:
-        UserError: the folder is no checkpoint of such a model, or lacks weights that the model would use.
+        UserError: the folder is no checkpoint of such a model or lacks weights that the model would use, or
+            the CPU has no float16.
     """
     import torch
 
+    if dtype == "float16" and device.type == "cpu" and not torch.cpu.get_capabilities().get("amx_fp16"):
+        raise UserError("dtype = 'float16' is hundreds of times slower than float32 on this CPU. Set dtype: auto.")
     try:
         with quiet_transformers():
             model, report = model_class.from_pretrained(

@@ -148,7 +148,7 @@ def _context(speed: np.ndarray) -> np.ndarray:
 
 
 def _moments(velocity: np.ndarray) -> np.ndarray:
-    """Per step: mean and mean square of the magnitude, mean velocity across and down, largest magnitude; (P, 5)."""
+    """Per step: mean and mean square of the speed, mean velocity across and down, largest speed; (P, 5)."""
     across, down = velocity[:, 0] / _SUMMARY_UNIT, velocity[:, 1] / _SUMMARY_UNIT
     square = across**2 + down**2
     magnitude = np.sqrt(square)

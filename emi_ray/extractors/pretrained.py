@@ -45,6 +45,11 @@ class LayerSettings(PretrainedSettings):
 AnyPretrained = TypeVar("AnyPretrained", bound=PretrainedSettings)
 
 
+def definite_dtype(dtype: str) -> str:
+    """``dtype``, or what ``auto`` means on this machine."""
+    return best_dtype() if dtype == "auto" else dtype
+
+
 def resolve_pretrained(settings: AnyPretrained) -> AnyPretrained:
     """``settings`` with exact weights and a definite dtype.
 
@@ -52,7 +57,7 @@ def resolve_pretrained(settings: AnyPretrained) -> AnyPretrained:
         UserError: the weights cannot be had.
     """
     exact = Checkpoint(settings.weights, settings.revision).pinned()
-    dtype = best_dtype() if settings.dtype == "auto" else settings.dtype
+    dtype = definite_dtype(settings.dtype)
     return settings.model_copy(update={"weights": exact.weights, "revision": exact.revision, "dtype": dtype})
 
 
@@ -84,8 +89,8 @@ class Pretrained(Extractor):
         super().__init__(settings)
         self._folder = Checkpoint(settings.weights, settings.revision).locate()
         self._device = choose_device(settings.device)
-        self._dtype = best_dtype() if settings.dtype == "auto" else settings.dtype
-        self._model = load_model(self._model_class(), self._folder, self._dtype, self._device)
+        dtype = definite_dtype(settings.dtype)
+        self._model = load_model(self._model_class(), self._folder, dtype, self._device)
         self._batch_size = settings.batch_size or self._BATCH_SIZE[self._device.type == "cuda"]
 
     @classmethod

@@ -8,11 +8,18 @@ from pydantic import BaseModel, Field
 
 from emi_ray.config import MediaSettings
 from emi_ray.errors import ClipError, UserError, choices
-from emi_ray.extractors.checkpoint import Checkpoint, choose_device, load_model, load_processor
+from emi_ray.extractors.checkpoint import (
+    Checkpoint,
+    choose_device,
+    load_model,
+    load_processor,
+    quiet_transformers,
+)
 from emi_ray.extractors.pretrained import (
     PretrainedSettings,
     check_pretrained,
     deciding_pretrained,
+    definite_dtype,
     resolve_pretrained,
 )
 from emi_ray.media.clip import DecodedClip, Waveform
@@ -32,9 +39,9 @@ class WhisperSettings(PretrainedSettings):
 class Whisper:
     """Any Whisper checkpoint. Built once per actor, as an extractor is; gives text instead of features.
 
-    Clips of up to 30 s are transcribed in one piece. Longer ones go through Whisper's own sequential long form,
-    and the text of all segments is joined. Decoding is greedy unless the checkpoint's generation settings say
-    otherwise, and no clip's text depends on the clips beside it.
+    Clips of up to 30 s are transcribed in one piece. Longer ones go through Whisper's own sequential long
+    form, and the text of all segments is joined. Decoding is greedy unless the checkpoint's generation
+    settings say otherwise, and no clip's text depends on the clips beside it.
     """
 
     NAME: ClassVar[str] = "whisper"
@@ -48,7 +55,7 @@ class Whisper:
 
         folder = Checkpoint(settings.weights, settings.revision).locate()
         device = choose_device(settings.device)
-        dtype = resolve_pretrained(settings).dtype if settings.dtype == "auto" else settings.dtype
+        dtype = definite_dtype(settings.dtype)
         self._model: Any = load_model(WhisperForConditionalGeneration, folder, dtype, device)
         self._processor = load_processor(AutoProcessor, folder)
         self._options = self._language_options(settings.language)
@@ -83,7 +90,8 @@ class Whisper:
         """
         samples = [self._samples(clip.waveform) for clip in clips]
         order = sorted(range(len(clips)), key=lambda index: len(samples[index]))
-        short = [index for index in order if len(samples[index]) <= self._processor.feature_extractor.n_samples]
+        one_piece = self._processor.feature_extractor.n_samples
+        short = [index for index in order if len(samples[index]) <= one_piece]
         long = order[len(short) :]
         texts = [""] * len(clips)
         for indices, transcribe in ((short, self._short), (long, self._long)):
@@ -97,7 +105,8 @@ class Whisper:
         assert waveform is not None, "the caller gives every clip its needs"
         rate = self._processor.feature_extractor.sampling_rate
         if waveform.sample_rate_hz != rate:
-            raise ClipError("transcript", f"the sound has {waveform.sample_rate_hz} samples a second, not {rate}")
+            reason = f"the sound has {waveform.sample_rate_hz} samples a second, not {rate}"
+            raise ClipError("transcript", reason)
         return waveform.samples
 
     def _short(self, samples: Sequence[np.ndarray]) -> list[str]:
@@ -109,14 +118,15 @@ class Whisper:
 
     def _inputs(self, samples: Sequence[np.ndarray], **options: Any) -> dict[str, Any]:
         extractor = self._processor.feature_extractor
-        inputs = extractor(list(samples), sampling_rate=extractor.sampling_rate, return_tensors="pt", **options)
+        rate = extractor.sampling_rate
+        inputs = extractor(list(samples), sampling_rate=rate, return_tensors="pt", **options)
         moved = inputs.to(self._model.device)
         return {**moved, "input_features": moved["input_features"].to(self._model.dtype)}
 
     def _generate(self, inputs: dict[str, Any], **options: Any) -> list[str]:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), quiet_transformers():
             tokens = self._model.generate(**inputs, **self._options, **options)
         return self._processor.batch_decode(tokens, skip_special_tokens=True)
 
@@ -124,7 +134,7 @@ class Whisper:
         generation = self._model.generation_config
         if not getattr(generation, "is_multilingual", False):
             if language not in (None, "en"):
-                raise UserError(f"language = '{language}': these weights know English only. Drop the setting.")
+                raise UserError(f"language = '{language}': these weights know English only.")
             return {}
         known = [token.strip("<|>") for token in generation.lang_to_id]
         if language is not None and language not in known:

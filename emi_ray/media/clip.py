@@ -50,9 +50,8 @@ class Waveform:
 class DecodedClip:
     """One clip, decoded. An input that is not there is None, and the reason is in one of two places:
     ``missing`` when the clip lacks it (no audio stream, no face in any frame), ``failed`` when it could not
-    be read (corrupt file, time limit). ``openface_csv`` is the text of the file.
-
-    ``openface_csv`` is the text of the file.
+    be read (corrupt file, time limit). ``openface_csv`` is the text of the file; ``video``
+    is where the video lies, for an extractor that runs a program on it.
 
     ``notes`` counts what happened on the way: ``frames_decoded``, ``frames_without_face``,
     ``packets_corrupt``, ``truncated`` and the like.
@@ -64,6 +63,7 @@ class DecodedClip:
     waveform: Waveform | None = None
     transcript: str | None = None
     openface_csv: str | None = None
+    video: str | None = None
     missing: Mapping[Need, str] = field(default_factory=dict)
     failed: Mapping[Need, str] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -90,6 +90,7 @@ def pack_clip(clip: DecodedClip) -> dict[str, Any]:
         "clip_id": clip.clip_id,
         "transcript": clip.transcript,
         "openface_csv": clip.openface_csv,
+        "video": clip.video,
         "missing": json.dumps(dict(clip.missing)),
         "failed": json.dumps(dict(clip.failed)),
         "notes": json.dumps(dict(clip.notes)),
@@ -113,6 +114,7 @@ def unpack_clip(row: Mapping[str, Any]) -> DecodedClip:
         waveform=Waveform(waveform["samples"], waveform["sample_rate_hz"].item()) if waveform else None,
         transcript=row.get("transcript"),
         openface_csv=row.get("openface_csv"),
+        video=row.get("video"),
         missing=json.loads(row["missing"]),
         failed=json.loads(row["failed"]),
         notes=json.loads(row["notes"]),

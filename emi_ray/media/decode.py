@@ -112,7 +112,7 @@ class _Decoding:
         if not needs:
             return
         if file is None:
-            self.missing |= dict.fromkeys(sorted(needs), "no media file is given")
+            self.missing |= dict.fromkeys(sorted(needs), "the clip has no media file")
             return
         sound = AudioSink(self.media.sample_rate_hz, self.media.max_audio_s)
         collector = FrameCollector(self.media.frame_side_px)
@@ -140,8 +140,13 @@ class _Decoding:
             self._count_faces(searcher.tracker.num_frames)
         if consumers:
             self._count_frames(picture)
-        self._count({"packets_corrupt": sum(sink.packets_corrupt for sink in sinks)})
-        self._count({"truncated": int(any(sink.truncated for sink in sinks))})
+        self._count(
+            {
+                "sound_capped": int(sound.full),
+                "packets_corrupt": sum(sink.packets_corrupt for sink in sinks),
+                "truncated": int(any(sink.truncated for sink in sinks)),
+            }
+        )
 
     def _conclude(self, need: Need, sink: StreamSink, succeeded: bool) -> None:
         """Say why a stream gave nothing."""
@@ -153,7 +158,7 @@ class _Decoding:
             self.failed[need] = f"ffmpeg has no decoder for the {sink.KIND} stream"
         else:
             reason = sink.error or "it ends before its first frame"
-            self.failed[need] = f"nothing of the {sink.KIND} stream ({sink.codec}) can be decoded: {reason}"
+            self.failed[need] = f"nothing of the {sink.KIND} stream ({sink.codec}) can be decoded ({reason})"
 
     def _count_frames(self, sink: VideoSink) -> None:
         self._count(

@@ -15,6 +15,8 @@ from emi_ray.media.streams import StreamSink
 
 FALLBACK_FRAME_RATE_HZ = 25.0
 PLAUSIBLE_FRAME_RATES_HZ = (1.0, 120.0)
+DOWNMIX = {"rematrix_maxval": "1.0"}
+"""Channels are averaged, as librosa does; swresample's default would add 3 dB to a stereo voice, and clip it."""
 MAX_ASPECT = 4
 """Whole frames are shrunk until the longer side is at most this many times ``frame_side_px``."""
 WORKING_SIDE_PX = 1920
@@ -48,7 +50,9 @@ class AudioSink(StreamSink[AudioFrame]):
         if kind != self._format:
             self._drain()
             self._format = kind
-            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=self._rate_hz)
+            self._resampler = av.AudioResampler(
+                format="flt", layout="mono", rate=self._rate_hz, options=DOWNMIX
+            )
         frame.pts = None
         self._resample(frame)
 
@@ -89,9 +93,11 @@ class VideoSink(StreamSink[VideoFrame]):
         self._rate_hz, self._max_frames = rate_hz, max_frames
         self._consumers = consumers
         self.sampler = FrameSampler(rate_hz, max_frames, 1 / FALLBACK_FRAME_RATE_HZ)
+        self._time_base_s = 1.0
 
     def open(self, stream: Stream) -> None:
         super().open(stream)
+        self._time_base_s = float(stream.time_base or 1)
         self.sampler = FrameSampler(self._rate_hz, self._max_frames, _frame_interval_s(stream))
 
     @property
@@ -106,7 +112,8 @@ class VideoSink(StreamSink[VideoFrame]):
         return self.sampler.is_due(timestamp_s)
 
     def take(self, frame: VideoFrame) -> None:
-        time_s = self.sampler.place(frame.time)
+        # The last frames leave the decoder without a time base, so that frame.time cannot be used.
+        time_s = self.sampler.place(None if frame.pts is None else frame.pts * self._time_base_s)
         if time_s is not None:
             for consumer in self._consumers:
                 consumer.take(frame, time_s)

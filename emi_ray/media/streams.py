@@ -17,6 +17,8 @@ from av.video.stream import VideoStream
 
 from emi_ray.media.source import UnreadableError
 
+READ_BYTES = 1 << 18
+"""Read at a time: enough that a file in an object store does not cost thousands of requests."""
 TRUNCATED_SHARE = 0.9
 """A stream of which less than this share of its declared duration can be decoded counts as truncated."""
 
@@ -84,7 +86,7 @@ def read_streams(file: BinaryIO, sinks: Sequence[StreamSink[Any]]) -> None:
         UnreadableError: ffmpeg makes nothing of the file.
     """
     try:
-        container = av.open(file, "r", metadata_errors="replace")
+        container = av.open(file, "r", metadata_errors="replace", buffer_size=READ_BYTES)
     except (FFmpegError, OSError, ValueError) as error:
         raise UnreadableError(f"not a media file that ffmpeg can read ({explain(error)})") from error
     with container:
@@ -114,16 +116,14 @@ class _Outlet:
         if packet is not None:
             context.skip_frame = "DEFAULT" if self.sink.needs(_time_of(packet)) else "NONREF"
         try:
-            frames = context.decode(packet)
+            for frame in context.decode(packet):
+                self.sink.num_decoded += 1
+                self.sink.take(frame)
         except EOFError:
             return
         except (FFmpegError, ValueError) as error:
             self.sink.packets_corrupt += 1
             self.sink.error = self.sink.error or explain(error)
-            return
-        for frame in frames:
-            self.sink.num_decoded += 1
-            self.sink.take(frame)
 
 
 def _open(container: InputContainer, sinks: Sequence[StreamSink[Any]]) -> dict[int, _Outlet]:

@@ -1,7 +1,6 @@
 """``report/index.html`` and ``report/scores.json`` of a workspace."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -58,7 +57,7 @@ def render(material: Material) -> str:
         corpus=None if material.clips is None else build_corpus_section(material.clips),
         features=_features(material),
         making=_making(material),
-        commands=_commands(material.workspace.root),
+        commands=_commands(material.place),
         light=PALETTE,
         dark=DARK_PALETTE,
         version=emi_ray.__version__,
@@ -95,8 +94,7 @@ def _facts(material: Material) -> list[tuple[str, str]]:
     return facts
 
 
-def _commands(root: str) -> dict[str, str]:
-    place = f"-w {shlex.quote(root)}"
+def _commands(place: str) -> dict[str, str]:
     return {
         "init": f"emi-ray init {place} --corpus table --source clips.csv",
         "extract": f"emi-ray extract {place}",

@@ -1,6 +1,7 @@
 """What the files of a workspace say, as plain data; whatever is not there yet is None or empty."""
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ class Material:
     feature_sets: Sequence[FeatureSet]
     failures: Sequence[FailureKind]
     runs: Sequence[Run]
+
+    @property
+    def place(self) -> str:
+        """The option that names the workspace in a command."""
+        return f"-w {shlex.quote(self.workspace.root)}"
 
     @property
     def corpus_kind(self) -> str | None:

@@ -51,7 +51,7 @@ def pearson_intervals(predicted: np.ndarray, true: np.ndarray, seed: int = 0) ->
 def _resamples(num_clips: int, seed: int) -> Iterator[np.ndarray]:
     """Weights (R, N), some resamples at a time."""
     rng = np.random.default_rng(seed)
-    total = int(np.clip(100_000_000 // num_clips, _MIN_RESAMPLES, _MAX_RESAMPLES))
+    total = int(np.clip(40_000_000 // num_clips, _MIN_RESAMPLES, _MAX_RESAMPLES))
     at_once = max(1, _WEIGHTS_AT_ONCE // num_clips)
     share = np.full(num_clips, 1 / num_clips)
     for start in range(0, total, at_once):

@@ -47,7 +47,7 @@ def score_bars(
     num_labels = len(labels)
     positions = np.arange(num_labels + 1, dtype=float)
     positions[-1] += 0.6
-    slots = np.array([0.82] * num_labels + [1.5]) / len(series)
+    slots = np.array([0.82] * num_labels + [1.5]) / max(len(series), 2)
     with report_style():
         figure, axes = one_panel(max(PAGE_WIDTH_IN, 1.0 * num_labels), 3.3)
         for index, bars in enumerate(series):
@@ -56,7 +56,8 @@ def score_bars(
             top = max(bars.mean, 0)
             if bars is series[-1] and intervals is not None:
                 ends = [*intervals.labels, intervals.mean]
-                axes.vlines(x, [end.low for end in ends], [end.high for end in ends], PALETTE["val"], lw=1.5)
+                ink = PALETTE["val" if bars.colour == PALETTE["fusion"] else "ink"]
+                axes.vlines(x, [end.low for end in ends], [end.high for end in ends], ink, lw=1.5)
                 top = max(top, intervals.mean.high)
             if not math.isnan(bars.mean):
                 axes.annotate(f"{bars.mean:.3f}", (x[-1], top), (0, 2), **_ABOVE)

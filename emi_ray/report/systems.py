@@ -46,7 +46,7 @@ def _system(material: Material, run: Run, prefix: str) -> System:
         curves=training_curves(f"{prefix}-curves", run.history) if run.history else None,
         scatter=_scatter(predictions, prefix) if predictions else None,
         scatter_caption=_scatter_caption(predictions) if predictions else "",
-        command=f"emi-ray train -w {material.workspace.root} {run.recipe} --seed {run.seed}",
+        command=f"emi-ray train {material.place} {run.recipe} --seed {run.seed}",
     )
 
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -74,7 +73,7 @@ def train(
         shared.delete(f"{plan.folder}/ray")
     with _listening(on_progress) as inbox:
         _fit(plan, num_workers, inbox, reuse_encoders=not force)
-        problem = cast(str | None, ray.get(inbox.problem.remote()))
+        problem: str | None = ray.get(inbox.problem.remote())
     if problem is not None:
         raise UserError(problem)
     metrics: dict[str, Any] = shared.read_json(f"{plan.folder}/metrics.json")
@@ -82,7 +81,7 @@ def train(
     return {**metrics, "already_finished": False}
 
 
-def _fit(plan: RunPlan, num_workers: int, inbox: ActorHandle, reuse_encoders: bool) -> None:
+def _fit(plan: RunPlan, num_workers: int, inbox: Any, reuse_encoders: bool) -> None:
     # How long every report of a checkpoint blocks; Ray's default of 2 s is as long as training takes here.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     enough_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
@@ -188,9 +187,9 @@ class _Inbox:
 
 
 @contextmanager
-def _listening(on_progress: OnProgress | None) -> Iterator[ActorHandle]:
+def _listening(on_progress: OnProgress | None) -> Iterator[Any]:
     """An inbox whose news reach ``on_progress`` from a thread of this process while the block lasts."""
-    inbox: ActorHandle = ray.remote(num_cpus=0)(_Inbox).remote()  # type: ignore[attr-defined]
+    inbox: Any = ray.remote(num_cpus=0)(_Inbox).remote()
     over = threading.Event()
 
     def listen() -> None:

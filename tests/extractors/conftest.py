@@ -62,8 +62,8 @@ def wavlm(checkpoints: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(checkpoints: Path) -> hf.BertTokenizer:
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS)]
-    return hf.BertTokenizer(vocab={token: index for index, token in enumerate(vocabulary)}, model_max_length=40)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    return hf.BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=40)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Tiny checkpoints with random weights, saved as real ones are, and clips to run them on."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import transformers as hf
 from emi_ray.media.clip import DecodedClip, Faces, Frames, Waveform
 
 RATE_HZ = 16_000
-WORDS = "so i was really happy you know and then she laughed it made me smile too".split()
+WORDS = ("so", "i", "was", "really", "happy", "you", "know", "and", "then", "she", "laughed", "too")
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 _CONVOLUTIONS = {
@@ -29,15 +30,22 @@ def save_image_processor(folder: Path, kind: str, **wanted: object) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(description))
 
 
-def save_speech_model(folder: Path, family: str, norm: str, **wanted: object) -> Path:
-    """A tiny wav2vec 2.0-like model; ``norm``: ``group`` as the base models, ``layer`` as the large ones."""
+def save_speech_model(folder: Path, family: str, norm: str, lively: bool = True) -> Path:
+    """A tiny wav2vec 2.0-like model.
+
+    Args:
+        norm: ``group`` as the base models have it, ``layer`` as the large ones.
+        lively: larger random weights than at initialisation.
+    """
     settings = {**SMALL, **_CONVOLUTIONS, "feat_extract_norm": norm, "do_stable_layer_norm": norm == "layer"}
     torch.manual_seed(1)
-    config = getattr(hf, f"{family}Config")(**settings, **wanted)
+    config = getattr(hf, f"{family}Config")(**settings)
     model = getattr(hf, f"{family}Model")(config)
-    enliven(model)
+    if lively:
+        enliven(model)
     model.save_pretrained(folder)
-    hf.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer").save_pretrained(folder)
+    processor = hf.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer")
+    processor.save_pretrained(folder)
     return folder
 
 
@@ -83,7 +91,7 @@ def make_clip(seed: int, num_images: int = 3, seconds: float = 1.0, side: int = 
 
 def save_whisper(folder: Path) -> Path:
     """A tiny multilingual Whisper that can only say words of ``WORDS``."""
-    words = [f"Ġ{word}" for word in dict.fromkeys(WORDS)]
+    words = [f"Ġ{word}" for word in WORDS]
     ordinary = [*words, *"Ġabcdefghijklmnopqrstuvwxyz", "<|endoftext|>"]
     control = ["startoftranscript", "en", "es", "translate", "transcribe", "startofprev", "nospeech"]
     control = [f"<|{name}|>" for name in [*control, "notimestamps"]]
@@ -93,25 +101,33 @@ def save_whisper(folder: Path) -> Path:
     hf.WhisperProcessor(hf.WhisperFeatureExtractor(), tokenizer).save_pretrained(folder)
     end, start = vocabulary["<|endoftext|>"], vocabulary["<|startoftranscript|>"]
     sizes = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_target_positions": 40}
-    layers = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    parts = itertools.product(("encoder", "decoder"), ("layers", "attention_heads"))
+    layers = {"_".join(part): 2 for part in parts}
     specials = dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), end)
     torch.manual_seed(0)
-    config = hf.WhisperConfig(
-        **sizes, **layers, **specials, vocab_size=len(vocabulary), decoder_start_token_id=start
+    model = hf.WhisperForConditionalGeneration(
+        hf.WhisperConfig(
+            **sizes,
+            **layers,
+            **specials,
+            vocab_size=len(vocabulary),
+            decoder_start_token_id=start,
+            begin_suppress_tokens=[],
+        )
     )
-    model = hf.WhisperForConditionalGeneration(config)
     enliven(model)
-    for name, value in {
-        "is_multilingual": True,
-        "lang_to_id": {token: vocabulary[token] for token in ("<|en|>", "<|es|>")},
-        "task_to_id": {task: vocabulary[f"<|{task}|>"] for task in ("translate", "transcribe")},
-        "no_timestamps_token_id": vocabulary["<|notimestamps|>"],
-        "prev_sot_token_id": vocabulary["<|startofprev|>"],
-        "suppress_tokens": list(range(len(words), len(vocabulary) - len(timestamps))),
-        "max_initial_timestamp_index": 50,
-        "max_length": 12,
-        "decoder_start_token_id": start,
-    }.items():
-        setattr(model.generation_config, name, value)
+    model.get_input_embeddings().weight.data[len(words) :] *= 0.1  # tied to the output: words are likeliest
+    model.generation_config = hf.GenerationConfig(
+        is_multilingual=True,
+        lang_to_id={token: vocabulary[token] for token in ("<|en|>", "<|es|>")},
+        task_to_id={task: vocabulary[f"<|{task}|>"] for task in ("translate", "transcribe")},
+        no_timestamps_token_id=vocabulary["<|notimestamps|>"],
+        prev_sot_token_id=vocabulary["<|startofprev|>"],
+        suppress_tokens=list(range(len(words), len(vocabulary) - len(timestamps))),
+        max_initial_timestamp_index=50,
+        max_length=12,
+        decoder_start_token_id=start,
+        **specials,
+    )
     model.save_pretrained(folder)
     return folder

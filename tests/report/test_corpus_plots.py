@@ -6,10 +6,8 @@ from emi_ray.report.corpus_plots import coverage_bars, label_histograms, step_hi
 from emi_ray.schema import Label
 
 
-def feature_set(num_steps: list[int], num_failed: int = 0) -> FeatureSet:
-    return FeatureSet(
-        "audio", "f00", {"extractor": "prosody"}, np.array(num_steps, np.int32), 0, num_failed, 0
-    )
+def feature_set(num_steps: list[int]) -> FeatureSet:
+    return FeatureSet("audio", "f00", {"extractor": "prosody"}, np.array(num_steps, np.int32), 0, 0, 0)
 
 
 @pytest.mark.parametrize("num_steps", [[5], [3, 3, 3], [1, 12_500]])

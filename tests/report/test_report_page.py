@@ -1,6 +1,7 @@
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -8,13 +9,37 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Page
-from fabricated_workspace import HOSTILE_ID, add_features, add_run, write_corpus
+from fabricated_workspace import HOSTILE_ID, add_features, add_run, write_corpus, write_full
 
 from emi_ray.feature_store import Failure, write_failures
 from emi_ray.report import build_report
 from emi_ray.schema import EMOTIONS, Label, clips_schema, snake
 from emi_ray.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report that was built: its workspace, its HTML, and the same parsed."""
+
+    workspace: Workspace
+    html: str
+
+    @property
+    def tree(self) -> ElementTree.Element:
+        return ElementTree.fromstring(self.html)
+
+    def table(self, name: str) -> list[list[str]]:
+        """The cells of the body of the table with that id."""
+        body = self.tree.find(f".//table[@id='{name}']/tbody")
+        assert body is not None
+        return [["".join(cell.itertext()) for cell in row] for row in body]
+
+
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    workspace = write_full(tmp_path_factory.mktemp("full"))
+    build_report(workspace)
+    return Page(workspace, workspace.read_text("report/index.html"))
 
 
 @pytest.fixture

@@ -32,9 +32,7 @@ def planted_features(
         width, typical = dims[modality], steps[modality]
         mixing = random.normal(size=(targets.shape[1], width))
         offsets = SIGNAL[modality] * targets @ mixing + random.normal(0, 0.6, (len(targets), width))
-        lengths = [
-            1 if typical == 1 else int(random.lognormal(np.log(typical), 0.6)) + 1 for _ in targets
-        ]
+        lengths = [1 if typical == 1 else int(random.lognormal(np.log(typical), 0.6)) + 1 for _ in targets]
         gone = random.random(len(targets)) < missing.get(modality, 0.0)
         features[modality] = [
             None if gone[i] else (random.normal(size=(lengths[i], width)) + offsets[i]).astype(np.float16)

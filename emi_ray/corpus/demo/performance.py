@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_STEP_PER_CUE = 1.0
+_STEP_PER_CUE = 1.2
 """Octaves of amplitude per standard deviation of a cue."""
 
 
@@ -74,8 +74,8 @@ def perform(
 
 
 def _oscillation(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A wave of about unit amplitude at 1.1 to 1.7 Hz, with a slower one on it."""
-    fast, slow = rng.uniform(1.1, 1.7), rng.uniform(0.3, 0.6)
+    """A wave of about unit amplitude at 1.6 to 2.2 Hz, with a slower one on it."""
+    fast, slow = rng.uniform(1.6, 2.2), rng.uniform(0.3, 0.6)
     phases = rng.uniform(0, 2 * np.pi, 2)
     wave: np.ndarray = np.sin(2 * np.pi * fast * times_s + phases[0])
     return wave + 0.25 * np.sin(2 * np.pi * slow * times_s + phases[1])

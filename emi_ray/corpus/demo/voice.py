@@ -49,13 +49,13 @@ class _Syllables:
 
 def speak_aloud(cues: VoiceCues, duration_s: float, rng: np.random.Generator) -> Speech:
     """Babble of ``duration_s`` in a voice at random, as the cues say."""
-    rate_hz = 4.2 * 2 ** (0.38 * _bounded(cues.rate) + 0.06 * rng.standard_normal())
+    rate_hz = 4.2 * 2 ** (0.50 * _bounded(cues.rate) + 0.06 * rng.standard_normal())
     syllables = _syllables(duration_s, rate_hz, rng)
     num_samples = round(duration_s * SAMPLE_RATE_HZ)
     source = _source(cues, syllables, num_samples, rng)
-    formant_scale = 2 ** (-0.14 * _bounded(cues.tract_length) + 0.03 * rng.standard_normal())
+    formant_scale = 2 ** (-0.20 * _bounded(cues.tract_length) + 0.02 * rng.standard_normal())
     voice = _shape(source, syllables, formant_scale) * _stretch(syllables.envelope, num_samples)
-    level_db = -26 + 5 * _bounded(cues.loudness) + rng.standard_normal()
+    level_db = -27 + 7 * _bounded(cues.loudness) + 0.5 * rng.standard_normal()
     voice *= 10 ** (level_db / 20) / max(float(np.sqrt(np.mean(voice**2))), 1e-9)
     hiss = 10 ** (-66 / 20) * rng.standard_normal(num_samples)
     return Speech(np.tanh(voice + hiss).astype(np.float32), syllables.envelope)
@@ -66,14 +66,15 @@ def _syllables(duration_s: float, rate_hz: float, rng: np.random.Generator) -> _
     num_steps = max(2, round(duration_s * ENVELOPE_RATE_HZ))
     envelope = np.zeros(num_steps)
     vowels = np.zeros((len(_VOWELS_HZ), num_steps))
-    start = 0
+    start, spoken = 0, list(rng.permutation(len(_VOWELS_HZ)))
     while start < num_steps:
         length = max(8, round(ENVELOPE_RATE_HZ / rate_hz * rng.uniform(0.8, 1.25)))
         stop = min(start + length, num_steps)
         pause = start > 0 and rng.random() < 0.1
         bump = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 0.8
         envelope[start:stop] = (0.0 if pause else rng.uniform(0.6, 1.0)) * bump[: stop - start]
-        vowels[rng.integers(len(_VOWELS_HZ)), start:stop] = 1.0
+        vowels[spoken[0], start:stop] = 1.0
+        spoken.append(spoken.pop(0))
         start = stop
     smooth = np.hanning(13)[1:-1] / np.hanning(13).sum()
     return _Syllables(envelope, signal.convolve(vowels, smooth[None], mode="same"))
@@ -83,16 +84,16 @@ def _source(
     cues: VoiceCues, syllables: _Syllables, num_samples: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Glottal pulses with a falling, wavering pitch, tilted by the brightness, and breath noise."""
-    base_hz = 150 * 2 ** (0.36 * _bounded(cues.pitch) + 0.08 * rng.standard_normal())
+    base_hz = 165 * 2 ** (0.45 * _bounded(cues.pitch) + 0.05 * rng.standard_normal())
     times_s = np.arange(num_samples) / SAMPLE_RATE_HZ
     octaves = 0.10 * np.sin(2 * np.pi * rng.uniform(0.3, 0.6) * times_s + rng.uniform(0, 2 * np.pi))
     octaves += 0.10 * _stretch(syllables.envelope, num_samples) - 0.06 * times_s / times_s[-1]
     phase = np.cumsum(base_hz * 2**octaves / SAMPLE_RATE_HZ) % 1.0
     pulses = _glottal_pulse(phase)
-    corner_hz = 1500 * 2 ** (0.8 * _bounded(cues.brightness) + 0.1 * rng.standard_normal())
+    corner_hz = 1200 * 2 ** (1.2 * _bounded(cues.brightness) + 0.1 * rng.standard_normal())
     pole = np.exp(-2 * np.pi * corner_hz / SAMPLE_RATE_HZ)
     pulses = signal.lfilter([1 - pole], [1, -pole], pulses)
-    breath_db = -17 + 6 * _bounded(cues.breath) + rng.standard_normal()
+    breath_db = -18 + 7 * _bounded(cues.breath) + 0.5 * rng.standard_normal()
     noise = rng.standard_normal(num_samples) * np.std(pulses) * 10 ** (breath_db / 20)
     return np.asarray(pulses + noise)
 

@@ -5,68 +5,14 @@ import numpy as np
 from emi_ray.schema import EMOTIONS
 
 PHRASES: dict[str, tuple[str, ...]] = {
-    "Admiration": (
-        "so impressive",
-        "i am impressed",
-        "truly admirable",
-        "i admire that",
-        "what a talent",
-        "very talented",
-        "with great respect",
-        "i look up to them",
-    ),
-    "Amusement": (
-        "that is hilarious",
-        "so funny",
-        "the funniest thing",
-        "i had to laugh",
-        "everyone was laughing",
-        "what a joke",
-        "just joking",
-        "really silly",
-    ),
-    "Determination": (
-        "i am determined",
-        "with determination",
-        "i will not give up",
-        "never giving up",
-        "stay focused",
-        "full focus",
-        "reach the goal",
-        "i must finish it",
-    ),
-    "Empathic Pain": (
-        "it hurts",
-        "that must hurt",
-        "so painful",
-        "such pain",
-        "i am so sorry",
-        "feeling sorry for them",
-        "they suffered",
-        "all that suffering",
-    ),
-    "Excitement": (
-        "so exciting",
-        "i am excited",
-        "totally thrilled",
-        "what a thrill",
-        "cannot wait",
-        "wow amazing",
-        "oh wow",
-        "full of energy",
-    ),
-    "Joy": (
-        "so happy",
-        "pure happiness",
-        "full of joy",
-        "a joyful day",
-        "i am delighted",
-        "what a delight",
-        "this is lovely",
-        "all smiles",
-    ),
+    "Admiration": ("i admire that", "admirable", "admiration"),
+    "Amusement": ("so funny", "funny", "the funniest thing"),
+    "Determination": ("i am determined", "determined", "determination"),
+    "Empathic Pain": ("such pain", "painful", "it pains me"),
+    "Excitement": ("so exciting", "excited", "excitement"),
+    "Joy": ("what a joy", "joy", "joyful"),
 }
-"""Word stems recur within an emotion, and in no other."""
+"""One stem for each emotion, found in no other."""
 
 FRAGMENTS = (
     "on the way home",
@@ -105,11 +51,11 @@ FRAGMENTS = (
 """What says nothing of any emotion."""
 
 WORDS_PER_S = 3.6
-STRAY_SHARE = 0.10
+STRAY_SHARE = 0.05
 """Share of emotional phrases whose emotion is drawn at random."""
 
-_STEPS = (0.2, 0.9, 1.6)
-"""Latent above which one, two, three phrases of the emotion are spoken."""
+_STEPS = (0.0, 0.5, 1.0, 1.5, 2.0)
+"""Latent above which one phrase more of the emotion is spoken."""
 
 
 def speak(cues: np.ndarray, duration_s: float, rng: np.random.Generator) -> str:
@@ -122,7 +68,7 @@ def speak(cues: np.ndarray, duration_s: float, rng: np.random.Generator) -> str:
     Returns:
         Lower-case words without punctuation, as speech recognition gives them; at least one.
     """
-    budget = max(3, round(duration_s * WORDS_PER_S))
+    budget = max(12, round(duration_s * WORDS_PER_S))
     parts: list[str] = []
     for emotion in _emotions_to_voice(cues):
         if rng.random() < STRAY_SHARE:

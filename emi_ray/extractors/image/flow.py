@@ -146,10 +146,9 @@ def _cell_means(values: np.ndarray) -> np.ndarray:
 
 
 def _directions(across: np.ndarray, down: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Speed in each of eight directions, times eight, as a mean over all pixels: right, down right, down, …"""
-    sector = (
-        np.rint(np.arctan2(down, across) * np.float32(DIRECTIONS / 2 / np.pi)).astype(np.int32) % DIRECTIONS
-    )
+    """Speed in each of eight directions (right, down right, down, …), times eight, averaged over all pixels."""
+    turn = np.arctan2(down, across) * np.float32(DIRECTIONS / 2 / np.pi)
+    sector = np.rint(turn).astype(np.int32) % DIRECTIONS
     pair = np.arange(len(speed), dtype=np.int32)[:, None, None] * DIRECTIONS
     total = np.bincount((pair + sector).ravel(), weights=speed.ravel(), minlength=len(speed) * DIRECTIONS)
     return total.reshape(len(speed), DIRECTIONS) / speed[0].size * DIRECTIONS

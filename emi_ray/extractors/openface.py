@@ -1,0 +1,190 @@
+"""Facial action units and head pose, as OpenFace 2 measures them: from ready CSV files or by a binary."""
+
+import csv
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from emi_ray import config
+from emi_ray.config import MediaSettings
+from emi_ray.errors import ClipError, UserError
+from emi_ray.extractors.base import Extractor, Features
+from emi_ray.media.clip import DecodedClip
+from emi_ray.media.source import UnreadableError, open_media
+from emi_ray.schema import Need
+
+_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
+COLUMNS = (
+    *(f"AU{unit:02d}_r" for unit in _UNITS),
+    *("pose_Tx", "pose_Ty", "pose_Tz", "pose_Rx", "pose_Ry", "pose_Rz"),
+)
+"""The 23 features in order: 17 action-unit intensities (0–5), head position (mm), head rotation (rad)."""
+
+_QUALITY = ("timestamp", "confidence", "success")
+
+
+class OpenFaceSettings(config.Settings):
+    """Where the measurements come from, and which are trusted."""
+
+    binary: str | None = Field(
+        None, description="path or name of OpenFace's FeatureExtraction; null: ready CSV files"
+    )
+    min_confidence: float = Field(0.7, ge=0, le=1, description="below it a frame is missing")
+    time_limit_s: float = Field(600.0, gt=0, description="for one clip, where the binary is run")
+
+
+class OpenFace(Extractor):
+    """Action units and head pose, one step a frame of the video: (T, 23) in the order of ``COLUMNS``.
+
+    Frames where OpenFace failed (``success`` 0, confidence below ``min_confidence``, a value that is no number)
+    are left out and counted in ``steps_dropped``; the others keep their timestamps. Of several faces the one
+    with the largest sum of confidences is taken, the lowest ``face_id`` where two are equal.
+
+    The binary is the user's own: OpenFace's licence allows academic use only. What it writes counts as the same
+    features as a ready CSV.
+    """
+
+    NAME = "openface"
+    MODALITY = "motion"
+    NEEDS = frozenset({"openface_csv"})
+    LICENCE = "OpenFace: academic use only"
+    DIM = len(COLUMNS)
+    Settings = OpenFaceSettings
+
+    @classmethod
+    def needs(cls, settings: Any) -> frozenset[Need]:
+        return frozenset({"video"}) if settings.binary else cls.NEEDS
+
+    @classmethod
+    def resolve(cls, settings: Any) -> Any:
+        """The settings with the binary's full path.
+
+        Raises:
+            UserError: there is no such binary.
+        """
+        if settings.binary is None:
+            return settings
+        found = shutil.which(settings.binary)
+        if found is None:
+            raise UserError(
+                f"extractors.motion.settings.binary = '{settings.binary}' is no program. Give the path of "
+                "OpenFace's FeatureExtraction, or drop the setting and give CSV files (openface_csv)."
+            )
+        return settings.model_copy(update={"binary": str(Path(found).resolve())})
+
+    @classmethod
+    def check(cls, settings: Any) -> list[str]:
+        try:
+            cls.resolve(settings)
+        except UserError as error:
+            return [str(error)]
+        return []
+
+    @classmethod
+    def identity(cls, settings: BaseModel, media: MediaSettings) -> dict[str, Any]:
+        return {**super().identity(settings, media), "not_deciding": ["binary", "time_limit_s"]}
+
+    @property
+    def feature_dim(self) -> int:
+        return len(COLUMNS)
+
+    def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        """Features (T, 23) float32 of each clip.
+
+        Raises:
+            ClipError: the CSV is not OpenFace's, no frame of it can be trusted, or the binary failed.
+        """
+        return [read_openface(self._csv(clip), self.settings.min_confidence) for clip in clips]
+
+    def _csv(self, clip: DecodedClip) -> str:
+        if self.settings.binary is None:
+            return clip.openface_csv or ""
+        assert clip.video is not None, "the caller gives every clip its needs"
+        return run_feature_extraction(self.settings.binary, clip.video, self.settings.time_limit_s)
+
+
+def read_openface(text: str, min_confidence: float = 0.7) -> Features:
+    """Features (T, 23) of the text of an OpenFace CSV; names may be separated by ``","`` or ``", "``.
+
+    Raises:
+        ClipError: columns are missing, a row is no row of numbers, or no frame can be trusted.
+    """
+    table = _read_table(text)
+    faces, times, confidences = table.get("face_id"), table["timestamp"], table["confidence"]
+    values = np.stack([table[name] for name in COLUMNS], axis=1)
+    trusted = (table["success"] == 1) & (confidences >= min_confidence)
+    trusted &= np.isfinite(values).all(axis=1) & np.isfinite(times)
+    if not trusted.any():
+        reason = f"OpenFace found no face in any of {len(times)} frames (confidence ≥ {min_confidence})"
+        raise ClipError("motion", reason)
+    if faces is not None:
+        ids = np.unique(faces[trusted])
+        weights = [confidences[trusted & (faces == face)].sum() for face in ids]
+        trusted &= faces == ids[int(np.argmax(weights))]
+    order = np.argsort(times[trusted], kind="stable")
+    dropped = len(np.unique(times)) - int(trusted.sum())
+    return Features(
+        values[trusted][order].astype(np.float32),
+        times[trusted][order].astype(np.float32),
+        notes={"steps_dropped": dropped} if dropped else {},
+    )
+
+
+def run_feature_extraction(binary: str, video: str, time_limit_s: float) -> str:
+    """The text of the CSV that OpenFace's FeatureExtraction writes for a video (a path or URI).
+
+    Raises:
+        ClipError: the video cannot be read, or the program fails, takes too long or writes nothing.
+    """
+    with TemporaryDirectory(prefix="emi_ray_openface_") as folder:
+        clip = _local_copy(video, Path(folder))
+        command = [binary, "-f", str(clip), "-out_dir", folder, "-aus", "-pose"]
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, timeout=time_limit_s, check=False)
+        except subprocess.TimeoutExpired:
+            raise ClipError("motion", f"OpenFace took longer than {time_limit_s:g} s") from None
+        written = Path(folder) / f"{clip.stem}.csv"
+        if run.returncode != 0 or not written.is_file():
+            lines = (run.stderr or run.stdout).strip().splitlines()
+            reason = f"OpenFace ended with code {run.returncode}: {lines[-1] if lines else 'no message'}"
+            raise ClipError("motion", reason)
+        return written.read_text()
+
+
+def _local_copy(video: str, folder: Path) -> Path:
+    """``video`` itself where it is a local file, else a copy of it in ``folder``."""
+    if Path(video).is_file():
+        return Path(video)
+    copy = folder / Path(video).name
+    try:
+        with open_media(video) as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except UnreadableError as error:
+        raise ClipError("media", str(error)) from error
+    return copy
+
+
+def _read_table(text: str) -> Mapping[str, np.ndarray]:
+    """Column name → values (rows,) float64.
+
+    Raises:
+        ClipError: as :func:`read_openface`.
+    """
+    rows = list(csv.reader(text.splitlines()))
+    names = [name.strip() for name in rows[0]] if rows else []
+    lacking = [name for name in (*_QUALITY, *COLUMNS) if name not in names]
+    if lacking:
+        raise ClipError("motion", f"the OpenFace CSV lacks {len(lacking)} columns (first: {lacking[0]})")
+    wanted = [name for name in ("face_id", *_QUALITY, *COLUMNS) if name in names]
+    places = [names.index(name) for name in wanted]
+    try:
+        values = np.array([[float(row[place]) for place in places] for row in rows[1:] if row])
+    except (ValueError, IndexError) as error:
+        raise ClipError("motion", f"the OpenFace CSV has a row that is not all numbers: {error}") from error
+    return dict(zip(wanted, values.reshape(-1, len(wanted)).T, strict=True))

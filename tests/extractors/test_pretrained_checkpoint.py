@@ -1,0 +1,146 @@
+"""Which weights, exactly; what enters a fingerprint; what is refused, and in which words."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_checkpoints import make_clip
+
+from emi_ray.config import ExtractorSettings, MediaSettings
+from emi_ray.errors import UserError
+from emi_ray.extractors import ExtractorSpec, specify
+from emi_ray.extractors.checkpoint import Checkpoint, best_dtype, choose_device
+from emi_ray.extractors.pretrained import batches_by_length
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """An empty Hugging Face cache, and no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def cache(hub: Path, name: str, checkpoint: Path) -> None:
+    repository = hub / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    shutil.copytree(checkpoint, repository / "snapshots" / COMMIT)
+
+
+def spec(folder: Path | str, name: str = "dinov2-face", **settings: object) -> ExtractorSpec:
+    wanted = ExtractorSettings(name=name, settings={"weights": str(folder), **settings})
+    return specify("vision", wanted, MediaSettings())
+
+
+def test_a_cached_id_is_pinned_to_its_commit_and_works_without_a_network(hub, dinov2):
+    cache(hub, "someone/model", dinov2)
+    pinned = spec("someone/model")
+    assert pinned.identity["settings"]["revision"] == COMMIT
+    assert Checkpoint("someone/model").reachable().place == "cache"
+    assert pinned.check() == []
+    assert pinned.build().extract([make_clip(0)])[0].values.shape == (3, 24)
+
+
+def test_an_id_that_is_nowhere_is_refused_before_the_run_with_the_remedy(hub):
+    with pytest.raises(UserError, match=r"weights = 'someone/else'.*hf download someone/else"):
+        spec("someone/else")
+    assert Checkpoint("someone/else").reachable().place == "no"
+
+
+def test_a_commit_needs_no_network_until_the_weights_are_read(hub):
+    pinned = spec("someone/else", revision=COMMIT)
+    assert pinned.fingerprint
+    assert len(pinned.check()) == 1
+    with pytest.raises(UserError, match="someone/else"):
+        pinned.build()
+
+
+def test_a_folder_is_known_by_its_content_wherever_it_lies(dinov2, tmp_path):
+    moved = Path(shutil.copytree(dinov2, tmp_path / "moved"))
+    assert spec(dinov2).fingerprint == spec(moved).fingerprint
+    weights = load_file(moved / "model.safetensors")
+    weights["layernorm.bias"] = weights["layernorm.bias"] + 1
+    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
+    assert spec(dinov2).fingerprint != spec(moved).fingerprint
+
+
+def test_an_extractor_can_be_had_again_from_its_identity(dinov2):
+    first = spec(dinov2, pooling="mean", device="cpu", batch_size=3)
+    again = specify("vision", ExtractorSettings(name="dinov2-face", settings=first.identity["settings"]), first.media)
+    assert again.fingerprint == first.fingerprint
+    assert again.identity == first.identity
+
+
+def test_weights_that_changed_since_they_were_pinned_are_refused(dinov2, tmp_path):
+    folder = Path(shutil.copytree(dinov2, tmp_path / "weights"))
+    pinned = spec(folder)
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match="no longer hold"):
+        pinned.build()
+
+
+def test_device_and_batch_size_stay_out_of_the_fingerprint_and_all_else_is_in(dinov2):
+    plain = spec(dinov2, dtype="float32").fingerprint
+    assert spec(dinov2, dtype="float32", device="cpu", batch_size=5).fingerprint == plain
+    different = [{"dtype": "bfloat16"}, {"layer": 1}, {"pooling": "mean"}, {"whole_image": True}]
+    fingerprints = {spec(dinov2, **{"dtype": "float32", **settings}).fingerprint for settings in different}
+    assert len(fingerprints | {plain}) == 5
+
+
+def test_auto_dtype_is_settled_where_the_run_starts(dinov2, monkeypatch):
+    assert spec(dinov2).settings.dtype == best_dtype()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert spec(dinov2).settings.dtype == "bfloat16"
+
+
+def test_half_precision_on_a_cpu_is_refused_as_uselessly_slow(dinov2):
+    with pytest.raises(UserError, match="dtype: auto"):
+        spec(dinov2, dtype="float16", device="cpu").build()
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device: auto"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("weights", "revision", "words"),
+    [("./nowhere", None, "no config.json"), ("{folder}", "main", "has none"), ("no id at all", None, "weights =")],
+)
+def test_wrong_weights_are_refused_in_one_sentence(dinov2, hub, weights, revision, words):
+    with pytest.raises(UserError, match=words):
+        Checkpoint(weights.format(folder=dinov2), revision).pinned()
+
+
+def test_a_checkpoint_that_lacks_parameters_is_refused_rather_than_filled_at_random(dinov2, tmp_path):
+    folder = Path(shutil.copytree(dinov2, tmp_path / "weights"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.norm1.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 parameters of Dinov2Model.*layer.1.norm1"):
+        spec(folder).build()
+
+
+def test_building_says_nothing(dinov2, capfd):
+    spec(dinov2).build()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_batches_hold_like_lengths_within_their_budget_and_lose_nothing():
+    lengths = np.random.default_rng(0).integers(1, 1500, 200).tolist()
+    batches = batches_by_length(lengths, budget=4000)
+    assert sorted(index for batch in batches for index in batch) == list(range(200))
+    for batch in batches:
+        longest = max(lengths[index] for index in batch)
+        assert longest * len(batch) <= 4000
+        assert min(lengths[index] for index in batch) >= 0.8 * longest

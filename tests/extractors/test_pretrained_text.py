@@ -1,0 +1,74 @@
+"""Text encoders say what a direct call of transformers says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoints import WORDS, make_clip
+from transformers import AutoModel, AutoTokenizer
+
+from emi_ray.config import ExtractorSettings, MediaSettings
+from emi_ray.errors import ClipError
+from emi_ray.extractors import Extractor, specify
+
+
+def build(name: str, folder: Path, **settings: object) -> Extractor:
+    wanted = ExtractorSettings(name=name, settings={"weights": str(folder), "dtype": "float32", **settings})
+    return specify("text", wanted, MediaSettings()).build()
+
+
+def direct(folder: Path, text: str) -> torch.Tensor:
+    """Last hidden states (tokens, D) of one text."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=40)
+    with torch.inference_mode():
+        return model(**inputs).last_hidden_state[0]
+
+
+def test_gte_is_the_mean_over_tokens_scaled_to_length_one(bert):
+    clip = make_clip(1)
+    found = build("gte-base", bert).extract([clip])[0]
+    mean = direct(bert, clip.transcript).mean(0)
+    np.testing.assert_allclose(found.values, (mean / mean.norm())[None].numpy(), rtol=1e-3, atol=1e-4)
+    assert found.timestamps_s.tolist() == [0.0]
+
+
+def test_bert_is_the_class_token(bert):
+    clip = make_clip(2)
+    found = build("bert-large", bert).extract([clip])[0].values
+    np.testing.assert_allclose(found, direct(bert, clip.transcript)[:1].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_sequence_gives_one_step_a_token(bert):
+    clips = [make_clip(seed) for seed in range(3)]
+    for clip, features in zip(clips, build("hf-text", bert, sequence=True).extract(clips), strict=True):
+        expected = direct(bert, clip.transcript)
+        assert len(expected) == len(clip.transcript.split()) + 2
+        np.testing.assert_allclose(features.values, expected.numpy(), rtol=1e-3, atol=1e-3)
+        assert len(features.timestamps_s) == len(features.values)
+
+
+@pytest.mark.parametrize("name", ["gte-base", "bert-large"])
+def test_padding_and_order_never_change_a_vector(bert, name):
+    clips = [make_clip(seed) for seed in (4, 0, 6, 1, 5, 2)]
+    extractor = build(name, bert)
+    alone = [extractor.extract([clip])[0].values for clip in clips]
+    for found in (extractor.extract(clips), extractor.extract(clips[::-1])[::-1]):
+        for features, expected in zip(found, alone, strict=True):
+            np.testing.assert_allclose(features.values, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_text_beyond_the_limit_is_cut_and_noted(bert):
+    long, short = " ".join(WORDS * 10), " ".join(WORDS)
+    clips = [replace(make_clip(0), transcript=text) for text in (long, short)]
+    cut, whole = build("hf-text", bert, sequence=True).extract(clips)
+    assert cut.notes == {"text_truncated": 1}
+    assert whole.notes == {}
+    assert len(cut.values) == 40
+
+
+def test_an_empty_transcript_is_refused(bert):
+    with pytest.raises(ClipError, match="the transcript is empty"):
+        build("gte-base", bert).extract([replace(make_clip(0), transcript=" \n")])

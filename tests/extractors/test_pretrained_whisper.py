@@ -1,0 +1,92 @@
+"""Whisper's words, and their way into a text extractor."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_checkpoints import RATE_HZ, WORDS, make_clip
+from transformers import AutoProcessor, WhisperForConditionalGeneration
+
+from emi_ray.config import ExtractorSettings, MediaSettings
+from emi_ray.errors import ClipError, UserError
+from emi_ray.extractors import specify
+from emi_ray.extractors.base import fingerprint
+from emi_ray.extractors.whisper import Whisper, WhisperSettings
+from emi_ray.media.clip import DecodedClip, Waveform
+
+
+def build(folder: Path, **settings: object) -> Whisper:
+    return Whisper(WhisperSettings(weights=str(folder), dtype="float32", language="en", **settings))
+
+
+def test_a_short_clip_says_what_a_direct_call_says(whisper):
+    clip = make_clip(1, seconds=2.5)
+    processor = AutoProcessor.from_pretrained(whisper)
+    model = WhisperForConditionalGeneration.from_pretrained(whisper).eval()
+    inputs = processor(clip.waveform.samples, sampling_rate=RATE_HZ, return_tensors="pt")
+    with torch.inference_mode():
+        tokens = model.generate(**inputs, language="en", task="transcribe")
+    expected = processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+    found = build(whisper).transcribe([clip])[0]
+    assert found == expected
+    assert set(found.split()) <= set(WORDS)
+
+
+def test_all_segments_of_a_long_clip_are_joined(whisper):
+    clip = make_clip(3, seconds=70)
+    processor = AutoProcessor.from_pretrained(whisper)
+    model = WhisperForConditionalGeneration.from_pretrained(whisper).eval()
+    inputs = processor(
+        clip.waveform.samples,
+        sampling_rate=RATE_HZ,
+        return_tensors="pt",
+        truncation=False,
+        padding="longest",
+        return_attention_mask=True,
+    )
+    with torch.inference_mode():
+        wanted = {"language": "en", "task": "transcribe", "return_timestamps": True}
+        segments = model.generate(**inputs, **wanted, return_segments=True)["segments"][0]
+    assert len(segments) > 1
+    parts = [processor.decode(segment["tokens"], skip_special_tokens=True) for segment in segments]
+    assert build(whisper).transcribe([clip])[0] == "".join(parts).strip()
+
+
+def test_no_clip_changes_what_another_says(whisper):
+    clips = [make_clip(seed, seconds=seconds) for seed, seconds in enumerate([2, 33, 4, 45, 1])]
+    extractor = build(whisper, batch_size=3)
+    alone = [extractor.transcribe([clip])[0] for clip in clips]
+    assert extractor.transcribe(clips) == alone
+    assert extractor.transcribe(clips[::-1])[::-1] == alone
+
+
+def test_sound_becomes_text_features(whisper, bert):
+    clips = [replace(make_clip(seed), transcript=None) for seed in range(2)]
+    texts = build(whisper).transcribe(clips)
+    heard = [replace(clip, transcript=text) for clip, text in zip(clips, texts, strict=True)]
+    wanted = ExtractorSettings(name="gte-base", settings={"weights": str(bert)})
+    found = specify("text", wanted, MediaSettings()).build().extract(heard)
+    assert [features.values.shape for features in found] == [(1, 24), (1, 24)]
+
+
+def test_language_is_detected_unless_given_and_an_unknown_one_is_refused(whisper):
+    settings = WhisperSettings(weights=str(whisper), dtype="float32")
+    assert Whisper(settings).transcribe([make_clip(0)])[0]
+    with pytest.raises(UserError, match="language = 'xx'.*en, es"):
+        Whisper(settings.model_copy(update={"language": "xx"}))
+
+
+def test_another_sample_rate_is_refused(whisper):
+    clip = DecodedClip("a", waveform=Waveform(make_clip(0).waveform.samples, 8_000))
+    with pytest.raises(ClipError, match="8000 samples a second"):
+        build(whisper).transcribe([clip])
+
+
+def test_the_language_decides_the_fingerprint_and_the_batch_size_does_not(whisper):
+    def of(**settings: object) -> str:
+        resolved = Whisper.resolve(WhisperSettings(weights=str(whisper), **settings))
+        return fingerprint(Whisper.identity(resolved, MediaSettings()))
+
+    assert of(batch_size=1) == of(batch_size=7)
+    assert of() != of(language="es")

@@ -1,0 +1,103 @@
+import pytest
+
+from emi_ray.errors import UserError
+from emi_ray.recipe import load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads_under_its_own_name(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.title
+    assert recipe.paper is not None
+
+
+def test_the_shipped_recipes_carry_the_numbers_of_the_paper():
+    f2 = load_recipe("f2")
+    assert f2.modalities == ("text", "audio", "vision", "motion")
+    assert [f2.encoders[m].hidden for m in f2.modalities] == [384, 384, 384, 128]
+    assert {f2.encoders[m].dropout for m in f2.modalities} == {0.45}
+    assert f2.fusion is not None
+    assert (f2.fusion.hidden, f2.fusion.modality_dropout, f2.fusion.encoder_lr_ratio) == (384, 0.3, 0.05)
+    assert (f2.objective.ccc, f2.objective.mse) == (0.7, 0.3)
+    training = f2.training
+    assert (training.lr, training.weight_decay, training.grad_clip) == (2e-4, 1e-2, 1.0)
+    assert (training.batch_size, training.epochs, training.patience, training.seed) == (16, 50, 10, 42)
+    assert f2.training_of(f2.encoders["motion"]).epochs == 100
+    assert load_recipe("f1").modalities == ("text", "audio", "vision")
+
+
+def test_an_override_reaches_its_setting():
+    recipe = load_recipe(
+        "f2", ["fusion.hidden=128", "encoders.text.hidden=64", "objective.ccc=0.5", "training.lr=1e-3"]
+    )
+    assert recipe.fusion is not None
+    assert (recipe.fusion.hidden, recipe.encoders["text"].hidden) == (128, 64)
+    assert (recipe.objective.ccc, recipe.training.lr) == (0.5, 1e-3)
+
+
+def test_training_settings_of_the_user_win_over_stage_settings_of_the_recipe():
+    recipe = load_recipe("f2", ["training.epochs=3"])
+    assert recipe.training_of(recipe.encoders["motion"]).epochs == 3
+    recipe = load_recipe("f2", [], {"training": {"epochs": 3}})
+    assert recipe.training_of(recipe.encoders["motion"]).epochs == 3
+    recipe = load_recipe("f2", ["training.epochs=3", "encoders.motion.epochs=5"])
+    assert recipe.training_of(recipe.encoders["motion"]).epochs == 5
+
+
+def test_the_command_line_wins_over_the_workspace_which_wins_over_the_recipe():
+    workspace = {"training": {"epochs": 7, "lr": 1e-3}, "encoders": {"text": {"hidden": 32}}}
+    recipe = load_recipe("text", ["training.epochs=2"], workspace)
+    assert (recipe.training.epochs, recipe.training.lr, recipe.encoders["text"].hidden) == (2, 1e-3, 32)
+
+
+def test_workspace_settings_of_parts_that_a_recipe_lacks_are_passed_over():
+    recipe = load_recipe("text", [], {"encoders": {"motion": {"hidden": 2}}, "fusion": {"hidden": 8}})
+    assert recipe.modalities == ("text",)
+    assert recipe.fusion is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", "did you mean 'epochs'"),
+        ("fusion.hiden=3", "did you mean 'hidden'"),
+        ("encoders.text.hiden=3", "did you mean 'hidden'"),
+        ("encoders.motoin.hidden=3", "did you mean 'motion'"),
+        ("objective.cc=1", "did you mean 'ccc'"),
+        ("trainin.epochs=1", "did you mean 'training'"),
+        ("training.epochs=0", "training.epochs = 0"),
+        ("training.epochs", "section.key=value"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_a_remedy(override, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("f2", [override])
+
+
+def test_an_override_cannot_add_a_part_to_a_recipe():
+    with pytest.raises(UserError, match="no motion encoder"):
+        load_recipe("f1", ["encoders.motion.type=attention"])
+    with pytest.raises(UserError, match="no fusion"):
+        load_recipe("text", ["fusion.hidden=2"])
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="did you mean 'vision'"):
+        load_recipe("visoin")
+
+
+def test_a_recipe_loads_from_any_file(tmp_path):
+    path = tmp_path / "Mine.yaml"
+    path.write_text("title: Mine\nencoders: {audio: {type: mean}}\n")
+    assert load_recipe(str(path)).name == "mine"
+    path.write_text("title: Mine\nencoders: {audio: {type: mean}, text: {type: mlp}}\n")
+    with pytest.raises(UserError, match="fusion"):
+        load_recipe(str(path))
+    with pytest.raises(UserError, match="no recipe file"):
+        load_recipe(str(tmp_path / "none.yaml"))
+
+
+def test_an_objective_without_weights_is_refused():
+    with pytest.raises(UserError, match="nothing to minimise"):
+        load_recipe("text", ["objective.ccc=0", "objective.mse=0"])

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from planted import planted_workspace
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.feature_store import ClipFeatures, FeatureStore
+from emi_ray.recipe import load_recipe
+from emi_ray.training.clip_data import read_clip_data
+from emi_ray.training.feature_sources import find_stores
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return planted_workspace(tmp_path, num_train=20, num_val=10, num_test=4)
+
+
+def stores_of_f2(workspace):
+    return find_stores(workspace, load_recipe("f2"), WorkspaceConfig())
+
+
+def test_features_are_read_aligned_to_the_corpus(workspace):
+    stores = stores_of_f2(workspace)
+    data = read_clip_data(workspace, stores)
+    assert len(data) == 34
+    for modality, store in stores.items():
+        packed = data.features[modality]
+        held = {row.clip_id: row.values for row in store.rows()}
+        for row, clip_id in enumerate(data.clip_ids):
+            assert packed.present[row] == (clip_id in held)
+            np.testing.assert_array_equal(packed.of(row), held.get(clip_id, packed.values[:0]))
+    assert not data.features["text"].present.all()
+    assert np.isnan(data.targets[data.splits == "test"]).all()
+
+
+def test_a_memory_map_holds_the_same(workspace, tmp_path):
+    stores = stores_of_f2(workspace)
+    plain, mapped = read_clip_data(workspace, stores), read_clip_data(workspace, stores, tmp_path / "cache")
+    for modality in stores:
+        assert isinstance(mapped.features[modality].values, np.memmap)
+        np.testing.assert_array_equal(mapped.features[modality].values, plain.features[modality].values)
+
+
+def test_clips_that_are_not_in_the_corpus_are_passed_over(workspace):
+    stores = stores_of_f2(workspace)
+    before = read_clip_data(workspace, stores).features["audio"].values
+    stranger = ClipFeatures("zzz", np.ones((3, stores["audio"].feature_dim)), np.zeros(3), {})
+    stores["audio"].write([stranger])
+    after = read_clip_data(workspace, stores).features["audio"].values
+    np.testing.assert_array_equal(np.sort(before, axis=None), np.sort(after, axis=None))
+
+
+def test_a_number_that_is_not_finite_is_refused_by_the_name_of_its_clip(workspace):
+    store = FeatureStore(workspace, "audio", "broken")
+    store.create({"extractor": "broken"}, 2)
+    rows = [ClipFeatures(f"{i:05d}", np.ones((2, 2)), np.zeros(2), {}) for i in range(4)]
+    rows[2].values[1, 1] = np.inf
+    store.write(rows)
+    with pytest.raises(UserError, match="clip '00002'"):
+        read_clip_data(workspace, {"audio": store})
+
+
+def test_of_several_stores_the_configured_extractors_is_read_unless_the_recipe_names_one(workspace):
+    other = FeatureStore(workspace, "audio", "other")
+    other.create({"extractor": "prosody", "settings": {"hop": 2}, "media": {"sample_rate_hz": 16000}}, 3)
+    recipe = load_recipe("audio")
+    assert find_stores(workspace, recipe, WorkspaceConfig())["audio"].fingerprint == "other"
+    for name in ("madea0000", "planted-audio"):
+        named = load_recipe("audio", [f"encoders.audio.features={name}"])
+        assert find_stores(workspace, named, WorkspaceConfig())["audio"].fingerprint == "madea0000"
+    third = FeatureStore(workspace, "audio", "third")
+    third.create({"extractor": "prosody", "settings": {"hop": 3}, "media": {}}, 3)
+    with pytest.raises(UserError, match=r"encoders\.audio\.features"):
+        find_stores(workspace, recipe, WorkspaceConfig())
