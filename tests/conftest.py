@@ -1,10 +1,13 @@
-"""What tests in several folders share."""
+"""What tests in several folders share: one Ray session, one small rendered corpus."""
 
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from emi_ray.corpus.demo import render_demo
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +18,20 @@ def ray_session() -> Iterator[None]:
     import ray
 
     with tempfile.TemporaryDirectory(prefix="emi-ray-", dir="/tmp") as folder:
-        ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+        ray.init(
+            num_cpus=8,
+            resources={"cores": 2},
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 24 rendered clips and their clips.csv. Tests read it and change nothing."""
+    folder = tmp_path_factory.mktemp("corpus")
+    render_demo(folder, num_clips=24, workers=1)
+    return folder

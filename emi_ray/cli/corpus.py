@@ -49,16 +49,18 @@ def demo(
     folder = Path(workspace) / "corpus"
     with progress_bar("Rendering clips") as advance:
         render_demo(folder, clips, on_clip=lambda done: advance(done, clips))
-    run(["f2"], workspace, "demo", str(folder), seed=42, workers=1, address=address)
+    run(["f2"], workspace, "demo", str(folder), address=address)
 
 
 @app.command()
 def run(
-    recipes: Annotated[list[str], typer.Argument(help="Recipes to train, as emi-ray train takes them.")],
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE... [SECTION.KEY=VALUE]...", help="Recipes, then settings.")
+    ],
     workspace: WorkspaceOption,
     corpus: Annotated[CorpusKind, typer.Option(help="What the source is.")],
     source: Annotated[str, typer.Option(help="Folder, table or URI of the corpus.")],
-    seed: Annotated[int, typer.Option(help="Seed of weights, dropout and order.")] = 42,
+    seed: Annotated[int | None, typer.Option(help="Of weights, dropout and order; else training.seed.")] = None,
     workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
     address: AddressOption = None,
 ) -> None:
@@ -66,9 +68,12 @@ def run(
 
     Example: emi-ray run f1 f2 -w work --corpus vidmimic2 --source /data/hume
     """
-    init(workspace, corpus, source)
-    extract(workspace, address=address)
-    for recipe in recipes:
-        train(recipe, workspace, seed=seed, workers=workers, address=address)
-        evaluate(f"{recipe}/{seed}", workspace)
+    from emi_ray.runtime import ray_session
+
+    settings = [argument for argument in recipes if "=" in argument]
+    init(workspace, corpus, source, settings)
+    with ray_session(address):
+        extract(workspace)
+        for recipe in (argument for argument in recipes if "=" not in argument):
+            evaluate(train(recipe, workspace, seed=seed, workers=workers), workspace)
     report(workspace)

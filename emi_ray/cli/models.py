@@ -26,7 +26,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
     force: Annotated[bool, typer.Option(help="Train again what is already trained.")] = False,
     address: AddressOption = None,
-) -> None:
+) -> str:
     """Train a recipe: one encoder a modality, then their fusion.
 
     Example: emi-ray train -w work f2 --seed 1 training.epochs=30 encoders.text.hidden=256
@@ -42,11 +42,12 @@ def train(
     with ray_session(address), training_progress(loaded) as advance:
         metrics = ray_worker.train(target, loaded, config, seed, workers, advance, force)
     show_scores(metrics, labels_of(target.clips().schema))
-    folder = target.path(f"runs/{loaded.name}/{metrics['seed']}")
+    run = f"{loaded.name}/{metrics['seed']}"
     if metrics["already_finished"]:
-        console.print(f"{folder} was finished before with the same settings; --force trains it again.")
+        console.print(f"Run {run} was finished before with the same settings; --force trains it again.")
     else:
-        console.print(f"Wrote {folder}.")
+        console.print(f"Wrote run {run} to {target.path('runs')}.")
+    return run
 
 
 @app.command()

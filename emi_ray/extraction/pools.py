@@ -40,7 +40,7 @@ def plan_pools(
         if modality in on_gpu:
             pools[modality] = _pool(modality, machine.gpus, 1 / len(on_gpu), settings)
         else:
-            pools[modality] = _pool(modality, math.ceil(machine.cpus / 2), 0.0, settings)
+            pools[modality] = _pool(modality, math.ceil(machine.cpus / 4), 0.0, settings)
     return pools
 
 

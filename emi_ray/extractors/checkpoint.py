@@ -212,7 +212,7 @@ def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device
     import torch
 
     if dtype == "float16" and device.type == "cpu" and not torch.cpu.get_capabilities().get("amx_fp16"):
-        raise UserError("dtype = 'float16' is hundreds of times slower than float32 on this CPU. Set dtype: auto.")
+        raise UserError("dtype = 'float16' is hundreds of times slower on this CPU. Set dtype: auto.")
     try:
         with quiet_transformers():
             model, report = model_class.from_pretrained(

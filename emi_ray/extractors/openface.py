@@ -42,12 +42,12 @@ class OpenFaceSettings(config.Settings):
 class OpenFace(Extractor):
     """Action units and head pose, one step a frame of the video: (T, 23) in the order of ``COLUMNS``.
 
-    Frames where OpenFace failed (``success`` 0, confidence below ``min_confidence``, a value that is no number)
-    are left out and counted in ``steps_dropped``; the others keep their timestamps. Of several faces the one
-    with the largest sum of confidences is taken, the lowest ``face_id`` where two are equal.
+    Frames where OpenFace failed (``success`` 0, confidence below ``min_confidence``, a value that is no
+    number) are left out and counted in ``steps_dropped``; the others keep their timestamps. Of several faces
+    the one with the largest sum of confidences is taken, the lowest ``face_id`` where two are equal.
 
-    The binary is the user's own: OpenFace's licence allows academic use only. What it writes counts as the same
-    features as a ready CSV.
+    The binary is the user's own: OpenFace's licence allows academic use only. What it writes counts as the
+    same features as a ready CSV.
     """
 
     NAME = "openface"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLE_RATE_HZ = 16_000
-FAMILIES = ("wav2vec2", "wavlm", "hubert", "data2vec-audio", "unispeech-sat")
-"""``model_type`` of the architectures served: unpadded convolutions of the waveform under a transformer."""
+FAMILIES = ("wav2vec2", "wavlm", "hubert")
+"""``model_type`` of the architectures served: those whose padding is masked everywhere."""
 
 
 class AudioSettings(LayerSettings):
@@ -72,10 +72,10 @@ class HfAudio(Pretrained):
         from emi_ray.extractors.speech_models import use_clip_statistics
 
         config = self._model.config
-        if config.model_type not in FAMILIES:
+        if config.model_type not in FAMILIES or getattr(config, "add_adapter", False):
             raise UserError(
                 f"weights = '{settings.weights}' are of type '{config.model_type}'; {self.NAME} serves "
-                f"{', '.join(FAMILIES)}."
+                f"{', '.join(FAMILIES)}, without an adapter."
             )
         check_layer(settings.layer, config.num_hidden_layers)
         processor = load_processor(AutoFeatureExtractor, self._folder)

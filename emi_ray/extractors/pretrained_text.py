@@ -27,9 +27,7 @@ class TextSettings(LayerSettings):
 
     pooling: Literal["cls", "mean"] = Field("mean", description="cls: first token; mean: over all tokens")
     normalize: bool = Field(False, description="scale every vector to length 1")
-    sequence: bool = Field(
-        False, description="one step a token, special tokens included"
-    )
+    sequence: bool = Field(False, description="one step a token, special tokens included")
     max_tokens: int = Field(512, ge=8, description="longer texts lose their end; the model may allow less")
 
 

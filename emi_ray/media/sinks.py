@@ -139,7 +139,10 @@ class FrameCollector:
         """All frames, or None if there are none."""
         if not self._pixels:
             return None
-        return Frames(np.stack(self._pixels), np.array(self._times_s, np.float32))
+        pixels = np.empty((len(self._pixels), *self._pixels[0].shape), np.uint8)
+        for index in reversed(range(len(pixels))):
+            pixels[index] = self._pixels.pop()  # never all of them twice
+        return Frames(pixels, np.array(self._times_s, np.float32))
 
 
 class RgbConverter:

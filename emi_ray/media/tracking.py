@@ -33,22 +33,20 @@ SMOOTHING = np.array([1, 4, 6, 4, 1]) / 16
 
 @dataclass(frozen=True)
 class Patch:
-    """Part of a frame: pixel (x, y) of the frame is ``pixels[(y - top) * scale, (x - left) * scale]``."""
+    """The part of a frame that starts at pixel ``corner`` (x, y), ``scale`` (x, y) times as large."""
 
     pixels: np.ndarray
-    left: int
-    top: int
-    scale: float
+    corner: np.ndarray
+    scale: np.ndarray
 
     def crop(self, box: np.ndarray, margin: float, size_px: int) -> np.ndarray:
         """The square around ``box`` (x, y, width, height, in frame pixels), (size_px, size_px, 3)."""
         side = square_side(box, margin)
         zoom = size_px / (side * self.scale)
-        left = (box[0] + box[2] / 2 - side / 2 - self.left) * self.scale
-        top = (box[1] + box[3] / 2 - side / 2 - self.top) * self.scale
-        # Pixel centres lie at halves: the middle of the first output pixel is half of it from the edge.
-        offset = 0.5 * zoom - 0.5
-        matrix = np.array([[zoom, 0, offset - left * zoom], [0, zoom, offset - top * zoom]])
+        start = (box[:2] + box[2:] / 2 - side / 2 - self.corner) * self.scale
+        # Pixel centres lie at halves: that of the crop's first pixel is half a pixel from its edge.
+        shift = 0.5 * zoom - 0.5 - start * zoom
+        matrix = np.array([[zoom[0], 0, shift[0]], [0, zoom[1], shift[1]]])
         return cv2.warpAffine(
             self.pixels, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
@@ -140,12 +138,11 @@ class FaceTracker:
         times_s = np.array(self._times_s)[frames]
         boxes = smooth(interpolate(times_s, detected, known), frames)
         margin, size_px = self._settings.margin, self._settings.size_px
-        crops = [
-            sighting.patch.crop(box, margin, size_px)
-            for sighting, box in zip(track.sightings, boxes, strict=True)
-        ]
+        crops = np.empty((len(boxes), size_px, size_px, 3), np.uint8)
+        for index, sighting in enumerate(track.sightings):
+            crops[index] = sighting.patch.crop(boxes[index], margin, size_px)
         shares = boxes / np.array(self._frame_size * 2)
-        return Faces(np.stack(crops), shares.astype(np.float32), times_s.astype(np.float32), detected)
+        return Faces(crops, shares.astype(np.float32), times_s.astype(np.float32), detected)
 
     def _search(self, image: np.ndarray, frame: int) -> np.ndarray:
         """Boxes (N, 4): of the faces that were there a frame ago if all are still, else of all faces."""
@@ -159,13 +156,13 @@ class FaceTracker:
     def _patch(self, image: np.ndarray, box: np.ndarray) -> Patch:
         crop_side = square_side(box, self._settings.margin)
         half = crop_side * PATCH_SLACK / 2
-        centre_x, centre_y = box[0] + box[2] / 2, box[1] + box[3] / 2
-        left, top = max(0, int(centre_x - half)), max(0, int(centre_y - half))
-        pixels = image[top : int(centre_y + half) + 1, left : int(centre_x + half) + 1]
-        scale = min(1.0, self._settings.size_px / crop_side)
-        if scale == 1.0:
-            return Patch(pixels.copy(), left, top, scale)
-        return Patch(rescale(pixels, scale), left, top, scale)
+        centre = box[:2] + box[2:] / 2
+        left, top = np.maximum(centre - half, 0).astype(int)
+        right, bottom = (centre + half).astype(int) + 1
+        region = image[top:bottom, left:right]
+        pixels = rescale(region, min(1.0, self._settings.size_px / crop_side))
+        scale = np.array(pixels.shape[1::-1]) / region.shape[1::-1]
+        return Patch(pixels.copy() if pixels is region else pixels, np.array([left, top]), scale)
 
 
 def square_side(box: np.ndarray, margin: float) -> float:

@@ -59,11 +59,11 @@ class AttentionPooling(nn.Module):
     def __init__(self, feature_dim: int) -> None:
         super().__init__()
         self.out_dim = feature_dim
-        self.scorer = nn.Linear(feature_dim, 1)
+        self.scorer = nn.Linear(feature_dim, 1, bias=False)  # a bias would cancel in the softmax
 
     def forward(self, values: Tensor, mask: Tensor, scale: Tensor | None = None) -> Tensor:
         weight = self.scorer.weight if scale is None else self.scorer.weight * scale
-        scores = F.linear(values, weight, self.scorer.bias).squeeze(-1)
+        scores = F.linear(values, weight).squeeze(-1)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         return _weighted_sum(values, torch.softmax(scores, dim=1).masked_fill(~mask, 0.0))
 

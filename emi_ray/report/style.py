@@ -68,8 +68,8 @@ _RC: dict[Any, Any] = {
     "lines.linewidth": 1.4,
 }
 
-_LEFT_IN, _RIGHT_IN, _TOP_IN, _BOTTOM_IN = 0.62, 0.12, 0.3, 0.5
-_GAP_X_IN, _GAP_Y_IN = 0.45, 0.5
+_LEFT_IN, _RIGHT_IN, _TOP_IN, _BOTTOM_IN = 0.75, 0.12, 0.3, 0.5
+_GAP_X_IN, _GAP_Y_IN = 0.5, 0.5
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from emi_ray.report.style import PALETTE
 
 _PX_PER_PT = 96 / 72
+_LEGIBLE_PX = 800
 _CONTROL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _VARIABLES = {colour: name for name, colour in PALETTE.items()}
 _HEX = re.compile(r"#[0-9a-f]{6}\b")
@@ -42,11 +43,12 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
         element.tag = _local(element.tag)
         element.attrib = _page_attributes(element.attrib, name, referenced)
     width, height = figure.get_size_inches() * 72
+    width_px = width * _PX_PER_PT
     root.attrib = {
         "viewBox": f"0 0 {width:g} {height:g}",
         "role": "img",
         "aria-label": description,
-        "style": f"width: {width * _PX_PER_PT:.0f}px",
+        "style": f"width: {width_px:.0f}px; min-width: {min(width_px, _LEGIBLE_PX):.0f}px",
     }
     return ElementTree.tostring(root, encoding="unicode")
 

@@ -134,12 +134,12 @@ class _Run:
             model.encoder.set_statistics(*feature_statistics(features, rows.train))
         key = encoder_key(self.recipe, modality, self.data, rows, self.seed, self.device)
         cache, team = self.hooks.encoder_cache, Team.current()
-        if cache and team.agree(cache.has(modality, key), self.device):
+        if cache is not None and team.agree(cache.has(modality, key), self.device):
             self.outcomes[modality] = cache.load(modality, key)
             self.reused.add(modality)
         else:
             self._train(modality, model, self.data, rows, training)
-            if cache and team.rank == 0:
+            if cache is not None and team.rank == 0:
                 cache.save(modality, key, self.outcomes[modality])
         model.load_state_dict(self.outcomes[modality].weights)
         return model

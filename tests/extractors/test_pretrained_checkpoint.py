@@ -74,7 +74,8 @@ def test_a_folder_is_known_by_its_content_wherever_it_lies(dinov2, tmp_path):
 
 def test_an_extractor_can_be_had_again_from_its_identity(dinov2):
     first = spec(dinov2, pooling="mean", device="cpu", batch_size=3)
-    again = specify("vision", ExtractorSettings(name="dinov2-face", settings=first.identity["settings"]), first.media)
+    wanted = ExtractorSettings(name="dinov2-face", settings=first.identity["settings"])
+    again = specify("vision", wanted, first.media)
     assert again.fingerprint == first.fingerprint
     assert again.identity == first.identity
 
@@ -115,7 +116,11 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     ("weights", "revision", "words"),
-    [("./nowhere", None, "no config.json"), ("{folder}", "main", "has none"), ("no id at all", None, "weights =")],
+    [
+        ("./nowhere", None, "no config.json"),
+        ("{folder}", "main", "has none"),
+        ("no id at all", None, "weights ="),
+    ],
 )
 def test_wrong_weights_are_refused_in_one_sentence(dinov2, hub, weights, revision, words):
     with pytest.raises(UserError, match=words):

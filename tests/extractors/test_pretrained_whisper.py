@@ -73,7 +73,7 @@ def test_sound_becomes_text_features(whisper, bert):
 def test_language_is_detected_unless_given_and_an_unknown_one_is_refused(whisper):
     settings = WhisperSettings(weights=str(whisper), dtype="float32")
     assert Whisper(settings).transcribe([make_clip(0)])[0]
-    with pytest.raises(UserError, match="language = 'xx'.*en, es"):
+    with pytest.raises(UserError, match=r"language = 'xx'.*en, es"):
         Whisper(settings.model_copy(update={"language": "xx"}))
 
 

@@ -27,7 +27,9 @@ def grey(index: int) -> int:
 
 def tone(seconds: float, rate_hz: int) -> np.ndarray:
     """A sine of 440 Hz, half of full scale."""
-    return (0.5 * np.sin(2 * np.pi * TONE_HZ * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)
+    return (0.5 * np.sin(2 * np.pi * TONE_HZ * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(
+        np.float32
+    )
 
 
 def write_video(

@@ -1,6 +1,7 @@
 """Facts about decoding, each on a file rendered for it."""
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -27,7 +28,7 @@ def clip(tmp_path_factory):
 def naive_choice(times_s, rate_hz=6.0):
     points = [k / rate_hz for k in range(1000)]
     chosen = []
-    for point, following in zip(points, points[1:], strict=False):
+    for point, following in pairwise(points):
         chosen += [i for i, t in enumerate(times_s) if point - 1e-3 <= t < following - 1e-3][:1]
     return chosen
 
@@ -156,7 +157,11 @@ def test_a_rotation_in_the_metadata_is_carried_out(tmp_path):
 
 def test_frames_are_shrunk_to_the_shorter_side_and_never_enlarged(tmp_path):
     large = write_video(tmp_path / "a.mp4", times(2), width=320, height=160)
-    assert decode(large, "frames", media=MediaSettings(frame_side_px=80)).frames.pixels.shape[1:] == (80, 160, 3)
+    assert decode(large, "frames", media=MediaSettings(frame_side_px=80)).frames.pixels.shape[1:] == (
+        80,
+        160,
+        3,
+    )
     assert decode(large, "frames").frames.pixels.shape[1:] == (160, 320, 3)
 
 

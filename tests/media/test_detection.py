@@ -76,7 +76,7 @@ def test_yunet_without_its_model_is_the_users_mistake(tmp_path):
 
 def test_yunet_boxes_are_read_as_opencv_gives_them(tmp_path, monkeypatch):
     class Net:
-        def setInputSize(self, size):  # noqa: N802 - OpenCV's spelling
+        def setInputSize(self, size):
             self.size = size
 
         def detect(self, image):

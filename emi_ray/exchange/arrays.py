@@ -1,0 +1,142 @@
+"""One clip's features out of one file: .npy, .pt, .safetensors, .pkl."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emi_ray.errors import ClipError
+from emi_ray.exchange.pickles import RefusedError, load_pickle
+
+STAGE = "import"
+"""The stage under which clips that cannot be imported are quarantined."""
+
+HALF_MAX = float(np.finfo(np.float16).max)
+
+
+def read_array(data: bytes, suffix: str) -> np.ndarray:
+    """The features (T, D) that a file holds; a vector (D,) is one step.
+
+    Args:
+        data: the whole file.
+        suffix: a key of ``READERS``.
+
+    Raises:
+        ClipError: the file is damaged, is refused, or holds no single array of numbers.
+    """
+    try:
+        return as_steps(READERS[suffix](data))
+    except RefusedError as error:
+        raise ClipError(STAGE, f"the file {error}") from None
+
+
+def as_steps(value: Any) -> np.ndarray:
+    """(T, D) float16, float32 or float64, out of an array, a tensor, or a container of one.
+
+    Leading axes of length 1 are dropped: (1, T, D) is (T, D). A list of vectors of one size is (T, D).
+
+    Raises:
+        ClipError: it is not told which array is meant, or its shape or type are not those of features.
+    """
+    array = _numbers(_single(value))
+    while array.ndim > 2 and len(array) == 1:
+        array = array[0]
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or 0 in array.shape:
+        raise ClipError(STAGE, f"an array of shape {array.shape} is neither (steps, size) nor (size,)")
+    return array
+
+
+def check_half(values: np.ndarray) -> None:
+    """Refuse what the store's float16 cannot hold.
+
+    Raises:
+        ClipError: a value is NaN, infinite, or rounds to infinity.
+    """
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float16))
+    if finite.all():
+        return
+    step, place = np.argwhere(~finite)[0]
+    value = values[step, place]
+    reason = f"is more than float16 holds ({HALF_MAX:g})" if np.isfinite(value) else "is no finite number"
+    raise ClipError(STAGE, f"value {place} of step {step} is {value:g}: it {reason}")
+
+
+def _single(value: Any) -> Any:
+    """The one array in a container; the container itself where it is a list of vectors."""
+    if isinstance(value, Mapping):
+        arrays = {key: held for key, held in value.items() if _has_axes(held)}
+        if len(arrays) != 1:
+            found = ", ".join(map(repr, arrays)) or "none"
+            raise ClipError(STAGE, f"a dictionary must hold one array; its arrays are: {found}")
+        return _single(next(iter(arrays.values())))
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return _single(value[0])
+    return value
+
+
+def _has_axes(value: Any) -> bool:
+    return isinstance(value, Mapping | list | tuple) or getattr(value, "ndim", 0) > 0
+
+
+def _numbers(value: Any) -> np.ndarray:
+    if isinstance(value, list | tuple):
+        parts = [_numbers(part) for part in value]
+        if not parts or len({part.shape for part in parts}) > 1:
+            raise ClipError(STAGE, f"a list of {len(parts)} arrays of several shapes is no single array")
+        return np.stack(parts)
+    if hasattr(value, "detach"):
+        value = _from_torch(value)
+    array = np.asarray(value)
+    if array.dtype.kind in "iu":
+        return array.astype(np.float64)
+    if array.dtype.kind != "f":
+        kind = type(value).__name__ if array.dtype.kind in "OUS" else f"array of {array.dtype}"
+        raise ClipError(STAGE, f"holds no numbers but: {kind}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _from_torch(tensor: Any) -> np.ndarray:
+    import torch
+
+    tensor = tensor.detach().cpu()
+    if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
+        raise ClipError(STAGE, f"a tensor of {tensor.dtype}, {tensor.layout} cannot be read")
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+
+
+def _read_npy(data: bytes) -> Any:
+    import io
+
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise RefusedError(f"is no .npy of numbers ({error})") from None
+
+
+def _read_safetensors(data: bytes) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise RefusedError(f"is no safetensors ({error})") from None
+
+
+READERS: Mapping[str, Callable[[bytes], Any]] = {
+    ".npy": _read_npy,
+    ".pkl": load_pickle,
+    ".pickle": load_pickle,
+    ".pt": load_pickle,
+    ".pth": load_pickle,
+    ".safetensors": _read_safetensors,
+}
+"""Suffix → reader of such files."""
+
+
+def suffixes() -> Sequence[str]:
+    """The suffixes of files that can be read."""
+    return tuple(READERS)

@@ -1,0 +1,87 @@
+"""The jobs against a real head node, started and stopped by the test."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emi_ray.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+    "RAY_AUTH_MODE": "disabled",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
+
+
+def free_port() -> int:
+    """A free port outside the range that Ray gives to its workers (10002–19999)."""
+    for port in range(20500, 30000):
+        with socket.socket() as candidate:
+            if candidate.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError("no free port")
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the job API of a head node that lives as long as the tests of this file."""
+    ports = {"port": free_port()}
+    ports["dashboard-port"] = ports["port"] + 1
+    ports["dashboard-agent-listen-port"] = ports["port"] + 2
+    ports["metrics-export-port"] = ports["port"] + 3
+    folder = tmp_path_factory.mktemp("ray", numbered=False)
+    log = (folder / "log").open("wb")
+    command = ["ray", "start", "--head", "--block", "--num-cpus=8", "--num-gpus=0", f"--temp-dir={folder}"]
+    command += ["--dashboard-host=127.0.0.1", "--include-dashboard=true"]
+    command += [f"--{name}={port}" for name, port in ports.items()]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    try:
+        await_answer(f"{address}/api/jobs/", process)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def await_answer(url: str, process: subprocess.Popen) -> None:
+    for _ in range(120):
+        assert process.poll() is None, "ray start ended"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise AssertionError(f"{url} does not answer")
+
+
+def submit(head: str, *command: str) -> subprocess.CompletedProcess:
+    line = ["ray", "job", "submit", "--address", head, "--working-dir", ".", "--", "python", *command]
+    return subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_pipeline_runs_as_a_job(head, demo_corpus, tmp_path):
+    arguments = ["f2", "training.epochs=2", "-w", str(tmp_path), "--corpus", "demo", "--source", str(demo_corpus)]
+    done = submit(head, "jobs/pipeline.py", *arguments)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    workspace = Workspace(str(tmp_path))
+    assert workspace.read_json("runs/f2/42/metrics.json")["num_val"] > 0
+    assert workspace.exists("report/index.html")
+    assert "Validation Pearson r of f2" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_users_mistake_fails_the_job_with_its_message(head, tmp_path):
+    done = submit(head, "jobs/train.py", "f2", "-w", str(tmp_path))
+    assert done.returncode == 1
+    assert "No workspace at" in done.stdout + done.stderr

@@ -1,0 +1,99 @@
+import pandas as pd
+import pyarrow as pa
+import pytest
+from planted import planted_workspace
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.evaluation import evaluate_run, predict_features, write_submission
+from emi_ray.feature_store import FeatureStore
+from emi_ray.recipe import load_recipe
+from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Label
+from emi_ray.training.checkpoint import load_model
+from emi_ray.training.run import execute_run, plan_run
+
+SMALL = ["training.epochs=2", "fusion.hidden=16"] + [
+    f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision")
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workspace = planted_workspace(tmp_path_factory.mktemp("w"), num_train=48, num_val=24)
+    metrics = execute_run(plan_run(workspace, load_recipe("f1", SMALL), WorkspaceConfig(), 42))
+    return workspace, metrics
+
+
+def stores_of(workspace):
+    return {m: FeatureStore(workspace, m, f"made{m[0]}0000") for m in ("text", "audio", "vision")}
+
+
+def test_evaluation_repeats_the_scores_of_training_and_adds_the_other_splits(trained):
+    workspace, metrics = trained
+    result = evaluate_run(workspace, "f1/42")
+    assert result["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
+    assert result["train"]["num_train"] == 48
+    assert "test" not in result
+    assert workspace.read_json("runs/f1/42/evaluation.json") == result
+    assert set(evaluate_run(workspace, "f1", ["val"])) == {"recipe", "seed", "val"}
+
+
+def test_new_clips_get_one_row_each_in_the_order_asked_for(trained):
+    workspace, _ = trained
+    loaded = load_model(workspace, "f1")
+    ids = ["00075", "00003", "nobody"]
+    table = predict_features(loaded, stores_of(workspace), ids)
+    assert table["clip_id"].to_pylist() == ids
+    assert table.column_names == ["clip_id", *EMOTIONS, "modalities"]
+    known = workspace.read_table("runs/f1/42/predictions.parquet").to_pandas().set_index("clip_id")
+    assert table["Joy"][0].as_py() == pytest.approx(known.loc["00075", "Joy"], abs=1e-5)
+    assert table["modalities"][2].as_py() == ""
+
+
+def test_a_modality_without_a_store_counts_as_missing(trained):
+    workspace, _ = trained
+    stores = {"audio": stores_of(workspace)["audio"]}
+    table = predict_features(load_model(workspace, "f1"), stores, ["00003"])
+    assert table["modalities"].to_pylist() == ["audio"]
+
+
+def test_features_of_another_fingerprint_are_refused(trained):
+    workspace, _ = trained
+    other = FeatureStore(workspace, "audio", "0123456789ab")
+    with pytest.raises(UserError, match="madea0000") as refusal:
+        predict_features(load_model(workspace, "f1"), {"audio": other}, ["00003"])
+    assert "0123456789ab" in str(refusal.value)
+
+
+def test_evaluation_without_the_features_of_training_says_what_to_do(trained, tmp_path):
+    workspace, _ = trained
+    bare = planted_workspace(tmp_path, num_train=4, num_val=2, dims={"text": 64})
+    for path in workspace.files("runs/f1/42"):
+        bare.write_bytes(path, workspace.read_bytes(path))
+    with pytest.raises(UserError, match="--modalities audio"):
+        evaluate_run(bare, "f1")
+
+
+def test_a_submission_has_the_challenges_header_and_one_clipped_row_a_clip(tmp_path):
+    values = {name: [-0.5, 0.25] for name in EMOTIONS}
+    table = pa.table({"clip_id": ["12660", "7"], "split": ["test", "test"], **values})
+    path = tmp_path / "out" / "predictions.csv"
+    write_submission(table, path, EMOTION_LABELS, id_width=5)
+    lines = path.read_text().splitlines()
+    assert lines[0] == "Filename,Admiration,Amusement,Determination,Empathic Pain,Excitement,Joy"
+    assert lines[1] == "12660" + ",0.000000" * 6
+    assert lines[2].startswith("00007,0.25")
+    write_submission(table, path, EMOTION_LABELS)
+    assert pd.read_csv(path, dtype={"Filename": str})["Filename"].tolist() == ["12660", "7"]
+
+
+def test_predictions_are_clipped_to_the_range_of_their_label(tmp_path):
+    table = pa.table({"clip_id": ["a", "b"], "age": [5.0, 80.0]})
+    write_submission(table, tmp_path / "s.csv", [Label("age", 10, 60)])
+    assert pd.read_csv(tmp_path / "s.csv")["age"].tolist() == [10, 60]
+
+
+def test_a_clip_that_stands_twice_is_refused(tmp_path):
+    table = pa.table({"clip_id": ["a", "a"], "age": [5.0, 80.0]})
+    with pytest.raises(UserError, match="'a' has several predictions"):
+        write_submission(table, tmp_path / "s.csv", [Label("age", 10, 60)])

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+from planted import planted_data
+
+from emi_ray.errors import UserError
+from emi_ray.recipe import load_recipe
+from emi_ray.schema import EMOTION_LABELS
+from emi_ray.training.clip_data import from_arrays
+from emi_ray.training.rows import split_rows
+from emi_ray.training.stages import Hooks, feature_statistics, train_recipe
+
+SMALL = [f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision", "motion")] + ["fusion.hidden=16"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return planted_data()
+
+
+def train(data, *overrides, hooks=None, stages="staged"):
+    recipe = load_recipe(
+        "f2", [*SMALL, "training.epochs=3", "training.lr=2e-3", f"stages={stages}", *overrides]
+    )
+    return train_recipe(recipe, data, split_rows(data), seed=3, hooks=hooks)
+
+
+def weights_of(trained):
+    return trained.model.state_dict()
+
+
+def test_stages_follow_each_other_and_fusion_beats_each_alone(data):
+    trained = train(data, "training.epochs=20", "training.lr=3e-3")
+    assert list(trained.outcomes) == ["text", "audio", "vision", "motion", "fusion"]
+    alone = [trained.outcomes[m].scores["val_pearson"] for m in ("text", "audio", "vision", "motion")]
+    assert trained.outcomes["fusion"].scores["val_pearson"] > max(alone)
+    assert min(alone) > 0.05
+
+
+def test_fusion_changes_every_encoder_at_its_lower_rate(data):
+    trained = train(data, "fusion.epochs=1")
+    for modality in ("text", "audio", "vision", "motion"):
+        before = trained.outcomes[modality].weights
+        after = trained.model.encoder(modality).state_dict()
+        assert not torch.equal(before["encoder.mlp.1.weight"], after["mlp.1.weight"])
+
+
+def test_frozen_encoders_end_as_they_began_and_only_the_head_learns(data):
+    trained = train(data, stages="frozen")
+    for modality in ("text", "audio", "vision", "motion"):
+        before = trained.outcomes[modality].weights
+        for name, tensor in trained.model.encoder(modality).state_dict().items():
+            assert torch.equal(before[f"encoder.{name}"], tensor)
+    assert (
+        trained.outcomes["fusion"].history[0]["train_loss"]
+        > trained.outcomes["fusion"].history[-1]["train_loss"]
+    )
+
+
+def test_joint_training_has_one_stage(data):
+    trained = train(data, stages="joint")
+    assert list(trained.outcomes) == ["fusion"]
+
+
+def test_a_run_resumed_from_any_checkpoint_ends_as_the_undisturbed_one(data):
+    saved = []
+    hooks = Hooks(on_checkpoint=lambda build, ended: saved.append((build(), ended)))
+    undisturbed = train(data, "training.epochs=2", hooks=hooks)
+    assert sum(ended for _, ended in saved) == 5
+    for state, _ in saved[::4]:
+        resumed = train(data, "training.epochs=2", hooks=Hooks(resume=state))
+        assert [e["val_pearson"] for e in resumed.history] == [e["val_pearson"] for e in undisturbed.history]
+        for name, tensor in weights_of(undisturbed).items():
+            assert torch.equal(weights_of(resumed)[name], tensor)
+
+
+class MemoryCache(dict):
+    def has(self, modality, key):
+        return (modality, key) in self
+
+    def load(self, modality, key):
+        return self[modality, key]
+
+    def save(self, modality, key, outcome):
+        self[modality, key] = outcome
+
+
+def test_encoders_are_reused_only_if_nothing_that_determines_them_changed(data):
+    cache = MemoryCache()
+    hooks = Hooks(encoder_cache=cache)
+    first = train(data, hooks=hooks)
+    again = train(data, "fusion.hidden=8", hooks=hooks)
+    assert (first.reused, again.reused) == (frozenset(), {"text", "audio", "vision", "motion"})
+    assert again.outcomes["text"].scores == first.outcomes["text"].scores
+    assert train(data, "encoders.text.hidden=8", hooks=hooks).reused == {"audio", "vision", "motion"}
+    assert train(data, "objective.ccc=0.5", hooks=hooks).reused == frozenset()
+
+
+def test_reused_encoders_lead_to_the_same_weights(data):
+    hooks = Hooks(encoder_cache=MemoryCache())
+    first, second = train(data, hooks=hooks), train(data, hooks=hooks)
+    for name, tensor in weights_of(first).items():
+        assert torch.equal(weights_of(second)[name], tensor)
+
+
+def test_clips_without_a_modality_are_left_out_of_its_stage_or_enter_as_zeros(data):
+    num_missing = int((~data.features["text"].present[split_rows(data).train]).sum())
+    assert num_missing > 0
+    assert train(data, "training.epochs=1").outcomes["text"].num_train == 96
+    skipping = train(data, "training.epochs=1", "encoders.text.missing=skip")
+    assert skipping.outcomes["text"].num_train == 96 - num_missing
+    assert skipping.outcomes["fusion"].num_train == 96
+
+
+def test_a_modality_that_no_clip_has_is_refused_by_name(data):
+    steps = [None if i < 96 else np.ones((2, 3)) for i in range(len(data))]
+    broken = from_arrays({"audio": steps}, data.targets, data.splits, EMOTION_LABELS)
+    with pytest.raises(UserError, match="No labelled train clip has audio"):
+        train_recipe(load_recipe("audio"), broken, split_rows(broken), seed=0)
+
+
+def test_statistics_are_those_of_the_training_steps(data):
+    packed = data.features["audio"]
+    rows = split_rows(data).train
+    steps = np.concatenate([packed.of(row) for row in rows]).astype(np.float64)
+    mean, deviation = feature_statistics(packed, rows)
+    np.testing.assert_allclose(mean, steps.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(deviation, steps.std(0), rtol=1e-5)
+
+
+def test_the_expanded_split_holds_out_a_fifth_evenly_over_label_patterns(data):
+    official, expanded = split_rows(data), split_rows(data, "expanded")
+    everyone = np.sort(np.concatenate([official.train, official.val]))
+    np.testing.assert_array_equal(np.sort(np.concatenate([expanded.train, expanded.val])), everyone)
+    assert len(expanded.val) == len(everyone) // 5
+    present = data.targets > 0
+    np.testing.assert_allclose(present[expanded.train].mean(0), present[expanded.val].mean(0), atol=0.25)
+    np.testing.assert_array_equal(split_rows(data, "expanded").val, expanded.val)
+
+
+def test_a_split_without_labels_is_refused(data):
+    targets = data.targets.copy()
+    targets[96:] = np.nan
+    broken = from_arrays({"audio": [np.ones((1, 2))] * len(data)}, targets, data.splits, EMOTION_LABELS)
+    with pytest.raises(UserError, match="val split has no labelled clips"):
+        split_rows(broken)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from planted import planted_data
+
+from emi_ray.models.build import build_unimodal
+from emi_ray.recipe import load_recipe
+from emi_ray.training.loop import fit, seed_everything
+from emi_ray.training.rows import split_rows
+from emi_ray.training.team import Team
+
+NO_DROPOUT = [
+    "encoders.audio.dropout=0",
+    "encoders.audio.hidden=16",
+    "training.epochs=3",
+    "training.batch_size=19",
+]
+
+
+def train():
+    data = planted_data(num_train=77, num_val=33, modalities=["audio"])
+    recipe = load_recipe("audio", NO_DROPOUT)
+    rows = split_rows(data)
+    seed_everything(0)
+    model = build_unimodal(recipe, "audio", data.features["audio"].feature_dim, len(data.labels))
+    state = fit(model, data, rows.train, rows.val, recipe.training, recipe.objective, seed=0)
+    return model, state
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model, state = train()
+    torch.save([model.state_dict(), [entry["val_pearson"] for entry in state.history]], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one(tmp_path):
+    mp.start_processes(work, (str(tmp_path),), nprocs=2, start_method="spawn")
+    model, state = train()
+    for rank in (0, 1):
+        weights, pearsons = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        np.testing.assert_allclose(pearsons, [entry["val_pearson"] for entry in state.history], atol=1e-5)
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_shares_make_up_the_batch_in_the_order_of_gathering():
+    rows = np.arange(10, 17)
+    teams = [Team(rank, 3) for rank in range(3)]
+    shares = [team.share(rows) for team in teams]
+    np.testing.assert_array_equal(np.concatenate(shares), teams[0].arrange(rows))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
