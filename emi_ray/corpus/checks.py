@@ -72,6 +72,8 @@ def check_splits(listing: Listing) -> Iterator[Finding]:
 def check_media(listing: Listing) -> Iterator[Finding]:
     """There are media, and where the table says."""
     clips, where = listing.clips, listing.where
+    if not listing.needs_media:
+        return
     columns = [name for name in MEDIA_COLUMNS if name in clips.column_names]
     has_none = pa.chunked_array([pa.repeat(True, clips.num_rows)])
     for name in columns:

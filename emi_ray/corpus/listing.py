@@ -53,6 +53,7 @@ class Listing:
         where: the file or folder that messages name.
         verified: the media paths come from listings of folders, so that each of them exists.
         findings: what the adaptor itself has to remark.
+        needs_media: a corpus without any media is a mistake; not so where features come from elsewhere.
     """
 
     clips: pa.Table
@@ -60,6 +61,7 @@ class Listing:
     where: str
     verified: bool = False
     findings: tuple[Finding, ...] = ()
+    needs_media: bool = True
 
 
 def about(severity: Severity, message: str, clip_ids: Sequence[str]) -> list[Finding]:

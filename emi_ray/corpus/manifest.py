@@ -88,11 +88,10 @@ def _contents(clips: pa.Table) -> Iterator[Finding]:
     for split in SPLITS:
         part = split_statistics(clips.filter(pc.equal(clips["split"], split)), labels)
         if part.num_clips:
-            having = (
-                f"{name} {count:,} ({count / part.num_clips:.1%})" for name, count in part.modalities.items()
-            )
+            counts = part.modalities.items() if any(part.modalities.values()) else ()
+            having = [f"{name} {count:,} ({count / part.num_clips:.1%})" for name, count in counts]
             sizes = f"{part.num_clips:,} clips, {part.num_labelled:,} labelled"
-            yield Finding("info", f"{split}: {sizes}; {', '.join(having)}.")
+            yield Finding("info", f"{split}: {'; '.join(filter(None, [sizes, ', '.join(having)]))}.")
 
 
 def _conform(clips: pa.Table, checked: CheckedLabels) -> pa.Table:

@@ -36,9 +36,9 @@ def read_table_corpus(source: str, settings: CorpusSettings) -> Listing:
     if kind == fs.FileType.NotFound:
         raise UserError(f"--source {source}: there is no such file or folder.")
     if kind == fs.FileType.File:
-        return _read_table(source, settings)
+        return read_table(source, settings)
     found = [name for name in TABLES if kind_of(join(source, name)) == fs.FileType.File]
-    return _read_table(join(source, found[0]), settings) if found else read_media([source])
+    return read_table(join(source, found[0]), settings) if found else read_media([source])
 
 
 def read_demo_corpus(source: str, settings: CorpusSettings) -> Listing:
@@ -46,12 +46,20 @@ def read_demo_corpus(source: str, settings: CorpusSettings) -> Listing:
     table = join(absolute(source), TABLES[0])
     if kind_of(table) != fs.FileType.File:
         raise UserError(f"{source} holds no demo corpus: {TABLES[0]} is not there. Render it: emi-ray demo.")
-    return _read_table(table, settings)
+    return read_table(table, settings)
 
 
-def _read_table(path: str, settings: CorpusSettings) -> Listing:
+def read_table(path: str, settings: CorpusSettings, needs_media: bool = True) -> Listing:
+    """Read one CSV or Parquet file.
+
+    Args:
+        needs_media: refuse a table without any media column.
+
+    Raises:
+        UserError: the table cannot be read, or lacks a column it needs.
+    """
     table = read_columns(path)
-    _refuse_useless(table.column_names, path)
+    _refuse_useless(table.column_names, path, needs_media)
     labels, findings = _sort_columns(table, settings, path)
     columns = {"clip_id": text_column(table, "clip_id", path), "split": _splits(table, labels, path)}
     folder = _folder_of(path)
@@ -65,7 +73,7 @@ def _read_table(path: str, settings: CorpusSettings) -> Listing:
         findings += remarks
     for label in labels:
         clips = clips.append_column(label, table[label])
-    return Listing(clips, tuple(labels), path, findings=tuple(findings))
+    return Listing(clips, tuple(labels), path, findings=tuple(findings), needs_media=needs_media)
 
 
 def _folder_of(path: str) -> str:
@@ -73,12 +81,12 @@ def _folder_of(path: str) -> str:
     return (bare.rpartition("/")[0] or "/") + question + query
 
 
-def _refuse_useless(names: Sequence[str], path: str) -> None:
+def _refuse_useless(names: Sequence[str], path: str, needs_media: bool) -> None:
     if "clip_id" not in names:
         near = difflib.get_close_matches("clip_id", names, n=1) or [n for n in names if "id" in n.lower()][:1]
         hint = f" Is it '{near[0]}'? Rename that." if near else ""
         raise UserError(f"{path}: no column 'clip_id' among {', '.join(names)}.{hint}")
-    if not set(MEDIA_COLUMNS) & set(names):
+    if needs_media and not set(MEDIA_COLUMNS) & set(names):
         raise UserError(
             f"{path}: no media column among {', '.join(names)}. "
             f"Give at least one of {', '.join(MEDIA_COLUMNS)}."

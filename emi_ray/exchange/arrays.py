@@ -1,6 +1,6 @@
 """One clip's features out of one file: .npy, .pt, .safetensors, .pkl."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def _from_torch(tensor: Any) -> np.ndarray:
     tensor = tensor.detach().cpu()
     if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
         raise ClipError(STAGE, f"a tensor of {tensor.dtype}, {tensor.layout} cannot be read")
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _read_npy(data: bytes) -> Any:
@@ -135,8 +135,3 @@ READERS: Mapping[str, Callable[[bytes], Any]] = {
     ".safetensors": _read_safetensors,
 }
 """Suffix → reader of such files."""
-
-
-def suffixes() -> Sequence[str]:
-    """The suffixes of files that can be read."""
-    return tuple(READERS)

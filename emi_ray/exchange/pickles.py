@@ -1,8 +1,9 @@
 """Pickles that may hold numpy arrays, torch tensors and plain containers of them, and can do nothing.
 
 A pickle is a program: it may call any function that its reader can import. Here it may call those that numpy
-and torch write for arrays and tensors, each in a version of our own that checks its arguments. Any other is
-refused by name before it is imported, so nothing of it runs.
+and torch write for arrays and tensors, and gets our own in their place, which check what they are given: with
+numpy's own, a forged type would have bytes of the file taken for objects in memory. Anything else is refused
+by name before it is imported, so nothing of it runs.
 """
 
 import io
@@ -15,14 +16,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct, scalar
-from numpy._core.numeric import _frombuffer
 
-ZIP_MAGIC = b"PK\x03\x04"
+_ZIP_MAGIC = b"PK\x03\x04"
 _TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The long integer with which files of ``torch.save`` began before they were ZIP archives."""
 
-_UNSUPPORTED = re.compile(r"GLOBAL (\S+) was not an allowed global|Unsupported (?:class|global|operand) (\S+)")
+_UNSUPPORTED = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+"""How torch's restricted unpickler names what a file wanted."""
+
+_NUMBERS = re.compile(r"[fiu][1248]|b1")
 
 
 class RefusedError(Exception):
@@ -35,37 +37,76 @@ def load_pickle(data: bytes) -> Any:
     Raises:
         RefusedError: it wants anything else, by whose name it is refused, or it is damaged.
     """
-    if data[:4] == ZIP_MAGIC or _TORCH_MAGIC in data[:32]:
-        return _load_torch(data)
+    if data[:4] == _ZIP_MAGIC or _TORCH_MAGIC in data[:32]:
+        return _plain(_load_torch(data))
     try:
-        return _ArrayUnpickler(io.BytesIO(data)).load()
+        return _plain(_ArrayUnpickler(io.BytesIO(data)).load())
     except pickle.UnpicklingError as error:
         raise RefusedError(f"cannot be unpickled: {_first_line(error)}") from None
-    except (EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, MemoryError) as error:
-        # What damaged or forged pickles make the unpickler, numpy and torch raise.
+    except _DAMAGE as error:
         raise RefusedError(f"is a damaged pickle ({_first_line(error)})") from None
 
 
+_DAMAGE = (
+    *(EOFError, OSError, ValueError, TypeError, AttributeError),
+    *(LookupError, MemoryError, OverflowError, RuntimeError),
+)
+"""What damaged or forged files make the unpickler, numpy and torch raise."""
+
+
 class _ArrayUnpickler(pickle.Unpickler):
-    """Finds in ``ADMITTED`` only. Functions there are called by the pickle, so each checks its arguments."""
+    """Finds in ``ADMITTED`` only."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = ADMITTED.get(module, {}).get(name)
         if found is None:
-            raise RefusedError(
-                f"wants to use {module}.{name}: only numpy arrays and torch tensors are read; nothing ran"
-            )
+            raise RefusedError(_wanted(f"{module}.{name}"))
         return found
 
     def persistent_load(self, pid: Any) -> Any:
         raise RefusedError("refers to objects outside itself; nothing ran")
 
 
-def _numpy_array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
-    """numpy's blank array, which the pickle then fills. numpy itself always writes these very arguments."""
-    if kind is not np.ndarray or shape != (0,) or typecode not in (b"b", "b"):
-        raise RefusedError("holds an array that numpy did not write")
-    return _reconstruct(np.ndarray, (0,), b"b")  # type: ignore[no-any-return]
+class _Dtype:
+    """In the place of ``numpy.dtype``: a type of numbers."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not _NUMBERS.fullmatch(code):
+            raise RefusedError(f"holds an array of type '{code}', not of numbers")
+        self.numpy = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", ">", "|", "="):
+            raise RefusedError(f"holds an array of byte order {state[1]!r}")
+        self.numpy = self.numpy.newbyteorder(state[1])
+
+
+class _Array:
+    """In the place of ``numpy.ndarray``: made blank, then filled."""
+
+    values: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.values = _buffer(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def _blank(kind: Any, *_: Any) -> _Array:
+    if kind is not _Array:
+        raise RefusedError("holds an array of a class of its own")
+    return _Array()
+
+
+def _buffer(data: Any, dtype: _Dtype, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
+    """An array on its bytes."""
+    flat = np.frombuffer(data, dtype.numpy)
+    if order == "K" and axis_order is not None:
+        return flat.reshape(shape).transpose(axis_order)
+    return flat.reshape(shape, order=order)
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    return np.frombuffer(data, dtype.numpy)[0]
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -76,16 +117,19 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _storage(data: bytes) -> Any:
-    """The memory of a pickled tensor: a file of ``torch.save`` in itself, read without running anything."""
+    """The memory of a pickled tensor: a file of ``torch.save`` in itself."""
     return _load_torch(data)
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Any:
-    """A tensor on its memory; gradient flag and hooks are dropped. torch checks the bounds."""
+    """A tensor on its memory; gradient flag and hooks are dropped."""
     import torch
 
     if not isinstance(storage, torch.storage.TypedStorage):
         raise RefusedError("holds a tensor without memory of its own")
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= storage.size()):
+        raise RefusedError("holds a tensor that leads out of its memory")
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
@@ -94,20 +138,33 @@ def _parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
-_MULTIARRAY: dict[str, Callable[..., Any]] = {"_reconstruct": _numpy_array, "scalar": scalar}
+_MULTIARRAY: dict[str, Callable[..., Any]] = {"_reconstruct": _blank, "scalar": _scalar}
 
 ADMITTED: dict[str, dict[str, Callable[..., Any]]] = {
-    "numpy": {"ndarray": np.ndarray, "dtype": np.dtype},
+    "numpy": {"ndarray": _Array, "dtype": _Dtype},
     "numpy.core.multiarray": _MULTIARRAY,
     "numpy._core.multiarray": _MULTIARRAY,
-    "numpy.core.numeric": {"_frombuffer": _frombuffer},
-    "numpy._core.numeric": {"_frombuffer": _frombuffer},
+    "numpy.core.numeric": {"_frombuffer": _buffer},
+    "numpy._core.numeric": {"_frombuffer": _buffer},
     "_codecs": {"encode": _encode},
     "collections": {"OrderedDict": OrderedDict},
     "torch._utils": {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": _parameter},
     "torch.storage": {"_load_from_bytes": _storage},
 }
 """Module → name → what stands in for it: all that a pickle may use."""
+
+
+def _plain(value: Any) -> Any:
+    """A value with arrays in the places of their stand-ins."""
+    if isinstance(value, _Array):
+        if value.values is None:
+            raise RefusedError("holds an array without values")
+        return value.values
+    if isinstance(value, dict):
+        return {key: _plain(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    return value
 
 
 def _load_torch(data: bytes) -> Any:
@@ -120,31 +177,29 @@ def _load_torch(data: bytes) -> Any:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := _UNSUPPORTED.search(str(error)):
-            wanted = (found[1] or found[2]).rstrip(".:")
-            raise RefusedError(
-                f"wants to use {wanted}: only numpy arrays and torch tensors are read; nothing ran"
-            ) from None
+            raise RefusedError(_wanted(found[1])) from None
         raise RefusedError(f"cannot be read by torch: {_first_line(error)}") from None
-    except (EOFError, OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except _DAMAGE as error:
         raise RefusedError(f"is a damaged file of torch.save ({_first_line(error)})") from None
 
 
 @contextmanager
 def _numpy_admitted() -> Iterator[None]:
-    """Inside the block, torch's restricted unpickler reads numpy arrays too."""
+    """Inside the block, torch's restricted unpickler reads numpy arrays too, by the same stand-ins."""
     import torch
 
-    kinds = [np.dtype(code) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1")]
-    with torch.serialization.safe_globals(
-        [
-            np.ndarray,
-            np.dtype,
-            *(type(kind) for kind in kinds),
-            (_reconstruct, "numpy.core.multiarray._reconstruct"),
-            (_reconstruct, "numpy._core.multiarray._reconstruct"),
-        ]
-    ):
+    names = [
+        (found, f"{module}.{name}")
+        for module, members in ADMITTED.items()
+        if module.startswith("numpy")
+        for name, found in members.items()
+    ]
+    with torch.serialization.safe_globals([*names, (_encode, "_codecs.encode")]):
         yield
+
+
+def _wanted(name: str) -> str:
+    return f"wants to use {name}: only numpy arrays and torch tensors are read; nothing ran"
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,8 +22,6 @@ from emi_ray.media.source import ClipSource
 from emi_ray.schema import Need
 
 STARTUP_LIMIT_S = 120.0
-PIPE_BYTES = 1 << 20
-"""A clip is megabytes: with the usual 64 kB the two processes would wake each other a hundred times."""
 
 SOUND: frozenset[Need] = frozenset({"waveform"})
 PICTURES: frozenset[Need] = frozenset({"frames", "faces"})
@@ -108,7 +106,6 @@ class _Child:
             [sys.executable, "-P", "-m", "emi_ray.media.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pipesize=PIPE_BYTES,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])},
         )
         self._settings = {"media": media.model_dump_json()}

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,6 @@ OnProgress = Callable[[Mapping[str, Any]], None]
 """Called on the driver, from another thread, after every epoch with what ``history.csv`` will say of it."""
 
 _STATE = "state.pt"
-_CHECKPOINT_EVERY_S = 10.0
-_CHECKPOINT_STAGE_AFTER_S = 3.0
 _POLL_EVERY_S = 0.3
 _MAX_FAILURES = 3
 
@@ -46,6 +44,7 @@ def train(
     num_workers: int = 1,
     on_progress: OnProgress | None = None,
     force: bool = False,
+    checkpoint_every_s: float = 10.0,
 ) -> dict[str, Any]:
     """Train a recipe on the features of a workspace; a Ray session must be up.
 
@@ -56,6 +55,7 @@ def train(
     Args:
         seed: by default the recipe's ``training.seed``.
         force: forget checkpoints and stage-1 encoders of earlier runs and train anew.
+        checkpoint_every_s: how much work a crash may cost, about; a stage's end is kept after a third of it.
 
     Returns:
         What ``metrics.json`` holds, and ``already_finished``.
@@ -72,7 +72,8 @@ def train(
     if force:
         shared.delete(f"{plan.folder}/ray")
     with _listening(on_progress) as inbox:
-        _fit(plan, num_workers, inbox, reuse_encoders=not force)
+        job = _Job(plan, inbox, reuse_encoders=not force, checkpoint_every_s=checkpoint_every_s)
+        _fit(job, num_workers)
         problem: str | None = ray.get(inbox.problem.remote())
     if problem is not None:
         raise UserError(problem)
@@ -81,13 +82,24 @@ def train(
     return {**metrics, "already_finished": False}
 
 
-def _fit(plan: RunPlan, num_workers: int, inbox: Any, reuse_encoders: bool) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What every worker is told."""
+
+    plan: RunPlan
+    inbox: Any
+    reuse_encoders: bool
+    checkpoint_every_s: float
+
+
+def _fit(job: _Job, num_workers: int) -> None:
+    plan = job.plan
     # How long every report of a checkpoint blocks; Ray's default of 2 s is as long as training takes here.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     enough_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
     trainer = TorchTrainer(
         _train_on_worker,
-        train_loop_config={"plan": plan, "inbox": inbox, "reuse_encoders": reuse_encoders},
+        train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if enough_gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
@@ -111,40 +123,41 @@ def _fit(plan: RunPlan, num_workers: int, inbox: Any, reuse_encoders: bool) -> N
         ) from error
 
 
-def _train_on_worker(job: dict[str, Any]) -> None:
+def _train_on_worker(config: dict[str, Any]) -> None:
     """What each worker runs: the whole run, resumed from the last checkpoint if there is one."""
-    context = ray.train.get_context()
-    inbox, device = job["inbox"], get_device()
+    job: _Job = config["job"]
+    context, device = ray.train.get_context(), get_device()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
 
     def tell(scores: Mapping[str, Any]) -> None:
         if context.get_world_rank() == 0:
-            inbox.add.remote(dict(scores))
+            job.inbox.add.remote(dict(scores))
 
     try:
         execute_run(
-            job["plan"],
+            job.plan,
             device=device,
             on_epoch_end=tell,
-            on_checkpoint=_Checkpoints(device),
+            on_checkpoint=_Checkpoints(device, job.checkpoint_every_s),
             resume=_last_state(),
-            reuse_encoders=job["reuse_encoders"],
+            reuse_encoders=job.reuse_encoders,
         )
     except UserError as error:
         # Trying again would not help: the driver is told, and raises it.
-        ray.get(inbox.set_problem.remote(str(error)))
+        ray.get(job.inbox.set_problem.remote(str(error)))
 
 
 class _Checkpoints:
     """Reports checkpoints to Ray Train, seldom, because each report blocks for its health-check interval."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, every_s: float) -> None:
         self._device = device
+        self._every_s = every_s
         self._last = time.monotonic()
 
     def __call__(self, build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
         team = Team.current()
-        wait = _CHECKPOINT_STAGE_AFTER_S if stage_ended else _CHECKPOINT_EVERY_S
+        wait = self._every_s / 3 if stage_ended else self._every_s
         if not team.agree(time.monotonic() - self._last >= wait, self._device):
             return
         if team.rank == 0:

@@ -77,7 +77,9 @@ def test_what_is_done_is_not_done_again(extracted):
     summary = extract(extracted, extracted.config())
     assert summary.clips == 0
     assert summary.already_done == NUM_CLIPS + 3
-    assert before == {path: extracted.read_bytes(path) for path in extracted.files("features", recursive=True)}
+    assert before == {
+        path: extracted.read_bytes(path) for path in extracted.files("features", recursive=True)
+    }
 
 
 def test_a_half_finished_store_is_completed_to_the_same_bytes(extracted, table, tmp_path):
@@ -86,7 +88,9 @@ def test_a_half_finished_store_is_completed_to_the_same_bytes(extracted, table, 
     extract(workspace, workspace.config(), ["audio"])
     for part in stores(workspace)["audio"].parts()[:1]:
         workspace.delete(part)
-    extract(workspace, workspace.config(["extraction.rows_per_block=2", "extraction.stages.audio.batch_size=1"]))
+    extract(
+        workspace, workspace.config(["extraction.rows_per_block=2", "extraction.stages.audio.batch_size=1"])
+    )
     assert contents(workspace) == contents(extracted)
 
 

@@ -71,7 +71,16 @@ def submit(head: str, *command: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_the_pipeline_runs_as_a_job(head, demo_corpus, tmp_path):
-    arguments = ["f2", "training.epochs=2", "-w", str(tmp_path), "--corpus", "demo", "--source", str(demo_corpus)]
+    arguments = [
+        "f2",
+        "training.epochs=2",
+        "-w",
+        str(tmp_path),
+        "--corpus",
+        "demo",
+        "--source",
+        str(demo_corpus),
+    ]
     done = submit(head, "jobs/pipeline.py", *arguments)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     workspace = Workspace(str(tmp_path))

@@ -23,10 +23,10 @@ def kill_the_train_worker():
             process.send_signal(signal.SIGKILL)
 
 
-def test_a_killed_worker_resumes_and_ends_as_a_run_without_ray(tmp_path, monkeypatch):
+def test_a_killed_worker_resumes_and_ends_as_a_run_without_ray(tmp_path):
     from emi_ray.training import ray_worker
 
-    recipe = load_recipe("f1", [*SMALL, "training.epochs=200", "training.patience=null", "training.lr=1e-4"])
+    recipe = load_recipe("f1", [*SMALL, "training.epochs=6"])
     workspace = planted_workspace(tmp_path / "a", num_train=48, num_val=24)
     seen = []
     killed = threading.Event()
@@ -37,12 +37,12 @@ def test_a_killed_worker_resumes_and_ends_as_a_run_without_ray(tmp_path, monkeyp
             killed.set()
             kill_the_train_worker()
 
-    metrics = ray_worker.train(workspace, recipe, WorkspaceConfig(), num_workers=1, on_progress=watch)
+    metrics = ray_worker.train(workspace, recipe, WorkspaceConfig(), on_progress=watch, checkpoint_every_s=0)
     assert killed.is_set()
     undisturbed = planted_workspace(tmp_path / "b", num_train=48, num_val=24)
     expected = execute_run(plan_run(undisturbed, recipe, WorkspaceConfig(), 42))
     assert metrics["val_pearson"] == pytest.approx(expected["val_pearson"], abs=1e-6)
-    assert ("fusion", 200) in seen
+    assert ("fusion", 6) in seen
     assert not workspace.files("runs/f1/42/ray", recursive=True)
 
     again = ray_worker.train(workspace, recipe, WorkspaceConfig())

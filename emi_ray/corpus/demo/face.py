@@ -111,7 +111,7 @@ class _Canvas:
         )
 
     def _pixels(self, points: np.ndarray, depth: float) -> np.ndarray:
-        moved = points + depth * np.array([self.pose.yaw, self.pose.pitch])
+        moved = points + depth * 1.5 * np.array([self.pose.x, self.pose.y])
         return np.rint((moved @ self._turn + self._centre) * (1 << _SHIFT)).astype(np.int32)
 
 
@@ -145,9 +145,10 @@ def _draw_eye(face: _Canvas, cues: VisionCues, side: int) -> None:
     x, y = 0.31 * side, -0.14
     skin = face.look.skin
     face.fill(_ellipse(x + 0.03 * side, y + 0.27, 0.22, 0.15), skin * 1.05)
-    face.fill(_ellipse(x, y - 0.02, 0.24, 0.18), skin * 0.86)
+    face.fill(_ellipse(x, y - 0.02, 0.24, 0.18), skin * 0.84)
     face.fill(_ellipse(x, y, 0.20, 0.125), skin * 0.74)
-    half_height = 0.078 * 2 ** (0.5 * np.clip(cues.eye_openness, -2.5, 2.5)) * (1 - face.pose.eyes_shut)
+    half_height = 0.078 * 2 ** (0.6 * np.clip(cues.eye_openness, -2.2, 2.2) + face.pose.lid_lift)
+    half_height *= 1 - face.pose.eyes_shut
     turn = np.linspace(0, np.pi, 9)
     across = x - 0.16 * np.cos(turn)
     upper = np.stack([across, y - half_height * np.sin(turn)], axis=1)
@@ -163,8 +164,8 @@ def _draw_eye(face: _Canvas, cues: VisionCues, side: int) -> None:
 
 def _draw_brow(face: _Canvas, cues: VisionCues, side: int) -> None:
     height = 0.055 * np.clip(cues.brow_height, -2.5, 2.5) + face.pose.brow_lift
-    slant = 0.06 * np.clip(cues.brow_slant, -2.5, 2.5)
-    weight = 0.036 * 2 ** (0.55 * np.clip(cues.brow_weight, -2.5, 2.5))
+    slant = 0.075 * np.clip(cues.brow_slant, -2.5, 2.5)
+    weight = 0.033 * 2 ** (0.6 * np.clip(cues.brow_weight, -2, 2))
     along = np.linspace(0, 1, 7)
     x = side * (0.14 + 0.36 * along)
     y = -0.41 - height - slant * (0.5 - along) * 2 - 0.05 * np.sin(np.pi * along)
@@ -183,11 +184,11 @@ def _draw_nose(face: _Canvas) -> None:
 
 def _draw_mouth(face: _Canvas, cues: VisionCues) -> None:
     skin, is_open = face.look.skin, face.pose.mouth_open
-    half_width = 0.26 * 2 ** (0.28 * np.clip(cues.mouth_width, -2.5, 2.5)) * (1 - 0.1 * is_open)
-    curve = 0.085 * np.clip(cues.smile, -2.5, 2.5)
+    half_width = 0.26 * 2 ** (0.35 * np.clip(cues.mouth_width, -2.5, 2.5)) * (1 - 0.1 * is_open)
+    curve = 0.1 * np.clip(cues.smile, -2.5, 2.5)
     along = np.linspace(-1, 1, 13)
-    x = half_width * along + face.pose.mouth_sway
-    line = 0.52 + curve * (0.4 - along**2)
+    x = half_width * along + face.pose.mouth_shift
+    line = 0.52 - face.pose.mouth_lift + curve * (0.4 - along**2)
     gape = (0.015 + 0.15 * is_open) * (1 - along**2)
     upper, lower = np.stack([x, line - 0.35 * gape], 1), np.stack([x, line + gape], 1)
     lips = skin * np.array([0.78, 0.52, 0.52])

@@ -10,17 +10,18 @@ _STEP_PER_CUE = 1.2
 
 @dataclass(frozen=True)
 class Pose:
-    """One frame. Lengths are in half-heights of the head, angles in radians; all but the last two oscillate
-    about zero, so that their mean over a clip says nothing."""
+    """One frame. Lengths are in half-heights of the head, angles in radians. All but the last two oscillate
+    about zero, so that their mean over a clip says nothing of how strong they are."""
 
     x: float
     y: float
     log_scale: float
     roll: float
-    yaw: float
-    pitch: float
     brow_lift: float
-    mouth_sway: float
+    lid_lift: float
+    nose_lift: float
+    mouth_shift: float
+    mouth_lift: float
     mouth_open: float
     eyes_shut: float
 
@@ -30,15 +31,20 @@ class MotionCues:
     """Strength of each movement in standard deviations; one for each emotion, in the order of ``EMOTIONS``."""
 
     nod: float
-    lean: float
-    shake: float
+    nose_wrinkle: float
+    chew: float
+    lid_flutter: float
     brow_flutter: float
-    roll: float
     mouth_sway: float
 
 
-_AMPLITUDES = MotionCues(nod=0.045, lean=0.035, shake=0.045, brow_flutter=0.045, roll=0.040, mouth_sway=0.045)
-"""Typical amplitudes, in the units of :class:`Pose`."""
+_AMPLITUDES = MotionCues(
+    nod=0.030, nose_wrinkle=0.026, chew=0.026, lid_flutter=0.28, brow_flutter=0.034, mouth_sway=0.040
+)
+"""Typical amplitudes, in the units of :class:`Pose`; of the lids in octaves of openness."""
+
+_SWAY, _LEAN, _TILT = 0.020, 0.010, 0.020
+"""Amplitudes of what everybody does."""
 
 
 def perform(
@@ -51,21 +57,23 @@ def perform(
     """
     times_s = np.arange(len(mouth_open)) / frame_rate_hz
     moves = {
-        name: amplitude * 2 ** (_STEP_PER_CUE * getattr(cues, name)) * _oscillation(times_s, rng)
+        name: _limited(amplitude * 2 ** (_STEP_PER_CUE * getattr(cues, name)), 4 * amplitude)
+        * _oscillation(times_s, rng)
         for name, amplitude in vars(_AMPLITUDES).items()
     }
-    moves = {name: _soft_limit(move, 4 * getattr(_AMPLITUDES, name)) for name, move in moves.items()}
+    sway, lean, tilt = (size * _oscillation(times_s, rng) for size in (_SWAY, _LEAN, _TILT))
     eyes_shut = _blinks(times_s, rng)
     return [
         Pose(
-            x=moves["shake"][t],
+            x=sway[t],
             y=moves["nod"][t],
-            log_scale=moves["lean"][t],
-            roll=moves["roll"][t],
-            yaw=1.5 * moves["shake"][t],
-            pitch=1.5 * moves["nod"][t],
+            log_scale=lean[t],
+            roll=tilt[t],
             brow_lift=moves["brow_flutter"][t],
-            mouth_sway=moves["mouth_sway"][t],
+            lid_lift=moves["lid_flutter"][t],
+            nose_lift=moves["nose_wrinkle"][t],
+            mouth_shift=moves["mouth_sway"][t],
+            mouth_lift=moves["chew"][t],
             mouth_open=float(mouth_open[t]),
             eyes_shut=eyes_shut[t],
         )
@@ -81,9 +89,8 @@ def _oscillation(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return wave + 0.25 * np.sin(2 * np.pi * slow * times_s + phases[1])
 
 
-def _soft_limit(move: np.ndarray, limit: float) -> np.ndarray:
-    limited: np.ndarray = limit * np.tanh(move / limit)
-    return limited
+def _limited(size: float, limit: float) -> float:
+    return float(limit * np.tanh(size / limit))
 
 
 def _blinks(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:

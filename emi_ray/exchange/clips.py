@@ -1,0 +1,100 @@
+"""``clips.parquet`` of a corpus that comes as features: ids, splits and labels, media only where they are there."""
+
+from collections.abc import Collection, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from emi_ray.config import CorpusSettings, WorkspaceConfig
+from emi_ray.corpus.files import absolute, join, kind_of
+from emi_ray.corpus.listing import Finding, Listing
+from emi_ray.corpus.manifest import validate_corpus
+from emi_ray.corpus.table import read_table
+from emi_ray.corpus.vidmimic2 import padded, read_vidmimic2, spelled_test_ids
+from emi_ray.errors import UserError
+from emi_ray.schema import RESERVED_COLUMNS
+from emi_ray.workspace import CLIPS, CONFIG, Workspace
+
+_SPLIT_FILE = "train_split.csv"
+
+
+def init_from_features(
+    workspace: Workspace,
+    source: str,
+    splits: str | None,
+    spelled: Collection[str],
+    *,
+    pads_ids: bool,
+    extend: bool = False,
+) -> tuple[Finding, ...]:
+    """Make the workspace, unless it holds a corpus already; with ``extend`` that one gets the clips it lacks.
+
+    Args:
+        splits: a folder with the split CSVs of Hume-Vidmimic2, or a table with clip_id, split and labels;
+            None: the split CSVs in ``source``, and where there are none, every clip is of the test split.
+        spelled: the ids that have features, as files spell them.
+        pads_ids: ids are Hume's.
+
+    Returns:
+        What is to be remarked about the corpus; nothing about one that was there before.
+
+    Raises:
+        UserError: the corpus cannot work, or has other labels than the one it is to extend.
+    """
+    if workspace.exists(CLIPS) and not extend:
+        return ()
+    config = workspace.config() if workspace.exists(CONFIG) else WorkspaceConfig()
+    ids = sorted({padded(clip_id) if pads_ids else clip_id for clip_id in spelled})
+    listing = _read_listing(source, splits, ids, config.corpus)
+    corpus = validate_corpus(listing, config.corpus)
+    if workspace.exists(CLIPS):
+        workspace.write_table(CLIPS, _extended(workspace.clips(), corpus.clips, listing.where))
+        return ()
+    read = config.corpus.model_copy(update={"kind": "features", "source": absolute(splits or source)})
+    workspace.write_config(config.model_copy(update={"corpus": read}))
+    workspace.write_table(CLIPS, corpus.clips)
+    return corpus.findings
+
+
+def match_ids(spelled: Sequence[str], clip_ids: Collection[str]) -> dict[str, str]:
+    """Clip id → how the source spells it; ids that only lack Hume's padding are matched too."""
+    known = set(clip_ids)
+    padding = {padded(name): name for name in spelled if padded(name) in known}
+    return {**padding, **{name: name for name in spelled if name in known}}
+
+
+def _extended(clips: pa.Table, found: pa.Table, where: str) -> pa.Table:
+    """``clips`` and the rows of ``found`` that it lacks."""
+    if found.column_names != clips.column_names and found.column_names != list(RESERVED_COLUMNS):
+        raise UserError(f"{where}: other labels than the workspace has. Import into a new workspace.")
+    fresh = found.filter(pc.invert(pc.is_in(found["clip_id"], clips["clip_id"].combine_chunks())))
+    return pa.concat_tables([clips, fresh], promote_options="default").cast(clips.schema)
+
+
+def _read_listing(source: str, splits: str | None, ids: Sequence[str], settings: CorpusSettings) -> Listing:
+    place = absolute(splits or source)
+    if splits is not None and kind_of(place) == fs.FileType.File:
+        return read_table(place, settings, needs_media=False)
+    if splits is None and not _has_split_files(place):
+        return _unlabelled(place, ids)
+    listing = read_vidmimic2(place, settings)
+    test = [] if spelled_test_ids(place) else sorted(set(ids) - set(listing.clips["clip_id"].to_pylist()))
+    extra = pa.table({"clip_id": pa.array(test, pa.string()), "split": pa.repeat("test", len(test))})
+    clips = pa.concat_tables([listing.clips, extra], promote_options="default")
+    return Listing(
+        clips, listing.labels, listing.where, verified=True, findings=listing.findings, needs_media=False
+    )
+
+
+def _has_split_files(place: str) -> bool:
+    is_folder = kind_of(place) == fs.FileType.Directory
+    return is_folder and kind_of(join(place, _SPLIT_FILE)) == fs.FileType.File
+
+
+def _unlabelled(where: str, ids: Sequence[str]) -> Listing:
+    clips = pa.table({"clip_id": pa.array(ids, pa.string()), "split": pa.repeat("test", len(ids))})
+    message = (
+        f"{where}: no {_SPLIT_FILE} here and no --splits, so every clip is of the test split, without labels."
+    )
+    return Listing(clips, (), where, findings=(Finding("warning", message),), needs_media=False)

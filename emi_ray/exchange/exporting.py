@@ -1,0 +1,157 @@
+"""Features of the store, out to others: float32 arrays, one file a clip.
+
+The store keeps float16, of which float32 is a superset: what was float16 to begin with comes back bit by bit,
+everything else as it was rounded when it was stored.
+"""
+
+import io
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from emi_ray.errors import UserError, choices
+from emi_ray.exchange.layouts import EXPORTS, Part
+from emi_ray.feature_store import FeatureStore, read_failures, stores_of
+from emi_ray.schema import EMOTIONS, Modality, labels_of
+from emi_ray.workspace import Workspace
+
+PICKLE_PROTOCOL = 4
+"""Readable by every Python 3."""
+
+_SPLIT_FILES = {"train": "train_split.csv", "val": "valid_split.csv", "test": "test_split.csv"}
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written of one modality; ``num_zeros`` clips without it are a vector of zeros."""
+
+    modality: Modality
+    fingerprint: str
+    place: str
+    num_clips: int
+    num_zeros: int = 0
+
+
+def export_features(
+    workspace: Workspace,
+    layout: str,
+    to: str,
+    modality: Modality | None = None,
+    *,
+    features: str | None = None,
+    on_progress: Progress = lambda done, total, title: None,
+) -> list[Exported]:
+    """Write features as another program wants them.
+
+    ``mimicmetrics``: pickled arrays, (D,) for text of one step and (T, D) else, a vector of zeros for a clip
+    that lacks text; and the split CSVs where the labels are the six emotions. ``folder``: ``<id>.npy`` (T, D).
+
+    Args:
+        layout: a key of ``EXPORTS``.
+        to: the folder to write into; a local path or a URI.
+        modality: only this one; ``folder`` holds one modality.
+        features: fingerprint or extractor name, where there are several of a modality.
+
+    Raises:
+        UserError: no such layout, there are no features, or it is not told which.
+    """
+    if layout not in EXPORTS:
+        raise UserError(f"--layout '{layout}': {choices(layout, EXPORTS)}")
+    chosen = [modality] if modality else [m for m in EXPORTS[layout] if _full_stores(workspace, m)]
+    if not chosen:
+        raise UserError(f"{workspace.root} holds no features yet: make them with emi-ray extract.")
+    if layout == "folder" and len(chosen) > 1:
+        raise UserError(f"--layout folder holds one modality. Add --modality, one of: {', '.join(chosen)}.")
+    stores = [_choose(workspace, m, features) for m in chosen]
+    target = Workspace(to)
+    done = [_export(store, target, layout, EXPORTS[layout][store.modality], on_progress) for store in stores]
+    if layout == "mimicmetrics":
+        _write_splits(workspace, target)
+    return done
+
+
+def _full_stores(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
+    return [store for store in stores_of(workspace, modality) if store.parts()]
+
+
+def _choose(workspace: Workspace, modality: Modality, features: str | None) -> FeatureStore:
+    held = {store: str(store.describe()["extractor"]) for store in _full_stores(workspace, modality)}
+    fitting = [store for store, name in held.items() if features in (None, name, store.fingerprint)]
+    if len(fitting) == 1:
+        return fitting[0]
+    listing = ", ".join(f"{store.fingerprint} ({name})" for store, name in held.items()) or "none"
+    problem = "several sets of" if fitting else "no"
+    wanted = f" called '{features}'" if features else ""
+    raise UserError(
+        f"{workspace.root} holds {problem} {modality} features{wanted}; there are: {listing}. "
+        "Choose with --features FINGERPRINT."
+    )
+
+
+def _export(
+    store: FeatureStore, target: Workspace, layout: str, part: Part, on_progress: Progress
+) -> Exported:
+    total, write = len(store.clip_ids()), _WRITERS[layout]
+    for done, row in enumerate(store.rows(), start=1):
+        values = row.values.astype(np.float32)
+        as_vector = store.modality == "text" and len(values) == 1
+        write(
+            target, _path(part, row.clip_id), values[0] if as_vector and layout == "mimicmetrics" else values
+        )
+        on_progress(done, total, f"Exporting {store.modality}")
+    without = _without(store) if part.zero_is_missing else []
+    for clip_id in without:
+        write(target, _path(part, clip_id), np.zeros(store.feature_dim, np.float32))
+    return Exported(store.modality, store.fingerprint, target.path(part.folder), total, len(without))
+
+
+def _without(store: FeatureStore) -> Sequence[str]:
+    """Ids of the clips that lack the input; not those that were quarantined."""
+    failures = read_failures(store.workspace, [store]).to_pylist()
+    return [row["clip_id"] for row in failures if row["stage"] == "missing"]
+
+
+def _path(part: Part, clip_id: str) -> str:
+    """Where a clip's file goes, without its suffix.
+
+    Raises:
+        UserError: the id would lead out of the folder.
+    """
+    if PurePosixPath(clip_id).is_absolute() or ".." in PurePosixPath(clip_id).parts:
+        raise UserError(f"clip_id '{clip_id}' cannot be the name of a file. Rename the clip.")
+    return f"{part.folder}/{clip_id}".lstrip("/")
+
+
+def _write_pickle(target: Workspace, path: str, values: np.ndarray) -> None:
+    target.write_bytes(f"{path}.pkl", pickle.dumps(np.ascontiguousarray(values), PICKLE_PROTOCOL))
+
+
+def _write_npy(target: Workspace, path: str, values: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    target.write_bytes(f"{path}.npy", buffer.getvalue())
+
+
+_WRITERS: Mapping[str, Callable[[Workspace, str, np.ndarray], None]] = {
+    "mimicmetrics": _write_pickle,
+    "folder": _write_npy,
+}
+
+
+def _write_splits(workspace: Workspace, target: Workspace) -> None:
+    """The split CSVs of Hume-Vidmimic2, where the labels are the six emotions."""
+    clips = workspace.clips()
+    if tuple(label.name for label in labels_of(clips.schema)) != EMOTIONS:
+        return
+    table = clips.select(["clip_id", "split", *EMOTIONS]).to_pandas().rename(columns={"clip_id": "Filename"})
+    for split, name in _SPLIT_FILES.items():
+        rows: pd.DataFrame = table[table["split"] == split].drop(columns="split")
+        if len(rows):
+            wanted = rows[["Filename"]] if split == "test" else rows
+            target.write_text(name, wanted.to_csv(index=False))

@@ -1,0 +1,220 @@
+"""One file of many clips' features: .npz, HDF5, Parquet."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from emi_ray.corpus.files import open_place
+from emi_ray.errors import ClipError, UserError, choices
+from emi_ray.exchange.arrays import STAGE, as_steps
+from emi_ray.exchange.sources import Source, hash_file
+from emi_ray.schema import Modality
+
+ID_NAMES = ("clip_id", "id", "ids", "Filename", "filename", "name")
+"""What a column or array of ids is called, the first that is there; else the keys themselves are ids."""
+
+_ROWS_PER_BATCH = 256
+
+
+@dataclass(frozen=True)
+class _File:
+    modality: Modality
+    place: str
+
+    def digest(self) -> str:
+        return hash_file(self.place)[:16]
+
+    def _array(self, clip_id: str, value: Any) -> np.ndarray | ClipError:
+        try:
+            return as_steps(value)
+        except ClipError as error:
+            return ClipError(STAGE, f"{self.place}, {clip_id}: {error.reason}")
+
+
+@dataclass(frozen=True)
+class KeyedSource(_File):
+    """An .npz or HDF5 file: one array a clip under its id; or an array of ids beside one of features.
+
+    In HDF5 a clip may also be a group that holds one dataset.
+    """
+
+    @cached_property
+    def _rows(self) -> Mapping[str, tuple[str, int | None]]:
+        """Id → the key of its array, and its row there where one array holds all clips."""
+        with _open_keyed(self.place) as held:
+            named = next((name for name in ID_NAMES if name in held and _ndim(held[name]) == 1), None)
+            if named is None:
+                return {key: (key, None) for key in sorted(held)}
+            others = [key for key in held if key != named]
+            if len(others) != 1:
+                raise UserError(
+                    f"{self.place}: beside '{named}' stand {len(others)} arrays ({', '.join(others)}). "
+                    "Leave the one with the features."
+                )
+            return dict(sorted((_text(name), (others[0], row)) for row, name in enumerate(held[named][:])))
+
+    def ids(self) -> Sequence[str]:
+        return list(self._rows)
+
+    def arrays(self, wanted: Collection[str]) -> Iterator[tuple[str, np.ndarray | ClipError]]:
+        with _open_keyed(self.place) as held:
+            shared = {key: held[key] for key in {key for key, row in self._rows.values() if row is not None}}
+            for clip_id in sorted(wanted):
+                key, row = self._rows[clip_id]
+                try:
+                    value = _dataset(held[key]) if row is None else shared[key][row]
+                except (ValueError, OSError) as error:
+                    yield clip_id, ClipError(STAGE, f"{self.place}, {key}: {error}")
+                else:
+                    yield clip_id, self._array(clip_id, value)
+
+
+@dataclass(frozen=True)
+class ParquetSource(_File):
+    """A Parquet file with a column of ids and either one column of lists or many columns of numbers.
+
+    Lists of lists are the steps of a clip. With columns of numbers, each row is one step, and the rows of a
+    clip stand together.
+    """
+
+    @cached_property
+    def _ids(self) -> tuple[str, Sequence[str]]:
+        """The name of the id column, and the ids in the order of the file."""
+        with _open_parquet(self.place) as file:
+            names = file.schema_arrow.names
+            named = next((name for name in ID_NAMES if name in names), None)
+            if named is None:
+                raise UserError(f"{self.place}: no column of ids among {', '.join(names)}. Call it clip_id.")
+            column = file.read([named])[named]
+        ids = [clip_id for clip_id, _ in groupby(_text(value) for value in column.to_pylist())]
+        if len(set(ids)) < len(ids):
+            twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
+            raise UserError(f"{self.place}: the rows of '{twice}' do not stand together. Sort by {named}.")
+        return named, ids
+
+    def ids(self) -> Sequence[str]:
+        return sorted(self._ids[1])
+
+    def arrays(self, wanted: Collection[str]) -> Iterator[tuple[str, np.ndarray | ClipError]]:
+        for clip_id, rows in groupby(self._each_row(), key=lambda row: row[0]):
+            if clip_id in wanted:
+                values = [value for _, value in rows]
+                yield clip_id, self._array(clip_id, values[0] if len(values) == 1 else values)
+
+    def _each_row(self) -> Iterator[tuple[str, Any]]:
+        named, _ = self._ids
+        with _open_parquet(self.place) as file:
+            columns = self._feature_columns(file.schema_arrow)
+            for batch in file.iter_batches(_ROWS_PER_BATCH, columns=[named, *columns]):
+                ids = map(_text, batch[named].to_pylist())
+                yield from zip(ids, _row_values(batch, columns), strict=True)
+
+    def _feature_columns(self, schema: pa.Schema) -> list[str]:
+        lists = [field.name for field in schema if _is_list(field.type)]
+        if "features" in lists:
+            return ["features"]
+        if len(lists) > 1:
+            raise UserError(f"{self.place}: several columns of lists: {', '.join(lists)}. Leave one.")
+        numbers = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
+        found = lists or [name for name in numbers if name not in ID_NAMES]
+        if not found:
+            raise UserError(f"{self.place}: no column of features, neither a list nor numbers.")
+        return found
+
+
+_KINDS: Mapping[str, type[KeyedSource] | type[ParquetSource]] = {
+    "npz": KeyedSource,
+    "h5": KeyedSource,
+    "hdf5": KeyedSource,
+    "parquet": ParquetSource,
+    "pq": ParquetSource,
+}
+
+
+def open_table(modality: Modality, path: str) -> Source:
+    """The features in one file.
+
+    Raises:
+        UserError: the suffix is none of those that are read.
+    """
+    suffix = path.partition("?")[0].rpartition(".")[2].lower()
+    if suffix not in _KINDS:
+        raise UserError(f"--source {path}: a table has one of the suffixes: {choices(suffix, _KINDS)}")
+    return _KINDS[suffix](modality, path)
+
+
+@contextmanager
+def _open_keyed(path: str) -> Iterator[Mapping[str, Any]]:
+    filesystem, inner = open_place(path)
+    try:
+        with filesystem.open_input_file(inner) as stream:
+            if path.partition("?")[0].lower().endswith(".npz"):
+                with np.load(stream, allow_pickle=False) as held:
+                    yield held
+            else:
+                import h5py
+
+                with h5py.File(stream, "r") as held:
+                    yield held
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+
+
+@contextmanager
+def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    filesystem, inner = open_place(path)
+    try:
+        with filesystem.open_input_file(inner) as stream:
+            yield pq.ParquetFile(stream)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}.") from None
+
+
+def _row_values(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[Any]:
+    if _is_list(batch.schema.field(columns[0]).type):
+        for value in batch[columns[0]]:
+            yield _list_value(value)
+        return
+    steps = np.stack([batch[name].to_numpy(zero_copy_only=False) for name in columns], axis=1)
+    yield from steps.astype(np.float64)
+
+
+def _list_value(value: pa.Scalar) -> np.ndarray | None:
+    """A list of numbers (D,), or of lists of numbers of one size (T, D)."""
+    flat = value.values
+    if flat is None or not _is_list(flat.type):
+        return None if flat is None else flat.to_numpy(zero_copy_only=False)
+    numbers = flat.flatten().to_numpy(zero_copy_only=False)
+    sizes = {len(step) if step.is_valid else -1 for step in flat}
+    if len(sizes) != 1 or len(numbers) % len(flat):
+        return np.empty(0)
+    return numbers.reshape(len(flat), -1)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _dataset(value: Any) -> Any:
+    """The array of a clip; of a group of HDF5, its only dataset."""
+    if hasattr(value, "keys"):
+        held = list(value.values())
+        if len(held) != 1 or hasattr(held[0], "keys"):
+            raise ValueError(f"a group must hold one dataset, not {len(held)} members")
+        value = held[0]
+    return value[()]
+
+
+def _ndim(value: Any) -> int:
+    return int(getattr(value, "ndim", 0))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
