@@ -8,7 +8,7 @@ import typer
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
 from emi_ray.cli.features import extract
 from emi_ray.cli.models import evaluate, report, train
-from emi_ray.cli.show import progress_bar, show_corpus
+from emi_ray.cli.show import progress_bar, show_findings
 from emi_ray.config import CorpusKind
 from emi_ray.workspace import Workspace
 
@@ -30,7 +30,7 @@ def init(
 
     target = Workspace(workspace)
     found = init_workspace(target, corpus, source, overrides or [])
-    show_corpus(found)
+    show_findings(found.findings)
     console.print(f"Wrote {target.path('clips.parquet')}. Next: emi-ray extract -w {workspace}")
 
 

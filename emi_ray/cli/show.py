@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
@@ -16,11 +16,13 @@ from rich.progress import (
 from rich.table import Table
 
 from emi_ray.cli.app import console
-from emi_ray.corpus.manifest import Corpus
-from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.recipe import Recipe
+from emi_ray.corpus.listing import Finding
 from emi_ray.schema import MODALITIES, Label, snake
 from emi_ray.workspace import Workspace
+
+if TYPE_CHECKING:  # these import Ray, or much else
+    from emi_ray.extraction.summary import ExtractionSummary
+    from emi_ray.recipe import Recipe
 
 STYLES = {"error": "red", "warning": "yellow", "info": "default"}
 
@@ -40,13 +42,13 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
         task = progress.add_task(title, total=None)
 
         def advance(done: int, total: int, description: str = title) -> None:
-            progress.update(task, completed=done, total=total, description=description)
+            progress.update(task, completed=done, total=total or None, description=description)
 
         yield advance
 
 
 @contextmanager
-def training_progress(recipe: Recipe) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def training_progress(recipe: "Recipe") -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A bar over the epochs of the current stage; call what it gives with a row of ``history.csv``."""
     with progress_bar(f"Training {recipe.name}") as advance:
 
@@ -58,13 +60,13 @@ def training_progress(recipe: Recipe) -> Iterator[Callable[[Mapping[str, Any]], 
         yield on_epoch_end
 
 
-def show_corpus(corpus: Corpus) -> None:
+def show_findings(findings: Sequence[Finding]) -> None:
     """What was found in a corpus, the worst last."""
-    for finding in sorted(corpus.findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
+    for finding in sorted(findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
         console.print(str(finding), style=STYLES[finding.severity], markup=False, soft_wrap=True)
 
 
-def show_extraction(summary: ExtractionSummary, workspace: Workspace) -> None:
+def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
     """What a run did: a row a stage, then why clips were left out."""
     if not summary.clips:
         console.print(f"Nothing to do: all {summary.already_done} clips are done or quarantined.")

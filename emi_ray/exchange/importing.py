@@ -1,72 +1,35 @@
 """Ready features into the store.
 
 The store keeps float16. What it cannot hold (NaN, infinity, magnitudes above 65,504) costs the clip, with the
-reason; how much the others lose by rounding is measured (:attr:`Imported.rounding`), and nothing at all where
+reason; how much the others lose by rounding is measured (``ImportedPart.rounding``), and nothing at all where
 every value is a float16 already.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from emi_ray.corpus.files import absolute
 from emi_ray.corpus.manifest import Finding
-from emi_ray.errors import ClipError, EmiRayError, UserError
-from emi_ray.exchange.arrays import STAGE, check_half
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.exchange.clips import init_from_features, match_ids
 from emi_ray.exchange.layouts import LAYOUTS, NOMINAL_RATE_HZ, OpenPart, open_layout
+from emi_ray.exchange.storing import ImportedPart, PartWriter, failure_of
 from emi_ray.extractors import EXTRACTORS
 from emi_ray.extractors.base import fingerprint
-from emi_ray.feature_store import ClipFeatures, Failure, FeatureStore, find_store, write_failures
+from emi_ray.feature_store import FeatureStore, stores_of, write_failures
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
 VERSION = 1
-CLIPS_PER_PART = 256
-BYTES_PER_PART = 64 << 20
 NUM_PROBED = 32
 """The first clips, whose most frequent size is that of the modality."""
 
 Progress = Callable[[int, int, str], None]
 """Called with (clips done, clips in all, what is going on)."""
-
-
-@dataclass
-class ImportedPart:
-    """What became of one modality.
-
-    Attributes:
-        num_before: clips that the store held already.
-        num_unknown: files of clips that the corpus has not.
-        reasons: why clips were quarantined, each with its clip's id.
-        rounding: root mean square of the error of float16, over that of the values; 0: nothing was lost.
-    """
-
-    modality: Modality
-    name: str
-    fingerprint: str
-    feature_dim: int = 0
-    num_imported: int = 0
-    num_before: int = 0
-    num_missing: int = 0
-    num_unknown: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)
-    _squares: float = 0.0
-    _squared_errors: float = 0.0
-
-    @property
-    def rounding(self) -> float:
-        return float(np.sqrt(self._squared_errors / self._squares)) if self._squares else 0.0
-
-    def count(self, values: np.ndarray) -> None:
-        """Count one clip's features and what float16 makes of them."""
-        exact = values.astype(np.float64)
-        self.num_imported += 1
-        self._squares += float((exact**2).sum())
-        self._squared_errors += float(((exact - values.astype(np.float16)) ** 2).sum())
 
 
 @dataclass(frozen=True)
@@ -112,13 +75,13 @@ def import_features(
         EmiRayError: nothing of a modality could be imported.
     """
     source = absolute(source)
-    opened = open_layout(layout, source, modality)
-    _check_name(name, opened)
-    spelled = {clip_id for part in opened for clip_id in part.source.ids()}
-    if not spelled:
+    opened = [part for part in open_layout(layout, source, modality) if part.source.ids()]
+    if not opened:
         raise UserError(
             f"--source {source}: no file of features in it. Layout {layout}: {LAYOUTS[layout].title}."
         )
+    _check_name(name, opened)
+    spelled = {clip_id for part in opened for clip_id in part.source.ids()}
     pads_ids = LAYOUTS[layout].pads_ids
     findings = init_from_features(workspace, source, splits, spelled, pads_ids=pads_ids, extend=extend)
     parts = []
@@ -152,10 +115,16 @@ def _identify(layout: str, opened: OpenPart, name: str | None, rate_hz: float | 
 
 
 def _store(workspace: Workspace, identity: Mapping[str, Any], extend: bool) -> FeatureStore:
-    modality = identity["modality"]
-    if extend:
-        return find_store(workspace, modality, extractor=identity["extractor"])
-    return FeatureStore(workspace, modality, fingerprint(identity))
+    modality, name = identity["modality"], identity["extractor"]
+    if not extend:
+        return FeatureStore(workspace, modality, fingerprint(identity))
+    held = [store for store in stores_of(workspace, modality) if store.describe()["extractor"] == name]
+    if len(held) != 1:
+        raise UserError(
+            f"--extend: {workspace.root} holds {len(held)} sets of {modality} features called '{name}', not one. "
+            "Import without --extend, and train anew."
+        )
+    return held[0]
 
 
 def _import_part(
@@ -176,7 +145,8 @@ def _import_part(
     if result.feature_dim:
         store.create(identity, result.feature_dim)
     _write_missing(store, source.place, spelled, result)
-    writer = _Writer(store, opened, result, identity["settings"]["rate_hz"] or NOMINAL_RATE_HZ)
+    rate_hz = identity["settings"]["rate_hz"] or NOMINAL_RATE_HZ
+    writer = PartWriter(store, result, rate_hz, opened.part.zero_is_missing)
     for done, (spelling, values) in enumerate(source.arrays(todo), start=1):
         writer.add(todo[spelling], values)
         on_progress(done, len(todo), f"Importing {store.modality}")
@@ -196,60 +166,8 @@ def _write_missing(store: FeatureStore, place: str, spelled: dict[str, str], res
     clip_ids = store.workspace.clips(["clip_id"])["clip_id"].to_pylist()
     absent = [clip_id for clip_id in clip_ids if clip_id not in spelled]
     reason = f"no features of this clip in {place}"
-    write_failures(store.workspace, [_failure(store, clip_id, "missing", reason) for clip_id in absent])
+    write_failures(store.workspace, [failure_of(store, clip_id, "missing", reason) for clip_id in absent])
     result.num_missing += len(absent)
-
-
-def _failure(store: FeatureStore, clip_id: str, stage: str, reason: str) -> Failure:
-    return Failure(clip_id, store.modality, store.fingerprint, stage, reason)
-
-
-class _Writer:
-    """Checks clips one by one, and writes them a part at a time."""
-
-    def __init__(self, store: FeatureStore, opened: OpenPart, result: ImportedPart, rate_hz: float) -> None:
-        self._store, self._result, self._rate_hz = store, result, rate_hz
-        self._zero_is_missing = opened.part.zero_is_missing
-        self._rows: list[ClipFeatures] = []
-        self._failures: list[Failure] = []
-        self._bytes = 0
-
-    def add(self, clip_id: str, values: np.ndarray | ClipError) -> None:
-        try:
-            self._add(clip_id, values)
-        except ClipError as error:
-            self._failures.append(_failure(self._store, clip_id, error.stage, error.reason))
-            if error.stage == "missing":
-                self._result.num_missing += 1
-            else:
-                self._result.reasons[clip_id] = error.reason
-        if len(self._rows) + len(self._failures) >= CLIPS_PER_PART or self._bytes >= BYTES_PER_PART:
-            self.flush()
-
-    def flush(self) -> None:
-        self._store.write(self._rows)
-        write_failures(self._store.workspace, self._failures)
-        self._rows, self._failures, self._bytes = [], [], 0
-
-    def _add(self, clip_id: str, values: np.ndarray | ClipError) -> None:
-        if isinstance(values, ClipError):
-            raise values
-        expected = self._result.feature_dim
-        if values.shape[1] != expected:
-            raise ClipError(STAGE, f"{values.shape[1]} features a step, where other clips have {expected}")
-        check_half(values)
-        if self._zero_is_missing and not values.any():
-            raise ClipError("missing", "a vector of zeros, which stands for none in this layout")
-        self._result.count(values)
-        row = ClipFeatures(clip_id, values.astype(np.float16), self._times(len(values)), {})
-        self._rows.append(row)
-        self._bytes += row.values.nbytes
-
-    def _times(self, num_steps: int) -> np.ndarray:
-        """The middle of each step (T,), in seconds; 0 for text, which has no clock."""
-        if self._store.modality == "text":
-            return np.zeros(num_steps, np.float32)
-        return ((np.arange(num_steps) + 0.5) / self._rate_hz).astype(np.float32)
 
 
 def _refuse_nothing(result: ImportedPart, place: str) -> None:

@@ -103,8 +103,12 @@ class ParquetSource(_File):
         return sorted(self._ids[1])
 
     def arrays(self, wanted: Collection[str]) -> Iterator[tuple[str, np.ndarray | ClipError]]:
+        left = set(wanted)
         for clip_id, rows in groupby(self._each_row(), key=lambda row: row[0]):
-            if clip_id in wanted:
+            if not left:
+                return
+            if clip_id in left:
+                left.remove(clip_id)
                 values = [value for _, value in rows]
                 yield clip_id, self._array(clip_id, values[0] if len(values) == 1 else values)
 

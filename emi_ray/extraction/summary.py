@@ -1,5 +1,6 @@
 """What one extraction run did, stage by stage."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +9,8 @@ from typing import Any
 
 @dataclass
 class StageSummary:
-    """Counts of one stage. ``seconds`` is time spent by its actors, summed over them."""
+    """Counts of one stage. ``seconds`` is time spent by its actors, summed over them; reasons that differ in
+    numbers only count as one."""
 
     ok: int = 0
     missing: int = 0
@@ -20,7 +22,7 @@ class StageSummary:
         setattr(self, outcome["status"], getattr(self, outcome["status"]) + 1)
         self.seconds += outcome["seconds"]
         if outcome["reason"]:
-            self.reasons[outcome["reason"]] += 1
+            self.reasons[re.sub(r"\d[\d.,]*", "N", outcome["reason"])] += 1
 
 
 @dataclass

@@ -3,23 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from av.video.frame import VideoFrame
-
 from emi_ray.config import MediaSettings
 from emi_ray.media.clip import DecodedClip, Faces, Frames, Waveform
-from emi_ray.media.detection import build_finder
 from emi_ray.media.faces import read_ready_crops
-from emi_ray.media.sinks import (
-    WORKING_SIDE_PX,
-    AudioSink,
-    FrameCollector,
-    FrameConsumer,
-    RgbConverter,
-    VideoSink,
-)
+from emi_ray.media.sinks import AudioSink, FaceSearcher, FrameCollector, FrameConsumer, VideoSink
 from emi_ray.media.source import ClipSource, UnreadableError, open_media, read_text
 from emi_ray.media.streams import StreamSink, read_streams
-from emi_ray.media.tracking import FaceTracker
 from emi_ray.schema import Need
 
 
@@ -114,37 +103,44 @@ class _Decoding:
         if file is None:
             self.missing |= dict.fromkeys(sorted(needs), "the clip has no media file")
             return
-        sound = AudioSink(self.media.sample_rate_hz, self.media.max_audio_s)
-        collector = FrameCollector(self.media.frame_side_px)
-        searcher = _FaceSearcher(self.media) if "faces" in needs else None
-        consumers: list[FrameConsumer] = [collector] if "frames" in needs else []
-        consumers += [searcher] if searcher else []
-        picture = VideoSink(self.media.frame_rate_hz, self.media.max_frames, consumers)
-        sinks: list[StreamSink] = [picture] if consumers else []
-        sinks += [sound] if "waveform" in needs else []
+        sinks = _Sinks(self.media, needs)
         try:
             with open_media(file) as stream:
-                read_streams(stream, sinks)
+                read_streams(stream, sinks.all)
         except UnreadableError as error:
             self.failed |= dict.fromkeys(sorted(needs), str(error))
             return
-        if "waveform" in needs:
-            self.waveform = sound.finish()
-            self._conclude("waveform", sound, self.waveform is not None)
-        if "frames" in needs:
-            self.frames = collector.finish()
-            self._conclude("frames", picture, self.frames is not None)
-        if searcher:
-            self.faces = searcher.finish()
-            self._conclude("faces", picture, searcher.tracker.num_frames > 0)
-            self._count_faces(searcher.tracker.num_frames)
-        if consumers:
-            self._count_frames(picture)
+        self._take_sound(sinks)
+        self._take_pictures(sinks)
         self._count(
             {
-                "sound_capped": int(sound.full),
-                "packets_corrupt": sum(sink.packets_corrupt for sink in sinks),
-                "truncated": int(any(sink.truncated for sink in sinks)),
+                "packets_corrupt": sum(sink.packets_corrupt for sink in sinks.all),
+                "truncated": int(any(sink.truncated for sink in sinks.all)),
+            }
+        )
+
+    def _take_sound(self, sinks: "_Sinks") -> None:
+        if sinks.sound:
+            self.waveform = sinks.sound.finish()
+            self._conclude("waveform", sinks.sound, self.waveform is not None)
+            self._count({"sound_capped": int(sinks.sound.full)})
+
+    def _take_pictures(self, sinks: "_Sinks") -> None:
+        picture = sinks.picture
+        if sinks.collector:
+            self.frames = sinks.collector.finish()
+            self._conclude("frames", picture, self.frames is not None)
+        if sinks.searcher:
+            num_frames = sinks.searcher.num_frames
+            self.faces = sinks.searcher.finish()
+            self._conclude("faces", picture, num_frames > 0)
+            self._count_faces(num_frames)
+        self._count(
+            {
+                "frames_decoded": picture.num_decoded,
+                "frames_sampled": picture.sampler.num_kept,
+                "frames_capped": int(picture.full),
+                "timestamps_repaired": picture.sampler.num_repaired,
             }
         )
 
@@ -159,16 +155,6 @@ class _Decoding:
         else:
             reason = sink.error or "it ends before its first frame"
             self.failed[need] = f"nothing of the {sink.KIND} stream ({sink.codec}) can be decoded ({reason})"
-
-    def _count_frames(self, sink: VideoSink) -> None:
-        self._count(
-            {
-                "frames_decoded": sink.num_decoded,
-                "frames_sampled": sink.sampler.num_kept,
-                "frames_capped": int(sink.full),
-                "timestamps_repaired": sink.sampler.num_repaired,
-            }
-        )
 
     def _count_faces(self, num_frames: int) -> None:
         if num_frames and self.faces is None:
@@ -188,20 +174,14 @@ class _Decoding:
         self.notes.update({name: count for name, count in counts.items() if count})
 
 
-class _FaceSearcher:
-    """Feeds a tracker with sampled frames of bounded size."""
+class _Sinks:
+    """What one file is to become for some needs."""
 
-    def __init__(self, media: MediaSettings) -> None:
-        self.tracker = FaceTracker(build_finder(media.faces), media.faces)
-        self._convert: RgbConverter | None = None
-
-    def take(self, frame: VideoFrame, time_s: float) -> None:
-        if self._convert is None:
-            self._convert = RgbConverter(frame, WORKING_SIDE_PX / max(frame.width, frame.height))
-        self.tracker.see(self._convert(frame), time_s)
-
-    def finish(self) -> Faces | None:
-        return self.tracker.finish()
-
-
-__all__ = ["decode_clip"]
+    def __init__(self, media: MediaSettings, needs: frozenset[Need]) -> None:
+        self.sound = AudioSink(media.sample_rate_hz, media.max_audio_s) if "waveform" in needs else None
+        self.collector = FrameCollector(media.frame_side_px) if "frames" in needs else None
+        self.searcher = FaceSearcher(media.faces) if "faces" in needs else None
+        consumers: list[FrameConsumer] = [c for c in (self.collector, self.searcher) if c]
+        self.picture = VideoSink(media.frame_rate_hz, media.max_frames, consumers)
+        self.all: list[StreamSink] = [self.picture] if consumers else []
+        self.all += [self.sound] if self.sound else []

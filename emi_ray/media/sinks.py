@@ -9,9 +9,12 @@ from av.audio.frame import AudioFrame
 from av.stream import Stream
 from av.video.frame import VideoFrame
 
-from emi_ray.media.clip import Frames, Waveform
+from emi_ray.config import FaceSettings
+from emi_ray.media.clip import Faces, Frames, Waveform
+from emi_ray.media.detection import build_finder
 from emi_ray.media.sampling import FrameSampler
 from emi_ray.media.streams import StreamSink
+from emi_ray.media.tracking import FaceTracker
 
 FALLBACK_FRAME_RATE_HZ = 25.0
 PLAUSIBLE_FRAME_RATES_HZ = (1.0, 120.0)
@@ -143,6 +146,27 @@ class FrameCollector:
         for index in reversed(range(len(pixels))):
             pixels[index] = self._pixels.pop()  # never all of them twice
         return Frames(pixels, np.array(self._times_s, np.float32))
+
+
+class FaceSearcher:
+    """Follows a face through the sampled frames, which it sees at most ``WORKING_SIDE_PX`` wide or high."""
+
+    def __init__(self, settings: FaceSettings) -> None:
+        self._tracker = FaceTracker(build_finder(settings), settings)
+        self._convert: RgbConverter | None = None
+
+    @property
+    def num_frames(self) -> int:
+        return self._tracker.num_frames
+
+    def take(self, frame: VideoFrame, time_s: float) -> None:
+        if self._convert is None:
+            self._convert = RgbConverter(frame, WORKING_SIDE_PX / max(frame.width, frame.height))
+        self._tracker.see(self._convert(frame), time_s)
+
+    def finish(self) -> Faces | None:
+        """The face, or None if no frame had one."""
+        return self._tracker.finish()
 
 
 class RgbConverter:

@@ -58,7 +58,7 @@ def draw_look(rng: np.random.Generator) -> Look:
     skin = np.array(_SKIN_TONES[rng.integers(len(_SKIN_TONES))]) + rng.normal(0, 5, 3)
     hair = np.array(_HAIR_COLOURS[rng.integers(len(_HAIR_COLOURS))]) + rng.normal(0, 6, 3)
     return Look(
-        background=_room(rng),
+        background=_room(float(skin.mean()) * rng.uniform(0.35, 0.8), rng),
         light=_light(rng),
         skin=skin.clip(40, 250),
         hair=np.minimum(hair, 0.68 * skin).clip(10, 240),
@@ -147,7 +147,7 @@ def _draw_eye(face: _Canvas, cues: VisionCues, side: int) -> None:
     face.fill(_ellipse(x + 0.03 * side, y + 0.27, 0.22, 0.15), skin * 1.05)
     face.fill(_ellipse(x, y - 0.02, 0.24, 0.18), skin * 0.84)
     face.fill(_ellipse(x, y, 0.20, 0.125), skin * 0.74)
-    half_height = 0.078 * 2 ** (0.6 * np.clip(cues.eye_openness, -2.2, 2.2) + face.pose.lid_lift)
+    half_height = 0.078 * 2 ** min(0.55 * cues.eye_openness + face.pose.lid_lift, 1.3)
     half_height *= 1 - face.pose.eyes_shut
     turn = np.linspace(0, np.pi, 9)
     across = x - 0.16 * np.cos(turn)
@@ -208,9 +208,9 @@ def _rgb(colour: np.ndarray) -> list[float]:
     return [min(max(part, 0.0), 255.0) for part in colour.tolist()]
 
 
-def _room(rng: np.random.Generator) -> np.ndarray:
-    """A wall with a soft gradient, a stripe or two, and what may hang there."""
-    corners = rng.uniform(80, 200) + rng.normal(0, 18, (1, 1, 3)) + rng.normal(0, 12, (2, 2, 3))
+def _room(level: float, rng: np.random.Generator) -> np.ndarray:
+    """A wall of about this brightness with a soft gradient, a stripe or two, and what may hang there."""
+    corners = level + rng.normal(0, 18, (1, 1, 3)) + rng.normal(0, 12, (2, 2, 3))
     wall = cv2.resize(corners.astype(np.float32), (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)
     for _ in range(rng.integers(1, 4)):
         start, size = rng.integers(0, SIDE_PX, 2), rng.integers(20, 90, 2)

@@ -1,0 +1,103 @@
+"""Verbs about features that others made, or want: import-features, export-features."""
+
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from emi_ray.cli.app import WorkspaceOption, app, console
+from emi_ray.cli.show import progress_bar, show_findings
+from emi_ray.schema import Modality
+from emi_ray.workspace import Workspace
+
+_NUM_REASONS = 8
+
+ModalityOption = Annotated[Modality | None, typer.Option(help="Only this one; 'folder' and 'table' need it.")]
+
+
+@app.command()
+def import_features(
+    workspace: WorkspaceOption,
+    layout: Annotated[
+        Literal["mimicmetrics", "organisers", "folder", "table"],
+        typer.Option(help="How the source is laid out."),
+    ],
+    source: Annotated[str, typer.Option(help="Folder, file (table) or URI of the features.")],
+    modality: ModalityOption = None,
+    name: Annotated[
+        str | None, typer.Option(help="What recipes call them; else imported-LAYOUT-MODALITY.")
+    ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option(help="Folder of split CSVs, or table of clip_id, split and labels; else the source."),
+    ] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="Steps a second, for timestamps.", min=1e-3)] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add new clips to the features imported before.")
+    ] = False,
+) -> None:
+    """Put ready features into the store; makes the workspace where there is none.
+
+    Pickles are read by a reader that admits numpy arrays and torch tensors, and runs nothing.
+
+    Example: emi-ray import-features -w work --layout organisers --source /data/hume
+    """
+    from emi_ray.exchange import import_features as run_import
+
+    target = Workspace(workspace)
+    with progress_bar("Importing features") as advance:
+        done = run_import(
+            target,
+            layout,
+            source,
+            modality,
+            name=name,
+            splits=splits,
+            rate_hz=rate_hz,
+            extend=extend,
+            on_progress=advance,
+        )
+    show_findings(done.findings)
+    table = Table("modality", "features", "fingerprint", title="Imported")
+    for heading in ("size", "imported", "before", "missing", "refused", "rounding"):
+        table.add_column(heading, justify="right")
+    for part in done.parts:
+        counts = (part.feature_dim, part.num_imported, part.num_before, part.num_missing, len(part.reasons))
+        rounding = f"{part.rounding:.1e}" if part.rounding else "none"
+        table.add_row(part.modality, part.name, part.fingerprint, *map(str, counts), rounding)
+    console.print(table)
+    for part in done.parts:
+        for clip_id, reason in list(part.reasons.items())[:_NUM_REASONS]:
+            console.print(
+                f"  {part.modality} of {clip_id}: {reason}", style="red", markup=False, soft_wrap=True
+            )
+        if part.num_unknown:
+            console.print(f"  {part.modality}: {part.num_unknown} more are of clips that the corpus has not.")
+    console.print(
+        f"Kept as float16. Next: emi-ray train -w {workspace} f2; where there are other features of a "
+        "modality, add encoders.MODALITY.features=FINGERPRINT.",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def export_features(
+    workspace: WorkspaceOption,
+    layout: Annotated[Literal["mimicmetrics", "folder"], typer.Option(help="folder: <id>.npy.")],
+    to: Annotated[str, typer.Option(help="Folder or URI to write into.")],
+    modality: ModalityOption = None,
+    features: Annotated[
+        str | None, typer.Option(help="Fingerprint or extractor name, where there are several.")
+    ] = None,
+) -> None:
+    """Write features as float32 arrays, one file a clip, for other programs.
+
+    Example: emi-ray export-features -w work --layout folder --modality audio --to audio_features
+    """
+    from emi_ray.exchange import export_features as run_export
+
+    with progress_bar("Exporting features") as advance:
+        done = run_export(Workspace(workspace), layout, to, modality, features=features, on_progress=advance)
+    for part in done:
+        zeros = f", {part.num_zeros} of clips without it as zeros" if part.num_zeros else ""
+        console.print(f"{part.modality} ({part.fingerprint}): {part.num_clips} clips{zeros} in {part.place}")

@@ -1,0 +1,71 @@
+"""The verb extractors: what there is to choose from."""
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from emi_ray.cli.app import app, console
+from emi_ray.schema import NEEDS
+
+OPENFACE_BINARY = "FeatureExtraction"
+_REACH = {
+    "folder": "yes: a folder",
+    "cache": "yes: in the cache",
+    "hub": "yes: from the hub",
+    "no": "no",
+}
+
+
+@app.command()
+def extractors(
+    plain: Annotated[bool, typer.Option("--plain", help="Names only, one a line.")] = False,
+) -> None:
+    """What can be extracted: sizes, licences, and whether default weights can be had now.
+
+    Any of them goes into emi_ray.yaml, or for one command: emi-ray extract -w work extractors.text.name=gte-base
+
+    Example: emi-ray extractors
+    """
+    from emi_ray.extractors import EXTRACTORS
+    from emi_ray.extractors.whisper import Whisper
+
+    if plain:
+        for name in EXTRACTORS:
+            typer.echo(name)
+        return
+    kinds: Sequence[Any] = [*EXTRACTORS.values(), Whisper]
+    with console.status("Looking for weights"), ThreadPoolExecutor(len(kinds)) as threads:
+        reaches = list(threads.map(reach, kinds))
+    table = Table(title="Extractors")
+    for heading in ("name", "modality", "needs", "size", "licence", "weights", "there now"):
+        table.add_column(heading, justify="right" if heading == "size" else "left")
+    for kind, there in zip(kinds, reaches, strict=True):
+        needs = ", ".join(sorted(kind.NEEDS, key=NEEDS.index))
+        size = str(getattr(kind, "DIM", None) or "–")
+        modality = getattr(kind, "MODALITY", "transcript")
+        table.add_row(kind.NAME, modality, needs, size, kind.LICENCE, default_weights(kind) or "–", there)
+    console.print(table)
+
+
+def default_weights(kind: Any) -> str | None:
+    """The Hugging Face id that an extractor uses by default; None: it has none, or needs none."""
+    field = kind.Settings.model_fields.get("weights")
+    return None if field is None or field.is_required() else str(field.default)
+
+
+def reach(kind: Any) -> str:
+    """Whether an extractor under default settings could run here now."""
+    if "weights" not in kind.Settings.model_fields:
+        if "openface_csv" in kind.NEEDS:
+            found = shutil.which(OPENFACE_BINARY)
+            return f"CSV files, or {found}" if found else f"CSV files ({OPENFACE_BINARY} is not on the PATH)"
+        return "yes: built in"
+    if (weights := default_weights(kind)) is None:
+        return "give weights"
+    from emi_ray.extractors.checkpoint import Checkpoint
+
+    return _REACH[Checkpoint(weights).reachable().place]
