@@ -3,9 +3,10 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from emi_ray.errors import UserError
 from emi_ray.workspace import CONFIG, Workspace
@@ -15,6 +16,9 @@ MIN_LOGICAL_CPUS = 8
 
 CORES = "cores"
 """Custom resource with a local session's physical cores, of which its logical CPUs say nothing."""
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -75,22 +79,33 @@ def require_shared(workspace: Workspace) -> None:
     Raises:
         UserError: the workspace is a local path that some node does not have.
     """
+    if not workspace.is_local or len(_working_nodes()) < 2:
+        return
+    answers = on_every_node(_sees, workspace, workspace.read_bytes(CONFIG))
+    blind = [address for address, seen in answers if not seen]
+    if blind:
+        raise UserError(
+            f"--workspace {workspace.root} is a path on this machine that {len(blind)} of {len(answers)} nodes "
+            f"do not see (first: {blind[0]}). Put the workspace on a shared mount or behind a URI such as s3://…."
+        )
+
+
+def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tuple[str, Answer]]:
+    """The address of each living node that has CPUs, and what ``function(*arguments)`` returns there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if not workspace.is_local or len(nodes) < 2:
-        return
-    expected = workspace.read_bytes(CONFIG)
-    see = ray.remote(num_cpus=0)(_sees)
+    nodes = _working_nodes()
+    task = ray.remote(num_cpus=0)(function)
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    answers = ray.get([see.options(scheduling_strategy=s).remote(workspace, expected) for s in strategies])
-    blind = [node["NodeManagerAddress"] for node, seen in zip(nodes, answers, strict=True) if not seen]
-    if blind:
-        raise UserError(
-            f"--workspace {workspace.root} is a path on this machine that {len(blind)} of {len(nodes)} nodes "
-            f"do not see (first: {blind[0]}). Put the workspace on a shared mount or behind a URI such as s3://…."
-        )
+    answers = ray.get([task.options(scheduling_strategy=s).remote(*arguments) for s in strategies])
+    return [(node["NodeManagerAddress"], answer) for node, answer in zip(nodes, answers, strict=True)]
+
+
+def _working_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def _sees(workspace: Workspace, expected: bytes) -> bool:

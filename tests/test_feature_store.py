@@ -83,7 +83,9 @@ def test_a_failure_stands_until_the_clip_has_features(store):
 
 def test_the_latest_attempt_of_a_failure_counts(store):
     for attempt in (1, 2):
-        write_failures(store.workspace, [Failure("a", "audio", store.fingerprint, "media", "broken", attempt)])
+        write_failures(
+            store.workspace, [Failure("a", "audio", store.fingerprint, "media", "broken", attempt)]
+        )
     assert read_failures(store.workspace, [store])["attempt"].to_pylist() == [2]
 
 

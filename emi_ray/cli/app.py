@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -37,13 +36,7 @@ Overrides = Annotated[
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb. Exit codes: 0 ok, 1 the work failed, 2 the user's mistake."""
     try:
-        app(args=arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("Interrupted. The same command goes on from here.")
-        sys.exit(130)
+        app(args=arguments)
     except UserError as error:
         errors.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)

@@ -1,18 +1,13 @@
-"""Verbs that start a workspace: init, demo, run."""
+"""Verbs about the corpus: init."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
-from emi_ray.cli.features import extract
-from emi_ray.cli.models import evaluate, report, train
-from emi_ray.cli.show import progress_bar, show_findings
+from emi_ray.cli.app import Overrides, WorkspaceOption, app, console
+from emi_ray.cli.show import show_findings
 from emi_ray.config import CorpusKind
 from emi_ray.workspace import Workspace
-
-DEMO_CLIPS = 480
 
 
 @app.command()
@@ -32,48 +27,3 @@ def init(
     found = init_workspace(target, corpus, source, overrides or [])
     show_findings(found.findings)
     console.print(f"Wrote {target.path('clips.parquet')}. Next: emi-ray extract -w {workspace}")
-
-
-@app.command()
-def demo(
-    workspace: WorkspaceOption = "demo",
-    clips: Annotated[int, typer.Option(help="Clips to render.", min=24)] = DEMO_CLIPS,
-    address: AddressOption = None,
-) -> None:
-    """Render a small corpus of talking faces and take it all the way to a report.
-
-    Example: emi-ray demo -w demo
-    """
-    from emi_ray.corpus.demo import render_demo
-
-    folder = Path(workspace) / "corpus"
-    with progress_bar("Rendering clips") as advance:
-        render_demo(folder, clips, on_clip=lambda done: advance(done, clips))
-    run(["f2"], workspace, "demo", str(folder), address=address)
-
-
-@app.command()
-def run(
-    recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE... [SECTION.KEY=VALUE]...", help="Recipes, then settings.")
-    ],
-    workspace: WorkspaceOption,
-    corpus: Annotated[CorpusKind, typer.Option(help="What the source is.")],
-    source: Annotated[str, typer.Option(help="Folder, table or URI of the corpus.")],
-    seed: Annotated[int | None, typer.Option(help="Of weights, dropout and order; else training.seed.")] = None,
-    workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
-    address: AddressOption = None,
-) -> None:
-    """The whole way: init, extract, train and evaluate each recipe, report.
-
-    Example: emi-ray run f1 f2 -w work --corpus vidmimic2 --source /data/hume
-    """
-    from emi_ray.runtime import ray_session
-
-    settings = [argument for argument in recipes if "=" in argument]
-    init(workspace, corpus, source, settings)
-    with ray_session(address):
-        extract(workspace)
-        for recipe in (argument for argument in recipes if "=" not in argument):
-            evaluate(train(recipe, workspace, seed=seed, workers=workers), workspace)
-    report(workspace)

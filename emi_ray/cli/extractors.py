@@ -11,6 +11,7 @@ from rich.table import Table
 from emi_ray.cli.app import app, console
 from emi_ray.schema import NEEDS
 
+_NUM_THREADS = 4
 OPENFACE_BINARY = "FeatureExtraction"
 _REACH = {
     "folder": "yes: a folder",
@@ -38,11 +39,13 @@ def extractors(
             typer.echo(name)
         return
     kinds: Sequence[Any] = [*EXTRACTORS.values(), Whisper]
-    with console.status("Looking for weights"), ThreadPoolExecutor(len(kinds)) as threads:
+    with console.status("Looking for weights"), ThreadPoolExecutor(_NUM_THREADS) as threads:
         reaches = list(threads.map(reach, kinds))
     table = Table(title="Extractors")
-    for heading in ("name", "modality", "needs", "size", "licence", "weights", "there now"):
-        table.add_column(heading, justify="right" if heading == "size" else "left")
+    for heading in ("name", "modality"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("needs", "size", "licence", "weights", "there now"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
     for kind, there in zip(kinds, reaches, strict=True):
         needs = ", ".join(sorted(kind.NEEDS, key=NEEDS.index))
         size = str(getattr(kind, "DIM", None) or "–")

@@ -81,7 +81,7 @@ def build_pipeline(
     work: pa.Table,
 ) -> Dataset:
     """The lazy Ray Data pipeline. Its output is ``clip_id`` and ``outcomes``: features stay behind."""
-    needs = {modality: spec.kind.NEEDS for modality, spec in specs.items()}
+    needs = {modality: spec.needs for modality, spec in specs.items()}
     dataset: Dataset = ray.data.from_arrow(_blocks(work, pools["decode"], config.extraction.rows_per_block))
     dataset = dataset.map_batches(
         Decode,
@@ -160,7 +160,7 @@ def _quarantine(
 def _needed_after(modality: Modality, specs: Mapping[Modality, ExtractorSpec]) -> list[str]:
     """Columns that the stages behind ``modality`` read; all else is dropped here."""
     later = list(specs)[list(specs).index(modality) + 1 :]
-    needs = {need for stage in later for need in specs[stage].kind.NEEDS}
+    needs = {need for stage in later for need in specs[stage].needs}
     if not later:
         return ["clip_id"]
     return [*ALWAYS, *map(todo_column, later), *sorted(needs)]

@@ -49,6 +49,7 @@ DECODED_SCHEMA = pa.schema(
         pa.field("clip_id", pa.string()),
         pa.field("transcript", pa.string()),
         pa.field("openface_csv", pa.string()),
+        pa.field("video", pa.string()),
         pa.field("missing", pa.string()),
         pa.field("failed", pa.string()),
         pa.field("notes", pa.string()),
@@ -118,7 +119,7 @@ class Extract(_Stage):
         self.name = self._modality = spec.kind.MODALITY
         self._spec = spec
         self._store = store_of(workspace, spec)
-        self._needs = spec.kind.NEEDS
+        self._needs = spec.needs
         self._keep = [*keep, "outcomes"]
 
     @cached_property

@@ -62,16 +62,24 @@ def specify(modality: Modality, wanted: ExtractorSettings, media: MediaSettings)
     """Check a configured extractor, and settle what its settings leave open.
 
     Raises:
-        UserError: no extractor of that name serves the modality, a setting of it is wrong, or its weights
-            cannot be had.
+        UserError: as :func:`check_settings`, or the weights cannot be had.
+    """
+    kind, settings = check_settings(modality, wanted)
+    return ExtractorSpec(kind, kind.resolve(settings), media)
+
+
+def check_settings(modality: Modality, wanted: ExtractorSettings) -> tuple[type[Extractor], BaseModel]:
+    """The extractor of that name and its checked settings; nothing is looked up yet.
+
+    Raises:
+        UserError: no extractor of that name serves the modality, or a setting of it is wrong.
     """
     where = f"extractors.{modality}"
     serving = [name for name, kind in EXTRACTORS.items() if modality == kind.MODALITY]
     if wanted.name not in serving:
         raise UserError(f"{where}.name = '{wanted.name}': {choices(wanted.name, serving)}")
     kind = EXTRACTORS[wanted.name]
-    settings = validate(kind.Settings, wanted.settings, f"{where}.settings")
-    return ExtractorSpec(kind, kind.resolve(settings), media)
+    return kind, validate(kind.Settings, wanted.settings, f"{where}.settings")
 
 
-__all__ = ["EXTRACTORS", "Extractor", "ExtractorSpec", "Features", "specify"]
+__all__ = ["EXTRACTORS", "Extractor", "ExtractorSpec", "Features", "check_settings", "specify"]

@@ -1,22 +1,15 @@
-"""Pretrained weights: where they lie, exactly which ones they are, and a model out of them.
+"""Pretrained weights: where they lie, and exactly which ones they are."""
 
-``torch``, ``transformers`` and ``huggingface_hub`` are imported where they are used, so that naming an
-extractor costs nothing.
-"""
-
-import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from emi_ray.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 HUB_TIMEOUT_S = 3.0
 CONTENT = "content:"
@@ -25,8 +18,6 @@ CONTENT = "content:"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-_UNUSED_PARAMETERS = re.compile(r"(^|\.)(pooler\..*|masked_spec_embed|mask_token)$")
-"""Parts of checkpoints that no extractor reads: a checkpoint may lack them."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +107,14 @@ class Checkpoint:
     def _download_config(self) -> Path:
         from huggingface_hub import hf_hub_download
 
+        if not hub_answers():
+            self._refuse("the hub does not answer.")
         try:
             path = hf_hub_download(
                 self.weights, "config.json", revision=self.revision, etag_timeout=HUB_TIMEOUT_S
             )
         except (OSError, ValueError) as error:
-            self._refuse(_first_sentence(error))
+            self._refuse(first_sentence(error))
         return Path(path)
 
     def _snapshot(self, local: bool) -> Path | None:
@@ -137,7 +130,7 @@ class Checkpoint:
             except (OSError, ValueError) as error:
                 if local:
                     return None
-                self._refuse(_first_sentence(error))
+                self._refuse(first_sentence(error))
             if _has_weights(Path(found)):
                 return Path(found)
         return None
@@ -148,6 +141,22 @@ class Checkpoint:
             f"cache and cannot be had from the hub: {reason} Give a local folder, or run `hf download "
             f"{self.weights}` where there is a network and copy its cache (HF_HOME) here."
         )
+
+
+@lru_cache(maxsize=1)
+def hub_answers() -> bool:
+    """Whether the hub can be spoken to: asked once in a process, for seconds. Its own client tries for 30 s."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT_S):
+            return True
+    except HTTPError:
+        return True
+    except OSError:
+        return False
 
 
 def content_hash(folder: Path) -> str:
@@ -169,104 +178,11 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "blake2b").hexdigest()
 
 
-def best_dtype() -> str:
-    """``bfloat16`` where the processor computes in it, else ``float32``.
-
-    The processor is the GPU where there is one. A CPU needs AMX or AVX512-BF16: one that lacks both emulates
-    bfloat16, several times slower than float32.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = bool({"avx512_bf16", "amx_bf16"} & _true(torch.cpu.get_capabilities()))
-    return "bfloat16" if fast else "float32"
-
-
-def choose_device(device: str) -> "torch.device":
-    """``auto``: the GPU that this process may use, else the CPU.
-
-    Raises:
-        UserError: a CUDA device is asked for and there is none.
-    """
-    import torch
-
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device = '{device}': no GPU is visible here. Set device: auto.")
-    return torch.device(device)
-
-
-def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device") -> Any:
-    """A model in inference mode, its weights cast to ``dtype``.
-
-    Args:
-        model_class: anything with ``from_pretrained``.
-
-    Raises:
-        UserError: the folder is no checkpoint of such a model or lacks weights that the model would use, or
-            the CPU has no float16.
-    """
-    import torch
-
-    if dtype == "float16" and device.type == "cpu" and not torch.cpu.get_capabilities().get("amx_fp16"):
-        raise UserError("dtype = 'float16' is hundreds of times slower on this CPU. Set dtype: auto.")
-    try:
-        with quiet_transformers():
-            model, report = model_class.from_pretrained(
-                folder, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"weights in {folder} cannot be loaded: {_first_sentence(error)}") from error
-    lacking = sorted(name for name in report["missing_keys"] if not _UNUSED_PARAMETERS.search(name))
-    if lacking:
-        raise UserError(
-            f"weights in {folder} lack {len(lacking)} parameters of {type(model).__name__}, which would be "
-            f"random (first: {lacking[0]}). Give a checkpoint of this architecture."
-        )
-    return model.eval().requires_grad_(False).to(device)
-
-
-def load_processor(processor_class: Any, folder: Path) -> Any:
-    """A tokenizer, feature extractor or image processor.
-
-    Raises:
-        UserError: the folder has none of that kind.
-    """
-    try:
-        with quiet_transformers():
-            return processor_class.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        kind = processor_class.__name__.removeprefix("Auto")
-        raise UserError(f"{folder} has no usable {kind}: {_first_sentence(error)}") from error
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and load reports of ``transformers`` inside the block."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _has_weights(folder: Path) -> bool:
     return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
 
 
-def _true(capabilities: Mapping[str, Any]) -> set[str]:
-    return {name for name, there in capabilities.items() if there is True}
-
-
-def _first_sentence(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
+    """Kind and first line of an error, for a sentence of ours to quote."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no reason given'}."

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors.base import Features
-from emi_ray.extractors.checkpoint import load_processor
+from emi_ray.extractors.loading import load_processor
 from emi_ray.extractors.pretrained import (
     LayerSettings,
     Pretrained,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Features
-from emi_ray.extractors.checkpoint import load_processor
+from emi_ray.extractors.loading import load_processor
 from emi_ray.extractors.pretrained import (
     LayerSettings,
     Pretrained,

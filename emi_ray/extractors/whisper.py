@@ -8,13 +8,8 @@ from pydantic import BaseModel, Field
 
 from emi_ray.config import MediaSettings
 from emi_ray.errors import ClipError, UserError, choices
-from emi_ray.extractors.checkpoint import (
-    Checkpoint,
-    choose_device,
-    load_model,
-    load_processor,
-    quiet_transformers,
-)
+from emi_ray.extractors.checkpoint import Checkpoint
+from emi_ray.extractors.loading import choose_device, load_model, load_processor, quiet_transformers
 from emi_ray.extractors.pretrained import (
     PretrainedSettings,
     check_pretrained,

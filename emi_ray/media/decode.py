@@ -27,6 +27,7 @@ def decode_clip(source: ClipSource, media: MediaSettings, needs: frozenset[Need]
         waveform=decoding.waveform,
         transcript=decoding.transcript,
         openface_csv=decoding.openface_csv,
+        video=decoding.video,
         missing=decoding.missing,
         failed=decoding.failed,
         notes=dict(decoding.notes),
@@ -45,6 +46,7 @@ class _Decoding:
     waveform: Waveform | None = None
     transcript: str | None = None
     openface_csv: str | None = None
+    video: str | None = None
     missing: dict[Need, str] = field(default_factory=dict)
     failed: dict[Need, str] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
@@ -54,6 +56,8 @@ class _Decoding:
             self._take_transcript()
         if "openface_csv" in self.needs:
             self._read_openface_csv()
+        if "video" in self.needs:
+            self._name_video()
         from_video = self.needs & {"frames", "faces"}
         if "faces" in self.needs and self.source.faces_dir is not None:
             self._read_faces_dir(self.source.faces_dir)
@@ -71,6 +75,11 @@ class _Decoding:
             self.missing["transcript"] = (
                 "no transcript is given" if text is None else "the transcript is empty"
             )
+
+    def _name_video(self) -> None:
+        self.video = self.source.video if isinstance(self.source.video, str) else None
+        if self.video is None:
+            self.missing["video"] = "no video file is given"
 
     def _read_openface_csv(self) -> None:
         if self.source.openface_csv is None:

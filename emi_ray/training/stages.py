@@ -134,7 +134,8 @@ class _Run:
             model.encoder.set_statistics(*feature_statistics(features, rows.train))
         key = encoder_key(self.recipe, modality, self.data, rows, self.seed, self.device)
         cache, team = self.hooks.encoder_cache, Team.current()
-        if cache is not None and team.agree(cache.has(modality, key), self.device):
+        is_new = modality not in (self.hooks.resume or {}).get("finished", {})
+        if cache is not None and is_new and team.agree(cache.has(modality, key), self.device):
             self.outcomes[modality] = cache.load(modality, key)
             self.reused.add(modality)
         else:

@@ -80,9 +80,7 @@ def _syllables(duration_s: float, rate_hz: float, rng: np.random.Generator) -> _
     return _Syllables(envelope, signal.convolve(vowels, smooth[None], mode="same"))
 
 
-def _source(
-    cues: VoiceCues, syllables: _Syllables, num_samples: int, rng: np.random.Generator
-) -> np.ndarray:
+def _source(cues: VoiceCues, syllables: _Syllables, num_samples: int, rng: np.random.Generator) -> np.ndarray:
     """Glottal pulses with a falling, wavering pitch, tilted by the brightness, and breath noise."""
     base_hz = 165 * 2 ** (0.45 * _bounded(cues.pitch) + 0.05 * rng.standard_normal())
     times_s = np.arange(num_samples) / SAMPLE_RATE_HZ
