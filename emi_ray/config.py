@@ -95,6 +95,7 @@ class StageSettings(Settings):
     max_actors: int | None = Field(None, ge=1)
     num_cpus: float | None = Field(None, gt=0)
     num_gpus: float | None = Field(None, ge=0)
+    threads: int | None = Field(None, ge=1)
 
 
 class ExtractionSettings(Settings):
@@ -103,6 +104,7 @@ class ExtractionSettings(Settings):
     time_limit_s: float = Field(
         120.0, gt=0, description="for reading, decoding and face tracking of one clip"
     )
+    measure: bool = Field(True, description="try each stage on a few clips before a long run, to size pools")
     rows_per_block: int = Field(16, ge=1, description="clips that travel together")
     stages: dict[str, StageSettings] = Field(
         default_factory=dict, description="by stage: decode, vision, motion, audio, transcript, text"
@@ -115,6 +117,9 @@ class WorkspaceConfig(Settings):
     corpus: CorpusSettings = CorpusSettings()
     media: MediaSettings = MediaSettings()
     extractors: dict[Modality, ExtractorSettings] = Field(default_factory=built_in_extractors)
+    transcriber: ExtractorSettings | None = Field(
+        None, description="turns sound into text where a clip has no transcript: {name: whisper}"
+    )
     extraction: ExtractionSettings = ExtractionSettings()
     training: dict[str, Any] = Field(default_factory=dict)
     encoders: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -69,7 +69,13 @@ def config_of(loaded: LoadedModel) -> WorkspaceConfig:
         modality: ExtractorSettings(name=identity["extractor"], settings=identity["settings"])
         for modality, identity in loaded.description.extractors.items()
     }
-    return WorkspaceConfig(media=loaded.description.media, extractors=extractors)
+    transcriber = loaded.description.extractors.get("text", {}).get("transcriber")
+    return WorkspaceConfig(
+        media=loaded.description.media,
+        extractors=extractors,
+        transcriber=transcriber
+        and ExtractorSettings(name=transcriber["extractor"], settings=transcriber["settings"]),
+    )
 
 
 def _predict(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from typing import Any, TypeVar
 
 from emi_ray.errors import UserError
@@ -30,7 +31,9 @@ class Machine:
 
 
 @contextmanager
-def ray_session(address: str | None = None, num_gpus: int | None = None) -> Iterator[None]:
+def ray_session(
+    address: str | None = None, num_gpus: int | None = None, object_store_bytes: int | None = None
+) -> Iterator[None]:
     """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine alone.
 
     A local session has no dashboard and ends with the block; nothing of it stays running. Inside an existing
@@ -46,22 +49,38 @@ def ray_session(address: str | None = None, num_gpus: int | None = None) -> Iter
     if ray.is_initialized():
         yield
         return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=address, **quiet)
     else:
-        ray.init(
-            num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
-            num_gpus=num_gpus,
-            resources={CORES: os.cpu_count() or 1},
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        cores = os.cpu_count() or 1
+        with _without_native_chatter():
+            ray.init(
+                num_cpus=max(MIN_LOGICAL_CPUS, cores),
+                num_gpus=num_gpus,
+                resources={CORES: cores},
+                object_store_memory=object_store_bytes,
+                include_dashboard=False,
+                **quiet,
+            )
     _quieten()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_native_chatter() -> Iterator[None]:
+    """Keep what native code writes while Ray starts off the terminal; failures are raised as exceptions."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def machine() -> Machine:

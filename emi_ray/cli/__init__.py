@@ -11,7 +11,7 @@ whole.py      demo, run
 show.py       tables and progress bars
 """
 
-from emi_ray.cli import corpus, features, models, exchange, extractors, whole  # noqa: F401, I001 - in the order of --help
+from emi_ray.cli import corpus, features, models, exchange, extractors, doctor, whole  # noqa: F401, I001 - in the order of --help
 from emi_ray.cli.app import main
 
 __all__ = ["main"]

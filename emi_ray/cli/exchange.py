@@ -1,6 +1,7 @@
 """Verbs about features that others made, or want: import-features, export-features."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -10,7 +11,11 @@ from emi_ray.cli.show import progress_bar, show_findings
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
+if TYPE_CHECKING:
+    from emi_ray.exchange.storing import ImportedPart
+
 _NUM_REASONS = 8
+"""Of each modality, shown; all are in the workspace."""
 
 ModalityOption = Annotated[Modality | None, typer.Option(help="Only this one; 'folder' and 'table' need it.")]
 
@@ -58,26 +63,7 @@ def import_features(
             on_progress=advance,
         )
     show_findings(done.findings)
-    table = Table("modality", "features", "fingerprint", title="Imported")
-    for heading in ("size", "imported", "before", "missing", "refused", "rounding"):
-        table.add_column(heading, justify="right")
-    for part in done.parts:
-        counts = (part.feature_dim, part.num_imported, part.num_before, part.num_missing, len(part.reasons))
-        rounding = f"{part.rounding:.1e}" if part.rounding else "none"
-        table.add_row(part.modality, part.name, part.fingerprint, *map(str, counts), rounding)
-    console.print(table)
-    for part in done.parts:
-        for clip_id, reason in list(part.reasons.items())[:_NUM_REASONS]:
-            console.print(
-                f"  {part.modality} of {clip_id}: {reason}", style="red", markup=False, soft_wrap=True
-            )
-        if part.num_unknown:
-            console.print(f"  {part.modality}: {part.num_unknown} more are of clips that the corpus has not.")
-    console.print(
-        f"Kept as float16. Next: emi-ray train -w {workspace} f2; where there are other features of a "
-        "modality, add encoders.MODALITY.features=FINGERPRINT.",
-        soft_wrap=True,
-    )
+    _show_imported(done.parts, workspace)
 
 
 @app.command()
@@ -101,3 +87,32 @@ def export_features(
     for part in done:
         zeros = f", {part.num_zeros} of clips without it as zeros" if part.num_zeros else ""
         console.print(f"{part.modality} ({part.fingerprint}): {part.num_clips} clips{zeros} in {part.place}")
+
+
+def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
+    """A row a modality, then who was refused and why."""
+    table = Table("modality", "fingerprint", title="Imported")
+    for heading in ("size", "imported", "before", "missing", "refused", "rounding"):
+        table.add_column(heading, justify="right")
+    for part in parts:
+        counts = (part.feature_dim, part.num_imported, part.num_before, part.num_missing, len(part.reasons))
+        rounding = f"{part.rounding:.1e}" if part.rounding else "none"
+        table.add_row(part.modality, part.fingerprint, *map(str, counts), rounding)
+    console.print(table)
+    for part in parts:
+        for clip_id, reason in list(part.reasons.items())[:_NUM_REASONS]:
+            console.print(
+                f"  {part.modality} of {clip_id}: {reason}", style="red", markup=False, soft_wrap=True
+            )
+        if len(part.reasons) > _NUM_REASONS:
+            console.print(f"  … and {len(part.reasons) - _NUM_REASONS} more: see failures/ of the workspace.")
+        if part.num_unknown:
+            console.print(
+                f"  {part.modality}: {part.num_unknown} files are of clips that the corpus has not."
+            )
+    names = ", ".join(f"encoders.{part.modality}.features={part.name}" for part in parts)
+    console.print(
+        f"Kept as float16. Next: emi-ray train -w {workspace} f2. Where the workspace holds other features too, "
+        f"name these: {names}",
+        soft_wrap=True,
+    )

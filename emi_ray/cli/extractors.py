@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.table import Table
 
 from emi_ray.cli.app import app, console
@@ -14,9 +15,9 @@ from emi_ray.schema import NEEDS
 _NUM_THREADS = 4
 OPENFACE_BINARY = "FeatureExtraction"
 _REACH = {
-    "folder": "yes: a folder",
-    "cache": "yes: in the cache",
-    "hub": "yes: from the hub",
+    "folder": "yes, a folder",
+    "cache": "yes, in the cache",
+    "hub": "yes, on the hub",
     "no": "no",
 }
 
@@ -41,11 +42,11 @@ def extractors(
     kinds: Sequence[Any] = [*EXTRACTORS.values(), Whisper]
     with console.status("Looking for weights"), ThreadPoolExecutor(_NUM_THREADS) as threads:
         reaches = list(threads.map(reach, kinds))
-    table = Table(title="Extractors")
-    for heading in ("name", "modality"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("needs", "size", "licence", "weights", "there now"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
+    table = Table(title="Extractors", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("name", "modality", "needs", "size"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
+    for heading in ("licence", "weights", "there now"):
+        table.add_column(heading, overflow="fold")
     for kind, there in zip(kinds, reaches, strict=True):
         needs = ", ".join(sorted(kind.NEEDS, key=NEEDS.index))
         size = str(getattr(kind, "DIM", None) or "–")
@@ -65,10 +66,10 @@ def reach(kind: Any) -> str:
     if "weights" not in kind.Settings.model_fields:
         if "openface_csv" in kind.NEEDS:
             found = shutil.which(OPENFACE_BINARY)
-            return f"CSV files, or {found}" if found else f"CSV files ({OPENFACE_BINARY} is not on the PATH)"
-        return "yes: built in"
+            return "CSV files, binary" if found else "CSV files"
+        return "yes"
     if (weights := default_weights(kind)) is None:
-        return "give weights"
+        return "give them"
     from emi_ray.extractors.checkpoint import Checkpoint
 
     return _REACH[Checkpoint(weights).reachable().place]

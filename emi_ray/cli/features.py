@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app
-from emi_ray.cli.show import progress_bar, show_extraction
+from emi_ray.cli.show import progress_bar, show_extraction, show_plan
 from emi_ray.errors import UserError, choices
 from emi_ray.schema import MODALITIES, Modality
 from emi_ray.workspace import Workspace
@@ -19,6 +19,7 @@ def extract(
         str | None, typer.Option(help="Comma-separated: text,audio,vision,motion. Default: all configured.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try only what is quarantined.")] = False,
+    plan: Annotated[bool, typer.Option(help="Measure each stage, print the plan, and stop.")] = False,
     address: AddressOption = None,
 ) -> None:
     """Turn clips into features. Killed or stopped, the same command does only what is missing.
@@ -28,11 +29,15 @@ def extract(
     target = Workspace(workspace)
     config = target.config(overrides or [])
     chosen = _modalities(modalities)
-    from emi_ray.extraction import extract as run_extraction
+    from emi_ray import extraction
     from emi_ray.runtime import ray_session
 
+    if plan:
+        with ray_session(address):
+            show_plan(*extraction.plan(target, config, chosen))
+        return
     with ray_session(address), progress_bar("Extracting features") as advance:
-        summary = run_extraction(target, config, chosen, retry_failed, advance)
+        summary = extraction.extract(target, config, chosen, retry_failed, advance)
     show_extraction(summary, target)
 
 

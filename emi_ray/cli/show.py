@@ -21,6 +21,7 @@ from emi_ray.schema import MODALITIES, Label, snake
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:  # these import Ray, or much else
+    from emi_ray.extraction.pools import Measurement, Pool
     from emi_ray.extraction.summary import ExtractionSummary
     from emi_ray.recipe import Recipe
 
@@ -66,22 +67,42 @@ def show_findings(findings: Sequence[Finding]) -> None:
         console.print(str(finding), style=STYLES[finding.severity], markup=False, soft_wrap=True)
 
 
+def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
+    """What a run would use, and which stage would hold it up."""
+    columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "clips a batch", "clips/s")
+    table = _table("Extraction plan", *columns)
+    rates = {name: pool.max_actors / measured.seconds_per_clip[name] for name, pool in pools.items()}
+    for name, pool in pools.items():
+        numbers = (pool.max_actors, pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)
+        table.add_row(
+            name, f"{measured.seconds_per_clip[name]:.4f}", *map(str, numbers), f"{rates[name]:.1f}"
+        )
+    console.print(table)
+    slowest = min(rates, key=rates.__getitem__)
+    console.print(f"The {slowest} stage would hold the run up. Any number can be set by hand, as in")
+    console.print(f"  extraction.stages.{slowest}.max_actors=4 extraction.stages.{slowest}.batch_size=16")
+
+
 def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
     """What a run did: a row a stage, then why clips were left out."""
     if not summary.clips:
         console.print(f"Nothing to do: all {summary.already_done} clips are done or quarantined.")
         return
-    table = Table("stage", title="Extraction")
-    for heading in ("ok", "missing", "failed", "actor seconds", "real-time factor"):
-        table.add_column(heading, justify="right")
+    columns = ("stage", "ok", "missing", "failed", "actors", "busy", "real-time factor", "of bare model")
+    table = _table("Extraction", *columns)
     for name, stage in summary.stages.items():
-        factor = f"{summary.real_time_factor(name):.3f}"
-        counts = map(str, (stage.ok, stage.missing, stage.failed))
-        table.add_row(name, *counts, f"{stage.seconds:.1f}", factor)
+        share = summary.share_of_bare_speed(name)
+        table.add_row(
+            name,
+            *map(str, (stage.ok, stage.missing, stage.failed, summary.pools[name].max_actors)),
+            f"{summary.busy(name):.0%}",
+            f"{summary.real_time_factor(name):.4f}",
+            "" if share is None else f"{share:.0%}",
+        )
     console.print(table)
     console.print(
         f"{summary.clips} clips in {summary.seconds:.1f} s ({summary.clips_per_s:.1f} clips/s); "
-        f"{summary.already_done} were done before; the busiest stage is {summary.bottleneck}."
+        f"{summary.already_done} were done before. Bottleneck: {summary.bottleneck}."
     )
     for name, stage in summary.stages.items():
         for reason, count in stage.reasons.most_common(8):
@@ -92,15 +113,22 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
 
 def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
     """One row a unimodal encoder, the last row the whole model; columns are Pearson r."""
-    table = Table("model", title=f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}")
-    for heading in ("mean", *(label.name for label in labels)):
-        table.add_column(heading, justify="right")
+    title = f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}"
+    table = _table(title, "model", "mean", *(label.name for label in labels))
     stages = metrics.get("stages", {})
     rows = [(modality, stages[modality]) for modality in MODALITIES if modality in stages]
     for name, scores in [*rows, (metrics["recipe"], metrics)]:
         keys = ["val_pearson", *(f"val_pearson_{snake(label.name)}" for label in labels)]
         table.add_row(name, *(_decimal(scores.get(key)) for key in keys))
     console.print(table)
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(first, title=title)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def _decimal(value: float | None) -> str:

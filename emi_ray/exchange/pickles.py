@@ -128,7 +128,7 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Any:
     if not isinstance(storage, torch.storage.TypedStorage):
         raise RefusedError("holds a tensor without memory of its own")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= storage.size()):
+    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= storage._size()):
         raise RefusedError("holds a tensor that leads out of its memory")
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 

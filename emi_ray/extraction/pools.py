@@ -2,12 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emi_ray.config import ExtractionSettings, StageSettings
-from emi_ray.extractors import ExtractorSpec
 from emi_ray.runtime import Machine
-from emi_ray.schema import Modality
+
+BATCH_SIZE = {"decode": 8, "text": 32}
+"""Clips a batch, and so a file, where it is not 8. Text is tiny: larger batches make fewer files."""
+
+GPU_BATCH_SIZE = 32
+THREADS_OF_A_MODEL = 8
+"""Cores that one pretrained model uses well on a CPU; more cores are for more actors."""
 
 
 @dataclass(frozen=True)
@@ -21,37 +26,69 @@ class Pool:
     num_gpus: float
     threads: int
 
+    def one_by_one(self) -> "Pool":
+        """The same actors taking single clips."""
+        return replace(self, batch_size=1)
 
-BATCH_SIZE = {"decode": 8, "vision": 8, "motion": 8, "audio": 8, "text": 32}
-"""Clips a batch, and so a file. Text is tiny: larger batches make fewer files."""
+
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds that one actor, undisturbed, spends in each stage: on one clip, and on one second of media.
+
+    For an extractor this is the time of the bare model on ready inputs: the rate that a run cannot exceed.
+    """
+
+    seconds_per_clip: Mapping[str, float]
+    seconds_per_media_s: Mapping[str, float]
 
 
 def plan_pools(
-    machine: Machine, specs: Mapping[Modality, ExtractorSpec], settings: ExtractionSettings
+    machine: Machine,
+    stages: Mapping[str, bool],
+    settings: ExtractionSettings,
+    measured: Measurement | None = None,
 ) -> dict[str, Pool]:
-    """A pool for ``decode`` and for each modality; numbers set by hand in ``settings.stages`` win.
+    """A pool for each stage; numbers set by hand in ``settings.stages`` win.
 
-    Actors on the CPU reserve a fraction of a logical CPU each, so that all pools always fit at once:
-    a pool that waits for CPUs which the others hold would wait for ever.
+    Every GPU is shared by one actor of each stage that runs a pretrained model. Stages on the CPU share the
+    cores by the time that they take. Actors on the CPU reserve a fraction of a logical CPU each, so that all
+    pools always fit at once: a pool that waits for CPUs which the others hold would wait for ever.
+
+    Args:
+        stages: by name, whether a stage runs a pretrained model.
+        measured: by default decoding weighs three times as much as all else.
     """
-    on_gpu = [modality for modality, spec in specs.items() if spec.kind.USES_GPU and machine.gpus]
-    pools = {"decode": _pool("decode", machine.cpus, 0.0, settings)}
-    for modality in specs:
-        if modality in on_gpu:
-            pools[modality] = _pool(modality, machine.gpus, 1 / len(on_gpu), settings)
+    on_gpu = [name for name, is_model in stages.items() if is_model and machine.gpus]
+    on_cpu = [name for name in stages if name not in on_gpu]
+    seconds = measured.seconds_per_clip if measured else {}
+    weights = {name: seconds.get(name, 0.0) or _default_weight(name, len(on_cpu)) for name in on_cpu}
+    share = machine.cpus / sum(weights.values()) if weights else 0.0
+    pools = {}
+    for name, is_model in stages.items():
+        if name in on_gpu:
+            pools[name] = Pool(GPU_BATCH_SIZE, 1, machine.gpus, 0.25, 1 / len(on_gpu), 1)
+        elif is_model:
+            actors = max(1, machine.cpus // THREADS_OF_A_MODEL)
+            pools[name] = Pool(_batch_size(name), actors, actors, 0.25, 0.0, machine.cpus // actors)
         else:
-            pools[modality] = _pool(modality, math.ceil(machine.cpus / 4), 0.0, settings)
-    return pools
+            actors = max(1, math.floor(weights[name] * share + 0.5))
+            pools[name] = Pool(_batch_size(name), actors, actors, 0.25, 0.0, 1)
+    return {name: _by_hand(pool, settings.stages.get(name)) for name, pool in pools.items()}
 
 
-def _pool(stage: str, actors: int, num_gpus: float, settings: ExtractionSettings) -> Pool:
-    wanted = settings.stages.get(stage, StageSettings())
-    max_actors = wanted.max_actors or max(actors, wanted.min_actors or 1)
-    return Pool(
-        batch_size=wanted.batch_size or BATCH_SIZE[stage],
-        min_actors=wanted.min_actors or max_actors,
-        max_actors=max_actors,
-        num_cpus=wanted.num_cpus or 0.25,
-        num_gpus=num_gpus if wanted.num_gpus is None else wanted.num_gpus,
-        threads=1,
-    )
+def _batch_size(stage: str) -> int:
+    return BATCH_SIZE.get(stage, 8)
+
+
+def _default_weight(stage: str, num_stages: int) -> float:
+    return 3 * max(num_stages - 1.0, 1.0) if stage == "decode" else 1.0
+
+
+def _by_hand(pool: Pool, wanted: StageSettings | None) -> Pool:
+    given = {
+        key: value for key, value in (wanted or StageSettings()).model_dump().items() if value is not None
+    }
+    pool = replace(pool, **given)
+    if "min_actors" not in given:
+        pool = replace(pool, min_actors=min(pool.min_actors, pool.max_actors))
+    return replace(pool, max_actors=max(pool.min_actors, pool.max_actors))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from emi_ray.extraction.pools import Measurement, Pool
+
 
 @dataclass
 class StageSummary:
@@ -34,6 +36,8 @@ class ExtractionSummary:
     seconds: float = 0.0
     media_s: float = 0.0
     stages: dict[str, StageSummary] = field(default_factory=dict)
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    measured: Measurement | None = None
 
     @property
     def clips_per_s(self) -> float:
@@ -43,10 +47,22 @@ class ExtractionSummary:
         """Actor seconds of a stage per second of media: 0.1 means ten times faster than real time."""
         return self.stages[stage].seconds / self.media_s if self.media_s else 0.0
 
+    def busy(self, stage: str) -> float:
+        """Share of the run that the stage's actors, at their most, spent working."""
+        actors = self.pools[stage].max_actors if stage in self.pools else 1
+        return self.stages[stage].seconds / (self.seconds * actors) if self.seconds else 0.0
+
+    def share_of_bare_speed(self, stage: str) -> float | None:
+        """Rate of the run over the rate of the stage's bare model on ready inputs; None if not measured."""
+        if self.measured is None or stage == "decode" or not self.seconds:
+            return None
+        bare = self.measured.seconds_per_media_s[stage] / self.pools[stage].max_actors
+        return bare * self.media_s / self.seconds
+
     @property
     def bottleneck(self) -> str | None:
-        """The stage whose actors were busy longest; None when nothing ran."""
-        return max(self.stages, key=lambda name: self.stages[name].seconds, default=None)
+        """The stage whose actors were busiest; None when nothing ran."""
+        return max(self.stages, key=self.busy, default=None)
 
     def add(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Count one clip's way through the pipeline."""

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from emi_ray.extractors import ExtractorSpec
+from emi_ray.extractors import ExtractorSpec, TranscriberSpec
 from emi_ray.feature_store import FeatureStore, read_failures
 from emi_ray.schema import MEDIA_COLUMNS, Modality
+from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 
@@ -38,17 +40,14 @@ def plan_work(
     return _with_anything_to_do(pa.table(columns), list(specs))
 
 
-def without_outcome(work: pa.Table, settled: Mapping[Modality, set[str]]) -> pa.Table:
-    """The part of ``work`` whose outcome never arrived, because a worker died over it."""
-    ids = work["clip_id"].to_pylist()
-    for modality, done in settled.items():
-        name = todo_column(modality)
-        left = [
-            None if clip_id in done else attempt
-            for clip_id, attempt in zip(ids, work[name].to_pylist(), strict=True)
-        ]
-        work = work.set_column(work.schema.get_field_index(name), name, pa.array(left, pa.int32()))
-    return _with_anything_to_do(work, list(settled))
+def with_transcripts(workspace: Workspace, clips: pa.Table, transcriber: TranscriberSpec | None) -> pa.Table:
+    """``clips`` with the transcripts that were recognised before, where they came without one."""
+    if transcriber is None:
+        return clips
+    known = TranscriptStore(workspace, transcriber.fingerprint).read()
+    recognised = pa.array([known.get(clip_id) for clip_id in clips["clip_id"].to_pylist()], pa.string())
+    column = clips.schema.get_field_index("transcript")
+    return clips.set_column(column, clips.schema.field(column), pc.coalesce(clips["transcript"], recognised))
 
 
 def _attempts(ids: Sequence[str], store: FeatureStore, retry_failed: bool) -> pa.Array:
@@ -61,6 +60,8 @@ def _attempts(ids: Sequence[str], store: FeatureStore, retry_failed: bool) -> pa
 
 
 def _with_anything_to_do(work: pa.Table, modalities: Sequence[Modality]) -> pa.Table:
-    todo = [work[todo_column(modality)].to_pylist() for modality in modalities]
-    anything = [any(attempt is not None for attempt in row) for row in zip(*todo, strict=True)]
-    return work.filter(pa.array(anything, pa.bool_()))
+    todo = [pc.is_valid(work[todo_column(modality)]) for modality in modalities]
+    anything = todo[0]
+    for column in todo[1:]:
+        anything = pc.or_(anything, column)
+    return work.filter(anything)

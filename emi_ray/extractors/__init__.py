@@ -17,6 +17,7 @@ from emi_ray.extractors.pretrained_text import BertLarge, GteBase, HfText
 from emi_ray.extractors.pretrained_vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
 from emi_ray.extractors.text import HashedNgrams
 from emi_ray.extractors.vision import Appearance
+from emi_ray.extractors.whisper import Whisper, WhisperSettings
 from emi_ray.schema import Modality, Need
 
 EXTRACTORS: dict[str, type[Extractor]] = {
@@ -37,6 +38,7 @@ class ExtractorSpec:
     kind: type[Extractor]
     settings: BaseModel
     media: MediaSettings
+    transcriber: "TranscriberSpec | None" = None
 
     def build(self) -> Extractor:
         return self.kind(self.settings)
@@ -51,21 +53,62 @@ class ExtractorSpec:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        return self.kind.identity(self.settings, self.media)
+        identity = self.kind.identity(self.settings, self.media)
+        return {**identity, "transcriber": self.transcriber.identity} if self.transcriber else identity
 
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.identity)
 
 
-def specify(modality: Modality, wanted: ExtractorSettings, media: MediaSettings) -> ExtractorSpec:
+@dataclass(frozen=True)
+class TranscriberSpec:
+    """A recogniser of speech with checked settings, not yet built."""
+
+    settings: WhisperSettings
+    media: MediaSettings
+
+    def build(self) -> Whisper:
+        return Whisper(self.settings)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return Whisper.identity(self.settings, self.media)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.identity)
+
+
+def specify(
+    modality: Modality,
+    wanted: ExtractorSettings,
+    media: MediaSettings,
+    transcriber: TranscriberSpec | None = None,
+) -> ExtractorSpec:
     """Check a configured extractor, and settle what its settings leave open.
+
+    Args:
+        transcriber: where the text of clips without a transcript comes from; part of a text extractor's
+            identity.
 
     Raises:
         UserError: as :func:`check_settings`, or the weights cannot be had.
     """
     kind, settings = check_settings(modality, wanted)
-    return ExtractorSpec(kind, kind.resolve(settings), media)
+    return ExtractorSpec(kind, kind.resolve(settings), media, transcriber if modality == "text" else None)
+
+
+def specify_transcriber(wanted: ExtractorSettings, media: MediaSettings) -> TranscriberSpec:
+    """Check the configured recogniser of speech, and settle what its settings leave open.
+
+    Raises:
+        UserError: there is none of that name, a setting is wrong, or the weights cannot be had.
+    """
+    if wanted.name != Whisper.NAME:
+        raise UserError(f"transcriber.name = '{wanted.name}': {choices(wanted.name, [Whisper.NAME])}")
+    settings = validate(WhisperSettings, wanted.settings, "transcriber.settings")
+    return TranscriberSpec(Whisper.resolve(settings), media)
 
 
 def check_settings(modality: Modality, wanted: ExtractorSettings) -> tuple[type[Extractor], BaseModel]:
@@ -82,4 +125,13 @@ def check_settings(modality: Modality, wanted: ExtractorSettings) -> tuple[type[
     return kind, validate(kind.Settings, wanted.settings, f"{where}.settings")
 
 
-__all__ = ["EXTRACTORS", "Extractor", "ExtractorSpec", "Features", "check_settings", "specify"]
+__all__ = [
+    "EXTRACTORS",
+    "Extractor",
+    "ExtractorSpec",
+    "Features",
+    "TranscriberSpec",
+    "check_settings",
+    "specify",
+    "specify_transcriber",
+]

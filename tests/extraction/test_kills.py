@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from emi_ray.corpus.setup import init_workspace
-from emi_ray.extraction.pipeline import specify_all
+from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extraction.work import store_of
 from emi_ray.feature_store import read_failures
 from emi_ray.workspace import Workspace
@@ -77,7 +77,7 @@ def await_first_part(workspace: Workspace, process: subprocess.Popen) -> None:
 def contents(workspace: Workspace) -> dict[str, dict[str, bytes]]:
     """Bytes of every clip's features, by modality. Fails if a clip stands in two parts."""
     found: dict[str, dict[str, bytes]] = {}
-    for modality, spec in specify_all(workspace.config(), None).items():
+    for modality, spec in plan_pipeline(workspace, workspace.config()).specs.items():
         store = store_of(workspace, spec)
         written = sum(workspace.read_table(part, ["clip_id"]).num_rows for part in store.parts())
         found[modality] = {row.clip_id: row.values.tobytes() for row in store.rows()}

@@ -6,7 +6,7 @@ import pytest
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.extraction import extract
-from emi_ray.extraction.pipeline import specify_all
+from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extraction.work import store_of
 from emi_ray.feature_store import FeatureStore, read_failures
 from emi_ray.workspace import Workspace
@@ -47,7 +47,9 @@ def extracted(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspac
 
 
 def stores(workspace: Workspace) -> dict[str, FeatureStore]:
-    return {m: store_of(workspace, spec) for m, spec in specify_all(workspace.config(), None).items()}
+    return {
+        m: store_of(workspace, spec) for m, spec in plan_pipeline(workspace, workspace.config()).specs.items()
+    }
 
 
 def contents(workspace: Workspace) -> dict[str, dict[str, bytes]]:

@@ -3,13 +3,13 @@ import pyarrow as pa
 import pytest
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.extraction.pipeline import specify_all
-from emi_ray.extraction.work import plan_work, store_of, without_outcome
+from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.work import plan_work, store_of
 from emi_ray.feature_store import ClipFeatures, Failure, write_failures
 from emi_ray.schema import clips_schema
 from emi_ray.workspace import Workspace
 
-SPECS = specify_all(WorkspaceConfig(), ["audio", "text"])
+SPECS = plan_pipeline(Workspace("unused"), WorkspaceConfig(), ["audio", "text"]).specs
 
 
 @pytest.fixture
@@ -50,9 +50,3 @@ def test_what_is_quarantined_is_left_alone_until_a_retry_is_asked_for(workspace)
     quarantine(workspace, "audio", "a")
     assert todo(plan_work(workspace, clips("a", "b"), SPECS)) == {"a": (None, 1), "b": (1, 1)}
     assert todo(plan_work(workspace, clips("a", "b"), SPECS, retry_failed=True)) == {"a": (2, None)}
-
-
-def test_work_without_outcome_is_what_dying_workers_lost(workspace):
-    work = plan_work(workspace, clips("a", "b"), SPECS)
-    lost = without_outcome(work, {"audio": {"a", "b"}, "text": {"a"}})
-    assert todo(lost) == {"b": (None, 1)}

@@ -96,7 +96,7 @@ class _Drawing:
         points = np.concatenate([stroke.points for stroke in self._strokes])
         depths = np.repeat([stroke.depth for stroke in self._strokes], sizes)[:, None]
         cos, sin = np.cos(pose.roll) * scale, np.sin(pose.roll) * scale
-        slid = points + 1.5 * depths * (pose.x, pose.y)
+        slid = points + 0.6 * depths * (pose.x, pose.y)
         centre = self.look.centre_px + self.look.head_px * np.array([pose.x, pose.y])
         pixels = slid @ np.array([[cos, sin], [-sin, cos]]) + centre
         return np.split(np.rint(pixels * (1 << _SHIFT)).astype(np.int32), np.cumsum(sizes)[:-1])
@@ -133,7 +133,7 @@ def _draw_eye(face: _Drawing, cues: VisionCues, side: int) -> None:
     face.fill(_ellipse(x + 0.03 * side, y + 0.27, 0.22, 0.15), skin * 1.05)
     face.fill(_ellipse(x, y - 0.02, 0.24, 0.18), skin * 0.84)
     face.fill(_ellipse(x, y, 0.20, 0.125), skin * 0.74)
-    half_height = 0.078 * 2 ** min(0.55 * cues.eye_openness + face.pose.lid_lift, 1.3)
+    half_height = 0.078 * 2 ** min(0.55 * cues.eye_openness, 1.3)
     half_height *= 1 - face.pose.eyes_shut
     lid = np.stack([-0.16 * np.cos(_HALF_TURN), -half_height * np.sin(_HALF_TURN)], axis=1)
     upper, lower = lid + (x, y), lid * (1, -0.8) + (x, y)
@@ -147,7 +147,8 @@ def _draw_eye(face: _Drawing, cues: VisionCues, side: int) -> None:
 
 
 def _draw_brow(face: _Drawing, cues: VisionCues, side: int) -> None:
-    height = 0.41 + 0.055 * _bounded(cues.brow_height) + face.pose.brow_lift
+    lift = face.pose.left_brow_lift if side < 0 else face.pose.right_brow_lift
+    height = 0.41 + 0.055 * _bounded(cues.brow_height) + lift
     slant = 0.075 * _bounded(cues.brow_slant) * (1 - 2 * _TO_THE_SIDE)
     half_width = 0.033 * 2 ** (0.6 * _bounded(cues.brow_weight)) * (1.1 - 0.7 * _TO_THE_SIDE)
     y = -height - slant - 0.05 * np.sin(np.pi * _TO_THE_SIDE)
@@ -161,7 +162,7 @@ def _draw_nose(face: _Drawing) -> None:
     bridge = np.array([[-0.05, -0.3], [0.05, -0.3], [0.08, tip], [-0.08, tip]])
     face.fill(bridge, skin * 1.09, depth=1.1)
     nostrils = np.array([[-0.14, tip - 0.01], [-0.06, tip + 0.05], [0.06, tip + 0.05], [0.14, tip - 0.01]])
-    face.line(nostrils, skin * 0.58, 0.035, depth=1.2)
+    face.line(nostrils, skin * 0.5, 0.04, depth=1.2)
 
 
 def _draw_mouth(face: _Drawing, cues: VisionCues) -> None:
@@ -169,7 +170,7 @@ def _draw_mouth(face: _Drawing, cues: VisionCues) -> None:
     half_width = 0.26 * 2 ** (0.35 * _bounded(cues.mouth_width)) * (1 - 0.1 * is_open)
     x = half_width * _ACROSS + face.pose.mouth_shift
     line = 0.52 - face.pose.mouth_lift + 0.1 * _bounded(cues.smile) * (0.4 - _ACROSS**2)
-    gape = (0.015 + 0.15 * is_open) * (1 - _ACROSS**2)
+    gape = (0.015 + 0.12 * is_open) * (1 - _ACROSS**2)
     upper, lower = np.stack([x, line - 0.35 * gape], 1), np.stack([x, line + gape], 1)
     lips = skin * (0.78, 0.52, 0.52)
     face.fill(np.concatenate([upper, lower[::-1]]), _MOUTH)

@@ -17,8 +17,8 @@ class Pose:
     y: float
     log_scale: float
     roll: float
-    brow_lift: float
-    lid_lift: float
+    left_brow_lift: float
+    right_brow_lift: float
     nose_lift: float
     mouth_shift: float
     mouth_lift: float
@@ -33,17 +33,17 @@ class MotionCues:
     nod: float
     nose_wrinkle: float
     chew: float
-    lid_flutter: float
-    brow_flutter: float
+    left_brow: float
+    right_brow: float
     mouth_sway: float
 
 
 _AMPLITUDES = MotionCues(
-    nod=0.030, nose_wrinkle=0.026, chew=0.026, lid_flutter=0.28, brow_flutter=0.034, mouth_sway=0.040
+    nod=0.022, nose_wrinkle=0.045, chew=0.040, left_brow=0.040, right_brow=0.040, mouth_sway=0.045
 )
-"""Typical amplitudes, in the units of :class:`Pose`; of the lids in octaves of openness."""
+"""Typical amplitudes, in the units of :class:`Pose`."""
 
-_SWAY, _LEAN, _TILT = 0.020, 0.010, 0.020
+_SWAY, _LEAN, _TILT = 0.012, 0.008, 0.012
 """Amplitudes of what everybody does."""
 
 
@@ -57,7 +57,7 @@ def perform(
     """
     times_s = np.arange(len(mouth_open)) / frame_rate_hz
     moves = {
-        name: _limited(amplitude * 2 ** (_STEP_PER_CUE * getattr(cues, name)), 4 * amplitude)
+        name: _limited(amplitude * 2 ** (_STEP_PER_CUE * getattr(cues, name)), 3.5 * amplitude)
         * _oscillation(times_s, rng)
         for name, amplitude in vars(_AMPLITUDES).items()
     }
@@ -69,8 +69,8 @@ def perform(
             y=moves["nod"][t],
             log_scale=lean[t],
             roll=tilt[t],
-            brow_lift=moves["brow_flutter"][t],
-            lid_lift=moves["lid_flutter"][t],
+            left_brow_lift=moves["left_brow"][t],
+            right_brow_lift=moves["right_brow"][t],
             nose_lift=moves["nose_wrinkle"][t],
             mouth_shift=moves["mouth_sway"][t],
             mouth_lift=moves["chew"][t],
@@ -82,8 +82,8 @@ def perform(
 
 
 def _oscillation(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A wave of about unit amplitude at 1.6 to 2.2 Hz, with a slower one on it."""
-    fast, slow = rng.uniform(1.6, 2.2), rng.uniform(0.3, 0.6)
+    """A wave of about unit amplitude at 1.7 to 2.1 Hz, with a slower one on it."""
+    fast, slow = rng.uniform(1.7, 2.1), rng.uniform(0.3, 0.6)
     phases = rng.uniform(0, 2 * np.pi, 2)
     wave: np.ndarray = np.sin(2 * np.pi * fast * times_s + phases[0])
     return wave + 0.25 * np.sin(2 * np.pi * slow * times_s + phases[1])

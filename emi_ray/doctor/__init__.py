@@ -1,0 +1,93 @@
+"""What would make a run fail, found out before it, each with its remedy.
+
+check.py     what a check says
+inputs.py    settings, corpus, media, extractors
+machine.py   versions, GPU, disk, the nodes of a cluster
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.doctor.check import Check
+from emi_ray.doctor.inputs import (
+    Chosen,
+    check_config,
+    check_corpus,
+    check_extractor,
+    check_face_detector,
+    check_inputs,
+    check_media,
+    choose_extractors,
+    count_ready,
+)
+from emi_ray.doctor.machine import (
+    NodeReport,
+    check_disk,
+    check_gpu,
+    check_nodes,
+    check_shared,
+    check_versions,
+    count_gpus,
+    estimate_bytes,
+    free_bytes,
+    installed_versions,
+    report_node,
+)
+from emi_ray.feature_store import stores_of
+from emi_ray.runtime import on_every_node
+from emi_ray.schema import Modality
+from emi_ray.workspace import Workspace
+
+PACKAGE = "emi_ray"
+
+
+def examine(workspace: Workspace, overrides: Sequence[str] = (), cluster: bool = False) -> Iterator[Check]:
+    """All checks of a workspace, one after the other.
+
+    Args:
+        cluster: also ask every node of the current Ray session.
+    """
+    yield check_versions(installed_versions(), metadata.requires(PACKAGE) or [])
+    yield (valid := check_config(workspace, overrides))
+    if valid.status == "problem":
+        return
+    config = workspace.config(overrides)
+    chosen, wrong = choose_extractors(config.extractors)
+    yield from wrong
+    yield from _examine_corpus(workspace, config, chosen)
+    for modality, extractor in chosen.items():
+        yield check_extractor(modality, extractor)
+    if any("faces" in extractor.needs for extractor in chosen.values()):
+        yield check_face_detector(config.media.faces)
+    wants_gpu = any(extractor.kind.USES_GPU for extractor in chosen.values())
+    yield check_gpu(chosen, count_gpus(cluster) if wants_gpu else 0)
+    if cluster:
+        yield check_shared(workspace)
+        local = report_node(config.extractors)
+        answers = on_every_node(report_node, config.extractors)
+        yield from check_nodes([NodeReport(address, *answer) for address, answer in answers], local[0])
+
+
+def _examine_corpus(
+    workspace: Workspace, config: WorkspaceConfig, chosen: Mapping[Modality, Chosen]
+) -> Iterator[Check]:
+    yield (valid := check_corpus(workspace))
+    if valid.status == "problem":
+        return
+    clips = workspace.clips()
+    yield check_media(clips)
+    for modality, extractor in chosen.items():
+        yield check_inputs(modality, extractor, clips, held=_holds_features(workspace, modality))
+    needed = sum(
+        estimate_bytes(count_ready(extractor, clips), extractor, config.media)
+        for extractor in chosen.values()
+    )
+    yield check_disk(free_bytes(workspace), needed)
+
+
+def _holds_features(workspace: Workspace, modality: Modality) -> bool:
+    return any(store.parts() for store in stores_of(workspace, modality))
+
+
+__all__ = ["Check", "examine"]

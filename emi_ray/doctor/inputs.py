@@ -1,0 +1,144 @@
+"""Checks of what a run is given: settings, corpus, media, extractors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel
+
+from emi_ray.config import ExtractorSettings, FaceSettings
+from emi_ray.corpus.files import exist
+from emi_ray.doctor.check import Check
+from emi_ray.errors import UserError
+from emi_ray.extractors import Extractor, check_settings
+from emi_ray.media.detection import build_finder
+from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
+from emi_ray.workspace import CONFIG, Workspace
+
+NUM_PROBED = 100
+"""Clips whose media are looked for; the first ones."""
+
+MEDIA_FOR: Mapping[Need, tuple[str, ...]] = {
+    "frames": ("video",),
+    "faces": ("video", "faces_dir"),
+    "waveform": ("audio", "video"),
+    "transcript": ("transcript",),
+    "openface_csv": ("openface_csv",),
+    "video": ("video",),
+}
+"""Columns of ``clips.parquet``, any of which satisfies a need."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A configured extractor with checked settings."""
+
+    kind: type[Extractor]
+    settings: BaseModel
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.kind.needs(self.settings)
+
+
+def check_config(workspace: Workspace, overrides: Sequence[str] = ()) -> Check:
+    """``emi_ray.yaml`` is there and valid."""
+    try:
+        workspace.config(overrides)
+    except UserError as error:
+        return Check("settings", "problem", str(error))
+    return Check("settings", "ok", f"{workspace.path(CONFIG)} is valid")
+
+
+def check_corpus(workspace: Workspace) -> Check:
+    """``clips.parquet`` is there and has clips."""
+    try:
+        num_clips = workspace.clips(["clip_id"]).num_rows
+    except UserError as error:
+        return Check("corpus", "problem", str(error))
+    except (OSError, pa.ArrowInvalid) as error:
+        return Check("corpus", "problem", f"clips.parquet cannot be read: {error}", "Run emi-ray init again.")
+    if not num_clips:
+        return Check("corpus", "problem", "clips.parquet has no clip.", "Run emi-ray init again.")
+    return Check("corpus", "ok", f"{num_clips:,} clips")
+
+
+def check_media(clips: pa.Table) -> Check:
+    """The media of the first clips are where the table says."""
+    first = clips.slice(0, NUM_PROBED)
+    columns = [name for name in MEDIA_COLUMNS if name != "transcript"]
+    found = [exist(first[name]) for name in columns]
+    num_named = sum(len(there) - there.null_count for there in found)
+    num_absent = sum(pc.sum(pc.invert(there)).as_py() or 0 for there in found)
+    if not num_absent:
+        return Check("media", "ok", f"all {num_named} files of the first {first.num_rows} clips are there")
+    examples = (
+        path
+        for name, there in zip(columns, found, strict=True)
+        for path in first[name].filter(pc.invert(there)).to_pylist()
+    )
+    return Check(
+        "media",
+        "problem" if num_absent == num_named else "warning",
+        f"{num_absent} of {num_named} files of the first {first.num_rows} clips are not there: {next(examples)}",
+        "Restore or mount them, or run emi-ray init with where they are now.",
+    )
+
+
+def choose_extractors(
+    wanted: Mapping[Modality, ExtractorSettings],
+) -> tuple[dict[Modality, Chosen], list[Check]]:
+    """The configured extractors, and what is wrong with the names and settings of others."""
+    chosen: dict[Modality, Chosen] = {}
+    wrong = []
+    for modality, settings in wanted.items():
+        try:
+            chosen[modality] = Chosen(*check_settings(modality, settings))
+        except UserError as error:
+            wrong.append(Check(modality, "problem", str(error)))
+    return chosen, wrong
+
+
+def check_extractor(modality: Modality, chosen: Chosen) -> Check:
+    """The extractor could run here: weights can be had, a binary is there."""
+    problems = chosen.kind.check(chosen.settings)
+    if problems:
+        return Check(modality, "problem", f"{chosen.kind.NAME}: {' '.join(problems)}")
+    return Check(modality, "ok", f"{chosen.kind.NAME} can run")
+
+
+def count_ready(chosen: Chosen, clips: pa.Table) -> int:
+    """Clips that come with everything that the extractor needs."""
+    ready = pa.chunked_array([pa.repeat(True, clips.num_rows)])
+    for need in chosen.needs:
+        lacks_all = pa.chunked_array([pa.repeat(True, clips.num_rows)])
+        for column in MEDIA_FOR[need]:
+            lacks_all = pc.and_(lacks_all, pc.is_null(clips[column]))
+        ready = pc.and_(ready, pc.invert(lacks_all))
+    return int(pc.sum(ready).as_py() or 0)
+
+
+def check_inputs(modality: Modality, chosen: Chosen, clips: pa.Table, held: bool = False) -> Check:
+    """Clips have what the extractor needs; ``held``: the workspace has features of the modality already."""
+    name, num_ready = f"{modality} input", count_ready(chosen, clips)
+    sources = " and ".join(" or ".join(MEDIA_FOR[need]) for need in sorted(chosen.needs))
+    if num_ready == clips.num_rows:
+        return Check(name, "ok", f"all clips have {sources}")
+    if held and not num_ready:
+        return Check(name, "ok", f"no clip has {sources}, but the workspace holds {modality} features")
+    return Check(
+        name,
+        "warning",
+        f"{num_ready:,} of {clips.num_rows:,} clips have {sources}: the others will be missing {modality}",
+        "Nothing to do if the corpus has no more; else name the files and run emi-ray init again.",
+    )
+
+
+def check_face_detector(settings: FaceSettings) -> Check:
+    """The face detector can be built."""
+    try:
+        build_finder(settings)
+    except UserError as error:
+        return Check("faces", "problem", str(error))
+    return Check("faces", "ok", f"detector {settings.detector} works")

@@ -1,0 +1,64 @@
+"""The first stage: files → frames, faces, waveform."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from emi_ray.config import MediaSettings
+from emi_ray.extraction.stage import OUTCOME, Stage, outcome
+from emi_ray.extraction.work import todo_column
+from emi_ray.media.isolation import DecodeProcess
+from emi_ray.media.source import ClipSource
+from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
+
+DECODED_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("clip_id", "transcript", "openface_csv", "video")),
+        *(pa.field(name, pa.string()) for name in ("missing", "failed", "notes")),
+        *(pa.field(name, pa.large_binary()) for name in ("frames", "faces", "waveform")),
+    ]
+)
+
+
+class Decode(Stage):
+    """Opens and decodes each clip once, in a child process that a bad file may crash or hang.
+
+    Args:
+        needs: what each modality's extractor needs.
+        transcribes: whether a later stage turns sound into text where a clip has no transcript.
+    """
+
+    name = "decode"
+
+    def __init__(
+        self,
+        media: MediaSettings,
+        needs: Mapping[Modality, frozenset[Need]],
+        transcribes: bool,
+        time_limit_s: float,
+    ) -> None:
+        self._needs = dict(needs)
+        self._transcribes = transcribes
+        self._decoder = DecodeProcess(media, time_limit_s)
+
+    def process(self, batch: pa.Table) -> pa.Table:
+        decoded, outcomes = [], []
+        for row in batch.to_pylist():
+            started = time.perf_counter()
+            source = ClipSource(row["clip_id"], **{name: row[name] for name in MEDIA_COLUMNS})
+            decoded.append(self._decoder.decode(source, self._needs_of(row)))
+            seconds = time.perf_counter() - started
+            outcomes.append([outcome("decode", "ok", None, seconds, decoded[-1]["media_s"])])
+        table = pa.Table.from_pylist(decoded, schema=DECODED_SCHEMA)
+        for name in map(todo_column, self._needs):
+            table = table.append_column(name, batch[name])
+        return table.append_column("outcomes", pa.array(outcomes, pa.list_(OUTCOME)))
+
+    def _needs_of(self, row: Mapping[str, Any]) -> frozenset[Need]:
+        todo = [modality for modality in self._needs if row[todo_column(modality)] is not None]
+        needs = frozenset[Need]().union(*(self._needs[modality] for modality in todo))
+        if self._transcribes and "transcript" in needs and row["transcript"] is None:
+            needs |= {"waveform"}
+        return needs

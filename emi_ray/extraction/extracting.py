@@ -1,0 +1,66 @@
+"""The stage of one modality: decoded clips → features in the store."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import pyarrow as pa
+
+from emi_ray.extraction.stage import ALWAYS, Attempt, Stage, attempt, limit_threads, with_outcomes
+from emi_ray.extraction.work import store_of, todo_column
+from emi_ray.extractors import Extractor, ExtractorSpec, Features
+from emi_ray.feature_store import ClipFeatures, Failure, write_failures
+from emi_ray.media.clip import DecodedClip, unpack_clip
+from emi_ray.workspace import Workspace
+
+
+class Extract(Stage):
+    """Runs one extractor and writes its features; passes on the columns in ``keep``."""
+
+    def __init__(self, workspace: Workspace, spec: ExtractorSpec, keep: Sequence[str], threads: int) -> None:
+        limit_threads(threads)
+        self.name = self._modality = spec.kind.MODALITY
+        self._spec = spec
+        self._store = store_of(workspace, spec)
+        self._keep = [*keep, "outcomes"]
+
+    @cached_property
+    def _extractor(self) -> Extractor:
+        """Built with the first batch, so that a model that does not load is reported like any other error."""
+        extractor = self._spec.build()
+        self._store.create(self._spec.identity, extractor.feature_dim)
+        return extractor
+
+    def process(self, batch: pa.Table) -> pa.Table:
+        todo = todo_column(self._modality)
+        mine = batch.filter(batch[todo].is_valid())
+        results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]))
+        self._write(results, dict(zip(mine["clip_id"].to_pylist(), mine[todo].to_pylist(), strict=True)))
+        outcomes = {result.clip_id: result.outcome(self._modality) for result in results}
+        return with_outcomes(batch, outcomes).select(self._keep)
+
+    def _extract(self, rows: pa.Table) -> list[Attempt[Features]]:
+        extract = self._extractor.extract
+        clips = [unpack_clip(row) for row in rows.to_pylist()]
+        absences = {clip.clip_id: self._absence(clip) for clip in clips}
+        absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
+        ready = [clip for clip in clips if not absences[clip.clip_id]]
+        return absent + attempt(extract, ready, self._modality)
+
+    def _absence(self, clip: DecodedClip) -> tuple[str, str] | None:
+        """(stage, reason) of the first input that the extractor needs and the clip has not."""
+        for need in sorted(self._spec.needs):
+            if need in clip.failed:
+                return "media", clip.failed[need]
+            if getattr(clip, need) is None:
+                return "missing", clip.missing.get(need, f"the clip has no {need}")
+        return None
+
+    def _write(self, results: Sequence[Attempt[Features]], attempts: Mapping[str, int]) -> None:
+        fingerprint = self._store.fingerprint
+        done = [(r.clip_id, r.result) for r in results if r.result is not None]
+        lost = [(r.clip_id, r.failure) for r in results if r.failure is not None]
+        self._store.write([ClipFeatures(i, f.values, f.timestamps_s, f.extras) for i, f in done])
+        write_failures(
+            self._store.workspace,
+            [Failure(i, self._modality, fingerprint, *why, attempts[i]) for i, why in lost],
+        )

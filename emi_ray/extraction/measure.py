@@ -1,0 +1,66 @@
+"""How long each stage takes for one clip, found by running a few clips through it before the run."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from emi_ray.extraction.pipeline import Pipeline
+from emi_ray.extraction.pools import Measurement
+from emi_ray.extraction.stage import attempt, limit_threads
+from emi_ray.media.clip import DecodedClip, unpack_clip
+from emi_ray.media.isolation import DecodeProcess
+from emi_ray.media.source import ClipSource
+from emi_ray.runtime import machine
+from emi_ray.schema import MEDIA_COLUMNS
+
+NUM_CLIPS = 8
+
+
+def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
+    """Run a few clips of ``work``, spread evenly over it, through each stage by itself; writes nothing."""
+    chosen = np.unique(np.linspace(0, work.num_rows - 1, NUM_CLIPS).astype(int))
+    rows = work.select(["clip_id", *MEDIA_COLUMNS]).take(chosen).to_pylist()
+    sources = [ClipSource(**row) for row in rows]
+    uses_gpu = machine().gpus > 0 and any(pipeline.stages.values())
+    task = ray.remote(num_cpus=1, num_gpus=1 if uses_gpu else 0)(_measure)
+    seconds, media_s, num_clips = ray.get(task.remote(pipeline, sources))
+    return Measurement(
+        {stage: spent / num_clips for stage, spent in seconds.items()},
+        {stage: spent / media_s for stage, spent in seconds.items()},
+    )
+
+
+def _measure(pipeline: Pipeline, sources: list[ClipSource]) -> tuple[dict[str, float], float, int]:
+    limit_threads(1)
+    seconds = {}
+    clips, seconds["decode"] = _decode(pipeline, sources)
+    if pipeline.transcriber:
+        heard = [clip for clip in clips if clip.waveform is not None]
+        seconds["transcript"] = _time(pipeline.transcriber.build().transcribe, heard)
+    for modality, spec in pipeline.specs.items():
+        ready = [clip for clip in clips if all(getattr(clip, need) is not None for need in spec.needs)]
+        seconds[modality] = _time(spec.build().extract, ready)
+    return seconds, max(sum(clip.media_duration_s for clip in clips), 1e-3), len(clips)
+
+
+def _decode(pipeline: Pipeline, sources: list[ClipSource]) -> tuple[list[DecodedClip], float]:
+    needs = frozenset(need for spec in pipeline.specs.values() for need in spec.needs)
+    needs |= {"waveform"} if pipeline.transcriber else set()
+    with DecodeProcess(pipeline.config.media, pipeline.config.extraction.time_limit_s) as decoder:
+        decoder.decode(sources[0], needs)  # starts the child
+        started = time.perf_counter()
+        rows = [decoder.decode(source, needs) for source in sources]
+        return [unpack_clip(row) for row in rows], time.perf_counter() - started
+
+
+def _time(work: Callable[[Sequence[DecodedClip]], Sequence[object]], clips: Sequence[DecodedClip]) -> float:
+    """Seconds of the second of two equal calls, since the first one warms up."""
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        attempt(work, clips, "measure")
+        seconds = time.perf_counter() - started
+    return seconds

@@ -1,0 +1,70 @@
+"""The stage that turns sound into text where a clip has no transcript."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from emi_ray.extraction.stage import ALWAYS, Attempt, Stage, attempt, limit_threads, with_outcomes
+from emi_ray.extraction.work import todo_column
+from emi_ray.extractors import TranscriberSpec
+from emi_ray.extractors.whisper import Whisper
+from emi_ray.media.clip import unpack_clip
+from emi_ray.transcript_store import TranscriptStore
+from emi_ray.workspace import Workspace
+
+
+class Transcribe(Stage):
+    """Runs Whisper on clips whose text is to do and that have none; passes on the columns in ``keep``."""
+
+    name = "transcript"
+
+    def __init__(
+        self, workspace: Workspace, spec: TranscriberSpec, keep: Sequence[str], threads: int
+    ) -> None:
+        limit_threads(threads)
+        self._spec = spec
+        self._store = TranscriptStore(workspace, spec.fingerprint)
+        self._keep = [*keep, "outcomes"]
+
+    @cached_property
+    def _whisper(self) -> Whisper:
+        self._store.create(self._spec.identity)
+        return self._spec.build()
+
+    def process(self, batch: pa.Table) -> pa.Table:
+        rows = batch.select([*ALWAYS, todo_column("text"), "transcript", "waveform"]).to_pylist()
+        mute = [row for row in rows if row[todo_column("text")] is not None and row["transcript"] is None]
+        heard = [row for row in mute if row["waveform"] is not None]
+        results = (
+            attempt(self._whisper.transcribe, [unpack_clip(row) for row in heard], self.name) if heard else []
+        )
+        self._store.write({r.clip_id: r.result for r in results if r.result is not None})
+        by_id = {result.clip_id: result for result in results}
+        told = [_told(row, by_id.get(row["clip_id"])) if row in mute else row for row in rows]
+        for name in ("transcript", "missing", "failed"):
+            column = pa.array([row[name] for row in told], pa.string())
+            batch = batch.set_column(batch.schema.get_field_index(name), name, column)
+        outcomes = {result.clip_id: result.outcome(self.name) for result in results}
+        return with_outcomes(batch, outcomes).select(self._keep)
+
+
+def _told(row: Mapping[str, Any], result: Attempt[str] | None) -> dict[str, Any]:
+    """A row with its transcript, or with the reason why there is none."""
+    missing, failed = json.loads(row["missing"]), json.loads(row["failed"])
+    transcript = result.result if result else None
+    if result is None:
+        why = missing.get("waveform") or failed.get("waveform") or "no sound"
+        missing["transcript"] = f"no transcript is given, and there is nothing to recognise one from: {why}"
+    elif result.failure:
+        failed["transcript"] = result.failure[1]
+    elif not transcript:
+        missing["transcript"] = "no transcript is given, and no words were recognised in the sound"
+    return {
+        **row,
+        "transcript": transcript or None,
+        "missing": json.dumps(missing),
+        "failed": json.dumps(failed),
+    }
