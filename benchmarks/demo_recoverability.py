@@ -35,7 +35,9 @@ ROWS = (*MODALITIES, "fusion")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--clips", type=int, default=480)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -98,7 +100,9 @@ def pooled_features(corpus: str, row: dict[str, str]) -> tuple[dict[str, np.ndar
     """Mean and standard deviation over time of each modality's features; frames with a face, and frames."""
     cv2.setNumThreads(1)
     needs = frozenset({"faces", "waveform", "transcript"})
-    source = ClipSource(row["clip_id"], video=f"{corpus}/{row['video']}", transcript=row["transcript"] or None)
+    source = ClipSource(
+        row["clip_id"], video=f"{corpus}/{row['video']}", transcript=row["transcript"] or None
+    )
     clip = decode_clip(source, MediaSettings(), needs)
     pooled = {}
     for modality, name in BUILT_IN.items():

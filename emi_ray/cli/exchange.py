@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich import box
 from rich.table import Table
 
 from emi_ray.cli.app import WorkspaceOption, app, console
@@ -91,7 +92,9 @@ def export_features(
 
 def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
     """A row a modality, then who was refused and why."""
-    table = Table("modality", "fingerprint", title="Imported")
+    table = Table(title="Imported", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("modality", "fingerprint"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("size", "imported", "before", "missing", "refused", "rounding"):
         table.add_column(heading, justify="right")
     for part in parts:

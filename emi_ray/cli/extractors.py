@@ -45,8 +45,8 @@ def extractors(
     table = Table(title="Extractors", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("name", "modality", "needs", "size"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
-    for heading in ("licence", "weights", "there now"):
-        table.add_column(heading, overflow="fold")
+    for heading, width in {"licence": 10, "weights": 14, "there now": 5}.items():
+        table.add_column(heading, overflow="fold", min_width=width)
     for kind, there in zip(kinds, reaches, strict=True):
         needs = ", ".join(sorted(kind.NEEDS, key=NEEDS.index))
         size = str(getattr(kind, "DIM", None) or "–")

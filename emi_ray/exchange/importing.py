@@ -56,7 +56,7 @@ def import_features(
 
     The fingerprint is a hash of the layout, the name and the content of all files: the same features have the
     same one anywhere, and changed ones never pass for those of before. A killed import goes on where it stopped.
-    Memory holds one part (64 MiB of float16, or one clip) and one file at a time.
+    Memory holds one part (16 MiB of float16, or one clip) and one file at a time.
 
     Args:
         layout: a key of ``LAYOUTS``.

@@ -10,7 +10,7 @@ from emi_ray.feature_store import ClipFeatures, Failure, FeatureStore, write_fai
 from emi_ray.schema import Modality
 
 CLIPS_PER_PART = 256
-BYTES_PER_PART = 64 << 20
+BYTES_PER_PART = 16 << 20
 
 
 @dataclass

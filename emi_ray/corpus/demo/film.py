@@ -1,6 +1,6 @@
 """Frames and sound → an mp4 file with H.264 and AAC."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,21 +32,22 @@ def write_mp4(film: Film, path: Path) -> None:
         sound = container.add_stream("aac", rate=film.sample_rate_hz, layout="mono")
         sound.bit_rate = 64_000
         sound.options = {"aac_coder": "fast"}
-        for stream, parts in ((picture, _pictures(film)), (sound, _sounds(film))):
-            for frame in parts:
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+        for frame in film.frames:
+            container.mux(picture.encode(_picture(frame)))
+        container.mux(picture.encode())
+        for start in range(0, len(film.samples), _SOUND_CHUNK):
+            container.mux(sound.encode(_sound(film, start)))
+        container.mux(sound.encode())
     part.replace(path)
 
 
-def _pictures(film: Film) -> Iterator[av.VideoFrame]:
-    for frame in film.frames:
-        yield av.VideoFrame.from_ndarray(cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
+def _picture(frame: np.ndarray) -> av.VideoFrame:
+    planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
+    return av.VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
-def _sounds(film: Film) -> Iterator[av.AudioFrame]:
-    for start in range(0, len(film.samples), _SOUND_CHUNK):
-        samples = film.samples[None, start : start + _SOUND_CHUNK]
-        chunk = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-        chunk.sample_rate, chunk.pts = film.sample_rate_hz, start
-        yield chunk
+def _sound(film: Film, start: int) -> av.AudioFrame:
+    samples = film.samples[None, start : start + _SOUND_CHUNK]
+    chunk = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    chunk.sample_rate, chunk.pts = film.sample_rate_hz, start
+    return chunk

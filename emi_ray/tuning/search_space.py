@@ -1,0 +1,241 @@
+"""What a search may vary: a YAML file of recipe settings and their ranges.
+
+    title: The head and how it treats the encoders
+    recipes: [f1, f2]
+    parameters:
+      fusion.dropout: {uniform: [0.1, 0.7]}
+      fusion.encoder_lr_ratio: {loguniform: [0.005, 0.5]}
+      encoders.*.hidden: {choice: [128, 256, 384]}
+      encoders.audio.recurrent: {choice: [null, gru]}
+      encoders.audio.recurrent_hidden: {choice: [64, 128], when: {encoders.audio.recurrent: gru}}
+
+A name is the path of a setting, as ``emi-ray train`` takes it; ``*`` means every encoder of the recipe.
+A parameter whose ``when`` does not hold keeps the recipe's own value.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import BaseModel, Field, model_validator
+
+from emi_ray.config import Settings, read_yaml, validate
+from emi_ray.errors import UserError
+from emi_ray.recipe import Recipe
+from emi_ray.schema import MODALITIES
+
+Value = str | int | float | bool | None
+EVERY = "*"
+
+_FIXED = ("name", "title", "paper")
+"""Parts of a recipe that decide nothing."""
+
+
+class Parameter(Settings):
+    """One range, and when it applies."""
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = Field(None, alias="int")
+    quantised: tuple[float, float, float] | None = Field(None, description="lowest, highest, step")
+    choice: tuple[Value, ...] | None = None
+    when: dict[str, Value | tuple[Value, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_sensible_range(self) -> "Parameter":
+        kinds = ("uniform", "loguniform", "integer", "quantised", "choice")
+        given = [name for name in kinds if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of uniform, loguniform, int, quantised, choice")
+        bounds = getattr(self, given[0])
+        if self.choice is not None:
+            if len(set(map(repr, self.choice))) < max(len(self.choice), 2):
+                raise ValueError("a choice needs at least two different values")
+        elif not bounds[0] < bounds[1]:
+            raise ValueError(f"the low end {bounds[0]:g} must lie below the high end {bounds[1]:g}")
+        if self.loguniform is not None and bounds[0] <= 0:
+            raise ValueError("a loguniform range starts above 0")
+        if self.quantised is not None and not _divides(*self.quantised):
+            raise ValueError("the steps must lead from the lowest to the highest value")
+        return self
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """The range as Optuna spells it."""
+        if self.choice is not None:
+            return CategoricalDistribution(self.choice)
+        if self.integer is not None:
+            return IntDistribution(*self.integer)
+        if self.loguniform is not None:
+            return FloatDistribution(*self.loguniform, log=True)
+        if self.uniform is not None:
+            return FloatDistribution(*self.uniform)
+        assert self.quantised is not None
+        low, high, step = self.quantised
+        if all(float(part).is_integer() for part in self.quantised):
+            return IntDistribution(int(low), int(high), step=int(step))
+        return FloatDistribution(low, high, step=step)
+
+    @property
+    def extremes(self) -> tuple[Value, ...]:
+        """Every choice, or both ends."""
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution):
+            return tuple(found.choices)
+        assert isinstance(found, FloatDistribution | IntDistribution)
+        return (found.low, found.high)
+
+    def contains(self, value: Any) -> bool:
+        """Whether the range holds a value."""
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution):
+            return any(value == each and type(value) is type(each) for each in found.choices)
+        assert isinstance(found, FloatDistribution | IntDistribution)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if isinstance(found, IntDistribution) and value != int(value):
+            return False
+        return found.low <= value <= found.high and _divides(found.low, value, found.step or 0.0)
+
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
+        """Let a trial choose."""
+        found = self.distribution
+        if isinstance(found, CategoricalDistribution):
+            chosen: Value = trial.suggest_categorical(name, found.choices)
+            return chosen
+        if isinstance(found, IntDistribution):
+            return trial.suggest_int(name, found.low, found.high, step=found.step)
+        assert isinstance(found, FloatDistribution)
+        return trial.suggest_float(name, found.low, found.high, step=found.step, log=found.log)
+
+
+class SearchSpace(Settings):
+    """The parameters by name, in the order in which they are chosen."""
+
+    title: str = ""
+    recipes: tuple[str, ...] = Field((), description="shipped recipes that it was written for")
+    parameters: dict[str, Parameter] = Field(min_length=1)
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Value]:
+        """Values of the parameters that apply."""
+        values: dict[str, Value] = {}
+        for name, parameter in self.parameters.items():
+            if _applies(parameter, values):
+                values[name] = parameter.suggest(trial, name)
+        return values
+
+    def own_values(self, recipe: Recipe) -> dict[str, Value]:
+        """What the recipe itself says of the parameters, where these ranges hold it and it applies."""
+        values: dict[str, Value] = {}
+        for name, parameter in self.parameters.items():
+            own = value_of(recipe, name)
+            if _applies(parameter, values) and parameter.contains(own):
+                values[name] = own
+        return values
+
+    def outside(self, recipe: Recipe) -> list[str]:
+        """Parameters that apply to the recipe's own settings, but whose range does not hold its value."""
+        own = self.own_values(recipe)
+        return [n for n, parameter in self.parameters.items() if n not in own and _applies(parameter, own)]
+
+
+def load_space(path: Path) -> SearchSpace:
+    """Read and check a search space.
+
+    Raises:
+        UserError: there is no such file, a name is no setting of a recipe, or a range is wrong.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no search space {path}: give the path of a YAML file, as in search_spaces/.")
+    space = validate(SearchSpace, read_yaml(path.read_text(), str(path)), str(path))
+    _check_names(space, str(path))
+    return space
+
+
+def overrides(values: Mapping[str, Value], recipe: Recipe) -> list[str]:
+    """``section.key=value`` for each value, as ``load_recipe`` takes it."""
+    return [f"{path}={json.dumps(v)}" for name, v in values.items() for path in _expand(name, recipe)]
+
+
+def value_of(recipe: Recipe, name: str) -> Any:
+    """What a recipe says of a parameter; of ``encoders.*``, what all encoders agree on; else None."""
+    found = []
+    for path in _expand(name, recipe):
+        place: Any = recipe
+        for part in path.split("."):
+            place = place.get(part) if isinstance(place, Mapping) else getattr(place, part, None)
+        found.append(place)
+    return found[0] if found and all(each == found[0] for each in found) else None
+
+
+def recipe_keys() -> list[str]:
+    """Every path that a search may name."""
+    return sorted(path for path in _paths(Recipe, ()) if path.partition(".")[0] not in _FIXED)
+
+
+def _paths(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        place = (*above, name)
+        below = list(_settings_within(field.annotation))
+        if not below:
+            yield ".".join(place)
+        for inner in below:
+            keys = (*MODALITIES, EVERY) if name == "encoders" else (None,)
+            for key in keys:
+                yield from _paths(inner, place if key is None else (*place, key))
+
+
+def _settings_within(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) is not None:
+        for argument in get_args(annotation):
+            yield from _settings_within(argument)
+
+
+def _expand(name: str, recipe: Recipe) -> Sequence[str]:
+    if f".{EVERY}." not in name:
+        return [name]
+    return [name.replace(EVERY, modality, 1) for modality in recipe.modalities]
+
+
+def _check_names(space: SearchSpace, where: str) -> None:
+    known = recipe_keys()
+    chosen: list[str] = []
+    for name, parameter in space.parameters.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "Write section.key, as in fusion.dropout."
+            raise UserError(f"{where}: parameters.{name}: no recipe has a setting '{name}': {hint}")
+        for condition in parameter.when:
+            if condition not in chosen:
+                raise UserError(
+                    f"{where}: parameters.{name}.when: '{condition}' is not chosen above it. "
+                    "Name a parameter that stands earlier in the file."
+                )
+        chosen.append(name)
+
+
+def _applies(parameter: Parameter, values: Mapping[str, Value]) -> bool:
+    def holds(name: str, wanted: Value | tuple[Value, ...]) -> bool:
+        allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+        return name in values and values[name] in allowed
+
+    return all(holds(name, wanted) for name, wanted in parameter.when.items())
+
+
+def _divides(low: float, high: float, step: float) -> bool:
+    """Whether whole steps lead from low to high; a step of 0 leads everywhere."""
+    if step == 0:
+        return True
+    return step > 0 and math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9)

@@ -1,0 +1,136 @@
+"""What a study is about: ``studies/<name>/study.json``. It may be continued only under the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from emi_ray.config import Settings, validate
+from emi_ray.errors import UserError, choices
+from emi_ray.recipe import Recipe, load_recipe
+from emi_ray.schema import Label, snake
+from emi_ray.tuning.search_space import SearchSpace, Value, overrides
+from emi_ray.workspace import Workspace
+
+Cost = Literal["parameters", "seconds"]
+
+_LOWER_IS_BETTER = ("val_mse", "val_mae", "val_loss")
+
+
+def study_folder(study: str) -> str:
+    """Where all of a study lies, relative to the workspace."""
+    return f"studies/{study}"
+
+
+@dataclass(frozen=True)
+class RecipeSource:
+    """A recipe that settings can still be laid over: a trial is ``emi-ray train`` with more overrides."""
+
+    name_or_path: str
+    overrides: tuple[str, ...]
+    defaults: Mapping[str, Any]
+
+    def load(self, values: Mapping[str, Value] | None = None) -> Recipe:
+        """The recipe under these values of parameters.
+
+        Raises:
+            UserError: the recipe refuses a value, or has no such part.
+        """
+        own = load_recipe(self.name_or_path, self.overrides, self.defaults)
+        if not values:
+            return own
+        return load_recipe(
+            self.name_or_path, [*self.overrides, *overrides(values, own)], self.defaults
+        )
+
+
+class StudySettings(Settings):
+    """Everything that makes scores of two trials comparable.
+
+    Attributes:
+        recipe: resolved: where the search starts.
+        data_key: hash of the recipe, its features, the clips and their labels.
+    """
+
+    recipe: Recipe
+    space: SearchSpace
+    metric: str = "val_pearson"
+    minimise: Cost | None = None
+    folds: int = Field(1, ge=1, description="1: one part of train is held out")
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of train that is held out; 1 fold only")
+    data_key: str
+
+    @property
+    def directions(self) -> list[str]:
+        """One for each objective, as Optuna names them."""
+        first = "minimize" if self.metric in _LOWER_IS_BETTER else "maximize"
+        return [first] if self.minimise is None else [first, "minimize"]
+
+    @property
+    def num_steps(self) -> int:
+        """Reports that a trial makes at most: an epoch of its last stage each, or a fold."""
+        if self.folds > 1:
+            return self.folds
+        stage = self.recipe.fusion or self.recipe.encoders[self.recipe.modalities[0]]
+        return self.recipe.training_of(stage).epochs
+
+
+def check_metric(metric: str, labels: Sequence[Label]) -> None:
+    """Make sure that every trial will have such a score.
+
+    Raises:
+        UserError: there is none; names those that there are.
+    """
+    names = ["val_pearson", "val_ccc", "val_mse", "val_mae", "val_loss"]
+    names += [f"val_pearson_{snake(label.name)}" for label in labels]
+    if metric not in names:
+        raise UserError(f"--metric {metric}: {choices(metric, names)}")
+
+
+def check_space(source: RecipeSource, space: SearchSpace) -> None:
+    """Make sure that the recipe takes every value that the space may propose.
+
+    Raises:
+        UserError: the recipe lacks a part, or refuses the end of a range or a choice.
+    """
+    for name, parameter in space.parameters.items():
+        for value in parameter.extremes:
+            try:
+                source.load({name: value})
+            except UserError as error:
+                raise UserError(f"The search space's {name} does not suit the recipe: {error}") from None
+
+
+def claim_settings(workspace: Workspace, study: str, settings: StudySettings) -> None:
+    """Write the settings of a new study; of one that exists, make sure that they are the same.
+
+    Raises:
+        UserError: the study was started under other settings.
+    """
+    path = f"{study_folder(study)}/study.json"
+    values = settings.model_dump(mode="json", by_alias=True)
+    if not workspace.exists(path):
+        workspace.write_json(path, values)
+        return
+    earlier = workspace.read_json(path)
+    changed = [name for name in values if values[name] != earlier.get(name)]
+    if changed:
+        raise UserError(
+            f"Study {study} in {workspace.root} was started with another {', '.join(changed)}, and its scores "
+            "would not compare. Name another study with --study, or give what it was started with."
+        )
+
+
+def read_settings(workspace: Workspace, study: str) -> StudySettings:
+    """The settings of a study.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    path = f"{study_folder(study)}/study.json"
+    if not workspace.exists(path):
+        known = workspace.folders("studies")
+        hint = choices(study, known) if known else "start one with emi-ray tune."
+        raise UserError(f"There is no study '{study}' in {workspace.root}: {hint}")
+    return validate(StudySettings, workspace.read_json(path), workspace.path(path))

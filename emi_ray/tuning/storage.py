@@ -1,0 +1,156 @@
+"""Where a study lives, and the lock that keeps it to one driver.
+
+On a local path a study is the file ``studies/<name>/journal.log``, and its driver holds an ``flock`` on the
+file beside it, which the kernel lets go of however the driver ends. Behind a URI it is in a database
+(``--storage``), where the driver writes its name and the time into the study itself, again and again.
+"""
+
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from emi_ray.errors import UserError
+from emi_ray.tuning.settings import study_folder
+from emi_ray.workspace import Workspace
+
+JOURNAL = "journal.log"
+OWNER = "emi_ray:driver"
+
+_GRACE_S = 5
+_BEAT_EVERY_S = 5.0
+_SILENT_FOR_S = 30.0
+_SETTLE_S = 1.0
+
+
+def journal_path(workspace: Workspace, study: str) -> Path:
+    """The journal of a study in a local workspace."""
+    return Path(workspace.path(f"{study_folder(study)}/{JOURNAL}"))
+
+
+def open_storage(workspace: Workspace, study: str, url: str | None) -> BaseStorage:
+    """The storage of a study; the journal is made if it is not there.
+
+    Args:
+        url: of a database, as SQLAlchemy spells it.
+
+    Raises:
+        UserError: the workspace is behind a URI, and no database is given; or the database does not answer.
+    """
+    if url is not None:
+        return _open_database(url)
+    if not workspace.is_local:
+        raise UserError(
+            f"--workspace {workspace.root} is not a path on this machine, and a study cannot be appended to "
+            "behind such a URI: give a database with --storage, as in postgresql://user@host/studies."
+        )
+    path = journal_path(workspace, study)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = JournalFileSymlinkLock(str(path), grace_period=_GRACE_S)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+@contextmanager
+def only_driver(workspace: Workspace, study: str, url: str | None) -> Iterator[None]:
+    """While the block lasts, no other process drives the study.
+
+    Raises:
+        UserError: another process does.
+    """
+    if url is not None:
+        with _beating(open_storage(workspace, study, url), study):
+            yield
+        return
+    path = Path(workspace.path(f"{study_folder(study)}/.driver"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _driven(study, file.read().strip() or "another process") from None
+        file.truncate(0)
+        file.write(_own_name())
+        file.flush()
+        drop_torn_line(journal_path(workspace, study))
+        yield
+
+
+def drop_torn_line(journal: Path) -> None:
+    """Cut off the last line of a journal if its writer died within it; Optuna could not read past it."""
+    if not journal.exists():
+        return
+    with journal.open("rb+") as file:
+        data = file.read()
+        if data and not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def _open_database(url: str) -> BaseStorage:
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        return RDBStorage(url)
+    except ArgumentError:
+        raise UserError("--storage: write a database as SQLAlchemy does: postgresql://user@host/studies.") from None
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        raise UserError(f"--storage: the database cannot be opened: {error}") from None
+
+
+@contextmanager
+def _beating(storage: BaseStorage, study: str) -> Iterator[None]:
+    """Own a study in a database by a record that is renewed while the block lasts."""
+    own = {"driver": _own_name(), "token": uuid.uuid4().hex}
+    held = optuna.create_study(study_name=study, storage=storage, load_if_exists=True)
+    _refuse_living(held, study)
+    held.set_user_attr(OWNER, {**own, "time": time.time()})
+    time.sleep(_SETTLE_S)  # of two that start at once, the later record stands
+    owner = _owner(held)
+    if owner.get("token") != own["token"]:
+        raise _driven(study, str(owner.get("driver")))
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(_BEAT_EVERY_S):
+            held.set_user_attr(OWNER, {**own, "time": time.time()})
+
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
+        held.set_user_attr(OWNER, {})
+
+
+def _refuse_living(held: optuna.Study, study: str) -> None:
+    owner = _owner(held)
+    if time.time() - owner.get("time", 0.0) < _SILENT_FOR_S:
+        raise _driven(study, owner["driver"])
+
+
+def _owner(held: optuna.Study) -> dict[str, Any]:
+    owner: dict[str, Any] = held.user_attrs.get(OWNER, {})
+    return owner
+
+
+def _own_name() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _driven(study: str, driver: str) -> UserError:
+    return UserError(
+        f"Study {study} is being driven by {driver}: let it finish, or end it, and start again; "
+        "or name another study with --study."
+    )
