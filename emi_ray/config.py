@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from emi_ray.errors import UserError, choices
 from emi_ray.schema import Modality, Need
@@ -116,7 +116,9 @@ class WorkspaceConfig(Settings):
 
     corpus: CorpusSettings = CorpusSettings()
     media: MediaSettings = MediaSettings()
-    extractors: dict[Modality, ExtractorSettings] = Field(default_factory=built_in_extractors)
+    extractors: dict[Modality, ExtractorSettings] = Field(
+        default_factory=built_in_extractors, description="null leaves a modality out"
+    )
     transcriber: ExtractorSettings | None = Field(
         None, description="turns sound into text where a clip has no transcript: {name: whisper}"
     )
@@ -125,6 +127,14 @@ class WorkspaceConfig(Settings):
     encoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
     fusion: dict[str, Any] = Field(default_factory=dict)
     objective: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("extractors", mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """A modality that is not mentioned keeps its built-in extractor."""
+        if not isinstance(given, Mapping):
+            return given
+        return {name: value for name, value in {**built_in_extractors(), **given}.items() if value is not None}
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)

@@ -13,7 +13,7 @@ from emi_ray.errors import UserError
 from emi_ray.evaluation import predict_features
 from emi_ray.extraction import extract
 from emi_ray.feature_store import FeatureStore
-from emi_ray.schema import Split
+from emi_ray.schema import Modality, Split
 from emi_ray.training.checkpoint import LoadedModel, load_model
 from emi_ray.workspace import CLIPS, Workspace
 
@@ -65,7 +65,7 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
 
 def config_of(loaded: LoadedModel) -> WorkspaceConfig:
     """The configuration under which the model's extractors have the fingerprints that it was trained on."""
-    extractors = {
+    extractors: dict[Modality, ExtractorSettings] = {
         modality: ExtractorSettings(name=identity["extractor"], settings=identity["settings"])
         for modality, identity in loaded.description.extractors.items()
     }

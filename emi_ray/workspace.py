@@ -118,7 +118,7 @@ class Workspace:
     def write_table(self, relative: str, table: pa.Table) -> None:
         """Write a Parquet file; it appears atomically."""
         with self._appearing(relative) as target:
-            pq.write_table(table, target, filesystem=self.filesystem, compression="zstd")
+            pq.write_table(table, target, filesystem=self.filesystem, compression="zstd", use_dictionary=False)
 
     def config(self, overrides: Sequence[str] = ()) -> WorkspaceConfig:
         """The checked configuration, with ``section.key=value`` overrides applied.

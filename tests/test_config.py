@@ -52,3 +52,10 @@ def test_only_what_an_extractor_sees_enters_its_fingerprint():
     assert set(media.deciding({"waveform"})) == {"sample_rate_hz", "max_audio_s"}
     assert set(media.deciding({"faces"})) == {"frame_rate_hz", "max_frames", "faces"}
     assert media.deciding({"transcript"}) == {}
+
+
+def test_a_modality_that_is_not_mentioned_keeps_its_built_in_extractor():
+    given = {"extractors": {"vision": {"name": "dinov2-face"}, "motion": None}}
+    extractors = validate(WorkspaceConfig, given, "x").extractors
+    names = {modality: extractor.name for modality, extractor in extractors.items()}
+    assert names == {"text": "hashed-ngrams", "audio": "prosody", "vision": "dinov2-face"}

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,15 +61,22 @@ def open_storage(workspace: Workspace, study: str, url: str | None) -> BaseStora
 
 
 @contextmanager
-def only_driver(workspace: Workspace, study: str, url: str | None) -> Iterator[None]:
-    """While the block lasts, no other process drives the study.
+def driving(
+    workspace: Workspace, study: str, directions: Sequence[str], url: str | None = None
+) -> Iterator[optuna.Study]:
+    """The study, which no other process drives while the block lasts; it is made if it is not there.
+
+    Args:
+        directions: ``maximize`` or ``minimize``, one for each objective.
+        url: of a database, as :func:`open_storage` takes it.
 
     Raises:
         UserError: another process does.
     """
     if url is not None:
-        with _beating(open_storage(workspace, study, url), study):
-            yield
+        held = _open(open_storage(workspace, study, url), study, directions)
+        with _beating(held):
+            yield held
         return
     path = Path(workspace.path(f"{study_folder(study)}/.driver"))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +90,7 @@ def only_driver(workspace: Workspace, study: str, url: str | None) -> Iterator[N
         file.write(_own_name())
         file.flush()
         drop_torn_line(journal_path(workspace, study))
-        yield
+        yield _open(open_storage(workspace, study, None), study, directions)
 
 
 def drop_torn_line(journal: Path) -> None:
@@ -94,6 +101,12 @@ def drop_torn_line(journal: Path) -> None:
         data = file.read()
         if data and not data.endswith(b"\n"):
             file.truncate(data.rfind(b"\n") + 1)
+
+
+def _open(storage: BaseStorage, study: str, directions: Sequence[str]) -> optuna.Study:
+    return optuna.create_study(
+        study_name=study, storage=storage, directions=list(directions), load_if_exists=True
+    )
 
 
 def _open_database(url: str) -> BaseStorage:
@@ -108,16 +121,15 @@ def _open_database(url: str) -> BaseStorage:
 
 
 @contextmanager
-def _beating(storage: BaseStorage, study: str) -> Iterator[None]:
+def _beating(held: optuna.Study) -> Iterator[None]:
     """Own a study in a database by a record that is renewed while the block lasts."""
     own = {"driver": _own_name(), "token": uuid.uuid4().hex}
-    held = optuna.create_study(study_name=study, storage=storage, load_if_exists=True)
-    _refuse_living(held, study)
+    _refuse_living(held)
     held.set_user_attr(OWNER, {**own, "time": time.time()})
     time.sleep(_SETTLE_S)  # of two that start at once, the later record stands
     owner = _owner(held)
     if owner.get("token") != own["token"]:
-        raise _driven(study, str(owner.get("driver")))
+        raise _driven(held.study_name, str(owner.get("driver")))
     over = threading.Event()
 
     def beat() -> None:
@@ -134,10 +146,10 @@ def _beating(storage: BaseStorage, study: str) -> Iterator[None]:
         held.set_user_attr(OWNER, {})
 
 
-def _refuse_living(held: optuna.Study, study: str) -> None:
+def _refuse_living(held: optuna.Study) -> None:
     owner = _owner(held)
     if time.time() - owner.get("time", 0.0) < _SILENT_FOR_S:
-        raise _driven(study, owner["driver"])
+        raise _driven(held.study_name, owner["driver"])
 
 
 def _owner(held: optuna.Study) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""What one trial computes: a recipe trained on the tuning split. Plain torch, no Ray, no files."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from emi_ray.recipe import Recipe
+from emi_ray.training.stages import FUSION, EncoderCache, Hooks, TrainedRecipe, train_recipe
+from emi_ray.tuning.tuning_data import TuningData
+
+OnStep = Callable[[int, float], None]
+"""Called with a step and the score so far: after every epoch of the last stage; with folds, after each."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a trial ended; ``seconds`` of training count encoders that were reused at what they once took."""
+
+    value: float
+    num_parameters: int
+    seconds: float
+    best_epochs: tuple[int, ...]
+    fold_values: tuple[float, ...]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is kept with the trial beside its score."""
+        return {
+            "num_parameters": self.num_parameters,
+            "train_seconds": round(self.seconds, 3),
+            "best_epochs": list(self.best_epochs),
+            **({"fold_values": list(self.fold_values)} if len(self.fold_values) > 1 else {}),
+        }
+
+
+def score_recipe(
+    recipe: Recipe,
+    data: TuningData,
+    metric: str,
+    *,
+    seed: int | None = None,
+    device: torch.device | None = None,
+    encoder_cache: EncoderCache | None = None,
+    on_step: OnStep | None = None,
+) -> Score:
+    """Train a recipe on each fold; its score is the mean of ``metric`` at the best epochs of the last stages.
+
+    Args:
+        seed: by default the recipe's ``training.seed``.
+        encoder_cache: where stage-1 encoders are taken from and left.
+    """
+    values: list[float] = []
+    best_epochs: list[int] = []
+    seconds = 0.0
+    for fold, rows in enumerate(data.folds):
+        watch = _Watch(recipe, metric, on_step if len(data.folds) == 1 else None)
+        trained = train_recipe(
+            recipe,
+            data.clips,
+            rows,
+            seed=recipe.training.seed if seed is None else seed,
+            device=device,
+            hooks=Hooks(on_epoch_end=watch, encoder_cache=encoder_cache),
+        )
+        last = trained.outcomes[last_stage(recipe)]
+        values.append(float(last.scores[metric]))
+        best_epochs.append(last.best_epoch)
+        seconds += sum(outcome.seconds for outcome in trained.outcomes.values())
+        if on_step is not None and len(data.folds) > 1:
+            on_step(fold + 1, sum(values) / len(values))
+    return Score(sum(values) / len(values), _size(trained), seconds, tuple(best_epochs), tuple(values))
+
+
+def last_stage(recipe: Recipe) -> str:
+    """The stage whose score is the recipe's."""
+    return FUSION if recipe.fusion is not None else recipe.modalities[0]
+
+
+def _size(trained: TrainedRecipe) -> int:
+    return sum(parameter.numel() for parameter in trained.model.parameters())
+
+
+@dataclass
+class _Watch:
+    """Follows the last stage: its score so far is that of the epoch which ``fit`` would keep."""
+
+    recipe: Recipe
+    metric: str
+    on_step: OnStep | None
+    best: float = field(default=float("-inf"))
+    value: float = field(default=float("nan"))
+
+    def __call__(self, entry: Mapping[str, Any]) -> None:
+        if self.on_step is None or entry["stage"] != last_stage(self.recipe):
+            return
+        if entry["val_pearson"] > self.best + self.recipe.training.min_improvement:
+            self.best, self.value = entry["val_pearson"], entry[self.metric]
+        self.on_step(int(entry["epoch"]), float(self.value))

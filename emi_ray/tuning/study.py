@@ -1,0 +1,219 @@
+"""A study's whole life: ask for a trial, report how it goes, tell how it ended. Knows no Ray.
+
+Only the driver touches the study. Of a trial there are four ends: *complete*; *pruned*, stopped early, which
+the sampler learns from as such; *failed*; and *repeated*, where a sampler proposed what was tried before and
+nothing was run. Complete and pruned ones count as finished.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from emi_ray.errors import UserError
+from emi_ray.recipe import Recipe
+from emi_ray.tuning.objective import Score
+from emi_ray.tuning.search_space import Value
+from emi_ray.tuning.settings import RecipeSource, StudySettings
+
+START = "start"
+RETRY = "retries"
+ERROR = "error"
+REPEAT = "repeats"
+
+_LIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_FRESH_DRAWS = 300
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial that is to be run: its number in the study, and the recipe to train."""
+
+    number: int
+    values: Mapping[str, Value]
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trials of a study by how they ended; ``lost`` were in flight when a driver ended."""
+
+    complete: int
+    pruned: int
+    failed: int
+    repeated: int
+    lost: int
+    running: int
+
+    @property
+    def finished(self) -> int:
+        return self.complete + self.pruned
+
+
+class TuningStudy:
+    """An Optuna study over the settings of a recipe."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        settings: StudySettings,
+        source: RecipeSource,
+        sampler: BaseSampler,
+        pruner: BasePruner,
+    ) -> None:
+        self.settings = settings
+        self.optuna = study
+        self.optuna.sampler, self.optuna.pruner = sampler, pruner
+        self._source = source
+        self._running: dict[int, Trial] = {}
+
+    def begin(self) -> None:
+        """Make ready to ask: put the recipe's own settings first, and what a dead driver lost next.
+
+        Trials that it left running are failed; each is tried again once.
+        """
+        if not self.optuna.get_trials(deepcopy=False):
+            self._queue_start()
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._lose(trial)
+
+    def ask(self) -> Candidate | None:
+        """The next trial, whose parameters differ from those of all that finished or run; None if no others
+        are left in the space."""
+        while True:
+            trial = self.optuna.ask()
+            values = self.settings.space.suggest(trial)
+            earlier = self._earlier(trial)
+            if earlier is None:
+                self._running[trial.number] = trial
+                return Candidate(trial.number, values, self._recipe(trial, values))
+            trial.set_user_attr(REPEAT, earlier)
+            self.optuna.tell(trial, state=TrialState.FAIL)
+            fresh = self._fresh_parameters()
+            if fresh is None:
+                return None
+            self.optuna.enqueue_trial(fresh)
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Note the best score so far of a trial; True if it should stop. The recipe's own settings never do."""
+        if len(self.settings.directions) > 1:  # Optuna prunes by one objective only
+            return False
+        trial = self._running[number]
+        trial.report(value, step)
+        return START not in trial.user_attrs and trial.should_prune()
+
+    def complete(self, number: int, score: Score) -> None:
+        """A trial ran to its end; one without a finite score has failed."""
+        if not math.isfinite(score.value):
+            self.fail(number, f"its {self.settings.metric} is not a number")
+            return
+        trial = self._running.pop(number)
+        for name, value in score.facts.items():
+            trial.set_user_attr(name, value)
+        costs = {None: [], "parameters": [score.num_parameters], "seconds": [score.seconds]}
+        self.optuna.tell(trial, [score.value, *costs[self.settings.minimise]])
+
+    def prune(self, number: int) -> None:
+        """A trial was stopped early."""
+        self.optuna.tell(self._running.pop(number), state=TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        """A trial broke down."""
+        trial = self._running.pop(number)
+        trial.set_user_attr(ERROR, reason)
+        self.optuna.tell(trial, state=TrialState.FAIL)
+
+    def is_running(self, number: int) -> bool:
+        return number in self._running
+
+    def give_up_running(self) -> None:
+        """Leave nothing behind as running; the next driver tries it again."""
+        for number in list(self._running):
+            self._running.pop(number)
+            self._lose(self.optuna.trials[number])
+
+    @property
+    def counts(self) -> Counts:
+        kinds = Counter(kind_of(trial) for trial in self.optuna.get_trials(deepcopy=False))
+        return Counts(**{name: kinds[name] for name in Counts.__dataclass_fields__})
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The complete trial with the best score, whatever it cost."""
+        complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        sign = 1 if self.settings.directions[0] == "maximize" else -1
+        return max(complete, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
+
+    @property
+    def start(self) -> FrozenTrial | None:
+        """The trial under the recipe's own settings, if it is complete."""
+        complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return next((trial for trial in complete if START in trial.user_attrs), None)
+
+    def recipe_of(self, trial: FrozenTrial) -> Recipe:
+        """The recipe that a trial trained."""
+        return self._recipe(trial, trial.params)
+
+    def _recipe(self, trial: Trial | FrozenTrial, values: Mapping[str, Value]) -> Recipe:
+        # To set what already is would still undo what single stages do otherwise than `training`.
+        return self._source.load() if START in trial.user_attrs else self._source.load(values)
+
+    def _earlier(self, trial: Trial) -> int | None:
+        """The number of another trial with the same parameters that finished or runs."""
+        params = trial.params
+        trials = self.optuna.get_trials(deepcopy=False, states=_LIVE)
+        same = (other.number for other in trials if other.number != trial.number and other.params == params)
+        return next(same, None)
+
+    def _fresh_parameters(self) -> dict[str, Any] | None:
+        """Parameters drawn at random that no trial had, without a trace in the study."""
+        taken = [trial.params for trial in self.optuna.get_trials(deepcopy=False, states=_LIVE)]
+        seed = len(self.optuna.get_trials(deepcopy=False))
+        scratch = optuna.create_study(sampler=RandomSampler(seed=seed))
+        for _ in range(_FRESH_DRAWS):
+            trial = scratch.ask()
+            self.settings.space.suggest(trial)
+            if trial.params not in taken:
+                return trial.params
+        return None
+
+    def _lose(self, trial: FrozenTrial) -> None:
+        """Fail a trial whose driver is gone, and queue its parameters again, once; the start again and again."""
+        self.optuna.tell(trial.number, state=TrialState.FAIL)
+        if START in trial.user_attrs:
+            self._queue_start()
+        elif RETRY not in trial.user_attrs and trial.params:
+            self.optuna.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
+
+    def _queue_start(self) -> None:
+        own = self.settings.space.own_values(self.settings.recipe)
+        self.optuna.enqueue_trial(own, user_attrs={START: True})
+
+
+def kind_of(trial: FrozenTrial) -> str:
+    """The name of a field of :class:`Counts`; empty for a trial that waits."""
+    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
+    if trial.state != TrialState.FAIL:
+        return names.get(trial.state, "")
+    if REPEAT in trial.user_attrs:
+        return "repeated"
+    return "failed" if ERROR in trial.user_attrs else "lost"
+
+
+def refuse_impossible(settings: StudySettings, scheduler: str) -> None:
+    """
+    Raises:
+        UserError: trials of a search with two objectives cannot be stopped early.
+    """
+    if settings.minimise is not None and scheduler != "none":
+        raise UserError(
+            f"--scheduler {scheduler} judges trials by one score and --minimise {settings.minimise} adds "
+            "another: use --scheduler none."
+        )

@@ -1,0 +1,80 @@
+import csv
+from pathlib import Path
+
+import pytest
+
+from emi_ray.corpus.setup import init_workspace
+from emi_ray.extraction import extract, plan
+from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.work import store_of
+from emi_ray.feature_store import read_failures
+from emi_ray.transcript_store import TranscriptStore
+from emi_ray.workspace import Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+GIVEN = "so i was really happy"
+
+
+@pytest.fixture(scope="module")
+def workspace(
+    demo_corpus: Path, dinov2: Path, wav2vec2: Path, bert: Path, whisper: Path, tmp_path_factory
+) -> Workspace:
+    """Four clips with a transcript, two without, and one without sound or transcript; tiny pretrained models."""
+    with (demo_corpus / "clips.csv").open() as stream:
+        rows = list(csv.DictReader(stream))[:6]
+    for index, row in enumerate(rows):
+        row["video"] = str(demo_corpus / row["video"])
+        row["transcript"] = GIVEN if index < 4 else ""
+    folder = tmp_path_factory.mktemp("pretrained")
+    (folder / "mute.mp4").write_text("no video")
+    rows.append({**rows[0], "clip_id": "mute", "video": str(folder / "mute.mp4"), "transcript": ""})
+    with (folder / "clips.csv").open("w") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    settings = [
+        *("extractors.vision.name=dinov2-face", f"extractors.vision.settings.weights={dinov2}"),
+        *("extractors.audio.name=wav2vec2", f"extractors.audio.settings.weights={wav2vec2}"),
+        *("extractors.text.name=gte-base", f"extractors.text.settings.weights={bert}"),
+        *("transcriber.name=whisper", f"transcriber.settings.weights={whisper}"),
+    ]
+    workspace = Workspace(str(folder / "workspace"))
+    init_workspace(workspace, "table", str(folder / "clips.csv"), settings)
+    extract(workspace, workspace.config())
+    return workspace
+
+
+def test_every_pretrained_extractor_runs_in_the_pipeline(workspace):
+    specs = plan_pipeline(workspace, workspace.config()).specs
+    for modality in ("vision", "audio"):
+        assert len(store_of(workspace, specs[modality]).clip_ids()) == 6
+
+
+def test_recognised_words_flow_into_the_text_extractor(workspace):
+    pipeline = plan_pipeline(workspace, workspace.config())
+    recognised = TranscriptStore(workspace, pipeline.transcriber.fingerprint).read()
+    assert len(recognised) == 2
+    done = store_of(workspace, pipeline.specs["text"]).clip_ids()
+    assert len(done) == 4 + sum(bool(text.strip()) for text in recognised.values())
+
+
+def test_a_clip_without_sound_and_transcript_is_missing_text_with_the_reason(workspace):
+    text = store_of(workspace, plan_pipeline(workspace, workspace.config()).specs["text"])
+    failures = {row["clip_id"]: row for row in read_failures(workspace, [text]).to_pylist()}
+    assert failures["mute"]["stage"] == "missing"
+    assert "nothing to recognise one from" in failures["mute"]["error"]
+
+
+def test_what_was_recognised_is_not_recognised_again(workspace):
+    config = workspace.config(["extractors.text.name=hashed-ngrams", "extractors.text.settings={}"])
+    summary = extract(workspace, config, ["text"])
+    assert "transcript" not in summary.stages
+    assert summary.stages["text"].ok >= 4
+
+
+def test_a_plan_measures_every_stage_and_writes_nothing(workspace):
+    before = workspace.files("features", recursive=True)
+    pools, measured = plan(workspace, workspace.config())
+    assert set(pools) == {"decode", "vision", "motion", "audio", "transcript", "text"} == set(measured.seconds_per_clip)
+    assert workspace.files("features", recursive=True) == before
