@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -27,7 +27,7 @@ from emi_ray.schema import Modality
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.run import RunPlan
 from emi_ray.training.stages import Hooks, train_recipe
-from emi_ray.tuning.objective import Score, score_recipe
+from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.resources import TrialResources, feature_bytes, size_trials, smallest_gpu_bytes
 from emi_ray.tuning.settings import StudySettings
 from emi_ray.tuning.study import TuningStudy
@@ -199,7 +199,7 @@ class _Watcher:
         if not self.study.is_running(number):
             return False
         if "score" in result:
-            self.study.complete(number, Score(**result["score"]))
+            self.study.complete(number, result["score"])
             self.failures_in_a_row = 0
         elif self.study.report(number, result["step"], result["value"]):
             self.study.prune(number)
@@ -280,7 +280,7 @@ def _run_trial(config: dict[str, Any], job: _Job) -> None:
         encoder_cache=WorkspaceEncoderCache(job.workspace),
         on_step=lambda step, value: tune.report({"step": step, "value": value}),
     )
-    tune.report({"score": asdict(score), "value": score.value})
+    tune.report({"score": score, "value": score.value})
 
 
 def _train_encoder(job: _Job, recipe: Recipe, modality: Modality, fold: int) -> None:

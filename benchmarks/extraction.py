@@ -1,0 +1,241 @@
+"""Extraction against the same work done by hand, in one run on one machine.
+
+    python benchmarks/extraction.py --clips CORPUS/media --part models     # (a) and (d): base-size models
+    python benchmarks/extraction.py --clips CORPUS/media --part built-in   # (b) and (c): shared decoding
+
+CORPUS is what ``emi-ray demo`` renders, or any folder of talking clips. Models have the size of the real ones and
+random weights. Every figure is a ratio of two rates measured here, after start-up: from the first finished clip to
+the last.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from emi_ray.config import CorpusSettings, WorkspaceConfig, apply_overrides, validate
+from emi_ray.corpus.folder import read_media
+from emi_ray.corpus.manifest import validate_corpus
+from emi_ray.extraction import extract
+from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extractors import Extractor
+from emi_ray.media.clip import DecodedClip
+from emi_ray.media.decode import decode_clip
+from emi_ray.media.source import ClipSource
+from emi_ray.runtime import ray_session
+from emi_ray.schema import Modality
+from emi_ray.workspace import CLIPS, Workspace
+
+BATCH = 8
+TRANSCRIPT = "so I was walking home and then I saw what she had done and it made me really happy"
+console = Console()
+
+
+def save_models(folder: Path) -> dict[Modality, list[str]]:
+    """Base-size checkpoints with random weights; the settings that make extractors use them."""
+    torch.manual_seed(0)
+    transformers.Dinov2Model(transformers.Dinov2Config(image_size=518)).save_pretrained(folder / "dinov2")
+    transformers.BitImageProcessor(
+        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}
+    ).save_pretrained(folder / "dinov2")
+    transformers.Wav2Vec2Model(transformers.Wav2Vec2Config()).save_pretrained(folder / "wav2vec2")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder / "wav2vec2")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(TRANSCRIPT.lower().split()))]
+    tokenizer = transformers.BertTokenizer(
+        vocab={word: i for i, word in enumerate(words)}, model_max_length=512
+    )
+    transformers.BertModel(transformers.BertConfig()).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    names = {
+        "vision": ("dinov2-face", "dinov2"),
+        "audio": ("wav2vec2", "wav2vec2"),
+        "text": ("gte-base", "bert"),
+    }
+    return {
+        modality: [
+            f"extractors.{modality}.name={name}",
+            f"extractors.{modality}.settings.weights={folder / weights}",
+        ]
+        for modality, (name, weights) in names.items()
+    }
+
+
+def new_workspace(
+    folder: Path, media: Sequence[str], settings: Sequence[str]
+) -> tuple[Workspace, WorkspaceConfig]:
+    """A workspace over some clips, each with a transcript."""
+    workspace = Workspace(str(folder))
+    clips = validate_corpus(read_media(media), CorpusSettings()).clips
+    column = clips.schema.get_field_index("transcript")
+    texts = [f"{TRANSCRIPT} {'and then ' * (index % 7)}" for index in range(clips.num_rows)]
+    workspace.write_table(CLIPS, clips.set_column(column, clips.schema.field(column), [texts]))
+    config = validate(WorkspaceConfig, apply_overrides({}, settings), "benchmark")
+    workspace.write_config(config)
+    return workspace, config
+
+
+def pipeline_rate(workspace: Workspace, config: WorkspaceConfig, modalities: Sequence[Modality]) -> float:
+    """Clips a second from the first finished clip to the last."""
+    finished: list[tuple[float, int]] = []
+    extract(
+        workspace,
+        config,
+        modalities,
+        on_progress=lambda done, _: finished.append((time.perf_counter(), done)),
+    )
+    first = next(index for index, (stamp, _) in enumerate(finished) if stamp - finished[0][0] > 0.01)
+    (started, before), (ended, after) = finished[first - 1], finished[-1]
+    return (after - before) / (ended - started)
+
+
+def sources_of(workspace: Workspace) -> list[ClipSource]:
+    return [
+        ClipSource(r["clip_id"], r["video"], r["audio"], r["transcript"], None, None)
+        for r in workspace.clips().to_pylist()
+    ]
+
+
+def batches(items: Sequence[ClipSource]) -> Iterator[Sequence[ClipSource]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def usable(clips: Sequence[DecodedClip], extractor: Extractor) -> list[DecodedClip]:
+    return [clip for clip in clips if all(getattr(clip, need) is not None for need in extractor.NEEDS)]
+
+
+def bare_rates(workspace: Workspace, config: WorkspaceConfig, modality: Modality) -> tuple[float, float]:
+    """Clips a second of a bare loop over the same clips, and of the bare model on ready inputs."""
+    spec = plan_pipeline(workspace, config, [modality]).specs[modality]
+    torch.set_num_threads(os.cpu_count() or 1)
+    extractor, sources = spec.build(), sources_of(workspace)
+    decoded: list[list[DecodedClip]] = []
+
+    def loop() -> None:
+        for batch in batches(sources):
+            decoded.append([decode_clip(source, config.media, spec.needs) for source in batch])
+            extractor.extract(usable(decoded[-1], extractor))
+
+    extractor.extract(usable([decode_clip(sources[0], config.media, spec.needs)], extractor))
+    loop_s = timed(loop)
+    model_s = timed(lambda: [extractor.extract(usable(batch, extractor)) for batch in decoded])
+    return len(sources) / loop_s, len(sources) / model_s
+
+
+def models_part(media: Sequence[str], folder: Path) -> None:
+    """(a) pipeline against bare loop and bare model; (d) two CPU actors against one, threads held equal."""
+    settings = save_models(folder / "models")
+    table = Table(
+        "extractor", "pipeline clips/s", "÷ bare loop", "÷ bare model", "2 actors x 1 ÷ 1 x 2 threads"
+    )
+    for modality, chosen in settings.items():
+        chosen = [*chosen, "media.frame_rate_hz=2"]
+        with ray_session():
+            rate = pipeline_rate(*new_workspace(folder / f"{modality}-1", media, chosen), [modality])
+            loop, model = bare_rates(*new_workspace(folder / f"{modality}-bare", media, chosen), modality)
+            pools = [f"extraction.stages.{modality}.{key}" for key in ("max_actors=2", "threads=1")]
+            two = pipeline_rate(
+                *new_workspace(folder / f"{modality}-2", media, [*chosen, *pools]), [modality]
+            )
+        table.add_row(
+            modality, f"{rate:.2f}", f"{rate / loop:.2f}", f"{rate / model:.2f}", f"{two / rate:.2f}"
+        )
+    console.print(table)
+
+
+def enlarge(source: str, target: Path) -> str:
+    """A clip's pictures at 1080p, with its sound."""
+    with av.open(source) as original, av.open(str(target), "w") as film:
+        pictures = original.streams.video[0]
+        video = film.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        video.width, video.height, video.pix_fmt = 1920, 1080, "yuv420p"
+        sound = film.add_stream_from_template(original.streams.audio[0])
+        for packet in original.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream is pictures:
+                for frame in packet.decode():
+                    film.mux(video.encode(frame.reformat(1920, 1080, "yuv420p")))
+            elif packet.stream.type == "audio":
+                packet.stream = sound
+                film.mux(packet)
+        film.mux(video.encode())
+    return str(target)
+
+
+def sequential_s(workspace: Workspace, config: WorkspaceConfig, target: Path) -> float:
+    """A plain script: a clip at a time through decoding and every extractor, one .npy a clip and modality."""
+    specs = plan_pipeline(workspace, config).specs
+    extractors = {modality: spec.build() for modality, spec in specs.items()}
+    needs = frozenset(need for spec in specs.values() for need in spec.needs)
+    target.mkdir(parents=True)
+
+    def script() -> None:
+        for source in sources_of(workspace):
+            clip = decode_clip(source, config.media, needs)
+            for modality, extractor in extractors.items():
+                for features in extractor.extract(usable([clip], extractor)):
+                    np.save(target / f"{modality}-{source.clip_id}.npy", features.values.astype(np.float16))
+
+    return timed(script)
+
+
+def built_in_part(media: Sequence[str], folder: Path) -> None:
+    """(b) one command for all modalities against one command each; (c) against a plain sequential script."""
+    (folder / "large").mkdir()
+    large = [enlarge(path, folder / "large" / Path(path).name) for path in media[:24]]
+    with ray_session():
+        workspace, config = new_workspace(folder / "all", large, [])
+        summary = extract(workspace, config)
+        workspace, config = new_workspace(folder / "each", large, [])
+        each = [extract(workspace, config, [modality]).seconds for modality in config.extractors]
+        rate = pipeline_rate(
+            *new_workspace(folder / "pipeline", media, []), ["vision", "motion", "audio", "text"]
+        )
+    workspace, config = new_workspace(folder / "script", media, [])
+    script_rate = len(media) / sequential_s(workspace, config, folder / "script-features")
+    table = Table("measure", "figure")
+    table.add_row(
+        "clips; times that a clip was decoded",
+        f"{len(large)}; {summary.stages['decode'].ok / len(large):.2f}",
+    )
+    table.add_row(
+        "1080p: all modalities in one command ÷ one command each", f"{summary.seconds / sum(each):.2f}"
+    )
+    table.add_row(
+        "pipeline ÷ plain sequential script, clips/s",
+        f"{rate:.1f} ÷ {script_rate:.1f} = {rate / script_rate:.2f}",
+    )
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=Path, required=True, help="folder of clips")
+    parser.add_argument("--part", choices=["models", "built-in"], required=True)
+    parser.add_argument("--num", type=int, default=36, help="clips to use")
+    options = parser.parse_args()
+    media = [str(path.resolve()) for path in sorted(options.clips.iterdir()) if path.is_file()][: options.num]
+    with tempfile.TemporaryDirectory() as folder:
+        (models_part if options.part == "models" else built_in_part)(media, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
