@@ -50,7 +50,7 @@ def main() -> None:
         tables.append(measure(corpus, options.workers))
     print_table("val Pearson of ridge", options.seeds, [table["ridge"] for table in tables])
     print_table("val Pearson of the planted cues", options.seeds, [table["planted"] for table in tables])
-    print_table("leakage: mean |r| with others' cues", options.seeds, [table["crossed"] for table in tables])
+    print_table("leakage: mean r with others' cues", options.seeds, [table["crossed"] for table in tables])
     print("by emotion, mean over seeds:", *EMOTIONS, sep="\t")
     for row in ROWS:
         values = np.mean([table["by_emotion"][row] for table in tables], axis=0)

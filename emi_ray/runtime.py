@@ -14,6 +14,9 @@ from emi_ray.workspace import CONFIG, Workspace
 MIN_LOGICAL_CPUS = 8
 """Many small pools need slots, not cores: pools that reserve every CPU never start (ray #44687)."""
 
+STREAMING_STORE_BYTES_PER_CORE = 512 * 2**20
+"""Object store of a local session through which clips only stream: bounds the memory of what is in flight."""
+
 CORES = "cores"
 """Custom resource with a local session's physical cores, of which its logical CPUs say nothing."""
 
@@ -31,12 +34,16 @@ class Machine:
 
 @contextmanager
 def ray_session(
-    address: str | None = None, num_gpus: int | None = None, object_store_bytes: int | None = None
+    address: str | None = None, num_gpus: int | None = None, streaming: bool = False
 ) -> Iterator[None]:
     """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine alone.
 
     A local session has no dashboard and ends with the block; nothing of it stays running. Inside an existing
     session the block simply uses that one.
+
+    Args:
+        streaming: bound a local session's object store to what streaming needs; by default it is a third of the
+            memory, for data that many processes share.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
@@ -58,7 +65,7 @@ def ray_session(
                 num_cpus=max(MIN_LOGICAL_CPUS, cores),
                 num_gpus=num_gpus,
                 resources={CORES: cores},
-                object_store_memory=object_store_bytes,
+                object_store_memory=cores * STREAMING_STORE_BYTES_PER_CORE if streaming else None,
                 include_dashboard=False,
                 **quiet,
             )

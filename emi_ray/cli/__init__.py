@@ -5,13 +5,15 @@ corpus.py     init
 features.py   extract
 extractors.py extractors
 exchange.py   import-features, export-features
+recipes.py    recipes
 models.py     train, evaluate, predict, report
+tuning.py     tune, dashboard; tuning_view.py draws them
 doctor.py     doctor
 whole.py      demo, run
 show.py       tables and progress bars
 """
 
-from emi_ray.cli import corpus, features, models, exchange, extractors, doctor, whole  # noqa: F401, I001 - in the order of --help
+from emi_ray.cli import corpus, features, recipes, models, tuning, exchange, extractors, doctor, whole  # noqa: F401, I001 - in the order of --help
 from emi_ray.cli.app import main
 
 __all__ = ["main"]

@@ -36,7 +36,7 @@ def extract(
         with ray_session(address):
             show_plan(*extraction.plan(target, config, chosen))
         return
-    with ray_session(address), progress_bar("Extracting features") as advance:
+    with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
         summary = extraction.extract(target, config, chosen, retry_failed, advance)
     show_extraction(summary, target)
 

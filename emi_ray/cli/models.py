@@ -24,6 +24,9 @@ def train(
         int | None, typer.Option(help="Of weights, dropout and order; else training.seed.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
+    any_features: Annotated[
+        bool, typer.Option("--any-features", help="On whatever features there are, not those it names.")
+    ] = False,
     force: Annotated[bool, typer.Option(help="Train again what is already trained.")] = False,
     address: AddressOption = None,
 ) -> str:
@@ -38,7 +41,7 @@ def train(
     target = Workspace(workspace)
     config = target.config()
     defaults = {name: getattr(config, name) for name in RECIPE_SECTIONS}
-    loaded = load_recipe(recipe, overrides or [], defaults)
+    loaded = load_recipe(recipe, overrides or [], defaults, any_features)
     with ray_session(address), training_progress(loaded) as advance:
         metrics = ray_worker.train(target, loaded, config, seed, workers, advance, force)
     show_scores(metrics, labels_of(target.clips().schema))
@@ -98,7 +101,7 @@ def predict(
     if more and not clips:
         raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
     if sources:
-        with ray_session(address), progress_bar("Extracting features") as advance:
+        with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
             predictions = predict_clips(target, run, sources, advance)
     else:
         predictions = predict_split(target, run, "test")

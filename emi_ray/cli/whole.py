@@ -55,7 +55,7 @@ def run(
 
     settings = [argument for argument in recipes if "=" in argument]
     init(workspace, corpus, source, settings)
-    with ray_session(address):
+    with ray_session(address, streaming=True):
         extract(workspace)
         for recipe in (argument for argument in recipes if "=" not in argument):
             evaluate(train(recipe, workspace, seed=seed, workers=workers), workspace)

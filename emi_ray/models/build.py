@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping
 
+from emi_ray.models.cross_attention import TextAnchoredRegressor
 from emi_ray.models.encoders import SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, UnimodalRegressor
-from emi_ray.recipe import Recipe
+from emi_ray.models.outputs import Targets
+from emi_ray.recipe_schema import Recipe
 from emi_ray.schema import Modality
+
+System = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor
+"""What a recipe trains."""
 
 
 def build_unimodal(
@@ -13,15 +18,18 @@ def build_unimodal(
 ) -> UnimodalRegressor:
     """One encoder of the recipe under a head, untrained."""
     settings = recipe.encoders[modality]
-    return UnimodalRegressor(modality, SequenceEncoder(feature_dim, settings), num_labels, settings.dropout)
+    targets = Targets.of(num_labels, recipe.objective)
+    return UnimodalRegressor(modality, SequenceEncoder(feature_dim, settings), targets, settings.dropout)
 
 
-def build_model(
-    recipe: Recipe, feature_dims: Mapping[Modality, int], num_labels: int
-) -> UnimodalRegressor | FusionRegressor:
+def build_model(recipe: Recipe, feature_dims: Mapping[Modality, int], num_labels: int) -> System:
     """The whole system, untrained."""
     if recipe.fusion is None:
         (modality,) = recipe.modalities
         return build_unimodal(recipe, modality, feature_dims[modality], num_labels)
+    targets = Targets.of(num_labels, recipe.objective)
+    if recipe.fusion.type == "text_anchored":
+        text = SequenceEncoder(feature_dims["text"], recipe.encoders["text"])
+        return TextAnchoredRegressor(text, feature_dims, recipe.encoders, recipe.fusion, targets)
     encoders = {m: SequenceEncoder(feature_dims[m], recipe.encoders[m]) for m in recipe.modalities}
-    return FusionRegressor(encoders, num_labels, recipe.fusion, frozen=recipe.stages == "frozen")
+    return FusionRegressor(encoders, targets, recipe.fusion, frozen=recipe.stages == "frozen")

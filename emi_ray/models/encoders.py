@@ -5,49 +5,60 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from emi_ray.models.pooling import POOLINGS
+from emi_ray.models.flat_attention import attend
+from emi_ray.models.outputs import ParameterGroup
+from emi_ray.models.pooling import POOLINGS, AttentionPooling
 from emi_ray.models.sequences import Sequences
-from emi_ray.recipe import EncoderSettings
+from emi_ray.recipe_schema import EncoderSettings
 
 RECURRENT = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
-class SequenceEncoder(nn.Module):
-    """(standardise) → (GRU or LSTM) → pooling → (L2) → LayerNorm → Linear → GELU → Dropout → LayerNorm.
+class FeatureReader(nn.Module):
+    """Base of what reads features (B, T, D), and may scale them by the statistics of the training clips."""
 
-    The paper's four encoders are this with ``type`` ``mlp`` (text) or ``attention`` (the others). A clip that
-    lacks the modality has a zero vector where others have their pooled one.
-    """
-
-    def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
+    def __init__(self, feature_dim: int, standardise: bool) -> None:
         super().__init__()
         self.feature_dim = feature_dim
-        self.embedding_dim = settings.hidden
-        self.standardise = settings.standardise
-        self.l2_normalise = settings.type == "mlp"
+        self.standardise = standardise
         self.feature_mean: Tensor
         self.feature_scale: Tensor
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_scale", torch.ones(feature_dim))
-        self.recurrent = _build_recurrent(feature_dim, settings)
-        directions = 2 if settings.bidirectional else 1
-        step_dim = settings.recurrent_hidden * directions if self.recurrent else feature_dim
-        self.pooling = POOLINGS[settings.type](step_dim)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(self.pooling.out_dim),
-            nn.Linear(self.pooling.out_dim, settings.hidden),
-            nn.GELU(),
-            nn.Dropout(settings.dropout),
-            nn.LayerNorm(settings.hidden),
-        )
 
     def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
         """Set what ``standardise`` subtracts and divides by, both (D,); 1 where a feature never varies."""
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(torch.where(deviation > 0, 1.0 / deviation.clamp(min=1e-12), 1.0))
 
+
+class SequenceEncoder(FeatureReader):
+    """(standardise) → (GRU or LSTM) → pooling → (L2) → LayerNorm → Linear → GELU → Dropout → LayerNorm.
+
+    What follows the pooling is the paper's; ``projection`` may make it one linear layer, or nothing. The paper's four encoders are this with ``type`` ``mlp`` (text) or ``attention`` (the others). A clip that
+    lacks the modality has a zero vector where others have their pooled one.
+    """
+
+    def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
+        super().__init__(feature_dim, settings.standardise)
+        self.max_steps = settings.max_steps
+        self.l2_normalise = settings.type == "mlp"
+        self.recurrent = _build_recurrent(feature_dim, settings)
+        directions = 2 if settings.bidirectional else 1
+        step_dim = settings.recurrent_hidden * directions if self.recurrent else feature_dim
+        self.pooling = POOLINGS[settings.type](step_dim)
+        self.mlp = _build_projection(self.pooling.out_dim, settings)
+        self.embedding_dim = self.pooling.out_dim if settings.projection == "none" else settings.hidden
+
+    @property
+    def pools_alike(self) -> bool:
+        """Whether what pooling gives never changes in training, so that it need be computed only once."""
+        return self.recurrent is None and not isinstance(self.pooling, AttentionPooling)
+
     def pool(self, values: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) and (B, T) → (B, pooling.out_dim)."""
+        if self.max_steps is not None:
+            values, mask = values[:, : self.max_steps], mask[:, : self.max_steps]
         if self.recurrent is not None:
             if self.standardise:
                 values = (values - self.feature_mean) * self.feature_scale
@@ -74,11 +85,47 @@ class SequenceEncoder(nn.Module):
 
     def encode(self, sequences: Sequences) -> Tensor:
         """One modality of a batch → (B, hidden), in the batch's order."""
-        pooled = torch.cat([self.pool(group.values, group.mask) for group in sequences.groups])
-        if sequences.order is not None:
-            pooled = pooled[sequences.order]
-        embedding: Tensor = self.mlp(pooled)
+        embedding: Tensor = self.mlp(self.pool_batch(sequences))
         return embedding
+
+    def pool_batch(self, sequences: Sequences) -> Tensor:
+        """One modality of a batch → (B, pooling.out_dim), in the batch's order."""
+        if sequences.pooled:
+            return sequences.pad().groups[0].values.squeeze(1)
+        if sequences.flat is not None and self._reads_flat():
+            return self._pool_flat(sequences)
+        padding = sequences.pad()
+        pooled = torch.cat([self.pool(group.values, group.mask) for group in padding.groups])
+        return pooled if padding.order is None else pooled[padding.order]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup(list(self.parameters()))]
+
+    def _reads_flat(self) -> bool:
+        return isinstance(self.pooling, AttentionPooling) and self.recurrent is None and not self.max_steps
+
+    def _pool_flat(self, sequences: Sequences) -> Tensor:
+        assert sequences.flat is not None
+        assert isinstance(self.pooling, AttentionPooling)
+        weight = self.pooling.scorer.weight.squeeze(0)
+        if not self.standardise:
+            return attend(sequences.flat, weight)
+        pooled = attend(sequences.flat, weight * self.feature_scale)
+        return self._standardise_pooled(pooled, sequences.present[:, None])
+
+
+def _build_projection(width: int, settings: EncoderSettings) -> nn.Module:
+    if settings.projection == "none":
+        return nn.Identity()
+    if settings.projection == "linear":
+        return nn.Linear(width, settings.hidden)
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Linear(width, settings.hidden),
+        nn.GELU(),
+        nn.Dropout(settings.dropout),
+        nn.LayerNorm(settings.hidden),
+    )
 
 
 def _build_recurrent(feature_dim: int, settings: EncoderSettings) -> nn.GRU | nn.LSTM | None:

@@ -1,71 +1,147 @@
 """Embeddings → predictions: what ``fit`` trains.
 
-A regressor takes one batch of :data:`Inputs` and gives (B, num_labels). It also says which parameters learn
-at which rate, relative to the recipe's.
+A regressor takes one batch of :data:`Inputs`; ``forward`` gives predictions (B, num_labels), ``outputs`` also
+what only the objective looks at. It also says which parameters learn at which rate, relative to the recipe's.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from emi_ray.models.encoders import SequenceEncoder
+from emi_ray.models.encoders import FeatureReader, SequenceEncoder
+from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
 from emi_ray.models.sequences import Inputs
-from emi_ray.recipe import FusionSettings
+from emi_ray.recipe_schema import FusionSettings
 from emi_ray.schema import MODALITIES, Modality
 
 
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters that learn at ``lr_ratio`` times the learning rate."""
+class Regressor(nn.Module):
+    """Base of all: modalities, encoders, parameter groups, outputs."""
 
-    parameters: list[nn.Parameter]
-    lr_ratio: float = 1.0
+    modalities: tuple[Modality, ...]
 
-
-class UnimodalRegressor(nn.Module):
-    """Stage 1: one encoder under a head (Dropout → Linear). The head is left behind in fusion."""
-
-    def __init__(self, modality: Modality, encoder: SequenceEncoder, num_labels: int, dropout: float) -> None:
-        super().__init__()
-        self.modalities: tuple[Modality, ...] = (modality,)
-        self.encoder = encoder
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.embedding_dim, num_labels))
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup(list(self.parameters()))]
+    def outputs(self, inputs: Inputs) -> Outputs:
+        raise NotImplementedError
 
     def forward(self, inputs: Inputs) -> Tensor:
-        predictions: Tensor = self.head(self.encoder.encode(inputs[self.modalities[0]]))
-        return predictions
+        return self.outputs(inputs).predictions
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
+
+    def encoder_of(self, modality: Modality) -> SequenceEncoder | None:
+        """Its encoder of a modality, if it pools that modality's steps; else None."""
+        return None
+
+    def readers(self) -> dict[Modality, FeatureReader]:
+        """Its parts that read features."""
+        encoders = {modality: self.encoder_of(modality) for modality in self.modalities}
+        return {modality: encoder for modality, encoder in encoders.items() if encoder is not None}
+
+
+class UnimodalRegressor(Regressor):
+    """Stage 1: one encoder under a head (Dropout → Linear). The head is left behind in fusion."""
+
+    def __init__(self, modality: Modality, encoder: SequenceEncoder, targets: Targets, dropout: float) -> None:
+        super().__init__()
+        self.modalities = (modality,)
+        self.encoder = encoder
+        self.zero_inflated = targets.zero_inflated
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.embedding_dim, targets.width))
+
+    def encoder_of(self, modality: Modality) -> SequenceEncoder | None:
+        return self.encoder
+
+    def outputs(self, inputs: Inputs) -> Outputs:
+        raw = self.head(self.encoder.encode(inputs[self.modalities[0]]))
+        return Outputs(*read_head(raw, self.zero_inflated))
+
+
+class MissingModalities(nn.Module):
+    """What fusion sees of modalities that a clip lacks, and modality dropout in training.
+
+    ``zero``: embeddings as they come; dropped ones are zero and survivors grow by 1 / (1 - p), as in the
+    paper. ``token``: a learned vector stands for what is missing or dropped. ``mask``: zeros stand for it,
+    and one number a modality, appended to the embeddings, says whether it is there.
+    """
+
+    def __init__(self, dims: Sequence[int], settings: FusionSettings) -> None:
+        super().__init__()
+        self.kind = settings.missing
+        self.dropout = settings.modality_dropout
+        self.num_flags = len(dims) if self.kind == "mask" else 0
+        if self.kind == "token":
+            tokens = [nn.Parameter(torch.randn(dim) * 0.02) for dim in dims]
+            self.tokens = nn.ParameterList(tokens)
+
+    def forward(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> list[Tensor]:
+        """Embeddings (B, D) and presence (B,) of each modality → embeddings, and the flags (B, M) if any."""
+        if self.kind == "zero":
+            dropping = self.training and self.dropout > 0
+            return drop_modalities(embeddings, self.dropout) if dropping else list(embeddings)
+        there = torch.stack(list(present), dim=1)
+        if self.training and self.dropout > 0:
+            there = there & kept_modalities(len(there), len(present), self.dropout, there.device)
+        columns = there.unbind(dim=1)
+        if self.kind == "mask":
+            zeroed = [e * column[:, None] for e, column in zip(embeddings, columns, strict=True)]
+            return [*zeroed, there.to(embeddings[0].dtype)]
+        filled = zip(embeddings, columns, self.tokens, strict=True)
+        return [torch.where(column[:, None], e, token) for e, column, token in filled]
 
 
 class ConcatHead(nn.Module):
-    """Concatenate → LayerNorm → Dropout → Linear → GELU → Dropout → Linear, after modality dropout."""
+    """Concatenate → LayerNorm → Dropout → Linear → GELU → Dropout → Linear, after modality dropout.
 
-    def __init__(self, embedding_dims: Sequence[int], num_labels: int, settings: FusionSettings) -> None:
+    A modality with a latent code (``fusion.latents``) adds to its embedding what a draw from that code
+    says: means and log variances are linear in the embedding; in evaluation the mean is taken.
+    """
+
+    def __init__(
+        self, embedding_dims: Mapping[Modality, int], targets: Targets, settings: FusionSettings
+    ) -> None:
         super().__init__()
-        total = sum(embedding_dims)
-        self.modality_dropout = settings.modality_dropout
+        self.modalities = tuple(embedding_dims)
+        self.zero_inflated = targets.zero_inflated
+        self.missing = MissingModalities(list(embedding_dims.values()), settings)
+        total = sum(embedding_dims.values()) + self.missing.num_flags
         self.mlp = nn.Sequential(
             nn.LayerNorm(total),
             nn.Dropout(settings.dropout),
             nn.Linear(total, settings.hidden),
             nn.GELU(),
             nn.Dropout(settings.dropout),
-            nn.Linear(settings.hidden, num_labels),
+            nn.Linear(settings.hidden, targets.width),
         )
+        branches = embedding_dims if targets.branches else {}
+        self.branches = nn.ModuleDict({m: nn.Linear(d, targets.num_labels) for m, d in branches.items()})
+        coded = {m: settings.latents[m] for m in embedding_dims if m in settings.latents}
+        self.codes = nn.ModuleDict({m: nn.Linear(embedding_dims[m], 2 * k) for m, k in coded.items()})
+        self.decodes = nn.ModuleDict({m: nn.Linear(k, embedding_dims[m]) for m, k in coded.items()})
 
-    def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
-        """Embeddings (B, hidden) of each modality → (B, num_labels)."""
-        if self.training and self.modality_dropout > 0:
-            embeddings = drop_modalities(embeddings, self.modality_dropout)
-        predictions: Tensor = self.mlp(torch.cat(list(embeddings), dim=1))
-        return predictions
+    def outputs(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> Outputs:
+        """Embeddings (B, D) of each modality, and which clips have it, (B,) bool each."""
+        given = dict(zip(self.modalities, embeddings, strict=True))
+        latents = {m: code(given[m]) for m, code in self.codes.items()}
+        for modality, latent in latents.items():
+            given[modality] = given[modality] + self.decodes[modality](self._draw(latent))
+        branches = tuple(branch(given[m]) for m, branch in self.branches.items())
+        raw = self.mlp(torch.cat(self.missing(list(given.values()), present), dim=1))
+        return Outputs(*read_head(raw, self.zero_inflated), branches, tuple(latents.values()))
+
+    def forward(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        """Predictions (B, num_labels) alone."""
+        return self.outputs(embeddings, present).predictions
+
+    def _draw(self, latent: Tensor) -> Tensor:
+        mean, log_variance = latent.chunk(2, dim=1)
+        if not self.training:
+            return mean
+        return mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
 
 
-class FusionRegressor(nn.Module):
+class FusionRegressor(Regressor):
     """Encoders of several modalities under one head.
 
     ``frozen`` is enforced: the encoders take no gradient and stay in evaluation mode whatever ``train`` says.
@@ -74,16 +150,14 @@ class FusionRegressor(nn.Module):
     def __init__(
         self,
         encoders: Mapping[Modality, SequenceEncoder],
-        num_labels: int,
+        targets: Targets,
         settings: FusionSettings,
         frozen: bool = False,
     ) -> None:
         super().__init__()
         self.modalities = tuple(modality for modality in MODALITIES if modality in encoders)
         self.encoders = nn.ModuleDict({modality: encoders[modality] for modality in self.modalities})
-        self.head = ConcatHead(
-            [encoders[modality].embedding_dim for modality in self.modalities], num_labels, settings
-        )
+        self.head = ConcatHead({m: encoders[m].embedding_dim for m in self.modalities}, targets, settings)
         self.encoder_lr_ratio = settings.encoder_lr_ratio
         self.frozen = frozen
         if frozen:
@@ -98,27 +172,33 @@ class FusionRegressor(nn.Module):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The head, then each encoder unless frozen."""
-        encoders = [] if self.frozen else [list(encoder.parameters()) for encoder in self.encoders.values()]
+        encoders = [] if self.frozen else [self.encoder(m).parameter_groups() for m in self.modalities]
         return [
             ParameterGroup(list(self.head.parameters())),
-            *(ParameterGroup(parameters, self.encoder_lr_ratio) for parameters in encoders),
+            *(
+                ParameterGroup(group.parameters, self.encoder_lr_ratio * group.lr_ratio)
+                for groups in encoders
+                for group in groups
+            ),
         ]
 
     def embed(self, inputs: Inputs) -> list[Tensor]:
         """The embedding (B, hidden) of each modality, in the order of ``modalities``."""
         return [self.encoder(modality).encode(inputs[modality]) for modality in self.modalities]
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        predictions: Tensor = self.head(self.embed(inputs))
-        return predictions
+    def outputs(self, inputs: Inputs) -> Outputs:
+        return self.head.outputs(self.embed(inputs), [inputs[m].present for m in self.modalities])
 
     def encoder(self, modality: Modality) -> SequenceEncoder:
         encoder = self.encoders[modality]
         assert isinstance(encoder, SequenceEncoder)
         return encoder
 
+    def encoder_of(self, modality: Modality) -> SequenceEncoder | None:
+        return self.encoder(modality)
 
-class EmbeddingFusion(nn.Module):
+
+class EmbeddingFusion(Regressor):
     """A fusion head over embeddings that were computed beforehand and come as sequences of one step."""
 
     def __init__(self, modalities: Sequence[Modality], head: ConcatHead) -> None:
@@ -126,24 +206,22 @@ class EmbeddingFusion(nn.Module):
         self.modalities = tuple(modalities)
         self.head = head
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup(list(self.head.parameters()))]
-
-    def forward(self, inputs: Inputs) -> Tensor:
-        embeddings = [inputs[modality].groups[0].values.squeeze(1) for modality in self.modalities]
-        predictions: Tensor = self.head(embeddings)
-        return predictions
+    def outputs(self, inputs: Inputs) -> Outputs:
+        embeddings = [inputs[m].pad().groups[0].values.squeeze(1) for m in self.modalities]
+        return self.head.outputs(embeddings, [inputs[m].present for m in self.modalities])
 
 
-Regressor = UnimodalRegressor | FusionRegressor | EmbeddingFusion
+def kept_modalities(num_clips: int, num_modalities: int, dropout: float, device: torch.device) -> Tensor:
+    """(B, M) bool: each modality of each clip is kept with 1 - ``dropout``, and at least one is."""
+    keep = torch.rand(num_clips, num_modalities, device=device) >= dropout
+    # Where all fell, one at random comes back.
+    lucky = torch.randint(num_modalities, (num_clips, 1), device=device)
+    return keep.scatter_(1, lucky, keep.gather(1, lucky) | ~keep.any(dim=1, keepdim=True))
 
 
 def drop_modalities(embeddings: Sequence[Tensor], probability: float) -> list[Tensor]:
     """Zero each modality of each clip with ``probability``; one is kept, survivors grow by 1 / (1 - p)."""
     first = embeddings[0]
-    keep = torch.rand(len(first), len(embeddings), device=first.device) >= probability
-    # Where all fell, one at random comes back.
-    lucky = torch.randint(len(embeddings), (len(first), 1), device=first.device)
-    keep.scatter_(1, lucky, keep.gather(1, lucky) | ~keep.any(dim=1, keepdim=True))
+    keep = kept_modalities(len(first), len(embeddings), probability, first.device)
     factors = keep.to(first.dtype) / (1.0 - probability)
     return [embedding * factors[:, index : index + 1] for index, embedding in enumerate(embeddings)]

@@ -1,10 +1,12 @@
-"""How a batch of feature sequences reaches a model: padded in groups of similar length."""
+"""How a batch of feature sequences reaches a model: flat as in memory, or padded in groups of similar length."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from emi_ray.models.flat_attention import FlatSteps
 from emi_ray.schema import Modality
 
 
@@ -17,19 +19,47 @@ class PaddedGroup:
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """One modality of a batch of B clips.
+class Padding:
+    """All clips of a batch in padded groups.
 
     Attributes:
         groups: their clips, one group below the other, are the batch in another order. Most batches are one
             group; one very long clip makes a group of its own instead of padding all others to its length.
         order: (B,) int64, the place of each clip of the batch among the groups' rows; None: as they stand.
-        present: (B,) bool, False for clips that lack the modality, whose steps are all masked.
     """
 
     groups: tuple[PaddedGroup, ...]
-    order: Tensor | None
+    order: Tensor | None = None
+
+    def rows(self) -> list[Tensor]:
+        """For each group, the places of its clips in the batch."""
+        num_clips = sum(len(group.mask) for group in self.groups)
+        device = self.groups[0].mask.device
+        places = torch.arange(num_clips, device=device) if self.order is None else torch.argsort(self.order)
+        return list(places.split([len(group.mask) for group in self.groups]))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """One modality of a batch of B clips; padded only when somebody asks for it.
+
+    Attributes:
+        present: (B,) bool, False for clips that lack the modality, whose steps are all masked.
+        pad: makes the padded groups.
+        flat: the same steps unpadded, where they are long enough for that to pay; else None.
+        pooled: True where each sequence is one vector that its encoder's pooling made beforehand.
+    """
+
     present: Tensor
+    pad: Callable[[], Padding]
+    flat: FlatSteps | None = None
+    pooled: bool = False
+
+
+def padded(*groups: PaddedGroup, present: Tensor, order: Tensor | None = None) -> Sequences:
+    """Sequences that are padded already."""
+    padding = Padding(groups, order)
+    return Sequences(present, lambda: padding)
 
 
 Inputs = Mapping[Modality, Sequences]

@@ -1,7 +1,8 @@
-"""Which clips go together, and their padded tensors.
+"""Which clips go together, and their tensors.
 
 A training batch is drawn at random and then, within a window of a few batches, sorted by length. What padding
-remains is capped: clips of a batch are padded in groups whose members differ at most twofold in length.
+remains is capped: clips of a batch are padded in groups whose members differ at most twofold in length. Where
+an encoder can read clips as they lie in memory (:mod:`emi_ray.models.flat_attention`), nothing is padded.
 """
 
 import warnings
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences
+from emi_ray.models.flat_attention import FlatSteps
+from emi_ray.models.sequences import Inputs, PaddedGroup, Padding, Sequences
 from emi_ray.schema import Modality
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 
@@ -76,15 +78,25 @@ class _Resident:
             self._values = torch.from_numpy(packed.values).to(device)
         self._starts, self._lengths, self._present = packed.starts, packed.lengths, packed.present
         self._device = device
+        self._pooled = packed.pooled
 
     def gather(self, rows: np.ndarray) -> Sequences:
         present = torch.from_numpy(self._present[rows]).to(self._device)
+        return Sequences(present, lambda: self._padding(rows), self._flat(rows), self._pooled)
+
+    def _flat(self, rows: np.ndarray) -> FlatSteps | None:
+        lengths = self._lengths[rows]
+        if self._device.type != "cpu" or lengths.sum() * self._values.shape[1] < _SMALL_BATCH_VALUES:
+            return None
+        return FlatSteps(self._values, self._starts[rows].tolist(), lengths.tolist())
+
+    def _padding(self, rows: np.ndarray) -> Padding:
         descending = np.argsort(-self._lengths[rows], kind="stable")
         parts = _groups(self._lengths[rows[descending]], self._values.shape[1])
         if len(parts) == 1:
-            return Sequences((self._pad(rows),), None, present)
+            return Padding((self._pad(rows),))
         groups = tuple(self._pad(rows[descending[part]]) for part in parts)
-        return Sequences(groups, torch.from_numpy(np.argsort(descending)).to(self._device), present)
+        return Padding(groups, torch.from_numpy(np.argsort(descending)).to(self._device))
 
     def _pad(self, rows: np.ndarray) -> PaddedGroup:
         lengths = self._lengths[rows]

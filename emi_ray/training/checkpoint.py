@@ -15,8 +15,7 @@ from safetensors.torch import load, save
 from emi_ray.config import MediaSettings, Settings, validate
 from emi_ray.errors import UserError, choices
 from emi_ray.feature_store import FeatureStore
-from emi_ray.models.build import build_model
-from emi_ray.models.fusion import FusionRegressor, UnimodalRegressor
+from emi_ray.models.build import System, build_model
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Label, Modality
 from emi_ray.workspace import Workspace
@@ -53,7 +52,7 @@ class ModelDescription(Settings):
 class LoadedModel:
     """A model in evaluation mode, and what is known of it."""
 
-    model: UnimodalRegressor | FusionRegressor
+    model: System
     description: ModelDescription
 
     def require(self, stores: Mapping[Modality, FeatureStore]) -> None:
@@ -80,7 +79,7 @@ class LoadedModel:
 def save_model(
     workspace: Workspace,
     folder: str,
-    model: UnimodalRegressor | FusionRegressor,
+    model: System,
     description: ModelDescription,
 ) -> None:
     """Write both files; the description last, so that where it stands the weights stand too."""
@@ -96,7 +95,7 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
         run: ``f2/42``, or ``f2`` where that recipe has one seed only.
 
     Raises:
-        UserError: there is no such run, or it has not finished.
+        UserError: there is no such run, it has not finished, or another version of the package made it.
     """
     folder = find_run(workspace, run)
     if not workspace.exists(f"{folder}/{DESCRIPTION}"):
@@ -105,7 +104,14 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
     description = validate(ModelDescription, values, workspace.path(f"{folder}/{DESCRIPTION}"))
     dims = {m: int(extractor["feature_dim"]) for m, extractor in description.extractors.items()}
     model = build_model(description.recipe, dims, len(description.labels))
-    model.load_state_dict(load(workspace.read_bytes(f"{folder}/{WEIGHTS}")))
+    try:
+        model.load_state_dict(load(workspace.read_bytes(f"{folder}/{WEIGHTS}")))
+    except RuntimeError:
+        made_by = description.versions.get("emi_ray", "unknown")
+        raise UserError(
+            f"{workspace.path(folder)} was trained by emi_ray {made_by}, whose models had other parts: train it "
+            f"again with emi-ray train --force."
+        ) from None
     return LoadedModel(model.eval(), description)
 
 

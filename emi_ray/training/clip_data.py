@@ -27,6 +27,7 @@ class PackedFeatures:
         starts, lengths: (N,) int64; clip i is ``values[starts[i] : starts[i] + lengths[i]]``.
         present: (N,) bool; False for a clip that lacks the modality.
         identity: the fingerprint of their extractor, or a hash of the values.
+        pooled: True where the values are one vector a clip that its encoder's pooling made of the features.
     """
 
     values: np.ndarray
@@ -34,6 +35,7 @@ class PackedFeatures:
     lengths: np.ndarray
     present: np.ndarray
     identity: str
+    pooled: bool = False
 
     @property
     def feature_dim(self) -> int:

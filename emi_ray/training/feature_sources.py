@@ -1,6 +1,9 @@
 """Which feature store each encoder of a recipe reads."""
 
+from collections.abc import Sequence
+
 from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore, find_store, stores_of
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Modality
@@ -31,11 +34,22 @@ def _find(
     if wanted is not None and any(store.fingerprint == wanted for store in held):
         return find_store(workspace, modality, fingerprint=wanted)
     if wanted is not None:
+        if all(store.describe()["extractor"] != wanted for store in held):
+            raise UserError(_explain(workspace, modality, wanted, held))
         return find_store(workspace, modality, extractor=wanted)
     configured = [store for store in held if _is_configured(store, config)]
     if len(held) > 1 and len(configured) == 1:
         return configured[0]
     return find_store(workspace, modality)
+
+
+def _explain(workspace: Workspace, modality: Modality, wanted: str, held: Sequence[FeatureStore]) -> str:
+    names = ", ".join(str(store.describe()["extractor"]) for store in held) or "none"
+    return (
+        f"encoders.{modality}.features = '{wanted}': {workspace.root} has no such {modality} features, but: {names}. "
+        f"Make them: emi-ray extract -w {workspace.root} --modalities {modality} "
+        f"extractors.{modality}.name={wanted}. Or train on what there is: --any-features."
+    )
 
 
 def _is_configured(store: FeatureStore, config: WorkspaceConfig) -> bool:

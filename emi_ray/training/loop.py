@@ -4,6 +4,7 @@ Randomness is set anew at every epoch from (seed, stage, epoch, worker). A run t
 therefore draws what the undisturbed run drew, whatever else used the generators in between.
 """
 
+import contextlib
 import copy
 import hashlib
 import random
@@ -17,12 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emi_ray.losses import Loss, build_objective
+from emi_ray.losses import build_objective
 from emi_ray.metrics import scores
 from emi_ray.models.fusion import Regressor
-from emi_ray.recipe import ObjectiveSettings, TrainingSettings
+from emi_ray.models.outputs import Outputs
+from emi_ray.recipe_schema import ObjectiveSettings, TrainingSettings
+from emi_ray.training.averaging import WeightAverage
 from emi_ray.training.batching import Batcher
 from emi_ray.training.clip_data import ClipData
+from emi_ray.training.criterion import Criterion
 from emi_ray.training.optimisation import Scheduler, build_optimizer, build_scheduler, step_scheduler
 from emi_ray.training.team import Team
 
@@ -99,7 +103,9 @@ def predict(model: Regressor, batcher: Batcher, rows: np.ndarray, team: Team | N
     results: list[tuple[np.ndarray, np.ndarray]] = []
     with torch.inference_mode():
         for batch in batcher.evaluation_batches(rows):
-            gathered = team.gather(_forward(model, batcher, team.share(batch)), len(batch))
+            share = team.share(batch)
+            own = model(batcher.inputs(share)) if len(share) else batcher.targets(share)
+            gathered = team.gather(own, len(batch))
             results.append((team.arrange(batch), gathered.cpu().numpy()))
     order = [places[int(row)] for batch, _ in results for row in batch]
     values = np.concatenate([part for _, part in results])
@@ -136,11 +142,14 @@ class _Fitting:
         self.training, self.seed, self.stage = training, seed, stage
         self.team = Team.current()
         self.batcher = Batcher(data, model.modalities, self.device)
-        self.loss: Loss = build_objective(objective)
+        self.val_loss = build_objective(objective)
+        self.criterion = Criterion(objective, complete=bool(np.isfinite(data.targets[train]).all()))
         self.optimizer = build_optimizer(model, training)
         self.scheduler: Scheduler = build_scheduler(self.optimizer, training)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.val_targets = self.batcher.targets(val)
+        self.average = None if training.ema_decay is None else WeightAverage(model, training.ema_decay)
+        self.use_amp = training.amp and self.device.type == "cuda"
         self.state = FitState()
 
     def run_epoch(self) -> dict[str, Any]:
@@ -150,10 +159,11 @@ class _Fitting:
         state.epoch += 1
         lr = self.optimizer.param_groups[0]["lr"]
         train_loss = self._train()
-        val_predictions = predict(self.model, self.batcher, self.val, self.team)
-        val_loss = float(self.loss(torch.from_numpy(val_predictions).to(self.device), self.val_targets))
-        in_units = self.data.in_units(val_predictions)
-        val_scores = scores(in_units, self.data.targets[self.val], self.data.labels)
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            val_scores, val_loss = self._validate()
+            if val_scores["val_pearson"] > state.best_pearson + self.training.min_improvement:
+                state.best_pearson, state.best_epoch = val_scores["val_pearson"], state.epoch
+                state.best_weights = _copy_weights(self.model)
         step_scheduler(self.scheduler, val_scores["val_pearson"])
         entry = {
             "stage": self.stage,
@@ -165,10 +175,14 @@ class _Fitting:
             "seconds": time.perf_counter() - started,
         }
         state.history.append(entry)
-        if val_scores["val_pearson"] > state.best_pearson + self.training.min_improvement:
-            state.best_pearson, state.best_epoch = val_scores["val_pearson"], state.epoch
-            state.best_weights = _copy_weights(self.model)
         return entry
+
+    def _validate(self) -> tuple[dict[str, float], float]:
+        """Scores and loss on the validation rows."""
+        predictions = predict(self.model, self.batcher, self.val, self.team)
+        loss = self.val_loss(torch.from_numpy(predictions).to(self.device), self.val_targets)
+        in_units = self.data.in_units(predictions)
+        return scores(in_units, self.data.targets[self.val], self.data.labels), float(loss)
 
     def dump(self) -> dict[str, Any]:
         """All that ``load`` needs, in tensors and plain values."""
@@ -176,6 +190,7 @@ class _Fitting:
             "model": _copy_weights(self.model),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "scheduler": {} if self.scheduler is None else self.scheduler.state_dict(),
+            "average": [] if self.average is None else self.average.dump(),
             "state": dict(vars(self.state), history=list(self.state.history)),
         }
 
@@ -184,12 +199,15 @@ class _Fitting:
         self.optimizer.load_state_dict(dumped["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(dumped["scheduler"])
+        if self.average is not None:
+            self.average.load(dumped["average"])
         self.state = FitState(**dumped["state"])
 
     def _train(self) -> float:
         """One epoch of steps; returns the mean loss of the batches."""
         seed_everything(self.seed, self.stage, self.state.epoch, self.team.rank)
         self.model.train()
+        self.criterion.start_epoch()
         training = self.training
         order_seed = [self.seed, zlib.crc32(self.stage.encode()), self.state.epoch]
         batches = self.batcher.training_batches(
@@ -200,23 +218,29 @@ class _Fitting:
 
     def _step(self, batch: np.ndarray) -> Tensor:
         self.optimizer.zero_grad()
-        own = _forward(self.model, self.batcher, self.team.share(batch))
-        predictions = self.team.gather(own, len(batch))
-        loss = self.loss(predictions, self.batcher.targets(self.team.arrange(batch)))
+        outputs = self._outputs(batch)
+        loss = self.criterion(outputs, self.batcher.targets(self.team.arrange(batch)))
         if loss.requires_grad:
             loss.backward()
         self.team.sum_gradients(self.parameters)
         if self.training.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.training.grad_clip)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         return loss.detach()
 
-
-def _forward(model: Regressor, batcher: Batcher, rows: np.ndarray) -> Tensor:
-    if not len(rows):  # the share of a worker in a batch smaller than the team
-        return batcher.targets(rows)
-    predictions: Tensor = model(batcher.inputs(rows))
-    return predictions
+    def _outputs(self, batch: np.ndarray) -> Outputs:
+        """The model's outputs for a whole batch, of which this worker computes its share."""
+        share = self.team.share(batch)
+        # A worker without a share in a batch smaller than the team computes one clip to learn the form.
+        own = share if len(share) else batch[:1]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_amp):
+            outputs = self.model.outputs(self.batcher.inputs(own))
+        if self.team.size == 1 and not self.use_amp:
+            return outputs
+        packed = outputs.pack().float()[: len(share)]
+        return outputs.unpack(self.team.gather(packed, len(batch)))
 
 
 def _copy_weights(model: Regressor) -> dict[str, Tensor]:

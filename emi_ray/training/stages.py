@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emi_ray.models.build import build_model, build_unimodal
+from emi_ray.models.build import System, build_model, build_unimodal
 from emi_ray.models.encoders import SequenceEncoder
 from emi_ray.models.fusion import EmbeddingFusion, FusionRegressor, Regressor, UnimodalRegressor
-from emi_ray.recipe import Recipe, TrainingSettings
+from emi_ray.recipe_schema import Recipe, TrainingSettings
 from emi_ray.schema import Modality
-from emi_ray.training.batching import Batcher
 from emi_ray.training.clip_data import ClipData, PackedFeatures
+from emi_ray.training.embedding import embed_clips, pool_once
 from emi_ray.training.encoder_key import encoder_key
 from emi_ray.training.loop import FitState, OnEpochEnd, fit, seed_everything
 from emi_ray.training.rows import Rows
@@ -78,7 +78,7 @@ class Hooks:
 class TrainedRecipe:
     """The whole trained system, and how each stage went (by modality, and ``fusion``)."""
 
-    model: UnimodalRegressor | FusionRegressor
+    model: System
     outcomes: dict[str, StageOutcome]
     reused: frozenset[str]
 
@@ -106,7 +106,7 @@ def train_recipe(
     if recipe.fusion is None or recipe.stages != "joint":
         encoders = {modality: run.train_encoder(modality) for modality in recipe.modalities}
     if recipe.fusion is None:
-        model: UnimodalRegressor | FusionRegressor = encoders[recipe.modalities[0]]
+        model: System = encoders[recipe.modalities[0]]
     else:
         model = run.train_fusion({modality: stage.encoder for modality, stage in encoders.items()})
     return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused))
@@ -145,7 +145,7 @@ class _Run:
         model.load_state_dict(self.outcomes[modality].weights)
         return model
 
-    def train_fusion(self, encoders: Mapping[Modality, SequenceEncoder]) -> FusionRegressor:
+    def train_fusion(self, encoders: Mapping[Modality, SequenceEncoder]) -> System:
         """Train the fusion over trained encoders; over new ones if none are given."""
         settings = self.recipe.fusion
         assert settings is not None
@@ -153,19 +153,17 @@ class _Run:
         rows = self.rows.having(self.data, self.recipe.modalities)
         seed_everything(self.seed, FUSION, "weights")
         model = build_model(self.recipe, dims, len(self.data.labels))
-        assert isinstance(model, FusionRegressor)
         self._prepare_encoders(model, encoders)
         training = self.recipe.training_of(settings)
-        if model.frozen:
+        if isinstance(model, FusionRegressor) and model.frozen:
             head = EmbeddingFusion(model.modalities, model.head)
             self._train(FUSION, head, embed_clips(model, self.data, self.device), rows, training)
         else:
             self._train(FUSION, model, self.data, rows, training)
         return model
 
-    def _prepare_encoders(self, model: FusionRegressor, trained: Mapping[Modality, SequenceEncoder]) -> None:
-        for modality in model.modalities:
-            encoder = model.encoder(modality)
+    def _prepare_encoders(self, model: System, trained: Mapping[Modality, SequenceEncoder]) -> None:
+        for modality, encoder in model.readers().items():
             if modality in trained:
                 encoder.load_state_dict(trained[modality].state_dict())
             elif encoder.standardise:
@@ -185,7 +183,7 @@ class _Run:
         started = time.perf_counter() - earlier
         state = fit(
             model,
-            data,
+            pool_once(model, data, self.device),
             rows.train,
             rows.val,
             training,
@@ -226,28 +224,6 @@ def feature_statistics(features: PackedFeatures, rows: np.ndarray) -> tuple[Tens
     # A feature that is constant up to rounding must not be blown up.
     variance[variance < 1e-10 * mean**2] = 0.0
     return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()
-
-
-def embed_clips(model: FusionRegressor, data: ClipData, device: torch.device) -> ClipData:
-    """The same clips with their embeddings instead of features: one step each, computed once."""
-    model.to(device).eval()
-    batcher = Batcher(data, model.modalities, device)
-    everyone = np.arange(len(data))
-    embeddings = {
-        modality: np.empty((len(data), model.encoder(modality).embedding_dim), dtype=np.float32)
-        for modality in model.modalities
-    }
-    with torch.inference_mode():
-        for batch in batcher.evaluation_batches(everyone):
-            for modality, values in zip(model.modalities, model.embed(batcher.inputs(batch)), strict=True):
-                embeddings[modality][batch] = values.cpu().numpy()
-    ones = np.ones(len(data), dtype=np.int64)
-    return data.with_features(
-        {
-            modality: PackedFeatures(values, everyone, ones, data.features[modality].present, "embeddings")
-            for modality, values in embeddings.items()
-        }
-    )
 
 
 def _outcome(model: Regressor, state: FitState, rows: Rows, seconds: float) -> StageOutcome:

@@ -21,7 +21,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from emi_ray.errors import EmiRayError, UserError
+from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Modality
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
@@ -80,14 +80,23 @@ def share_data(plan: RunPlan, settings: StudySettings) -> SharedData:
     Raises:
         UserError: the corpus or the features do not allow a tuning split.
     """
-    reader = ray.remote(num_cpus=0.1, max_retries=0)(_read).options(num_returns=2)
-    reference, size = reader.remote(plan, settings)
+    reader: Any = ray.remote(num_cpus=0.1, max_retries=0)(_read)
+    reference, size = reader.options(num_returns=2).remote(plan, settings)
+    return SharedData(reference, results_of(size))
+
+
+def results_of(references: Any) -> Any:
+    """What remote functions return.
+
+    Raises:
+        EmiRayError: as one of them raised it, or saying how one broke down.
+    """
     try:
-        return SharedData(reference, ray.get(size))
+        return ray.get(references)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
+        if isinstance(error.cause, EmiRayError):
             raise error.cause from None
-        raise
+        raise EmiRayError(f"A worker broke down: {type(error.cause).__name__}: {error.cause}") from error
 
 
 def plan_resources(shared: SharedData, concurrent: int | None, gpus: float | None) -> TrialResources:
@@ -137,20 +146,18 @@ def search(
         finally:
             study.give_up_running()
     if watcher.failures_in_a_row >= _FAILURES_IN_A_ROW:
-        raise EmiRayError(f"{watcher.failures_in_a_row} trials failed in a row; the last: {watcher.last_failure}")
+        raise EmiRayError(
+            f"{watcher.failures_in_a_row} trials failed in a row; the last: {watcher.last_failure}"
+        )
 
 
 def train_untouched_encoders(
     settings: StudySettings, shared: SharedData, workspace: Workspace, resources: TrialResources
 ) -> None:
     """Train, side by side, the stage-1 encoders that no trial will train otherwise, for all to reuse."""
-    train = ray.remote(max_retries=0)(_train_encoder).options(
-        num_cpus=resources.request.get("CPU", 0),
-        num_gpus=resources.gpus,
-        resources={k: v for k, v in resources.request.items() if k not in ("CPU", "GPU")},
-    )
+    train = ray.remote(max_retries=0)(_train_encoder).options(**resources.options)
     job = _Job(shared.reference, workspace, settings.metric, resources.threads)
-    ray.get(
+    results_of(
         [
             train.remote(job, settings.recipe, modality, fold)
             for modality in untouched_encoders(settings)
@@ -180,17 +187,21 @@ class _Watcher:
         self._started = time.monotonic()
         self._is_exhausted = False
 
-    def next_trial(self) -> dict[str, Any] | None | str:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Tune pickles what it is given, to restore a search from; ours goes on from the study instead."""
+        return object, ()
+
+    def next_trial(self) -> dict[str, Any] | str | None:
         """The configuration of a trial, None to wait, or that all is done."""
         counts = self.study.counts
         if self._is_over(counts.finished):
-            return Searcher.FINISHED  # type: ignore[no-any-return]
+            return Searcher.FINISHED
         if counts.finished + counts.running >= self._limits.num_trials:
             return None  # one of those that run might fail and need another in its place
         candidate = self.study.ask()
         if candidate is None:
             self._is_exhausted = True
-            return Searcher.FINISHED  # type: ignore[no-any-return]
+            return Searcher.FINISHED
         self._on_change()
         return {"number": candidate.number, "recipe": candidate.recipe.model_dump(mode="json")}
 
@@ -288,7 +299,9 @@ def _train_encoder(job: _Job, recipe: Recipe, modality: Modality, fold: int) -> 
     data = ray.get(job.data)
     alone = recipe.model_copy(update={"encoders": {modality: recipe.encoders[modality]}, "fusion": None})
     hooks = Hooks(encoder_cache=WorkspaceEncoderCache(job.workspace))
-    train_recipe(alone, data.clips, data.folds[fold], seed=recipe.training.seed, device=_device(), hooks=hooks)
+    train_recipe(
+        alone, data.clips, data.folds[fold], seed=recipe.training.seed, device=_device(), hooks=hooks
+    )
 
 
 def _read(plan: RunPlan, settings: StudySettings) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -31,6 +32,12 @@ class TrialResources:
         if ray.cluster_resources().get(CORES):
             wanted |= {"CPU": min(self.cpus, 0.1), CORES: self.cpus}
         return {name: amount for name, amount in wanted.items() if amount > 0}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same as options of a remote function."""
+        custom = {name: amount for name, amount in self.request.items() if name not in ("CPU", "GPU")}
+        return {"num_cpus": self.request.get("CPU", 0), "num_gpus": self.gpus, "resources": custom}
 
 
 def size_trials(

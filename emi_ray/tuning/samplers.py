@@ -1,9 +1,11 @@
 """Who proposes the next trial, and who stops a hopeless one: Optuna's, by name."""
 
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
@@ -37,7 +39,9 @@ def build_sampler(name: SamplerName, seed: int, num_earlier: int) -> BaseSampler
     Args:
         num_earlier: trials that the study already has.
     """
-    return SAMPLERS[name](int(np.random.SeedSequence([seed, num_earlier]).generate_state(1)[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return SAMPLERS[name](int(np.random.SeedSequence([seed, num_earlier]).generate_state(1)[0]))
 
 
 def build_scheduler(name: SchedulerName, num_steps: int) -> BasePruner:

@@ -31,7 +31,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from emi_ray.config import Settings, read_yaml, validate
 from emi_ray.errors import UserError
-from emi_ray.recipe import Recipe
+from emi_ray.recipe import Recipe, StageOverrides
 from emi_ray.schema import MODALITIES
 
 Value = str | int | float | bool | None
@@ -156,7 +156,9 @@ def load_space(path: Path) -> SearchSpace:
         UserError: there is no such file, a name is no setting of a recipe, or a range is wrong.
     """
     if not path.is_file():
-        raise UserError(f"There is no search space {path}: give the path of a YAML file, as in search_spaces/.")
+        raise UserError(
+            f"There is no search space {path}: give the path of a YAML file, as in search_spaces/."
+        )
     space = validate(SearchSpace, read_yaml(path.read_text(), str(path)), str(path))
     _check_names(space, str(path))
     return space
@@ -169,12 +171,7 @@ def overrides(values: Mapping[str, Value], recipe: Recipe) -> list[str]:
 
 def value_of(recipe: Recipe, name: str) -> Any:
     """What a recipe says of a parameter; of ``encoders.*``, what all encoders agree on; else None."""
-    found = []
-    for path in _expand(name, recipe):
-        place: Any = recipe
-        for part in path.split("."):
-            place = place.get(part) if isinstance(place, Mapping) else getattr(place, part, None)
-        found.append(place)
+    found = [_value_at(recipe, path) for path in _expand(name, recipe)]
     return found[0] if found and all(each == found[0] for each in found) else None
 
 
@@ -193,6 +190,16 @@ def _paths(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[str]:
             keys = (*MODALITIES, EVERY) if name == "encoders" else (None,)
             for key in keys:
                 yield from _paths(inner, place if key is None else (*place, key))
+
+
+def _value_at(recipe: Recipe, path: str) -> Any:
+    place: Any = recipe
+    for part in path.split("."):
+        stage = place
+        place = place.get(part) if isinstance(place, Mapping) else getattr(place, part, None)
+    if place is None and isinstance(stage, StageOverrides) and part in StageOverrides.model_fields:
+        return getattr(recipe.training_of(stage), part)
+    return place
 
 
 def _settings_within(annotation: Any) -> Iterator[type[BaseModel]]:

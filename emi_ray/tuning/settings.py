@@ -1,5 +1,6 @@
 """What a study is about: ``studies/<name>/study.json``. It may be continued only under the same."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,8 +15,9 @@ from emi_ray.tuning.search_space import SearchSpace, Value, overrides
 from emi_ray.workspace import Workspace
 
 Cost = Literal["parameters", "seconds"]
+Direction = Literal["maximize", "minimize"]
 
-_LOWER_IS_BETTER = ("val_mse", "val_mae", "val_loss")
+_LOWER_IS_BETTER = ("val_mse", "val_mae")
 
 
 def study_folder(study: str) -> str:
@@ -40,9 +42,7 @@ class RecipeSource:
         own = load_recipe(self.name_or_path, self.overrides, self.defaults)
         if not values:
             return own
-        return load_recipe(
-            self.name_or_path, [*self.overrides, *overrides(values, own)], self.defaults
-        )
+        return load_recipe(self.name_or_path, [*self.overrides, *overrides(values, own)], self.defaults)
 
 
 class StudySettings(Settings):
@@ -62,9 +62,9 @@ class StudySettings(Settings):
     data_key: str
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Direction]:
         """One for each objective, as Optuna names them."""
-        first = "minimize" if self.metric in _LOWER_IS_BETTER else "maximize"
+        first: Direction = "minimize" if self.metric in _LOWER_IS_BETTER else "maximize"
         return [first] if self.minimise is None else [first, "minimize"]
 
     @property
@@ -76,13 +76,23 @@ class StudySettings(Settings):
         return self.recipe.training_of(stage).epochs
 
 
+def check_name(study: str) -> None:
+    """Make sure that a study's name can be part of a recipe's name and of paths.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", study):
+        raise UserError(f"--study {study}: use small letters, digits, '.', '_' and '-'.")
+
+
 def check_metric(metric: str, labels: Sequence[Label]) -> None:
     """Make sure that every trial will have such a score.
 
     Raises:
         UserError: there is none; names those that there are.
     """
-    names = ["val_pearson", "val_ccc", "val_mse", "val_mae", "val_loss"]
+    names = ["val_pearson", "val_ccc", "val_mse", "val_mae"]
     names += [f"val_pearson_{snake(label.name)}" for label in labels]
     if metric not in names:
         raise UserError(f"--metric {metric}: {choices(metric, names)}")

@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from emi_ray.errors import UserError
-from emi_ray.tuning.settings import study_folder
+from emi_ray.tuning.settings import Direction, study_folder
 from emi_ray.workspace import Workspace
 
 JOURNAL = "journal.log"
@@ -62,7 +62,7 @@ def open_storage(workspace: Workspace, study: str, url: str | None) -> BaseStora
 
 @contextmanager
 def driving(
-    workspace: Workspace, study: str, directions: Sequence[str], url: str | None = None
+    workspace: Workspace, study: str, directions: Sequence[Direction], url: str | None = None
 ) -> Iterator[optuna.Study]:
     """The study, which no other process drives while the block lasts; it is made if it is not there.
 
@@ -103,7 +103,8 @@ def drop_torn_line(journal: Path) -> None:
             file.truncate(data.rfind(b"\n") + 1)
 
 
-def _open(storage: BaseStorage, study: str, directions: Sequence[str]) -> optuna.Study:
+def _open(storage: BaseStorage, study: str, directions: Sequence[Direction]) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
         study_name=study, storage=storage, directions=list(directions), load_if_exists=True
     )
@@ -115,7 +116,9 @@ def _open_database(url: str) -> BaseStorage:
     try:
         return RDBStorage(url)
     except ArgumentError:
-        raise UserError("--storage: write a database as SQLAlchemy does: postgresql://user@host/studies.") from None
+        raise UserError(
+            "--storage: write a database as SQLAlchemy does: postgresql://user@host/studies."
+        ) from None
     except (SQLAlchemyError, ModuleNotFoundError) as error:
         raise UserError(f"--storage: the database cannot be opened: {error}") from None
 

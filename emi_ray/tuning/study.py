@@ -16,7 +16,6 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from emi_ray.errors import UserError
 from emi_ray.recipe import Recipe
 from emi_ray.tuning.objective import Score
 from emi_ray.tuning.search_space import Value
@@ -117,8 +116,9 @@ class TuningStudy:
         trial = self._running.pop(number)
         for name, value in score.facts.items():
             trial.set_user_attr(name, value)
-        costs = {None: [], "parameters": [score.num_parameters], "seconds": [score.seconds]}
-        self.optuna.tell(trial, [score.value, *costs[self.settings.minimise]])
+        costs = {"parameters": float(score.num_parameters), "seconds": score.seconds}
+        cost = self.settings.minimise
+        self.optuna.tell(trial, [score.value] if cost is None else [score.value, costs[cost]])
 
     def prune(self, number: int) -> None:
         """A trial was stopped early."""
@@ -145,11 +145,26 @@ class TuningStudy:
         return Counts(**{name: kinds[name] for name in Counts.__dataclass_fields__})
 
     @property
+    def name(self) -> str:
+        return self.optuna.study_name
+
+    @property
+    def sign(self) -> int:
+        """1 where more of the metric is better, else -1."""
+        return 1 if self.settings.directions[0] == "maximize" else -1
+
+    @property
+    def front(self) -> list[FrozenTrial]:
+        """Of a search with two objectives, the trials that no other beats in both; the best score first."""
+        if len(self.settings.directions) == 1:
+            return []
+        return sorted(self.optuna.best_trials, key=lambda trial: -self.sign * trial.values[0])
+
+    @property
     def best(self) -> FrozenTrial | None:
         """The complete trial with the best score, whatever it cost."""
         complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        sign = 1 if self.settings.directions[0] == "maximize" else -1
-        return max(complete, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
+        return max(complete, key=lambda trial: (self.sign * trial.values[0], -trial.number), default=None)
 
     @property
     def start(self) -> FrozenTrial | None:
@@ -205,15 +220,3 @@ def kind_of(trial: FrozenTrial) -> str:
     if REPEAT in trial.user_attrs:
         return "repeated"
     return "failed" if ERROR in trial.user_attrs else "lost"
-
-
-def refuse_impossible(settings: StudySettings, scheduler: str) -> None:
-    """
-    Raises:
-        UserError: trials of a search with two objectives cannot be stopped early.
-    """
-    if settings.minimise is not None and scheduler != "none":
-        raise UserError(
-            f"--scheduler {scheduler} judges trials by one score and --minimise {settings.minimise} adds "
-            "another: use --scheduler none."
-        )

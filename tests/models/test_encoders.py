@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from emi_ray.models.encoders import SequenceEncoder
-from emi_ray.models.sequences import PaddedGroup, Sequences
+from emi_ray.models.sequences import PaddedGroup, padded
 from emi_ray.recipe import EncoderSettings
 
 
@@ -72,5 +72,5 @@ def test_groups_of_a_batch_come_back_in_the_order_of_the_batch(batch):
     values, mask = batch
     encoder = build(type="attention")
     groups = (PaddedGroup(values[2:], mask[2:]), PaddedGroup(values[:2], mask[:2]))
-    sequences = Sequences(groups, torch.tensor([2, 3, 0, 1]), mask.any(dim=1))
+    sequences = padded(*groups, present=mask.any(dim=1), order=torch.tensor([2, 3, 0, 1]))
     torch.testing.assert_close(encoder.encode(sequences), encoder(values, mask))

@@ -3,9 +3,11 @@ from torch.nn import functional as F
 
 from emi_ray.models.build import build_model
 from emi_ray.models.fusion import ConcatHead, EmbeddingFusion, drop_modalities
-from emi_ray.models.sequences import PaddedGroup, Sequences
+from emi_ray.models.outputs import Targets
+from emi_ray.models.sequences import PaddedGroup, padded
 from emi_ray.recipe import FusionSettings, load_recipe
 
+EVERYONE = torch.ones(64, dtype=torch.bool)
 DIMS = {"text": 8, "audio": 5, "vision": 6, "motion": 3}
 
 
@@ -14,18 +16,18 @@ def inputs(num_clips=4):
     mask = torch.ones(num_clips, 3, dtype=torch.bool)
     present = torch.ones(num_clips, dtype=torch.bool)
     return {
-        modality: Sequences((PaddedGroup(torch.randn(num_clips, 3, dim), mask),), None, present)
+        modality: padded(PaddedGroup(torch.randn(num_clips, 3, dim), mask), present=present)
         for modality, dim in DIMS.items()
     }
 
 
 def test_the_fusion_head_is_the_papers():
-    head = ConcatHead([2, 3], 6, FusionSettings(hidden=4)).eval()
+    head = ConcatHead({"text": 2, "audio": 3}, Targets(6), FusionSettings(hidden=4)).eval()
     first, second = torch.randn(5, 2), torch.randn(5, 3)
     norm, hidden, last = head.mlp[0], head.mlp[2], head.mlp[5]
     x = F.layer_norm(torch.cat([first, second], 1), (5,), norm.weight, norm.bias)
     x = F.gelu(x @ hidden.weight.T + hidden.bias) @ last.weight.T + last.bias
-    torch.testing.assert_close(head([first, second]), x)
+    torch.testing.assert_close(head([first, second], [EVERYONE[:5]] * 2), x)
 
 
 def test_modality_dropout_always_keeps_one_and_scales_the_survivors():
@@ -41,9 +43,10 @@ def test_modality_dropout_always_keeps_one_and_scales_the_survivors():
 
 
 def test_modality_dropout_is_off_in_evaluation():
-    head = ConcatHead([2, 2], 1, FusionSettings(modality_dropout=0.9)).eval()
+    head = ConcatHead({"text": 2, "audio": 2}, Targets(1), FusionSettings(modality_dropout=0.9)).eval()
     parts = [torch.randn(64, 2), torch.randn(64, 2)]
-    torch.testing.assert_close(head(parts), head(parts), rtol=0, atol=0)
+    present = [EVERYONE] * 2
+    torch.testing.assert_close(head(parts, present), head(parts, present), rtol=0, atol=0)
 
 
 def test_every_encoder_has_a_parameter_group_at_its_own_rate():
@@ -70,7 +73,7 @@ def test_fusion_over_ready_embeddings_equals_fusion_over_features():
     ready = {}
     for modality, embedding in zip(model.modalities, model.embed(given), strict=True):
         mask = torch.ones(len(embedding), 1, dtype=torch.bool)
-        ready[modality] = Sequences((PaddedGroup(embedding[:, None], mask),), None, mask[:, 0])
+        ready[modality] = padded(PaddedGroup(embedding[:, None], mask), present=mask[:, 0])
     head = EmbeddingFusion(model.modalities, model.head).eval()
     torch.testing.assert_close(head(ready), model(given))
 

@@ -133,7 +133,7 @@ def _draw_eye(face: _Drawing, cues: VisionCues, side: int) -> None:
     face.fill(_ellipse(x + 0.03 * side, y + 0.27, 0.22, 0.15), skin * 1.05)
     face.fill(_ellipse(x, y - 0.02, 0.24, 0.18), skin * 0.84)
     face.fill(_ellipse(x, y, 0.20, 0.125), skin * 0.74)
-    half_height = 0.078 * 2 ** min(0.55 * cues.eye_openness, 1.3)
+    half_height = 0.078 * 2 ** min(0.65 * cues.eye_openness, 1.3)
     half_height *= 1 - face.pose.eyes_shut
     lid = np.stack([-0.16 * np.cos(_HALF_TURN), -half_height * np.sin(_HALF_TURN)], axis=1)
     upper, lower = lid + (x, y), lid * (1, -0.8) + (x, y)
@@ -148,9 +148,9 @@ def _draw_eye(face: _Drawing, cues: VisionCues, side: int) -> None:
 
 def _draw_brow(face: _Drawing, cues: VisionCues, side: int) -> None:
     lift = face.pose.left_brow_lift if side < 0 else face.pose.right_brow_lift
-    height = 0.41 + 0.055 * _bounded(cues.brow_height) + lift
-    slant = 0.075 * _bounded(cues.brow_slant) * (1 - 2 * _TO_THE_SIDE)
-    half_width = 0.033 * 2 ** (0.6 * _bounded(cues.brow_weight)) * (1.1 - 0.7 * _TO_THE_SIDE)
+    height = 0.41 + 0.07 * _bounded(cues.brow_height) + lift
+    slant = 0.09 * _bounded(cues.brow_slant) * (1 - 2 * _TO_THE_SIDE)
+    half_width = 0.03 * 2 ** (0.75 * _bounded(cues.brow_weight)) * (1.1 - 0.7 * _TO_THE_SIDE)
     y = -height - slant - 0.05 * np.sin(np.pi * _TO_THE_SIDE)
     x = side * (0.14 + 0.36 * _TO_THE_SIDE)
     outline = np.concatenate([np.stack([x, y - half_width], 1), np.stack([x, y + half_width], 1)[::-1]])
@@ -167,9 +167,9 @@ def _draw_nose(face: _Drawing) -> None:
 
 def _draw_mouth(face: _Drawing, cues: VisionCues) -> None:
     skin, is_open = face.look.skin, face.pose.mouth_open
-    half_width = 0.26 * 2 ** (0.35 * _bounded(cues.mouth_width)) * (1 - 0.1 * is_open)
+    half_width = 0.25 * 2 ** (0.48 * _bounded(cues.mouth_width)) * (1 - 0.1 * is_open)
     x = half_width * _ACROSS + face.pose.mouth_shift
-    line = 0.52 - face.pose.mouth_lift + 0.1 * _bounded(cues.smile) * (0.4 - _ACROSS**2)
+    line = 0.52 - face.pose.mouth_lift + 0.125 * _bounded(cues.smile) * (0.4 - _ACROSS**2)
     gape = (0.015 + 0.12 * is_open) * (1 - _ACROSS**2)
     upper, lower = np.stack([x, line - 0.35 * gape], 1), np.stack([x, line + gape], 1)
     lips = skin * (0.78, 0.52, 0.52)

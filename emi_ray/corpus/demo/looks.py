@@ -49,10 +49,10 @@ def draw_look(rng: np.random.Generator) -> Look:
     skin = (_pick(_SKIN_TONES, rng) + rng.normal(0, 5, 3)).clip(40, 250)
     hair = _pick(_HAIR_COLOURS, rng) + rng.normal(0, 6, 3)
     return Look(
-        background=_room(float(skin.mean()) * rng.uniform(0.35, 0.8), rng),
+        background=_room(float(skin.mean()) * rng.uniform(0.45, 0.65), rng),
         light=_light(rng),
         skin=skin,
-        hair=np.minimum(hair, 0.68 * skin).clip(10, 240),
+        hair=np.minimum(hair, 0.6 * skin).clip(10, 240),
         hair_style=str(rng.choice(_HAIR_STYLES)),
         shirt=rng.uniform(40, 200, 3),
         iris=_pick(_EYE_COLOURS, rng),
@@ -68,7 +68,7 @@ def _pick(colours: tuple[tuple[int, int, int], ...], rng: np.random.Generator) -
 
 def _room(level: float, rng: np.random.Generator) -> np.ndarray:
     """A wall of about this brightness with a soft gradient, and a few things that hang there."""
-    corners = level + rng.normal(0, 18, (1, 1, 3)) + rng.normal(0, 12, (2, 2, 3))
+    corners = level + rng.normal(0, 14, (1, 1, 3)) + rng.normal(0, 10, (2, 2, 3))
     wall = _spread(corners)
     for _ in range(rng.integers(1, 4)):
         start, size = rng.integers(0, SIDE_PX, 2), rng.integers(20, 90, 2)

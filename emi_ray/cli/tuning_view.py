@@ -1,0 +1,139 @@
+"""How a search looks in the terminal: live while it runs, and what came of it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from emi_ray.cli.app import console
+from emi_ray.tuning.outcome import Outcome
+from emi_ray.tuning.study import Counts, TuningStudy
+from emi_ray.tuning.tune import TuneOptions
+from emi_ray.workspace import Workspace
+
+_REDRAW_EVERY_S = 0.2
+
+
+@dataclass
+class StudyView:
+    """One live line; a new best also gets a line that stays."""
+
+    progress: Progress
+    task: TaskID
+    options: TuneOptions
+    log: Callable[[TuningStudy], None] | None
+    began: float = field(default_factory=time.monotonic)
+    drawn: float = 0.0
+    finished_before: int | None = None
+    best: int | None = None
+
+    def update(self, study: TuningStudy) -> None:
+        """Draw the study as it stands, at most a few times a second."""
+        counts = study.counts
+        if self.finished_before is None:
+            self.finished_before = counts.finished
+            if counts.finished:
+                console.print(f"Study {study.name} goes on: {counts.finished} trials were finished before.")
+        is_last = counts.running == 0
+        if time.monotonic() - self.drawn < _REDRAW_EVERY_S and not is_last:
+            return
+        self.drawn = time.monotonic()
+        best = study.best
+        if best is not None and best.number != self.best:
+            self.best = best.number
+            console.print(f"trial {best.number}: {self.options.metric} {best.values[0]:.4f}, the best so far")
+        if self.log is not None:
+            self.log(study)
+        score = "no score yet" if best is None else f"best {best.values[0]:.4f} (trial {best.number})"
+        text = f"{score} · {_spell(counts)}{self._time_left(counts)}"
+        self.progress.update(self.task, completed=counts.finished, description=text)
+
+    def note(self, text: str) -> None:
+        """A line that stays, and what is being done now."""
+        console.print(text, markup=False)
+        self.progress.update(self.task, description=text)
+
+    def _time_left(self, counts: Counts) -> str:
+        done = counts.finished - (self.finished_before or 0)
+        left = self.options.trials - counts.finished
+        if not done or left <= 0:
+            return ""
+        seconds = (time.monotonic() - self.began) / done * left
+        return f" · about {seconds / 60:.0f} min left" if seconds >= 90 else f" · about {seconds:.0f} s left"
+
+
+@contextmanager
+def study_progress(
+    options: TuneOptions, log: Callable[[TuningStudy], None] | None = None
+) -> Iterator[StudyView]:
+    """A view of a study while the block lasts.
+
+    Args:
+        log: also called whenever the view is drawn.
+    """
+    columns = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=options.trials)
+        yield StudyView(progress, task, options, log)
+
+
+def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
+    """The best recipe against the start, and how far the search flattered it."""
+    console.print(_reporting_table(outcome))
+    console.print(_parameter_table(outcome))
+    if outcome.front:
+        console.print(_front_table(outcome))
+    best = outcome.best
+    console.print(
+        f"Tuned score of trial {best.number}: {best.tuned:.4f}; under other seeds {best.confirmed:.4f}; "
+        f"reported {outcome.best_reported.mean:.4f}: the search was optimistic by {outcome.optimism:+.4f}.",
+    )
+    if outcome.optimism_of_start is not None:
+        console.print(
+            f"Of settings that nobody chose the same difference is {outcome.optimism_of_start:+.4f}: "
+            "that much is the splits."
+        )
+    console.print(f"Recipe: {workspace.path(f'studies/{study}/best.yaml')}")
+    console.print(f"Plots: emi-ray report -w {workspace.root}")
+
+
+def _reporting_table(outcome: Outcome) -> Table:
+    table = Table("recipe", title=f"{outcome.metric} on the official split")
+    for seed in outcome.seeds:
+        table.add_column(f"seed {seed}", justify="right")
+    table.add_column("mean", justify="right")
+    for reported in (outcome.start_reported, outcome.best_reported):
+        table.add_row(reported.recipe, *(f"{each:.4f}" for each in reported.scores), f"{reported.mean:.4f}")
+    table.add_row("gain", *("" for _ in outcome.seeds), f"{outcome.gain:+.4f}")
+    return table
+
+
+def _parameter_table(outcome: Outcome) -> Table:
+    table = Table("setting", "start", "best", title="What was chosen")
+    for name in dict.fromkeys([*outcome.start_parameters, *outcome.parameters]):
+        own, best = outcome.start_parameters.get(name, "–"), outcome.parameters.get(name, "–")
+        table.add_row(name, _short(own), _short(best))
+    return table
+
+
+def _front_table(outcome: Outcome) -> Table:
+    table = Table("trial", outcome.metric, "cost", title="Pareto front")
+    for point in outcome.front:
+        table.add_row(str(point.number), f"{point.values[0]:.4f}", f"{point.values[1]:g}")
+    return table
+
+
+def _spell(counts: Counts) -> str:
+    parts = [
+        f"{getattr(counts, name)} {name}"
+        for name in ("complete", "pruned", "failed", "lost", "running")
+        if name in ("complete", "pruned", "failed") or getattr(counts, name)
+    ]
+    return ", ".join(parts)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

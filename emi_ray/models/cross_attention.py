@@ -1,0 +1,114 @@
+"""Text asks, sound and face answer: cross-attention from the text vector to the steps of other modalities.
+
+After arXiv 2603.14976: Q = LayerNorm(Linear(text)), K = LayerNorm(Linear(steps)), V = Linear(steps); the text
+vector beside what each attention found → Linear → GELU → Dropout → Linear. Learned tokens stand for what is
+missing or dropped.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emi_ray.models.encoders import FeatureReader, SequenceEncoder
+from emi_ray.models.fusion import MissingModalities, Regressor
+from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
+from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences
+from emi_ray.recipe_schema import EncoderSettings, FusionSettings
+from emi_ray.schema import MODALITIES, Modality
+
+
+class StepAttention(FeatureReader):
+    """One query a clip over the steps of one modality, with several heads."""
+
+    def __init__(
+        self, feature_dim: int, query_dim: int, settings: EncoderSettings, fusion: FusionSettings
+    ) -> None:
+        super().__init__(feature_dim, settings.standardise)
+        self.num_heads, self.dropout, self.max_steps = fusion.heads, fusion.dropout, settings.max_steps
+        self.query = nn.Sequential(nn.Linear(query_dim, fusion.hidden), nn.LayerNorm(fusion.hidden))
+        self.key = nn.Sequential(nn.Linear(feature_dim, fusion.hidden), nn.LayerNorm(fusion.hidden))
+        self.value = nn.Linear(feature_dim, fusion.hidden)
+        self.out = nn.Linear(fusion.hidden, fusion.hidden)
+
+    def forward(self, text: Tensor, sequences: Sequences) -> Tensor:
+        """Text (B, Q) and a batch's steps → (B, hidden)."""
+        padding = sequences.pad()
+        query = self.query(text)
+        pairs = zip(padding.groups, padding.rows(), strict=True)
+        found = torch.cat([self._attend(query[rows], group) for group, rows in pairs])
+        return found if padding.order is None else found[padding.order]
+
+    def _attend(self, query: Tensor, group: PaddedGroup) -> Tensor:
+        values, mask = group.values, group.mask
+        if self.max_steps is not None:
+            values, mask = values[:, : self.max_steps], mask[:, : self.max_steps]
+        if self.standardise:
+            values = (values - self.feature_mean) * self.feature_scale
+        # A clip without steps looks at one that is masked; what it finds there is replaced by the caller.
+        mask = mask | (~mask.any(dim=1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0))
+        num_clips, num_steps = mask.shape
+        q, k, v = (
+            x.view(num_clips, -1, self.num_heads, query.shape[1] // self.num_heads).transpose(1, 2)
+            for x in (query, self.key(values), self.value(values))
+        )
+        dropout = self.dropout if self.training else 0.0
+        found = F.scaled_dot_product_attention(q, k, v, mask[:, None, None, :], dropout)
+        result: Tensor = self.out(found.transpose(1, 2).reshape(num_clips, -1))
+        return result
+
+
+class TextAnchoredRegressor(Regressor):
+    """A text vector, and what it finds in the steps of each other modality, under one head."""
+
+    def __init__(
+        self,
+        text: SequenceEncoder,
+        feature_dims: Mapping[Modality, int],
+        settings: Mapping[Modality, EncoderSettings],
+        fusion: FusionSettings,
+        targets: Targets,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(m for m in MODALITIES if m in settings)
+        self.text = text
+        self.zero_inflated = targets.zero_inflated
+        self.encoder_lr_ratio = fusion.encoder_lr_ratio
+        others = [m for m in self.modalities if m != "text"]
+        width = text.embedding_dim
+        self.attentions = nn.ModuleDict(
+            {m: StepAttention(feature_dims[m], width, settings[m], fusion) for m in others}
+        )
+        dims = {"text": width, **dict.fromkeys(others, fusion.hidden)}
+        self.missing = MissingModalities(list(dims.values()), fusion)
+        self.mlp = nn.Sequential(
+            nn.Linear(sum(dims.values()) + self.missing.num_flags, fusion.hidden),
+            nn.GELU(),
+            nn.Dropout(fusion.dropout),
+            nn.Linear(fusion.hidden, targets.width),
+        )
+        branches = dims if targets.branches else {}
+        self.branches = nn.ModuleDict({m: nn.Linear(d, targets.num_labels) for m, d in branches.items()})
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Everything but the text encoder, then that at ``fusion.encoder_lr_ratio``."""
+        own = [p for name, p in self.named_parameters() if not name.startswith("text.")]
+        ratio = self.encoder_lr_ratio
+        encoder = [ParameterGroup(g.parameters, ratio * g.lr_ratio) for g in self.text.parameter_groups()]
+        return [ParameterGroup(own), *(group for group in encoder if group.parameters)]
+
+    def outputs(self, inputs: Inputs) -> Outputs:
+        text = self.text.encode(inputs["text"])
+        found = [attention(text, inputs[m]) for m, attention in self.attentions.items()]  # type: ignore[index]
+        parts = [text, *found]
+        branches = tuple(self.branches[m](p) for m, p in zip(self.modalities, parts, strict=True)) \
+            if len(self.branches) else ()
+        raw = self.mlp(torch.cat(self.missing(parts, [inputs[m].present for m in self.modalities]), dim=1))
+        return Outputs(*read_head(raw, self.zero_inflated), branches)
+
+    def encoder_of(self, modality: Modality) -> SequenceEncoder | None:
+        return self.text if modality == "text" else None
+
+    def readers(self) -> dict[Modality, FeatureReader]:
+        return {"text": self.text, **self.attentions}  # type: ignore[dict-item]

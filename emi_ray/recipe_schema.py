@@ -1,0 +1,187 @@
+"""The settings of a recipe: frozen, checked once. See :mod:`emi_ray.recipe` for where they come from."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from emi_ray.config import Settings
+from emi_ray.schema import MODALITIES, Modality
+
+
+class PaperResult(Settings):
+    """Where the system stands in the paper, and the mean Pearson correlation it reports.
+
+    ``source`` names the paper where it is not the one of the tables.
+    """
+
+    source: str | None = None
+    table: int | None = None
+    row: str | None = None
+    val_pearson: float | None = None
+    test_pearson: float | None = None
+
+
+class TrainingSettings(Settings):
+    """The optimiser and its schedule; the defaults are the paper's."""
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(16, ge=1, description="clips a step, over all workers together")
+    lr: float = Field(2e-4, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    grad_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no limit")
+    patience: int | None = Field(
+        10, ge=1, description="epochs without a better val Pearson; null: never stop"
+    )
+    min_improvement: float = Field(1e-4, ge=0, description="of val Pearson, for an epoch to count as better")
+    scheduler: Literal["plateau", "cosine", "constant"] = "plateau"
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    plateau_patience: int = Field(3, ge=0)
+    warmup_epochs: int = Field(0, ge=0, description="of the cosine schedule")
+    bucket_batches: int = Field(
+        8, ge=1, description="batches whose clips are sorted by length together; 1 is a plain shuffle"
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="validate and keep an exponential moving average of the weights"
+    )
+    amp: bool = Field(False, description="mixed precision (bfloat16), on GPUs only")
+    seed: int = Field(42, ge=0)
+
+
+class StageOverrides(Settings):
+    """What one stage does otherwise than ``training`` says; null: nothing."""
+
+    epochs: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    lr: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    patience: int | None = Field(None, ge=1)
+
+
+class EncoderSettings(StageOverrides):
+    """How the features (T, D) of one modality become an embedding (hidden,).
+
+    ``type`` says how the steps become one vector: ``attention``, ``mean``, ``mean_std`` or ``last``; ``mlp``
+    is for modalities of one vector a clip (``mean``, then L2 normalisation). ``steps`` leaves them as they
+    are, for a fusion that attends to steps. ``finetune`` trains a pretrained ``backbone`` on the raw input:
+    transcripts for text, the waveform for audio.
+    """
+
+    type: Literal["mlp", "attention", "mean", "mean_std", "last", "steps", "finetune"]
+    features: str | None = Field(
+        None, description="extractor name or fingerprint; null: what the workspace's extractor made"
+    )
+    hidden: int = Field(384, ge=1)
+    dropout: float = Field(0.45, ge=0, lt=1)
+    projection: Literal["mlp", "linear", "none"] = Field(
+        "mlp", description="after pooling: the paper's MLP, one linear layer, or nothing"
+    )
+    standardise: bool = Field(
+        False, description="scale each feature by the training clips' mean and deviation"
+    )
+    recurrent: Literal["gru", "lstm"] | None = Field(None, description="a recurrent net before the pooling")
+    recurrent_hidden: int = Field(256, ge=1)
+    recurrent_layers: int = Field(1, ge=1)
+    bidirectional: bool = False
+    max_steps: int | None = Field(None, ge=1, description="later steps of a clip are not looked at")
+    missing: Literal["skip", "zero"] = Field(
+        "skip",
+        description="clips without this modality, in its own stage: left out, or a zero vector",
+    )
+
+
+class FusionSettings(StageOverrides):
+    """How embeddings become predictions.
+
+    ``concat`` joins embeddings. ``text_anchored`` lets the text vector attend to the steps of each other
+    modality and joins what it finds.
+    """
+
+    type: Literal["concat", "text_anchored"] = "concat"
+    hidden: int = Field(384, ge=1)
+    dropout: float = Field(0.45, ge=0, lt=1)
+    heads: int = Field(4, ge=1, description="of the attention of text_anchored")
+    missing: Literal["zero", "token", "mask"] = Field(
+        "zero",
+        description="what fusion sees of a modality that a clip lacks: its encoder's answer to a zero vector, "
+        "a learned token, or zeros and a flag that says so",
+    )
+    modality_dropout: float = Field(
+        0.3, ge=0, lt=1, description="of each clip and modality; one is always kept"
+    )
+    latents: dict[Modality, int] = Field(
+        default_factory=dict, description="size of a modality's latent code under objective.latent_prior"
+    )
+    encoder_lr_ratio: float = Field(0.05, ge=0, description="learning rate of the encoders over the head's")
+
+
+class ObjectiveSettings(Settings):
+    """Weights of the losses that are added up; the defaults are the paper's.
+
+    ``auxiliary`` weighs the same losses of each modality's own prediction. ``zero_inflated`` makes the model
+    predict "is it above zero" x "how much", and weighs the cross-entropy of the first. ``latent_prior``
+    weighs the divergence of ``fusion.latents`` from a standard normal distribution.
+    """
+
+    ccc: float = Field(0.7, ge=0)
+    mse: float = Field(0.3, ge=0)
+    pearson: float = Field(0.0, ge=0)
+    l1: float = Field(0.0, ge=0)
+    huber: float = Field(0.0, ge=0)
+    huber_delta: float = Field(0.1, gt=0, description="in units of the label's range")
+
+    zero_inflated: float = Field(0.0, ge=0)
+    auxiliary: float = Field(0.0, ge=0)
+    latent_prior: float = Field(0.0, ge=0)
+    memory: int = Field(
+        0, ge=0, description="past predictions of the epoch that ccc and pearson count in beside the batch"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_minimise(self) -> "ObjectiveSettings":
+        if not any((self.ccc, self.mse, self.pearson, self.l1, self.huber)):
+            raise ValueError("every weight is 0: nothing to minimise")
+        return self
+
+
+class Recipe(Settings):
+    """One system. ``stages``: ``staged`` trains each encoder, then all together; ``frozen`` then trains only
+    the fusion; ``joint`` trains all together from scratch, at ``fusion.encoder_lr_ratio`` as given."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    title: str
+    paper: PaperResult | None = None
+    encoders: dict[Modality, EncoderSettings] = Field(min_length=1)
+    fusion: FusionSettings | None = None
+    objective: ObjectiveSettings = ObjectiveSettings()
+    training: TrainingSettings = TrainingSettings()
+    stages: Literal["staged", "joint", "frozen"] = "staged"
+    split: Literal["official", "expanded"] = "official"
+
+    @model_validator(mode="after")
+    def _several_encoders_need_fusion(self) -> "Recipe":
+        if len(self.encoders) > 1 and self.fusion is None:
+            raise ValueError("a recipe with several encoders needs a fusion section")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_and_their_fusion_belong_together(self) -> "Recipe":
+        anchored = self.fusion is not None and self.fusion.type == "text_anchored"
+        for modality, encoder in self.encoders.items():
+            if (encoder.type == "steps") != (anchored and modality != "text"):
+                raise ValueError(
+                    f"encoders.{modality}.type = '{encoder.type}': 'steps' is for the modalities beside text "
+                    "under fusion.type = 'text_anchored', which takes nothing else"
+                )
+        if anchored and ("text" not in self.encoders or self.stages != "joint"):
+            raise ValueError("fusion.type = 'text_anchored' needs a text encoder and stages = 'joint'")
+        return self
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities it uses, in the order of the vocabulary."""
+        return tuple(modality for modality in MODALITIES if modality in self.encoders)
+
+    def training_of(self, stage: StageOverrides) -> TrainingSettings:
+        """``training`` with what the stage does otherwise."""
+        changes = {name: getattr(stage, name) for name in StageOverrides.model_fields}
+        return self.training.model_copy(update={k: v for k, v in changes.items() if v is not None})

@@ -1,0 +1,224 @@
+"""optuna-dashboard on a study and TensorBoard on the runs, for a browser on this machine."""
+
+import io
+import logging
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import pandas as pd
+
+from emi_ray.errors import EmiRayError, UserError, choices
+from emi_ray.tuning.settings import study_folder
+from emi_ray.tuning.storage import JOURNAL, open_storage
+from emi_ray.workspace import Workspace
+
+HOST = "127.0.0.1"
+
+_REFRESH_EVERY_S = 10.0
+_PLACES = 100
+_NOT_CURVES = ("stage", "epoch")
+
+Say = Callable[[str], None]
+
+
+def serve(
+    workspace: Workspace,
+    study: str | None,
+    port: int,
+    storage: str | None,
+    address: str | None,
+    say: Say,
+) -> None:
+    """Serve both until Ctrl-C; runs that are trained meanwhile appear.
+
+    Args:
+        study: None: the one that changed last; without any study, TensorBoard alone.
+        port: the first to try, for both.
+        address: of a Ray cluster, whose own dashboard is then named.
+
+    Raises:
+        UserError: there is no such study.
+        EmiRayError: one of the two ended by itself.
+    """
+    workspace.config()
+    name = None if storage else find_study(workspace, study)
+    with tempfile.TemporaryDirectory(prefix="emi-ray-tensorboard-") as folder:
+        events = EventFiles(workspace, Path(folder))
+        events.refresh()
+        with _children() as children:
+            if name is not None or storage is not None:
+                first = free_port(port)
+                children["optuna-dashboard"] = serve_study(workspace, name or "", storage, first)
+                say(f"Study {name or 'database'}: http://{HOST}:{first}/dashboard")
+                port = first + 1
+            second = free_port(port)
+            children["TensorBoard"] = serve_events(Path(folder), second)
+            say(f"Runs, in TensorBoard: http://{HOST}:{second}/")
+            ray_url = _ray_dashboard(address or os.environ.get("RAY_ADDRESS"))
+            say(f"Ray cluster: {ray_url}" if ray_url else "No Ray cluster was named (--address).")
+            say("Ctrl-C ends both.")
+            _wait(children, events)
+
+
+def find_study(workspace: Workspace, study: str | None) -> str | None:
+    """A study with a journal in the workspace: the one of that name, or the one that changed last.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    names = [name for name in workspace.folders("studies") if workspace.exists(_journal(name))]
+    if study is not None and study not in names:
+        hint = choices(study, names) if names else "it has none yet; start one with emi-ray tune."
+        raise UserError(f"There is no study '{study}' in {workspace.root}: {hint}")
+    if study is not None or not names:
+        return study
+    return max(names, key=lambda name: _changed(workspace, _journal(name)))
+
+
+@dataclass
+class EventFiles:
+    """TensorBoard's files, made from every ``history.csv`` of a workspace."""
+
+    workspace: Workspace
+    folder: Path
+    _seen: dict[str, int] = field(default_factory=dict)
+
+    def refresh(self) -> int:
+        """Write those of runs that are new or changed; returns how many."""
+        written = 0
+        for path in self.workspace.files("runs", recursive=True):
+            if not path.endswith("/history.csv"):
+                continue
+            changed = _changed(self.workspace, path)
+            if self._seen.get(path) != changed:
+                self._write(path)
+                self._seen[path] = changed
+                written += 1
+        return written
+
+    def _write(self, path: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        history = pd.read_csv(io.BytesIO(self.workspace.read_bytes(path)))
+        run = path.removeprefix("runs/").removesuffix("/history.csv")
+        for old in (self.folder / run).glob("events.out.*"):
+            old.unlink()
+        with SummaryWriter(str(self.folder / run)) as writer:
+            for row in history.to_dict("records"):
+                for name in history.columns.drop(list(_NOT_CURVES)):
+                    if pd.notna(row[name]):
+                        writer.add_scalar(f"{name}/{row['stage']}", float(row[name]), int(row["epoch"]))
+
+
+def serve_study(workspace: Workspace, study: str, storage: str | None, port: int) -> Any:
+    """optuna-dashboard in a process of its own."""
+    arguments = (workspace, study, storage, port)
+    process = multiprocessing.get_context("spawn").Process(target=_serve_study, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def serve_events(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """TensorBoard in a process of its own."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", HOST]
+    command += ["--port", str(port), "--reload_interval", "5", "--load_fast=false"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def free_port(first: int) -> int:
+    """The first port from ``first`` on that nothing listens to.
+
+    Raises:
+        UserError: a hundred ports are taken.
+    """
+    for port in range(first, min(first + _PLACES, 65536)):
+        with socket.socket() as candidate:
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                candidate.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise UserError(f"--port {first}: this and the {_PLACES - 1} ports after it are taken; choose another.")
+
+
+def _serve_study(workspace: Workspace, study: str, storage: str | None, port: int) -> None:
+    from optuna_dashboard import wsgi
+
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    app = wsgi(open_storage(workspace, study, storage))
+    server = make_server(HOST, port, app, server_class=_Server, handler_class=_Quiet)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.server_close()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """One thread a request: a page asks for much at once."""
+
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of single requests."""
+
+
+@contextmanager
+def _children() -> Iterator[dict[str, Any]]:
+    """Processes that end with the block."""
+    children: dict[str, Any] = {}
+    try:
+        yield children
+    finally:
+        for child in children.values():
+            child.terminate()
+        for child in children.values():
+            child.join() if hasattr(child, "join") else child.wait()
+
+
+def _wait(children: dict[str, Any], events: EventFiles) -> None:
+    try:
+        while True:
+            for name, child in children.items():
+                code = child.exitcode if hasattr(child, "exitcode") else child.poll()
+                if code is not None:
+                    raise EmiRayError(f"{name} ended by itself (exit code {code}).")
+            time.sleep(_REFRESH_EVERY_S)
+            events.refresh()
+    except KeyboardInterrupt:
+        return
+
+
+def _ray_dashboard(address: str | None) -> str | None:
+    """The page of a cluster; None where none was named, or it has none."""
+    if address is None:
+        return None
+    import ray
+
+    from emi_ray.runtime import ray_session
+
+    with ray_session(address):
+        url = ray.init(ignore_reinit_error=True, log_to_driver=False).dashboard_url
+    return f"http://{url}" if url else None
+
+
+def _journal(study: str) -> str:
+    return f"{study_folder(study)}/{JOURNAL}"
+
+
+def _changed(workspace: Workspace, path: str) -> int:
+    return int(workspace.filesystem.get_file_info(workspace.path(path)).mtime_ns or 0)

@@ -1,0 +1,228 @@
+"""What a search found, judged on clips that it never saw.
+
+The score of the best of many trials flatters: some of it is luck with the tuning split. So the best few trials
+are first confirmed under further seeds on the tuning split; the one that holds up best becomes a recipe file;
+that recipe and the one the search started from are trained by Ray Train on the official split under the same
+seeds. *Optimism* is the tuned score less the reporting score. Part of it is that the two splits differ, which
+the start suffers as well; what is left is due to the choosing.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+import ray
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from emi_ray.config import Settings, WorkspaceConfig, dump_yaml
+from emi_ray.errors import EmiRayError
+from emi_ray.recipe import Recipe
+from emi_ray.training import ray_worker
+from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+from emi_ray.tuning.objective import score_recipe
+from emi_ray.tuning.ray_search import SharedData, results_of
+from emi_ray.tuning.resources import TrialResources
+from emi_ray.tuning.search_space import Value
+from emi_ray.tuning.settings import study_folder
+from emi_ray.tuning.study import START, TuningStudy
+from emi_ray.workspace import Workspace
+
+OnNote = Callable[[str], None]
+"""Called with what is about to be done."""
+
+
+_CONFIRMING_SEEDS = 2
+
+
+class Confirmed(Settings):
+    """A trial on the tuning split: its score in the search, and the mean over that and further seeds."""
+
+    number: int
+    tuned: float
+    confirmed: float
+
+
+class Reported(Settings):
+    """A recipe on the reporting split, one score a seed."""
+
+    recipe: str
+    scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.scores)
+
+
+class FrontPoint(Settings):
+    """A trial of a search with two objectives that no other beats in both."""
+
+    number: int
+    values: tuple[float, ...]
+    parameters: dict[str, Value]
+
+
+class Outcome(Settings):
+    """``studies/<name>/result.json``: the best trial against the recipe's own settings (the start).
+
+    Attributes:
+        finished: trials that the choice was made from.
+        confirmed: the trials that were trained again, the best first.
+        start: the recipe's own settings in the search; None if that trial is not complete.
+        front: of a search with two objectives, the Pareto front.
+    """
+
+    metric: str
+    finished: int
+    seeds: tuple[int, ...]
+    confirmed: tuple[Confirmed, ...]
+    start: Confirmed | None
+    best_reported: Reported
+    start_reported: Reported
+    parameters: dict[str, Value]
+    start_parameters: dict[str, Value]
+    front: tuple[FrontPoint, ...] = ()
+
+    @property
+    def best(self) -> Confirmed:
+        return self.confirmed[0]
+
+    @property
+    def gain(self) -> float:
+        """What tuning won on the reporting split."""
+        return self.best_reported.mean - self.start_reported.mean
+
+    @property
+    def optimism(self) -> float:
+        """How much its score in the search flatters the best trial."""
+        return self.best.tuned - self.best_reported.mean
+
+    @property
+    def optimism_of_start(self) -> float | None:
+        """The same of settings that no search chose: what the two splits differ by."""
+        return None if self.start is None else self.start.tuned - self.start_reported.mean
+
+
+def confirm(
+    study: TuningStudy,
+    shared: SharedData,
+    workspace: Workspace,
+    resources: TrialResources,
+    how_many: int,
+    on_note: OnNote,
+) -> list[Confirmed]:
+    """Train the best ``how_many`` trials and the start again on the tuning split under other seeds, side by
+    side; the best mean first. With ``how_many`` 0 the scores of the search decide.
+
+    Raises:
+        EmiRayError: no trial of the study is complete.
+    """
+    trials, metric = _candidates(study, how_many), study.settings.metric
+    own_seed = study.settings.recipe.training.seed
+    seeds = [own_seed + 1 + index for index in range(_CONFIRMING_SEEDS if how_many else 0)]
+    if seeds:
+        on_note(f"training {len(trials)} trials again under {len(seeds)} other seeds, on the tuning split")
+    score = ray.remote(max_retries=1)(_score).options(**resources.options)
+    job = (shared.reference, metric, workspace, resources.threads)
+    pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
+    found = [
+        Confirmed(number=t.number, tuned=t.values[0], confirmed=fmean([t.values[0], *results_of(scores)]))
+        for t, scores in zip(trials, pending, strict=True)
+    ]
+    return sorted(found, key=lambda each: -study.sign * each.confirmed)
+
+
+def write_best(study: TuningStudy, workspace: Workspace, number: int) -> Recipe:
+    """Write ``studies/<name>/best.yaml``: a recipe like any other."""
+    name, own = study.name, study.settings.recipe
+    tuned = study.recipe_of(study.optuna.trials[number])
+    best = tuned.model_copy(update={"name": f"{name}-best", "title": f"{own.title}, tuned", "paper": None})
+    header = f"# Trial {number} of study {name}, which started from recipe {own.name}.\n"
+    workspace.write_text(f"{study_folder(name)}/best.yaml", header + dump_yaml(best))
+    return best
+
+
+def report_recipe(
+    workspace: Workspace,
+    recipe: Recipe,
+    config: WorkspaceConfig,
+    metric: str,
+    seeds: Sequence[int],
+    on_note: OnNote,
+) -> Reported:
+    """Train a recipe on the official split under each seed; runs that are finished are taken as they are.
+
+    Raises:
+        EmiRayError: the reporting split gives no such score.
+    """
+    scores = []
+    for seed in seeds:
+        on_note(f"training {recipe.name}, seed {seed}, on the {recipe.split} split")
+        value = ray_worker.train(workspace, recipe, config, seed)[metric]
+        if value is None:
+            raise EmiRayError(
+                f"{recipe.name} has no {metric} on the {recipe.split} split: the labels do not vary."
+            )
+        scores.append(float(value))
+    return Reported(recipe=recipe.name, scores=tuple(scores))
+
+
+def judge(
+    study: TuningStudy,
+    workspace: Workspace,
+    config: WorkspaceConfig,
+    confirmed: Sequence[Confirmed],
+    seeds: Sequence[int],
+    on_note: OnNote,
+) -> Outcome:
+    """Train the best recipe and the start on the official split and write ``result.json``."""
+    settings = study.settings
+    best = write_best(study, workspace, confirmed[0].number)
+    start = settings.recipe.model_copy(update={"name": f"{study.name}-start", "paper": None})
+    first = study.start
+    outcome = Outcome(
+        metric=settings.metric,
+        finished=study.counts.finished,
+        seeds=tuple(seeds),
+        confirmed=tuple(confirmed),
+        start=next((each for each in confirmed if first and each.number == first.number), None),
+        best_reported=report_recipe(workspace, best, config, settings.metric, seeds, on_note),
+        start_reported=report_recipe(workspace, start, config, settings.metric, seeds, on_note),
+        parameters=study.optuna.trials[confirmed[0].number].params,
+        start_parameters=settings.space.own_values(settings.recipe),
+        front=tuple(
+            FrontPoint(number=t.number, values=tuple(t.values), parameters=t.params) for t in study.front
+        ),
+    )
+    derived = {
+        "gain": outcome.gain,
+        "optimism": outcome.optimism,
+        "optimism_of_start": outcome.optimism_of_start,
+    }
+    workspace.write_json(f"{study_folder(study.name)}/result.json", outcome.model_dump(mode="json") | derived)
+    return outcome
+
+
+def read_outcome(workspace: Workspace, study: str) -> Outcome | None:
+    """What ``result.json`` says; None if it is not there yet."""
+    path = f"{study_folder(study)}/result.json"
+    if not workspace.exists(path):
+        return None
+    values = workspace.read_json(path)
+    return Outcome.model_validate({name: values[name] for name in Outcome.model_fields})
+
+
+def _candidates(study: TuningStudy, how_many: int) -> list[FrozenTrial]:
+    trials = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ranked = sorted(trials, key=lambda trial: -study.sign * trial.values[0])
+    if not ranked:
+        raise EmiRayError(f"Study {study.name} has no complete trial yet: run more, or without --timeout.")
+    chosen = ranked[: max(how_many, 1)]
+    return chosen + [trial for trial in ranked[len(chosen) :] if START in trial.user_attrs]
+
+
+def _score(recipe: Recipe, seed: int, data: Any, metric: str, workspace: Workspace, threads: int) -> float:
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cache = WorkspaceEncoderCache(workspace)
+    return score_recipe(recipe, data, metric, seed=seed, device=device, encoder_cache=cache).value

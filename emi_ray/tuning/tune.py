@@ -1,0 +1,165 @@
+"""The whole of ``emi-ray tune``: from a recipe and a space to the best recipe, judged."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.runtime import require_shared
+from emi_ray.schema import labels_of
+from emi_ray.training.run import RunPlan, plan_run
+from emi_ray.tuning.outcome import OnNote, Outcome, confirm, judge, read_outcome
+from emi_ray.tuning.ray_search import SearchLimits, SharedData, plan_resources, search, share_data
+from emi_ray.tuning.record import write_record
+from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
+from emi_ray.tuning.search_space import load_space
+from emi_ray.tuning.settings import (
+    Cost,
+    RecipeSource,
+    StudySettings,
+    check_metric,
+    check_name,
+    check_space,
+    claim_settings,
+)
+from emi_ray.tuning.storage import driving
+from emi_ray.tuning.study import TuningStudy
+from emi_ray.workspace import Workspace
+
+OnChange = Callable[[TuningStudy], None]
+"""Called on the driver whenever something of the study has changed."""
+
+_RECORD_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """What ``emi-ray tune`` is asked for.
+
+    Attributes:
+        trials: finished ones (complete or pruned) in all, those of earlier commands included.
+        timeout_s: after so many seconds no new trial starts.
+        scheduler: by default ``asha``; ``none`` with two objectives.
+        concurrent: trials at once; by default as many as fit.
+        confirm: how many of the best trials are trained again under two more seeds before one is chosen.
+        seeds: how many seeds judge the choice on the reporting split; 0: none, and nothing is judged.
+        storage: URL of a database that holds the study; by default a journal in the workspace.
+    """
+
+    space: Path
+    study: str
+    trials: int
+    timeout_s: float | None = None
+    metric: str = "val_pearson"
+    minimise: Cost | None = None
+    folds: int = 1
+    holdout: float = 0.2
+    sampler: SamplerName = "tpe"
+    scheduler: SchedulerName | None = None
+    seed: int = 0
+    concurrent: int | None = None
+    gpus_per_trial: float | None = None
+    confirm: int = 3
+    seeds: int = 3
+    storage: str | None = None
+
+
+def tune(
+    workspace: Workspace,
+    config: WorkspaceConfig,
+    source: RecipeSource,
+    options: TuneOptions,
+    on_change: OnChange,
+    on_note: OnNote,
+) -> Outcome | None:
+    """Search, or go on searching, until the study has its trials; then choose and judge. A Ray session must be up.
+
+    Returns:
+        How the best recipe stands against the one that the search started from; None without ``seeds``.
+
+    Raises:
+        UserError: the recipe, the space, the study or the machine do not allow it.
+        EmiRayError: trial after trial fails, or none is complete.
+    """
+    require_shared(workspace)
+    settings, plan = _prepare(workspace, config, source, options)
+    scheduler: SchedulerName = options.scheduler or ("none" if options.minimise else "asha")
+    with driving(workspace, options.study, settings.directions, options.storage) as held:
+        claim_settings(workspace, options.study, settings)
+        sampler = build_sampler(options.sampler, options.seed, len(held.get_trials(deepcopy=False)))
+        pruner = build_scheduler(scheduler, settings.num_steps)
+        study = TuningStudy(held, settings, source, sampler, pruner)
+        study.begin()
+        for name in settings.space.outside(settings.recipe):
+            on_note(f"The recipe's own {name} lies outside the space: the first trial draws one instead.")
+        shared = share_data(plan, settings)
+        _search(study, shared, workspace, options, on_change)
+        return _judge(study, shared, workspace, config, options, on_note) if options.seeds else None
+
+
+def _prepare(
+    workspace: Workspace, config: WorkspaceConfig, source: RecipeSource, options: TuneOptions
+) -> tuple[StudySettings, RunPlan]:
+    """Check everything that can be checked before anything runs."""
+    check_name(options.study)
+    if options.minimise is not None and options.scheduler not in (None, "none"):
+        raise UserError(
+            f"--scheduler {options.scheduler} judges trials by one score, and --minimise {options.minimise} "
+            "adds another: use --scheduler none."
+        )
+    space, recipe = load_space(options.space), source.load()
+    check_space(source, space)
+    check_metric(options.metric, labels_of(workspace.clips().schema))
+    plan = plan_run(workspace, recipe, config, recipe.training.seed)
+    settings = StudySettings(
+        recipe=recipe,
+        space=space,
+        metric=options.metric,
+        minimise=options.minimise,
+        folds=options.folds,
+        holdout=options.holdout,
+        data_key=plan.key,
+    )
+    return settings, plan
+
+
+def _search(
+    study: TuningStudy, shared: SharedData, workspace: Workspace, options: TuneOptions, on_change: OnChange
+) -> None:
+    last_record = time.monotonic()
+
+    def changed() -> None:
+        nonlocal last_record
+        on_change(study)
+        if time.monotonic() - last_record > _RECORD_EVERY_S:
+            write_record(study, workspace)
+            last_record = time.monotonic()
+
+    on_change(study)
+    try:
+        if study.counts.finished < options.trials:
+            resources = plan_resources(shared, options.concurrent, options.gpus_per_trial)
+            limits = SearchLimits(options.trials, options.timeout_s)
+            search(study, shared, workspace, resources, limits, changed)
+    finally:
+        on_change(study)
+        write_record(study, workspace)
+
+
+def _judge(
+    study: TuningStudy,
+    shared: SharedData,
+    workspace: Workspace,
+    config: WorkspaceConfig,
+    options: TuneOptions,
+    on_note: OnNote,
+) -> Outcome:
+    seeds = tuple(study.settings.recipe.training.seed + index for index in range(options.seeds))
+    earlier = read_outcome(workspace, study.name)
+    if earlier and (earlier.finished, earlier.seeds) == (study.counts.finished, seeds):
+        return earlier
+    resources = plan_resources(shared, options.concurrent, options.gpus_per_trial)
+    confirmed = confirm(study, shared, workspace, resources, options.confirm, on_note)
+    return judge(study, workspace, config, confirmed, seeds, on_note)
