@@ -185,10 +185,15 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         *sections, key = path.split(".")
         place = result
         for section in sections:
-            place = place.setdefault(section, {})
+            if place.get(section) is None:
+                place[section] = {}
+            place = place[section]
             if not isinstance(place, dict):
                 raise UserError(f"'{override}': '{section}' is a value, not a section.")
-        place[key] = yaml.load(text, Loader=_Loader)
+        try:
+            place[key] = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError:
+            raise UserError(f"'{override}': the value '{text}' is not valid YAML.") from None
     return result
 
 

@@ -16,6 +16,7 @@ from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
 from emi_ray.training.rows import Rows, split_rows
 from emi_ray.training.run_files import final_rows, predict_in_units, without_nan
+from emi_ray.training.transcripts import read_transcripts
 from emi_ray.workspace import Workspace
 
 
@@ -42,7 +43,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
                 f"{workspace.path(store.folder)} holds no features, but {run} needs them: "
                 f"emi-ray extract -w {workspace.root} --modalities {modality}."
             )
-    data = read_clip_data(workspace, stores)
+    data = loaded.tokens(read_clip_data(workspace, stores), read_transcripts(workspace, workspace.clips()))
     rows = final_rows(description.recipe, data, split_rows(data, description.recipe.split))
     result: dict[str, Any] = {"recipe": description.recipe.name, "seed": description.seed}
     for split in splits:
@@ -56,12 +57,16 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
 
 
 def predict_features(
-    loaded: LoadedModel, stores: Mapping[Modality, FeatureStore], clip_ids: Sequence[str]
+    loaded: LoadedModel,
+    stores: Mapping[Modality, FeatureStore],
+    clip_ids: Sequence[str],
+    transcripts: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """Predict clips, labelled or not, from their features.
 
     Args:
         stores: where the features lie; a modality that is not given is missing for all clips.
+        transcripts: by clip id, what a fine-tuned text backbone reads.
 
     Returns:
         One row for each of ``clip_ids``, in their order: ``clip_id``; one column a label, in its units and
@@ -78,12 +83,14 @@ def predict_features(
         if modality in stores
         else _missing(loaded, modality, len(ids))
         for modality in loaded.model.modalities
+        if modality in loaded.description.extractors
     }
     labels = loaded.description.labels
     targets = np.full((len(ids), len(labels)), np.nan, dtype=np.float32)
     data = ClipData(np.array(clip_ids, dtype=str), np.full(len(ids), "test"), features, targets, labels)
+    data = loaded.tokens(data, transcripts or {})
     predictions = predict_in_units(loaded.model, data, np.arange(len(ids)))
-    had = [",".join(m for m in features if features[m].present[row]) for row in range(len(ids))]
+    had = [",".join(m for m in loaded.model.modalities if data.features[m].present[row]) for row in range(len(ids))]
     columns = {label.name: predictions[:, index] for index, label in enumerate(labels)}
     return pa.table({"clip_id": ids, **columns, "modalities": pa.array(had, pa.string())})
 

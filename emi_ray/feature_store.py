@@ -1,7 +1,7 @@
 """Features on disk: the only bridge between extraction and training.
 
 One store is one folder, ``features/<modality>/<fingerprint>/``, of Parquet parts that appear atomically plus
-``extractor.json``, which says what the fingerprint is a hash of. What is done is what the parts hold: there is
+``_extractor.json``, which says what the fingerprint is a hash of. What is done is what the parts hold: there is
 no other record to fall out of step. A part is named by the clips in it, so a task that is run again after a
 crash replaces its own part instead of adding a second; should a clip nevertheless stand in two parts, readers
 take the first. Failures are appended to ``failures/<modality>/<fingerprint>/`` and are void once the clip has
@@ -43,15 +43,19 @@ class FeatureStore:
     def folder(self) -> str:
         return f"features/{self.modality}/{self.fingerprint}"
 
+    def is_described(self) -> bool:
+        """Whether ``_extractor.json`` is there; a run that was killed at its very start leaves a bare folder."""
+        return self.workspace.exists(f"{self.folder}/_extractor.json")
+
     def create(self, identity: Mapping[str, Any], feature_dim: int) -> None:
-        """Write ``extractor.json`` unless it is there."""
-        if not self.workspace.exists(f"{self.folder}/extractor.json"):
+        """Write ``_extractor.json`` unless it is there."""
+        if not self.is_described():
             description = {**identity, "feature_dim": feature_dim, "fingerprint": self.fingerprint}
-            self.workspace.write_json(f"{self.folder}/extractor.json", description)
+            self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
     def describe(self) -> dict[str, Any]:
         """What ``create`` wrote: the extractor's identity, ``feature_dim`` and ``fingerprint``."""
-        description: dict[str, Any] = self.workspace.read_json(f"{self.folder}/extractor.json")
+        description: dict[str, Any] = self.workspace.read_json(f"{self.folder}/_extractor.json")
         return description
 
     @property
@@ -110,7 +114,9 @@ def steps_of(table: pa.Table) -> np.ndarray:
 
 def stores_of(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
     """All stores of a modality in a workspace."""
-    return [FeatureStore(workspace, modality, name) for name in workspace.folders(f"features/{modality}")]
+    names = workspace.folders(f"features/{modality}")
+    stores = [FeatureStore(workspace, modality, name) for name in names]
+    return [store for store in stores if store.is_described()]
 
 
 def find_store(
@@ -121,7 +127,7 @@ def find_store(
     Raises:
         UserError: there is none, or several fit; the message lists what there is.
     """
-    held = stores_of(workspace, modality)
+    held = [store for store in stores_of(workspace, modality) if store.parts()]
     names = {store.fingerprint: store.describe()["extractor"] for store in held}
     fitting = [
         store

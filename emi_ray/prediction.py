@@ -15,7 +15,8 @@ from emi_ray.extraction import extract
 from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Modality, Split
 from emi_ray.training.checkpoint import LoadedModel, load_model
-from emi_ray.workspace import CLIPS, Workspace
+from emi_ray.training.transcripts import read_transcripts
+from emi_ray.workspace import CLIPS, Workspace, suffix_of
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
@@ -81,11 +82,13 @@ def config_of(loaded: LoadedModel) -> WorkspaceConfig:
 def _predict(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
     extractors = loaded.description.extractors
     stores = {m: FeatureStore(workspace, m, loaded.description.fingerprint(m)) for m in extractors}
-    return predict_features(loaded, stores, clips["clip_id"].to_pylist())
+    return predict_features(
+        loaded, stores, clips["clip_id"].to_pylist(), read_transcripts(workspace, clips)
+    )
 
 
 def _read_sources(sources: Sequence[str]) -> pa.Table:
-    if len(sources) == 1 and sources[0].lower().endswith(TABLE_SUFFIXES):
+    if len(sources) == 1 and suffix_of(sources[0]) in TABLE_SUFFIXES:
         return read_corpus("table", sources[0], CorpusSettings()).clips
     return validate_corpus(read_media(sources), CorpusSettings()).clips
 

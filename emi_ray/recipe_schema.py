@@ -1,6 +1,6 @@
 """The settings of a recipe: frozen, checked once. See :mod:`emi_ray.recipe` for where they come from."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -83,10 +83,24 @@ class EncoderSettings(StageOverrides):
     recurrent_layers: int = Field(1, ge=1)
     bidirectional: bool = False
     max_steps: int | None = Field(None, ge=1, description="later steps of a clip are not looked at")
+    backbone: str | None = Field(None, description="finetune: Hugging Face id or folder of a text encoder")
+    backbone_pooling: Literal["cls", "mean"] = "cls"
+    backbone_lr_ratio: float = Field(0.1, gt=0, description="learning rate of its last layer over the head's")
+    layer_decay: float = Field(0.9, gt=0, le=1, description="from each layer to the one before it")
+    gradient_checkpointing: bool = Field(False, description="compute layers twice to save memory")
+    backbone_config: dict[str, Any] | None = Field(
+        None, description="its architecture; filled in when a run is planned"
+    )
     missing: Literal["skip", "zero"] = Field(
         "skip",
         description="clips without this modality, in its own stage: left out, or a zero vector",
     )
+
+    @model_validator(mode="after")
+    def _finetuning_has_a_backbone(self) -> "EncoderSettings":
+        if (self.type == "finetune") != (self.backbone is not None):
+            raise ValueError("type = 'finetune' and a backbone go together")
+        return self
 
 
 class FusionSettings(StageOverrides):
@@ -165,6 +179,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _steps_and_their_fusion_belong_together(self) -> "Recipe":
+        if any(e.type == "finetune" for m, e in self.encoders.items() if m != "text"):
+            raise ValueError("type = 'finetune' is for text: a backbone is trained on transcripts")
         anchored = self.fusion is not None and self.fusion.type == "text_anchored"
         for modality, encoder in self.encoders.items():
             if (encoder.type == "steps") != (anchored and modality != "text"):

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -57,7 +57,7 @@ def ray_session(
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address:
-        ray.init(address=address, **quiet)
+        _connect(address, quiet)
     else:
         cores = os.cpu_count() or 1
         with _without_native_chatter():
@@ -74,6 +74,20 @@ def ray_session(
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str, options: dict[str, Any]) -> None:
+    import ray
+
+    if address.startswith("http"):
+        raise UserError(
+            f"--address {address} is the address of the job API: use it with ray job submit. To run from here, "
+            f"give the cluster's own address, HOST:6379 or ray://HOST:10001."
+        )
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({error}).") from None
 
 
 @contextmanager
@@ -98,21 +112,29 @@ def machine() -> Machine:
     return Machine(max(cores, 1), int(sum(node.get("GPU", 0) for node in resources)))
 
 
-def require_shared(workspace: Workspace) -> None:
-    """Make sure that every node of the session sees the workspace.
+def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:
+    """Make sure that every node which is up sees the workspace and a sample of the media.
 
     Raises:
-        UserError: the workspace is a local path that some node does not have.
+        UserError: a local path is not there on some node, or no node is up.
     """
-    if not workspace.is_local or len(_working_nodes()) < 2:
-        return
-    answers = on_every_node(_sees, workspace, workspace.read_bytes(CONFIG))
-    blind = [address for address, seen in answers if not seen]
-    if blind:
+    import ray
+
+    nodes = _working_nodes()
+    if not nodes:
         raise UserError(
-            f"--workspace {workspace.root} is a path on this machine that {len(blind)} of {len(answers)} nodes "
-            f"do not see (first: {blind[0]}). Put the workspace on a shared mount or behind a URI such as s3://…."
+            "The cluster has no node with CPUs yet: start one, or raise min_workers in cluster.yaml."
         )
+    if [node["NodeID"] for node in nodes] == [ray.get_runtime_context().get_node_id()]:
+        return
+    paths = [path for path in media if "://" not in path and os.path.exists(path)]
+    answers = on_every_node(_unseen, workspace, workspace.read_bytes(CONFIG), paths)
+    for address, unseen in answers:
+        if unseen:
+            raise UserError(
+                f"{unseen} is not there on node {address}, or is another file there. Put workspace and media on a "
+                f"mount that all nodes share, or behind a URI such as s3://…."
+            )
 
 
 def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tuple[str, Answer]]:
@@ -133,8 +155,11 @@ def _working_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def _sees(workspace: Workspace, expected: bytes) -> bool:
-    return workspace.exists(CONFIG) and workspace.read_bytes(CONFIG) == expected
+def _unseen(workspace: Workspace, expected: bytes, media: Sequence[str]) -> str | None:
+    """The first path that this node does not see."""
+    if not workspace.exists(CONFIG) or workspace.read_bytes(CONFIG) != expected:
+        return workspace.path(CONFIG)
+    return next((path for path in media if not os.path.exists(path)), None)
 
 
 def _quieten() -> None:

@@ -28,10 +28,10 @@ class TranscriptStore:
         return f"features/transcript/{self.fingerprint}"
 
     def create(self, identity: Mapping[str, Any]) -> None:
-        """Write ``extractor.json`` unless it is there."""
-        if not self.workspace.exists(f"{self.folder}/extractor.json"):
+        """Write ``_extractor.json`` unless it is there."""
+        if not self.workspace.exists(f"{self.folder}/_extractor.json"):
             description = {**identity, "fingerprint": self.fingerprint}
-            self.workspace.write_json(f"{self.folder}/extractor.json", description)
+            self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
     def write(self, transcripts: Mapping[str, str]) -> None:
         """Write one part, named by its clips."""

@@ -12,8 +12,9 @@ Everything is written under another name and then renamed, so that a file either
 """
 
 import json
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -31,9 +32,18 @@ CLIPS = "clips.parquet"
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and path of a local path or URI. A path without a scheme is local and made absolute."""
+    """The file system and path of a local path or URI. A path without a scheme is local and made absolute.
+
+    Raises:
+        UserError: no file system of ``pyarrow.fs`` reads such a URI.
+    """
     if "://" in uri:
-        return fs.FileSystem.from_uri(uri)
+        try:
+            return fs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise UserError(
+                f"{uri}: {error}. Give a local path, or a URI such as s3://bucket/folder."
+            ) from None
     return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
 
 
@@ -118,7 +128,9 @@ class Workspace:
     def write_table(self, relative: str, table: pa.Table) -> None:
         """Write a Parquet file; it appears atomically."""
         with self._appearing(relative) as target:
-            pq.write_table(table, target, filesystem=self.filesystem, compression="zstd", use_dictionary=False)
+            pq.write_table(
+                table, target, filesystem=self.filesystem, compression="zstd", use_dictionary=False
+            )
 
     def config(self, overrides: Sequence[str] = ()) -> WorkspaceConfig:
         """The checked configuration, with ``section.key=value`` overrides applied.
@@ -158,22 +170,38 @@ class _Appearing:
         self._filesystem = workspace.filesystem
         self._folder = workspace.path(folder)
         self._final = workspace.path(relative)
-        self._hidden = f"{self._folder}/.{name}.{uuid.uuid4().hex}"
+        # A file of an object store appears only when it is complete: no detour is needed.
+        self._hidden = f"{self._folder}/.{name}.{uuid.uuid4().hex}" if workspace.is_local else self._final
 
     def __enter__(self) -> str:
         self._filesystem.create_dir(self._folder, recursive=True)
         return self._hidden
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
+        if kind is None and self._hidden != self._final:
             self._filesystem.move(self._hidden, self._final)
-        elif self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
+        elif (
+            kind is not None
+            and self._hidden != self._final
+            and self._filesystem.get_file_info(self._hidden).type == fs.FileType.File
+        ):
             self._filesystem.delete_file(self._hidden)
 
 
-def stale_files(workspace: Workspace, relative: str) -> Iterator[str]:
-    """Absolute paths of half-written files that a killed process left under a folder."""
+def sweep(workspace: Workspace, relative: str) -> None:
+    """Remove the half-written files that a killed process left under a folder more than an hour ago."""
     selector = fs.FileSelector(workspace.path(relative), allow_not_found=True, recursive=True)
-    for info in workspace.filesystem.get_file_info(selector):
-        if info.type == fs.FileType.File and info.base_name.startswith("."):
-            yield info.path
+    long_ago = time.time() - 3600
+    for info in workspace.filesystem.get_file_info(selector) if workspace.is_local else ():
+        if (
+            info.type == fs.FileType.File
+            and info.base_name.startswith(".")
+            and info.mtime.timestamp() < long_ago
+        ):
+            workspace.filesystem.delete_file(info.path)
+
+
+def suffix_of(path: str) -> str:
+    """The suffix of a local path's or URI's file, in lower case with its dot; a ``?query`` is no part of it."""
+    plain = path.partition("?")[0] if "://" in path else path
+    return PurePosixPath(plain).suffix.lower()

@@ -91,11 +91,15 @@ def test_the_latest_attempt_of_a_failure_counts(store):
 
 def test_the_one_store_that_fits_is_found_and_others_are_listed(store):
     other = FeatureStore(store.workspace, "audio", "ba9876543210")
-    other.create({"extractor": "wav2vec2"}, feature_dim=768)
+    other.create({"extractor": "wav2vec2"}, feature_dim=4)
+    for made in (store, other):
+        made.write([features("a")])
     assert find_store(store.workspace, "audio", extractor="wav2vec2") == other
     with pytest.raises(UserError, match=r"several sets of audio features; .*prosody .*wav2vec2"):
         find_store(store.workspace, "audio")
     with pytest.raises(UserError, match=r"no audio features of 'hubert'; .*prosody"):
         find_store(store.workspace, "audio", extractor="hubert")
+    FeatureStore(store.workspace, "audio", "abandoned").create({"extractor": "wav2vec2"}, feature_dim=4)
+    assert find_store(store.workspace, "audio", extractor="wav2vec2") == other
     with pytest.raises(UserError, match="emi-ray extract"):
         find_store(store.workspace, "vision")

@@ -122,5 +122,6 @@ def report(workspace: WorkspaceOption) -> None:
     from emi_ray.report import build_report
 
     target = Workspace(workspace)
+    target.config()  # a workspace must be there
     build_report(target)
     console.print(f"Report: {target.path('report/index.html')}")

@@ -29,15 +29,17 @@ def recipes(
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("name", no_wrap=True)
-    for heading in ("system", "modalities", "where"):
-        table.add_column(heading)
+    table.add_column("name and system", min_width=36)
+    for heading in ("sees", "where"):
+        table.add_column(heading, min_width=4)
     for heading in ("val", "test"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True, min_width=5)
     for recipe in map(load_recipe, recipe_names()):
         paper = recipe.paper or PaperResult()
         place = paper.source or (f"table {paper.table}" if paper.table else "")
         numbers = (paper.val_pearson, paper.test_pearson)
         shown = ("–" if number is None else f"{number:.3f}" for number in numbers)
-        table.add_row(recipe.name, recipe.title, " ".join(recipe.modalities), place, *shown)
+        sees = "".join(modality[0].upper() for modality in recipe.modalities)
+        table.add_row(f"[bold]{recipe.name}[/bold]\n{recipe.title}", sees, place, *shown)
     console.print(table)
+    console.print("Sees: T text, A audio, V vision, M motion.")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from emi_ray.corpus.files import read_buffer
 from emi_ray.errors import UserError
+from emi_ray.workspace import suffix_of
 
 _NO_NUMBER = pa.array(["", "na", "n/a", "nan", "null", "none"])
 _HEADER_BYTES = 1 << 20
@@ -20,7 +21,7 @@ _BLOCK_BYTES = 1 << 24
 
 def read_columns(path: str) -> pa.Table:
     """A ``.parquet`` (or ``.pq``) file with its types, or a CSV file with every column as text."""
-    return read_parquet(path) if path.lower().endswith((".parquet", ".pq")) else read_csv(path)
+    return read_parquet(path) if suffix_of(path) in (".parquet", ".pq") else read_csv(path)
 
 
 def read_csv(path: str) -> pa.Table:

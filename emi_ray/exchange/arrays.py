@@ -1,5 +1,7 @@
 """One clip's features out of one file: .npy, .pt, .safetensors, .pkl."""
 
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,7 +114,7 @@ def _read_npy(data: bytes) -> Any:
 
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise RefusedError(f"is no .npy of numbers ({error})") from None
 
 

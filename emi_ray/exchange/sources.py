@@ -13,6 +13,7 @@ from emi_ray.corpus.files import join, list_folder, open_place, read_buffer
 from emi_ray.errors import ClipError, UserError
 from emi_ray.exchange.arrays import READERS, STAGE, read_array
 from emi_ray.schema import Modality
+from emi_ray.workspace import suffix_of
 
 _CHUNK_BYTES = 1 << 22
 _NUM_THREADS = 8
@@ -75,7 +76,7 @@ class FolderSource:
     def arrays(self, wanted: Collection[str]) -> Iterator[tuple[str, np.ndarray | ClipError]]:
         for clip_id in sorted(wanted):
             path = join(self.place, self._files[clip_id])
-            suffix = "." + path.rpartition(".")[2].lower()
+            suffix = suffix_of(path)
             try:
                 yield clip_id, read_array(read_buffer(path).to_pybytes(), suffix)
             except (ClipError, UserError) as error:

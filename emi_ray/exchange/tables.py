@@ -1,5 +1,7 @@
 """One file of many clips' features: .npz, HDF5, Parquet."""
 
+import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +72,7 @@ class KeyedSource(_File):
                 key, row = self._rows[clip_id]
                 try:
                     value = _dataset(held[key]) if row is None else shared[key][row]
-                except (ValueError, OSError) as error:
+                except (ValueError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
                     yield clip_id, ClipError(STAGE, f"{self.place}, {key}: {error}")
                 else:
                     yield clip_id, self._array(clip_id, value)
@@ -167,7 +169,7 @@ def _open_keyed(path: str) -> Iterator[Mapping[str, Any]]:
 
                 with h5py.File(stream, "r") as held:
                     yield held
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
 

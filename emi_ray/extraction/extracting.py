@@ -1,10 +1,13 @@
 """The stage of one modality: decoded clips → features in the store."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 
+from emi_ray.errors import ClipError, EmiRayError
 from emi_ray.extraction.stage import ALWAYS, Attempt, Stage, attempt, limit_threads, with_outcomes
 from emi_ray.extraction.work import store_of, todo_column
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
@@ -39,12 +42,18 @@ class Extract(Stage):
         return with_outcomes(batch, outcomes).select(self._keep)
 
     def _extract(self, rows: pa.Table) -> list[Attempt[Features]]:
-        extract = self._extractor.extract
+        extractor = self._extractor
+
+        def extract(ready: Sequence[DecodedClip]) -> list[Features]:
+            return [_fit_for_store(found, extractor) for found in extractor.extract(ready)]
+
         clips = [unpack_clip(row) for row in rows.to_pylist()]
         absences = {clip.clip_id: self._absence(clip) for clip in clips}
         absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
         ready = [clip for clip in clips if not absences[clip.clip_id]]
-        return absent + attempt(extract, ready, self._modality)
+        results = attempt(extract, ready, self._modality)
+        _refuse_failing_alike(results)
+        return absent + results
 
     def _absence(self, clip: DecodedClip) -> tuple[str, str] | None:
         """(stage, reason) of the first input that the extractor needs and the clip has not."""
@@ -64,3 +73,36 @@ class Extract(Stage):
             self._store.workspace,
             [Failure(i, self._modality, fingerprint, *why, attempts[i]) for i, why in lost],
         )
+
+
+def _fit_for_store(found: Features, extractor: Extractor) -> Features:
+    """The features of one clip, if a store of float16 can hold them.
+
+    Raises:
+        ClipError: they are not (T ≥ 1, feature_dim) with as many timestamps, or not finite in float16.
+    """
+    values = found.values.astype(np.float16)
+    num_steps = len(values)
+    per_step = [found.timestamps_s, *found.extras.values()]
+    if (
+        values.shape != (num_steps, extractor.feature_dim)
+        or not num_steps
+        or {*map(len, per_step)} != {num_steps}
+    ):
+        raise ClipError(
+            extractor.MODALITY, f"features of shape {values.shape} for {len(found.timestamps_s)} steps"
+        )
+    if not np.isfinite(values).all():
+        raise ClipError(extractor.MODALITY, "a feature is not a number, or is beyond the range of float16")
+    return replace(found, values=values)
+
+
+def _refuse_failing_alike(results: Sequence[Attempt[Features]]) -> None:
+    """A whole batch that fails in one unforeseen way says that the stage is broken, not that its clips are.
+
+    Raises:
+        EmiRayError: several clips, and all of them, failed for the same reason, which no extractor foresaw.
+    """
+    reasons = {result.failure for result in results}
+    if len(results) > 1 and len(reasons) == 1 and any(result.is_unforeseen for result in results):
+        raise EmiRayError(f"all {len(results)} clips of a batch fail alike: {results[0].failure}")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import ray
 
 from emi_ray.extraction.pipeline import Pipeline
-from emi_ray.extraction.pools import Measurement
+from emi_ray.extraction.pools import Measurement, plan_pools
 from emi_ray.extraction.stage import attempt, limit_threads
 from emi_ray.media.clip import DecodedClip, unpack_clip
 from emi_ray.media.isolation import DecodeProcess
@@ -25,22 +25,27 @@ def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
     rows = work.select(["clip_id", *MEDIA_COLUMNS]).take(chosen).to_pylist()
     sources = [ClipSource(**row) for row in rows]
     uses_gpu = machine().gpus > 0 and any(pipeline.stages.values())
+    pools = plan_pools(machine(), pipeline.stages, pipeline.config.extraction)
+    threads = {name: pool.threads for name, pool in pools.items()}
     task = ray.remote(num_cpus=1, num_gpus=1 if uses_gpu else 0)(_measure)
-    seconds, media_s, num_clips = ray.get(task.remote(pipeline, sources))
+    seconds, media_s, num_clips = ray.get(task.remote(pipeline, sources, threads))
     return Measurement(
         {stage: spent / num_clips for stage, spent in seconds.items()},
         {stage: spent / media_s for stage, spent in seconds.items()},
     )
 
 
-def _measure(pipeline: Pipeline, sources: list[ClipSource]) -> tuple[dict[str, float], float, int]:
-    limit_threads(1)
+def _measure(
+    pipeline: Pipeline, sources: list[ClipSource], threads: dict[str, int]
+) -> tuple[dict[str, float], float, int]:
     seconds = {}
     clips, seconds["decode"] = _decode(pipeline, sources)
     if pipeline.transcriber:
+        limit_threads(threads["transcript"])
         heard = [clip for clip in clips if clip.waveform is not None]
         seconds["transcript"] = _time(pipeline.transcriber.build().transcribe, heard)
     for modality, spec in pipeline.specs.items():
+        limit_threads(threads[modality])
         ready = [clip for clip in clips if all(getattr(clip, need) is not None for need in spec.needs)]
         seconds[modality] = _time(spec.build().extract, ready)
     return seconds, max(sum(clip.media_duration_s for clip in clips), 1e-3), len(clips)

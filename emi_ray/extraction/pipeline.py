@@ -99,10 +99,15 @@ def plan_pipeline(
     return Pipeline(workspace, config, specs, transcriber)
 
 
-def configure_ray_data() -> None:
-    """Settings of Ray Data that the pipeline relies on."""
+def configure_ray_data(longest_batch_s: float) -> None:
+    """Settings of Ray Data that the pipeline relies on.
+
+    Args:
+        longest_batch_s: how long a batch may take at the very worst; a run that shows no progress for twice as
+            long is stuck.
+    """
     context = DataContext.get_current()
-    context.execution_no_progress_timeout_s = 600
+    context.execution_no_progress_timeout_s = max(1800, int(2 * longest_batch_s))
     context.wait_for_min_actors_s = 120
     context.max_errored_blocks = -1  # a block whose worker keeps dying is run again clip by clip
     context.target_max_block_size = 64 * 2**20

@@ -7,6 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
@@ -18,7 +20,7 @@ from emi_ray.extraction.work import plan_work, store_of, todo_column, with_trans
 from emi_ray.feature_store import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality
-from emi_ray.workspace import Workspace
+from emi_ray.workspace import Workspace, sweep
 
 MEASURE_FROM_CLIPS = 500
 """Shorter runs are over before a measurement would pay."""
@@ -44,19 +46,23 @@ def extract(
     """
     started = time.perf_counter()
     pipeline = plan_pipeline(workspace, config, modalities)
-    require_shared(workspace)
+    sweep(workspace, "features")
     clips = with_transcripts(workspace, workspace.clips(), pipeline.transcriber)
     work = plan_work(workspace, clips, pipeline.specs, retry_failed)
+    require_shared(workspace, _some_media(work))
     summary = ExtractionSummary(already_done=clips.num_rows - work.num_rows)
     if work.num_rows:
         long_enough = work.num_rows >= MEASURE_FROM_CLIPS
         summary.measured = measure(pipeline, work) if long_enough and config.extraction.measure else None
         summary.pools = propose_pools(pipeline, summary.measured)
         lost = _stream(pipeline, work, summary.pools, summary, on_progress)
-        left = plan_work(workspace, _only(clips, lost), pipeline.specs, retry_failed)
-        singly = {name: pool.one_by_one() for name, pool in summary.pools.items()}
-        lost = _stream(pipeline, left, singly, summary, on_progress)
-        _quarantine(pipeline, plan_work(workspace, _only(clips, lost), pipeline.specs, retry_failed), summary)
+        if lost:
+            left = plan_work(workspace, _only(clips, lost), pipeline.specs, retry_failed)
+            singly = {name: pool.one_by_one() for name, pool in summary.pools.items()}
+            lost = _stream(pipeline, left, singly, summary, on_progress)
+        if lost:
+            dead = plan_work(workspace, _only(clips, lost), pipeline.specs, retry_failed)
+            _quarantine(pipeline, dead, summary)
     summary.seconds = time.perf_counter() - started
     return summary
 
@@ -94,7 +100,8 @@ def _stream(
     if not lost:
         return lost
     total = summary.clips + len(lost)
-    configure_ray_data()
+    # A clip that hangs is tried three times: whole, then sound and pictures apart.
+    configure_ray_data(3 * pipeline.config.extraction.time_limit_s * pools["decode"].batch_size)
     for clip_id, outcomes in _outcomes(pipeline.build(work, pools)):
         _stop_if_broken(outcomes)
         summary.add(outcomes)
@@ -104,9 +111,14 @@ def _stream(
 
 
 def _outcomes(dataset: Dataset) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        assert isinstance(batch, pa.Table)
-        yield from zip(batch["clip_id"].to_pylist(), batch["outcomes"].to_pylist(), strict=True)
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            assert isinstance(batch, pa.Table)
+            yield from zip(batch["clip_id"].to_pylist(), batch["outcomes"].to_pylist(), strict=True)
+    except (RayError, ExecutionTimeoutError) as error:
+        raise EmiRayError(
+            f"Ray ended the run: {error} What is done is kept; the same command goes on."
+        ) from None
 
 
 def _stop_if_broken(outcomes: list[dict[str, Any]]) -> None:
@@ -134,6 +146,12 @@ def _quarantine(pipeline: Pipeline, dead: pa.Table, summary: ExtractionSummary) 
         write_failures(pipeline.workspace, failures)
         for _ in failures:
             summary.add_outcome({"stage": modality, "status": "failed", "seconds": 0.0, "reason": reason})
+
+
+def _some_media(work: pa.Table) -> list[str]:
+    """A few of the files that every node will have to open."""
+    named = (row[name] for row in work.slice(0, 3).to_pylist() for name in ("video", "audio", "faces_dir"))
+    return [path for path in named if path]
 
 
 def _only(clips: pa.Table, ids: set[str]) -> pa.Table:

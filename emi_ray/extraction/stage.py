@@ -72,6 +72,8 @@ class Attempt(Generic[Result]):
     result: Result | None = None
     failure: tuple[str, str] | None = None
     seconds: float = 0.0
+    is_unforeseen: bool = False
+    """Whether the failure was no ``ClipError``."""
 
     def outcome(self, stage: str) -> dict[str, Any]:
         if self.failure is None:
@@ -92,7 +94,8 @@ def attempt(
     except Exception as error:  # noqa: BLE001 - the one boundary that quarantines a clip
         if len(clips) > 1:
             return [one for clip in clips for one in attempt(work, [clip], stage)]
-        return [Attempt(clips[0].clip_id, failure=_explain(stage, error))]
+        unforeseen = not isinstance(error, ClipError)
+        return [Attempt(clips[0].clip_id, failure=_explain(stage, error), is_unforeseen=unforeseen)]
     seconds = (time.perf_counter() - started) / len(clips)
     return [Attempt(c.clip_id, result, None, seconds) for c, result in zip(clips, results, strict=True)]
 

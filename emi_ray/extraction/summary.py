@@ -12,12 +12,13 @@ from emi_ray.extraction.pools import Measurement, Pool
 @dataclass
 class StageSummary:
     """Counts of one stage. ``seconds`` is time spent by its actors, summed over them; reasons that differ in
-    numbers only count as one."""
+    numbers only count as one. ``media_s``: length of the clips that are ok."""
 
     ok: int = 0
     missing: int = 0
     failed: int = 0
     seconds: float = 0.0
+    media_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, outcome: Mapping[str, Any]) -> None:
@@ -34,7 +35,6 @@ class ExtractionSummary:
     clips: int = 0
     already_done: int = 0
     seconds: float = 0.0
-    media_s: float = 0.0
     stages: dict[str, StageSummary] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
     measured: Measurement | None = None
@@ -45,7 +45,8 @@ class ExtractionSummary:
 
     def real_time_factor(self, stage: str) -> float:
         """Actor seconds of a stage per second of media: 0.1 means ten times faster than real time."""
-        return self.stages[stage].seconds / self.media_s if self.media_s else 0.0
+        done = self.stages[stage]
+        return done.seconds / done.media_s if done.media_s else 0.0
 
     def busy(self, stage: str) -> float:
         """Share of the run that the stage's actors, at their most, spent working."""
@@ -57,7 +58,7 @@ class ExtractionSummary:
         if self.measured is None or stage == "decode" or not self.seconds:
             return None
         bare = self.measured.seconds_per_media_s[stage] / self.pools[stage].max_actors
-        return bare * self.media_s / self.seconds
+        return bare * self.stages[stage].media_s / self.seconds
 
     @property
     def bottleneck(self) -> str | None:
@@ -67,9 +68,12 @@ class ExtractionSummary:
     def add(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Count one clip's way through the pipeline."""
         self.clips += 1
+        outcomes = list(outcomes)
+        media_s = sum(outcome["media_s"] for outcome in outcomes)
         for outcome in outcomes:
-            self.media_s += outcome["media_s"]
             self.add_outcome(outcome)
+            if outcome["status"] == "ok":
+                self.stages[outcome["stage"]].media_s += media_s
 
     def add_outcome(self, outcome: Mapping[str, Any]) -> None:
         """Count what one stage made of one clip."""

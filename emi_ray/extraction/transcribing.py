@@ -36,7 +36,7 @@ class Transcribe(Stage):
 
     def process(self, batch: pa.Table) -> pa.Table:
         rows = batch.select([*ALWAYS, todo_column("text"), "transcript", "waveform"]).to_pylist()
-        mute = [row for row in rows if row[todo_column("text")] is not None and row["transcript"] is None]
+        mute = [row for row in rows if row[todo_column("text")] is not None and _wants_sound(row)]
         heard = [row for row in mute if row["waveform"] is not None]
         results = (
             attempt(self._whisper.transcribe, [unpack_clip(row) for row in heard], self.name) if heard else []
@@ -51,14 +51,21 @@ class Transcribe(Stage):
         return with_outcomes(batch, outcomes).select(self._keep)
 
 
+def _wants_sound(row: Mapping[str, Any]) -> bool:
+    """Whether the row came without a transcript; one that was recognised before as empty is final."""
+    return row["transcript"] is None and "empty" not in json.loads(row["missing"]).get("transcript", "")
+
+
 def _told(row: Mapping[str, Any], result: Attempt[str] | None) -> dict[str, Any]:
     """A row with its transcript, or with the reason why there is none."""
     missing, failed = json.loads(row["missing"]), json.loads(row["failed"])
     transcript = result.result if result else None
-    if result is None:
-        why = missing.get("waveform") or failed.get("waveform") or "no sound"
+    if result is None and "waveform" in failed:
+        failed["transcript"] = f"no transcript is given, and the sound cannot be read: {failed['waveform']}"
+    elif result is None:
+        why = missing.get("waveform", "no sound")
         missing["transcript"] = f"no transcript is given, and there is nothing to recognise one from: {why}"
-    elif result.failure:
+    elif result.failure is not None:
         failed["transcript"] = result.failure[1]
     elif not transcript:
         missing["transcript"] = "no transcript is given, and no words were recognised in the sound"

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from emi_ray.config import MediaSettings
+from emi_ray.media import MEDIA_VERSION
 from emi_ray.media.clip import DecodedClip
 from emi_ray.schema import Modality, Need
 
@@ -96,6 +97,7 @@ class Extractor(ABC):
             "version": cls.VERSION,
             "settings": settings.model_dump(mode="json"),
             "media": media.deciding(cls.needs(settings)),
+            "media_version": MEDIA_VERSION,
         }
 
 

@@ -18,6 +18,7 @@ from emi_ray.extractors.base import Extractor, Features
 from emi_ray.media.clip import DecodedClip
 from emi_ray.media.source import UnreadableError, open_media
 from emi_ray.schema import Need
+from emi_ray.workspace import suffix_of
 
 _UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
 COLUMNS = (
@@ -161,7 +162,7 @@ def _local_copy(video: str, folder: Path) -> Path:
     """``video`` itself where it is a local file, else a copy of it in ``folder``."""
     if Path(video).is_file():
         return Path(video)
-    copy = folder / Path(video).name
+    copy = folder / f"clip{suffix_of(video)}"
     try:
         with open_media(video) as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target)

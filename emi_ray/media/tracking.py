@@ -120,7 +120,14 @@ class FaceTracker:
             track = Track(last_seen_s=time_s)
             track.found(frame, time_s, boxes[index], self._patch(image, boxes[index]))
             self._tracks.append(track)
-        self._tracks = sorted(self._tracks, key=lambda track: track.score, reverse=True)[:MAX_TRACKS]
+        self._tracks = self._worth_keeping(time_s)
+
+    def _worth_keeping(self, time_s: float) -> list[Track]:
+        """The best tracks that may go on, and the best that has ended: an ended one never crowds out a new face."""
+        ranked = sorted(self._tracks, key=lambda track: track.score, reverse=True)
+        live = [track for track in ranked if time_s - track.last_seen_s <= MAX_GAP_S][:MAX_TRACKS]
+        ended = [track for track in ranked if time_s - track.last_seen_s > MAX_GAP_S][:1]
+        return sorted(live + ended, key=lambda track: track.score, reverse=True)
 
     @property
     def num_frames(self) -> int:

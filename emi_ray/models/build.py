@@ -2,15 +2,22 @@
 
 from collections.abc import Mapping
 
+from emi_ray.models.backbone import BackboneEncoder
 from emi_ray.models.cross_attention import TextAnchoredRegressor
-from emi_ray.models.encoders import SequenceEncoder
+from emi_ray.models.encoders import FeatureReader, SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, UnimodalRegressor
 from emi_ray.models.outputs import Targets
-from emi_ray.recipe_schema import Recipe
+from emi_ray.recipe_schema import EncoderSettings, Recipe
 from emi_ray.schema import Modality
 
 System = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor
 """What a recipe trains."""
+
+
+def build_encoder(feature_dim: int, settings: EncoderSettings) -> FeatureReader:
+    """One encoder, untrained."""
+    finetuned = settings.type == "finetune"
+    return BackboneEncoder(settings) if finetuned else SequenceEncoder(feature_dim, settings)
 
 
 def build_unimodal(
@@ -19,7 +26,7 @@ def build_unimodal(
     """One encoder of the recipe under a head, untrained."""
     settings = recipe.encoders[modality]
     targets = Targets.of(num_labels, recipe.objective)
-    return UnimodalRegressor(modality, SequenceEncoder(feature_dim, settings), targets, settings.dropout)
+    return UnimodalRegressor(modality, build_encoder(feature_dim, settings), targets, settings.dropout)
 
 
 def build_model(recipe: Recipe, feature_dims: Mapping[Modality, int], num_labels: int) -> System:
@@ -29,7 +36,7 @@ def build_model(recipe: Recipe, feature_dims: Mapping[Modality, int], num_labels
         return build_unimodal(recipe, modality, feature_dims[modality], num_labels)
     targets = Targets.of(num_labels, recipe.objective)
     if recipe.fusion.type == "text_anchored":
-        text = SequenceEncoder(feature_dims["text"], recipe.encoders["text"])
+        text = build_encoder(feature_dims["text"], recipe.encoders["text"])
         return TextAnchoredRegressor(text, feature_dims, recipe.encoders, recipe.fusion, targets)
-    encoders = {m: SequenceEncoder(feature_dims[m], recipe.encoders[m]) for m in recipe.modalities}
+    encoders = {m: build_encoder(feature_dims[m], recipe.encoders[m]) for m in recipe.modalities}
     return FusionRegressor(encoders, targets, recipe.fusion, frozen=recipe.stages == "frozen")

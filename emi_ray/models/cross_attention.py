@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emi_ray.models.encoders import FeatureReader, SequenceEncoder
+from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import MissingModalities, Regressor
 from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
 from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences
@@ -64,7 +64,7 @@ class TextAnchoredRegressor(Regressor):
 
     def __init__(
         self,
-        text: SequenceEncoder,
+        text: FeatureReader,
         feature_dims: Mapping[Modality, int],
         settings: Mapping[Modality, EncoderSettings],
         fusion: FusionSettings,
@@ -107,7 +107,7 @@ class TextAnchoredRegressor(Regressor):
         raw = self.mlp(torch.cat(self.missing(parts, [inputs[m].present for m in self.modalities]), dim=1))
         return Outputs(*read_head(raw, self.zero_inflated), branches)
 
-    def encoder_of(self, modality: Modality) -> SequenceEncoder | None:
+    def encoder_of(self, modality: Modality) -> FeatureReader | None:
         return self.text if modality == "text" else None
 
     def readers(self) -> dict[Modality, FeatureReader]:

@@ -17,6 +17,8 @@ RECURRENT = {"gru": nn.GRU, "lstm": nn.LSTM}
 class FeatureReader(nn.Module):
     """Base of what reads features (B, T, D), and may scale them by the statistics of the training clips."""
 
+    embedding_dim: int
+
     def __init__(self, feature_dim: int, standardise: bool) -> None:
         super().__init__()
         self.feature_dim = feature_dim
@@ -30,6 +32,15 @@ class FeatureReader(nn.Module):
         """Set what ``standardise`` subtracts and divides by, both (D,); 1 where a feature never varies."""
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(torch.where(deviation > 0, 1.0 / deviation.clamp(min=1e-12), 1.0))
+
+
+    def encode(self, sequences: Sequences) -> Tensor:
+        """One modality of a batch → (B, embedding_dim), in the batch's order."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Its parameters, with their rates relative to each other."""
+        return [ParameterGroup(list(self.parameters()))]
 
 
 class SequenceEncoder(FeatureReader):
@@ -47,7 +58,7 @@ class SequenceEncoder(FeatureReader):
         directions = 2 if settings.bidirectional else 1
         step_dim = settings.recurrent_hidden * directions if self.recurrent else feature_dim
         self.pooling = POOLINGS[settings.type](step_dim)
-        self.mlp = _build_projection(self.pooling.out_dim, settings)
+        self.mlp = build_projection(self.pooling.out_dim, settings)
         self.embedding_dim = self.pooling.out_dim if settings.projection == "none" else settings.hidden
 
     @property
@@ -98,9 +109,6 @@ class SequenceEncoder(FeatureReader):
         pooled = torch.cat([self.pool(group.values, group.mask) for group in padding.groups])
         return pooled if padding.order is None else pooled[padding.order]
 
-    def parameter_groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup(list(self.parameters()))]
-
     def _reads_flat(self) -> bool:
         return isinstance(self.pooling, AttentionPooling) and self.recurrent is None and not self.max_steps
 
@@ -114,7 +122,8 @@ class SequenceEncoder(FeatureReader):
         return self._standardise_pooled(pooled, sequences.present[:, None])
 
 
-def _build_projection(width: int, settings: EncoderSettings) -> nn.Module:
+def build_projection(width: int, settings: EncoderSettings) -> nn.Module:
+    """What follows the pooled vector (B, width); its output is ``settings.hidden`` wide unless there is none."""
     if settings.projection == "none":
         return nn.Identity()
     if settings.projection == "linear":

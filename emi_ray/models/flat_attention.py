@@ -5,6 +5,7 @@ being summed. So the features come from memory once forwards and once backwards.
 running maximum of Milakov and Gimelshein (2018), "Online normalizer calculation for softmax".
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PIECE_VALUES = 1 << 17
+_PIECE_VALUES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,23 @@ class FlatSteps:
     starts: Sequence[int]
     lengths: Sequence[int]
 
-    def pieces(self, clip: int, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Offset and steps (n, D) float32 of each piece of a clip; ``buffer`` is overwritten by the next."""
-        start, length, size = self.starts[clip], self.lengths[clip], len(buffer)
-        for offset in range(0, length, size):
-            piece = self.values[start + offset : start + min(length, offset + size)]
-            if piece.dtype != torch.float32:
-                piece = buffer[: len(piece)].copy_(piece)
-            yield offset, piece
+    @property
+    def piece_steps(self) -> int:
+        """Steps of a piece."""
+        return max(16, _PIECE_VALUES // self.values.shape[1])
+
+    def pieces(self, clip: int, buffer: Tensor) -> Iterator[Tensor]:
+        """The steps of a clip in pieces, (n, D) float32 each; ``buffer`` is overwritten by the next piece."""
+        start, left, size = self.starts[clip], self.lengths[clip], self.piece_steps
+        while left > 0:
+            count = min(left, size)
+            piece = self.values.narrow(0, start, count)
+            yield piece if piece.dtype == torch.float32 else buffer.narrow(0, 0, count).copy_(piece)
+            start, left = start + count, left - count
 
     def buffer(self) -> Tensor:
-        feature_dim = self.values.shape[1]
-        return torch.empty(max(16, _PIECE_VALUES // feature_dim), feature_dim)
+        """Room for one piece."""
+        return torch.empty(self.piece_steps, self.values.shape[1])
 
 
 def attend(steps: FlatSteps, weight: Tensor) -> Tensor:
@@ -49,14 +55,13 @@ def attend(steps: FlatSteps, weight: Tensor) -> Tensor:
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, steps: FlatSteps) -> Tensor:  # type: ignore[override]
-        pooled = weight.new_zeros(len(steps.starts), len(weight))
+        pooled = weight.new_zeros(len(steps.starts), weight.shape[0])
         buffer = steps.buffer()
-        shares = [
-            _pool_clip(steps, clip, weight, pooled[clip], buffer) if length else weight.new_empty(0)
-            for clip, length in enumerate(steps.lengths)
+        ctx.shares = [
+            _pool_clip(steps, clip, weight, row, buffer) for clip, row in enumerate(pooled.unbind(0))
         ]
+        ctx.steps = steps
         ctx.save_for_backward(pooled)
-        ctx.steps, ctx.shares = steps, shares
         return pooled
 
     @staticmethod
@@ -65,30 +70,32 @@ class _Attend(torch.autograd.Function):
         (pooled,) = ctx.saved_tensors
         steps: FlatSteps = ctx.steps
         result = gradient.new_zeros(gradient.shape[1])
-        gradient = gradient.contiguous()
-        centres = (gradient * pooled).sum(dim=1)
+        centres = (gradient * pooled).sum(dim=1).tolist()
         buffer = steps.buffer()
-        for clip, shares in enumerate(ctx.shares):
-            for offset, piece in steps.pieces(clip, buffer):
-                change = torch.mv(piece, gradient[clip]).sub_(centres[clip])
-                result.addmv_(piece.t(), change.mul_(shares[offset : offset + len(piece)]))
+        for clip, (row, centre) in enumerate(zip(gradient.contiguous().unbind(0), centres, strict=True)):
+            for piece, shares in zip(steps.pieces(clip, buffer), ctx.shares[clip], strict=True):
+                result.addmv_(piece.t(), torch.mv(piece, row).sub_(centre).mul_(shares))
         return result, None
 
 
-def _pool_clip(steps: FlatSteps, clip: int, weight: Tensor, pooled: Tensor, buffer: Tensor) -> Tensor:
-    """Write one clip's weighted sum to ``pooled``; returns the weights of its steps (T,)."""
-    if steps.lengths[clip] <= len(buffer):
-        ((_, piece),) = steps.pieces(clip, buffer)
+def _pool_clip(steps: FlatSteps, clip: int, weight: Tensor, pooled: Tensor, buffer: Tensor) -> Sequence[Tensor]:
+    """Write one clip's weighted sum to ``pooled`` (D,); returns the weights of its steps, by piece."""
+    if not steps.lengths[clip]:
+        return ()
+    if steps.lengths[clip] <= steps.piece_steps:
+        (piece,) = steps.pieces(clip, buffer)
         shares = torch.softmax(torch.mv(piece, weight), dim=0)
         torch.mv(piece.t(), shares, out=pooled)
-        return shares
-    scores, top, total = [], weight.new_tensor(-torch.inf), weight.new_zeros(())
-    for _, piece in steps.pieces(clip, buffer):
-        score = torch.mv(piece, weight)
-        highest = torch.maximum(top, score.max())
-        grown, shrunk = (score - highest).exp(), (top - highest).exp()
-        pooled.mul_(shrunk).addmv_(piece.t(), grown)
-        total, top = total * shrunk + grown.sum(), highest
-        scores.append(score)
+        return (shares,)
+    grown, tops, top, total = [], [], -math.inf, 0.0
+    for piece in steps.pieces(clip, buffer):
+        scores = torch.mv(piece, weight)
+        highest = max(top, float(scores.max()))
+        shrunk, top = math.exp(top - highest), highest
+        scores.sub_(highest).exp_()
+        pooled.addmv_(piece.t(), scores, beta=shrunk)
+        total = total * shrunk + float(scores.sum())
+        grown.append(scores)
+        tops.append(highest)
     pooled.div_(total)
-    return (torch.cat(scores) - top).exp_().div_(total)
+    return [scores.mul_(math.exp(then - top) / total) for scores, then in zip(grown, tops, strict=True)]

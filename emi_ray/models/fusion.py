@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from emi_ray.models.encoders import FeatureReader, SequenceEncoder
+from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
 from emi_ray.models.sequences import Inputs
 from emi_ray.recipe_schema import FusionSettings
@@ -30,8 +30,8 @@ class Regressor(nn.Module):
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
 
-    def encoder_of(self, modality: Modality) -> SequenceEncoder | None:
-        """Its encoder of a modality, if it pools that modality's steps; else None."""
+    def encoder_of(self, modality: Modality) -> FeatureReader | None:
+        """Its encoder of a modality, if one vector comes of that modality; else None."""
         return None
 
     def readers(self) -> dict[Modality, FeatureReader]:
@@ -43,14 +43,18 @@ class Regressor(nn.Module):
 class UnimodalRegressor(Regressor):
     """Stage 1: one encoder under a head (Dropout → Linear). The head is left behind in fusion."""
 
-    def __init__(self, modality: Modality, encoder: SequenceEncoder, targets: Targets, dropout: float) -> None:
+    def __init__(self, modality: Modality, encoder: FeatureReader, targets: Targets, dropout: float) -> None:
         super().__init__()
         self.modalities = (modality,)
         self.encoder = encoder
         self.zero_inflated = targets.zero_inflated
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.embedding_dim, targets.width))
 
-    def encoder_of(self, modality: Modality) -> SequenceEncoder | None:
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The head, then the encoder's."""
+        return [ParameterGroup(list(self.head.parameters())), *self.encoder.parameter_groups()]
+
+    def encoder_of(self, modality: Modality) -> FeatureReader | None:
         return self.encoder
 
     def outputs(self, inputs: Inputs) -> Outputs:
@@ -149,7 +153,7 @@ class FusionRegressor(Regressor):
 
     def __init__(
         self,
-        encoders: Mapping[Modality, SequenceEncoder],
+        encoders: Mapping[Modality, FeatureReader],
         targets: Targets,
         settings: FusionSettings,
         frozen: bool = False,
@@ -189,12 +193,12 @@ class FusionRegressor(Regressor):
     def outputs(self, inputs: Inputs) -> Outputs:
         return self.head.outputs(self.embed(inputs), [inputs[m].present for m in self.modalities])
 
-    def encoder(self, modality: Modality) -> SequenceEncoder:
+    def encoder(self, modality: Modality) -> FeatureReader:
         encoder = self.encoders[modality]
-        assert isinstance(encoder, SequenceEncoder)
+        assert isinstance(encoder, FeatureReader)
         return encoder
 
-    def encoder_of(self, modality: Modality) -> SequenceEncoder | None:
+    def encoder_of(self, modality: Modality) -> FeatureReader | None:
         return self.encoder(modality)
 
 

@@ -15,9 +15,12 @@ from safetensors.torch import load, save
 from emi_ray.config import MediaSettings, Settings, validate
 from emi_ray.errors import UserError, choices
 from emi_ray.feature_store import FeatureStore
+from emi_ray.models.backbone import TOKEN_DIM
 from emi_ray.models.build import System, build_model
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Label, Modality
+from emi_ray.training.clip_data import ClipData
+from emi_ray.training.transcripts import TOKENIZER, finetuned, parse_tokenizer, with_tokens
 from emi_ray.workspace import Workspace
 
 WEIGHTS = "model.safetensors"
@@ -30,7 +33,7 @@ class ModelDescription(Settings):
     Attributes:
         recipe: resolved, all overrides applied.
         labels: names and ranges, in the order of the model's outputs.
-        extractors: by modality, what ``extractor.json`` says of the features it was trained on:
+        extractors: by modality, what ``_extractor.json`` says of the features it was trained on:
             ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …
         media: how the corpus was decoded.
         run_key: hash of all that determines the run.
@@ -54,6 +57,13 @@ class LoadedModel:
 
     model: System
     description: ModelDescription
+    tokenizer: str | None = None
+
+    def tokens(self, data: ClipData, transcripts: Mapping[str, str]) -> ClipData:
+        """The same clips with the tokens of their transcripts, where the model has a fine-tuned backbone."""
+        if self.tokenizer is None:
+            return data
+        return with_tokens(data, self.description.recipe, transcripts, parse_tokenizer(self.tokenizer))
 
     def require(self, stores: Mapping[Modality, FeatureStore]) -> None:
         """Check that the stores hold the features that the model was trained on.
@@ -103,6 +113,7 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
     values = workspace.read_json(f"{folder}/{DESCRIPTION}")
     description = validate(ModelDescription, values, workspace.path(f"{folder}/{DESCRIPTION}"))
     dims = {m: int(extractor["feature_dim"]) for m, extractor in description.extractors.items()}
+    dims.update(dict.fromkeys(finetuned(description.recipe), TOKEN_DIM))
     model = build_model(description.recipe, dims, len(description.labels))
     try:
         model.load_state_dict(load(workspace.read_bytes(f"{folder}/{WEIGHTS}")))
@@ -112,7 +123,8 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
             f"{workspace.path(folder)} was trained by emi_ray {made_by}, whose models had other parts: train it "
             f"again with emi-ray train --force."
         ) from None
-    return LoadedModel(model.eval(), description)
+    tokenizer = workspace.read_text(f"{folder}/{TOKENIZER}") if finetuned(description.recipe) else None
+    return LoadedModel(model.eval(), description, tokenizer)
 
 
 def find_run(workspace: Workspace, run: str) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from emi_ray.models.encoders import SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, Regressor
 from emi_ray.schema import Modality
 from emi_ray.training.batching import Batcher
@@ -14,7 +15,7 @@ def pool_once(model: Regressor, data: ClipData, device: torch.device) -> ClipDat
     features = dict(data.features)
     for modality in model.modalities:
         encoder, packed = model.encoder_of(modality), data.features[modality]
-        if encoder is None or not encoder.pools_alike or packed.lengths.max(initial=0) <= 1:
+        if not isinstance(encoder, SequenceEncoder) or not encoder.pools_alike or packed.lengths.max(initial=0) <= 1:
             continue
         encoder.to(device)
         batcher = Batcher(data, [modality], device)

@@ -13,7 +13,7 @@ from emi_ray.workspace import Workspace
 def find_stores(
     workspace: Workspace, recipe: Recipe, config: WorkspaceConfig
 ) -> dict[Modality, FeatureStore]:
-    """The store of each modality of a recipe.
+    """The store of each modality of a recipe; a backbone that is fine-tuned reads none.
 
     An encoder's ``features`` names a fingerprint or an extractor. Without it the only store of the modality
     serves; of several, the one that the workspace's configured extractor made.
@@ -24,6 +24,7 @@ def find_stores(
     return {
         modality: _find(workspace, modality, recipe.encoders[modality].features, config)
         for modality in recipe.modalities
+        if recipe.encoders[modality].type != "finetune"
     }
 
 

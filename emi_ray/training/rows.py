@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
+from emi_ray.corpus.splits import expanded_split
 from emi_ray.errors import UserError
-from emi_ray.schema import Modality
+from emi_ray.schema import Modality, clips_schema
 from emi_ray.training.clip_data import ClipData
 
-_EXPANDED_SEED = 42
-_EXPANDED_SHARES = 5
+EXPANDED_SEED = 42
+"""Of the expanded split: the same whatever the seed of a run, so that runs can be compared."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,31 @@ class Rows:
 def split_rows(data: ClipData, split: Literal["official", "expanded"] = "official") -> Rows:
     """The labelled clips of a split: those with at least one label.
 
-    ``official`` takes the corpus's own train and val. ``expanded`` pools them and holds every fifth clip out,
-    evenly over the patterns of which labels are above the low end of their range; always the same way.
+    ``official`` takes the corpus's own train and val; ``expanded`` is :func:`draw_expanded`.
 
     Raises:
         UserError: there is nothing to train on or nothing to validate on.
     """
     labelled = np.isfinite(data.targets).any(axis=1)
-    train, val = (np.flatnonzero(labelled & (data.splits == name)) for name in ("train", "val"))
-    if split == "expanded":
-        train, val = _hold_out(data, np.sort(np.concatenate([train, val])))
+    splits = data.splits if split == "official" else np.array(draw_expanded(data)["split"].to_pylist())
+    train, val = (np.flatnonzero(labelled & (splits == name)) for name in ("train", "val"))
     for name, rows in (("train", train), ("val", val)):
         if not len(rows):
             raise UserError(f"The {split} {name} split has no labelled clips: training needs some in each.")
     return Rows(train, val)
 
 
-def _hold_out(data: ClipData, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low = np.array([label.low for label in data.labels])
-    patterns = [tuple(row) for row in (data.targets[pool] > low).tolist()]
-    codes = {pattern: code for code, pattern in enumerate(sorted(set(patterns)))}
-    shuffled = np.random.default_rng(_EXPANDED_SEED).permutation(len(pool))
-    by_pattern = shuffled[np.argsort([codes[patterns[place]] for place in shuffled], kind="stable")]
-    held_out = by_pattern[_EXPANDED_SHARES - 1 :: _EXPANDED_SHARES]
-    is_held_out = np.isin(np.arange(len(pool)), held_out)
-    return pool[~is_held_out], pool[is_held_out]
+def draw_expanded(data: ClipData) -> pa.Table:
+    """Train and val drawn anew 4:1: ``clip_id`` and ``split`` of all clips, in their order.
+
+    Raises:
+        UserError: there are too few clips.
+    """
+    nothing = pa.nulls(len(data), pa.string())
+    columns: dict[str, object] = {"clip_id": data.clip_ids, "split": data.splits}
+    targets = data.targets.astype(np.float64)
+    for index, label in enumerate(data.labels):
+        columns[label.name] = pa.array(targets[:, index], mask=np.isnan(targets[:, index]))
+    schema = clips_schema(data.labels)
+    table = pa.table([columns.get(name, nothing) for name in schema.names], schema=schema)
+    return expanded_split(table, EXPANDED_SEED)

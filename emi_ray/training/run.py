@@ -14,14 +14,15 @@ from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Modality
 from emi_ray.training.checkpoint import ModelDescription, versions
-from emi_ray.training.clip_data import read_clip_data
+from emi_ray.training.clip_data import ClipData, read_clip_data
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.feature_sources import find_stores
 from emi_ray.training.loop import OnEpochEnd
-from emi_ray.training.rows import split_rows
+from emi_ray.training.rows import EXPANDED_SEED, draw_expanded, split_rows
 from emi_ray.training.run_files import METRICS, write_run
 from emi_ray.training.stages import Hooks, OnRunCheckpoint, train_recipe
 from emi_ray.training.team import Team
+from emi_ray.training.transcripts import finetuned, read_transcripts, resolve_backbones, with_tokens
 from emi_ray.workspace import Workspace
 
 
@@ -44,6 +45,13 @@ class RunPlan:
     def stores(self) -> dict[Modality, FeatureStore]:
         return {m: FeatureStore(self.workspace, m, name) for m, name in self.fingerprints.items()}
 
+    def read_data(self) -> ClipData:
+        """All clips, with everything that the recipe's encoders read."""
+        data = read_clip_data(self.workspace, self.stores)
+        if not finetuned(self.recipe):
+            return data
+        return with_tokens(data, self.recipe, read_transcripts(self.workspace, self.workspace.clips()))
+
     def finished(self) -> dict[str, Any] | None:
         """The metrics of this very run if it is finished; None if it is not, or ran with other settings."""
         path = f"{self.folder}/{METRICS}"
@@ -58,6 +66,7 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
     Raises:
         UserError: a modality has no features, or there is no corpus.
     """
+    recipe = resolve_backbones(recipe)
     stores = find_stores(workspace, recipe, config)
     clips = workspace.clips()
     digest = hashlib.blake2b(digest_size=6)
@@ -94,8 +103,10 @@ def execute_run(
             seconds = time.perf_counter() - started
             on_checkpoint(lambda: {**build(), "run_seconds": seconds}, stage_ended)
 
-    data = read_clip_data(plan.workspace, plan.stores)
+    data = plan.read_data()
     rows = split_rows(data, plan.recipe.split)
+    if plan.recipe.split == "expanded" and Team.current().rank == 0:
+        plan.workspace.write_table(f"splits/expanded-{EXPANDED_SEED}.parquet", draw_expanded(data))
     cache = WorkspaceEncoderCache(plan.workspace, reuse_encoders)
     hooks = Hooks(on_epoch_end, checkpoint, resume, cache)
     trained = train_recipe(plan.recipe, data, rows, seed=plan.seed, device=device, hooks=hooks)

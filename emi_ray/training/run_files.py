@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from emi_ray.config import dump_yaml
 from emi_ray.metrics import scores
+from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
 from emi_ray.training.batching import Batcher
@@ -27,6 +28,7 @@ from emi_ray.training.loop import predict
 from emi_ray.training.rows import Rows
 from emi_ray.training.stages import FUSION, StageOutcome, TrainedRecipe
 from emi_ray.training.team import Team
+from emi_ray.training.transcripts import TOKENIZER, dump_tokenizer, finetuned
 from emi_ray.workspace import Workspace
 
 METRICS = "metrics.json"
@@ -84,6 +86,9 @@ def write_run(
     workspace.write_table(f"{folder}/predictions.parquet", table)
     workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(recipe))
     workspace.write_json(f"{folder}/versions.json", description.versions)
+    for modality in finetuned(recipe):
+        tokenizer = load_tokenizer(str(recipe.encoders[modality].backbone))
+        workspace.write_text(f"{folder}/{TOKENIZER}", dump_tokenizer(tokenizer))
     save_model(workspace, folder, trained.model, description)
     metrics = without_nan({**metrics, "seconds": round(time.perf_counter() - started, 3)})
     workspace.write_json(f"{folder}/{METRICS}", metrics)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emi_ray.models.backbone import BackboneEncoder
 from emi_ray.models.build import System, build_model, build_unimodal
-from emi_ray.models.encoders import SequenceEncoder
+from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import EmbeddingFusion, FusionRegressor, Regressor, UnimodalRegressor
 from emi_ray.recipe_schema import Recipe, TrainingSettings
 from emi_ray.schema import Modality
@@ -130,7 +131,9 @@ class _Run:
         features = self.data.features[modality]
         seed_everything(self.seed, modality, "weights")
         model = build_unimodal(self.recipe, modality, features.feature_dim, len(self.data.labels))
-        if settings.standardise:
+        if isinstance(model.encoder, BackboneEncoder):
+            model.encoder.load_pretrained()
+        elif settings.standardise:
             model.encoder.set_statistics(*feature_statistics(features, rows.train))
         key = encoder_key(self.recipe, modality, self.data, rows, self.seed, self.device)
         cache, team = self.hooks.encoder_cache, Team.current()
@@ -145,7 +148,7 @@ class _Run:
         model.load_state_dict(self.outcomes[modality].weights)
         return model
 
-    def train_fusion(self, encoders: Mapping[Modality, SequenceEncoder]) -> System:
+    def train_fusion(self, encoders: Mapping[Modality, FeatureReader]) -> System:
         """Train the fusion over trained encoders; over new ones if none are given."""
         settings = self.recipe.fusion
         assert settings is not None
@@ -162,10 +165,12 @@ class _Run:
             self._train(FUSION, model, self.data, rows, training)
         return model
 
-    def _prepare_encoders(self, model: System, trained: Mapping[Modality, SequenceEncoder]) -> None:
+    def _prepare_encoders(self, model: System, trained: Mapping[Modality, FeatureReader]) -> None:
         for modality, encoder in model.readers().items():
             if modality in trained:
                 encoder.load_state_dict(trained[modality].state_dict())
+            elif isinstance(encoder, BackboneEncoder):
+                encoder.load_pretrained()
             elif encoder.standardise:
                 features = self.data.features[modality]
                 encoder.set_statistics(*feature_statistics(features, self.rows.train))

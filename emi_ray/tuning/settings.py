@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
@@ -33,16 +34,23 @@ class RecipeSource:
     overrides: tuple[str, ...]
     defaults: Mapping[str, Any]
 
-    def load(self, values: Mapping[str, Value] | None = None) -> Recipe:
+    @cached_property
+    def own(self) -> Recipe:
+        """The recipe as it stands.
+
+        Raises:
+            UserError: there is no such recipe, or a setting is wrong.
+        """
+        return load_recipe(self.name_or_path, self.overrides, self.defaults)
+
+    def load(self, values: Mapping[str, Value]) -> Recipe:
         """The recipe under these values of parameters.
 
         Raises:
             UserError: the recipe refuses a value, or has no such part.
         """
-        own = load_recipe(self.name_or_path, self.overrides, self.defaults)
-        if not values:
-            return own
-        return load_recipe(self.name_or_path, [*self.overrides, *overrides(values, own)], self.defaults)
+        changes = overrides(values, self.own)
+        return load_recipe(self.name_or_path, [*self.overrides, *changes], self.defaults)
 
 
 class StudySettings(Settings):

@@ -178,7 +178,7 @@ class TuningStudy:
 
     def _recipe(self, trial: Trial | FrozenTrial, values: Mapping[str, Value]) -> Recipe:
         # To set what already is would still undo what single stages do otherwise than `training`.
-        return self._source.load() if START in trial.user_attrs else self._source.load(values)
+        return self._source.own if START in trial.user_attrs else self._source.load(values)
 
     def _earlier(self, trial: Trial) -> int | None:
         """The number of another trial with the same parameters that finished or runs."""
@@ -208,8 +208,10 @@ class TuningStudy:
             self.optuna.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
 
     def _queue_start(self) -> None:
-        own = self.settings.space.own_values(self.settings.recipe)
-        self.optuna.enqueue_trial(own, user_attrs={START: True})
+        """The recipe's own settings; where a range does not hold one of them, the sampler fills in."""
+        space, recipe = self.settings.space, self.settings.recipe
+        marks = {} if space.outside(recipe) else {START: True}
+        self.optuna.enqueue_trial(space.own_values(recipe), user_attrs=marks)
 
 
 def kind_of(trial: FrozenTrial) -> str:

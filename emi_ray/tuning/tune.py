@@ -109,7 +109,7 @@ def _prepare(
             f"--scheduler {options.scheduler} judges trials by one score, and --minimise {options.minimise} "
             "adds another: use --scheduler none."
         )
-    space, recipe = load_space(options.space), source.load()
+    space, recipe = load_space(options.space), source.own
     check_space(source, space)
     check_metric(options.metric, labels_of(workspace.clips().schema))
     plan = plan_run(workspace, recipe, config, recipe.training.seed)

@@ -54,7 +54,7 @@ def test_features_of_other_media_under_the_same_ids_are_warned_of(
     vidmimic2: Path, workspace: Workspace
 ) -> None:
     init_workspace(workspace, "vidmimic2", str(vidmimic2))
-    workspace.write_text("features/text/0123456789ab/extractor.json", "{}")
+    workspace.write_text("features/text/0123456789ab/_extractor.json", "{}")
     assert not any(
         "features were made" in f.message
         for f in init_workspace(workspace, "vidmimic2", str(vidmimic2)).findings

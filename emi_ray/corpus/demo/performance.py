@@ -7,6 +7,8 @@ import numpy as np
 _STEP_PER_CUE = 1.2
 """Octaves of amplitude per standard deviation of a cue."""
 
+_SWING_HZ = 1.9
+
 
 @dataclass(frozen=True)
 class Pose:
@@ -82,11 +84,11 @@ def perform(
 
 
 def _oscillation(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A wave of about unit amplitude at 1.7 to 2.1 Hz, with a slower one on it."""
-    fast, slow = rng.uniform(1.7, 2.1), rng.uniform(0.3, 0.6)
-    phases = rng.uniform(0, 2 * np.pi, 2)
-    wave: np.ndarray = np.sin(2 * np.pi * fast * times_s + phases[0])
-    return wave + 0.25 * np.sin(2 * np.pi * slow * times_s + phases[1])
+    """A wave of unit amplitude at about ``_SWING_HZ`` in whole periods: where it starts, there it ends."""
+    span_s = max(times_s[-1], 1 / _SWING_HZ)
+    periods = max(1, round(span_s * _SWING_HZ * rng.uniform(0.9, 1.1)))
+    wave: np.ndarray = np.sin(2 * np.pi * (periods * times_s / span_s + rng.uniform()))
+    return wave
 
 
 def _limited(size: float, limit: float) -> float:
@@ -97,7 +99,7 @@ def _blinks(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(T,) in [0, 1]: 0 open, 1 shut; a blink of about 0.2 s every 3 s or so."""
     shut = np.zeros(len(times_s))
     moment = rng.uniform(0.5, 3.0)
-    while len(times_s) and moment < times_s[-1]:
+    while moment < times_s[-1]:
         shut = np.maximum(shut, np.clip(1 - np.abs(times_s - moment) / 0.1, 0, 1))
         moment += rng.uniform(2.0, 4.5)
     return shut

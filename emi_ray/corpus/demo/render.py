@@ -5,6 +5,8 @@ import io
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -91,15 +93,23 @@ def _render(folder: Path, plans: Sequence[ClipPlan], workers: int) -> Iterator[i
         return
     longest_first = sorted(plans, key=lambda plan: -plan.duration_s)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(plans)), context, _use_one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(plans)), context, _prepare_worker, (os.getpid(),)) as pool:
         tasks = [pool.submit(render_clip, plan, _video(folder, plan)) for plan in longest_first]
         for task in as_completed(tasks):
             task.result()
             yield 1
 
 
-def _use_one_thread() -> None:
+def _prepare_worker(parent: int) -> None:
+    """One thread a process; and an end when the parent is killed, which the pool itself would not notice."""
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _num_cpus() -> int:

@@ -1,0 +1,106 @@
+"""Transcripts as input of their own: what a fine-tuned text backbone reads instead of features."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from emi_ray.errors import UserError
+from emi_ray.models.backbone import backbone_config, load_tokenizer
+from emi_ray.recipe_schema import Recipe
+from emi_ray.schema import Modality
+from emi_ray.training.clip_data import ClipData, PackedFeatures
+from emi_ray.transcript_store import TranscriptStore
+from emi_ray.workspace import Workspace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENIZER = "tokenizer.json"
+
+
+def finetuned(recipe: Recipe) -> tuple[Modality, ...]:
+    """The modalities whose backbone the recipe trains on."""
+    return tuple(m for m in recipe.modalities if recipe.encoders[m].type == "finetune")
+
+
+def resolve_backbones(recipe: Recipe) -> Recipe:
+    """The recipe with the architecture of each backbone that it names.
+
+    Raises:
+        UserError: a backbone cannot be had.
+    """
+    encoders = dict(recipe.encoders)
+    for modality in finetuned(recipe):
+        settings = encoders[modality]
+        if settings.backbone_config is None and settings.backbone is not None:
+            config = backbone_config(settings.backbone)
+            encoders[modality] = settings.model_copy(update={"backbone_config": config})
+    return recipe.model_copy(update={"encoders": encoders})
+
+
+def read_transcripts(workspace: Workspace, clips: pa.Table) -> dict[str, str]:
+    """By clip id, what the corpus says; where it says nothing, what was recognised from the sound."""
+    recognised: dict[str, str] = {}
+    for name in workspace.folders("features/transcript"):
+        recognised.update(TranscriptStore(workspace, name).read())
+    given = zip(clips["clip_id"].to_pylist(), clips["transcript"].to_pylist(), strict=True)
+    texts = {clip_id: text or recognised.get(clip_id) or "" for clip_id, text in given}
+    return {clip_id: text for clip_id, text in texts.items() if text.strip()}
+
+
+def with_tokens(
+    data: ClipData,
+    recipe: Recipe,
+    transcripts: Mapping[str, str],
+    tokenizer: "PreTrainedTokenizerFast | None" = None,
+) -> ClipData:
+    """The same clips, with the tokens of their transcripts for a backbone that is fine-tuned.
+
+    Raises:
+        UserError: no clip has a transcript, or the tokenizer cannot be had.
+    """
+    features = dict(data.features)
+    for modality in finetuned(recipe):
+        settings = recipe.encoders[modality]
+        tokenizer = tokenizer or load_tokenizer(str(settings.backbone))
+        texts = [transcripts.get(str(clip_id)) for clip_id in data.clip_ids]
+        features[modality] = tokenise(texts, tokenizer, settings.max_steps or 128, str(settings.backbone))
+    return data.with_features(features)
+
+
+def tokenise(
+    texts: Sequence[str | None], tokenizer: "PreTrainedTokenizerFast", max_tokens: int, backbone: str
+) -> PackedFeatures:
+    """Token ids, (sum of tokens, 1) int32; None for a clip without text.
+
+    Raises:
+        UserError: there is no text at all.
+    """
+    given = [text for text in texts if text is not None]
+    if not given:
+        raise UserError(
+            "No clip has a transcript to fine-tune a text backbone on: give transcripts with the corpus, or let "
+            "emi-ray extract recognise them (transcriber in emi_ray.yaml)."
+        )
+    tokens = iter(tokenizer(given, truncation=True, max_length=max_tokens)["input_ids"])
+    rows = [[] if text is None else next(tokens) for text in texts]
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    values = np.concatenate([np.array(row, dtype=np.int32) for row in rows])[:, None]
+    digest = hashlib.blake2b(f"{backbone}\n{max_tokens}\n".encode() + values.tobytes(), digest_size=6)
+    return PackedFeatures(values, np.cumsum(lengths) - lengths, lengths, lengths > 0, digest.hexdigest())
+
+
+def dump_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """A tokenizer as text, for a run's folder."""
+    return str(tokenizer.backend_tokenizer.to_str())
+
+
+def parse_tokenizer(text: str) -> "PreTrainedTokenizerFast":
+    """What :func:`dump_tokenizer` wrote."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text))

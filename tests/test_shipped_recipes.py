@@ -1,0 +1,63 @@
+"""Every recipe that ships: it loads, builds, trains and is rebuilt from its own description."""
+
+import numpy as np
+import pytest
+import torch
+from planted import DIMS, planted_data
+
+from emi_ray.models.build import build_model
+from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.training.rows import split_rows
+from emi_ray.training.run_files import final_rows, predict_in_units
+from emi_ray.training.stages import train_recipe
+
+QUICK = ["training.epochs=1", "training.batch_size=8"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return planted_data(num_train=24, num_val=16)
+
+
+def trainable_here():
+    return [name for name in recipe_names() if "finetune" not in name]
+
+
+@pytest.mark.parametrize("name", trainable_here())
+def test_a_shipped_recipe_trains_on_whatever_features_there_are(name, data):
+    recipe = load_recipe(name, QUICK, any_features=True)
+    rows = split_rows(data, recipe.split)
+    trained = train_recipe(recipe, data, rows, seed=0)
+    scores = list(trained.outcomes.values())[-1].scores
+    assert np.isfinite(scores["val_pearson"])
+    again = build_model(recipe, DIMS, len(data.labels))
+    again.load_state_dict(trained.model.state_dict())
+    val = final_rows(recipe, data, rows).val
+    first, second = (predict_in_units(model.eval(), data, val) for model in (trained.model, again))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_table_three_has_fifteen_rows_each_of_a_named_extractor():
+    rows = [load_recipe(name) for name in recipe_names() if name.startswith("t3-")]
+    assert len(rows) == 15
+    for recipe in rows:
+        (modality,) = recipe.modalities
+        assert recipe.encoders[modality].features is not None
+        assert recipe.paper.val_pearson is not None
+
+
+def test_each_part_of_the_second_place_can_be_switched_off_alone():
+    off = ["objective.pearson=0", "objective.auxiliary=0", "fusion.latents={}", "training.ema_decay=null"]
+    for part in off:
+        model = build_model(load_recipe("second-place", [part]), DIMS, 6)
+        assert bool(model.head.branches) == ("auxiliary" not in part)
+        assert bool(model.head.codes) == ("latents" not in part)
+    assert isinstance(model, torch.nn.Module)
+
+
+def test_the_ablation_differs_in_nothing_but_how_it_is_trained():
+    staged, frozen, joint = (load_recipe(f"ablation-{way}") for way in ("staged", "frozen", "joint"))
+    assert staged.encoders == frozen.encoders == joint.encoders
+    assert staged.objective == frozen.objective == joint.objective
+    assert staged.training == frozen.training == joint.training
+    assert joint.training_of(joint.fusion).epochs == 2 * staged.training.epochs

@@ -1,0 +1,77 @@
+import multiprocessing
+import os
+import signal
+
+import pytest
+from tuning_studies import open_study, run_made_up, settings_of
+
+from emi_ray.errors import UserError
+from emi_ray.tuning import storage
+from emi_ray.tuning.settings import claim_settings
+from emi_ray.workspace import Workspace
+
+
+def hold(root: str, held, url: str | None) -> None:
+    with open_study(Workspace(root), storage=url) as study:
+        study.ask()
+        held.set()
+        signal.pause()
+
+
+@pytest.fixture(params=["journal", "database"])
+def driver(request, tmp_path, monkeypatch):
+    """Another process that drives the study, and where the study is."""
+    monkeypatch.setattr(storage, "_SETTLE_S", 0.05)
+    url = None if request.param == "journal" else f"sqlite:///{tmp_path}/studies.db"
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    process = context.Process(target=hold, args=(str(tmp_path), held, url), daemon=True)
+    process.start()
+    assert held.wait(60)
+    yield process, Workspace(str(tmp_path)), url
+    process.kill()
+    process.join()
+
+
+def test_a_second_driver_is_refused_and_a_dead_ones_study_is_taken_over(driver, monkeypatch):
+    process, workspace, url = driver
+    with pytest.raises(UserError, match=f"driven by process {process.pid}"), open_study(workspace, storage=url):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    monkeypatch.setattr(storage, "_SILENT_FOR_S", 0.0)
+    with open_study(workspace, storage=url) as study:
+        assert study.counts.lost == 1
+        run_made_up(study, 2)
+    with open_study(workspace, storage=url) as study:
+        assert study.counts.finished == 2
+
+
+def test_a_line_that_a_dying_driver_tore_is_cut_off(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    with open_study(workspace) as study:
+        run_made_up(study, 2)
+    with storage.journal_path(workspace, "s").open("ab") as journal:
+        journal.write(b'{"op_code":4,"worker_id":"x"')
+    with open_study(workspace) as study:
+        run_made_up(study, 1)
+    with open_study(workspace) as study:
+        assert study.counts.finished == 3
+
+
+def test_a_study_behind_a_uri_needs_a_database(tmp_path):
+    with pytest.raises(UserError, match="--storage"):
+        storage.open_storage(Workspace("mock://bucket/work"), "s", None)
+
+
+def test_a_database_that_is_none_is_refused():
+    with pytest.raises(UserError, match="postgresql://"):
+        storage.open_storage(Workspace("work"), "s", "not a url")
+
+
+def test_a_study_is_continued_only_under_its_own_settings(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    claim_settings(workspace, "s", settings_of())
+    claim_settings(workspace, "s", settings_of())
+    with pytest.raises(UserError, match="another metric, and its scores"):
+        claim_settings(workspace, "s", settings_of(metric="val_ccc"))
