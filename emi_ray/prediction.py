@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from emi_ray.config import CorpusSettings, ExtractorSettings, WorkspaceConfig
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.manifest import read_corpus, validate_corpus
+from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.errors import UserError
 from emi_ray.evaluation import predict_features
 from emi_ray.extraction import extract
@@ -64,6 +65,14 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
     return _predict(workspace, loaded, chosen)
 
 
+def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table:
+    """Predictions with the ids as the challenge's own test list spells them, where it has one."""
+    corpus = workspace.config().corpus
+    spelled = spelled_test_ids(corpus.source) if corpus.kind == "vidmimic2" and corpus.source else {}
+    ids = [spelled.get(clip_id, clip_id) for clip_id in predictions["clip_id"].to_pylist()]
+    return predictions.set_column(0, "clip_id", pa.array(ids, pa.string()))
+
+
 def config_of(loaded: LoadedModel) -> WorkspaceConfig:
     """The configuration under which the model's extractors have the fingerprints that it was trained on."""
     extractors: dict[Modality, ExtractorSettings] = {
@@ -82,9 +91,7 @@ def config_of(loaded: LoadedModel) -> WorkspaceConfig:
 def _predict(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
     extractors = loaded.description.extractors
     stores = {m: FeatureStore(workspace, m, loaded.description.fingerprint(m)) for m in extractors}
-    return predict_features(
-        loaded, stores, clips["clip_id"].to_pylist(), read_transcripts(workspace, clips)
-    )
+    return predict_features(loaded, stores, clips["clip_id"].to_pylist(), read_transcripts(workspace, clips))
 
 
 def _read_sources(sources: Sequence[str]) -> pa.Table:

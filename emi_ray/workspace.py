@@ -178,13 +178,11 @@ class _Appearing:
         return self._hidden
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None and self._hidden != self._final:
+        if self._hidden == self._final:
+            return
+        if kind is None:
             self._filesystem.move(self._hidden, self._final)
-        elif (
-            kind is not None
-            and self._hidden != self._final
-            and self._filesystem.get_file_info(self._hidden).type == fs.FileType.File
-        ):
+        elif self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
             self._filesystem.delete_file(self._hidden)
 
 

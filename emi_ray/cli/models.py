@@ -82,7 +82,7 @@ def predict(
         Literal["table", "submission"], typer.Option(help="submission: as the challenge wants it.")
     ] = "table",
     id_width: Annotated[
-        int | None, typer.Option(help="Submission: pad ids with zeros to this width.")
+        int | None, typer.Option(help="Submission: pad ids with zeros; else as the test list spells them.")
     ] = None,
     address: AddressOption = None,
 ) -> None:
@@ -93,7 +93,7 @@ def predict(
     from pyarrow.csv import write_csv
 
     from emi_ray.evaluation import write_submission
-    from emi_ray.prediction import predict_clips, predict_split
+    from emi_ray.prediction import as_test_list_spells, predict_clips, predict_split
     from emi_ray.runtime import ray_session
 
     target = Workspace(workspace)
@@ -106,6 +106,8 @@ def predict(
     else:
         predictions = predict_split(target, run, "test")
     if form == "submission":
+        if id_width is None:
+            predictions = as_test_list_spells(target, predictions)
         write_submission(predictions, to, labels_of(target.clips().schema), id_width)
     else:
         to.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from emi_ray.extraction.stage import ALWAYS
 from emi_ray.extraction.transcribing import Transcribe
 from emi_ray.extraction.work import todo_column
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
+from emi_ray.media.detection import detector_for
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
@@ -83,7 +84,8 @@ def plan_pipeline(
     """The configured extractor of each modality, by default of all that are configured.
 
     Raises:
-        UserError: a modality has no extractor, an extractor's settings are wrong, its weights cannot be had.
+        UserError: a modality has no extractor, an extractor's settings are wrong, its weights or the
+            face detector cannot be had.
     """
     wanted = set(modalities or config.extractors)
     for modality in wanted - set(config.extractors):
@@ -96,6 +98,8 @@ def plan_pipeline(
         transcriber = specify_transcriber(config.transcriber, config.media)
     chosen = [modality for modality in ORDER if modality in wanted]
     specs = {m: specify(m, config.extractors[m], config.media, transcriber) for m in chosen}
+    if any("faces" in spec.needs for spec in specs.values()):
+        detector_for(config.media.faces)
     return Pipeline(workspace, config, specs, transcriber)
 
 

@@ -106,8 +106,16 @@ def test_a_retry_counts_its_attempts(extracted):
 def test_a_stage_that_cannot_work_ends_the_run_with_its_reason(table, tmp_path):
     workspace = Workspace(str(tmp_path))
     init_workspace(workspace, "table", str(table), [])
+    workspace.write_text("features/audio", "a file where the store's folder must be")
+    with pytest.raises(EmiRayError, match="The audio stage cannot work: .*features/audio"):
+        extract(workspace, workspace.config(), ["audio"])
+
+
+def test_a_face_detector_that_is_not_there_is_named_before_anything_starts(table, tmp_path):
+    workspace = Workspace(str(tmp_path))
+    init_workspace(workspace, "table", str(table), [])
     config = workspace.config(["media.faces.detector=yunet", "media.faces.yunet_model=/nowhere.onnx"])
-    with pytest.raises((UserError, EmiRayError), match="nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         extract(workspace, config, ["vision"])
 
 

@@ -93,7 +93,7 @@ def test_many_false_alarms_do_not_pile_up():
     for index in range(40):
         script.next()
         tracker.see(np.zeros((200, 200, 3), np.uint8), index / 6)
-        assert len(tracker._tracks) <= 4
+        assert len(tracker._tracks) <= 5
     assert len(tracker.finish().crops) == 40
 
 
@@ -135,3 +135,14 @@ def test_shrinking_averages_and_keeps_the_place():
     assert small[:, 21:].min() == 200
     noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
     assert resize(noise, 32, 32).std() < 10
+
+
+def test_a_long_shot_after_many_short_ones_is_followed():
+    places = [20, 60, 100, 140]
+    frames = [[[place, place, 30, 30]] for place in places for _ in range(8)]
+    frames += [[[160, 20, 30, 30]]] * 60
+    tracker = FaceTracker(script := Script(frames), SETTINGS)
+    for index in range(len(frames)):
+        script.next()
+        tracker.see(np.zeros((200, 200, 3), np.uint8), index / 6)
+    assert len(tracker.finish().crops) == 60

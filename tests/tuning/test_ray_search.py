@@ -34,7 +34,8 @@ def test_trials_run_side_by_side_fail_alone_and_are_told_as_they_ended(tmp_path)
     assert trials[0].state == TrialState.COMPLETE
     failed = [trial for trial in trials if ERROR in trial.user_attrs]
     assert [trial.params["fusion.hidden"] for trial in failed] == [TOO_MUCH] * len(failed) != []
-    assert all("memory" in trial.user_attrs[ERROR] for trial in failed)
+    reasons = [trial.user_attrs[ERROR] for trial in failed]
+    assert all("allocate memory" in reason for reason in reasons), reasons
     for trial in trials:
         if trial.state == TrialState.PRUNED:
             assert trial.last_step < 9

@@ -1,0 +1,126 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import transformers as hf
+from planted import planted_workspace
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.evaluation import evaluate_run, predict_features
+from emi_ray.models.build import build_model
+from emi_ray.recipe import load_recipe
+from emi_ray.training.checkpoint import load_model
+from emi_ray.training.run import execute_run, plan_run
+from emi_ray.training.transcripts import resolve_backbones
+
+WORDS = [f"word{index}" for index in range(24)]
+LIVELY = ["training.epochs=12", "encoders.text.backbone_lr_ratio=1", "encoders.text.backbone_pooling=mean"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A tiny BERT with random weights, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("backbone")
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    hf.BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = hf.BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **shape)
+    hf.BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Clips whose words tell their labels; every tenth has no transcript."""
+    workspace = planted_workspace(tmp_path_factory.mktemp("w"), num_train=96, num_val=48)
+    clips = workspace.clips()
+    joy = np.nan_to_num(np.array(clips["Joy"].to_pylist(), dtype=float))
+    words = [" ".join(WORDS[: 1 + round(8 * value)]) for value in joy]
+    texts = [None if row % 10 == 9 else text for row, text in enumerate(words)]
+    place = clips.schema.get_field_index("transcript")
+    workspace.write_table("clips.parquet", clips.set_column(place, clips.schema.field(place), pa.array(texts)))
+    return workspace
+
+
+def recipe_of(backbone, *overrides, name="text-finetuned"):
+    quick = ["training.epochs=3", "training.batch_size=16", "training.lr=5e-3"]
+    return load_recipe(name, [f"encoders.text.backbone={backbone}", *quick, *overrides])
+
+
+def train(workspace, recipe):
+    return execute_run(plan_run(workspace, recipe, WorkspaceConfig(), 1), reuse_encoders=False)
+
+
+def test_a_backbone_learns_end_to_end_and_its_run_is_rebuilt_without_it(workspace, backbone):
+    metrics = train(workspace, recipe_of(backbone, *LIVELY))
+    assert metrics["val_pearson_joy"] > 0.5
+    result = evaluate_run(workspace, "text-finetuned/1", ["val"])
+    assert result["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
+    loaded = load_model(workspace, "text-finetuned")
+    few, many = WORDS[0], " ".join(WORDS[:9])
+    table = predict_features(loaded, {}, ["a", "b", "c"], {"a": few, "b": many})
+    assert table["Joy"][1].as_py() > table["Joy"][0].as_py()
+    assert table["modalities"].to_pylist() == ["text", "text", ""]
+    pretrained = hf.AutoModel.from_pretrained(backbone).state_dict()
+    trained = loaded.model.encoder.backbone.state_dict()
+    layers = [name for name in pretrained if ".layer." in name and name.endswith("dense.weight")]
+    assert layers
+    assert not any(torch.equal(pretrained[name], trained[name]) for name in layers)
+
+
+def test_layers_nearer_to_the_input_learn_more_slowly(backbone):
+    recipe = resolve_backbones(recipe_of(backbone, "encoders.text.layer_decay=0.5"))
+    model = build_model(recipe, {"text": 1}, 6)
+    ratios = [group.lr_ratio for group in model.parameter_groups()]
+    assert ratios == pytest.approx([1.0, 1.0, 0.2, 0.1, 0.05, 0.025][: len(ratios)])
+    grouped = [id(p) for group in model.parameter_groups() for p in group.parameters]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+def test_recomputing_layers_to_save_memory_changes_no_gradient(backbone):
+    from planted import planted_data
+
+    from emi_ray.training.batching import Batcher
+    from emi_ray.training.transcripts import with_tokens
+
+    data = planted_data(num_train=6, num_val=2)
+    texts = {str(clip_id): " ".join(WORDS[: 2 + row]) for row, clip_id in enumerate(data.clip_ids)}
+    gradients = []
+    for recompute in ("false", "true"):
+        recipe = resolve_backbones(
+            recipe_of(backbone, f"encoders.text.gradient_checkpointing={recompute}", "encoders.text.dropout=0")
+        )
+        model = build_model(recipe, {"text": 1}, 6)
+        model.encoder.load_pretrained()
+        torch.manual_seed(0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if isinstance(module, torch.nn.Linear) and module.out_features == 6:
+                torch.nn.init.ones_(module.weight)
+        tokens = with_tokens(data, recipe, texts)
+        torch.manual_seed(1)
+        torch.nn.init.normal_(model.encoder.projection[1].weight)
+        model.train()(Batcher(tokens, ["text"], torch.device("cpu")).inputs(np.arange(8))).sum().backward()
+        gradients.append(model.encoder.backbone.embeddings.word_embeddings.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_backbone_trains_under_the_first_places_fusion(workspace, backbone):
+    small = ["fusion.hidden=16", "training.epochs=1"]
+    metrics = train(workspace, recipe_of(backbone, *small, name="first-place-finetuned"))
+    assert np.isfinite(metrics["val_pearson"])
+    assert metrics["num_missing"]["text"] > 0
+
+
+def test_a_backbone_that_is_not_there_is_refused_with_a_remedy(tmp_path):
+    with pytest.raises(UserError, match="encoders.text.backbone"):
+        resolve_backbones(recipe_of(str(tmp_path / "none")))
+
+
+def test_a_corpus_without_transcripts_is_refused_with_a_remedy(tmp_path, backbone):
+    bare = planted_workspace(tmp_path, num_train=8, num_val=4)
+    with pytest.raises(UserError, match="No clip has a transcript"):
+        train(bare, recipe_of(backbone))
