@@ -17,7 +17,7 @@ from emi_ray.extraction.stage import ALWAYS
 from emi_ray.extraction.transcribing import Transcribe
 from emi_ray.extraction.work import todo_column
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
-from emi_ray.media.detection import detector_for
+from emi_ray.media.detection import build_finder
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
@@ -99,7 +99,7 @@ def plan_pipeline(
     chosen = [modality for modality in ORDER if modality in wanted]
     specs = {m: specify(m, config.extractors[m], config.media, transcriber) for m in chosen}
     if any("faces" in spec.needs for spec in specs.values()):
-        detector_for(config.media.faces)
+        build_finder(config.media.faces)
     return Pipeline(workspace, config, specs, transcriber)
 
 
