@@ -48,7 +48,9 @@ def main() -> None:
     made = make_clips(options.train, options.val, seed=0, steps={**PAPER_STEPS, "audio": options.audio_steps})
     data = made.data
     size = sum(packed.values.nbytes for packed in data.features.values()) / 1e6
-    print(f"{options.train} train and {options.val} val clips, {size:.0f} MB of features; oracle r {made.oracle:.3f}")
+    print(
+        f"{options.train} train and {options.val} val clips, {size:.0f} MB of features; oracle r {made.oracle:.3f}"
+    )
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         data, loading = _through_a_store(data, Path(folder))
         print(f"read once from the feature store: {loading:.1f} s")
@@ -117,9 +119,19 @@ def _write_pickles(data: ClipData, folder: Path) -> None:
 def _run_peer(options: argparse.Namespace, folder: Path, seed: int) -> list[tuple[str, float, float]]:
     """Stage, seconds and val Pearson of each epoch, from the time stamps of its log."""
     command = [sys.executable, str(options.peer), "--use_motion_seq", "--device", "cpu", "--seed", str(seed)]
-    for option, name in (("face", "face"), ("audio", "audio"), ("text", "text"), ("motion_seq", "motion_seq")):
+    for option, name in (
+        ("face", "face"),
+        ("audio", "audio"),
+        ("text", "text"),
+        ("motion_seq", "motion_seq"),
+    ):
         command += [f"--{option}_dir", str(folder / name)]
-    command += ["--train_csv", str(folder / "train_split.csv"), "--valid_csv", str(folder / "valid_split.csv")]
+    command += [
+        "--train_csv",
+        str(folder / "train_split.csv"),
+        "--valid_csv",
+        str(folder / "valid_split.csv"),
+    ]
     for stage in STAGES:
         command += [f"--{stage}_epochs", str(options.epochs)]
     command += ["--save_dir", str(folder / f"save{seed}"), "--log_dir", str(folder / "logs")]
@@ -149,9 +161,13 @@ def _collect(into: dict[str, list[tuple[float, float]]], epochs: list[tuple[str,
 
 
 def _show(peer: dict, ours: dict, data: ClipData, options: argparse.Namespace) -> None:
-    print(f"\nmean seconds an epoch over {options.epochs} epochs x {options.seeds} seeds, {options.threads} thread(s)")
+    print(
+        f"\nmean seconds an epoch over {options.epochs} epochs x {options.seeds} seeds, {options.threads} thread(s)"
+    )
     print(f"{'stage':<10}{'authors':>9}{'ours':>9}{'ratio':>8}{'two reads':>11}")
-    means = {name: {s: np.mean([e[0] for e in side[s]]) for s in side} for name, side in (("p", peer), ("o", ours))}
+    means = {
+        name: {s: np.mean([e[0] for e in side[s]]) for s in side} for name, side in (("p", peer), ("o", ours))
+    }
     floors = {m: _two_reads(data.features[m]) for m in MODALITIES}
     groups = {**{s: (s,) for s in MODALITIES}, "stage 1": MODALITIES, "fusion": ("fusion",)}
     for name, stages in groups.items():
@@ -161,8 +177,10 @@ def _show(peer: dict, ours: dict, data: ClipData, options: argparse.Namespace) -
         print(f"{name:<10}{theirs:>9.3f}{own:>9.3f}{theirs / own:>8.1f}{floor:>11.3f}")
     for name, side in (("authors", peer), ("ours", ours)):
         if side:
-            best = [max(r for _, r in side["fusion"][i : i + options.epochs])
-                    for i in range(0, len(side["fusion"]), options.epochs)]
+            best = [
+                max(r for _, r in side["fusion"][i : i + options.epochs])
+                for i in range(0, len(side["fusion"]), options.epochs)
+            ]
             print(f"best val Pearson of fusion, {name}: {np.mean(best):.4f} ± {np.std(best):.4f}")
 
 

@@ -90,7 +90,10 @@ def predict_features(
     data = ClipData(np.array(clip_ids, dtype=str), np.full(len(ids), "test"), features, targets, labels)
     data = loaded.tokens(data, transcripts or {})
     predictions = predict_in_units(loaded.model, data, np.arange(len(ids)))
-    had = [",".join(m for m in loaded.model.modalities if data.features[m].present[row]) for row in range(len(ids))]
+    had = [
+        ",".join(m for m in loaded.model.modalities if data.features[m].present[row])
+        for row in range(len(ids))
+    ]
     columns = {label.name: predictions[:, index] for index, label in enumerate(labels)}
     return pa.table({"clip_id": ids, **columns, "modalities": pa.array(had, pa.string())})
 

@@ -17,7 +17,7 @@ _EPSILON = 1e-8
 
 
 class Loss(Protocol):
-    def __call__(self, predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor: ...
+    def __call__(self, predictions: Tensor, targets: Tensor, complete: bool = False, /) -> Tensor: ...
 
 
 def ccc_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:

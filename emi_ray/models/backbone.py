@@ -42,6 +42,7 @@ class BackboneEncoder(FeatureReader):
         self.settings = settings
         self.backbone = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
         if settings.gradient_checkpointing:
+            self.backbone.config.use_cache = False
             self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         width = int(self.backbone.config.hidden_size)
         self.projection = build_projection(width, settings)
@@ -100,7 +101,9 @@ def backbone_config(backbone: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     config = _from_pretrained(AutoConfig, backbone)
-    kept = {k: v for k, v in config.to_diff_dict().items() if k not in ("architectures", "transformers_version")}
+    kept = {
+        k: v for k, v in config.to_diff_dict().items() if k not in ("architectures", "transformers_version")
+    }
     return {**kept, "model_type": config.model_type}
 
 
@@ -117,6 +120,10 @@ def load_tokenizer(backbone: str) -> "PreTrainedTokenizerFast":
 
 
 def _from_pretrained(kind: Any, backbone: str | None) -> Any:
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         return kind.from_pretrained(backbone, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -125,3 +132,6 @@ def _from_pretrained(kind: Any, backbone: str | None) -> Any:
             f"encoders.text.backbone = '{backbone}' cannot be loaded: {reason} Give a Hugging Face id, or the "
             "folder of a text encoder with its tokenizer."
         ) from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()

@@ -47,8 +47,10 @@ class StepAttention(FeatureReader):
         if self.standardise:
             values = (values - self.feature_mean) * self.feature_scale
         # A clip without steps looks at one that is masked; what it finds there is replaced by the caller.
-        mask = mask | (~mask.any(dim=1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0))
-        num_clips, num_steps = mask.shape
+        mask = mask | (
+            ~mask.any(dim=1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0)
+        )
+        num_clips = len(mask)
         q, k, v = (
             x.view(num_clips, -1, self.num_heads, query.shape[1] // self.num_heads).transpose(1, 2)
             for x in (query, self.key(values), self.value(values))
@@ -80,7 +82,7 @@ class TextAnchoredRegressor(Regressor):
         self.attentions = nn.ModuleDict(
             {m: StepAttention(feature_dims[m], width, settings[m], fusion) for m in others}
         )
-        dims = {"text": width, **dict.fromkeys(others, fusion.hidden)}
+        dims: dict[Modality, int] = {"text": width, **dict.fromkeys(others, fusion.hidden)}
         self.missing = MissingModalities(list(dims.values()), fusion)
         self.mlp = nn.Sequential(
             nn.Linear(sum(dims.values()) + self.missing.num_flags, fusion.hidden),
@@ -102,8 +104,11 @@ class TextAnchoredRegressor(Regressor):
         text = self.text.encode(inputs["text"])
         found = [attention(text, inputs[m]) for m, attention in self.attentions.items()]  # type: ignore[index]
         parts = [text, *found]
-        branches = tuple(self.branches[m](p) for m, p in zip(self.modalities, parts, strict=True)) \
-            if len(self.branches) else ()
+        branches = (
+            tuple(self.branches[m](p) for m, p in zip(self.modalities, parts, strict=True))
+            if len(self.branches)
+            else ()
+        )
         raw = self.mlp(torch.cat(self.missing(parts, [inputs[m].present for m in self.modalities]), dim=1))
         return Outputs(*read_head(raw, self.zero_inflated), branches)
 

@@ -33,7 +33,6 @@ class FeatureReader(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(torch.where(deviation > 0, 1.0 / deviation.clamp(min=1e-12), 1.0))
 
-
     def encode(self, sequences: Sequences) -> Tensor:
         """One modality of a batch → (B, embedding_dim), in the batch's order."""
         raise NotImplementedError
@@ -46,7 +45,8 @@ class FeatureReader(nn.Module):
 class SequenceEncoder(FeatureReader):
     """(standardise) → (GRU or LSTM) → pooling → (L2) → LayerNorm → Linear → GELU → Dropout → LayerNorm.
 
-    What follows the pooling is the paper's; ``projection`` may make it one linear layer, or nothing. The paper's four encoders are this with ``type`` ``mlp`` (text) or ``attention`` (the others). A clip that
+    What follows the pooling is the paper's; ``projection`` may make it one linear layer, or nothing. The
+    paper's four encoders are this with ``type`` ``mlp`` (text) or ``attention`` (the others). A clip that
     lacks the modality has a zero vector where others have their pooled one.
     """
 

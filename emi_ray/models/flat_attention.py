@@ -54,7 +54,7 @@ def attend(steps: FlatSteps, weight: Tensor) -> Tensor:
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, steps: FlatSteps) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, weight: Tensor, steps: FlatSteps) -> Tensor:
         pooled = weight.new_zeros(len(steps.starts), weight.shape[0])
         buffer = steps.buffer()
         ctx.shares = [
@@ -65,7 +65,7 @@ class _Attend(torch.autograd.Function):
         return pooled
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """d/d weight = sum over steps of share x (step·g - pooled·g) x step, for each clip's gradient g."""
         (pooled,) = ctx.saved_tensors
         steps: FlatSteps = ctx.steps
@@ -78,7 +78,9 @@ class _Attend(torch.autograd.Function):
         return result, None
 
 
-def _pool_clip(steps: FlatSteps, clip: int, weight: Tensor, pooled: Tensor, buffer: Tensor) -> Sequence[Tensor]:
+def _pool_clip(
+    steps: FlatSteps, clip: int, weight: Tensor, pooled: Tensor, buffer: Tensor
+) -> Sequence[Tensor]:
     """Write one clip's weighted sum to ``pooled`` (D,); returns the weights of its steps, by piece."""
     if not steps.lengths[clip]:
         return ()

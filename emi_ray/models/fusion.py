@@ -126,7 +126,7 @@ class ConcatHead(nn.Module):
 
     def outputs(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> Outputs:
         """Embeddings (B, D) of each modality, and which clips have it, (B,) bool each."""
-        given = dict(zip(self.modalities, embeddings, strict=True))
+        given: dict[str, Tensor] = dict(zip(self.modalities, embeddings, strict=True))
         latents = {m: code(given[m]) for m, code in self.codes.items()}
         for modality, latent in latents.items():
             given[modality] = given[modality] + self.decodes[modality](self._draw(latent))

@@ -16,6 +16,7 @@ from emi_ray.report.corpus_plots import coverage_bars, step_histograms
 from emi_ray.report.corpus_section import build_corpus_section
 from emi_ray.report.headline import headline
 from emi_ray.report.scores import build_scores, scores_json
+from emi_ray.report.study_section import build_study_sections
 from emi_ray.report.style import DARK_PALETTE, PALETTE
 from emi_ray.report.svg import printable
 from emi_ray.report.systems import build_systems
@@ -54,6 +55,7 @@ def render(material: Material) -> str:
         scores=build_scores(material),
         systems=systems,
         num_undrawn=len(material.runs) - len(systems),
+        studies=build_study_sections(material.workspace),
         corpus=None if material.clips is None else build_corpus_section(material.clips),
         features=_features(material),
         making=_making(material),

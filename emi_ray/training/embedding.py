@@ -15,7 +15,11 @@ def pool_once(model: Regressor, data: ClipData, device: torch.device) -> ClipDat
     features = dict(data.features)
     for modality in model.modalities:
         encoder, packed = model.encoder_of(modality), data.features[modality]
-        if not isinstance(encoder, SequenceEncoder) or not encoder.pools_alike or packed.lengths.max(initial=0) <= 1:
+        if (
+            not isinstance(encoder, SequenceEncoder)
+            or not encoder.pools_alike
+            or packed.lengths.max(initial=0) <= 1
+        ):
             continue
         encoder.to(device)
         batcher = Batcher(data, [modality], device)

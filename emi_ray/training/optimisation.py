@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -13,11 +14,16 @@ Scheduler = ReduceLROnPlateau | LambdaLR | None
 
 
 def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
-    """AdamW over the model's parameter groups, each at its own share of the learning rate."""
+    """AdamW over the model's parameters; those that learn at one rate make one group."""
+    by_ratio: dict[float, list[nn.Parameter]] = {}
+    for group in model.parameter_groups():
+        by_ratio.setdefault(group.lr_ratio, []).extend(group.parameters)
     groups = [
-        {"params": group.parameters, "lr": training.lr * group.lr_ratio} for group in model.parameter_groups()
+        {"params": parameters, "lr": training.lr * ratio}
+        for ratio, parameters in by_ratio.items()
+        if parameters
     ]
-    fused = all(p.dtype == torch.float32 for group in model.parameter_groups() for p in group.parameters)
+    fused = all(p.dtype == torch.float32 for group in groups for p in group["params"])
     return AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=fused)
 
 

@@ -12,11 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -38,6 +39,7 @@ OnChange = Callable[[], None]
 """Called on the driver whenever something of the study has changed."""
 
 _FAILURES_IN_A_ROW = 10
+_LONGEST_REASON = 300
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -275,9 +277,16 @@ class _Failures(tune.Callback):
         self._watcher = watcher
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = trial.get_pickled_error()
-        reason = str(getattr(error, "cause", None) or error).strip()
-        self._watcher.fail(trial.config["number"], reason.splitlines()[-1][:500] if reason else "unknown")
+        self._watcher.fail(trial.config["number"], _reason(trial))
+
+
+def _reason(trial: Trial) -> str:
+    """Why a trial broke down, in a line. Tune has its exception in a file that it has not moved to storage yet."""
+    path = Path(trial.pickled_error_file)
+    error = cloudpickle.loads(path.read_bytes()) if path.is_file() else None
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or ["no message"]
+    return f"{type(cause).__name__}: {lines[0]}"[:_LONGEST_REASON] if cause is not None else "unknown"
 
 
 def _run_trial(config: dict[str, Any], job: _Job) -> None:

@@ -3,16 +3,17 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers as hf
-from planted import planted_workspace
+from planted import planted_data, planted_workspace
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run, predict_features
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe
+from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.run import execute_run, plan_run
-from emi_ray.training.transcripts import resolve_backbones
+from emi_ray.training.transcripts import resolve_backbones, with_tokens
 
 WORDS = [f"word{index}" for index in range(24)]
 LIVELY = ["training.epochs=12", "encoders.text.backbone_lr_ratio=1", "encoders.text.backbone_pooling=mean"]
@@ -22,11 +23,14 @@ LIVELY = ["training.epochs=12", "encoders.text.backbone_lr_ratio=1", "encoders.t
 def backbone(tmp_path_factory):
     """A tiny BERT with random weights, and its tokenizer."""
     folder = tmp_path_factory.mktemp("backbone")
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    vocabulary = {
+        word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+    }
     hf.BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = hf.BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **shape)
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = hf.BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **shape, **no_dropout)
     hf.BertModel(config).save_pretrained(folder)
     return str(folder)
 
@@ -40,7 +44,9 @@ def workspace(tmp_path_factory):
     words = [" ".join(WORDS[: 1 + round(8 * value)]) for value in joy]
     texts = [None if row % 10 == 9 else text for row, text in enumerate(words)]
     place = clips.schema.get_field_index("transcript")
-    workspace.write_table("clips.parquet", clips.set_column(place, clips.schema.field(place), pa.array(texts)))
+    workspace.write_table(
+        "clips.parquet", clips.set_column(place, clips.schema.field(place), pa.array(texts))
+    )
     return workspace
 
 
@@ -80,31 +86,19 @@ def test_layers_nearer_to_the_input_learn_more_slowly(backbone):
 
 
 def test_recomputing_layers_to_save_memory_changes_no_gradient(backbone):
-    from planted import planted_data
-
-    from emi_ray.training.batching import Batcher
-    from emi_ray.training.transcripts import with_tokens
-
     data = planted_data(num_train=6, num_val=2)
     texts = {str(clip_id): " ".join(WORDS[: 2 + row]) for row, clip_id in enumerate(data.clip_ids)}
-    gradients = []
+    gradients, weights = [], None
     for recompute in ("false", "true"):
-        recipe = resolve_backbones(
-            recipe_of(backbone, f"encoders.text.gradient_checkpointing={recompute}", "encoders.text.dropout=0")
-        )
-        model = build_model(recipe, {"text": 1}, 6)
-        model.encoder.load_pretrained()
-        torch.manual_seed(0)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            if isinstance(module, torch.nn.Linear) and module.out_features == 6:
-                torch.nn.init.ones_(module.weight)
-        tokens = with_tokens(data, recipe, texts)
-        torch.manual_seed(1)
-        torch.nn.init.normal_(model.encoder.projection[1].weight)
-        model.train()(Batcher(tokens, ["text"], torch.device("cpu")).inputs(np.arange(8))).sum().backward()
+        settings = [f"encoders.text.gradient_checkpointing={recompute}", "encoders.text.dropout=0"]
+        recipe = resolve_backbones(recipe_of(backbone, *settings))
+        model = build_model(recipe, {"text": 1}, 6).train()
+        weights = weights or model.state_dict()
+        model.load_state_dict(weights)
+        batcher = Batcher(with_tokens(data, recipe, texts), ["text"], torch.device("cpu"))
+        model(batcher.inputs(np.arange(8))).square().sum().backward()
         gradients.append(model.encoder.backbone.embeddings.word_embeddings.weight.grad)
+    assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients)
 
 

@@ -97,7 +97,9 @@ def test_what_a_stage_leaves_open_is_what_training_says():
 
 
 def test_own_settings_outside_a_range_are_named(tmp_path):
-    space = space_of(tmp_path, "parameters: {fusion.dropout: {uniform: [0, 0.3]}, fusion.hidden: {int: [8, 512]}}")
+    space = space_of(
+        tmp_path, "parameters: {fusion.dropout: {uniform: [0, 0.3]}, fusion.hidden: {int: [8, 512]}}"
+    )
     recipe = load_recipe("f1")
     assert space.own_values(recipe) == {"fusion.hidden": 384}
     assert space.outside(recipe) == ["fusion.dropout"]
@@ -133,5 +135,7 @@ def test_a_space_that_the_recipe_cannot_take_is_refused_before_anything_runs(tmp
 
 def test_names_cover_the_schema():
     keys = recipe_keys()
-    assert {"fusion.dropout", "encoders.*.hidden", "encoders.audio.hidden", "training.lr", "stages"} <= set(keys)
+    assert {"fusion.dropout", "encoders.*.hidden", "encoders.audio.hidden", "training.lr", "stages"} <= set(
+        keys
+    )
     assert not {"name", "title", "paper.row"} & set(keys)

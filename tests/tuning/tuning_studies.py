@@ -24,7 +24,9 @@ SPACE = {
 }
 
 
-def settings_of(space: dict | None = None, minimise: Cost | None = None, metric: str = "val_pearson") -> StudySettings:
+def settings_of(
+    space: dict | None = None, minimise: Cost | None = None, metric: str = "val_pearson"
+) -> StudySettings:
     checked = validate(SearchSpace, {"parameters": space or SPACE}, "space")
     return StudySettings(
         recipe=SOURCE.own, space=checked, data_key="made up", minimise=minimise, metric=metric

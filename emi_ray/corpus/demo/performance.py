@@ -7,7 +7,8 @@ import numpy as np
 _STEP_PER_CUE = 1.2
 """Octaves of amplitude per standard deviation of a cue."""
 
-_SWING_HZ = 1.9
+_SWING_HZ = 1.5
+"""Four frames a period where six a second are sampled: as many up as down."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def perform(
 def _oscillation(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A wave of unit amplitude at about ``_SWING_HZ`` in whole periods: where it starts, there it ends."""
     span_s = max(times_s[-1], 1 / _SWING_HZ)
-    periods = max(1, round(span_s * _SWING_HZ * rng.uniform(0.9, 1.1)))
+    periods = max(1, round(span_s * _SWING_HZ))
     wave: np.ndarray = np.sin(2 * np.pi * (periods * times_s / span_s + rng.uniform()))
     return wave
 
