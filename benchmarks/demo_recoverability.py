@@ -3,8 +3,8 @@
 Renders the corpus for each seed, decodes it, runs the built-in extractors and fits ridge regressions on the mean
 and standard deviation of each clip's features over time: trained on the training split, scored by the mean Pearson
 over the six emotions on the validation split. ``planted`` is the score of the planted cues themselves: what a
-perfect reader of that modality would reach. ``crossed`` is the Pearson that a modality's features reach for the
-cues of the *other* modalities: leakage, near zero by design.
+perfect reader of that modality would reach. ``leakage`` is the Pearson that a modality's features reach for what the
+*other* modalities add by chance to the intensity that all show.
 
     python benchmarks/demo_recoverability.py --seeds 0 1 2 --folder /tmp/demo_probe
 """
@@ -50,7 +50,7 @@ def main() -> None:
         tables.append(measure(corpus, options.workers))
     print_table("val Pearson of ridge", options.seeds, [table["ridge"] for table in tables])
     print_table("val Pearson of the planted cues", options.seeds, [table["planted"] for table in tables])
-    print_table("leakage: mean r with others' cues", options.seeds, [table["crossed"] for table in tables])
+    print_table("leakage: mean r with others' chance", options.seeds, [table["leakage"] for table in tables])
     print("by emotion, mean over seeds:", *EMOTIONS, sep="\t")
     for row in ROWS:
         values = np.mean([table["by_emotion"][row] for table in tables], axis=0)
@@ -68,29 +68,31 @@ def measure(corpus: Path, workers: int) -> dict[str, dict]:
     planted = json.loads((corpus / "planted.json").read_text())
     labels = np.array([clip["labels"] for clip in planted["clips"]])
     cues = {m: np.array([clip["cues"][m] for clip in planted["clips"]]) for m in MODALITIES}
+    intensity = np.array([clip["intensity"] for clip in planted["clips"]])
+    chance = {m: cues[m] - planted["fidelity"][m] * intensity for m in MODALITIES}
     train, val = (np.array([row["split"] == split for row in rows]) for split in ("train", "val"))
     features = {m: stack([clip.get(m) for clip, _ in pooled], train) for m in MODALITIES}
 
-    guesses, crossed, out_of_fold = {}, {}, []
+    guesses, leakage, out_of_fold = {}, {}, []
     for modality in MODALITIES:
         x = features[modality]
         guesses[modality] = ridge().fit(x[train], labels[train]).predict(x[val])
         folds = KFold(5, shuffle=True, random_state=0)
         out_of_fold.append(cross_val_predict(ridge(), x[train], labels[train], cv=folds))
-        others = np.concatenate([cues[other] for other in MODALITIES if other != modality], axis=1)
-        crossed[modality] = float(
+        others = np.concatenate([chance[other] for other in MODALITIES if other != modality], axis=1)
+        leakage[modality] = float(
             np.mean(pearson(ridge().fit(x[train], others[train]).predict(x[val]), others[val]))
         )
     guesses["fusion"] = fuse(np.stack(out_of_fold), labels[train], np.stack(list(guesses.values())))
     best = {m: pearson(cues[m][val], labels[val]) for m in MODALITIES}
-    total = sum(weight * cues[m][val] for m, weight in planted["weights"].items())
+    total = sum(r / (1 - r**2) * cues[m][val] for m, r in planted["fidelity"].items())
     best["fusion"] = pearson(total, labels[val])
     scores = {row: pearson(guess, labels[val]) for row, guess in guesses.items()}
     detected = np.array([counts for _, counts in pooled])
     return {
         "ridge": {row: score.mean() for row, score in scores.items()},
         "planted": {row: score.mean() for row, score in best.items()},
-        "crossed": crossed,
+        "leakage": leakage,
         "by_emotion": scores,
         "faces_found": float(detected[:, 0].sum() / detected[:, 1].sum()),
     }

@@ -45,6 +45,14 @@ def train(
     with ray_session(address), training_progress(loaded) as advance:
         metrics = ray_worker.train(target, loaded, config, seed, workers, advance, force)
     show_scores(metrics, labels_of(target.clips().schema))
+    if constant := metrics.get("constant_labels"):
+        console.print(
+            f"Warning: {', '.join(constant)} never varies among the validation clips, so no correlation exists; "
+            f"the mean is over {metrics['num_labels_scored']} labels.",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
     run = f"{loaded.name}/{metrics['seed']}"
     if metrics["already_finished"]:
         console.print(f"Run {run} was finished before with the same settings; --force trains it again.")

@@ -77,8 +77,8 @@ def tune(
     from emi_ray.runtime import ray_session
     from emi_ray.tuning.mlflow_log import mlflow_logger
     from emi_ray.tuning.settings import RecipeSource
-    from emi_ray.tuning.tune import TuneOptions
-    from emi_ray.tuning.tune import tune as run
+    from emi_ray.tuning.tune import TuneOptions, plan_tuning
+    from emi_ray.tuning.tune import tune as run_search
 
     target = Workspace(workspace)
     config = target.config()
@@ -104,8 +104,9 @@ def tune(
         storage=storage,
     )
     log = mlflow_logger(mlflow, options.study) if mlflow else None
+    plan = plan_tuning(target, config, source, options)
     with ray_session(address), study_progress(options, log) as view:
-        outcome = run(target, config, source, options, view.update, view.note)
+        outcome = run_search(plan, view.update, view.note)
     if outcome is not None:
         show_outcome(outcome, options.study, target)
 

@@ -89,12 +89,12 @@ def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
     best = outcome.best
     console.print(
         f"Tuned score of trial {best.number}: {best.tuned:.4f}; under other seeds {best.confirmed:.4f}; "
-        f"reported {outcome.best_reported.mean:.4f}: the search was optimistic by {outcome.optimism:+.4f}.",
+        f"reported {outcome.best_reported.mean:.4f}: optimism {outcome.optimism:+.4f}.",
     )
     if outcome.optimism_of_start is not None:
         console.print(
-            f"Of settings that nobody chose the same difference is {outcome.optimism_of_start:+.4f}: "
-            "that much is the splits."
+            f"Of the start, which nobody chose by its score, it is {outcome.optimism_of_start:+.4f}: "
+            "what the two splits differ by."
         )
     console.print(f"Recipe: {workspace.path(f'studies/{study}/best.yaml')}")
     console.print(f"Plots: emi-ray report -w {workspace.root}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from emi_ray.report.studies import Range, StudyTrial
 from emi_ray.report.style import PAGE_WIDTH_IN, PALETTE, one_panel, panel_grid, report_style
@@ -111,6 +111,7 @@ def _slice(axes: Axes, trials: Sequence[StudyTrial], parameter: str, within: Ran
         axes.set_xlim(-0.5, len(names) - 0.5)
     elif within.log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.locator_params(axis="x", nbins=5)

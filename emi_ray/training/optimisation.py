@@ -1,6 +1,7 @@
 """The optimiser and the learning-rate schedule of a recipe."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
     by_ratio: dict[float, list[nn.Parameter]] = {}
     for group in model.parameter_groups():
         by_ratio.setdefault(group.lr_ratio, []).extend(group.parameters)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": parameters, "lr": training.lr * ratio}
         for ratio, parameters in by_ratio.items()
         if parameters

@@ -21,6 +21,7 @@ from emi_ray.metrics import scores
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
+from emi_ray.schema import snake
 from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.clip_data import ClipData
@@ -64,6 +65,9 @@ def write_run(
         "recipe": recipe.name,
         "seed": description.seed,
         **val_scores,
+        "constant_labels": [
+            label.name for label in data.labels if math.isnan(val_scores[f"val_pearson_{snake(label.name)}"])
+        ],
         "num_train": len(final.train),
         "num_left_out": {
             "train": len(rows.train) - len(final.train),

@@ -1,5 +1,6 @@
 """What one trial computes: a recipe trained on the tuning split. Plain torch, no Ray, no files."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 
 from emi_ray.recipe import Recipe
-from emi_ray.training.stages import FUSION, EncoderCache, Hooks, TrainedRecipe, train_recipe
+from emi_ray.training.stages import FUSION, EncoderCache, Hooks, train_recipe
 from emi_ray.tuning.tuning_data import TuningData
 
 OnStep = Callable[[int, float], None]
@@ -16,11 +17,17 @@ OnStep = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Score:
-    """How a trial ended; ``seconds`` of training count encoders that were reused at what they once took."""
+    """How a trial ended.
+
+    Attributes:
+        seconds: of training, in which encoders that were reused count as what they once took.
+        wall_seconds: of this trial.
+    """
 
     value: float
     num_parameters: int
     seconds: float
+    wall_seconds: float
     best_epochs: tuple[int, ...]
     fold_values: tuple[float, ...]
 
@@ -30,6 +37,7 @@ class Score:
         return {
             "num_parameters": self.num_parameters,
             "train_seconds": round(self.seconds, 3),
+            "wall_seconds": round(self.wall_seconds, 3),
             "best_epochs": list(self.best_epochs),
             **({"fold_values": list(self.fold_values)} if len(self.fold_values) > 1 else {}),
         }
@@ -53,7 +61,7 @@ def score_recipe(
     """
     values: list[float] = []
     best_epochs: list[int] = []
-    seconds = 0.0
+    seconds, started = 0.0, time.perf_counter()
     for fold, rows in enumerate(data.folds):
         watch = _Watch(recipe, metric, on_step if len(data.folds) == 1 else None)
         trained = train_recipe(
@@ -70,16 +78,19 @@ def score_recipe(
         seconds += sum(outcome.seconds for outcome in trained.outcomes.values())
         if on_step is not None and len(data.folds) > 1:
             on_step(fold + 1, sum(values) / len(values))
-    return Score(sum(values) / len(values), _size(trained), seconds, tuple(best_epochs), tuple(values))
+    return Score(
+        value=sum(values) / len(values),
+        num_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
+        seconds=seconds,
+        wall_seconds=time.perf_counter() - started,
+        best_epochs=tuple(best_epochs),
+        fold_values=tuple(values),
+    )
 
 
 def last_stage(recipe: Recipe) -> str:
     """The stage whose score is the recipe's."""
     return FUSION if recipe.fusion is not None else recipe.modalities[0]
-
-
-def _size(trained: TrainedRecipe) -> int:
-    return sum(parameter.numel() for parameter in trained.model.parameters())
 
 
 @dataclass

@@ -9,18 +9,12 @@ The features lie in Ray's object store, once a node, and every trial maps them f
 import logging
 import os
 import tempfile
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray import cloudpickle, tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
+from ray import tune
 
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
@@ -32,14 +26,17 @@ from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.resources import TrialResources, feature_bytes, size_trials, smallest_gpu_bytes
 from emi_ray.tuning.settings import StudySettings
 from emi_ray.tuning.study import TuningStudy
+from emi_ray.tuning.tune_adapters import (
+    Failures,
+    OnChange,
+    SearchLimits,
+    StudyScheduler,
+    StudySearcher,
+    Watcher,
+)
 from emi_ray.tuning.tuning_data import read_tuning_data
 from emi_ray.workspace import Workspace
 
-OnChange = Callable[[], None]
-"""Called on the driver whenever something of the study has changed."""
-
-_FAILURES_IN_A_ROW = 10
-_LONGEST_REASON = 300
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -56,14 +53,6 @@ class SharedData:
 
     reference: Any
     num_bytes: int
-
-
-@dataclass(frozen=True)
-class SearchLimits:
-    """When to stop: at so many finished trials in all, or no new trial after so many seconds."""
-
-    num_trials: int
-    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,7 @@ def search(
     for name in ("ray.tune", "ray.train", "ray.tune.execution.tune_controller"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the study
     train_untouched_encoders(study.settings, shared, workspace, resources)
-    watcher = _Watcher(study, limits, on_change or (lambda: None))
+    watcher = Watcher(study, limits, on_change or (lambda: None))
     job = _Job(shared.reference, workspace, study.settings.metric, resources.threads)
     trainable = tune.with_resources(
         tune.with_parameters(_run_trial, job=job), tune.PlacementGroupFactory([resources.request])
@@ -135,22 +124,19 @@ def search(
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_StudySearcher(watcher),
-                scheduler=_StudyScheduler(watcher),
+                search_alg=StudySearcher(watcher),
+                scheduler=StudyScheduler(watcher),
                 num_samples=-1,
                 max_concurrent_trials=resources.concurrent,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[_Failures(watcher)]),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[Failures(watcher)]),
         )
         try:
             tuner.fit()
         finally:
             study.give_up_running()
-    if watcher.failures_in_a_row >= _FAILURES_IN_A_ROW:
-        raise EmiRayError(
-            f"{watcher.failures_in_a_row} trials failed in a row; the last: {watcher.last_failure}"
-        )
+    watcher.raise_if_hopeless()
 
 
 def train_untouched_encoders(
@@ -175,118 +161,6 @@ def untouched_encoders(settings: StudySettings) -> list[Modality]:
     if recipe.fusion is None or recipe.stages == "joint" or any(n.startswith(everywhere) for n in names):
         return []
     return [m for m in recipe.modalities if not any(n.startswith(f"encoders.{m}.") for n in names)]
-
-
-class _Watcher:
-    """Between Tune, which runs trials, and the study, which knows them by number."""
-
-    def __init__(self, study: TuningStudy, limits: SearchLimits, on_change: OnChange) -> None:
-        self.study = study
-        self.failures_in_a_row = 0
-        self.last_failure = ""
-        self._limits = limits
-        self._on_change = on_change
-        self._started = time.monotonic()
-        self._is_exhausted = False
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Tune pickles what it is given, to restore a search from; ours goes on from the study instead."""
-        return object, ()
-
-    def next_trial(self) -> dict[str, Any] | str | None:
-        """The configuration of a trial, None to wait, or that all is done."""
-        counts = self.study.counts
-        if self._is_over(counts.finished):
-            return Searcher.FINISHED
-        if counts.finished + counts.running >= self._limits.num_trials:
-            return None  # one of those that run might fail and need another in its place
-        candidate = self.study.ask()
-        if candidate is None:
-            self._is_exhausted = True
-            return Searcher.FINISHED
-        self._on_change()
-        return {"number": candidate.number, "recipe": candidate.recipe.model_dump(mode="json")}
-
-    def note(self, number: int, result: Mapping[str, Any]) -> bool:
-        """Take in what a trial reports; True if it should stop. Tune repeats the last report of a trial."""
-        if not self.study.is_running(number):
-            return False
-        if "score" in result:
-            self.study.complete(number, result["score"])
-            self.failures_in_a_row = 0
-        elif self.study.report(number, result["step"], result["value"]):
-            self.study.prune(number)
-            self.failures_in_a_row = 0
-            self._on_change()
-            return True
-        self._on_change()
-        return False
-
-    def fail(self, number: int, reason: str) -> None:
-        if self.study.is_running(number):
-            self.study.fail(number, reason)
-            self.failures_in_a_row += 1
-            self.last_failure = f"trial {number}: {reason}"
-            self._on_change()
-
-    def _is_over(self, finished: int) -> bool:
-        seconds = time.monotonic() - self._started
-        return (
-            finished >= self._limits.num_trials
-            or self._is_exhausted
-            or self.failures_in_a_row >= _FAILURES_IN_A_ROW
-            or (self._limits.timeout_s is not None and seconds > self._limits.timeout_s)
-        )
-
-
-class _StudySearcher(Searcher):
-    """Lets Tune take its trials from the study."""
-
-    def __init__(self, watcher: _Watcher) -> None:
-        super().__init__(metric="value", mode="max")
-        self._watcher = watcher
-
-    def suggest(self, trial_id: str) -> Any:
-        return self._watcher.next_trial()
-
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """The scheduler tells the study; a failure is told with its reason by the callback."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """There is nothing to save: the study is durable."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """A search goes on with a new searcher."""
-
-
-class _StudyScheduler(FIFOScheduler):
-    """Lets the study decide which trials stop early."""
-
-    def __init__(self, watcher: _Watcher) -> None:
-        super().__init__()
-        self._watcher = watcher
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict) -> str:
-        return self.STOP if self._watcher.note(trial.config["number"], result) else self.CONTINUE
-
-
-class _Failures(tune.Callback):
-    """Tells the study why a trial broke down."""
-
-    def __init__(self, watcher: _Watcher) -> None:
-        self._watcher = watcher
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._watcher.fail(trial.config["number"], _reason(trial))
-
-
-def _reason(trial: Trial) -> str:
-    """Why a trial broke down, in a line. Tune has its exception in a file that it has not moved to storage yet."""
-    path = Path(trial.pickled_error_file)
-    error = cloudpickle.loads(path.read_bytes()) if path.is_file() else None
-    cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines() or ["no message"]
-    return f"{type(cause).__name__}: {lines[0]}"[:_LONGEST_REASON] if cause is not None else "unknown"
 
 
 def _run_trial(config: dict[str, Any], job: _Job) -> None:

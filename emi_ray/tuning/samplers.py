@@ -14,6 +14,7 @@ SchedulerName = Literal["asha", "median", "none"]
 
 _REDUCTION = 3
 _NUM_RUNGS = 3
+_FEWEST_STEPS = 3
 
 SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     # Groups: parameters that apply together are modelled together. The liar keeps parallel trials apart.
@@ -24,13 +25,18 @@ SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
 }
 
 SCHEDULERS: dict[SchedulerName, Callable[[int], BasePruner]] = {
-    # Rungs at a ninth, a third and all of the steps: a third of the trials goes on from each.
+    # Rungs at a ninth and a third of the steps: a third of the trials goes on from each.
     "asha": lambda num_steps: SuccessiveHalvingPruner(
-        min_resource=max(1, num_steps // _REDUCTION ** (_NUM_RUNGS - 1)), reduction_factor=_REDUCTION
+        min_resource=_first_rung(num_steps), reduction_factor=_REDUCTION
     ),
-    "median": lambda num_steps: MedianPruner(n_startup_trials=5, n_warmup_steps=num_steps // 9),
+    "median": lambda num_steps: MedianPruner(n_startup_trials=5, n_warmup_steps=_first_rung(num_steps)),
     "none": lambda num_steps: NopPruner(),
 }
+
+
+def _first_rung(num_steps: int) -> int:
+    """Steps before which nothing is judged; the first few say little."""
+    return max(min(_FEWEST_STEPS, num_steps), num_steps // _REDUCTION ** (_NUM_RUNGS - 1))
 
 
 def build_sampler(name: SamplerName, seed: int, num_earlier: int) -> BaseSampler:

@@ -106,7 +106,7 @@ class TuningStudy:
             return False
         trial = self._running[number]
         trial.report(value, step)
-        return START not in trial.user_attrs and trial.should_prune()
+        return trial.should_prune() and START not in trial.user_attrs
 
     def complete(self, number: int, score: Score) -> None:
         """A trial ran to its end; one without a finite score has failed."""

@@ -11,7 +11,7 @@ from emi_ray.runtime import require_shared
 from emi_ray.schema import labels_of
 from emi_ray.training.run import RunPlan, plan_run
 from emi_ray.tuning.outcome import OnNote, Outcome, confirm, judge, read_outcome
-from emi_ray.tuning.ray_search import SearchLimits, SharedData, plan_resources, search, share_data
+from emi_ray.tuning.ray_search import SharedData, plan_resources, search, share_data
 from emi_ray.tuning.record import write_record
 from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
 from emi_ray.tuning.search_space import load_space
@@ -26,6 +26,7 @@ from emi_ray.tuning.settings import (
 )
 from emi_ray.tuning.storage import driving
 from emi_ray.tuning.study import TuningStudy
+from emi_ray.tuning.tune_adapters import SearchLimits
 from emi_ray.workspace import Workspace
 
 OnChange = Callable[[TuningStudy], None]
@@ -66,43 +67,26 @@ class TuneOptions:
     storage: str | None = None
 
 
-def tune(
-    workspace: Workspace,
-    config: WorkspaceConfig,
-    source: RecipeSource,
-    options: TuneOptions,
-    on_change: OnChange,
-    on_note: OnNote,
-) -> Outcome | None:
-    """Search, or go on searching, until the study has its trials; then choose and judge. A Ray session must be up.
+@dataclass(frozen=True)
+class TunePlan:
+    """A search that has been checked and can begin."""
 
-    Returns:
-        How the best recipe stands against the one that the search started from; None without ``seeds``.
+    workspace: Workspace
+    config: WorkspaceConfig
+    source: RecipeSource
+    options: TuneOptions
+    settings: StudySettings
+    run: RunPlan
+
+
+def plan_tuning(
+    workspace: Workspace, config: WorkspaceConfig, source: RecipeSource, options: TuneOptions
+) -> TunePlan:
+    """Check everything that can be checked before anything is started.
 
     Raises:
-        UserError: the recipe, the space, the study or the machine do not allow it.
-        EmiRayError: trial after trial fails, or none is complete.
+        UserError: the recipe, the space, the options or the features do not go together.
     """
-    require_shared(workspace)
-    settings, plan = _prepare(workspace, config, source, options)
-    scheduler: SchedulerName = options.scheduler or ("none" if options.minimise else "asha")
-    with driving(workspace, options.study, settings.directions, options.storage) as held:
-        claim_settings(workspace, options.study, settings)
-        sampler = build_sampler(options.sampler, options.seed, len(held.get_trials(deepcopy=False)))
-        pruner = build_scheduler(scheduler, settings.num_steps)
-        study = TuningStudy(held, settings, source, sampler, pruner)
-        study.begin()
-        for name in settings.space.outside(settings.recipe):
-            on_note(f"The recipe's own {name} lies outside the space: the first trial draws one instead.")
-        shared = share_data(plan, settings)
-        _search(study, shared, workspace, options, on_change)
-        return _judge(study, shared, workspace, config, options, on_note) if options.seeds else None
-
-
-def _prepare(
-    workspace: Workspace, config: WorkspaceConfig, source: RecipeSource, options: TuneOptions
-) -> tuple[StudySettings, RunPlan]:
-    """Check everything that can be checked before anything runs."""
     check_name(options.study)
     if options.minimise is not None and options.scheduler not in (None, "none"):
         raise UserError(
@@ -112,7 +96,7 @@ def _prepare(
     space, recipe = load_space(options.space), source.own
     check_space(source, space)
     check_metric(options.metric, labels_of(workspace.clips().schema))
-    plan = plan_run(workspace, recipe, config, recipe.training.seed)
+    run = plan_run(workspace, recipe, config, recipe.training.seed)
     settings = StudySettings(
         recipe=recipe,
         space=space,
@@ -120,21 +104,46 @@ def _prepare(
         minimise=options.minimise,
         folds=options.folds,
         holdout=options.holdout,
-        data_key=plan.key,
+        data_key=run.key,
     )
-    return settings, plan
+    return TunePlan(workspace, config, source, options, settings, run)
 
 
-def _search(
-    study: TuningStudy, shared: SharedData, workspace: Workspace, options: TuneOptions, on_change: OnChange
-) -> None:
-    last_record = time.monotonic()
+def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None:
+    """Search, or go on searching, until the study has its trials; then choose and judge. A Ray session must be up.
+
+    Returns:
+        How the best recipe stands against the one that the search started from; None without ``seeds``.
+
+    Raises:
+        UserError: another process drives the study, or it is about something else.
+        EmiRayError: trial after trial fails, or none is complete.
+    """
+    workspace, settings, options = plan.workspace, plan.settings, plan.options
+    require_shared(workspace)
+    scheduler: SchedulerName = options.scheduler or ("none" if options.minimise else "asha")
+    with driving(workspace, options.study, settings.directions, options.storage) as held:
+        claim_settings(workspace, options.study, settings)
+        num_earlier = len(held.get_trials(deepcopy=False))
+        sampler = build_sampler(options.sampler, options.seed, num_earlier)
+        pruner = build_scheduler(scheduler, settings.num_steps)
+        study = TuningStudy(held, settings, plan.source, sampler, pruner)
+        study.begin()
+        for name in [] if num_earlier else settings.space.outside(settings.recipe):
+            on_note(f"The recipe's own {name} lies outside the space: the first trial draws one instead.")
+        shared = share_data(plan.run, settings)
+        _search(study, shared, plan, on_change)
+        return _judge(study, shared, plan, on_note) if options.seeds else None
+
+
+def _search(study: TuningStudy, shared: SharedData, plan: TunePlan, on_change: OnChange) -> None:
+    options, last_record = plan.options, time.monotonic()
 
     def changed() -> None:
         nonlocal last_record
         on_change(study)
         if time.monotonic() - last_record > _RECORD_EVERY_S:
-            write_record(study, workspace)
+            write_record(study, plan.workspace)
             last_record = time.monotonic()
 
     on_change(study)
@@ -142,24 +151,18 @@ def _search(
         if study.counts.finished < options.trials:
             resources = plan_resources(shared, options.concurrent, options.gpus_per_trial)
             limits = SearchLimits(options.trials, options.timeout_s)
-            search(study, shared, workspace, resources, limits, changed)
+            search(study, shared, plan.workspace, resources, limits, changed)
     finally:
         on_change(study)
-        write_record(study, workspace)
+        write_record(study, plan.workspace)
 
 
-def _judge(
-    study: TuningStudy,
-    shared: SharedData,
-    workspace: Workspace,
-    config: WorkspaceConfig,
-    options: TuneOptions,
-    on_note: OnNote,
-) -> Outcome:
-    seeds = tuple(study.settings.recipe.training.seed + index for index in range(options.seeds))
-    earlier = read_outcome(workspace, study.name)
+def _judge(study: TuningStudy, shared: SharedData, plan: TunePlan, on_note: OnNote) -> Outcome:
+    options, first_seed = plan.options, study.settings.recipe.training.seed
+    seeds = tuple(first_seed + index for index in range(options.seeds))
+    earlier = read_outcome(plan.workspace, study.name)
     if earlier and (earlier.finished, earlier.seeds) == (study.counts.finished, seeds):
         return earlier
     resources = plan_resources(shared, options.concurrent, options.gpus_per_trial)
-    confirmed = confirm(study, shared, workspace, resources, options.confirm, on_note)
-    return judge(study, workspace, config, confirmed, seeds, on_note)
+    confirmed = confirm(study, shared, plan.workspace, resources, options.confirm, on_note)
+    return judge(study, plan.workspace, plan.config, confirmed, seeds, on_note)

@@ -9,6 +9,7 @@ import pytest
 
 from emi_ray.corpus.demo import ClipPlan, draw_clips, render_demo
 from emi_ray.corpus.demo.labels import MEANS, ZERO_SHARES
+from emi_ray.corpus.demo.plan import FIDELITY
 from emi_ray.errors import UserError
 from emi_ray.schema import EMOTIONS, MODALITIES
 
@@ -139,11 +140,13 @@ def test_cues_foretell_labels_in_the_published_order(many_clips: list[ClipPlan])
     assert reach[-1] > 0.15
 
 
-def test_cues_of_one_split_are_uncorrelated_across_modalities() -> None:
+def test_every_modality_shows_intensities_with_its_fidelity_and_none_else() -> None:
     clips = [clip for clip in draw_clips(480, seed=5) if clip.split == "val"]
-    for modality in MODALITIES[1:]:
-        crossed = correlations(cues_of(clips, "text"), cues_of(clips, modality))
-        np.testing.assert_allclose(crossed, 0, atol=1e-6)
+    intensity = np.array([clip.intensity for clip in clips])
+    chance = {m: cues_of(clips, m) - FIDELITY[m] * intensity for m in MODALITIES}
+    for modality in MODALITIES:
+        np.testing.assert_allclose(correlations(cues_of(clips, modality), intensity), FIDELITY[modality])
+    np.testing.assert_allclose(correlations(chance["text"], chance["audio"]), 0, atol=1e-6)
 
 
 def cues_of(clips: list[ClipPlan], modality: str) -> np.ndarray:

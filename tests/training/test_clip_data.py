@@ -63,6 +63,8 @@ def test_a_number_that_is_not_finite_is_refused_by_the_name_of_its_clip(workspac
 def test_of_several_stores_the_configured_extractors_is_read_unless_the_recipe_names_one(workspace):
     other = FeatureStore(workspace, "audio", "other")
     other.create({"extractor": "prosody", "settings": {"hop": 2}, "media": {"sample_rate_hz": 16000}}, 3)
+    row = ClipFeatures("00000", np.ones((1, 3)), np.zeros(1), {})
+    other.write([row])
     recipe = load_recipe("audio")
     assert find_stores(workspace, recipe, WorkspaceConfig())["audio"].fingerprint == "other"
     for name in ("madea0000", "planted-audio"):
@@ -70,5 +72,6 @@ def test_of_several_stores_the_configured_extractors_is_read_unless_the_recipe_n
         assert find_stores(workspace, named, WorkspaceConfig())["audio"].fingerprint == "madea0000"
     third = FeatureStore(workspace, "audio", "third")
     third.create({"extractor": "prosody", "settings": {"hop": 3}, "media": {}}, 3)
+    third.write([row])
     with pytest.raises(UserError, match=r"encoders\.audio\.features"):
         find_stores(workspace, recipe, WorkspaceConfig())

@@ -151,3 +151,25 @@ def test_a_score_that_does_not_exist_is_null_in_json(tmp_path):
     metrics = execute_run(plan(workspace, name="f1"))
     assert metrics["val_pearson_joy"] is None
     assert metrics["num_labels_scored"] == 5
+    assert metrics["constant_labels"] == ["Joy"]
+
+
+def test_the_expanded_split_of_a_run_is_written_down(tmp_path):
+    workspace = planted_workspace(tmp_path, num_train=24, num_val=16)
+    metrics = execute_run(plan(workspace, name="f3"))
+    assert (metrics["num_train"], metrics["num_val"]) == (32, 8)
+    table = workspace.read_table("splits/expanded-42.parquet").to_pandas().set_index("clip_id")
+    assert table["split"].value_counts().to_dict() == {"train": 32, "val": 8, "test": 8}
+    predicted = workspace.read_table("runs/f3/42/predictions.parquet").to_pandas()
+    held_out = predicted.loc[predicted["split"] == "val", "clip_id"]
+    assert set(held_out) == set(table.index[table["split"] == "val"])
+
+
+def test_features_of_an_extractor_that_a_recipe_names_and_the_workspace_lacks_are_told_how_to_make(tmp_path):
+    workspace = planted_workspace(tmp_path, num_train=8, num_val=4)
+    with pytest.raises(UserError, match="extractors.vision.name=dinov2-face") as refusal:
+        plan_run(workspace, load_recipe("t3-dinov2-face-gru"), WorkspaceConfig(), 1)
+    assert "--any-features" in str(refusal.value)
+    stand_in = load_recipe("t3-dinov2-face-gru", any_features=True)
+    assert stand_in.title.endswith("(on other features than it names)")
+    assert plan_run(workspace, stand_in, WorkspaceConfig(), 1).fingerprints == {"vision": "madev0000"}

@@ -16,7 +16,8 @@ SPACE = {
 
 
 def test_trials_run_side_by_side_fail_alone_and_are_told_as_they_ended(tmp_path):
-    from emi_ray.tuning.ray_search import SearchLimits, plan_resources, search, share_data, untouched_encoders
+    from emi_ray.tuning.ray_search import plan_resources, search, share_data, untouched_encoders
+    from emi_ray.tuning.tune_adapters import SearchLimits
 
     workspace = planted_workspace(tmp_path, num_train=48, num_val=24)
     settings = settings_of(SPACE)

@@ -51,7 +51,7 @@ def open_study(
 
 
 def score_of(value: float, num_parameters: int = 100, seconds: float = 1.0) -> Score:
-    return Score(value, num_parameters, seconds, (1,), (value,))
+    return Score(value, num_parameters, seconds, seconds, (1,), (value,))
 
 
 def run_made_up(study: TuningStudy, how_many: int, curve: Sequence[float] = (0.2, 0.6, 1.0)) -> None:

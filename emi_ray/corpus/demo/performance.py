@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_STEP_PER_CUE = 1.2
+_STEP_PER_CUE = 1.4
 """Octaves of amplitude per standard deviation of a cue."""
 
 _SWING_HZ = 1.5

@@ -9,8 +9,8 @@ from emi_ray.corpus.demo.labels import EXCITEMENT_JOY_CORRELATION, draw_num_rate
 from emi_ray.corpus.demo.words import speak
 from emi_ray.schema import EMOTIONS, MODALITIES, SPLITS, Modality, Split
 
-WEIGHTS: dict[Modality, float] = {"text": 0.66, "audio": 0.53, "vision": 0.42, "motion": 0.31}
-"""Loading of each modality's cue on the latent intensity of its emotion; what is left of 1 is noise."""
+FIDELITY: dict[Modality, float] = {"text": 0.74, "audio": 0.60, "vision": 0.47, "motion": 0.38}
+"""Correlation of each modality's cues with the intensities that they show."""
 
 SPLIT_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.3, "test": 0.1}
 MISSING_TRANSCRIPT_SHARE = 0.06
@@ -25,6 +25,7 @@ class ClipPlan:
     Attributes:
         transcript: None where it is missing.
         labels: (6,) fractions of ``num_raters``; drawn for test clips as well, though not published.
+        intensity: (6,) standard normal, how strongly the person feels each emotion; what is rated.
         cues: modality → (6,) standard normal, how strongly it shows each emotion.
         seed: of everything that says nothing of the labels: looks, voice, words, timing.
     """
@@ -35,6 +36,7 @@ class ClipPlan:
     transcript: str | None
     labels: tuple[float, ...]
     num_raters: int
+    intensity: tuple[float, ...]
     cues: Mapping[Modality, tuple[float, ...]]
     seed: tuple[int, int]
 
@@ -42,26 +44,28 @@ class ClipPlan:
 def draw_clips(num_clips: int, seed: int) -> list[ClipPlan]:
     """Plans of a whole corpus; the same for the same arguments. Renders nothing.
 
-    Within each split the cues are whitened (mean 0, variance 1, uncorrelated), so that a corpus of a few
-    hundred clips shows what was planted and not the accidents of its draw. Splits of under 100 clips are left
-    as drawn.
+    Within each split the intensities, and what each modality adds to them by chance, are whitened (mean 0,
+    variance 1, uncorrelated), so that a corpus of a few hundred clips shows what was planted and not the
+    accidents of its draw. Splits of under 100 clips are left as drawn.
     """
     rng = np.random.default_rng([seed, num_clips])
     splits = _draw_splits(num_clips, rng)
     durations_s = _draw_durations_s(num_clips, rng)
     num_raters = draw_num_raters(num_clips, rng)
     missing = rng.random(num_clips) < MISSING_TRANSCRIPT_SHARE
-    factors = _draw_factors(splits, rng)
-    labels = rate(_mix(factors), num_raters)
+    intensity, *chance = _draw_factors(splits, rng)
+    cues = {m: _show(intensity, noise, FIDELITY[m]) for m, noise in zip(MODALITIES, chance, strict=True)}
+    labels = rate(intensity, num_raters)
     return [
         ClipPlan(
             clip_id=f"demo_{i:05d}",
             split=splits[i],
             duration_s=round(float(durations_s[i]), 3),
-            transcript=None if missing[i] else _transcript(factors[i, 0], durations_s[i], [seed, i]),
-            labels=tuple(float(value) for value in labels[i]),
+            transcript=None if missing[i] else _transcript(cues["text"][i], durations_s[i], [seed, i]),
+            labels=tuple(labels[i].tolist()),
             num_raters=int(num_raters[i]),
-            cues={m: tuple(float(c) for c in factors[i, k]) for k, m in enumerate(MODALITIES)},
+            intensity=tuple(intensity[i].tolist()),
+            cues={modality: tuple(cues[modality][i].tolist()) for modality in MODALITIES},
             seed=(seed, i),
         )
         for i in range(num_clips)
@@ -80,7 +84,7 @@ def _draw_durations_s(num_clips: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_factors(splits: list[Split], rng: np.random.Generator) -> np.ndarray:
-    """(N, 5, 6) standard normal: a cue for each modality and emotion, and at last the noise."""
+    """(5, N, 6) standard normal: the intensities, and a chance for each modality."""
     num_factors = len(MODALITIES) + 1
     flat = rng.standard_normal((len(splits), num_factors * len(EMOTIONS)))
     for split in SPLITS:
@@ -90,7 +94,7 @@ def _draw_factors(splits: list[Split], rng: np.random.Generator) -> np.ndarray:
     factors = flat.reshape(-1, num_factors, len(EMOTIONS))
     excitement, joy, rho = EMOTIONS.index("Excitement"), EMOTIONS.index("Joy"), EXCITEMENT_JOY_CORRELATION
     factors[..., joy] = rho * factors[..., excitement] + np.sqrt(1 - rho**2) * factors[..., joy]
-    return factors
+    return factors.transpose(1, 0, 2)
 
 
 def _whiten(sample: np.ndarray) -> np.ndarray:
@@ -101,12 +105,8 @@ def _whiten(sample: np.ndarray) -> np.ndarray:
     return whitened
 
 
-def _mix(factors: np.ndarray) -> np.ndarray:
-    """Latent intensity (N, 6) of each emotion: the weighted sum of its cues and noise, standard normal."""
-    weights = [WEIGHTS[modality] for modality in MODALITIES]
-    noise = np.sqrt(1 - np.sum(np.square(weights)))
-    mixed: np.ndarray = np.einsum("k,nke->ne", [*weights, noise], factors)
-    return mixed
+def _show(intensity: np.ndarray, chance: np.ndarray, fidelity: float) -> np.ndarray:
+    return fidelity * intensity + np.sqrt(1 - fidelity**2) * chance
 
 
 def _transcript(cues: np.ndarray, duration_s: float, seed: list[int]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 
 from emi_ray.corpus.demo.clip import render_clip
-from emi_ray.corpus.demo.plan import WEIGHTS, ClipPlan, draw_clips
+from emi_ray.corpus.demo.plan import FIDELITY, ClipPlan, draw_clips
 from emi_ray.errors import UserError
 from emi_ray.schema import EMOTIONS
 
@@ -69,7 +69,7 @@ def _claim(folder: Path, plans: Sequence[ClipPlan], seed: int) -> None:
             "about": "What was planted in each clip. For people only: no extractor or model may read this.",
             "version": RECIPE_VERSION,
             "seed": seed,
-            "weights": WEIGHTS,
+            "fidelity": FIDELITY,
             "emotions": EMOTIONS,
             "clips": [asdict(plan) for plan in plans],
         },

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from emi_ray.losses import build_objective, ccc_loss, mse_loss, normal_divergence, presence_loss
+from emi_ray.models.outputs import Outputs, read_head
+from emi_ray.recipe import ObjectiveSettings
+from emi_ray.training.criterion import Criterion
+
+
+def random(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+X, Y = random(16, 3), random(16, 3).clamp(min=0.4) - 0.4
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_the_search_for_nan_changes_no_loss(complete):
+    objective = ObjectiveSettings(pearson=0.5, l1=0.2, huber=0.1)
+    loss = build_objective(objective)
+    torch.testing.assert_close(loss(X, Y, complete), loss(X, Y))
+
+
+def test_every_part_of_the_objective_is_added_at_its_weight():
+    objective = ObjectiveSettings(auxiliary=0.5, zero_inflated=0.25, latent_prior=0.1)
+    latent = random(16, 4)
+    outputs = Outputs(X, log_odds=random(16, 3) - 0.5, branches=(X + 0.1, X - 0.1), latents=(latent,))
+    main = build_objective(objective)
+    expected = (
+        main(X, Y)
+        + 0.25 * (main(X + 0.1, Y) + main(X - 0.1, Y))
+        + 0.25 * presence_loss(outputs.log_odds, Y)
+        + 0.1 * normal_divergence(latent[:, :2], latent[:, 2:])
+    )
+    torch.testing.assert_close(Criterion(objective, complete=True)(outputs, Y), expected)
+
+
+def test_outputs_survive_the_exchange_between_workers():
+    outputs = Outputs(X, log_odds=X + 1, branches=(X + 2, X + 3), latents=(random(16, 4),))
+    again = outputs.unpack(torch.cat([outputs.pack(), outputs.pack()]))
+    torch.testing.assert_close(again.branches[1], torch.cat([X + 3, X + 3]))
+    torch.testing.assert_close(again.latents[0][16:], outputs.latents[0])
+    assert Outputs(X).unpack(Outputs(X).pack()).log_odds is None
+
+
+def test_memory_counts_past_predictions_in_correlations_and_leaves_errors_to_the_batch():
+    objective = ObjectiveSettings(ccc=1.0, mse=1.0, memory=6)
+    criterion = Criterion(objective, complete=True)
+    criterion.start_epoch()
+    criterion(Outputs(X[:8]), Y[:8])
+    second = X[8:].clone().requires_grad_()
+    loss = criterion(Outputs(second), Y[8:])
+    expected = ccc_loss(X[2:], Y[2:]) + mse_loss(X[8:], Y[8:])
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert torch.isfinite(second.grad).all()
+    criterion.start_epoch()
+    torch.testing.assert_close(
+        criterion(Outputs(X[8:]), Y[8:]), ccc_loss(X[8:], Y[8:]) + mse_loss(X[8:], Y[8:])
+    )
+
+
+def test_a_zero_inflated_prediction_is_probability_times_amount():
+    raw = torch.tensor([[0.0, 100.0, 0.6, 0.5], [-100.0, 0.0, 0.8, 1.0]])
+    predictions, log_odds = read_head(raw, zero_inflated=True)
+    torch.testing.assert_close(predictions, torch.tensor([[0.3, 0.5], [0.0, 0.5]]))
+    torch.testing.assert_close(log_odds, raw[:, :2])
+
+
+def test_the_divergence_from_the_standard_normal_is_zero_for_itself():
+    assert normal_divergence(torch.zeros(4, 3), torch.zeros(4, 3)).item() == 0
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(torch.full((4, 3), 0.5), 2.0), torch.distributions.Normal(0.0, 1.0)
+    )
+    found = normal_divergence(torch.full((4, 3), 0.5), torch.full((4, 3), 2.0).square().log())
+    torch.testing.assert_close(found, expected.sum(dim=1).mean())
