@@ -107,10 +107,12 @@ class FusionSettings(StageOverrides):
     """How embeddings become predictions.
 
     ``concat`` joins embeddings. ``text_anchored`` lets the text vector attend to the steps of each other
-    modality and joins what it finds.
+    modality and joins what it finds. ``late`` weighs the predictions of single modalities, each made by as
+    many members as there are ``folds``; of the other settings it uses none.
     """
 
-    type: Literal["concat", "text_anchored"] = "concat"
+    type: Literal["concat", "text_anchored", "late"] = "concat"
+    folds: int = Field(5, ge=2, le=20, description="of the training clips, under type late")
     hidden: int = Field(384, ge=1)
     dropout: float = Field(0.45, ge=0, lt=1)
     heads: int = Field(4, ge=1, description="of the attention of text_anchored")
@@ -188,6 +190,9 @@ class Recipe(Settings):
                     f"encoders.{modality}.type = '{encoder.type}': 'steps' is for the modalities beside text "
                     "under fusion.type = 'text_anchored', which takes nothing else"
                 )
+        late = self.fusion is not None and self.fusion.type == "late"
+        if late and (self.stages != "staged" or any(e.type == "finetune" for e in self.encoders.values())):
+            raise ValueError("fusion.type = 'late' needs stages = 'staged' and encoders on features")
         if anchored and ("text" not in self.encoders or self.stages != "joint"):
             raise ValueError("fusion.type = 'text_anchored' needs a text encoder and stages = 'joint'")
         return self

@@ -6,11 +6,12 @@ from emi_ray.models.backbone import BackboneEncoder
 from emi_ray.models.cross_attention import TextAnchoredRegressor
 from emi_ray.models.encoders import FeatureReader, SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, UnimodalRegressor
+from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.models.outputs import Targets
 from emi_ray.recipe_schema import EncoderSettings, Recipe
 from emi_ray.schema import Modality
 
-System = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor
+System = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor | LateFusionRegressor
 """What a recipe trains."""
 
 
@@ -35,6 +36,12 @@ def build_model(recipe: Recipe, feature_dims: Mapping[Modality, int], num_labels
         (modality,) = recipe.modalities
         return build_unimodal(recipe, modality, feature_dims[modality], num_labels)
     targets = Targets.of(num_labels, recipe.objective)
+    if recipe.fusion.type == "late":
+        members = {
+            m: [build_unimodal(recipe, m, feature_dims[m], num_labels) for _ in range(recipe.fusion.folds)]
+            for m in recipe.modalities
+        }
+        return LateFusionRegressor(members, num_labels)
     if recipe.fusion.type == "text_anchored":
         text = build_encoder(feature_dims["text"], recipe.encoders["text"])
         return TextAnchoredRegressor(text, feature_dims, recipe.encoders, recipe.fusion, targets)

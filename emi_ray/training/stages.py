@@ -14,16 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emi_ray.metrics import scores
 from emi_ray.models.backbone import BackboneEncoder
 from emi_ray.models.build import System, build_model, build_unimodal
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import EmbeddingFusion, FusionRegressor, Regressor, UnimodalRegressor
+from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.recipe_schema import Recipe, TrainingSettings
 from emi_ray.schema import Modality
+from emi_ray.training.batching import Batcher
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 from emi_ray.training.embedding import embed_clips, pool_once
 from emi_ray.training.encoder_key import encoder_key
-from emi_ray.training.loop import FitState, OnEpochEnd, fit, seed_everything
+from emi_ray.training.late import Unseen, cut_folds, set_late_weights
+from emi_ray.training.loop import FitState, OnEpochEnd, fit, predict, seed_everything
 from emi_ray.training.rows import Rows
 from emi_ray.training.team import Team
 
@@ -103,6 +107,8 @@ def train_recipe(
         rows: labelled clips; those without any modality that a stage needs are left out of it.
     """
     run = _Run(recipe, data, rows, seed, device or torch.device("cpu"), hooks or Hooks())
+    if recipe.fusion is not None and recipe.fusion.type == "late":
+        return TrainedRecipe(run.train_late().eval(), run.outcomes, frozenset())
     encoders = {}
     if recipe.fusion is None or recipe.stages != "joint":
         encoders = {modality: run.train_encoder(modality) for modality in recipe.modalities}
@@ -164,6 +170,67 @@ class _Run:
         else:
             self._train(FUSION, model, self.data, rows, training)
         return model
+
+    def train_late(self) -> LateFusionRegressor:
+        """Train the members of every modality on folds, then weigh them by what they say of unseen clips."""
+        assert self.recipe.fusion is not None
+        dims = {m: self.data.features[m].feature_dim for m in self.recipe.modalities}
+        seed_everything(self.seed, FUSION, "weights")
+        model = build_model(self.recipe, dims, len(self.data.labels))
+        assert isinstance(model, LateFusionRegressor)
+        rows = self.rows.having(self.data, self.recipe.modalities)
+        unseen = [self._train_members(model, modality) for modality in model.modalities]
+        targets = self.data.unit_targets
+        set_late_weights(model, [Unseen(part.values[rows.train]) for part in unseen], targets[rows.train])
+        self._score_late(model, rows)
+        return model
+
+    def _train_members(self, model: LateFusionRegressor, modality: Modality) -> Unseen:
+        """Each member on all folds but one; returns predictions of all clips, NaN where nobody may predict."""
+        settings, members = self.recipe.encoders[modality], model.regressors(modality)
+        rows = self.rows.having(self.data, [modality])
+        values = np.full((len(self.data), len(self.data.labels)), np.nan)
+        for index, fold in enumerate(cut_folds(rows, len(members), self.seed)):
+            member = members[index]
+            seed_everything(self.seed, modality, index, "weights")
+            member.load_state_dict(
+                build_unimodal(
+                    self.recipe, modality, self.data.features[modality].feature_dim, len(self.data.labels)
+                ).state_dict()
+            )
+            if settings.standardise:
+                member.encoder.set_statistics(*feature_statistics(self.data.features[modality], fold.train))
+            self._train(f"{modality}.{index}", member, self.data, fold, self.recipe.training_of(settings))
+            values[fold.val] = predict(member, Batcher(self.data, [modality], self.device), fold.val)
+        return Unseen(values)
+
+    def _score_late(self, model: LateFusionRegressor, rows: Rows) -> None:
+        """Replace the outcomes of single members by those of modalities, and add that of their fusion."""
+        model.to(self.device)
+        members, self.outcomes = self.outcomes, {}
+        weight, bias = model.weight.clone(), model.bias.clone()
+        for index, modality in enumerate(model.modalities):
+            alone = torch.zeros_like(weight)
+            alone[index] = 1.0
+            model.set_weights(alone, model.centre.clone(), model.centre[index].clone())
+            own = [members[f"{modality}.{k}"] for k in range(len(model.regressors(modality)))]
+            history = [{**entry, "stage": modality} for entry in own[0].history]
+            having = self.rows.having(self.data, [modality])
+            seconds = sum(outcome.seconds for outcome in own)
+            scored = self._validate(model, having.val)
+            self.outcomes[modality] = StageOutcome(
+                {}, scored, history, own[0].best_epoch, len(having.train), len(having.val), seconds
+            )
+        model.set_weights(weight, model.centre.clone(), bias)
+        scored = self._validate(model, rows.val)
+        entry = {"stage": FUSION, "epoch": 1, **scored, "lr": 0.0, "seconds": 0.0}
+        self.outcomes[FUSION] = StageOutcome({}, scored, [entry], 1, len(rows.train), len(rows.val), 0.0)
+        if self.hooks.on_epoch_end is not None:
+            self.hooks.on_epoch_end(entry)
+
+    def _validate(self, model: Regressor, rows: np.ndarray) -> dict[str, Any]:
+        predictions = predict(model, Batcher(self.data, model.modalities, self.device), rows)
+        return scores(self.data.in_units(predictions), self.data.targets[rows], self.data.labels)
 
     def _prepare_encoders(self, model: System, trained: Mapping[Modality, FeatureReader]) -> None:
         for modality, encoder in model.readers().items():

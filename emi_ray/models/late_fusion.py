@@ -1,0 +1,53 @@
+"""Late fusion: each modality predicts alone, several times over, and each label weighs what they say."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from emi_ray.models.encoders import FeatureReader
+from emi_ray.models.fusion import Regressor, UnimodalRegressor
+from emi_ray.models.outputs import Outputs
+from emi_ray.models.sequences import Inputs
+from emi_ray.schema import MODALITIES, Modality
+
+
+class LateFusionRegressor(Regressor):
+    """Mean over the members of each modality → weighted sum over modalities, with weights for each label.
+
+    A modality that a clip lacks says what it says on average, which moves no prediction.
+    """
+
+    def __init__(self, members: Mapping[Modality, Sequence[UnimodalRegressor]], num_labels: int) -> None:
+        super().__init__()
+        self.modalities = tuple(modality for modality in MODALITIES if modality in members)
+        self.members = nn.ModuleDict({m: nn.ModuleList(members[m]) for m in self.modalities})
+        self.centre: Tensor
+        self.weight: Tensor
+        self.bias: Tensor
+        self.register_buffer("centre", torch.zeros(len(self.modalities), num_labels))
+        self.register_buffer("weight", torch.zeros(len(self.modalities), num_labels))
+        self.register_buffer("bias", torch.zeros(num_labels))
+
+    def set_weights(self, weight: Tensor, centre: Tensor, bias: Tensor) -> None:
+        """Weights and mean predictions (M, L) of the modalities, and the mean target (L,)."""
+        self.weight.copy_(weight)
+        self.centre.copy_(centre)
+        self.bias.copy_(bias)
+
+    def outputs(self, inputs: Inputs) -> Outputs:
+        total = self.bias
+        for index, modality in enumerate(self.modalities):
+            parts = torch.stack([member(inputs) for member in self.regressors(modality)])
+            moved = (parts.mean(dim=0) - self.centre[index]) * inputs[modality].present[:, None]
+            total = total + self.weight[index] * moved
+        return Outputs(total)
+
+    def regressors(self, modality: Modality) -> list[UnimodalRegressor]:
+        """The members of one modality."""
+        members = self.members[modality]
+        assert isinstance(members, nn.ModuleList)
+        return [member for member in members if isinstance(member, UnimodalRegressor)]
+
+    def readers(self) -> dict[Modality, FeatureReader]:
+        return {}
