@@ -14,18 +14,6 @@ from emi_ray.errors import UserError
 from emi_ray.workspace import open_uri
 
 
-def open_place(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and path of a local path or URI.
-
-    Raises:
-        UserError: no file system of ``pyarrow.fs`` reads such a URI.
-    """
-    try:
-        return open_uri(uri)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UserError(f"{uri}: {error}. Give a local path, or a URI such as s3://bucket/folder.") from None
-
-
 def is_uri(path: str) -> bool:
     return "://" in path
 
@@ -65,7 +53,7 @@ def join_all(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def kind_of(path: str) -> fs.FileType:
     """Whether there is a file, a folder or nothing."""
-    filesystem, inner = open_place(path)
+    filesystem, inner = open_uri(path)
     return filesystem.get_file_info(inner).type
 
 
@@ -75,7 +63,7 @@ def list_folder(folder: str) -> dict[str, bool]:
     Raises:
         UserError: the folder cannot be listed.
     """
-    filesystem, inner = open_place(folder)
+    filesystem, inner = open_uri(folder)
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
             with os.scandir(inner) as entries:
@@ -90,7 +78,7 @@ def list_folder(folder: str) -> dict[str, bool]:
 
 def walk(folder: str) -> list[str]:
     """Paths, relative to the folder, of all files in it and below it, sorted; hidden ones are left out."""
-    filesystem, inner = open_place(folder)
+    filesystem, inner = open_uri(folder)
     start = len(inner.rstrip("/")) + 1
     infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     names = (info.path[start:] for info in infos if info.type == fs.FileType.File)
@@ -158,7 +146,7 @@ def read_buffer(path: str) -> pa.Buffer:
     Raises:
         UserError: there is no such file, or it cannot be read.
     """
-    filesystem, inner = open_place(path)
+    filesystem, inner = open_uri(path)
     try:
         with filesystem.open_input_file(inner) as stream:
             return stream.read_buffer()

@@ -9,11 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
-from emi_ray.corpus.files import join, list_folder, open_place, read_buffer
+from emi_ray.corpus.files import join, list_folder, read_buffer
 from emi_ray.errors import ClipError, UserError
 from emi_ray.exchange.arrays import READERS, STAGE, read_array
 from emi_ray.schema import Modality
-from emi_ray.workspace import suffix_of
+from emi_ray.workspace import open_uri, suffix_of
 
 _CHUNK_BYTES = 1 << 22
 _NUM_THREADS = 8
@@ -90,7 +90,7 @@ def hash_file(path: str) -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    filesystem, inner = open_place(path)
+    filesystem, inner = open_uri(path)
     digest = hashlib.blake2b(digest_size=16)
     try:
         with filesystem.open_input_stream(inner) as stream:

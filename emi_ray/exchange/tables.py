@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emi_ray.corpus.files import open_place
 from emi_ray.errors import ClipError, UserError, choices
 from emi_ray.exchange.arrays import STAGE, as_steps
 from emi_ray.exchange.sources import Source, hash_file
 from emi_ray.schema import Modality
+from emi_ray.workspace import open_uri
 
 ID_NAMES = ("clip_id", "id", "ids", "Filename", "filename", "name")
 """What a column or array of ids is called, the first that is there; else the keys themselves are ids."""
@@ -158,7 +158,7 @@ def open_table(modality: Modality, path: str) -> Source:
 
 @contextmanager
 def _open_keyed(path: str) -> Iterator[Mapping[str, Any]]:
-    filesystem, inner = open_place(path)
+    filesystem, inner = open_uri(path)
     try:
         with filesystem.open_input_file(inner) as stream:
             if path.partition("?")[0].lower().endswith(".npz"):
@@ -175,7 +175,7 @@ def _open_keyed(path: str) -> Iterator[Mapping[str, Any]]:
 
 @contextmanager
 def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    filesystem, inner = open_place(path)
+    filesystem, inner = open_uri(path)
     try:
         with filesystem.open_input_file(inner) as stream:
             yield pq.ParquetFile(stream)

@@ -7,6 +7,7 @@ from typing import BinaryIO, cast
 
 from pyarrow import fs
 
+from emi_ray.errors import UserError
 from emi_ray.workspace import open_uri
 
 
@@ -96,6 +97,8 @@ class Folder:
 def _locate(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         return open_uri(uri)
+    except UserError as error:
+        raise UnreadableError(f"cannot be opened: {error}") from error
     except (ValueError, OSError) as error:
         raise UnreadableError(f"{uri} cannot be opened: {_in_words(error)}") from error
 
