@@ -1,6 +1,8 @@
 import csv
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from emi_ray.corpus.setup import init_workspace
@@ -16,6 +18,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 GIVEN = "so i was really happy"
 
 
+def write_pictures(path: Path) -> Path:
+    """A clip of grey frames without a sound track."""
+    with av.open(str(path), "w") as film:
+        video = film.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(5):
+            film.mux(video.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8))))
+        film.mux(video.encode())
+    return path
+
+
 @pytest.fixture(scope="module")
 def workspace(
     demo_corpus: Path, dinov2: Path, wav2vec2: Path, bert: Path, whisper: Path, tmp_path_factory
@@ -27,8 +40,8 @@ def workspace(
         row["video"] = str(demo_corpus / row["video"])
         row["transcript"] = GIVEN if index < 4 else ""
     folder = tmp_path_factory.mktemp("pretrained")
-    (folder / "mute.mp4").write_text("no video")
-    rows.append({**rows[0], "clip_id": "mute", "video": str(folder / "mute.mp4"), "transcript": ""})
+    mute = write_pictures(folder / "mute.mp4")
+    rows.append({**rows[0], "clip_id": "mute", "video": str(mute), "transcript": ""})
     with (folder / "clips.csv").open("w") as stream:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
