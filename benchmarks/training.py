@@ -13,6 +13,7 @@ import csv
 import os
 import pickle
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -58,13 +59,20 @@ def main() -> None:
         if options.peer:
             _write_pickles(data, peer_folder)
         peer, ours = defaultdict(list), defaultdict(list)
+        processor = {"authors": 0.0, "ours": 0.0}
         for seed in range(options.seeds):
             if options.peer:
+                before = _children_s()
                 _collect(peer, _run_peer(options, peer_folder, seed))
+                processor["authors"] += _children_s() - before
+            before = time.process_time()
             _collect(ours, _run_ours(data, options.epochs, seed))
+            processor["ours"] += time.process_time() - before
     if not options.peer:
         print("No --peer: the authors' script is not there, so only our side is timed.")
     _show(dict(peer), dict(ours), data, options)
+    print("processor seconds of the whole run, start and reading included: ", end="")
+    print(", ".join(f"{name} {seconds:.1f}" for name, seconds in processor.items()))
 
 
 def _options() -> argparse.Namespace:
@@ -153,6 +161,12 @@ def _run_ours(data: ClipData, epochs: int, seed: int) -> list[tuple[str, float, 
     recipe = load_recipe("paper-faithful", [f"training.epochs={epochs}", "training.bucket_batches=8"])
     trained = train_recipe(recipe, data, split_rows(data), seed=seed)
     return [(entry["stage"], entry["seconds"], entry["val_pearson"]) for entry in trained.history]
+
+
+def _children_s() -> float:
+    """Processor seconds of all processes that have ended: hardly changed by what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _collect(into: dict[str, list[tuple[float, float]]], epochs: list[tuple[str, float, float]]) -> None:

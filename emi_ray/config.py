@@ -134,7 +134,9 @@ class WorkspaceConfig(Settings):
         """A modality that is not mentioned keeps its built-in extractor."""
         if not isinstance(given, Mapping):
             return given
-        return {name: value for name, value in {**built_in_extractors(), **given}.items() if value is not None}
+        return {
+            name: value for name, value in {**built_in_extractors(), **given}.items() if value is not None
+        }
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)

@@ -66,7 +66,9 @@ def tune(
         int, typer.Option(help="Seeds that judge the choice on the official split; 0: do not judge.", min=0)
     ] = 3,
     storage: StorageOption = None,
-    mlflow: Annotated[str | None, typer.Option(help="MLflow server or folder to log trials to, too.")] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="MLflow server or database (sqlite:///…) to log trials to, too.")
+    ] = None,
     address: AddressOption = None,
 ) -> None:
     """Search for better settings of a recipe. Stopped at any moment, the same command goes on.

@@ -15,6 +15,8 @@ from emi_ray.tuning.tune import TuneOptions
 from emi_ray.workspace import Workspace
 
 _REDRAW_EVERY_S = 0.2
+_LOG_EVERY_S = 30.0
+"""Where no one sees the live line, as in a job's log."""
 
 
 @dataclass
@@ -27,6 +29,7 @@ class StudyView:
     log: Callable[[TuningStudy], None] | None
     began: float = field(default_factory=time.monotonic)
     drawn: float = 0.0
+    logged: float = 0.0
     finished_before: int | None = None
     best: int | None = None
 
@@ -50,6 +53,9 @@ class StudyView:
         score = "no score yet" if best is None else f"best {best.values[0]:.4f} (trial {best.number})"
         text = f"{score} · {_spell(counts)}{self._time_left(counts)}"
         self.progress.update(self.task, completed=counts.finished, description=text)
+        if not console.is_terminal and self.drawn - self.logged > _LOG_EVERY_S:
+            self.logged = self.drawn
+            console.print(f"{counts.finished}/{self.options.trials} {text}", soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line that stays, and what is being done now."""

@@ -6,24 +6,83 @@ which stops it and which it then predicts. The official validation clips decide 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from emi_ray.metrics import scores
+from emi_ray.models.build import build_model
+from emi_ray.models.fusion import Regressor
 from emi_ray.models.late_fusion import LateFusionRegressor
+from emi_ray.schema import Modality
+from emi_ray.training.batching import Batcher
+from emi_ray.training.loop import predict, seed_everything
 from emi_ray.training.rows import Rows
+from emi_ray.training.stage_runner import FUSION, StageOutcome, StageRunner, feature_statistics
 
 _RIDGE = 1e-3
 """Share of the predictions' own spread that is added against chance agreement of modalities."""
 
 
-@dataclass(frozen=True)
-class Unseen:
-    """Predictions (N, L) of training clips by members that have not learnt from them; NaN where there is none."""
+def train_late(run: StageRunner) -> LateFusionRegressor:
+    """Train the members of every modality on folds, then weigh them by what they say of unseen clips."""
+    assert run.recipe.fusion is not None
+    dims = {m: run.data.features[m].feature_dim for m in run.recipe.modalities}
+    seed_everything(run.seed, FUSION, "weights")
+    model = build_model(run.recipe, dims, len(run.data.labels))
+    assert isinstance(model, LateFusionRegressor)
+    rows = run.rows.having(run.data, run.recipe.modalities)
+    unseen = [_train_members(run, model, modality) for modality in model.modalities]
+    targets = run.data.unit_targets
+    set_late_weights(model, [part[rows.train] for part in unseen], targets[rows.train])
+    _score(run, model, rows)
+    return model
 
-    values: np.ndarray
+
+def _train_members(run: StageRunner, model: LateFusionRegressor, modality: Modality) -> np.ndarray:
+    """Train each member on all folds but one; returns what they predict of the one, NaN for other clips."""
+    settings, members = run.recipe.encoders[modality], model.regressors(modality)
+    rows = run.rows.having(run.data, [modality])
+    values = np.full((len(run.data), len(run.data.labels)), np.nan)
+    for index, fold in enumerate(cut_folds(rows, len(members), run.seed)):
+        member = members[index]
+        if settings.standardise:
+            member.encoder.set_statistics(*feature_statistics(run.data.features[modality], fold.train))
+        run.train(f"{modality}.{index}", member, run.data, fold, run.recipe.training_of(settings))
+        values[fold.val] = predict(member, Batcher(run.data, [modality], run.device), fold.val)
+    return values
+
+
+def _score(run: StageRunner, model: LateFusionRegressor, rows: Rows) -> None:
+    """Replace the outcomes of single members by those of modalities, and add that of their fusion."""
+    model.to(run.device)
+    members, run.outcomes = run.outcomes, {}
+    weight, bias = model.weight.clone(), model.bias.clone()
+    for index, modality in enumerate(model.modalities):
+        alone = torch.zeros_like(weight)
+        alone[index] = 1.0
+        model.set_weights(alone, model.centre.clone(), model.centre[index].clone())
+        own = [members[f"{modality}.{k}"] for k in range(len(model.regressors(modality)))]
+        history = [{**entry, "stage": modality} for entry in own[0].history]
+        having = run.rows.having(run.data, [modality])
+        seconds = sum(outcome.seconds for outcome in own)
+        scored = _validate(run, model, having.val)
+        run.outcomes[modality] = StageOutcome(
+            {}, scored, history, own[0].best_epoch, len(having.train), len(having.val), seconds
+        )
+    model.set_weights(weight, model.centre.clone(), bias)
+    scored = _validate(run, model, rows.val)
+    entry = {"stage": FUSION, "epoch": 1, **scored, "lr": 0.0, "seconds": 0.0}
+    run.outcomes[FUSION] = StageOutcome({}, scored, [entry], 1, len(rows.train), len(rows.val), 0.0)
+    if run.hooks.on_epoch_end is not None:
+        run.hooks.on_epoch_end(entry)
+
+
+def _validate(run: StageRunner, model: Regressor, rows: np.ndarray) -> dict[str, Any]:
+    predictions = predict(model, Batcher(run.data, model.modalities, run.device), rows)
+    return scores(run.data.in_units(predictions), run.data.targets[rows], run.data.labels)
 
 
 def cut_folds(rows: Rows, num_folds: int, seed: int) -> list[Rows]:
@@ -34,16 +93,17 @@ def cut_folds(rows: Rows, num_folds: int, seed: int) -> list[Rows]:
     return [Rows(rows.train[fold != k], rows.train[fold == k]) for k in range(num_folds)]
 
 
-def set_late_weights(model: LateFusionRegressor, unseen: Sequence[Unseen], targets: np.ndarray) -> None:
+def set_late_weights(model: LateFusionRegressor, unseen: Sequence[np.ndarray], targets: np.ndarray) -> None:
     """Least squares with weights that are not negative: a modality that only harms a label is silent on it.
 
     Args:
-        unseen: of each modality of the model, in their order, for the same N clips.
+        unseen: predictions (N, L) of each modality of the model, in their order, by members that have not
+            learnt from those clips; NaN where a clip lacks the modality.
         targets: (N, L) on the [0, 1] scale; NaN where unknown.
     """
     num_labels = targets.shape[1]
-    centre = np.stack([_known_mean(part.values) for part in unseen])
-    moved = [np.nan_to_num(part.values - mean) for part, mean in zip(unseen, centre, strict=True)]
+    centre = np.stack([_known_mean(part) for part in unseen])
+    moved = [np.nan_to_num(part - mean) for part, mean in zip(unseen, centre, strict=True)]
     weight, bias = np.zeros((len(unseen), num_labels)), _known_mean(targets)
     for label in range(num_labels):
         known = np.isfinite(targets[:, label])

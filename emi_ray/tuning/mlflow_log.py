@@ -16,7 +16,7 @@ def mlflow_logger(uri: str, experiment: str) -> Callable[[TuningStudy], None]:
     """A function that logs the finished trials of a study that are not logged yet.
 
     Args:
-        uri: of a tracking server, or ``file:…`` of a folder.
+        uri: of a tracking server, or of a database as in ``sqlite:///mlflow.db``.
         experiment: by this name; its runs carry the number of their trial, so that none is logged twice.
 
     Raises:

@@ -9,10 +9,8 @@ the start suffers as well; what is left is due to the choosing.
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any
 
 import ray
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from emi_ray.config import Settings, WorkspaceConfig, dump_yaml
@@ -26,6 +24,7 @@ from emi_ray.tuning.resources import TrialResources
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import study_folder
 from emi_ray.tuning.study import START, TuningStudy
+from emi_ray.tuning.tuning_data import TuningData
 from emi_ray.workspace import Workspace
 
 OnNote = Callable[[str], None]
@@ -123,7 +122,7 @@ def confirm(
     if seeds:
         on_note(f"training {len(trials)} trials again under {len(seeds)} other seeds, on the tuning split")
     score = ray.remote(max_retries=1)(_score).options(**resources.options)
-    job = (shared.reference, metric, workspace, resources.threads)
+    job = (shared.reference, metric, workspace, resources)
     pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
     found = [
         Confirmed(number=t.number, tuned=t.values[0], confirmed=fmean([t.values[0], *results_of(scores)]))
@@ -221,8 +220,8 @@ def _candidates(study: TuningStudy, how_many: int) -> list[FrozenTrial]:
     return chosen + [trial for trial in ranked[len(chosen) :] if START in trial.user_attrs]
 
 
-def _score(recipe: Recipe, seed: int, data: Any, metric: str, workspace: Workspace, threads: int) -> float:
-    torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cache = WorkspaceEncoderCache(workspace)
+def _score(
+    recipe: Recipe, seed: int, data: TuningData, metric: str, workspace: Workspace, resources: TrialResources
+) -> float:
+    cache, device = WorkspaceEncoderCache(workspace), resources.take_up()
     return score_recipe(recipe, data, metric, seed=seed, device=device, encoder_cache=cache).value

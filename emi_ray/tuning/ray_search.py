@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 
 from emi_ray.errors import EmiRayError
@@ -62,7 +61,7 @@ class _Job:
     data: Any
     workspace: Workspace
     metric: str
-    threads: int
+    resources: TrialResources
 
 
 def share_data(plan: RunPlan, settings: StudySettings) -> SharedData:
@@ -116,7 +115,7 @@ def search(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the study
     train_untouched_encoders(study.settings, shared, workspace, resources)
     watcher = Watcher(study, limits, on_change or (lambda: None))
-    job = _Job(shared.reference, workspace, study.settings.metric, resources.threads)
+    job = _Job(shared.reference, workspace, study.settings.metric, resources)
     trainable = tune.with_resources(
         tune.with_parameters(_run_trial, job=job), tune.PlacementGroupFactory([resources.request])
     )
@@ -144,7 +143,7 @@ def train_untouched_encoders(
 ) -> None:
     """Train, side by side, the stage-1 encoders that no trial will train otherwise, for all to reuse."""
     train = ray.remote(max_retries=0)(_train_encoder).options(**resources.options)
-    job = _Job(shared.reference, workspace, settings.metric, resources.threads)
+    job = _Job(shared.reference, workspace, settings.metric, resources)
     results_of(
         [
             train.remote(job, settings.recipe, modality, fold)
@@ -165,12 +164,11 @@ def untouched_encoders(settings: StudySettings) -> list[Modality]:
 
 def _run_trial(config: dict[str, Any], job: _Job) -> None:
     """What a trial's process runs."""
-    torch.set_num_threads(job.threads)
     score = score_recipe(
         Recipe.model_validate(config["recipe"]),
         ray.get(job.data),
         job.metric,
-        device=_device(),
+        device=job.resources.take_up(),
         encoder_cache=WorkspaceEncoderCache(job.workspace),
         on_step=lambda step, value: tune.report({"step": step, "value": value}),
     )
@@ -178,19 +176,12 @@ def _run_trial(config: dict[str, Any], job: _Job) -> None:
 
 
 def _train_encoder(job: _Job, recipe: Recipe, modality: Modality, fold: int) -> None:
-    torch.set_num_threads(job.threads)
-    data = ray.get(job.data)
+    data, device = ray.get(job.data), job.resources.take_up()
     alone = recipe.model_copy(update={"encoders": {modality: recipe.encoders[modality]}, "fusion": None})
     hooks = Hooks(encoder_cache=WorkspaceEncoderCache(job.workspace))
-    train_recipe(
-        alone, data.clips, data.folds[fold], seed=recipe.training.seed, device=_device(), hooks=hooks
-    )
+    train_recipe(alone, data.clips, data.folds[fold], seed=recipe.training.seed, device=device, hooks=hooks)
 
 
 def _read(plan: RunPlan, settings: StudySettings) -> Any:
     data = read_tuning_data(plan, settings)
     return data, feature_bytes(data)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

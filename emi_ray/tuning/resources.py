@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 
 from emi_ray.errors import UserError
 from emi_ray.runtime import CORES, machine
@@ -32,6 +33,11 @@ class TrialResources:
         if ray.cluster_resources().get(CORES):
             wanted |= {"CPU": min(self.cpus, 0.1), CORES: self.cpus}
         return {name: amount for name, amount in wanted.items() if amount > 0}
+
+    def take_up(self) -> torch.device:
+        """Called in a trial's process: sets torch's threads; returns the device to train on."""
+        torch.set_num_threads(self.threads)
+        return torch.device("cuda" if self.gpus > 0 else "cpu")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -91,8 +97,6 @@ def smallest_gpu_bytes() -> int | None:
 
 
 def _memory_of_gpu() -> int | None:
-    import torch
-
     return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
 
 

@@ -13,6 +13,7 @@ from emi_ray.training.run import RunPlan, plan_run
 from emi_ray.tuning.outcome import OnNote, Outcome, confirm, judge, read_outcome
 from emi_ray.tuning.ray_search import SharedData, plan_resources, search, share_data
 from emi_ray.tuning.record import write_record
+from emi_ray.tuning.resources import TrialResources
 from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
 from emi_ray.tuning.search_space import load_space
 from emi_ray.tuning.settings import (
@@ -78,6 +79,11 @@ class TunePlan:
     settings: StudySettings
     run: RunPlan
 
+    @property
+    def reporting_seeds(self) -> tuple[int, ...]:
+        first = self.settings.recipe.training.seed
+        return tuple(first + index for index in range(self.options.seeds))
+
 
 def plan_tuning(
     workspace: Workspace, config: WorkspaceConfig, source: RecipeSource, options: TuneOptions
@@ -131,12 +137,19 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None
         study.begin()
         for name in [] if num_earlier else settings.space.outside(settings.recipe):
             on_note(f"The recipe's own {name} lies outside the space: the first trial draws one instead.")
+        on_change(study)
+        outcome = _earlier_outcome(study, plan)
+        if study.counts.finished >= options.trials and (outcome or not options.seeds):
+            return outcome
         shared = share_data(plan.run, settings)
-        _search(study, shared, plan, on_change)
-        return _judge(study, shared, plan, on_note) if options.seeds else None
+        resources = plan_resources(shared, options.concurrent, options.gpus_per_trial)
+        _search(study, shared, resources, plan, on_change)
+        return _judge(study, shared, resources, plan, on_note) if options.seeds else None
 
 
-def _search(study: TuningStudy, shared: SharedData, plan: TunePlan, on_change: OnChange) -> None:
+def _search(
+    study: TuningStudy, shared: SharedData, resources: TrialResources, plan: TunePlan, on_change: OnChange
+) -> None:
     options, last_record = plan.options, time.monotonic()
 
     def changed() -> None:
@@ -146,23 +159,24 @@ def _search(study: TuningStudy, shared: SharedData, plan: TunePlan, on_change: O
             write_record(study, plan.workspace)
             last_record = time.monotonic()
 
-    on_change(study)
+    limits = SearchLimits(options.trials, options.timeout_s)
     try:
         if study.counts.finished < options.trials:
-            resources = plan_resources(shared, options.concurrent, options.gpus_per_trial)
-            limits = SearchLimits(options.trials, options.timeout_s)
             search(study, shared, plan.workspace, resources, limits, changed)
     finally:
         on_change(study)
         write_record(study, plan.workspace)
 
 
-def _judge(study: TuningStudy, shared: SharedData, plan: TunePlan, on_note: OnNote) -> Outcome:
-    options, first_seed = plan.options, study.settings.recipe.training.seed
-    seeds = tuple(first_seed + index for index in range(options.seeds))
-    earlier = read_outcome(plan.workspace, study.name)
-    if earlier and (earlier.finished, earlier.seeds) == (study.counts.finished, seeds):
-        return earlier
-    resources = plan_resources(shared, options.concurrent, options.gpus_per_trial)
-    confirmed = confirm(study, shared, plan.workspace, resources, options.confirm, on_note)
-    return judge(study, plan.workspace, plan.config, confirmed, seeds, on_note)
+def _judge(
+    study: TuningStudy, shared: SharedData, resources: TrialResources, plan: TunePlan, on_note: OnNote
+) -> Outcome:
+    confirmed = confirm(study, shared, plan.workspace, resources, plan.options.confirm, on_note)
+    return judge(study, plan.workspace, plan.config, confirmed, plan.reporting_seeds, on_note)
+
+
+def _earlier_outcome(study: TuningStudy, plan: TunePlan) -> Outcome | None:
+    """What was judged before, if it was over the same trials and seeds."""
+    earlier = read_outcome(plan.workspace, study.name) if plan.options.seeds else None
+    is_same = earlier and (earlier.finished, earlier.seeds) == (study.counts.finished, plan.reporting_seeds)
+    return earlier if is_same else None

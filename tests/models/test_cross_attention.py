@@ -19,7 +19,9 @@ def inputs(lengths=(4, 2, 3), extra=0):
     for modality, dim in DIMS.items():
         steps = max(lengths) if modality != "text" else 1
         mask = torch.arange(steps + extra) < torch.tensor(lengths)[:, None].clamp(max=steps)
-        values = torch.cat([torch.randn(len(lengths), steps, dim), torch.full((len(lengths), extra, dim), 9.0)], 1)
+        values = torch.cat(
+            [torch.randn(len(lengths), steps, dim), torch.full((len(lengths), extra, dim), 9.0)], 1
+        )
         result[modality] = padded(PaddedGroup(values, mask), present=mask.any(dim=1))
     return result
 

@@ -1,0 +1,143 @@
+"""What every stage of training has in common: where it resumes, what it leaves, who hears of it."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emi_ray.models.fusion import Regressor
+from emi_ray.recipe_schema import Recipe, TrainingSettings
+from emi_ray.schema import Modality
+from emi_ray.training.clip_data import ClipData, PackedFeatures
+from emi_ray.training.embedding import pool_once
+from emi_ray.training.loop import FitState, OnEpochEnd, fit
+from emi_ray.training.rows import Rows
+
+FUSION = "fusion"
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What is left of a finished stage.
+
+    Attributes:
+        weights: of the best epoch, heads included.
+        scores: of that epoch on the stage's validation clips.
+        history: one entry an epoch.
+        num_train, num_val: clips it learnt from and was validated on.
+    """
+
+    weights: dict[str, Tensor]
+    scores: dict[str, Any]
+    history: list[dict[str, Any]]
+    best_epoch: int
+    num_train: int
+    num_val: int
+    seconds: float
+
+
+class EncoderCache(Protocol):
+    """Keeps finished encoder stages by a hash of everything that determines them."""
+
+    def has(self, modality: Modality, key: str) -> bool: ...
+
+    def load(self, modality: Modality, key: str) -> StageOutcome: ...
+
+    def save(self, modality: Modality, key: str, outcome: StageOutcome) -> None: ...
+
+
+OnRunCheckpoint = Callable[[Callable[[], dict[str, Any]], bool], None]
+"""Called after every epoch with a function that builds the state to resume the run from, and whether a stage
+has just ended."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller of :func:`train_recipe` wants to hear of and to keep; all optional."""
+
+    on_epoch_end: OnEpochEnd | None = None
+    on_checkpoint: OnRunCheckpoint | None = None
+    resume: Mapping[str, Any] | None = None
+    encoder_cache: EncoderCache | None = None
+
+
+@dataclass
+class StageRunner:
+    """Runs the stages of one recipe, one after the other."""
+
+    recipe: Recipe
+    data: ClipData
+    rows: Rows
+    seed: int
+    device: torch.device
+    hooks: Hooks
+    outcomes: dict[str, StageOutcome] = field(default_factory=dict)
+    reused: set[str] = field(default_factory=set)
+
+    def train(
+        self, stage: str, model: Regressor, data: ClipData, rows: Rows, training: TrainingSettings
+    ) -> None:
+        """Run one stage, or take it from the state to resume from; leaves ``model`` with its best weights."""
+        resume = self.hooks.resume or {}
+        if stage in resume.get("finished", {}):
+            self.outcomes[stage] = StageOutcome(**resume["finished"][stage])
+            model.load_state_dict(self.outcomes[stage].weights)
+            return
+        earlier = resume.get("seconds", 0.0) if resume.get("stage") == stage else 0.0
+        started = time.perf_counter() - earlier
+        state = fit(
+            model,
+            pool_once(model, data, self.device),
+            rows.train,
+            rows.val,
+            training,
+            self.recipe.objective,
+            seed=self.seed,
+            stage=stage,
+            device=self.device,
+            on_epoch_end=self.hooks.on_epoch_end,
+            resume=resume["fit"] if resume.get("stage") == stage else None,
+            on_checkpoint=lambda dump: self._checkpoint(stage, dump, time.perf_counter() - started),
+        )
+        seconds = time.perf_counter() - started
+        self.outcomes[stage] = _outcome(model, state, rows, seconds)
+        self._checkpoint(stage, None, seconds)
+
+    def _checkpoint(self, stage: str, dump: Callable[[], dict[str, Any]] | None, seconds: float) -> None:
+        if self.hooks.on_checkpoint is None:
+            return
+
+        def build() -> dict[str, Any]:
+            finished = {name: dict(vars(outcome)) for name, outcome in self.outcomes.items()}
+            under_way = {} if dump is None else {"stage": stage, "fit": dump(), "seconds": seconds}
+            return {"finished": finished, **under_way}
+
+        self.hooks.on_checkpoint(build, dump is None)
+
+
+def feature_statistics(features: PackedFeatures, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature over all steps of some clips, (D,) float32 each."""
+    count, total, squares = 0, np.zeros(features.feature_dim), np.zeros(features.feature_dim)
+    for row in rows:
+        steps = features.of(row).astype(np.float64)
+        count += len(steps)
+        total += steps.sum(axis=0)
+        squares += np.square(steps).sum(axis=0)
+    mean = total / max(count, 1)
+    variance = np.maximum(squares / max(count, 1) - mean**2, 0.0)
+    # A feature that is constant up to rounding must not be blown up.
+    variance[variance < 1e-10 * mean**2] = 0.0
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()
+
+
+def _outcome(model: Regressor, state: FitState, rows: Rows, seconds: float) -> StageOutcome:
+    entry = state.history[max(state.best_epoch, 1) - 1] if state.best_epoch else state.history[-1]
+    kept = {name: value for name, value in entry.items() if name.startswith(("val_", "num_"))}
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return StageOutcome(
+        weights, kept, state.history, state.best_epoch, len(rows.train), len(rows.val), seconds
+    )
