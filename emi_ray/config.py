@@ -4,6 +4,7 @@ Only the settings that decide *features* live in ``media`` and ``extractors`` an
 ``extraction`` says how fast and where, and never changes a byte of a feature.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,14 @@ class FaceSettings(Settings):
     size_px: int = Field(224, ge=16, le=1024, description="side of the square crop")
     detection_side_px: int = Field(320, ge=64, description="frames are shrunk to this longer side to detect")
 
+    def model_digest(self) -> str | None:
+        """Hash of the content of the detector's model file; None where the detector has none, or it is not there."""
+        model = Path(self.yunet_model or "").expanduser()
+        if self.detector != "yunet" or not model.is_file():
+            return None
+        with model.open("rb") as stream:
+            return hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
+
 
 class MediaSettings(Settings):
     """How bytes become frames, faces and a waveform."""
@@ -67,7 +76,10 @@ class MediaSettings(Settings):
             keys |= {"faces"}
         if "waveform" in needs:
             keys |= {"sample_rate_hz", "max_audio_s"}
-        return self.model_dump(include=keys, mode="json")
+        deciding = self.model_dump(include=keys, mode="json")
+        if "faces" in keys:
+            deciding["faces"]["yunet_model"] = self.faces.model_digest()
+        return deciding
 
 
 class ExtractorSettings(Settings):

@@ -14,8 +14,8 @@ from emi_ray.metrics import scores
 from emi_ray.schema import SPLITS, Label, Modality, Split
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
-from emi_ray.training.rows import Rows, split_rows
-from emi_ray.training.run_files import final_rows, predict_in_units, without_nan
+from emi_ray.training.rows import Rows
+from emi_ray.training.run_files import predict_in_units, read_split, without_nan
 from emi_ray.training.transcripts import read_transcripts
 from emi_ray.workspace import Workspace
 
@@ -28,11 +28,11 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
 
     Returns:
         ``recipe``, ``seed``, and by split the scores (``val_pearson``, ``num_val``, …; None for a score that
-        does not exist). A split without labels is not there. Clips without any of the model's modalities are
-        left out as in training.
+        does not exist). Train and val are the very clips that the run was trained and validated on. A split
+        without labels is not there; test clips without any of the model's modalities are left out.
 
     Raises:
-        UserError: no such run, or the workspace lacks the features that it was trained on.
+        UserError: no such run, the workspace lacks the features that it was trained on, or the corpus lost clips.
     """
     loaded = load_model(workspace, run)
     description = loaded.description
@@ -44,7 +44,8 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
                 f"emi-ray extract -w {workspace.root} --modalities {modality}."
             )
     data = loaded.tokens(read_clip_data(workspace, stores), read_transcripts(workspace, workspace.clips()))
-    rows = final_rows(description.recipe, data, split_rows(data, description.recipe.split))
+    folder = find_run(workspace, run)
+    rows = read_split(workspace, folder, data)
     result: dict[str, Any] = {"recipe": description.recipe.name, "seed": description.seed}
     for split in splits:
         chosen = _rows_of(split, rows, data, description.recipe.modalities)
@@ -52,7 +53,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
             predictions = predict_in_units(loaded.model, data, chosen)
             result[split] = scores(predictions, data.targets[chosen], data.labels, split)
     result = without_nan(result)
-    workspace.write_json(f"{find_run(workspace, run)}/evaluation.json", result)
+    workspace.write_json(f"{folder}/evaluation.json", result)
     return result
 
 

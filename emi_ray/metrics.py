@@ -2,8 +2,8 @@
 
 Every function takes ``predictions`` and ``targets`` (N, L) and gives one number a label, (L,). A target that
 is NaN is left out of its label alone. A label with fewer than two targets, or whose targets are all equal,
-has no
-correlation: NaN. Predictions that are all equal correlate with nothing: 0.
+has no correlation: NaN. Predictions that are all equal correlate with nothing: 0. A prediction that is NaN
+makes its label's scores NaN.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def pearson(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Pearson's correlation of each label."""
     moments = _Moments(predictions, targets)
     spread = np.sqrt(moments.prediction_variance * moments.target_variance)
-    r = np.divide(moments.covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    r = np.divide(moments.covariance, spread, out=np.zeros_like(spread), where=~(spread <= 0))
     return np.where(moments.target_is_constant, np.nan, np.clip(r, -1.0, 1.0))
 
 
@@ -25,7 +25,7 @@ def ccc(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Lin's concordance correlation of each label (Lin 1989), with population moments."""
     moments = _Moments(predictions, targets)
     spread = moments.prediction_variance + moments.target_variance + moments.mean_difference**2
-    value = np.divide(2 * moments.covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    value = np.divide(2 * moments.covariance, spread, out=np.zeros_like(spread), where=~(spread <= 0))
     return np.where(moments.target_is_constant, np.nan, value)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.config import CorpusSettings, ExtractorSettings, WorkspaceConfig
+from emi_ray.config import CorpusSettings, ExtractionSettings, ExtractorSettings, WorkspaceConfig
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.manifest import read_corpus, validate_corpus
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.errors import UserError
 from emi_ray.evaluation import predict_features
 from emi_ray.extraction import extract
+from emi_ray.extractors import EXTRACTORS
 from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Modality, Split
 from emi_ray.training.checkpoint import LoadedModel, load_model
@@ -45,7 +46,7 @@ def predict_clips(
     loaded = load_model(workspace, run)
     clips = _read_sources(sources)
     inner = workspace.inner(f"predictions/{run}/{_digest(clips)}")
-    inner.write_config(config_of(loaded))
+    inner.write_config(config_of(loaded, workspace.config().extraction))
     inner.write_table(CLIPS, clips)
     extract(inner, inner.config(), list(loaded.description.extractors), on_progress=on_progress)
     return _predict(inner, loaded, clips)
@@ -73,8 +74,19 @@ def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table
     return predictions.set_column(0, "clip_id", pa.array(ids, pa.string()))
 
 
-def config_of(loaded: LoadedModel) -> WorkspaceConfig:
-    """The configuration under which the model's extractors have the fingerprints that it was trained on."""
+def config_of(loaded: LoadedModel, extraction: ExtractionSettings) -> WorkspaceConfig:
+    """The configuration under which the model's extractors have the fingerprints that it was trained on.
+
+    Raises:
+        UserError: it was trained on features that were imported: nothing here can make more of them.
+    """
+    for modality, identity in loaded.description.extractors.items():
+        if identity["extractor"] not in EXTRACTORS:
+            raise UserError(
+                f"The model was trained on imported {modality} features ({identity['extractor']}), which cannot be "
+                f"extracted from clips here. Import those of the new clips into the workspace, under the test "
+                f"split, and leave --clips out."
+            )
     extractors: dict[Modality, ExtractorSettings] = {
         modality: ExtractorSettings(name=identity["extractor"], settings=identity["settings"])
         for modality, identity in loaded.description.extractors.items()
@@ -83,6 +95,7 @@ def config_of(loaded: LoadedModel) -> WorkspaceConfig:
     return WorkspaceConfig(
         media=loaded.description.media,
         extractors=extractors,
+        extraction=extraction,
         transcriber=transcriber
         and ExtractorSettings(name=transcriber["extractor"], settings=transcriber["settings"]),
     )

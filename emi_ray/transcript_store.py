@@ -48,3 +48,8 @@ class TranscriptStore:
         tables = [SCHEMA.empty_table(), *map(self.workspace.read_table, parts)]
         whole = pa.concat_tables(tables)
         return dict(zip(whole["clip_id"].to_pylist(), whole["transcript"].to_pylist(), strict=True))
+
+
+def transcript_stores(workspace: Workspace) -> list[TranscriptStore]:
+    """Of every recogniser that has been used in a workspace, in the order of their names."""
+    return [TranscriptStore(workspace, name) for name in workspace.folders("features/transcript")]

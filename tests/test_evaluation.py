@@ -1,16 +1,19 @@
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from planted import planted_workspace
 
-from emi_ray.config import WorkspaceConfig
+from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run, predict_features, write_submission
 from emi_ray.feature_store import FeatureStore
+from emi_ray.prediction import config_of
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Label
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.run import execute_run, plan_run
+from emi_ray.workspace import CLIPS
 
 SMALL = ["training.epochs=2", "fusion.hidden=16"] + [
     f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision")
@@ -36,6 +39,26 @@ def test_evaluation_repeats_the_scores_of_training_and_adds_the_other_splits(tra
     assert "test" not in result
     assert workspace.read_json("runs/f1/42/evaluation.json") == result
     assert set(evaluate_run(workspace, "f1", ["val"])) == {"recipe", "seed", "val"}
+
+
+def test_a_run_is_evaluated_on_the_clips_that_it_was_trained_with_whatever_the_corpus_says_now(trained):
+    workspace, _ = trained
+    before, clips = evaluate_run(workspace, "f1/42"), workspace.clips()
+    column = clips.schema.get_field_index("split")
+    swapped = pc.replace_with_mask(clips["split"], pc.equal(clips["split"], "train"), pa.scalar("val"))
+    try:
+        workspace.write_table(CLIPS, clips.set_column(column, clips.schema.field(column), swapped))
+        assert evaluate_run(workspace, "f1/42") == before
+        workspace.write_table(CLIPS, clips.slice(1))
+        with pytest.raises(UserError, match=f"clip '{clips['clip_id'][0]}', which the corpus no longer has"):
+            evaluate_run(workspace, "f1/42")
+    finally:
+        workspace.write_table(CLIPS, clips)
+
+
+def test_a_model_of_imported_features_says_that_it_cannot_read_clips(trained):
+    with pytest.raises(UserError, match="imported text features"):
+        config_of(load_model(trained[0], "f1"), ExtractionSettings())
 
 
 def test_new_clips_get_one_row_each_in_the_order_asked_for(trained):

@@ -79,3 +79,13 @@ def test_a_large_offset_costs_no_precision(pair):
 def test_scores_are_named_by_split_and_snake_case_label(pair):
     result = metrics.scores(*pair, EMOTION_LABELS, "test")
     assert {"test_pearson", "test_ccc", "test_mae", "test_pearson_empathic_pain", "num_test"} <= set(result)
+
+
+def test_a_prediction_that_is_not_a_number_leaves_its_label_without_a_score():
+    rng = np.random.default_rng(0)
+    targets, predictions = rng.random((20, 2)), rng.random((20, 2))
+    predictions[3, 0] = np.nan
+    for score in (metrics.pearson, metrics.ccc, metrics.mae):
+        values = score(predictions, targets)
+        assert np.isnan(values[0])
+        assert np.isfinite(values[1])

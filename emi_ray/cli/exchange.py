@@ -70,19 +70,27 @@ def import_features(
 @app.command()
 def export_features(
     workspace: WorkspaceOption,
-    layout: Annotated[Literal["mimicmetrics", "folder"], typer.Option(help="folder: <id>.npy.")],
+    layout: Annotated[
+        Literal["mimicmetrics", "folder", "transcripts"],
+        typer.Option(help="folder: <id>.npy; transcripts: one transcripts.csv, Whisper's among them."),
+    ],
     to: Annotated[str, typer.Option(help="Folder or URI to write into.")],
     modality: ModalityOption = None,
     features: Annotated[
         str | None, typer.Option(help="Fingerprint or extractor name, where there are several.")
     ] = None,
 ) -> None:
-    """Write features as float32 arrays, one file a clip, for other programs.
+    """Write features as float32 arrays, one file a clip, or the transcripts, for other programs.
 
     Example: emi-ray export-features -w work --layout folder --modality audio --to audio_features
     """
     from emi_ray.exchange import export_features as run_export
+    from emi_ray.exchange import export_transcripts
 
+    if layout == "transcripts":
+        path, count = export_transcripts(Workspace(workspace), to)
+        console.print(f"{count} transcripts in {path}")
+        return
     with progress_bar("Exporting features") as advance:
         done = run_export(Workspace(workspace), layout, to, modality, features=features, on_progress=advance)
     for part in done:

@@ -11,8 +11,16 @@ storing.py     checks clips and writes them a part at a time
 exporting.py   export_features
 """
 
-from emi_ray.exchange.exporting import Exported, export_features
+from emi_ray.exchange.exporting import Exported, export_features, export_transcripts
 from emi_ray.exchange.importing import Imported, import_features
 from emi_ray.exchange.layouts import EXPORTS, LAYOUTS
 
-__all__ = ["EXPORTS", "LAYOUTS", "Exported", "Imported", "export_features", "import_features"]
+__all__ = [
+    "EXPORTS",
+    "LAYOUTS",
+    "Exported",
+    "Imported",
+    "export_features",
+    "export_transcripts",
+    "import_features",
+]

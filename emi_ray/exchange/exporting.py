@@ -17,6 +17,7 @@ from emi_ray.errors import UserError, choices
 from emi_ray.exchange.layouts import EXPORTS, Part
 from emi_ray.feature_store import FeatureStore, read_failures, stores_of
 from emi_ray.schema import EMOTIONS, Modality, labels_of
+from emi_ray.transcript_store import transcript_stores
 from emi_ray.workspace import Workspace
 
 PICKLE_PROTOCOL = 4
@@ -74,6 +75,36 @@ def export_features(
     if layout == "mimicmetrics":
         _write_splits(workspace, target)
     return done
+
+
+def export_transcripts(workspace: Workspace, to: str) -> tuple[str, int]:
+    """Write ``transcripts.csv`` into a folder: ``clip_id, transcript, origin`` of every clip that has one.
+
+    ``origin`` is ``corpus``, or the fingerprint of the recogniser; of several, the first of them by name.
+
+    Returns:
+        Where it was written, and the number of transcripts.
+
+    Raises:
+        UserError: no clip has a transcript.
+    """
+    clips = workspace.clips()
+    given = dict(zip(clips["clip_id"].to_pylist(), clips["transcript"].to_pylist(), strict=True))
+    rows = [(clip_id, text, "corpus") for clip_id, text in given.items() if text]
+    told = {clip_id for clip_id, _, _ in rows}
+    for store in transcript_stores(workspace):
+        new = [(i, text, store.fingerprint) for i, text in store.read().items() if text and i not in told]
+        told.update(clip_id for clip_id, _, _ in new)
+        rows += new
+    if not rows:
+        raise UserError(
+            f"{workspace.root} has no transcripts: give them with the corpus, or set transcriber.name=whisper and "
+            "extract text."
+        )
+    table = pd.DataFrame(sorted(rows), columns=["clip_id", "transcript", "origin"])
+    target = Workspace(to)
+    target.write_text("transcripts.csv", table.to_csv(index=False))
+    return target.path("transcripts.csv"), len(rows)
 
 
 def _full_stores(workspace: Workspace, modality: Modality) -> list[FeatureStore]:

@@ -1,6 +1,7 @@
 """Pretrained weights: where they lie, and exactly which ones they are."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -179,7 +180,15 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> str:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
+    """Whether there are weights, and all of them where an index says that they are in several files."""
+    shards = {
+        name
+        for index in folder.glob("*.index.json")
+        for name in json.loads(index.read_text())["weight_map"].values()
+    }
+    return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern)) and all(
+        (folder / name).is_file() for name in shards
+    )
 
 
 def first_sentence(error: Exception) -> str:

@@ -34,8 +34,7 @@ def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Fac
     indices: list[int] = []
     unreadable = 0
     for index, name in enumerate(names[:max_frames]):
-        data = np.frombuffer(folder.read(name), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = _read_image(folder.read(name))
         if image is None:
             unreadable += 1
             continue
@@ -47,6 +46,14 @@ def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Fac
     timestamps_s = (np.array(indices) / READY_CROPS_RATE_HZ).astype(np.float32)
     boxes = np.full((len(crops), 4), np.nan, np.float32)
     return Faces(np.stack(crops), boxes, timestamps_s, np.ones(len(crops), bool)), counts
+
+
+def _read_image(data: bytes) -> np.ndarray | None:
+    """BGR picture, or None where OpenCV cannot read it (for some damage it raises, for other it does not)."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
 
 
 def _is_image(name: str) -> bool:

@@ -118,16 +118,20 @@ class _Child:
         """Decode one clip.
 
         Raises:
-            _DecodingDiedError: the child crashed, was killed, or took too long and was stopped.
+            _DecodingDiedError: the child crashed, was killed, took too long and was stopped, or decoding raised
+                what nobody foresaw.
             EmiRayError: the child did not come up.
         """
         self._await_start()
         try:
-            return self._ask({**vars(source), "needs": json.dumps(sorted(needs))}, time_limit_s)
+            answer = self._ask({**vars(source), "needs": json.dumps(sorted(needs))}, time_limit_s)
         except TimeoutError:
             raise _DecodingDiedError(f"decoding took longer than {time_limit_s:g} s") from None
         except EOFError:
             raise _DecodingDiedError(f"decoding crashed ({self._cause_of_death()})") from None
+        if "error" in answer:
+            raise _DecodingDiedError(f"decoding failed ({answer['error']})")
+        return answer
 
     def kill(self) -> None:
         self._process.kill()

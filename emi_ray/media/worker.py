@@ -1,7 +1,8 @@
 """The child process of :class:`emi_ray.media.isolation.DecodeProcess`: decodes clips and does nothing else.
 
 First comes the settings message, answered by ``{"ready": "yes"}``; then one :class:`ClipSource` a message,
-each answered by its packed row. The process ends when its standard input does, whatever it is doing.
+each answered by its packed row, or by ``{"error": why}`` where decoding raises. The process ends when its
+standard input does, whatever it is doing.
 """
 
 import json
@@ -19,6 +20,7 @@ from emi_ray.media.clip import pack_clip
 from emi_ray.media.decode import decode_clip
 from emi_ray.media.messages import Message, read_message, write_message
 from emi_ray.media.source import ClipSource
+from emi_ray.schema import Need
 
 
 def main() -> None:
@@ -33,7 +35,14 @@ def main() -> None:
     while True:
         question = dict(questions.get())
         needs = frozenset(json.loads(question.pop("needs")))
-        write_message(answers, pack_clip(decode_clip(ClipSource(**question), media, needs)))
+        write_message(answers, _answer(ClipSource(**question), media, needs))
+
+
+def _answer(source: ClipSource, media: MediaSettings, needs: frozenset[Need]) -> Message:
+    try:
+        return pack_clip(decode_clip(source, media, needs))
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw about this file costs only its clip
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def _claim_stdout() -> BinaryIO:

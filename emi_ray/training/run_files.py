@@ -2,6 +2,7 @@
 
 history.csv           one row a stage and epoch
 predictions.parquet   clip_id, split, one column a label, true_<label>: validation and test clips
+split.parquet         clip_id, split: the clips that it was trained and validated on
 recipe.yaml           resolved, all overrides applied
 versions.json
 model.safetensors, model.json
@@ -17,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from emi_ray.config import dump_yaml
+from emi_ray.errors import UserError
 from emi_ray.metrics import scores
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
@@ -33,6 +35,7 @@ from emi_ray.training.transcripts import TOKENIZER, dump_tokenizer, finetuned
 from emi_ray.workspace import Workspace
 
 METRICS = "metrics.json"
+SPLIT = "split.parquet"
 
 
 def write_run(
@@ -88,6 +91,7 @@ def write_run(
     workspace.write_text(f"{folder}/history.csv", history.to_csv(index=False))
     table = predictions_table(data, shown, split_names, predictions)
     workspace.write_table(f"{folder}/predictions.parquet", table)
+    workspace.write_table(f"{folder}/{SPLIT}", _split_table(data, final))
     workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(recipe))
     workspace.write_json(f"{folder}/versions.json", description.versions)
     for modality in finetuned(recipe):
@@ -125,6 +129,34 @@ def predictions_table(
         truth = data.targets[rows, index].astype(np.float64)
         columns[f"true_{label.name}"] = pa.array(truth, mask=np.isnan(truth))
     return pa.table(columns)
+
+
+def read_split(workspace: Workspace, folder: str, data: ClipData) -> Rows:
+    """The clips that a run was trained and validated on, whatever the corpus says of them now.
+
+    Raises:
+        UserError: the corpus has lost some of them.
+    """
+    table = workspace.read_table(f"{folder}/{SPLIT}")
+    row_of = {clip_id: row for row, clip_id in enumerate(data.clip_ids.tolist())}
+    rows: dict[str, list[int]] = {"train": [], "val": []}
+    for clip_id, split in zip(table["clip_id"].to_pylist(), table["split"].to_pylist(), strict=True):
+        if clip_id not in row_of:
+            raise UserError(
+                f"{folder} was made with clip '{clip_id}', which the corpus no longer has: train again."
+            )
+        rows[split].append(row_of[clip_id])
+    return Rows(np.sort(rows["train"]), np.sort(rows["val"]))
+
+
+def _split_table(data: ClipData, rows: Rows) -> pa.Table:
+    both = np.concatenate([rows.train, rows.val])
+    return pa.table(
+        {
+            "clip_id": data.clip_ids[both],
+            "split": np.repeat(["train", "val"], [len(rows.train), len(rows.val)]),
+        }
+    )
 
 
 def without_nan(value: Any) -> Any:

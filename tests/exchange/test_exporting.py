@@ -1,15 +1,18 @@
 """Features of the store, out to others."""
 
+import csv
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from ready_features import halves, write_pickle
 
 from emi_ray.errors import UserError
-from emi_ray.exchange import export_features, import_features
+from emi_ray.exchange import export_features, export_transcripts, import_features
 from emi_ray.feature_store import ClipFeatures, FeatureStore
-from emi_ray.workspace import Workspace
+from emi_ray.transcript_store import TranscriptStore
+from emi_ray.workspace import CLIPS, Workspace
 
 
 @pytest.fixture
@@ -103,3 +106,22 @@ def test_a_workspace_without_features_says_so(tmp_path):
         export_features(Workspace(str(tmp_path)), "folder", str(tmp_path / "out"))
     with pytest.raises(UserError, match="did you mean 'mimicmetrics'"):
         export_features(Workspace(str(tmp_path)), "mimicmetric", str(tmp_path / "out"))
+
+
+def test_transcripts_go_out_as_one_table_recognised_ones_among_them(workspace, tmp_path):
+    with pytest.raises(UserError, match="transcriber.name=whisper"):
+        export_transcripts(workspace, str(tmp_path / "out"))
+    clips = workspace.clips()
+    ids = clips["clip_id"].to_pylist()
+    given = pa.array(["so, then", *[None] * (len(ids) - 1)], pa.string())
+    column = clips.schema.get_field_index("transcript")
+    workspace.write_table(CLIPS, clips.set_column(column, clips.schema.field(column), given))
+    TranscriptStore(workspace, "a1").write({ids[0]: "not this", ids[1]: "I saw", ids[2]: ""})
+    path, count = export_transcripts(workspace, str(tmp_path / "out"))
+    assert count == 2
+    with open(path) as stream:
+        assert list(csv.reader(stream)) == [
+            ["clip_id", "transcript", "origin"],
+            [ids[0], "so, then", "corpus"],
+            [ids[1], "I saw", "a1"],
+        ]

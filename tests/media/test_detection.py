@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from emi_ray.config import FaceSettings
+from emi_ray.config import FaceSettings, MediaSettings
 from emi_ray.errors import UserError
 from emi_ray.media.detection import FaceFinder, build_finder, iou
 
@@ -88,3 +88,12 @@ def test_yunet_boxes_are_read_as_opencv_gives_them(tmp_path, monkeypatch):
     finder = build_finder(FaceSettings(detector="yunet", yunet_model=str(tmp_path / "yunet.onnx")))
     boxes = finder.survey(np.zeros((240, 640, 3), np.uint8))
     np.testing.assert_allclose(boxes, [[20, 40, 60, 80]])
+
+
+def test_a_detector_model_is_known_by_its_content_wherever_it_lies(tmp_path):
+    digests = []
+    for name, content in (("a.onnx", b"one"), ("b.onnx", b"one"), ("c.onnx", b"two")):
+        (tmp_path / name).write_bytes(content)
+        faces = FaceSettings(detector="yunet", yunet_model=str(tmp_path / name))
+        digests.append(MediaSettings(faces=faces).deciding(["faces"])["faces"]["yunet_model"])
+    assert digests[0] == digests[1] != digests[2]

@@ -1,5 +1,8 @@
 """Facts about ready face crops."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -27,6 +30,15 @@ def test_crops_are_taken_in_the_order_of_their_numbers_and_nothing_else_is(tmp_p
     assert np.isnan(faces.boxes).all()
     assert faces.detected.all()
     assert counts == {"frames_with_face": 3, "images_unreadable": 0}
+
+
+def test_a_picture_over_which_opencv_raises_costs_only_itself(tmp_path):
+    write_image(tmp_path / "1.png", 20)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 2**30, 2**30, 8, 2, 0, 0, 0)
+    huge = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "2.png").write_bytes(huge + bytes(64))
+    _, counts = read_ready_crops(str(tmp_path), 16, 10)
+    assert counts == {"frames_with_face": 1, "images_unreadable": 1}
 
 
 def test_crops_are_rgb(tmp_path):

@@ -117,6 +117,13 @@ def test_a_picture_that_never_ends_does_not_cost_the_sound(tmp_path, stuck):
     assert clip.openface_csv == "frame\n1\n"
 
 
+def test_what_nobody_foresaw_fails_the_clip_and_says_what_it_was(good):
+    with DecodeProcess(MEDIA, 60) as process:
+        strange = unpack_clip(process.decode(ClipSource("strange", video=5), frozenset({"frames"})))
+        assert strange.failed["frames"].startswith("decoding failed (")
+        assert unpack_clip(process.decode(ClipSource("next", video=good), SIGHT_AND_SOUND)).frames
+
+
 @pytest.mark.slow
 def test_a_child_that_died_between_clips_is_replaced_unnoticed(good):
     with DecodeProcess(MEDIA, 60) as process:
