@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# Files of tests in two processes, each with a Ray session of its own: most of their time is waiting for Ray.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: demo test check format install clean
 
@@ -9,14 +11,14 @@ demo: $(READY)  ## Render a corpus, extract, train, evaluate, report
 	$(BIN)/emi-ray demo -w demo
 
 test: $(READY)  ## Every test
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 check: $(READY)  ## Style, types, architecture and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow"
 
 format: $(READY)
 	$(BIN)/ruff format .

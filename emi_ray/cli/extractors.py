@@ -15,9 +15,9 @@ from emi_ray.schema import NEEDS
 _NUM_THREADS = 4
 OPENFACE_BINARY = "FeatureExtraction"
 _REACH = {
-    "folder": "yes, a folder",
-    "cache": "yes, in the cache",
-    "hub": "yes, on the hub",
+    "folder": "yes",
+    "cache": "yes",
+    "hub": "on the hub",
     "no": "no",
 }
 
@@ -42,17 +42,24 @@ def extractors(
     kinds: Sequence[Any] = [*EXTRACTORS.values(), Whisper]
     with console.status("Looking for weights"), ThreadPoolExecutor(_NUM_THREADS) as threads:
         reaches = list(threads.map(reach, kinds))
-    table = Table(title="Extractors", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("name", "modality", "needs", "size"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
-    for heading, width in {"licence": 10, "weights": 14, "there now": 5}.items():
-        table.add_column(heading, overflow="fold", min_width=width)
+    table = _table("Extractors", "name", "modality", "needs", "size", "licence", "there now")
+    sources = _table("Default weights", "name", "Hugging Face id")
     for kind, there in zip(kinds, reaches, strict=True):
         needs = ", ".join(sorted(kind.NEEDS, key=NEEDS.index))
         size = str(getattr(kind, "DIM", None) or "–")
-        modality = getattr(kind, "MODALITY", "transcript")
-        table.add_row(kind.NAME, modality, needs, size, kind.LICENCE, default_weights(kind) or "–", there)
-    console.print(table)
+        table.add_row(kind.NAME, getattr(kind, "MODALITY", "transcript"), needs, size, kind.LICENCE, there)
+        if weights := default_weights(kind):
+            sources.add_row(kind.NAME, weights)
+    console.print(table, sources)
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading == "size" else "left")
+    return table
 
 
 def default_weights(kind: Any) -> str | None:
@@ -66,7 +73,7 @@ def reach(kind: Any) -> str:
     if "weights" not in kind.Settings.model_fields:
         if "openface_csv" in kind.NEEDS:
             found = shutil.which(OPENFACE_BINARY)
-            return "CSV files, binary" if found else "CSV files"
+            return "yes" if found else "CSVs only"
         return "yes"
     if (weights := default_weights(kind)) is None:
         return "give them"

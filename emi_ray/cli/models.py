@@ -1,38 +1,52 @@
 """Verbs about models: train, evaluate, predict, report."""
 
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
-from emi_ray.cli.show import progress_bar, show_scores, training_progress
-from emi_ray.errors import UserError
+from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
+from emi_ray.cli.show import progress_bar, show_comparison, show_scores, training_progress
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.schema import SPLITS, labels_of
 from emi_ray.workspace import Workspace
 
+if TYPE_CHECKING:
+    from emi_ray.recipe import Recipe
+
 RECIPE_SECTIONS = ("training", "encoders", "fusion", "objective")
 RunArgument = Annotated[str, typer.Argument(help="RECIPE/SEED, as under runs/ of the workspace: f2/42.")]
+RecipesArgument = Annotated[
+    list[str], typer.Argument(metavar="RECIPE... [SECTION.KEY=VALUE]...", help="Recipes, then settings.")
+]
+SeedsOption = Annotated[
+    list[int] | None,
+    typer.Option("--seed", help="Of weights, dropout and order; may be repeated. Else training.seed."),
+]
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")],
+    recipes: RecipesArgument,
     workspace: WorkspaceOption,
-    overrides: Overrides = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of weights, dropout and order; else training.seed.")
-    ] = None,
+    seed: SeedsOption = None,
     workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
     any_features: Annotated[
         bool, typer.Option("--any-features", help="On whatever features there are, not those it names.")
     ] = False,
     force: Annotated[bool, typer.Option(help="Train again what is already trained.")] = False,
     address: AddressOption = None,
-) -> str:
-    """Train a recipe: one encoder a modality, then their fusion.
+) -> list[str]:
+    """Train recipes: one encoder a modality, then their fusion.
+
+    Of several recipes or seeds, one that cannot be trained does not stop the others. A recipe may be the path of a
+    YAML file.
 
     Example: emi-ray train -w work f2 --seed 1 training.epochs=30 encoders.text.hidden=256
+
+    Example: emi-ray train -w work f1 f2 ours --seed 1 --seed 2 --seed 3
     """
     from emi_ray.recipe import load_recipe
     from emi_ray.runtime import ray_session
@@ -41,10 +55,42 @@ def train(
     target = Workspace(workspace)
     config = target.config()
     defaults = {name: getattr(config, name) for name in RECIPE_SECTIONS}
-    loaded = load_recipe(recipe, overrides or [], defaults, any_features)
-    with ray_session(address), training_progress(loaded) as advance:
-        metrics = ray_worker.train(target, loaded, config, seed, workers, advance, force)
-    show_scores(metrics, labels_of(target.clips().schema))
+    names, overrides = split_arguments(recipes)
+    loaded = [load_recipe(name, overrides, defaults, any_features) for name in names]
+    done: list[tuple[Recipe, dict[str, Any]]] = []
+    problems: list[EmiRayError] = []
+    seeds: Sequence[int | None] = seed or [None]
+    with ray_session(address):
+        for recipe, each in product(loaded, seeds):
+            try:
+                with training_progress(recipe) as advance:
+                    metrics = ray_worker.train(target, recipe, config, each, workers, advance, force)
+            except EmiRayError as error:
+                problems.append(error)
+            else:
+                done.append((recipe, metrics))
+                _show_run(metrics, target)
+    if len(done) > 1:
+        show_comparison(done)
+    if problems:
+        raise _together(problems, len(done))
+    return [f"{recipe.name}/{metrics['seed']}" for recipe, metrics in done]
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of recipes, and settings.
+
+    Raises:
+        UserError: no recipe is named.
+    """
+    names = [argument for argument in arguments if "=" not in argument]
+    if not names:
+        raise UserError("No recipe is named: emi-ray recipes lists them.")
+    return names, [argument for argument in arguments if "=" in argument]
+
+
+def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
+    show_scores(metrics, labels_of(workspace.clips().schema))
     if constant := metrics.get("constant_labels"):
         console.print(
             f"Warning: {', '.join(constant)} never varies among the validation clips, so no correlation exists; "
@@ -53,12 +99,20 @@ def train(
             markup=False,
             soft_wrap=True,
         )
-    run = f"{loaded.name}/{metrics['seed']}"
+    run = f"{metrics['recipe']}/{metrics['seed']}"
     if metrics["already_finished"]:
         console.print(f"Run {run} was finished before with the same settings; --force trains it again.")
     else:
-        console.print(f"Wrote run {run} to {target.path('runs')}.")
-    return run
+        console.print(f"Wrote run {run} to {workspace.path('runs')}.")
+
+
+def _together(problems: Sequence[EmiRayError], num_done: int) -> EmiRayError:
+    """One error for all: the user's mistake if any is."""
+    if len(problems) == 1 and not num_done:
+        return problems[0]
+    kind = UserError if any(isinstance(problem, UserError) for problem in problems) else EmiRayError
+    reasons = "".join(f"\n  {problem}" for problem in problems)
+    return kind(f"{num_done} runs are done; {len(problems)} could not be made:{reasons}")
 
 
 @app.command()

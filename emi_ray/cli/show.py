@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
@@ -121,6 +122,22 @@ def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
         keys = ["val_pearson", *(f"val_pearson_{snake(label.name)}" for label in labels)]
         table.add_row(name, *(_decimal(scores.get(key)) for key in keys))
     console.print(table)
+
+
+def show_comparison(runs: "Sequence[tuple[Recipe, Mapping[str, Any]]]") -> None:
+    """One row a recipe: mean validation Pearson r over its seeds, beside what its paper reports."""
+    table = _table("Validation Pearson r", "recipe", "mean", "± sd", "seeds", "paper")
+    scores: dict[str, list[float]] = {}
+    papers = {}
+    for recipe, metrics in runs:
+        value = metrics["val_pearson"]
+        scores.setdefault(recipe.name, []).append(float("nan") if value is None else value)
+        papers[recipe.name] = recipe.paper.val_pearson if recipe.paper else None
+    for name, values in scores.items():
+        spread = _decimal(stdev(values)) if len(values) > 1 else "–"
+        table.add_row(name, _decimal(fmean(values)), spread, str(len(values)), _decimal(papers[name]))
+    console.print(table)
+    console.print("The papers' numbers are for Hume-Vidmimic2; sd is that of a sample.")
 
 
 def _table(title: str, first: str, *others: str) -> Table:

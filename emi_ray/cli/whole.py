@@ -8,7 +8,7 @@ import typer
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app
 from emi_ray.cli.corpus import init
 from emi_ray.cli.features import extract
-from emi_ray.cli.models import evaluate, report, train
+from emi_ray.cli.models import RecipesArgument, SeedsOption, evaluate, report, split_arguments, train
 from emi_ray.cli.show import progress_bar
 from emi_ray.config import CorpusKind
 
@@ -35,15 +35,11 @@ def demo(
 
 @app.command()
 def run(
-    recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE... [SECTION.KEY=VALUE]...", help="Recipes, then settings.")
-    ],
+    recipes: RecipesArgument,
     workspace: WorkspaceOption,
     corpus: Annotated[CorpusKind, typer.Option(help="What the source is.")],
     source: Annotated[str, typer.Option(help="Folder, table or URI of the corpus.")],
-    seed: Annotated[
-        int | None, typer.Option(help="Of weights, dropout and order; else training.seed.")
-    ] = None,
+    seed: SeedsOption = None,
     workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
     address: AddressOption = None,
 ) -> None:
@@ -53,10 +49,10 @@ def run(
     """
     from emi_ray.runtime import ray_session
 
-    settings = [argument for argument in recipes if "=" in argument]
+    names, settings = split_arguments(recipes)
     init(workspace, corpus, source, settings)
     with ray_session(address, streaming=True):
         extract(workspace)
-        for recipe in (argument for argument in recipes if "=" not in argument):
-            evaluate(train(recipe, workspace, seed=seed, workers=workers), workspace)
+        for run_name in train(names, workspace, seed=seed, workers=workers):
+            evaluate(run_name, workspace)
     report(workspace)

@@ -66,13 +66,14 @@ def test_extractors_lists_every_name(capsys):
     assert capsys.readouterr().out.split() == list(EXTRACTORS)
 
 
-def test_the_table_of_extractors_says_which_weights_are_not_to_be_had(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_the_table_of_extractors_says_which_weights_are_not_to_be_had(capsys):
     assert exit_code("extractors") == 0
-    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    extractors, weights = capsys.readouterr().out.split("Default weights")
+    rows = {line.split()[0]: line.split() for line in extractors.splitlines() if line.strip()}
     assert rows.keys() >= EXTRACTORS.keys()
-    assert rows["gte-base"][-2:] == ["thenlper/gte-base", "no"]
+    assert rows["gte-base"][-1] == "no"
     assert rows["prosody"][-1] == "yes"
+    assert "thenlper/gte-base" in weights
 
 
 def test_extractors_starts_without_torch_and_ray():

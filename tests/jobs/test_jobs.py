@@ -1,19 +1,29 @@
 """The jobs against a real head node, started and stopped by the test."""
 
+import contextlib
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from planted import planted_workspace
 
+from emi_ray.tuning.storage import journal_path, open_storage
+from emi_ray.tuning.study import kind_of
 from emi_ray.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
+SPACE = "parameters: {fusion.dropout: {uniform: [0.1, 0.7]}, fusion.hidden: {choice: [8, 16, 32]}}"
+SMALL = [f"encoders.{modality}.hidden=16" for modality in ("text", "audio", "vision")]
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
     "RAY_AUTH_MODE": "disabled",
@@ -31,13 +41,13 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def head() -> Iterator[str]:
     """The address of the job API of a head node that lives as long as the tests of this file."""
     ports = {"port": free_port()}
     ports["dashboard-port"] = ports["port"] + 1
     ports["dashboard-agent-listen-port"] = ports["port"] + 2
     ports["metrics-export-port"] = ports["port"] + 3
-    folder = tmp_path_factory.mktemp("ray", numbered=False)
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a short path: it holds sockets
     log = (folder / "log").open("wb")
     command = ["ray", "start", "--head", "--block", "--num-cpus=8", "--num-gpus=0", f"--temp-dir={folder}"]
     command += ["--dashboard-host=127.0.0.1", "--include-dashboard=true"]
@@ -48,8 +58,17 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         await_answer(f"{address}/api/jobs/", process)
         yield address
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        stop(process)
+        shutil.rmtree(folder)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a head node with all its processes at once; ``ray start`` itself takes half a minute to."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
 
 
 def await_answer(url: str, process: subprocess.Popen) -> None:
@@ -94,3 +113,37 @@ def test_a_users_mistake_fails_the_job_with_its_message(head, tmp_path):
     done = submit(head, "jobs/train.py", "f2", "-w", str(tmp_path))
     assert done.returncode == 1
     assert "No workspace at" in done.stdout + done.stderr
+
+
+def kinds_of(workspace: Workspace) -> list[str]:
+    if not journal_path(workspace, "s").exists():
+        return []
+    storage = open_storage(workspace, "s", None)
+    return [
+        kind_of(trial)
+        for each in storage.get_all_studies()
+        for trial in storage.get_all_trials(each._study_id)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_stopped_job_leaves_a_study_that_goes_on(head, tmp_path):
+    workspace = planted_workspace(tmp_path / "w", num_train=48, num_val=24)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    arguments = ["jobs/tune.py", "f1", *SMALL, "fusion.hidden=16", "training.epochs=12", "-w", workspace.root]
+    arguments += ["--space", str(tmp_path / "space.yaml"), "--study", "s", "--seeds", "0"]
+    endless = ["ray", "job", "submit", "--address", head, "--working-dir", ".", "--no-wait"]
+    endless += ["--submission-id", "endless", "--", "python"]
+    subprocess.run([*endless, *arguments, "--trials", "500"], cwd=ROOT, env=ENVIRONMENT, check=True)
+    while sum(kind in ("complete", "pruned") for kind in kinds_of(workspace)) < 2:
+        time.sleep(0.2)
+    subprocess.run(["ray", "job", "stop", "--address", head, "endless"], env=ENVIRONMENT, check=True)
+    before = sum(kind in ("complete", "pruned") for kind in kinds_of(workspace))
+    done = submit(head, *arguments, "--trials", str(before + 3))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    kinds = kinds_of(workspace)
+    assert sum(kind in ("complete", "pruned") for kind in kinds) == before + 3
+    assert "running" not in kinds
+    record = json.loads(Path(workspace.path("studies/s/trials.json")).read_text())
+    assert [trial["state"] for trial in record["trials"]] == [kind for kind in kinds if kind]
