@@ -1,6 +1,9 @@
 """What tests in several folders share: one Ray session, one small rendered corpus."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of tests would fight for two cores
+
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path

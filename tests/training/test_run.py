@@ -36,6 +36,7 @@ def test_a_run_leaves_every_file_of_its_folder(finished):
         "history.csv",
         "metrics.json",
         "predictions.parquet",
+        "split.parquet",
         "recipe.yaml",
         "versions.json",
         "model.safetensors",
