@@ -1,6 +1,6 @@
 """Attention pooling over clips as they lie in memory: no padding, no gathering, float16 read as it is.
 
-A clip's steps are read in pieces of about a megabyte, which stay in a core's cache between being scored and
+A clip's steps are read in pieces of at most two megabytes, which mostly stay in a core's cache between being scored and
 being summed. So the features come from memory once forwards and once backwards. Softmax over pieces: the
 running maximum of Milakov and Gimelshein (2018), "Online normalizer calculation for softmax".
 """
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PIECE_VALUES = 1 << 18
+_PIECE_VALUES = 1 << 19
 
 
 @dataclass(frozen=True)
