@@ -1,0 +1,140 @@
+"""Every shipped recipe, trained by `emi-ray train` on a rendered corpus, beside the number of its paper.
+
+    python benchmarks/every_recipe.py --clips 120 --to /tmp/every
+
+Weights of the papers cannot be had everywhere, and tell nothing about drawn faces: checkpoints of the same
+classes with few, random weights stand in for them. So the pretrained recipes show here that they run, not how
+good they are. Recipes of built-in features are trained beside them, in the same workspace.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers as hf
+
+from emi_ray.extractors.speech_models import EmotionModel
+from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.workspace import Workspace
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SPEECH = {
+    **SMALL,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=120)
+    parser.add_argument(
+        "--to", type=Path, required=True, help="folder for the workspace; what is there is used"
+    )
+    parser.add_argument("settings", nargs="*", help="of all recipes, as training.epochs=3")
+    options = parser.parse_args()
+    workspace, checkpoints = str(options.to / "workspace"), options.to / "checkpoints"
+    if not Workspace(workspace).exists("emi_ray.yaml"):
+        emi_ray("demo", "-w", workspace, "--clips", str(options.clips))
+    texts = [text for text in Workspace(workspace).clips()["transcript"].to_pylist() if text]
+    stand_ins = save_stand_ins(checkpoints, texts)
+    for name in named_extractors():
+        modality, folder = stand_ins[name]
+        chosen = [f"extractors.{modality}.name={name}", f"extractors.{modality}.settings.weights={folder}"]
+        emi_ray("extract", "-w", workspace, "--modalities", modality, *chosen)
+    plain = [name for name in recipe_names() if "finetuned" not in name]
+    defaults = ("appearance", "prosody", "hashed-ngrams", "flow")
+    modalities = ("vision", "audio", "text", "motion")
+    built_in = [f"encoders.{m}.features={name}" for m, name in zip(modalities, defaults, strict=True)]
+    for names, settings in (
+        ([name for name in plain if not needs_extractor(name)], built_in),
+        ([name for name in plain if needs_extractor(name)], []),
+        (["text-finetuned"], [f"encoders.text.backbone={stand_ins['gte-base'][1]}"]),
+        (
+            ["first-place-finetuned"],
+            [*built_in[:2], f"encoders.text.backbone={stand_ins['gte-base'][1]}"],
+        ),
+    ):
+        for chunk in by_modalities(names) if settings is built_in else [names]:
+            own = [s for s in settings if s.split(".")[1] in load_recipe(chunk[0]).encoders]
+            emi_ray("train", "-w", workspace, *chunk, *own, *options.settings)
+    emi_ray("report", "-w", workspace)
+    runs = Workspace(workspace).read_json("report/scores.json")["runs"]
+    trained = {run["recipe"]: run for run in runs}
+    print(f"\n{'recipe':<40}{'val r':>8}{'paper':>8}")
+    for name in recipe_names():
+        print(f"{name:<40}{trained[name]['val_pearson']:>8.3f}{trained[name]['paper_val_pearson'] or '–':>8}")
+
+
+def emi_ray(*arguments: str) -> None:
+    print("$ emi-ray", " ".join(arguments), flush=True)
+    subprocess.run([sys.executable, "-m", "emi_ray", *arguments], check=True)
+
+
+def named_extractors() -> list[str]:
+    """Extractors that recipes ask for by name."""
+    encoders = [e for name in recipe_names() for e in load_recipe(name).encoders.values()]
+    return sorted({encoder.features for encoder in encoders if encoder.features})
+
+
+def needs_extractor(recipe: str) -> bool:
+    return any(encoder.features for encoder in load_recipe(recipe).encoders.values())
+
+
+def by_modalities(names: Sequence[str]) -> list[list[str]]:
+    """Recipes of the same modalities together: settings are for all recipes of a command."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        groups.setdefault(tuple(load_recipe(name).encoders), []).append(name)
+    return list(groups.values())
+
+
+def save_stand_ins(folder: Path, texts: Sequence[str]) -> dict[str, tuple[str, Path]]:
+    """A tiny checkpoint for every extractor that recipes name: (modality, folder) by the extractor's name."""
+    torch.manual_seed(0)
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted({w for t in texts for w in t.lower().split()}),
+    ]
+    tokenizer = hf.BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=128)
+    bert = hf.BertModel(hf.BertConfig(**SMALL, vocab_size=len(words), max_position_embeddings=128))
+    dinov2 = hf.Dinov2Model(hf.Dinov2Config(**SMALL, image_size=56, patch_size=14))
+    vit = hf.ViTModel(hf.ViTConfig(**SMALL, image_size=32, patch_size=8))
+    speech = hf.Wav2Vec2Model(hf.Wav2Vec2Config(**SPEECH))
+    emotion = EmotionModel(hf.Wav2Vec2Config(**SPEECH, num_labels=3))
+    parts = {
+        "bert": (bert, tokenizer),
+        "dinov2": (
+            dinov2,
+            hf.BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56}),
+        ),
+        "vit": (vit, hf.ViTImageProcessor(size={"height": 32, "width": 32})),
+        "wav2vec2": (speech, hf.Wav2Vec2FeatureExtractor()),
+        "emotion": (emotion, hf.Wav2Vec2FeatureExtractor()),
+    }
+    for name, (model, processor) in parts.items():
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    return {
+        "bert-large": ("text", folder / "bert"),
+        "gte-base": ("text", folder / "bert"),
+        "dinov2-face": ("vision", folder / "dinov2"),
+        "dinov2-frame": ("vision", folder / "dinov2"),
+        "vit-face": ("vision", folder / "vit"),
+        "wav2vec2": ("audio", folder / "wav2vec2"),
+        "wav2vec2-emotion": ("audio", folder / "emotion"),
+    }
+
+
+if __name__ == "__main__":
+    main()
