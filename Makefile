@@ -27,6 +27,7 @@ format: $(READY)
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): 3 GB, some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

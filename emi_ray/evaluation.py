@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore
@@ -97,6 +98,17 @@ def predict_features(
     ]
     columns = {label.name: predictions[:, index] for index, label in enumerate(labels)}
     return pa.table({"clip_id": ids, **columns, "modalities": pa.array(had, pa.string())})
+
+
+def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
+    """Predictions, as of :func:`predict_features`, clipped to the ranges of the labels; null for clips without any
+    modality that the model reads."""
+    known = pc.not_equal(table["modalities"], "")
+    for label in labels:
+        clipped = pa.array(table[label.name].to_numpy().clip(label.low, label.high))
+        shown = pc.if_else(known, clipped, pa.scalar(None, clipped.type))
+        table = table.set_column(table.column_names.index(label.name), label.name, shown)
+    return table
 
 
 def write_submission(

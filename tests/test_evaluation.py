@@ -6,7 +6,7 @@ from planted import planted_workspace
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run, predict_features, write_submission
+from emi_ray.evaluation import as_intensities, evaluate_run, predict_features, write_submission
 from emi_ray.feature_store import FeatureStore
 from emi_ray.prediction import config_of
 from emi_ray.recipe import load_recipe
@@ -120,3 +120,11 @@ def test_a_clip_that_stands_twice_is_refused(tmp_path):
     table = pa.table({"clip_id": ["a", "a"], "age": [5.0, 80.0]})
     with pytest.raises(UserError, match="'a' has several predictions"):
         write_submission(table, tmp_path / "s.csv", [Label("age", 10, 60)])
+
+
+def test_intensities_stay_in_range_and_are_blank_where_nothing_is_known():
+    labels = [Label("Joy", 0.0, 1.0)]
+    table = pa.table(
+        {"clip_id": ["a", "b", "c"], "Joy": [-0.2, 0.4, 0.3], "modalities": ["text", "audio", ""]}
+    )
+    assert as_intensities(table, labels)["Joy"].to_pylist() == [0.0, 0.4, None]

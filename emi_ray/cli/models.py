@@ -14,6 +14,8 @@ from emi_ray.schema import SPLITS, labels_of
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
+    from pyarrow import Table
+
     from emi_ray.recipe import Recipe
 
 RECIPE_SECTIONS = ("training", "encoders", "fusion", "objective")
@@ -75,6 +77,21 @@ def train(
     if problems:
         raise _together(problems, len(done))
     return [f"{recipe.name}/{metrics['seed']}" for recipe, metrics in done]
+
+
+def _warn_of_unknown(predictions: "Table", shown: str) -> None:
+    """Say which clips the model knew nothing of."""
+    rows = zip(predictions["clip_id"].to_pylist(), predictions["modalities"].to_pylist(), strict=True)
+    unknown = [clip_id for clip_id, modalities in rows if not modalities]
+    if unknown:
+        named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
+        console.print(
+            f"Warning: {len(unknown)} of {predictions.num_rows} clips have nothing that the model reads; their "
+            f"intensities are {shown}: {named}.",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -148,13 +165,16 @@ def predict(
     ] = None,
     address: AddressOption = None,
 ) -> None:
-    """Predict clips that the model has never seen.
+    """Predict clips that the model has never seen: one row a clip, clipped to the range of each label.
+
+    Media files bring no transcripts. Where the model reads text, give a table (CSV or Parquet) with clip_id, video
+    and transcript as --clips.
 
     Example: emi-ray predict -w work f2/42 --clips new/*.mp4 --to intensities.csv
     """
     from pyarrow.csv import write_csv
 
-    from emi_ray.evaluation import write_submission
+    from emi_ray.evaluation import as_intensities, write_submission
     from emi_ray.prediction import as_test_list_spells, predict_clips, predict_split
     from emi_ray.runtime import ray_session
 
@@ -173,8 +193,9 @@ def predict(
         write_submission(predictions, to, labels_of(target.clips().schema), id_width)
     else:
         to.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(predictions, to)
+        write_csv(as_intensities(predictions, labels_of(target.clips().schema)), to)
     console.print(f"Wrote {predictions.num_rows} rows to {to}.")
+    _warn_of_unknown(predictions, "blank" if form == "table" else "what the model says knowing nothing")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Tables and progress bars."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean, stdev
@@ -26,6 +27,9 @@ if TYPE_CHECKING:  # these import Ray, or much else
     from emi_ray.extraction.summary import ExtractionSummary
     from emi_ray.recipe import Recipe
 
+LOG_EVERY_S = 30.0
+"""Where no one sees a moving bar, as in a job's log."""
+
 STYLES = {"error": "red", "warning": "yellow", "info": "default"}
 
 
@@ -43,8 +47,14 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=None)
 
+        logged = time.monotonic()
+
         def advance(done: int, total: int, description: str = title) -> None:
+            nonlocal logged
             progress.update(task, completed=done, total=total or None, description=description)
+            if not console.is_terminal and time.monotonic() - logged > LOG_EVERY_S:
+                logged = time.monotonic()
+                console.print(f"{description}: {done} of {total}", markup=False, soft_wrap=True)
 
         yield advance
 
@@ -109,7 +119,12 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         for reason, count in stage.reasons.most_common(8):
             console.print(f"  {name}: {count} x {reason}", markup=False, soft_wrap=True)
     if any(stage.failed for stage in summary.stages.values()):
-        console.print(f"Try those again with: emi-ray extract -w {workspace.root} --retry-failed")
+        console.print(
+            f"Which clips: {workspace.path('failures')}. Try those again with: emi-ray extract -w "
+            f"{workspace.root} --retry-failed",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
@@ -144,7 +159,7 @@ def _table(title: str, first: str, *others: str) -> Table:
     """A table whose first column is text and whose others are numbers."""
     table = Table(first, title=title)
     for heading in others:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     return table
 
 

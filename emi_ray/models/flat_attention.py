@@ -134,9 +134,7 @@ def _pool_group(
     return shares
 
 
-def _pool_long(
-    steps: FlatSteps, clip: int, weight: Tensor, pooled: Tensor, buffer: Tensor
-) -> list[Tensor]:
+def _pool_long(steps: FlatSteps, clip: int, weight: Tensor, pooled: Tensor, buffer: Tensor) -> list[Tensor]:
     """Write one clip's weighted sum to ``pooled`` (D,); returns the weights of its steps, by piece."""
     grown, tops, top, total = [], [], -math.inf, 0.0
     for piece in steps.pieces(clip, buffer):
