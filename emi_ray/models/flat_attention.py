@@ -1,9 +1,8 @@
-"""Attention pooling over clips as they lie in memory: no padding, float16 read as it is.
+"""Attention pooling over clips as they lie in memory: no padding, no gathering, float16 read as it is.
 
-Clips of a batch are read in pieces of at most two megabytes, which mostly stay in a core's cache between being
-scored and being summed: several short clips together, or a part of a long one. So the features come from memory
-once forwards and once backwards, in few calls. Softmax over the pieces of one clip: the running maximum of Milakov
-and Gimelshein (2018), "Online normalizer calculation for softmax".
+A clip's steps are read in pieces of at most two megabytes, which mostly stay in a core's cache between being scored and
+being summed. So the features come from memory once forwards and once backwards. Softmax over pieces: the
+running maximum of Milakov and Gimelshein (2018), "Online normalizer calculation for softmax".
 """
 
 import math
@@ -33,33 +32,13 @@ class FlatSteps:
         """Steps of a piece."""
         return max(16, _PIECE_VALUES // self.values.shape[1])
 
-    def groups(self) -> list[list[int]]:
-        """Clips that fit into one piece together, or single clips that do not; those without steps are left out."""
-        groups: list[list[int]] = []
-        room = 0
-        for clip, length in enumerate(self.lengths):
-            if 0 < length <= room:
-                groups[-1].append(clip)
-                room -= length
-            elif length:
-                groups.append([clip])
-                room = self.piece_steps - length
-        return groups
-
-    def together(self, clips: Sequence[int], buffer: Tensor) -> Tensor:
-        """The steps of a group, one clip after the other, (n, D) float32; the next piece overwrites them."""
-        end = 0
-        for clip in clips:
-            begin, end = end, end + self.lengths[clip]
-            buffer[begin:end].copy_(self.values.narrow(0, self.starts[clip], self.lengths[clip]))
-        return buffer[:end]
-
     def pieces(self, clip: int, buffer: Tensor) -> Iterator[Tensor]:
-        """The steps of a long clip in pieces, (n, D) float32 each; the next piece overwrites them."""
-        start, left = self.starts[clip], self.lengths[clip]
+        """The steps of a clip in pieces, (n, D) float32 each; ``buffer`` is overwritten by the next piece."""
+        start, left, size = self.starts[clip], self.lengths[clip], self.piece_steps
         while left > 0:
-            count = min(left, self.piece_steps)
-            yield buffer[:count].copy_(self.values.narrow(0, start, count))
+            count = min(left, size)
+            piece = self.values.narrow(0, start, count)
+            yield piece if piece.dtype == torch.float32 else buffer.narrow(0, 0, count).copy_(piece)
             start, left = start + count, left - count
 
     def buffer(self) -> Tensor:
@@ -78,12 +57,8 @@ class _Attend(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, steps: FlatSteps) -> Tensor:
         pooled = weight.new_zeros(len(steps.starts), weight.shape[0])
         buffer = steps.buffer()
-        ctx.groups = steps.groups()
         ctx.shares = [
-            _pool_long(steps, group[0], weight, pooled[group[0]], buffer)
-            if steps.lengths[group[0]] > steps.piece_steps
-            else _pool_group(steps, group, weight, pooled, buffer)
-            for group in ctx.groups
+            _pool_clip(steps, clip, weight, row, buffer) for clip, row in enumerate(pooled.unbind(0))
         ]
         ctx.steps = steps
         ctx.save_for_backward(pooled)
@@ -95,47 +70,25 @@ class _Attend(torch.autograd.Function):
         (pooled,) = ctx.saved_tensors
         steps: FlatSteps = ctx.steps
         result = gradient.new_zeros(gradient.shape[1])
-        centres = (gradient * pooled).sum(dim=1)
+        centres = (gradient * pooled).sum(dim=1).tolist()
         buffer = steps.buffer()
-        for group, shares in zip(ctx.groups, ctx.shares, strict=True):
-            if isinstance(shares, list):
-                row, centre = gradient[group[0]], centres[group[0]]
-                for piece, part in zip(steps.pieces(group[0], buffer), shares, strict=True):
-                    result.addmv_(piece.t(), torch.mv(piece, row).sub_(centre).mul_(part))
-            else:
-                piece, rows = steps.together(group, buffer), slice(group[0], group[-1] + 1)
-                off = torch.mm(gradient[rows], piece.t()).sub_(centres[rows, None])
-                result.addmv_(piece.t(), off.mul_(shares).sum(dim=0))
+        for clip, (row, centre) in enumerate(zip(gradient.contiguous().unbind(0), centres, strict=True)):
+            for piece, shares in zip(steps.pieces(clip, buffer), ctx.shares[clip], strict=True):
+                result.addmv_(piece.t(), torch.mv(piece, row).sub_(centre).mul_(shares))
         return result, None
 
 
-def _pool_group(
-    steps: FlatSteps, group: Sequence[int], weight: Tensor, pooled: Tensor, buffer: Tensor
-) -> Tensor:
-    """Write the weighted sums of a group's clips to ``pooled``.
-
-    Returns:
-        The weight of every step of the group (n) for every clip from its first to its last (m), (m, n): 0 where a
-        step is not the clip's own.
-    """
-    piece = steps.together(group, buffer)
-    scores = torch.mv(piece, weight)
-    rows = slice(group[0], group[-1] + 1)
-    lengths = steps.lengths[rows]
-    if len(lengths) == 1:
-        shares = torch.softmax(scores, dim=0)[None]
-    else:
-        shares = scores.new_zeros(len(lengths), len(scores))
-        begin = 0
-        for row, length in zip(shares.unbind(0), lengths, strict=True):
-            row[begin : begin + length] = torch.softmax(scores[begin : begin + length], dim=0)
-            begin += length
-    torch.mm(shares, piece, out=pooled[rows])
-    return shares
-
-
-def _pool_long(steps: FlatSteps, clip: int, weight: Tensor, pooled: Tensor, buffer: Tensor) -> list[Tensor]:
+def _pool_clip(
+    steps: FlatSteps, clip: int, weight: Tensor, pooled: Tensor, buffer: Tensor
+) -> Sequence[Tensor]:
     """Write one clip's weighted sum to ``pooled`` (D,); returns the weights of its steps, by piece."""
+    if not steps.lengths[clip]:
+        return ()
+    if steps.lengths[clip] <= steps.piece_steps:
+        (piece,) = steps.pieces(clip, buffer)
+        shares = torch.softmax(torch.mv(piece, weight), dim=0)
+        torch.mv(piece.t(), shares, out=pooled)
+        return (shares,)
     grown, tops, top, total = [], [], -math.inf, 0.0
     for piece in steps.pieces(clip, buffer):
         scores = torch.mv(piece, weight)
