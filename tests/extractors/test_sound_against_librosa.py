@@ -1,13 +1,8 @@
 """The spectral measures against librosa's, which production code does not import (see sound/spectrum.py)."""
 
-import os
-
+import librosa
 import numpy as np
 import pytest
-
-# librosa would compile for half a minute what runs here in milliseconds.
-os.environ["NUMBA_DISABLE_JIT"] = "1"
-import librosa
 
 from emi_ray.extractors.sound.spectrum import ROLLOFFS, SHAPE_NAMES, cosine_basis, mel_weights, spectral_shape
 
