@@ -3,9 +3,6 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of tests would fight for two cores
-os.environ["NUMBA_DISABLE_JIT"] = (
-    "1"  # librosa would compile for half a minute what runs here in milliseconds
-)
 
 import tempfile
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Attention pooling over clips as they lie in memory: no padding, no gathering, float16 read as it is.
 
-A clip's steps are read in pieces of at most two megabytes, which mostly stay in a core's cache between being scored and
-being summed. So the features come from memory once forwards and once backwards. Softmax over pieces: the
-running maximum of Milakov and Gimelshein (2018), "Online normalizer calculation for softmax".
+A clip's steps are read in pieces of at most two megabytes, which mostly stay in a core's cache between being
+scored and being summed. So the features come from memory once forwards and once backwards. Softmax over
+pieces: the running maximum of Milakov and Gimelshein (2018), "Online normalizer calculation for softmax".
 """
 
 import math
