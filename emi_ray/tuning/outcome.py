@@ -1,14 +1,17 @@
 """What a search found, judged on clips that it never saw.
 
 The score of the best of many trials flatters: some of it is luck with the tuning split. So the best few trials
-are first confirmed under further seeds on the tuning split; the one that holds up best becomes a recipe file;
-that recipe and the one the search started from are trained by Ray Train on the official split under the same
-seeds. *Optimism* is the tuned score less the reporting score. Part of it is that the two splits differ, which
-the start suffers as well; what is left is due to the choosing.
+are first confirmed under further seeds on the tuning split, beside the settings that the search started from.
+The one that holds up best becomes a recipe file if it beats the start by more than the standard error over
+those seeds (after the one-standard-error rule of Breiman et al., 1984); else the start stays. That recipe and
+the start are then trained by Ray Train on the official split under the same seeds. *Optimism* is the tuned score
+less the reporting score. Part of it is that the two splits differ, which the start suffers as well; what is left
+is due to the choosing.
 """
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, stdev
 
 import ray
 from optuna.trial import FrozenTrial, TrialState
@@ -31,15 +34,16 @@ OnNote = Callable[[str], None]
 """Called with what is about to be done."""
 
 
-_CONFIRMING_SEEDS = 2
+_CONFIRMING_SEEDS = 4
 
 
 class Confirmed(Settings):
-    """A trial on the tuning split: its score in the search, and the mean over that and further seeds."""
+    """A trial on the tuning split: its score in the search, those under further seeds, and the mean of these."""
 
     number: int
     tuned: float
     confirmed: float
+    scores: tuple[float, ...] = ()
 
 
 class Reported(Settings):
@@ -111,7 +115,7 @@ def confirm(
     on_note: OnNote,
 ) -> list[Confirmed]:
     """Train the best ``how_many`` trials and the start again on the tuning split under other seeds, side by
-    side; the best mean first. With ``how_many`` 0 the scores of the search decide.
+    side; the one to choose first. With ``how_many`` 0 the scores of the search decide.
 
     Raises:
         EmiRayError: no trial of the study is complete.
@@ -124,11 +128,24 @@ def confirm(
     score = ray.remote(max_retries=1)(_score).options(**resources.options)
     job = (shared.reference, metric, workspace, resources)
     pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
-    found = [
-        Confirmed(number=t.number, tuned=t.values[0], confirmed=fmean([t.values[0], *results_of(scores)]))
-        for t, scores in zip(trials, pending, strict=True)
-    ]
-    return sorted(found, key=lambda each: -study.sign * each.confirmed)
+    found = []
+    for trial, references in zip(trials, pending, strict=True):
+        tuned, scores = trial.values[0], tuple(results_of(references))
+        # The score of the search would favour those that were lucky in it.
+        mean = fmean(scores) if scores else tuned
+        found.append(Confirmed(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
+    ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
+    start = next((each for each in ranked if study.start and each.number == study.start.number), None)
+    if start is None or start is ranked[0] or _beats(ranked[0], start, study.sign):
+        return ranked
+    on_note("no trial beats the recipe's own settings by more than the noise over seeds: these stay")
+    return [start, *(each for each in ranked if each is not start)]
+
+
+def _beats(challenger: Confirmed, start: Confirmed, sign: int) -> bool:
+    """Whether it is better by more than the standard error of the paired differences over seeds."""
+    gains = [sign * (a - b) for a, b in zip(challenger.scores, start.scores, strict=True)]
+    return len(gains) < 2 or fmean(gains) > stdev(gains) / sqrt(len(gains))
 
 
 def write_best(study: TuningStudy, workspace: Workspace, number: int) -> Recipe:

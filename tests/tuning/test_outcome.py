@@ -74,11 +74,19 @@ def test_without_a_complete_trial_there_is_nothing_to_choose_from(tmp_path):
             module._candidates(study, 3)
 
 
-def test_confirmation_may_change_the_choice_and_always_includes_the_start(study, tmp_path, monkeypatch):
-    flattered = study.optuna.trials[1].params["fusion.lr"]
+@pytest.mark.parametrize(
+    ("gain", "chosen"),
+    [(0.1, [2, 0, 1]), (0.01, [0, 2, 1])],
+    ids=["a clear winner", "one within the noise over seeds"],
+)
+def test_confirmation_may_change_the_choice_and_the_start_stays_unless_beaten(
+    study, tmp_path, monkeypatch, gain, chosen
+):
+    flattered, challenger = (study.optuna.trials[number].params["fusion.lr"] for number in (1, 2))
 
     def score(recipe, seed, *job):
-        return 0.1 if recipe.fusion.lr == flattered else 0.4
+        noise = 0.02 * (-1) ** seed * (recipe.fusion.lr == challenger)
+        return 0.4 + noise + {flattered: -0.3, challenger: gain}.get(recipe.fusion.lr, 0.0)
 
     remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=score))
     monkeypatch.setattr(module.ray, "remote", lambda **_: lambda function: remote)
@@ -86,8 +94,8 @@ def test_confirmation_may_change_the_choice_and_always_includes_the_start(study,
     shared, resources = SimpleNamespace(reference=None), SimpleNamespace(options={}, threads=1)
     workspace = Workspace(str(tmp_path))
     confirmed = confirm(study, shared, workspace, resources, 2, lambda text: None)
-    assert [each.number for each in confirmed] == [2, 0, 1]
-    assert confirmed[0].confirmed == pytest.approx(0.4)
+    assert [each.number for each in confirmed] == chosen
+    assert {each.number: each.confirmed for each in confirmed}[2] == pytest.approx(0.4 + gain)
 
 
 def test_the_front_of_two_objectives_is_part_of_the_result(tmp_path, trained):
