@@ -4,6 +4,7 @@ import io
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -179,11 +180,13 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def _children() -> Iterator[dict[str, Any]]:
-    """Processes that end with the block."""
+    """Processes that end with the block, also when this one is asked to end."""
     children: dict[str, Any] = {}
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield children
     finally:
+        signal.signal(signal.SIGTERM, earlier)
         for child in children.values():
             child.terminate()
         for child in children.values():
