@@ -52,18 +52,13 @@ def main() -> None:
     defaults = ("appearance", "prosody", "hashed-ngrams", "flow")
     modalities = ("vision", "audio", "text", "motion")
     built_in = [f"encoders.{m}.features={name}" for m, name in zip(modalities, defaults, strict=True)]
-    for names, settings in (
-        ([name for name in plain if not needs_extractor(name)], built_in),
-        ([name for name in plain if needs_extractor(name)], []),
-        (["text-finetuned"], [f"encoders.text.backbone={stand_ins['gte-base'][1]}"]),
-        (
-            ["first-place-finetuned"],
-            [*built_in[:2], f"encoders.text.backbone={stand_ins['gte-base'][1]}"],
-        ),
-    ):
-        for chunk in by_modalities(names) if settings is built_in else [names]:
-            own = [s for s in settings if s.split(".")[1] in load_recipe(chunk[0]).encoders]
-            emi_ray("train", "-w", workspace, *chunk, *own, *options.settings)
+    backbone = f"encoders.text.backbone={stand_ins['gte-base'][1]}"
+    commands = [(names, built_in) for names in by_modalities([n for n in plain if not needs_extractor(n)])]
+    commands += [([name for name in plain if needs_extractor(name)], [])]
+    commands += [(["text-finetuned"], [backbone]), (["first-place-finetuned"], [*built_in[:2], backbone])]
+    for names, settings in commands:
+        own = [s for s in settings if s.split(".")[1] in load_recipe(names[0]).encoders]
+        emi_ray("train", "-w", workspace, *names, *own, *options.settings)
     emi_ray("report", "-w", workspace)
     runs = Workspace(workspace).read_json("report/scores.json")["runs"]
     trained = {run["recipe"]: run for run in runs}

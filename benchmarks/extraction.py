@@ -28,6 +28,7 @@ from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.manifest import validate_corpus
 from emi_ray.extraction import extract
 from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.pools import default_batch_size
 from emi_ray.extraction.work import store_of
 from emi_ray.extractors import Extractor
 from emi_ray.media.clip import DecodedClip
@@ -36,9 +37,6 @@ from emi_ray.media.source import ClipSource
 from emi_ray.runtime import ray_session
 from emi_ray.schema import Modality
 from emi_ray.workspace import CLIPS, Workspace
-
-BATCH = {"text": 32}
-"""Where it is not 8; as in the pipeline."""
 
 REPEATS = {"text": 20}
 """How often each clip is taken, where it takes milliseconds."""
@@ -134,7 +132,7 @@ def bare_rates(workspace: Workspace, config: WorkspaceConfig, modality: Modality
     spec = plan_pipeline(workspace, config, [modality]).specs[modality]
     torch.set_num_threads(os.cpu_count() or 1)
     extractor, sources = spec.build(), sources_of(workspace)
-    first, *rest = batches(sources, BATCH.get(modality, 8))
+    first, *rest = batches(sources, default_batch_size(modality))
     decoded = [[decode_clip(source, config.media, spec.needs) for source in first]]
     extractor.extract(usable(decoded[0][:1], extractor))
 

@@ -105,7 +105,7 @@ def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
     modality that the model reads."""
     known = pc.not_equal(table["modalities"], "")
     for label in labels:
-        clipped = pa.array(table[label.name].to_numpy().clip(label.low, label.high))
+        clipped = pa.array(_clipped(table, label))
         shown = pc.if_else(known, clipped, pa.scalar(None, clipped.type))
         table = table.set_column(table.column_names.index(label.name), label.name, shown)
     return table
@@ -128,11 +128,15 @@ def write_submission(
     if len(set(ids)) < len(ids):
         twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
         raise UserError(f"{path}: clip '{twice}' has several predictions; a submission has one row a clip.")
-    columns = {"Filename": [clip_id.zfill(id_width or 0) for clip_id in ids]}
+    columns: dict[str, Any] = {"Filename": [clip_id.zfill(id_width or 0) for clip_id in ids]}
     for label in labels:
-        columns[label.name] = table[label.name].to_numpy().clip(label.low, label.high)
+        columns[label.name] = _clipped(table, label)
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(columns).to_csv(path, index=False, float_format="%.6f")
+
+
+def _clipped(table: pa.Table, label: Label) -> np.ndarray:
+    return table[label.name].to_numpy().clip(label.low, label.high)
 
 
 def _rows_of(split: Split, rows: Rows, data: ClipData, modalities: Sequence[Modality]) -> np.ndarray:

@@ -85,13 +85,14 @@ def _warn_of_unknown(predictions: "Table", shown: str) -> None:
     unknown = [clip_id for clip_id, modalities in rows if not modalities]
     if unknown:
         named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
-        console.print(
-            f"Warning: {len(unknown)} of {predictions.num_rows} clips have nothing that the model reads; their "
-            f"intensities are {shown}: {named}.",
-            style="yellow",
-            markup=False,
-            soft_wrap=True,
+        _warn(
+            f"{len(unknown)} of {predictions.num_rows} clips have nothing that the model reads; their "
+            f"intensities are {shown}: {named}."
         )
+
+
+def _warn(text: str) -> None:
+    console.print(f"Warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -109,12 +110,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
     show_scores(metrics, labels_of(workspace.clips().schema))
     if constant := metrics.get("constant_labels"):
-        console.print(
-            f"Warning: {', '.join(constant)} never varies among the validation clips, so no correlation exists; "
-            f"the mean is over {metrics['num_labels_scored']} labels.",
-            style="yellow",
-            markup=False,
-            soft_wrap=True,
+        _warn(
+            f"{', '.join(constant)} never varies among the validation clips, so no correlation exists; "
+            f"the mean is over {metrics['num_labels_scored']} labels."
         )
     run = f"{metrics['recipe']}/{metrics['seed']}"
     if metrics["already_finished"]:

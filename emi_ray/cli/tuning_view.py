@@ -9,14 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from emi_ray.cli.app import console
+from emi_ray.cli.show import LOG_EVERY_S
 from emi_ray.tuning.outcome import Outcome
 from emi_ray.tuning.study import Counts, TuningStudy
 from emi_ray.tuning.tune import TuneOptions
 from emi_ray.workspace import Workspace
 
 _REDRAW_EVERY_S = 0.2
-_LOG_EVERY_S = 30.0
-"""Where no one sees the live line, as in a job's log."""
 
 
 @dataclass
@@ -53,7 +52,7 @@ class StudyView:
         score = "no score yet" if best is None else f"best {best.values[0]:.4f} (trial {best.number})"
         text = f"{score} · {_spell(counts)}{self._time_left(counts)}"
         self.progress.update(self.task, completed=counts.finished, description=text)
-        if not console.is_terminal and self.drawn - self.logged > _LOG_EVERY_S:
+        if not console.is_terminal and self.drawn - self.logged > LOG_EVERY_S:
             self.logged = self.drawn
             console.print(f"{counts.finished}/{self.options.trials} {text}", soft_wrap=True)
 
