@@ -9,7 +9,10 @@ features.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +88,7 @@ class FeatureStore:
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The parts, one Arrow table each, each clip once. Columns: clip_id, num_steps, features, …"""
         seen: set[str] = set()
-        for part in self.parts():
-            table = self.workspace.read_table(part, columns)
+        for table in _ahead(lambda part: self.workspace.read_table(part, columns), self.parts()):
             ids = table["clip_id"].to_pylist()
             fresh = [clip_id not in seen for clip_id in ids]
             seen.update(ids)
@@ -110,6 +112,18 @@ def steps_of(table: pa.Table) -> np.ndarray:
     """All steps of all clips of a store's table, one below the other: (sum of num_steps, D) float16."""
     lists = table["features"].combine_chunks().flatten()
     return lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
+
+
+def _ahead(read: Callable[[str], pa.Table], parts: Sequence[str]) -> Iterator[pa.Table]:
+    """The tables of the parts, in order; while one is used, a thread for each core decodes one of the next."""
+    depth = os.cpu_count() or 1
+    with ThreadPoolExecutor(depth) as pool:
+        reading = deque(pool.submit(read, part) for part in parts[:depth])
+        for part in [*parts[depth:], *[None] * len(reading)]:
+            table = reading.popleft().result()
+            if part is not None:
+                reading.append(pool.submit(read, part))
+            yield table
 
 
 def stores_of(workspace: Workspace, modality: Modality) -> list[FeatureStore]:

@@ -46,7 +46,7 @@ class Sequences:
     Attributes:
         present: (B,) bool, False for clips that lack the modality, whose steps are all masked.
         pad: makes the padded groups.
-        flat: the same steps unpadded, where they are long enough for that to pay; else None.
+        flat: the same steps unpadded, on a CPU; else None.
         pooled: True where each sequence is one vector that its encoder's pooling made beforehand.
     """
 

@@ -85,10 +85,9 @@ class _Resident:
         return Sequences(present, lambda: self._padding(rows), self._flat(rows), self._pooled)
 
     def _flat(self, rows: np.ndarray) -> FlatSteps | None:
-        lengths = self._lengths[rows]
-        if self._device.type != "cpu" or lengths.sum() * self._values.shape[1] < _SMALL_BATCH_VALUES:
+        if self._device.type != "cpu":
             return None
-        return FlatSteps(self._values, self._starts[rows].tolist(), lengths.tolist())
+        return FlatSteps(self._values, self._starts[rows], self._lengths[rows])
 
     def _padding(self, rows: np.ndarray) -> Padding:
         descending = np.argsort(-self._lengths[rows], kind="stable")

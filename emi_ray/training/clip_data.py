@@ -189,9 +189,12 @@ def _allocate(store: FeatureStore, shape: tuple[int, int], cache: Path | None) -
 
 
 def _refuse_infinite(store: FeatureStore, table: pa.Table, steps: np.ndarray) -> None:
-    finite = np.isfinite(steps).all(axis=1)
-    if finite.all():
+    exponents = (
+        steps.view(np.uint16) & 0x7C00
+    )  # all ones for what is not finite; isfinite takes twice as long
+    if exponents.max(initial=0) < 0x7C00:
         return
+    finite = np.isfinite(steps).all(axis=1)
     ends = np.cumsum(table["num_steps"].to_numpy())
     clip = table["clip_id"][int(np.searchsorted(ends, int(np.argmin(finite)), side="right"))]
     raise UserError(
