@@ -5,14 +5,15 @@ It skips a stage whose checkpoint lies in its folder of results.
 """
 
 import csv
-import json
 import pickle
+import re
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,20 +21,31 @@ from emi_ray.schema import EMOTIONS, Modality
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.rows import Rows
 
-FOLDERS: dict[Modality, str] = {"text": "text", "audio": "audio", "vision": "face"}
+FOLDERS: dict[Modality, str] = {"text": "text", "audio": "audio", "vision": "face", "motion": "motion_seq"}
+
+_STAMP = r"^(\d\S+ \S+) - "
+_BEGUN = re.compile(_STAMP + r"(?:--- Stage: (\w+) |Total trainable parameters)")
+_EPOCH = re.compile(_STAMP + r"\[(\w+)\] Epoch (\d+)/\d+ .*Val Pearson(?:\(avg\))?: (-?[\d.]+|nan)")
+
+
+class Epoch(NamedTuple):
+    stage: str
+    seconds: float
+    val_pearson: float
 
 
 @dataclass(frozen=True)
 class AuthorsScript:
-    """The script, and the folder of its inputs and results."""
+    """The script, the folder of its inputs and results, and the modalities it is to read."""
 
     script: Path
     folder: Path
+    modalities: Sequence[Modality] = ("text", "audio", "vision")
 
     def write_inputs(self, data: ClipData, rows: Rows) -> None:
         """One pickle a clip and modality, and one CSV a split."""
-        for modality, name in FOLDERS.items():
-            place, packed = self.folder / name, data.features[modality]
+        for modality in self.modalities:
+            place, packed = self.folder / FOLDERS[modality], data.features[modality]
             place.mkdir(parents=True)
             for row in np.concatenate([rows.train, rows.val]):
                 if packed.present[row]:
@@ -45,32 +57,41 @@ class AuthorsScript:
                 writer.writerow(["Filename", *EMOTIONS])
                 writer.writerows([data.clip_ids[row], *data.targets[row]] for row in chosen)
 
-    def run(
-        self, data: ClipData, epochs: Mapping[str, int], flags: Mapping[str, object]
-    ) -> tuple[float, float]:
-        """Seconds and best val Pearson of one run.
+    def run(self, data: ClipData, epochs: Mapping[str, int], flags: Mapping[str, object]) -> list[Epoch]:
+        """Its epochs, timed by the stamps of its log.
 
         Args:
-            epochs: by stage: ``text``, ``audio``, ``vision``, ``fusion``.
+            epochs: by stage: a modality, or ``fusion``.
             flags: further options of the script.
         """
-        options: dict[str, object] = {f"{name}_dir": self.folder / name for name in FOLDERS.values()}
+        folders = [FOLDERS[modality] for modality in self.modalities]
+        options: dict[str, object] = {f"{name}_dir": self.folder / name for name in folders}
         options |= {"train_csv": self.folder / "train.csv", "valid_csv": self.folder / "valid.csv"}
         options |= {f"{stage}_epochs": number for stage, number in epochs.items()}
-        options |= {f"{FOLDERS[m]}_input_dim": data.features[m].feature_dim for m in FOLDERS}
-        options |= {
-            "save_dir": self.folder / "saved",
-            "log_dir": self.folder / "logs",
-            "device": "cpu",
-            **flags,
-        }
+        widths = {m: data.features[m].feature_dim for m in self.modalities if m != "motion"}
+        options |= {f"{FOLDERS[m]}_input_dim": width for m, width in widths.items()}
+        options |= {"save_dir": self.folder / "saved", "log_dir": self.folder / "logs", "device": "cpu"}
         command = [sys.executable, str(self.script)]
-        for name, value in options.items():
+        if "motion" in self.modalities:
+            command += ["--use_motion_seq"]
+        for name, value in {**options, **flags}.items():
             command += [f"--{name}", str(value)]
-        started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{self.script} failed:\n{done.stderr[-2000:]}")
-        seconds = time.perf_counter() - started
-        told = json.loads((self.folder / "saved/fusion_no_motion_best_metadata.json").read_text())
-        return seconds, told["best_val_pearson_avg"]
+        return list(_epochs(done.stdout))
+
+
+def _epochs(log: str) -> Iterator[Epoch]:
+    last = None
+    for line in log.splitlines():
+        if begun := _BEGUN.match(line):
+            last = _moment(begun[1])
+        elif (ended := _EPOCH.match(line)) and last is not None:
+            now = _moment(ended[1])
+            yield Epoch(ended[2], (now - last).total_seconds(), float(ended[4]))
+            last = now
+
+
+def _moment(stamp: str) -> datetime:
+    return datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f")

@@ -9,37 +9,27 @@ its pickles in every epoch, ours reads a feature store once.
 """
 
 import argparse
-import csv
 import os
-import pickle
-import re
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+from authors_script import AuthorsScript, Epoch
 from made_features import PAPER_STEPS, make_clips
 
 from emi_ray.feature_store import ClipFeatures, FeatureStore
 from emi_ray.recipe import load_recipe
-from emi_ray.schema import EMOTIONS, MODALITIES
+from emi_ray.schema import MODALITIES
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_packed
-from emi_ray.training.rows import split_rows
+from emi_ray.training.rows import Rows, split_rows
 from emi_ray.training.stages import train_recipe
 from emi_ray.workspace import Workspace
 
 STAGES = (*MODALITIES, "fusion")
-PEER_FOLDERS = {"text": "text", "audio": "audio", "vision": "face", "motion": "motion_seq"}
-EPOCH = re.compile(r"^(\S+ \S+) - \[(\w+)\] Epoch (\d+)/\d+ .*Val Pearson(?:\(avg\))?: (-?[\d.]+|nan)")
-STAMP = "%Y-%m-%d %H:%M:%S,%f"
-BEGUN = re.compile(r"^(\S+ \S+) - (?:--- Stage: (\w+) |Total trainable parameters)")
-Epochs = dict[str, list[float]]
 
 
 def main() -> None:
@@ -54,23 +44,31 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         data, loading = _through_a_store(data, Path(folder))
-        print(f"read once from the feature store: {loading:.1f} s")
-        peer_folder = Path(folder) / "peer"
-        if options.peer:
-            _write_pickles(data, peer_folder)
+        print(f"read once from the feature store: {loading:.1f} s; the authors' script reads in every epoch")
+        rows = split_rows(data)
+        script = AuthorsScript(options.peer, Path(folder) / "peer", MODALITIES) if options.peer else None
+        if script:
+            script.write_inputs(data, rows)
         peer, ours = defaultdict(list), defaultdict(list)
         processor = {"authors": 0.0, "ours": 0.0}
         for seed in range(options.seeds):
-            if options.peer:
+            if script:
                 before = _children_s()
-                _collect(peer, _run_peer(options, peer_folder, seed))
+                flags = {"seed": seed, "save_dir": script.folder / f"saved{seed}"}
+                _collect(peer, script.run(data, dict.fromkeys(STAGES, options.epochs), flags))
                 processor["authors"] += _children_s() - before
             before = time.process_time()
-            _collect(ours, _run_ours(data, options.epochs, seed))
+            _collect(ours, _run_ours(data, rows, options.epochs, seed))
             processor["ours"] += time.process_time() - before
     if not options.peer:
         print("No --peer: the authors' script is not there, so only our side is timed.")
     _show(dict(peer), dict(ours), data, options)
+    if script:
+        theirs, own = (sum(e[0] for stage in side.values() for e in stage) for side in (peer, ours))
+        own += loading * options.seeds
+        print(
+            f"all epochs, our reading once a seed included: {theirs:.0f} s / {own:.0f} s = {theirs / own:.1f}x"
+        )
     print("processor seconds of the whole run, start and reading included: ", end="")
     print(", ".join(f"{name} {seconds:.1f}" for name, seconds in processor.items()))
 
@@ -109,58 +107,10 @@ def _through_a_store(data: ClipData, folder: Path) -> tuple[ClipData, float]:
     return data.with_features(features), seconds
 
 
-def _write_pickles(data: ClipData, folder: Path) -> None:
-    for modality, packed in data.features.items():
-        place = folder / PEER_FOLDERS[modality]
-        place.mkdir(parents=True)
-        for row in np.flatnonzero(packed.present):
-            with (place / f"{data.clip_ids[row]}.pkl").open("wb") as stream:
-                pickle.dump(packed.of(row).astype(np.float32), stream, protocol=5)
-    for split, name in (("train", "train_split.csv"), ("val", "valid_split.csv")):
-        with (folder / name).open("w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["Filename", *EMOTIONS])
-            for row in np.flatnonzero(data.splits == split):
-                writer.writerow([data.clip_ids[row], *data.targets[row]])
-
-
-def _run_peer(options: argparse.Namespace, folder: Path, seed: int) -> list[tuple[str, float, float]]:
-    """Stage, seconds and val Pearson of each epoch, from the time stamps of its log."""
-    command = [sys.executable, str(options.peer), "--use_motion_seq", "--device", "cpu", "--seed", str(seed)]
-    for option, name in (
-        ("face", "face"),
-        ("audio", "audio"),
-        ("text", "text"),
-        ("motion_seq", "motion_seq"),
-    ):
-        command += [f"--{option}_dir", str(folder / name)]
-    command += [
-        "--train_csv",
-        str(folder / "train_split.csv"),
-        "--valid_csv",
-        str(folder / "valid_split.csv"),
-    ]
-    for stage in STAGES:
-        command += [f"--{stage}_epochs", str(options.epochs)]
-    command += ["--save_dir", str(folder / f"save{seed}"), "--log_dir", str(folder / "logs")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
-    if done.returncode:
-        raise SystemExit(f"{options.peer} failed:\n{done.stderr[-2000:]}")
-    epochs, last = [], None
-    for line in done.stdout.splitlines():
-        if begun := BEGUN.match(line):
-            last = datetime.strptime(begun[1], STAMP)
-        elif (ended := EPOCH.match(line)) and last is not None:
-            now = datetime.strptime(ended[1], STAMP)
-            epochs.append((ended[2], (now - last).total_seconds(), float(ended[4])))
-            last = now
-    return epochs
-
-
-def _run_ours(data: ClipData, epochs: int, seed: int) -> list[tuple[str, float, float]]:
-    recipe = load_recipe("paper-faithful", [f"training.epochs={epochs}", "training.bucket_batches=8"])
-    trained = train_recipe(recipe, data, split_rows(data), seed=seed)
-    return [(entry["stage"], entry["seconds"], entry["val_pearson"]) for entry in trained.history]
+def _run_ours(data: ClipData, rows: Rows, epochs: int, seed: int) -> list[Epoch]:
+    recipe = load_recipe("paper-faithful", [f"training.epochs={epochs}"])
+    trained = train_recipe(recipe, data, rows, seed=seed)
+    return [Epoch(entry["stage"], entry["seconds"], entry["val_pearson"]) for entry in trained.history]
 
 
 def _children_s() -> float:
@@ -169,7 +119,7 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _collect(into: dict[str, list[tuple[float, float]]], epochs: list[tuple[str, float, float]]) -> None:
+def _collect(into: dict[str, list[tuple[float, float]]], epochs: list[Epoch]) -> None:
     for stage, seconds, r in epochs:
         into[stage].append((seconds, r))
 

@@ -181,7 +181,8 @@ def _authors(options: argparse.Namespace, setting: Setting, data: TuningData, fo
         trial = study.ask()
         values = setting.settings.space.suggest(trial)
         flags = {FLAGS[name]: value for name, value in values.items()} | {"patience": options.epochs + 1}
-        study.tell(trial, script.run(data.clips, {**epochs, "fusion": options.epochs}, flags)[1])
+        done = script.run(data.clips, {**epochs, "fusion": options.epochs}, flags)
+        study.tell(trial, max(epoch.val_pearson for epoch in done if epoch.stage == "fusion"))
     return (time.perf_counter() - started) / len(chosen) * len(setting.trials)
 
 
