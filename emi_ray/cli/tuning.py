@@ -39,8 +39,12 @@ def tune(
         typer.Option(help="A second objective: of the model, or of its training."),
     ] = None,
     folds: Annotated[
-        int, typer.Option(help="Folds of train to tune on; 1: one part is held out.", min=1)
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Folds of train to tune on; 1: one part is held out; none given: 3 below 2,000 train clips.",
+            min=1,
+        ),
+    ] = None,
     holdout: Annotated[float, typer.Option(help="Share of train that is held out.", min=0.01, max=0.9)] = 0.2,
     sampler: Annotated[
         Literal["tpe", "gp", "random", "nsga2"], typer.Option(help="Who proposes trials.")

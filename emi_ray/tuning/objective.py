@@ -5,14 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from emi_ray.recipe import Recipe
+from emi_ray.training.run_files import predict_in_units
 from emi_ray.training.stages import FUSION, EncoderCache, Hooks, train_recipe
 from emi_ray.tuning.tuning_data import TuningData
 
 OnStep = Callable[[int, float], None]
 """Called with a step and the score so far: after every epoch of the last stage; with folds, after each."""
+
+OnPredictions = Callable[[np.ndarray], object]
+"""Called after each fold with predictions for its validation clips, (n, L) in the units of the labels."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def score_recipe(
     device: torch.device | None = None,
     encoder_cache: EncoderCache | None = None,
     on_step: OnStep | None = None,
+    on_predictions: OnPredictions | None = None,
 ) -> Score:
     """Train a recipe on each fold; its score is the mean of ``metric`` at the best epochs of the last stages.
 
@@ -76,6 +82,8 @@ def score_recipe(
         values.append(float(last.scores[metric]))
         best_epochs.append(last.best_epoch)
         seconds += sum(outcome.seconds for outcome in trained.outcomes.values())
+        if on_predictions is not None:
+            on_predictions(predict_in_units(trained.model, data.clips, rows.val))
         if on_step is not None and len(data.folds) > 1:
             on_step(fold + 1, sum(values) / len(values))
     return Score(

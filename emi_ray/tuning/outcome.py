@@ -2,17 +2,18 @@
 
 The score of the best of many trials flatters: some of it is luck with the tuning split. So the best few trials
 are first confirmed under further seeds on the tuning split, beside the settings that the search started from.
-The one that holds up best becomes a recipe file if it beats the start by more than the standard error over
-those seeds (after the one-standard-error rule of Breiman et al., 1984); else the start stays. That recipe and
-the start are then trained by Ray Train on the official split under the same seeds. *Optimism* is the tuned score
+The one that holds up best becomes a recipe file if it beats the start by more than the gain's standard error
+over seeds and clips (after the one-standard-error rule of Breiman et al., 1984); else the start stays. That recipe
+and the start are then trained by Ray Train on the official split under the same seeds. *Optimism* is the tuned score
 less the reporting score. Part of it is that the two splits differ, which the start suffers as well; what is left
 is due to the choosing.
 """
 
 from collections.abc import Callable, Sequence
-from math import sqrt
-from statistics import fmean, stdev
+from functools import partial
+from statistics import fmean
 
+import numpy as np
 import ray
 from optuna.trial import FrozenTrial, TrialState
 
@@ -21,6 +22,7 @@ from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
 from emi_ray.training import ray_worker
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+from emi_ray.tuning.noise import Judged, error_of_gain
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.ray_search import SharedData, results_of
 from emi_ray.tuning.resources import TrialResources
@@ -128,24 +130,28 @@ def confirm(
     score = ray.remote(max_retries=1)(_score).options(**resources.options)
     job = (shared.reference, metric, workspace, resources)
     pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
+    judged: dict[int, list[Judged]] = {
+        trial.number: results_of(references) for trial, references in zip(trials, pending, strict=True)
+    }
     found = []
-    for trial, references in zip(trials, pending, strict=True):
-        tuned, scores = trial.values[0], tuple(results_of(references))
+    for trial in trials:
+        tuned, scores = trial.values[0], tuple(each.value for each in judged[trial.number])
         # The score of the search would favour those that were lucky in it.
         mean = fmean(scores) if scores else tuned
         found.append(Confirmed(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
-    ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
-    start = next((each for each in ranked if study.start and each.number == study.start.number), None)
-    if start is None or start is ranked[0] or _beats(ranked[0], start, study.sign):
+    best, *others = ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
+    start = next((each for each in others if study.start and each.number == study.start.number), None)
+    if start is None or not seeds:
         return ranked
-    on_note("no trial beats the recipe's own settings by more than the noise over seeds: these stay")
+    error = error_of_gain(judged[best.number], judged[start.number], metric)
+    gain = study.sign * (best.confirmed - start.confirmed)
+    if gain > error:
+        return ranked
+    on_note(
+        f"trial {best.number} gains {gain:.4f} on the recipe's own settings, with a standard error of {error:.4f} "
+        "over seeds and clips: the recipe's own stay"
+    )
     return [start, *(each for each in ranked if each is not start)]
-
-
-def _beats(challenger: Confirmed, start: Confirmed, sign: int) -> bool:
-    """Whether it is better by more than the standard error of the paired differences over seeds."""
-    gains = [sign * (a - b) for a, b in zip(challenger.scores, start.scores, strict=True)]
-    return len(gains) < 2 or fmean(gains) > stdev(gains) / sqrt(len(gains))
 
 
 def write_best(study: TuningStudy, workspace: Workspace, number: int) -> Recipe:
@@ -192,18 +198,23 @@ def judge(
     on_note: OnNote,
 ) -> Outcome:
     """Train the best recipe and the start on the official split and write ``result.json``."""
-    settings = study.settings
+    settings, first = study.settings, study.start
     best = write_best(study, workspace, confirmed[0].number)
     start = settings.recipe.model_copy(update={"name": f"{study.name}-start", "paper": None})
-    first = study.start
+    report = partial(
+        report_recipe, workspace, config=config, metric=settings.metric, seeds=seeds, on_note=on_note
+    )
+    best_reported = report(best)
+    start_stays = first is not None and confirmed[0].number == first.number
+    start_reported = best_reported.model_copy(update={"recipe": start.name}) if start_stays else report(start)
     outcome = Outcome(
         metric=settings.metric,
         finished=study.counts.finished,
         seeds=tuple(seeds),
         confirmed=tuple(confirmed),
         start=next((each for each in confirmed if first and each.number == first.number), None),
-        best_reported=report_recipe(workspace, best, config, settings.metric, seeds, on_note),
-        start_reported=report_recipe(workspace, start, config, settings.metric, seeds, on_note),
+        best_reported=best_reported,
+        start_reported=start_reported,
         parameters=study.optuna.trials[confirmed[0].number].params,
         start_parameters=settings.space.own_values(settings.recipe),
         front=tuple(
@@ -239,6 +250,11 @@ def _candidates(study: TuningStudy, how_many: int) -> list[FrozenTrial]:
 
 def _score(
     recipe: Recipe, seed: int, data: TuningData, metric: str, workspace: Workspace, resources: TrialResources
-) -> float:
+) -> Judged:
     cache, device = WorkspaceEncoderCache(workspace), resources.take_up()
-    return score_recipe(recipe, data, metric, seed=seed, device=device, encoder_cache=cache).value
+    predicted: list[np.ndarray] = []
+    score = score_recipe(
+        recipe, data, metric, seed=seed, device=device, encoder_cache=cache, on_predictions=predicted.append
+    )
+    val = np.concatenate([rows.val for rows in data.folds])
+    return Judged(score.value, np.concatenate(predicted), data.clips.targets[val], data.clips.labels)

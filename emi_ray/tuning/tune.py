@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.runtime import require_shared
@@ -34,6 +36,7 @@ OnChange = Callable[[TuningStudy], None]
 """Called on the driver whenever something of the study has changed."""
 
 _RECORD_EVERY_S = 15.0
+_FEW_CLIPS = 2000
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ class TuneOptions:
     Attributes:
         trials: finished ones (complete or pruned) in all, those of earlier commands included.
         timeout_s: after so many seconds no new trial starts.
+        folds: of the recipe's training clips; 1: one part is held out; none given: by their number.
         scheduler: by default ``asha``; ``none`` with two objectives.
         concurrent: trials at once; by default as many as fit.
-        confirm: how many of the best trials are trained again under two more seeds before one is chosen.
+        confirm: how many of the best trials are trained again under further seeds before one is chosen.
         seeds: how many seeds judge the choice on the reporting split; 0: none, and nothing is judged.
         storage: URL of a database that holds the study; by default a journal in the workspace.
     """
@@ -56,7 +60,7 @@ class TuneOptions:
     timeout_s: float | None = None
     metric: str = "val_pearson"
     minimise: Cost | None = None
-    folds: int = 1
+    folds: int | None = None
     holdout: float = 0.2
     sampler: SamplerName = "tpe"
     scheduler: SchedulerName | None = None
@@ -108,11 +112,18 @@ def plan_tuning(
         space=space,
         metric=options.metric,
         minimise=options.minimise,
-        folds=options.folds,
+        folds=options.folds or default_folds(workspace),
         holdout=options.holdout,
         data_key=run.key,
     )
     return TunePlan(workspace, config, source, options, settings, run)
+
+
+def default_folds(workspace: Workspace) -> int:
+    """Three where a part held out of train would be so small that its scores are mostly luck; else 1."""
+    clips = workspace.clips(["split"])
+    num_train = pc.sum(pc.equal(clips["split"], "train")).as_py() or 0
+    return 1 if num_train >= _FEW_CLIPS else 3
 
 
 def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None:

@@ -1,12 +1,15 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tuning_studies import open_study, score_of, settings_of
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import load_recipe
+from emi_ray.schema import Label
 from emi_ray.tuning import outcome as module
+from emi_ray.tuning.noise import Judged, error_of_gain
 from emi_ray.tuning.outcome import Confirmed, confirm, judge, read_outcome
 from emi_ray.tuning.record import write_record
 from emi_ray.workspace import Workspace
@@ -32,6 +35,12 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(module.ray_worker, "train", train)
     return names
+
+
+def judged_at(r, num_clips=2000):
+    """A recipe whose predictions correlate with the targets by about ``r``; the same noise for every ``r``."""
+    truth, noise = np.random.default_rng(0).normal(size=(2, num_clips, 1))
+    return Judged(r, r * truth + np.sqrt(1 - r**2) * noise, truth, (Label("Joy", 0.0, 1.0),))
 
 
 def judged(study, workspace, trained):
@@ -76,8 +85,8 @@ def test_without_a_complete_trial_there_is_nothing_to_choose_from(tmp_path):
 
 @pytest.mark.parametrize(
     ("gain", "chosen"),
-    [(0.1, [2, 0, 1]), (0.01, [0, 2, 1])],
-    ids=["a clear winner", "one within the noise over seeds"],
+    [(0.1, [2, 0, 1]), (0.005, [0, 2, 1])],
+    ids=["a clear winner", "one within the noise"],
 )
 def test_confirmation_may_change_the_choice_and_the_start_stays_unless_beaten(
     study, tmp_path, monkeypatch, gain, chosen
@@ -86,7 +95,7 @@ def test_confirmation_may_change_the_choice_and_the_start_stays_unless_beaten(
 
     def score(recipe, seed, *job):
         noise = 0.02 * (-1) ** seed * (recipe.fusion.lr == challenger)
-        return 0.4 + noise + {flattered: -0.3, challenger: gain}.get(recipe.fusion.lr, 0.0)
+        return judged_at(0.4 + noise + {flattered: -0.3, challenger: gain}.get(recipe.fusion.lr, 0.0))
 
     remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=score))
     monkeypatch.setattr(module.ray, "remote", lambda **_: lambda function: remote)
@@ -96,6 +105,26 @@ def test_confirmation_may_change_the_choice_and_the_start_stays_unless_beaten(
     confirmed = confirm(study, shared, workspace, resources, 2, lambda text: None)
     assert [each.number for each in confirmed] == chosen
     assert {each.number: each.confirmed for each in confirmed}[2] == pytest.approx(0.4 + gain)
+
+
+def test_a_gain_is_as_uncertain_as_seeds_and_clips_are_few():
+    start, challenger = [judged_at(0.4)] * 4, [judged_at(0.45)] * 4
+    assert error_of_gain(start, start, "val_pearson") == 0
+    few = [[judged_at(r, 50)] * 4 for r in (0.45, 0.4)]
+    error = error_of_gain(challenger, start, "val_pearson")
+    assert 0 < error < 0.01 < 3 * error_of_gain(*few, "val_pearson")
+    wavering = [judged_at(0.45 + 0.05 * sign) for sign in (1, -1, 1, -1)]
+    # Four seeds, half of them .05 above and half below: .05 / sqrt(4), and the clips' share.
+    assert error_of_gain(wavering, start, "val_pearson") == pytest.approx(np.hypot(0.025, error), rel=0.25)
+
+
+def test_a_start_that_stays_is_reported_once_under_both_names(study, tmp_path, trained):
+    confirmed = [Confirmed(number=0, tuned=0.3, confirmed=0.3), Confirmed(number=1, tuned=0.5, confirmed=0.2)]
+    outcome = judge(
+        study, Workspace(str(tmp_path)), WorkspaceConfig(), confirmed, (42, 43), lambda text: None
+    )
+    assert trained == [("s-best", 42), ("s-best", 43)]
+    assert (outcome.gain, outcome.start_reported.recipe) == (0, "s-start")
 
 
 def test_the_front_of_two_objectives_is_part_of_the_result(tmp_path, trained):
