@@ -28,7 +28,7 @@ from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.manifest import validate_corpus
 from emi_ray.extraction import extract
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.pools import default_batch_size
+from emi_ray.extraction.run import propose_pools
 from emi_ray.extraction.work import store_of
 from emi_ray.extractors import Extractor
 from emi_ray.media.clip import DecodedClip
@@ -129,10 +129,11 @@ def usable(clips: Sequence[DecodedClip], extractor: Extractor) -> list[DecodedCl
 
 def bare_rates(workspace: Workspace, config: WorkspaceConfig, modality: Modality) -> tuple[float, float]:
     """Clips a second of a bare loop over the same clips, and of the bare model on ready inputs."""
-    spec = plan_pipeline(workspace, config, [modality]).specs[modality]
+    pipeline = plan_pipeline(workspace, config, [modality])
+    spec, batch_size = pipeline.specs[modality], propose_pools(pipeline, None)[modality].batch_size
     torch.set_num_threads(os.cpu_count() or 1)
     extractor, sources = spec.build(), sources_of(workspace)
-    first, *rest = batches(sources, default_batch_size(modality))
+    first, *rest = batches(sources, batch_size)
     decoded = [[decode_clip(source, config.media, spec.needs) for source in first]]
     extractor.extract(usable(decoded[0][:1], extractor))
 
@@ -147,14 +148,14 @@ def bare_rates(workspace: Workspace, config: WorkspaceConfig, modality: Modality
     return len(sources) / loop_s, len(sources) / model_s
 
 
-def models_part(media: Sequence[str], folder: Path) -> None:
+def models_part(media: Sequence[str], folder: Path, frame_rate_hz: float) -> None:
     """(a) pipeline against bare loop and bare model; (d) two CPU actors against one, threads held equal."""
     settings = save_models(folder / "models")
     table = Table(
         "extractor", "pipeline clips/s", "÷ bare loop", "÷ bare model", "2 actors x 1 ÷ 1 x 2 threads"
     )
     for modality, chosen in settings.items():
-        chosen = [*chosen, "media.frame_rate_hz=2"]
+        chosen = [*chosen, f"media.frame_rate_hz={frame_rate_hz:g}"]
         repeats = REPEATS.get(modality, 1)
         with ray_session():
             rate = pipeline_rate(*new_workspace(folder / f"{modality}-1", media, chosen, repeats), [modality])
@@ -244,10 +245,14 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="folder of clips")
     parser.add_argument("--part", choices=["models", "built-in"], required=True)
     parser.add_argument("--num", type=int, default=36, help="clips to use")
+    parser.add_argument("--frame-rate", type=float, default=1.0, help="pictures a second for the models")
     options = parser.parse_args()
     media = [str(path.resolve()) for path in sorted(options.clips.iterdir()) if path.is_file()][: options.num]
     with tempfile.TemporaryDirectory() as folder:
-        (models_part if options.part == "models" else built_in_part)(media, Path(folder))
+        if options.part == "models":
+            models_part(media, Path(folder), options.frame_rate)
+        else:
+            built_in_part(media, Path(folder))
 
 
 if __name__ == "__main__":

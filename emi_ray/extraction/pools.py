@@ -69,15 +69,14 @@ def plan_pools(
             pools[name] = Pool(GPU_BATCH_SIZE, 1, machine.gpus, 0.25, 1 / len(on_gpu), 1)
         elif is_model:
             actors = max(1, machine.cpus // THREADS_OF_A_MODEL)
-            pools[name] = Pool(default_batch_size(name), actors, actors, 0.25, 0.0, machine.cpus // actors)
+            pools[name] = Pool(_batch_size(name), actors, actors, 0.25, 0.0, machine.cpus // actors)
         else:
             actors = max(1, math.floor(weights[name] * share + 0.5))
-            pools[name] = Pool(default_batch_size(name), actors, actors, 0.25, 0.0, 1)
+            pools[name] = Pool(_batch_size(name), actors, actors, 0.25, 0.0, 1)
     return {name: _by_hand(pool, settings.stages.get(name)) for name, pool in pools.items()}
 
 
-def default_batch_size(stage: str) -> int:
-    """Clips a batch of a stage on the CPU."""
+def _batch_size(stage: str) -> int:
     return BATCH_SIZE.get(stage, 8)
 
 
