@@ -101,6 +101,8 @@ def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
             f"Of the start, which nobody chose by its score, it is {outcome.optimism_of_start:+.4f}: "
             "what the two splits differ by."
         )
+    if outcome.best == outcome.start:
+        console.print("No trial held up better than the recipe's own settings: they are the best there is.")
     console.print(f"Recipe: {workspace.path(f'studies/{study}/best.yaml')}")
     console.print(f"Plots: emi-ray report -w {workspace.root}")
 
