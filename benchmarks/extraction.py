@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -37,6 +38,13 @@ from emi_ray.media.source import ClipSource
 from emi_ray.runtime import ray_session
 from emi_ray.schema import Modality
 from emi_ray.workspace import CLIPS, Workspace
+
+ROWS: dict[str, Modality] = {
+    "vision": "vision",
+    "vision, ready crops": "vision",
+    "audio": "audio",
+    "text": "text",
+}
 
 REPEATS = {"text": 20}
 """How often each clip is taken, where it takes milliseconds."""
@@ -74,17 +82,38 @@ def save_models(folder: Path) -> dict[Modality, list[str]]:
     }
 
 
+def save_crops(media: Sequence[str], folder: Path, config: WorkspaceConfig) -> list[str]:
+    """The tracked faces of each clip as JPEGs, a folder a clip, as Hume-Vidmimic2 brings them."""
+    folders = []
+    for path in media:
+        folders.append(str(folder / Path(path).stem))
+        Path(folders[-1]).mkdir(parents=True)
+        clip = decode_clip(ClipSource("", path), config.media, frozenset({"faces"}))
+        for index, crop in enumerate(clip.faces.crops if clip.faces else []):
+            cv2.imwrite(f"{folders[-1]}/{index:05d}.jpg", crop[..., ::-1])
+    return folders
+
+
 def new_workspace(
-    folder: Path, media: Sequence[str], settings: Sequence[str], repeats: int = 1
+    folder: Path, media: Sequence[str], settings: Sequence[str], repeats: int = 1, crops: Sequence[str] = ()
 ) -> tuple[Workspace, WorkspaceConfig]:
-    """A workspace over some clips, each with a transcript and taken ``repeats`` times."""
+    """A workspace over some clips, each with a transcript and taken ``repeats`` times.
+
+    Args:
+        crops: folders of ready face crops; with them the clips have no video.
+    """
     workspace = Workspace(str(folder))
     clips = pa.concat_tables([validate_corpus(read_media(media), CorpusSettings()).clips] * repeats)
     ids = pa.array([f"{index:06d}" for index in range(clips.num_rows)])
     clips = clips.set_column(0, clips.schema.field(0), ids)
     column = clips.schema.get_field_index("transcript")
     texts = [f"{TRANSCRIPT} {'and then ' * (index % 7)}" for index in range(clips.num_rows)]
-    workspace.write_table(CLIPS, clips.set_column(column, clips.schema.field(column), [texts]))
+    clips = clips.set_column(column, clips.schema.field(column), [texts])
+    if crops:
+        for name, values in (("faces_dir", crops), ("video", [None] * len(crops))):
+            place = clips.schema.get_field_index(name)
+            clips = clips.set_column(place, clips.schema.field(place), [pa.array(values, pa.string())])
+    workspace.write_table(CLIPS, clips)
     config = validate(WorkspaceConfig, apply_overrides({}, settings), "benchmark")
     workspace.write_config(config)
     return workspace, config
@@ -107,7 +136,7 @@ def pipeline_rate(workspace: Workspace, config: WorkspaceConfig, modalities: Seq
 
 def sources_of(workspace: Workspace) -> list[ClipSource]:
     return [
-        ClipSource(r["clip_id"], r["video"], r["audio"], r["transcript"], None, None)
+        ClipSource(r["clip_id"], r["video"], r["audio"], r["transcript"], r["faces_dir"], None)
         for r in workspace.clips().to_pylist()
     ]
 
@@ -148,27 +177,28 @@ def bare_rates(workspace: Workspace, config: WorkspaceConfig, modality: Modality
     return len(sources) / loop_s, len(sources) / model_s
 
 
-def models_part(media: Sequence[str], folder: Path, frame_rate_hz: float) -> None:
+def models_part(media: Sequence[str], folder: Path, frame_rate_hz: float, rows: Sequence[str]) -> None:
     """(a) pipeline against bare loop and bare model; (d) two CPU actors against one, threads held equal."""
     settings = save_models(folder / "models")
     table = Table(
         "extractor", "pipeline clips/s", "÷ bare loop", "÷ bare model", "2 actors x 1 ÷ 1 x 2 threads"
     )
-    for modality, chosen in settings.items():
-        chosen = [*chosen, f"media.frame_rate_hz={frame_rate_hz:g}"]
-        repeats = REPEATS.get(modality, 1)
+    for row in rows:
+        modality = ROWS[row]
+        chosen = [*settings[modality], f"media.frame_rate_hz={frame_rate_hz:g}"]
+        config = validate(WorkspaceConfig, apply_overrides({}, chosen), "benchmark")
+        crops = save_crops(media, folder / "crops", config) if row == "vision, ready crops" else []
+
+        def fresh(name: str, *more: str) -> tuple[Workspace, WorkspaceConfig]:
+            place, repeats = folder / f"{row}-{name}", REPEATS.get(row, 1)  # noqa: B023 - called in this round
+            return new_workspace(place, media, [*chosen, *more], repeats, crops)  # noqa: B023
+
         with ray_session():
-            rate = pipeline_rate(*new_workspace(folder / f"{modality}-1", media, chosen, repeats), [modality])
-            loop, model = bare_rates(
-                *new_workspace(folder / f"{modality}-bare", media, chosen, repeats), modality
-            )
+            rate = pipeline_rate(*fresh("1"), [modality])
+            loop, model = bare_rates(*fresh("bare"), modality)
             pools = [f"extraction.stages.{modality}.{key}" for key in ("max_actors=2", "threads=1")]
-            two = pipeline_rate(
-                *new_workspace(folder / f"{modality}-2", media, [*chosen, *pools], repeats), [modality]
-            )
-        table.add_row(
-            modality, f"{rate:.2f}", f"{rate / loop:.2f}", f"{rate / model:.2f}", f"{two / rate:.2f}"
-        )
+            two = pipeline_rate(*fresh("2", *pools), [modality])
+        table.add_row(row, f"{rate:.2f}", f"{rate / loop:.2f}", f"{rate / model:.2f}", f"{two / rate:.2f}")
     console.print(table)
 
 
@@ -246,11 +276,12 @@ def main() -> None:
     parser.add_argument("--part", choices=["models", "built-in"], required=True)
     parser.add_argument("--num", type=int, default=36, help="clips to use")
     parser.add_argument("--frame-rate", type=float, default=1.0, help="pictures a second for the models")
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS), help="of the part models")
     options = parser.parse_args()
     media = [str(path.resolve()) for path in sorted(options.clips.iterdir()) if path.is_file()][: options.num]
     with tempfile.TemporaryDirectory() as folder:
         if options.part == "models":
-            models_part(media, Path(folder), options.frame_rate)
+            models_part(media, Path(folder), options.frame_rate, options.rows)
         else:
             built_in_part(media, Path(folder))
 
