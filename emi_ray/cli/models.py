@@ -175,11 +175,13 @@ def predict(
     from emi_ray.evaluation import as_intensities, write_submission
     from emi_ray.prediction import as_test_list_spells, predict_clips, predict_split
     from emi_ray.runtime import ray_session
+    from emi_ray.training.checkpoint import find_run
 
     target = Workspace(workspace)
     sources = [*(clips or []), *(more or [])]
     if more and not clips:
         raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
+    find_run(target, run)
     if sources:
         with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
             predictions = predict_clips(target, run, sources, advance)
