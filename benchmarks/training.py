@@ -69,7 +69,9 @@ def main() -> None:
         print(
             f"all epochs, our reading once a seed included: {theirs:.0f} s / {own:.0f} s = {theirs / own:.1f}x"
         )
-    print("processor seconds of the whole run, start and reading included: ", end="")
+    print(
+        "processor seconds, of the authors' with their start and reading, of ours in training alone: ", end=""
+    )
     print(", ".join(f"{name} {seconds:.1f}" for name, seconds in processor.items()))
 
 
@@ -145,7 +147,9 @@ def _show(peer: dict, ours: dict, data: ClipData, options: argparse.Namespace) -
                 max(r for _, r in side["fusion"][i : i + options.epochs])
                 for i in range(0, len(side["fusion"]), options.epochs)
             ]
-            print(f"best val Pearson of fusion, {name}: {np.mean(best):.4f} ± {np.std(best):.4f}")
+            print(
+                f"best val Pearson of fusion, {name}: {np.mean(best):.4f} ± {np.std(best, ddof=int(len(best) > 1)):.4f}"
+            )
 
 
 def _two_reads(packed: PackedFeatures) -> float:

@@ -217,7 +217,7 @@ def _under_ray(setting: Setting, shared: SharedData, name: str, concurrent: int 
     overhead = seconds * resources.concurrent / len(setting.trials) - inside
     print(
         f"{resources.concurrent} trials at once: {inside:.2f} s of training a trial, and {overhead:.2f} s "
-        f"({overhead / inside:.0%}) of Ray, start of the processes included"
+        f"({overhead / inside:.0%}) of Ray, start of the trials' processes included"
     )
     return seconds
 

@@ -9,7 +9,6 @@ features.
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,8 @@ import pyarrow as pa
 from emi_ray.errors import UserError
 from emi_ray.schema import FAILURES_SCHEMA, MODALITIES, Modality, features_schema
 from emi_ray.workspace import Workspace
+
+_PARTS_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,17 @@ def steps_of(table: pa.Table) -> np.ndarray:
 
 
 def _ahead(read: Callable[[str], pa.Table], parts: Sequence[str]) -> Iterator[pa.Table]:
-    """The tables of the parts, in order; while one is used, a thread for each core decodes one of the next."""
-    depth = os.cpu_count() or 1
-    with ThreadPoolExecutor(depth) as pool:
-        reading = deque(pool.submit(read, part) for part in parts[:depth])
-        for part in [*parts[depth:], *[None] * len(reading)]:
+    """The tables of the parts, in order; while one is used, the next few are decoded in threads."""
+    pool = ThreadPoolExecutor(_PARTS_AHEAD)
+    try:
+        reading = deque(pool.submit(read, part) for part in parts[:_PARTS_AHEAD])
+        for part in [*parts[_PARTS_AHEAD:], *[None] * len(reading)]:
             table = reading.popleft().result()
             if part is not None:
                 reading.append(pool.submit(read, part))
             yield table
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def stores_of(workspace: Workspace, modality: Modality) -> list[FeatureStore]:

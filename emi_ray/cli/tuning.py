@@ -45,7 +45,12 @@ def tune(
             min=1,
         ),
     ] = None,
-    holdout: Annotated[float, typer.Option(help="Share of train that is held out.", min=0.01, max=0.9)] = 0.2,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of train that is held out, with --folds 1; none given: 0.2.", min=0.01, max=0.9
+        ),
+    ] = None,
     sampler: Annotated[
         Literal["tpe", "gp", "random", "nsga2"], typer.Option(help="Who proposes trials.")
     ] = "tpe",

@@ -102,7 +102,9 @@ def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
             "what the two splits differ by."
         )
     if outcome.best == outcome.start:
-        console.print("No trial held up better than the recipe's own settings: they are the best there is.")
+        console.print(
+            "No trial beat the recipe's own settings beyond the noise. These stay: one run, two names."
+        )
     console.print(f"Recipe: {workspace.path(f'studies/{study}/best.yaml')}")
     console.print(f"Plots: emi-ray report -w {workspace.root}")
 

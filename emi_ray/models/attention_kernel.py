@@ -8,6 +8,7 @@ Sums may be taken in any order (``reassoc``), which is what lets a processor tak
 order is the same at every call.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,14 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 _FAST = {"reassoc", "contract", "nsz"}
+
+
+def _compiled(function: Callable[..., None]) -> Any:
+    """Compiled at the first call, and kept on disk for the next process where a folder can be written."""
+    try:
+        return njit(fastmath=_FAST, nogil=True, cache=True)(function)
+    except RuntimeError:  # numba finds no place for its cache
+        return njit(fastmath=_FAST, nogil=True)(function)
 
 
 @intrinsic
@@ -34,7 +43,7 @@ def _widen_one(_typing: Any, value: Any) -> Any:
 _widen: Any = _widen_one  # what the type checker sees has one argument more
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@_compiled
 def pool(
     values: np.ndarray,
     starts: np.ndarray,
@@ -83,7 +92,7 @@ def pool(
                 total_of[column] /= mass
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@_compiled
 def pull_back(
     values: np.ndarray,
     starts: np.ndarray,

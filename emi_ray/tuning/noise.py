@@ -1,45 +1,69 @@
 """How much of a difference between two systems is luck with the seeds and with the clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
-from emi_ray.metrics import scores
-from emi_ray.schema import Label
+from emi_ray.metrics import ccc, mae, mean_of_known, mse, pearson
+from emi_ray.schema import Label, snake
 
-_DRAWS = 200
+_DRAWS = 100
+_BY_LABEL = {"val_pearson": pearson, "val_ccc": ccc, "val_mse": mse, "val_mae": mae}
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+"""Predictions and targets, (n, L) each → score."""
+
+
+@dataclass(frozen=True)
+class FoldPredictions:
+    """What a recipe says of the clips that validate one fold: (n, L) each, in the units of the labels."""
+
+    predictions: np.ndarray
+    targets: np.ndarray
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A recipe under one seed on the clips that validate: its score, and what it says of each clip.
-
-    Attributes:
-        predictions, targets: (n, L) in the units of the labels; with folds, one fold below the other.
-    """
+    """A recipe under one seed on the tuning split: its score, the mean over folds, and what it is made of."""
 
     value: float
-    predictions: np.ndarray
-    targets: np.ndarray
+    folds: tuple[FoldPredictions, ...]
     labels: tuple[Label, ...]
 
 
-def error_of_gain(challenger: Sequence[Judged], other: Sequence[Judged], metric: str) -> float:
+def error_of_gain(challenger: Sequence[Judged], other: Sequence[Judged], metric: Metric) -> float:
     """Standard error of the challenger's mean gain over the other under the same seeds.
 
-    Paired bootstrap (Efron and Tibshirani, 1993): seeds and clips are drawn again with replacement, the same
-    for both, and the gain is computed anew; its standard deviation over draws is the error.
+    Paired bootstrap (Efron and Tibshirani, 1993): seeds, and within each fold clips, are drawn again with
+    replacement, the same for both, and the gain is computed anew. The standard deviation over draws is the
+    error, made larger for few seeds as that of a sample is. There are at least two seeds.
     """
-    random, num_clips = np.random.default_rng(0), len(other[0].targets)
+    random, num_seeds = np.random.default_rng(0), len(other)
+    sizes = [len(fold.targets) for fold in other[0].folds]
     gains = []
     for _ in range(_DRAWS):
-        seeds = random.integers(len(other), size=len(other))
-        clips = random.integers(num_clips, size=num_clips)
-        pairs = [(_again(challenger[s], clips, metric), _again(other[s], clips, metric)) for s in seeds]
-        gains.append(np.mean([a - b for a, b in pairs]))
-    return float(np.nanstd(gains))
+        weights = np.bincount(random.integers(num_seeds, size=num_seeds), minlength=num_seeds)
+        clips = [random.integers(size, size=size) for size in sizes]
+        drawn = [
+            weight * (_again(challenger[seed], clips, metric) - _again(other[seed], clips, metric))
+            for seed, weight in enumerate(weights)
+            if weight
+        ]
+        gains.append(sum(drawn) / num_seeds)
+    return float(np.nanstd(gains)) * sqrt(num_seeds / (num_seeds - 1))
 
 
-def _again(judged: Judged, clips: np.ndarray, metric: str) -> float:
-    return scores(judged.predictions[clips], judged.targets[clips], judged.labels)[metric]
+def metric_of(name: str, labels: Sequence[Label]) -> Metric:
+    """The score of that name: a mean over labels, or Pearson's r of one."""
+    if name in _BY_LABEL:
+        return lambda predictions, targets: mean_of_known(_BY_LABEL[name](predictions, targets))
+    (label,) = (place for place, each in enumerate(labels) if name == f"val_pearson_{snake(each.name)}")
+    own = slice(label, label + 1)
+    return lambda predictions, targets: float(pearson(predictions[:, own], targets[:, own])[0])
+
+
+def _again(judged: Judged, clips: Sequence[np.ndarray], metric: Metric) -> float:
+    pairs = zip(judged.folds, clips, strict=True)
+    return float(np.mean([metric(fold.predictions[drawn], fold.targets[drawn]) for fold, drawn in pairs]))

@@ -5,19 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from emi_ray.recipe import Recipe
-from emi_ray.training.run_files import predict_in_units
+from emi_ray.training.run_files import final_rows, predict_in_units
 from emi_ray.training.stages import FUSION, EncoderCache, Hooks, train_recipe
+from emi_ray.tuning.noise import FoldPredictions
 from emi_ray.tuning.tuning_data import TuningData
 
 OnStep = Callable[[int, float], None]
 """Called with a step and the score so far: after every epoch of the last stage; with folds, after each."""
 
-OnPredictions = Callable[[np.ndarray], object]
-"""Called after each fold with predictions for its validation clips, (n, L) in the units of the labels."""
+OnPredictions = Callable[[FoldPredictions], object]
+"""Called after each fold with what the trained model says of the clips that its score is over."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def score_recipe(
         best_epochs.append(last.best_epoch)
         seconds += sum(outcome.seconds for outcome in trained.outcomes.values())
         if on_predictions is not None:
-            on_predictions(predict_in_units(trained.model, data.clips, rows.val))
+            val = final_rows(recipe, data.clips, rows).val
+            predictions = predict_in_units(trained.model, data.clips, val)
+            on_predictions(FoldPredictions(predictions, data.clips.targets[val]))
         if on_step is not None and len(data.folds) > 1:
             on_step(fold + 1, sum(values) / len(values))
     return Score(

@@ -2,18 +2,17 @@
 
 The score of the best of many trials flatters: some of it is luck with the tuning split. So the best few trials
 are first confirmed under further seeds on the tuning split, beside the settings that the search started from.
-The one that holds up best becomes a recipe file if it beats the start by more than the gain's standard error
-over seeds and clips (after the one-standard-error rule of Breiman et al., 1984); else the start stays. That recipe
-and the start are then trained by Ray Train on the official split under the same seeds. *Optimism* is the tuned score
-less the reporting score. Part of it is that the two splits differ, which the start suffers as well; what is left
-is due to the choosing.
+The one that holds up best becomes a recipe file if it beats the start by more than twice the gain's standard error
+over seeds and clips; else the start stays. That recipe and the start are then trained by Ray Train on the official
+split under the same seeds. *Optimism* is the tuned score less the reporting score. Part of it is that the two splits
+differ, which the start suffers as well; what is left is due to the choosing. (A reported run, like any other, keeps
+its best epoch by the reporting clips.)
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 
-import numpy as np
 import ray
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,7 +21,7 @@ from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
 from emi_ray.training import ray_worker
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
-from emi_ray.tuning.noise import Judged, error_of_gain
+from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.ray_search import SharedData, results_of
 from emi_ray.tuning.resources import TrialResources
@@ -37,6 +36,8 @@ OnNote = Callable[[str], None]
 
 
 _CONFIRMING_SEEDS = 4
+_ERRORS = 2.0
+"""Standard errors that the start must be beaten by: the best of several has had several chances to be lucky."""
 
 
 class Confirmed(Settings):
@@ -141,11 +142,16 @@ def confirm(
         found.append(Confirmed(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
     best, *others = ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
     start = next((each for each in others if study.start and each.number == study.start.number), None)
+    if study.start is None:
+        on_note(
+            "the recipe's own settings are not among the complete trials: nothing to compare the best with"
+        )
     if start is None or not seeds:
         return ranked
-    error = error_of_gain(judged[best.number], judged[start.number], metric)
+    measure = metric_of(metric, judged[best.number][0].labels)
+    error = error_of_gain(judged[best.number], judged[start.number], measure)
     gain = study.sign * (best.confirmed - start.confirmed)
-    if gain > error:
+    if gain > _ERRORS * error:
         return ranked
     on_note(
         f"trial {best.number} gains {gain:.4f} on the recipe's own settings, with a standard error of {error:.4f} "
@@ -252,9 +258,8 @@ def _score(
     recipe: Recipe, seed: int, data: TuningData, metric: str, workspace: Workspace, resources: TrialResources
 ) -> Judged:
     cache, device = WorkspaceEncoderCache(workspace), resources.take_up()
-    predicted: list[np.ndarray] = []
+    folds: list[FoldPredictions] = []
     score = score_recipe(
-        recipe, data, metric, seed=seed, device=device, encoder_cache=cache, on_predictions=predicted.append
+        recipe, data, metric, seed=seed, device=device, encoder_cache=cache, on_predictions=folds.append
     )
-    val = np.concatenate([rows.val for rows in data.folds])
-    return Judged(score.value, np.concatenate(predicted), data.clips.targets[val], data.clips.labels)
+    return Judged(score.value, tuple(folds), data.clips.labels)

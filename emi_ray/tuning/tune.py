@@ -26,6 +26,8 @@ from emi_ray.tuning.settings import (
     check_name,
     check_space,
     claim_settings,
+    read_settings,
+    study_folder,
 )
 from emi_ray.tuning.storage import driving
 from emi_ray.tuning.study import TuningStudy
@@ -46,7 +48,8 @@ class TuneOptions:
     Attributes:
         trials: finished ones (complete or pruned) in all, those of earlier commands included.
         timeout_s: after so many seconds no new trial starts.
-        folds: of the recipe's training clips; 1: one part is held out; none given: by their number.
+        folds: of the recipe's training clips; 1: one part is held out. None: those that the study has; 1 where
+            ``holdout`` is given; else by the number of train clips.
         scheduler: by default ``asha``; ``none`` with two objectives.
         concurrent: trials at once; by default as many as fit.
         confirm: how many of the best trials are trained again under further seeds before one is chosen.
@@ -61,7 +64,7 @@ class TuneOptions:
     metric: str = "val_pearson"
     minimise: Cost | None = None
     folds: int | None = None
-    holdout: float = 0.2
+    holdout: float | None = None
     sampler: SamplerName = "tpe"
     scheduler: SchedulerName | None = None
     seed: int = 0
@@ -112,17 +115,21 @@ def plan_tuning(
         space=space,
         metric=options.metric,
         minimise=options.minimise,
-        folds=options.folds or default_folds(workspace),
-        holdout=options.holdout,
+        folds=options.folds or _folds_of(workspace, options),
+        holdout=options.holdout or StudySettings.model_fields["holdout"].default,
         data_key=run.key,
     )
     return TunePlan(workspace, config, source, options, settings, run)
 
 
-def default_folds(workspace: Workspace) -> int:
-    """Three where a part held out of train would be so small that its scores are mostly luck; else 1."""
-    clips = workspace.clips(["split"])
-    num_train = pc.sum(pc.equal(clips["split"], "train")).as_py() or 0
+def _folds_of(workspace: Workspace, options: TuneOptions) -> int:
+    """Those of a study that exists. Else three where a part held out of train would be so small that its scores
+    are mostly luck."""
+    if workspace.exists(f"{study_folder(options.study)}/study.json"):
+        return read_settings(workspace, options.study).folds
+    if options.holdout is not None:
+        return 1
+    num_train = pc.sum(pc.equal(workspace.clips(["split"])["split"], "train")).as_py() or 0
     return 1 if num_train >= _FEW_CLIPS else 3
 
 

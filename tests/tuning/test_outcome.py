@@ -6,13 +6,16 @@ from tuning_studies import open_study, score_of, settings_of
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError
+from emi_ray.metrics import scores
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label
 from emi_ray.tuning import outcome as module
-from emi_ray.tuning.noise import Judged, error_of_gain
+from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
 from emi_ray.tuning.outcome import Confirmed, confirm, judge, read_outcome
 from emi_ray.tuning.record import write_record
 from emi_ray.workspace import Workspace
+
+LABELS = (Label("Joy", 0.0, 1.0),)
 
 
 @pytest.fixture
@@ -37,10 +40,15 @@ def trained(monkeypatch):
     return names
 
 
+VAL_PEARSON = metric_of("val_pearson", LABELS)
+
+
 def judged_at(r, num_clips=2000):
     """A recipe whose predictions correlate with the targets by about ``r``; the same noise for every ``r``."""
     truth, noise = np.random.default_rng(0).normal(size=(2, num_clips, 1))
-    return Judged(r, r * truth + np.sqrt(1 - r**2) * noise, truth, (Label("Joy", 0.0, 1.0),))
+    said = r * truth + np.sqrt(1 - r**2) * noise
+    halves = (slice(None, num_clips // 2), slice(num_clips // 2, None))
+    return Judged(r, tuple(FoldPredictions(said[half], truth[half]) for half in halves), LABELS)
 
 
 def judged(study, workspace, trained):
@@ -109,13 +117,21 @@ def test_confirmation_may_change_the_choice_and_the_start_stays_unless_beaten(
 
 def test_a_gain_is_as_uncertain_as_seeds_and_clips_are_few():
     start, challenger = [judged_at(0.4)] * 4, [judged_at(0.45)] * 4
-    assert error_of_gain(start, start, "val_pearson") == 0
+    assert error_of_gain(start, start, VAL_PEARSON) == 0
     few = [[judged_at(r, 50)] * 4 for r in (0.45, 0.4)]
-    error = error_of_gain(challenger, start, "val_pearson")
-    assert 0 < error < 0.01 < 3 * error_of_gain(*few, "val_pearson")
+    error = error_of_gain(challenger, start, VAL_PEARSON)
+    assert 0 < error < 0.01 < 3 * error_of_gain(*few, VAL_PEARSON)
     wavering = [judged_at(0.45 + 0.05 * sign) for sign in (1, -1, 1, -1)]
-    # Four seeds, half of them .05 above and half below: .05 / sqrt(4), and the clips' share.
-    assert error_of_gain(wavering, start, "val_pearson") == pytest.approx(np.hypot(0.025, error), rel=0.25)
+    # Four seeds, half of them .05 above and half below: .058 / sqrt(4), and the clips' share.
+    assert error_of_gain(wavering, start, VAL_PEARSON) == pytest.approx(np.hypot(0.029, error), rel=0.25)
+
+
+def test_a_metric_by_name_is_the_score_of_that_name():
+    labels = (*LABELS, Label("Empathic Pain", 0.0, 1.0))
+    predictions, targets = np.random.default_rng(0).random((2, 40, 2))
+    known = scores(predictions, targets, labels)
+    for name in ("val_pearson", "val_ccc", "val_mse", "val_mae", "val_pearson_empathic_pain"):
+        assert metric_of(name, labels)(predictions, targets) == pytest.approx(known[name])
 
 
 def test_a_start_that_stays_is_reported_once_under_both_names(study, tmp_path, trained):
