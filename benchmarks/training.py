@@ -147,9 +147,8 @@ def _show(peer: dict, ours: dict, data: ClipData, options: argparse.Namespace) -
                 max(r for _, r in side["fusion"][i : i + options.epochs])
                 for i in range(0, len(side["fusion"]), options.epochs)
             ]
-            print(
-                f"best val Pearson of fusion, {name}: {np.mean(best):.4f} ± {np.std(best, ddof=int(len(best) > 1)):.4f}"
-            )
+            spread = np.std(best, ddof=int(len(best) > 1))
+            print(f"best val Pearson of fusion, {name}: {np.mean(best):.4f} ± {spread:.4f}")
 
 
 def _two_reads(packed: PackedFeatures) -> float:
