@@ -61,6 +61,6 @@ def test_the_whole_way_from_a_search_to_its_page(workspace, capsys, ray_session)
         main(["report", "-w", workspace.root])
     assert 'id="studies"' in workspace.read_text("report/index.html")
     with pytest.raises(SystemExit) as ended:
-        tune(workspace, "--trials", "4", "--study", "s", "--folds", "3")
+        tune(workspace, "--trials", "4", "--study", "s", "--folds", "2")
     assert ended.value.code == 2
     assert "another folds" in " ".join(capsys.readouterr().err.split())
