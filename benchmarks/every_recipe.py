@@ -1,6 +1,6 @@
 """Every shipped recipe, trained by `emi-ray train` on a rendered corpus, beside the number of its paper.
 
-    python benchmarks/every_recipe.py --clips 120 --to /tmp/every
+    python benchmarks/every_recipe.py --clips 120 --to DIR
 
 Weights of the papers cannot be had everywhere, and tell nothing about drawn faces: checkpoints of the same
 classes with few, random weights stand in for them. So the pretrained recipes show here that they run, not how

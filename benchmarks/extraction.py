@@ -128,9 +128,8 @@ def pipeline_rate(
     difference: so starting processes and loading a model do not count, and all decoding does. And the seconds of
     the whole run, start included."""
     few = num_clips // 4
-    extract(
-        *fresh(f"{name}-warm", few), modalities
-    )  # the first run of a session starts slower than all others
+    # The first run of a session starts slower than all others.
+    extract(*fresh(f"{name}-warm", few), modalities)
     short, whole = (extract(*fresh(f"{name}-{n}", n), modalities).seconds for n in (few, num_clips))
     return (num_clips - few) / (whole - short), whole
 

@@ -27,7 +27,7 @@ from emi_ray.schema import MODALITIES, Modality
 from emi_ray.training import loop
 from emi_ray.training.batching import Batcher
 from emi_ray.training.clip_data import ClipData
-from emi_ray.training.rows import split_rows
+from emi_ray.training.rows import Rows, split_rows
 from emi_ray.training.stages import TrainedRecipe, train_recipe
 
 BATCH, EPOCHS, LR, DECAY, CLIP = 16, 3, 2e-4, 1e-2, 1.0
@@ -48,7 +48,7 @@ def main() -> None:
     peer = load_script(parser.parse_args().peer)
     data = make_clips(320, 160, seed=0, steps={**PAPER_STEPS, "audio": 60}).data
     rows = split_rows(data)
-    ours, starts = train_ours(data)
+    ours, starts = train_ours(data, rows)
     train, val = ([as_theirs(data, part) for part in in_order(side)] for side in (rows.train, rows.val))
     encoders = {m: build_encoder(peer, m, data.features[m].feature_dim, starts[m]) for m in MODALITIES}
     worst = 0.0
@@ -78,7 +78,7 @@ def in_order(rows: np.ndarray) -> list[np.ndarray]:
     return [np.sort(rows)[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
 
-def train_ours(data: ClipData) -> tuple[TrainedRecipe, dict[str, dict[str, torch.Tensor]]]:
+def train_ours(data: ClipData, rows: Rows) -> tuple[TrainedRecipe, dict[str, dict[str, torch.Tensor]]]:
     """The recipe without dropout on batches in order; and the weights that each stage started from."""
     settings = [f"encoders.{m}.dropout=0" for m in MODALITIES] + [
         "fusion.dropout=0",
@@ -96,7 +96,7 @@ def train_ours(data: ClipData) -> tuple[TrainedRecipe, dict[str, dict[str, torch
         patch.object(loop._Fitting, "__init__", remember),
         patch.object(Batcher, "training_batches", lambda self, rows, *rest: in_order(rows)),
     ):
-        return train_recipe(recipe, data, split_rows(data), seed=0), starts
+        return train_recipe(recipe, data, rows, seed=0), starts
 
 
 def as_theirs(data: ClipData, rows: np.ndarray) -> dict[str, torch.Tensor]:

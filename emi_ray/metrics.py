@@ -39,6 +39,10 @@ def mse(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return _mean((predictions.astype(np.float64) - targets) ** 2, np.isfinite(targets))
 
 
+BY_LABEL = {"pearson": pearson, "ccc": ccc, "mae": mae, "mse": mse}
+"""By name, every score that is known of each label."""
+
+
 def scores(
     predictions: np.ndarray, targets: np.ndarray, labels: Sequence[Label], split: str = "val"
 ) -> dict[str, float]:
@@ -48,14 +52,9 @@ def scores(
         ``val_pearson`` (mean over the labels that have one), ``val_ccc``, ``val_mae``, ``val_mse``,
         ``val_pearson_<label in snake case>``, ``num_val`` (clips) and ``num_labels_scored``.
     """
-    correlations = pearson(predictions, targets)
-    means = {
-        "pearson": correlations,
-        "ccc": ccc(predictions, targets),
-        "mae": mae(predictions, targets),
-        "mse": mse(predictions, targets),
-    }
-    result = {f"{split}_{name}": mean_of_known(values) for name, values in means.items()}
+    by_label = {name: score(predictions, targets) for name, score in BY_LABEL.items()}
+    result = {f"{split}_{name}": mean_of_known(values) for name, values in by_label.items()}
+    correlations = by_label["pearson"]
     for label, value in zip(labels, correlations, strict=True):
         result[f"{split}_pearson_{snake(label.name)}"] = float(value)
     result[f"num_{split}"] = len(targets)

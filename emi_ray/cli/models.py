@@ -181,8 +181,8 @@ def predict(
     sources = [*(clips or []), *(more or [])]
     if more and not clips:
         raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
-    find_run(target, run)
     if sources:
+        find_run(target, run)  # before Ray is started
         with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
             predictions = predict_clips(target, run, sources, advance)
     else:

@@ -1,4 +1,4 @@
-"""The two loops of :mod:`emi_ray.models.flat_attention`, compiled by numba at the first call.
+"""The loops of :mod:`emi_ray.models.flat_attention`, compiled by numba at the first call.
 
 A step is widened to float32 and scored, then added to its clip's sum from the first cache: one reading of the
 features a direction. Softmax in one pass, with the running maximum of Milakov and Gimelshein (2018), "Online
@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 _FAST = {"reassoc", "contract", "nsz"}
 
 
-def _compiled(function: Callable[..., None]) -> Any:
+def _compiled(function: Callable[..., Any]) -> Any:
     """Compiled at the first call, and kept on disk for the next process where a folder can be written."""
     try:
         return njit(fastmath=_FAST, nogil=True, cache=True)(function)
@@ -41,6 +41,17 @@ def _widen_one(_typing: Any, value: Any) -> Any:
 
 
 _widen: Any = _widen_one  # what the type checker sees has one argument more
+
+
+@njit(fastmath=_FAST, inline="always")
+def _read_step(given: np.ndarray, direction: np.ndarray, step: np.ndarray) -> Any:
+    """Widen one step (D,) into ``step``; returns its product with ``direction`` (D,)."""
+    along = np.float32(0)
+    for column in range(len(direction)):
+        value = _widen(given[column])
+        step[column] = value
+        along += value * direction[column]
+    return along
 
 
 @_compiled
@@ -69,12 +80,7 @@ def pool(
         scores, total_of = shares[start:stop], pooled[clip]
         top, mass = np.float32(-np.inf), np.float32(0)
         for place in range(lengths[clip]):
-            given = values[starts[clip] + place]
-            score = np.float32(0)
-            for column in range(width):
-                value = _widen(given[column])
-                step[column] = value
-                score += value * weight[column]
+            score = _read_step(values[starts[clip] + place], weight, step)
             if score > top:
                 shrink = np.exp(top - score)
                 top, mass = score, mass * shrink
@@ -116,12 +122,7 @@ def pull_back(
     for clip in range(len(starts)):
         start, stop = stop, stop + lengths[clip]
         for place in range(lengths[clip]):
-            given = values[starts[clip] + place]
-            along = np.float32(0)
-            for column in range(width):
-                value = _widen(given[column])
-                step[column] = value
-                along += value * gradient[clip, column]
+            along = _read_step(values[starts[clip] + place], gradient[clip], step)
             factor = shares[start + place] * (along - centres[clip])
             for column in range(width):
                 result[column] += factor * step[column]

@@ -6,11 +6,10 @@ from math import sqrt
 
 import numpy as np
 
-from emi_ray.metrics import ccc, mae, mean_of_known, mse, pearson
+from emi_ray.metrics import BY_LABEL, mean_of_known, pearson
 from emi_ray.schema import Label, snake
 
 _DRAWS = 100
-_BY_LABEL = {"val_pearson": pearson, "val_ccc": ccc, "val_mse": mse, "val_mae": mae}
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 """Predictions and targets, (n, L) each → score."""
@@ -57,8 +56,8 @@ def error_of_gain(challenger: Sequence[Judged], other: Sequence[Judged], metric:
 
 def metric_of(name: str, labels: Sequence[Label]) -> Metric:
     """The score of that name: a mean over labels, or Pearson's r of one."""
-    if name in _BY_LABEL:
-        return lambda predictions, targets: mean_of_known(_BY_LABEL[name](predictions, targets))
+    if (by_label := BY_LABEL.get(name.removeprefix("val_"))) is not None:
+        return lambda predictions, targets: mean_of_known(by_label(predictions, targets))
     (label,) = (place for place, each in enumerate(labels) if name == f"val_pearson_{snake(each.name)}")
     own = slice(label, label + 1)
     return lambda predictions, targets: float(pearson(predictions[:, own], targets[:, own])[0])

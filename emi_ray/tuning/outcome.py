@@ -140,13 +140,13 @@ def confirm(
         # The score of the search would favour those that were lucky in it.
         mean = fmean(scores) if scores else tuned
         found.append(Confirmed(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
-    best, *others = ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
-    start = next((each for each in others if study.start and each.number == study.start.number), None)
-    if study.start is None:
+    best, *_ = ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
+    start = _start_among(ranked, study)
+    if start is None:
         on_note(
             "the recipe's own settings are not among the complete trials: nothing to compare the best with"
         )
-    if start is None or not seeds:
+    if start is None or start is best or not seeds:
         return ranked
     measure = metric_of(metric, judged[best.number][0].labels)
     error = error_of_gain(judged[best.number], judged[start.number], measure)
@@ -204,21 +204,21 @@ def judge(
     on_note: OnNote,
 ) -> Outcome:
     """Train the best recipe and the start on the official split and write ``result.json``."""
-    settings, first = study.settings, study.start
+    settings, own = study.settings, _start_among(confirmed, study)
     best = write_best(study, workspace, confirmed[0].number)
     start = settings.recipe.model_copy(update={"name": f"{study.name}-start", "paper": None})
     report = partial(
         report_recipe, workspace, config=config, metric=settings.metric, seeds=seeds, on_note=on_note
     )
     best_reported = report(best)
-    start_stays = first is not None and confirmed[0].number == first.number
+    start_stays = own is confirmed[0]
     start_reported = best_reported.model_copy(update={"recipe": start.name}) if start_stays else report(start)
     outcome = Outcome(
         metric=settings.metric,
         finished=study.counts.finished,
         seeds=tuple(seeds),
         confirmed=tuple(confirmed),
-        start=next((each for each in confirmed if first and each.number == first.number), None),
+        start=own,
         best_reported=best_reported,
         start_reported=start_reported,
         parameters=study.optuna.trials[confirmed[0].number].params,
@@ -243,6 +243,12 @@ def read_outcome(workspace: Workspace, study: str) -> Outcome | None:
         return None
     values = workspace.read_json(path)
     return Outcome.model_validate({name: values[name] for name in Outcome.model_fields})
+
+
+def _start_among(confirmed: Sequence[Confirmed], study: TuningStudy) -> Confirmed | None:
+    """The trial under the recipe's own settings, if it is complete."""
+    start = study.start
+    return next((each for each in confirmed if start and each.number == start.number), None)
 
 
 def _candidates(study: TuningStudy, how_many: int) -> list[FrozenTrial]:

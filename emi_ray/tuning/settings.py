@@ -10,6 +10,7 @@ from pydantic import Field
 
 from emi_ray.config import Settings, validate
 from emi_ray.errors import UserError, choices
+from emi_ray.metrics import BY_LABEL
 from emi_ray.recipe import Recipe, load_recipe
 from emi_ray.schema import Label, snake
 from emi_ray.tuning.search_space import SearchSpace, Value, overrides
@@ -17,6 +18,8 @@ from emi_ray.workspace import Workspace
 
 Cost = Literal["parameters", "seconds"]
 Direction = Literal["maximize", "minimize"]
+
+HOLDOUT = 0.2
 
 _LOWER_IS_BETTER = ("val_mse", "val_mae")
 
@@ -66,7 +69,7 @@ class StudySettings(Settings):
     metric: str = "val_pearson"
     minimise: Cost | None = None
     folds: int = Field(1, ge=1, description="1: one part of train is held out")
-    holdout: float = Field(0.2, gt=0, lt=1, description="share of train that is held out; 1 fold only")
+    holdout: float = Field(HOLDOUT, gt=0, lt=1, description="share of train that is held out; 1 fold only")
     data_key: str
 
     @property
@@ -100,7 +103,7 @@ def check_metric(metric: str, labels: Sequence[Label]) -> None:
     Raises:
         UserError: there is none; names those that there are.
     """
-    names = ["val_pearson", "val_ccc", "val_mse", "val_mae"]
+    names = [f"val_{name}" for name in BY_LABEL]
     names += [f"val_pearson_{snake(label.name)}" for label in labels]
     if metric not in names:
         raise UserError(f"--metric {metric}: {choices(metric, names)}")

@@ -19,6 +19,7 @@ from emi_ray.tuning.resources import TrialResources
 from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
 from emi_ray.tuning.search_space import load_space
 from emi_ray.tuning.settings import (
+    HOLDOUT,
     Cost,
     RecipeSource,
     StudySettings,
@@ -116,7 +117,7 @@ def plan_tuning(
         metric=options.metric,
         minimise=options.minimise,
         folds=options.folds or _folds_of(workspace, options),
-        holdout=options.holdout or StudySettings.model_fields["holdout"].default,
+        holdout=options.holdout or HOLDOUT,
         data_key=run.key,
     )
     return TunePlan(workspace, config, source, options, settings, run)
