@@ -83,7 +83,9 @@ class EncoderSettings(StageOverrides):
     recurrent_layers: int = Field(1, ge=1)
     bidirectional: bool = False
     max_steps: int | None = Field(None, ge=1, description="later steps of a clip are not looked at")
-    backbone: str | None = Field(None, description="finetune: Hugging Face id or folder of a text encoder")
+    backbone: str | None = Field(
+        None, description="finetune: Hugging Face id or folder of a text encoder or speech model"
+    )
     backbone_pooling: Literal["cls", "mean"] = "cls"
     backbone_lr_ratio: float = Field(0.1, gt=0, description="learning rate of its last layer over the head's")
     layer_decay: float = Field(0.9, gt=0, le=1, description="from each layer to the one before it")
@@ -181,14 +183,22 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _steps_and_their_fusion_belong_together(self) -> "Recipe":
-        if any(e.type == "finetune" for m, e in self.encoders.items() if m != "text"):
-            raise ValueError("type = 'finetune' is for text: a backbone is trained on transcripts")
         anchored = self.fusion is not None and self.fusion.type == "text_anchored"
         for modality, encoder in self.encoders.items():
-            if (encoder.type == "steps") != (anchored and modality != "text"):
+            where = f"encoders.{modality}"
+            if encoder.type == "finetune" and modality not in ("text", "audio"):
                 raise ValueError(
-                    f"encoders.{modality}.type = '{encoder.type}': 'steps' is for the modalities beside text "
-                    "under fusion.type = 'text_anchored', which takes nothing else"
+                    f"{where}.type = 'finetune' is for text (transcripts) and audio (the sound itself)"
+                )
+            if encoder.type == "finetune" and modality == "audio" and encoder.backbone_pooling == "cls":
+                raise ValueError(
+                    f"{where}.backbone_pooling = 'cls': speech models have no class token; 'mean'"
+                )
+            allowed = ("steps", "finetune") if anchored and modality != "text" else ()
+            if (encoder.type == "steps" and not allowed) or (allowed and encoder.type not in allowed):
+                raise ValueError(
+                    f"{where}.type = '{encoder.type}': 'steps' is for the modalities beside text under "
+                    "fusion.type = 'text_anchored', which takes nothing else but a fine-tuned backbone"
                 )
         late = self.fusion is not None and self.fusion.type == "late"
         if late and (self.stages != "staged" or any(e.type == "finetune" for e in self.encoders.values())):

@@ -17,6 +17,7 @@ from emi_ray.extractors.pretrained_text import BertLarge, GteBase, HfText
 from emi_ray.extractors.pretrained_vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
 from emi_ray.extractors.text import HashedNgrams
 from emi_ray.extractors.vision import Appearance
+from emi_ray.extractors.waveform import Sound
 from emi_ray.extractors.whisper import Whisper, WhisperSettings
 from emi_ray.schema import Modality, Need
 
@@ -24,7 +25,7 @@ EXTRACTORS: dict[str, type[Extractor]] = {
     extractor.NAME: extractor
     for extractor in (
         *(HashedNgrams, GteBase, BertLarge, HfText),
-        *(Prosody, Wav2Vec2, WavLM, Hubert, Wav2Vec2Emotion, HfAudio),
+        *(Prosody, Sound, Wav2Vec2, WavLM, Hubert, Wav2Vec2Emotion, HfAudio),
         *(Appearance, Dinov2Face, Dinov2Frame, VitFace, HfVision),
         *(Flow, MotionSummary, OpenFace),
     )

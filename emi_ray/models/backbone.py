@@ -1,4 +1,4 @@
-"""A pretrained text transformer that is trained on, end to end: tokens → embedding.
+"""A pretrained transformer that is trained on, end to end: tokens or sound → embedding.
 
 Its architecture is in the recipe (``backbone_config``, filled in when a run is planned), so that a trained
 model is rebuilt without the pretrained weights. ``transformers`` is imported where it is used.
@@ -15,6 +15,7 @@ from emi_ray.models.encoders import FeatureReader, build_projection
 from emi_ray.models.outputs import ParameterGroup
 from emi_ray.models.sequences import PaddedGroup, Sequences
 from emi_ray.recipe_schema import EncoderSettings
+from emi_ray.schema import Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -22,28 +23,30 @@ if TYPE_CHECKING:
 TOKEN_DIM = 1
 """Tokens reach the encoder as sequences (T, 1) of their ids."""
 
+SPEECH_FAMILIES = ("wav2vec2", "wavlm", "hubert")
+"""``model_type`` of the architectures that read sound."""
+
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
+ABOVE_LAYERS = 10_000
 
 
-class BackboneEncoder(FeatureReader):
-    """Token ids → transformer → class token or mean → MLP. A clip without text is a zero vector before the MLP.
+class Backbone(FeatureReader):
+    """Input → transformer → class token or mean → MLP. A clip without input is a zero vector before the MLP.
 
     Layers nearer to the input learn at lower rates: layer i of n at ``backbone_lr_ratio`` x
     ``layer_decay`` ^ (n - 1 - i), embeddings once more below.
     """
 
-    def __init__(self, settings: EncoderSettings) -> None:
+    def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
         from transformers import AutoConfig, AutoModel
 
-        super().__init__(TOKEN_DIM, standardise=False)
-        if settings.backbone_config is None:
-            raise ValueError("the backbone's configuration is not known yet: see resolve_backbones")
-        values = dict(settings.backbone_config)
+        super().__init__(feature_dim, standardise=False)
+        values = dict(settings.backbone_config or {})
         self.settings = settings
         self.backbone = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
         if settings.gradient_checkpointing:
             self.backbone.config.use_cache = False
-            self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            self.backbone.activation_checkpointing_enable({"use_reentrant": False})
         width = int(self.backbone.config.hidden_size)
         self.projection = build_projection(width, settings)
         self.embedding_dim = width if settings.projection == "none" else settings.hidden
@@ -63,9 +66,8 @@ class BackboneEncoder(FeatureReader):
         """What follows the backbone, then its layers from the last to the embeddings."""
         by_depth: dict[int, list[nn.Parameter]] = {}
         for name, parameter in self.backbone.named_parameters():
-            layer = _LAYER.search(name)
-            depth = int(layer[1]) if layer else (-1 if "embeddings" in name else 10_000)
-            by_depth.setdefault(depth, []).append(parameter)
+            if parameter.requires_grad:
+                by_depth.setdefault(self._depth(name), []).append(parameter)
         depths = sorted(by_depth, reverse=True)
         settings = self.settings
         ratios = [settings.backbone_lr_ratio * settings.layer_decay**place for place in range(len(depths))]
@@ -73,38 +75,82 @@ class BackboneEncoder(FeatureReader):
         return own + [ParameterGroup(by_depth[d], ratio) for d, ratio in zip(depths, ratios, strict=True)]
 
     def encode(self, sequences: Sequences) -> Tensor:
-        """Tokens of a batch → (B, hidden), in the batch's order."""
+        """The input of a batch → (B, hidden), in the batch's order."""
         padding = sequences.pad()
-        pooled = torch.cat([self._read(group) for group in padding.groups])
+        pooled = torch.cat([self._pool(self.hidden(group)) for group in padding.groups])
         if padding.order is not None:
             pooled = pooled[padding.order]
         embedding: Tensor = self.projection(pooled)
         return embedding
 
-    def _read(self, group: PaddedGroup) -> Tensor:
-        there = group.mask.any(dim=1, keepdim=True)
-        mask = group.mask | (~there & (torch.arange(group.mask.shape[1], device=there.device) == 0))
-        tokens = torch.where(group.mask, group.values.squeeze(2), 0.0).long()
-        hidden = self.backbone(input_ids=tokens, attention_mask=mask.long()).last_hidden_state.float()
+    def hidden(self, group: PaddedGroup) -> PaddedGroup:
+        """The last hidden states of some clips, float32, with the steps that are real."""
+        raise NotImplementedError
+
+    def _pool(self, hidden: PaddedGroup) -> Tensor:
         if self.settings.backbone_pooling == "cls":
-            return hidden[:, 0] * there
-        share = group.mask / group.mask.sum(dim=1, keepdim=True).clamp(min=1)
-        return (hidden * share[:, :, None]).sum(dim=1)
+            return hidden.values[:, 0] * hidden.mask.any(dim=1, keepdim=True)
+        share = hidden.mask / hidden.mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return (hidden.values * share[:, :, None]).sum(dim=1)
+
+    def _depth(self, parameter: str) -> int:
+        """Number of the layer; -1 for what lies below all layers."""
+        layer = _LAYER.search(parameter)
+        return int(layer[1]) if layer else (-1 if "embeddings" in parameter else ABOVE_LAYERS)
 
 
-def backbone_config(backbone: str) -> dict[str, Any]:
+class TextBackbone(Backbone):
+    """Token ids (T, 1) → transformer."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(TOKEN_DIM, settings)
+
+    def hidden(self, group: PaddedGroup) -> PaddedGroup:
+        mask = with_one_step(group.mask)
+        tokens = torch.where(group.mask, group.values.squeeze(2), 0.0).long()
+        output = self.backbone(input_ids=tokens, attention_mask=mask.long())
+        return PaddedGroup(output.last_hidden_state.float(), group.mask)
+
+
+def with_one_step(mask: Tensor) -> Tensor:
+    """The mask (b, T) with the first step of each clip that has none, which attention cannot do without."""
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    return mask | (~mask.any(dim=1, keepdim=True) & first)
+
+
+def is_speech(settings: EncoderSettings) -> bool:
+    """Whether the backbone of resolved settings reads sound."""
+    if settings.backbone_config is None:
+        raise ValueError("the backbone's configuration is not known yet: see resolve_backbones")
+    return settings.backbone_config["model_type"] in SPEECH_FAMILIES
+
+
+def backbone_config(backbone: str, modality: Modality) -> dict[str, Any]:
     """The architecture of a Hugging Face id or local folder, as plain values.
 
-    Raises:
-        UserError: it cannot be had.
-    """
-    from transformers import AutoConfig
+    Of a speech model also ``do_normalize`` of its processor. Its ``layerdrop`` is off: a layer that one worker
+    drops and another does not has no gradient of the whole batch.
 
-    config = _from_pretrained(AutoConfig, backbone)
+    Raises:
+        UserError: it cannot be had, or does not read this modality.
+    """
+    from transformers import AutoConfig, AutoFeatureExtractor
+
+    config = _from_pretrained(AutoConfig, backbone, modality)
     kept = {
         k: v for k, v in config.to_diff_dict().items() if k not in ("architectures", "transformers_version")
     }
-    return {**kept, "model_type": config.model_type}
+    values = {**kept, "model_type": config.model_type}
+    if (config.model_type in SPEECH_FAMILIES) != (modality == "audio"):
+        wanted = f"one of {', '.join(SPEECH_FAMILIES)}" if modality == "audio" else "a text encoder"
+        raise UserError(
+            f"encoders.{modality}.backbone = '{backbone}' is of type '{config.model_type}': {modality} takes "
+            f"{wanted}."
+        )
+    if modality == "audio":
+        processor = _from_pretrained(AutoFeatureExtractor, backbone, modality)
+        values |= {"do_normalize": bool(processor.do_normalize), "layerdrop": 0.0}
+    return values
 
 
 def load_tokenizer(backbone: str) -> "PreTrainedTokenizerFast":
@@ -119,7 +165,7 @@ def load_tokenizer(backbone: str) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
-def _from_pretrained(kind: Any, backbone: str | None) -> Any:
+def _from_pretrained(kind: Any, backbone: str | None, modality: Modality = "text") -> Any:
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
@@ -128,9 +174,14 @@ def _from_pretrained(kind: Any, backbone: str | None) -> Any:
         return kind.from_pretrained(backbone, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what = (
+            "speech model with its preprocessor_config.json"
+            if modality == "audio"
+            else "text encoder with its tokenizer"
+        )
         raise UserError(
-            f"encoders.text.backbone = '{backbone}' cannot be loaded: {reason} Give a Hugging Face id, or the "
-            "folder of a text encoder with its tokenizer."
+            f"encoders.{modality}.backbone = '{backbone}' cannot be loaded: {reason} Give a Hugging Face id, or the "
+            f"folder of a {what}."
         ) from None
     finally:
         if bars:

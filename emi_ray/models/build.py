@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
-from emi_ray.models.backbone import BackboneEncoder
+from emi_ray.models.backbone import TextBackbone, is_speech
 from emi_ray.models.cross_attention import TextAnchoredRegressor
 from emi_ray.models.encoders import FeatureReader, SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, UnimodalRegressor
 from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.models.outputs import Targets
+from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, Recipe
 from emi_ray.schema import Modality
 
@@ -17,8 +18,9 @@ System = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor | LateFusio
 
 def build_encoder(feature_dim: int, settings: EncoderSettings) -> FeatureReader:
     """One encoder, untrained."""
-    finetuned = settings.type == "finetune"
-    return BackboneEncoder(settings) if finetuned else SequenceEncoder(feature_dim, settings)
+    if settings.type != "finetune":
+        return SequenceEncoder(feature_dim, settings)
+    return SpeechBackbone(feature_dim, settings) if is_speech(settings) else TextBackbone(settings)
 
 
 def build_unimodal(
@@ -44,6 +46,11 @@ def build_model(recipe: Recipe, feature_dims: Mapping[Modality, int], num_labels
         return LateFusionRegressor(members, num_labels)
     if recipe.fusion.type == "text_anchored":
         text = build_encoder(feature_dims["text"], recipe.encoders["text"])
-        return TextAnchoredRegressor(text, feature_dims, recipe.encoders, recipe.fusion, targets)
+        speech: dict[Modality, SpeechBackbone] = {
+            m: SpeechBackbone(feature_dims[m], settings)
+            for m, settings in recipe.encoders.items()
+            if m != "text" and settings.type == "finetune"
+        }
+        return TextAnchoredRegressor(text, speech, feature_dims, recipe.encoders, recipe.fusion, targets)
     encoders = {m: build_encoder(feature_dims[m], recipe.encoders[m]) for m in recipe.modalities}
     return FusionRegressor(encoders, targets, recipe.fusion, frozen=recipe.stages == "frozen")

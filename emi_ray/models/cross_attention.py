@@ -2,7 +2,7 @@
 
 After arXiv 2603.14976: Q = LayerNorm(Linear(text)), K = LayerNorm(Linear(steps)), V = Linear(steps); the text
 vector beside what each attention found → Linear → GELU → Dropout → Linear. Learned tokens stand for what is
-missing or dropped.
+missing or dropped. The steps are features, or hidden states of a speech model that is trained on.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from emi_ray.models.backbone import with_one_step
+from emi_ray.models.dropout import Dropout
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import MissingModalities, Regressor
 from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
 from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences
+from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, FusionSettings
 from emi_ray.schema import MODALITIES, Modality
 
@@ -46,10 +49,7 @@ class StepAttention(FeatureReader):
             values, mask = values[:, : self.max_steps], mask[:, : self.max_steps]
         if self.standardise:
             values = (values - self.feature_mean) * self.feature_scale
-        # A clip without steps looks at one that is masked; what it finds there is replaced by the caller.
-        mask = mask | (
-            ~mask.any(dim=1, keepdim=True) & (torch.arange(mask.shape[1], device=mask.device) == 0)
-        )
+        mask = with_one_step(mask)  # what a clip without steps finds there is replaced by the caller
         num_clips = len(mask)
         q, k, v = (
             x.view(num_clips, -1, self.num_heads, query.shape[1] // self.num_heads).transpose(1, 2)
@@ -67,6 +67,7 @@ class TextAnchoredRegressor(Regressor):
     def __init__(
         self,
         text: FeatureReader,
+        speech: Mapping[Modality, SpeechBackbone],
         feature_dims: Mapping[Modality, int],
         settings: Mapping[Modality, EncoderSettings],
         fusion: FusionSettings,
@@ -75,34 +76,41 @@ class TextAnchoredRegressor(Regressor):
         super().__init__()
         self.modalities = tuple(m for m in MODALITIES if m in settings)
         self.text = text
+        self.speech = nn.ModuleDict(dict(speech.items()))
         self.zero_inflated = targets.zero_inflated
         self.encoder_lr_ratio = fusion.encoder_lr_ratio
         others = [m for m in self.modalities if m != "text"]
         width = text.embedding_dim
+        step_dims = {
+            m: speech[m].backbone.config.hidden_size if m in speech else feature_dims[m] for m in others
+        }
         self.attentions = nn.ModuleDict(
-            {m: StepAttention(feature_dims[m], width, settings[m], fusion) for m in others}
+            {m: StepAttention(step_dims[m], width, settings[m], fusion) for m in others}
         )
         dims: dict[Modality, int] = {"text": width, **dict.fromkeys(others, fusion.hidden)}
         self.missing = MissingModalities(list(dims.values()), fusion)
         self.mlp = nn.Sequential(
             nn.Linear(sum(dims.values()) + self.missing.num_flags, fusion.hidden),
             nn.GELU(),
-            nn.Dropout(fusion.dropout),
+            Dropout(fusion.dropout),
             nn.Linear(fusion.hidden, targets.width),
         )
         branches = dims if targets.branches else {}
         self.branches = nn.ModuleDict({m: nn.Linear(d, targets.num_labels) for m, d in branches.items()})
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Everything but the text encoder, then that at ``fusion.encoder_lr_ratio``."""
-        own = [p for name, p in self.named_parameters() if not name.startswith("text.")]
+        """Everything but the encoders, then these at ``fusion.encoder_lr_ratio``."""
+        own = [p for name, p in self.named_parameters() if not name.startswith(("text.", "speech."))]
+        groups = [g for encoder in (self.text, *self._speech.values()) for g in encoder.parameter_groups()]
         ratio = self.encoder_lr_ratio
-        encoder = [ParameterGroup(g.parameters, ratio * g.lr_ratio) for g in self.text.parameter_groups()]
-        return [ParameterGroup(own), *(group for group in encoder if group.parameters)]
+        encoders = [ParameterGroup(g.parameters, ratio * g.lr_ratio) for g in groups if g.parameters]
+        return [ParameterGroup(own), *encoders]
 
     def outputs(self, inputs: Inputs) -> Outputs:
         text = self.text.encode(inputs["text"])
-        found = [attention(text, inputs[m]) for m, attention in self.attentions.items()]  # type: ignore[index]
+        speech = {m: encoder.steps(inputs[m]) for m, encoder in self._speech.items()}
+        steps = {**inputs, **speech}
+        found = [attention(text, steps[m]) for m, attention in self.attentions.items()]  # type: ignore[index]
         parts = [text, *found]
         branches = (
             tuple(self.branches[m](p) for m, p in zip(self.modalities, parts, strict=True))
@@ -116,4 +124,8 @@ class TextAnchoredRegressor(Regressor):
         return self.text if modality == "text" else None
 
     def readers(self) -> dict[Modality, FeatureReader]:
-        return {"text": self.text, **self.attentions}  # type: ignore[dict-item]
+        return {"text": self.text, **self.attentions, **self._speech}  # type: ignore[dict-item]
+
+    @property
+    def _speech(self) -> dict[Modality, SpeechBackbone]:
+        return dict(self.speech.items())  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from emi_ray.models.dropout import Dropout
 from emi_ray.models.flat_attention import attend
 from emi_ray.models.outputs import ParameterGroup
 from emi_ray.models.pooling import POOLINGS, AttentionPooling
@@ -132,7 +133,7 @@ def build_projection(width: int, settings: EncoderSettings) -> nn.Module:
         nn.LayerNorm(width),
         nn.Linear(width, settings.hidden),
         nn.GELU(),
-        nn.Dropout(settings.dropout),
+        Dropout(settings.dropout),
         nn.LayerNorm(settings.hidden),
     )
 

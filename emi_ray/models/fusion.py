@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from emi_ray.models.dropout import Dropout, draw_rows
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
 from emi_ray.models.sequences import Inputs
@@ -48,7 +49,7 @@ class UnimodalRegressor(Regressor):
         self.modalities = (modality,)
         self.encoder = encoder
         self.zero_inflated = targets.zero_inflated
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.embedding_dim, targets.width))
+        self.head = nn.Sequential(Dropout(dropout), nn.Linear(encoder.embedding_dim, targets.width))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The head, then the encoder's."""
@@ -112,10 +113,10 @@ class ConcatHead(nn.Module):
         total = sum(embedding_dims.values()) + self.missing.num_flags
         self.mlp = nn.Sequential(
             nn.LayerNorm(total),
-            nn.Dropout(settings.dropout),
+            Dropout(settings.dropout),
             nn.Linear(total, settings.hidden),
             nn.GELU(),
-            nn.Dropout(settings.dropout),
+            Dropout(settings.dropout),
             nn.Linear(settings.hidden, targets.width),
         )
         branches = embedding_dims if targets.branches else {}
@@ -142,7 +143,9 @@ class ConcatHead(nn.Module):
         mean, log_variance = latent.chunk(2, dim=1)
         if not self.training:
             return mean
-        return mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        width, device = mean.shape[1], mean.device
+        noise = draw_rows(len(mean), lambda n, g: torch.randn(n, width, generator=g, device=device))
+        return mean + noise * (0.5 * log_variance).exp()
 
 
 class FusionRegressor(Regressor):
@@ -217,9 +220,14 @@ class EmbeddingFusion(Regressor):
 
 def kept_modalities(num_clips: int, num_modalities: int, dropout: float, device: torch.device) -> Tensor:
     """(B, M) bool: each modality of each clip is kept with 1 - ``dropout``, and at least one is."""
-    keep = torch.rand(num_clips, num_modalities, device=device) >= dropout
+    keep = (
+        draw_rows(num_clips, lambda n, g: torch.rand(n, num_modalities, generator=g, device=device))
+        >= dropout
+    )
     # Where all fell, one at random comes back.
-    lucky = torch.randint(num_modalities, (num_clips, 1), device=device)
+    lucky = draw_rows(
+        num_clips, lambda n, g: torch.randint(num_modalities, (n, 1), generator=g, device=device)
+    )
     return keep.scatter_(1, lucky, keep.gather(1, lucky) | ~keep.any(dim=1, keepdim=True))
 
 

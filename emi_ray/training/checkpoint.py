@@ -20,7 +20,7 @@ from emi_ray.models.build import System, build_model
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Label, Modality
 from emi_ray.training.clip_data import ClipData
-from emi_ray.training.transcripts import TOKENIZER, finetuned, parse_tokenizer, with_tokens
+from emi_ray.training.transcripts import TOKENIZER, parse_tokenizer, reads_transcripts, with_tokens
 from emi_ray.workspace import Workspace
 
 WEIGHTS = "model.safetensors"
@@ -60,7 +60,7 @@ class LoadedModel:
     tokenizer: str | None = None
 
     def tokens(self, data: ClipData, transcripts: Mapping[str, str]) -> ClipData:
-        """The same clips with the tokens of their transcripts, where the model has a fine-tuned backbone."""
+        """The same clips with the tokens of their transcripts, where the model has a fine-tuned text backbone."""
         if self.tokenizer is None:
             return data
         return with_tokens(data, self.description.recipe, transcripts, parse_tokenizer(self.tokenizer))
@@ -113,7 +113,8 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
     values = workspace.read_json(f"{folder}/{DESCRIPTION}")
     description = validate(ModelDescription, values, workspace.path(f"{folder}/{DESCRIPTION}"))
     dims = {m: int(extractor["feature_dim"]) for m, extractor in description.extractors.items()}
-    dims.update(dict.fromkeys(finetuned(description.recipe), TOKEN_DIM))
+    if reads_transcripts(description.recipe):
+        dims["text"] = TOKEN_DIM
     model = build_model(description.recipe, dims, len(description.labels))
     try:
         model.load_state_dict(load(workspace.read_bytes(f"{folder}/{WEIGHTS}")))
@@ -123,7 +124,9 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
             f"{workspace.path(folder)} was trained by emi_ray {made_by}, whose models had other parts: train it "
             f"again with emi-ray train --force."
         ) from None
-    tokenizer = workspace.read_text(f"{folder}/{TOKENIZER}") if finetuned(description.recipe) else None
+    tokenizer = (
+        workspace.read_text(f"{folder}/{TOKENIZER}") if reads_transcripts(description.recipe) else None
+    )
     return LoadedModel(model.eval(), description, tokenizer)
 
 

@@ -6,26 +6,43 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore, find_store, stores_of
 from emi_ray.recipe import Recipe
+from emi_ray.recipe_schema import EncoderSettings
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
+
+SOUND = "waveform"
+"""Name of the extractor that keeps the sound itself, which a speech backbone reads."""
 
 
 def find_stores(
     workspace: Workspace, recipe: Recipe, config: WorkspaceConfig
 ) -> dict[Modality, FeatureStore]:
-    """The store of each modality of a recipe; a backbone that is fine-tuned reads none.
+    """The store of each modality of a recipe; a text backbone that is fine-tuned reads none.
 
     An encoder's ``features`` names a fingerprint or an extractor. Without it the only store of the modality
-    serves; of several, the one that the workspace's configured extractor made.
+    serves; of several, the one that the workspace's configured extractor made. A speech backbone that is
+    fine-tuned reads the store of :data:`SOUND`.
 
     Raises:
-        UserError: there is none, or several fit.
+        UserError: there is none, several fit, or a speech backbone is to read something else than sound.
     """
-    return {
-        modality: _find(workspace, modality, recipe.encoders[modality].features, config)
+    stores = {
+        modality: _find(workspace, modality, _wanted(recipe.encoders[modality]), config)
         for modality in recipe.modalities
-        if recipe.encoders[modality].type != "finetune"
+        if recipe.encoders[modality].type != "finetune" or modality != "text"
     }
+    for modality, store in stores.items():
+        made_by = store.describe()["extractor"]
+        if recipe.encoders[modality].type == "finetune" and made_by != SOUND:
+            raise UserError(
+                f"encoders.{modality}.features = '{recipe.encoders[modality].features}' were made by '{made_by}'; a "
+                f"backbone that is fine-tuned reads those of '{SOUND}'."
+            )
+    return stores
+
+
+def _wanted(settings: EncoderSettings) -> str | None:
+    return settings.features or (SOUND if settings.type == "finetune" else None)
 
 
 def _find(

@@ -1,7 +1,8 @@
 """``fit``: the one training loop, in plain torch.
 
-Randomness is set anew at every epoch from (seed, stage, epoch, worker). A run that is resumed after any epoch
-therefore draws what the undisturbed run drew, whatever else used the generators in between.
+Randomness is set anew at every epoch from (seed, stage, epoch), and what is not drawn for whole batches
+(:mod:`emi_ray.models.dropout`) also from the worker. A run that is resumed after any epoch therefore draws what the
+undisturbed run drew, whatever else used the generators in between.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from emi_ray.losses import build_objective
 from emi_ray.metrics import scores
+from emi_ray.models.dropout import drawing_for_batch
 from emi_ray.models.fusion import Regressor
 from emi_ray.models.outputs import Outputs
 from emi_ray.recipe_schema import ObjectiveSettings, TrainingSettings
@@ -112,10 +114,15 @@ def predict(model: Regressor, batcher: Batcher, rows: np.ndarray, team: Team | N
     return values[np.argsort(order)]
 
 
+def seed_of(*parts: int | str) -> int:
+    """64 bits of a hash of ``parts``."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
 def seed_everything(*parts: int | str) -> None:
     """Seed python, numpy and torch from a hash of ``parts``."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    seed = int.from_bytes(digest, "little")
+    seed = seed_of(*parts)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002, for libraries that still draw from the global generator
     torch.manual_seed(seed)
@@ -149,6 +156,7 @@ class _Fitting:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.val_targets = self.batcher.targets(val)
         self.average = None if training.ema_decay is None else WeightAverage(model, training.ema_decay)
+        self.draws = torch.Generator(self.device)
         self.use_amp = training.amp and self.device.type == "cuda"
         self.state = FitState()
 
@@ -206,6 +214,7 @@ class _Fitting:
     def _train(self) -> float:
         """One epoch of steps; returns the mean loss of the batches."""
         seed_everything(self.seed, self.stage, self.state.epoch, self.team.rank)
+        self.draws.manual_seed(seed_of(self.seed, self.stage, self.state.epoch) % 2**63)
         self.model.train()
         self.criterion.start_epoch()
         training = self.training
@@ -234,8 +243,11 @@ class _Fitting:
         """The model's outputs for a whole batch, of which this worker computes its share."""
         share = self.team.share(batch)
         # A worker without a share in a batch smaller than the team computes one clip to learn the form.
-        own = share if len(share) else batch[:1]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_amp):
+        own, places = (share, self.team.places) if len(share) else (batch[:1], slice(1))
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_amp),
+            drawing_for_batch(self.draws, len(batch), places),
+        ):
             outputs = self.model.outputs(self.batcher.inputs(own))
         if self.team.size == 1 and not self.use_amp:
             return outputs

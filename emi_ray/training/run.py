@@ -22,7 +22,7 @@ from emi_ray.training.rows import EXPANDED_SEED, draw_expanded, split_rows
 from emi_ray.training.run_files import METRICS, write_run
 from emi_ray.training.stages import Hooks, OnRunCheckpoint, train_recipe
 from emi_ray.training.team import Team
-from emi_ray.training.transcripts import finetuned, read_transcripts, resolve_backbones, with_tokens
+from emi_ray.training.transcripts import read_transcripts, reads_transcripts, resolve_backbones, with_tokens
 from emi_ray.workspace import Workspace
 
 
@@ -48,7 +48,7 @@ class RunPlan:
     def read_data(self) -> ClipData:
         """All clips, with everything that the recipe's encoders read."""
         data = read_clip_data(self.workspace, self.stores)
-        if not finetuned(self.recipe):
+        if not reads_transcripts(self.recipe):
             return data
         return with_tokens(data, self.recipe, read_transcripts(self.workspace, self.workspace.clips()))
 

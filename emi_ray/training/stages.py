@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from emi_ray.models.backbone import BackboneEncoder
+from emi_ray.models.backbone import Backbone
 from emi_ray.models.build import System, build_model, build_unimodal
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import EmbeddingFusion, FusionRegressor, UnimodalRegressor
@@ -96,7 +96,7 @@ class _Stages(StageRunner):
         features = self.data.features[modality]
         seed_everything(self.seed, modality, "weights")
         model = build_unimodal(self.recipe, modality, features.feature_dim, len(self.data.labels))
-        if isinstance(model.encoder, BackboneEncoder):
+        if isinstance(model.encoder, Backbone):
             model.encoder.load_pretrained()
         elif settings.standardise:
             model.encoder.set_statistics(*feature_statistics(features, rows.train))
@@ -134,7 +134,7 @@ class _Stages(StageRunner):
         for modality, encoder in model.readers().items():
             if modality in trained:
                 encoder.load_state_dict(trained[modality].state_dict())
-            elif isinstance(encoder, BackboneEncoder):
+            elif isinstance(encoder, Backbone):
                 encoder.load_pretrained()
             elif encoder.standardise:
                 features = self.data.features[modality]

@@ -27,9 +27,14 @@ class Team:
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
+    @property
+    def places(self) -> slice:
+        """Which rows of a batch are this worker's."""
+        return slice(self.rank, None, self.size)
+
     def share(self, rows: np.ndarray) -> np.ndarray:
         """This worker's rows of a batch."""
-        return rows[self.rank :: self.size]
+        return rows[self.places]
 
     def arrange(self, rows: np.ndarray) -> np.ndarray:
         """Rows of a batch in the order in which ``gather`` gives their predictions."""

@@ -10,7 +10,6 @@ import pyarrow as pa
 from emi_ray.errors import UserError
 from emi_ray.models.backbone import backbone_config, load_tokenizer
 from emi_ray.recipe_schema import Recipe
-from emi_ray.schema import Modality
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
@@ -21,22 +20,21 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 
 
-def finetuned(recipe: Recipe) -> tuple[Modality, ...]:
-    """The modalities whose backbone the recipe trains on."""
-    return tuple(m for m in recipe.modalities if recipe.encoders[m].type == "finetune")
+def reads_transcripts(recipe: Recipe) -> bool:
+    """Whether the recipe trains on a text backbone."""
+    return "text" in recipe.encoders and recipe.encoders["text"].type == "finetune"
 
 
 def resolve_backbones(recipe: Recipe) -> Recipe:
     """The recipe with the architecture of each backbone that it names.
 
     Raises:
-        UserError: a backbone cannot be had.
+        UserError: a backbone cannot be had, or does not read its modality.
     """
     encoders = dict(recipe.encoders)
-    for modality in finetuned(recipe):
-        settings = encoders[modality]
+    for modality, settings in recipe.encoders.items():
         if settings.backbone_config is None and settings.backbone is not None:
-            config = backbone_config(settings.backbone)
+            config = backbone_config(settings.backbone, modality)
             encoders[modality] = settings.model_copy(update={"backbone_config": config})
     return recipe.model_copy(update={"encoders": encoders})
 
@@ -57,18 +55,16 @@ def with_tokens(
     transcripts: Mapping[str, str],
     tokenizer: "PreTrainedTokenizerFast | None" = None,
 ) -> ClipData:
-    """The same clips, with the tokens of their transcripts for a backbone that is fine-tuned.
+    """The same clips, with the tokens of their transcripts for the text backbone of a recipe.
 
     Raises:
         UserError: no clip has a transcript, or the tokenizer cannot be had.
     """
-    features = dict(data.features)
-    for modality in finetuned(recipe):
-        settings = recipe.encoders[modality]
-        tokenizer = tokenizer or load_tokenizer(str(settings.backbone))
-        texts = [transcripts.get(str(clip_id)) for clip_id in data.clip_ids]
-        features[modality] = tokenise(texts, tokenizer, settings.max_steps or 128, str(settings.backbone))
-    return data.with_features(features)
+    settings = recipe.encoders["text"]
+    tokenizer = tokenizer or load_tokenizer(str(settings.backbone))
+    texts = [transcripts.get(str(clip_id)) for clip_id in data.clip_ids]
+    tokens = tokenise(texts, tokenizer, settings.max_steps or 128, str(settings.backbone))
+    return data.with_features({**data.features, "text": tokens})
 
 
 def tokenise(

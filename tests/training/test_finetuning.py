@@ -16,7 +16,12 @@ from emi_ray.training.run import execute_run, plan_run
 from emi_ray.training.transcripts import resolve_backbones, with_tokens
 
 WORDS = [f"word{index}" for index in range(24)]
-LIVELY = ["training.epochs=12", "encoders.text.backbone_lr_ratio=1", "encoders.text.backbone_pooling=mean"]
+LIVELY = [
+    "training.epochs=12",
+    "encoders.text.backbone_lr_ratio=1",
+    "encoders.text.backbone_pooling=mean",
+    "encoders.text.dropout=0",
+]
 
 
 @pytest.fixture(scope="module")

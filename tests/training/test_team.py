@@ -5,26 +5,23 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from planted import planted_data
 
-from emi_ray.models.build import build_unimodal
+from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe
 from emi_ray.training.loop import fit, seed_everything
 from emi_ray.training.rows import split_rows
 from emi_ray.training.team import Team
 
-NO_DROPOUT = [
-    "encoders.audio.dropout=0",
-    "encoders.audio.hidden=16",
-    "training.epochs=3",
-    "training.batch_size=19",
-]
+SETTINGS = ["stages=joint", "fusion.epochs=3", "training.batch_size=19"]
 
 
 def train():
-    data = planted_data(num_train=77, num_val=33, modalities=["audio"])
-    recipe = load_recipe("audio", NO_DROPOUT)
+    """A fusion with dropout of every kind that is drawn a clip."""
+    data = planted_data(num_train=77, num_val=33)
+    recipe = load_recipe("second-place", SETTINGS)
     rows = split_rows(data)
     seed_everything(0)
-    model = build_unimodal(recipe, "audio", data.features["audio"].feature_dim, len(data.labels))
+    dims = {modality: data.features[modality].feature_dim for modality in recipe.modalities}
+    model = build_model(recipe, dims, len(data.labels))
     state = fit(model, data, rows.train, rows.val, recipe.training, recipe.objective, seed=0)
     return model, state
 

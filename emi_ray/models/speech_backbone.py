@@ -1,0 +1,65 @@
+"""A pretrained speech model that is trained on: the sound itself → hidden states, one each 20 ms."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from emi_ray.models.backbone import ABOVE_LAYERS, Backbone
+from emi_ray.models.sequences import PaddedGroup, Sequences, padded
+from emi_ray.recipe_schema import EncoderSettings
+
+
+class SpeechBackbone(Backbone):
+    """Sound, ``feature_dim`` samples a step → convolutions → transformer.
+
+    The convolutions stay as they were pretrained, as the authors of wav2vec 2.0 do (arXiv 2006.11477, 4.3). They
+    run clip by clip: neither padding nor the other clips of a batch change what a clip becomes.
+    """
+
+    def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
+        super().__init__(feature_dim, settings)
+        self.backbone.feature_extractor.requires_grad_(False)
+        config = self.backbone.config
+        self._least_samples = 1
+        for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
+            self._least_samples = (self._least_samples - 1) * stride + kernel
+
+    def steps(self, sequences: Sequences) -> Sequences:
+        """The hidden states of a batch, for a fusion that attends to steps."""
+        padding = sequences.pad()
+        groups = [self.hidden(group) for group in padding.groups]
+        return padded(*groups, present=sequences.present, order=padding.order)
+
+    def hidden(self, group: PaddedGroup) -> PaddedGroup:
+        lengths = group.mask[:, : self.settings.max_steps].sum(dim=1).tolist()
+        with torch.no_grad():
+            convolved = [
+                self._convolve(v[:n].reshape(-1)) for v, n in zip(group.values, lengths, strict=True)
+            ]
+        values = pad_sequence(convolved, batch_first=True)
+        counts = torch.tensor([len(steps) for steps in convolved], device=values.device)
+        mask = torch.arange(values.shape[1], device=values.device) < counts[:, None]
+        hidden = self._transform(values, mask)
+        return PaddedGroup(hidden.float(), mask & group.mask.any(dim=1, keepdim=True))
+
+    def _convolve(self, samples: Tensor) -> Tensor:
+        """The sound of one clip (N,) → (T, channels)."""
+        if self.backbone.config.do_normalize and len(samples):
+            samples = (samples - samples.mean()) / (samples.var(unbiased=False) + 1e-7).sqrt()
+        samples = F.pad(samples, (0, max(0, self._least_samples - len(samples))))
+        convolved: Tensor = self.backbone.feature_extractor(samples[None])[0].T
+        return convolved
+
+    def _transform(self, values: Tensor, mask: Tensor) -> Tensor:
+        """What the models do after their convolutions, with a mask of the steps that these gave."""
+        projected = self.backbone.feature_projection(values)
+        projected = projected[0] if isinstance(projected, tuple) else projected
+        if values.shape[1] > self.backbone.config.mask_time_length:  # SpecAugment, in training
+            projected = self.backbone._mask_hidden_states(projected, attention_mask=mask)
+        hidden: Tensor = self.backbone.encoder(projected, attention_mask=mask).last_hidden_state
+        return hidden
+
+    def _depth(self, parameter: str) -> int:
+        depth = super()._depth(parameter)
+        return -1 if depth == ABOVE_LAYERS else depth
