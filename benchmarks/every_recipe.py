@@ -48,14 +48,18 @@ def main() -> None:
         modality, folder = stand_ins[name]
         chosen = [f"extractors.{modality}.name={name}", f"extractors.{modality}.settings.weights={folder}"]
         emi_ray("extract", "-w", workspace, "--modalities", modality, *chosen)
+    emi_ray("extract", "-w", workspace, "--modalities", "audio", "extractors.audio.name=waveform")
     plain = [name for name in recipe_names() if "finetuned" not in name]
     defaults = ("appearance", "prosody", "hashed-ngrams", "flow")
     modalities = ("vision", "audio", "text", "motion")
     built_in = [f"encoders.{m}.features={name}" for m, name in zip(modalities, defaults, strict=True)]
-    backbone = f"encoders.text.backbone={stand_ins['gte-base'][1]}"
+    text = f"encoders.text.backbone={stand_ins['gte-base'][1]}"
+    audio, emotion = (f"encoders.audio.backbone={stand_ins[n][1]}" for n in ("wav2vec2", "wav2vec2-emotion"))
     commands = [(names, built_in) for names in by_modalities([n for n in plain if not needs_extractor(n)])]
     commands += [([name for name in plain if needs_extractor(name)], [])]
-    commands += [(["text-finetuned"], [backbone]), (["first-place-finetuned"], [*built_in[:2], backbone])]
+    commands += [(["text-finetuned"], [text]), (["audio-finetuned"], [audio])]
+    commands += [(["first-place-finetuned"], [*built_in[:2], text])]
+    commands += [(["first-place-finetuned-both"], [built_in[0], text, emotion])]
     for names, settings in commands:
         own = [s for s in settings if s.split(".")[1] in load_recipe(names[0]).encoders]
         emi_ray("train", "-w", workspace, *names, *own, *options.settings)

@@ -82,7 +82,12 @@ class EncoderSettings(StageOverrides):
     recurrent_hidden: int = Field(256, ge=1)
     recurrent_layers: int = Field(1, ge=1)
     bidirectional: bool = False
-    max_steps: int | None = Field(None, ge=1, description="later steps of a clip are not looked at")
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="later steps of a clip are not looked at; a backbone that is fine-tuned looks at 128 tokens or "
+        "600 steps of sound (12 s) at most unless this says otherwise",
+    )
     backbone: str | None = Field(
         None, description="finetune: Hugging Face id or folder of a text encoder or speech model"
     )

@@ -9,17 +9,10 @@ import pyarrow as pa
 from emi_ray.config import MediaSettings
 from emi_ray.extraction.stage import OUTCOME, Stage, outcome
 from emi_ray.extraction.work import todo_column
+from emi_ray.media.clip import table_of
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
-
-DECODED_SCHEMA = pa.schema(
-    [
-        *(pa.field(name, pa.string()) for name in ("clip_id", "transcript", "openface_csv", "video")),
-        *(pa.field(name, pa.string()) for name in ("missing", "failed", "notes")),
-        *(pa.field(name, pa.large_binary()) for name in ("frames", "faces", "waveform")),
-    ]
-)
 
 
 class Decode(Stage):
@@ -51,7 +44,7 @@ class Decode(Stage):
             decoded.append(self._decoder.decode(source, self._needs_of(row)))
             seconds = time.perf_counter() - started
             outcomes.append([outcome("decode", "ok", None, seconds, decoded[-1]["media_s"])])
-        table = pa.Table.from_pylist(decoded, schema=DECODED_SCHEMA)
+        table = table_of(decoded)
         for name in map(todo_column, self._needs):
             table = table.append_column(name, batch[name])
         return table.append_column("outcomes", pa.array(outcomes, pa.list_(OUTCOME)))

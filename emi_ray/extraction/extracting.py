@@ -12,7 +12,7 @@ from emi_ray.extraction.stage import ALWAYS, Attempt, Stage, attempt, limit_thre
 from emi_ray.extraction.work import store_of, todo_column
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
 from emi_ray.feature_store import ClipFeatures, Failure, write_failures
-from emi_ray.media.clip import DecodedClip, unpack_clip
+from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
 from emi_ray.workspace import Workspace
 
 
@@ -35,7 +35,7 @@ class Extract(Stage):
 
     def process(self, batch: pa.Table) -> pa.Table:
         todo = todo_column(self._modality)
-        mine = batch.filter(batch[todo].is_valid())
+        mine = batch.filter(batch[todo].is_valid()) if batch[todo].null_count else batch  # a filter copies
         results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]))
         self._write(results, dict(zip(mine["clip_id"].to_pylist(), mine[todo].to_pylist(), strict=True)))
         outcomes = {result.clip_id: result.outcome(self._modality) for result in results}
@@ -47,7 +47,7 @@ class Extract(Stage):
         def extract(ready: Sequence[DecodedClip]) -> list[Features]:
             return [_fit_for_store(found, extractor) for found in extractor.extract(ready)]
 
-        clips = [unpack_clip(row) for row in rows.to_pylist()]
+        clips = [unpack_clip(row) for row in rows_of(rows)]
         absences = {clip.clip_id: self._absence(clip) for clip in clips}
         absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
         ready = [clip for clip in clips if not absences[clip.clip_id]]

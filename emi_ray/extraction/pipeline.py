@@ -1,6 +1,6 @@
 """THE pipeline: manifest → decode → vision → motion → audio → transcript → text, features written on the way."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.decoding import Decode
 from emi_ray.extraction.extracting import Extract
-from emi_ray.extraction.pools import Pool
+from emi_ray.extraction.pools import LARGEST_BATCH, Pool
 from emi_ray.extraction.stage import ALWAYS
 from emi_ray.extraction.transcribing import Transcribe
 from emi_ray.extraction.work import todo_column
@@ -49,7 +49,8 @@ class Pipeline:
 
     def build(self, work: pa.Table, pools: Mapping[str, Pool]) -> Dataset:
         """The lazy dataset. Its rows are ``clip_id`` and ``outcomes``: features stay behind, in the store."""
-        dataset: Dataset = ray.data.from_arrow(_blocks(work, pools["decode"], self._rows_per_block))
+        # Unlike from_arrow this starts no task a block, and so no further worker processes.
+        dataset: Dataset = ray.data.from_blocks(_blocks(work, pools["decode"], self._rows_per_block))
         needs = {modality: spec.needs for modality, spec in self.specs.items()}
         limit = self.config.extraction.time_limit_s
         decode = (self.config.media, needs, self.transcriber is not None, limit)
@@ -129,7 +130,11 @@ def _on(pool: Pool) -> dict[str, Any]:
     }
 
 
-def _blocks(work: pa.Table, pool: Pool, rows_per_block: int) -> Sequence[pa.Table]:
-    """The manifest in blocks small enough that all actors have work, and few enough for a million clips."""
-    rows = min(max(work.num_rows // (pool.max_actors * 32), rows_per_block), 256)
+def _blocks(work: pa.Table, pool: Pool, rows_per_block: int) -> list[pa.Table]:
+    """The manifest in blocks small enough that all actors have work, and few enough for a million clips.
+
+    Blocks that are larger than asked for hold whole batches of every stage: a rest of a batch computes slowly.
+    """
+    wanted = min(work.num_rows // (pool.max_actors * 32), 256)
+    rows = max(wanted - wanted % LARGEST_BATCH, rows_per_block)
     return [work.slice(start, rows) for start in range(0, work.num_rows, rows)]

@@ -11,7 +11,7 @@ from emi_ray.extraction.stage import ALWAYS, Attempt, Stage, attempt, limit_thre
 from emi_ray.extraction.work import todo_column
 from emi_ray.extractors import TranscriberSpec
 from emi_ray.extractors.whisper import Whisper
-from emi_ray.media.clip import unpack_clip
+from emi_ray.media.clip import rows_of, unpack_clip
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
@@ -35,7 +35,7 @@ class Transcribe(Stage):
         return self._spec.build()
 
     def process(self, batch: pa.Table) -> pa.Table:
-        rows = batch.select([*ALWAYS, todo_column("text"), "transcript", "waveform"]).to_pylist()
+        rows = rows_of(batch.select([*ALWAYS, todo_column("text"), "transcript", "waveform"]))
         mute = [row for row in rows if row[todo_column("text")] is not None and _wants_sound(row)]
         heard = [row for row in mute if row["waveform"] is not None]
         results = (

@@ -1,12 +1,13 @@
 """What decoding makes of one clip, and how it travels between processes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load, save
+import pyarrow as pa
+from safetensors.numpy import save
 
 from emi_ray.schema import Need
 
@@ -78,7 +79,11 @@ class DecodedClip:
 
 
 PACKED_COLUMNS = ("frames", "faces", "waveform")
-"""Inputs that are too large for plain columns: they travel as one buffer each."""
+"""Inputs that are too large for plain columns: they travel as one safetensors buffer each."""
+
+_TEXT_COLUMNS = ("clip_id", "transcript", "openface_csv", "video", "missing", "failed", "notes")
+
+_DTYPES = {"U8": np.uint8, "BOOL": np.bool_, "F32": np.float32, "I64": np.int64}
 
 
 def pack_clip(clip: DecodedClip) -> dict[str, Any]:
@@ -104,9 +109,27 @@ def pack_clip(clip: DecodedClip) -> dict[str, Any]:
     return row
 
 
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows of :func:`pack_clip` as a table, in which packed inputs are still the rows' own memory."""
+    columns = {name: pa.array([row[name] for row in rows], pa.string()) for name in _TEXT_COLUMNS}
+    for name in PACKED_COLUMNS:
+        columns[name] = pa.chunked_array([_binary(row[name]) for row in rows], pa.large_binary())
+    return pa.table(columns)
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows for :func:`unpack_clip`, in which packed inputs are still the table's own memory."""
+    packed = [name for name in PACKED_COLUMNS if name in table.column_names]
+    rows: list[dict[str, Any]] = table.drop_columns(packed).to_pylist()
+    for name in packed:
+        for row, value in zip(rows, table[name], strict=True):
+            row[name] = value.as_buffer()
+    return rows
+
+
 def unpack_clip(row: Mapping[str, Any]) -> DecodedClip:
-    """Inverse of :func:`pack_clip`; columns that were dropped on the way are None."""
-    frames, faces, waveform = (load(row[name]) if row.get(name) else None for name in PACKED_COLUMNS)
+    """Inverse of :func:`pack_clip`; columns that were dropped on the way are None. Arrays are views, not copies."""
+    frames, faces, waveform = (_arrays(row[name]) if row.get(name) else None for name in PACKED_COLUMNS)
     return DecodedClip(
         clip_id=row["clip_id"],
         frames=Frames(**frames) if frames else None,
@@ -119,3 +142,27 @@ def unpack_clip(row: Mapping[str, Any]) -> DecodedClip:
         failed=json.loads(row["failed"]),
         notes=json.loads(row["notes"]),
     )
+
+
+def _binary(value: bytes | None) -> pa.Array:
+    """One value as an array, without a copy."""
+    if value is None:
+        return pa.nulls(1, pa.large_binary())
+    ends = pa.py_buffer(np.array([0, len(value)], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(value)])
+
+
+def _arrays(packed: bytes | pa.Buffer) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors buffer, in place; ``safetensors`` itself copies them twice.
+
+    Eight bytes, the little-endian length of a JSON header; the header; the arrays, where it says.
+    """
+    data = memoryview(packed)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:start]))
+    arrays: dict[str, np.ndarray] = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        dtype: Any = _DTYPES[entry["dtype"]]
+        arrays[name] = np.frombuffer(data[start + first : start + last], dtype).reshape(entry["shape"])
+    return arrays
