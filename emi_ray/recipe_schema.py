@@ -107,6 +107,8 @@ class EncoderSettings(StageOverrides):
     def _finetuning_has_a_backbone(self) -> "EncoderSettings":
         if (self.type == "finetune") != (self.backbone is not None):
             raise ValueError("type = 'finetune' and a backbone go together")
+        if self.type == "finetune" and (self.standardise or self.recurrent):
+            raise ValueError("type = 'finetune' takes neither standardise nor recurrent")
         return self
 
 

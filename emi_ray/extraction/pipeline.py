@@ -12,7 +12,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.decoding import Decode
 from emi_ray.extraction.extracting import Extract
-from emi_ray.extraction.pools import LARGEST_BATCH, Pool
+from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.stage import ALWAYS
 from emi_ray.extraction.transcribing import Transcribe
 from emi_ray.extraction.work import todo_column
@@ -50,7 +50,7 @@ class Pipeline:
     def build(self, work: pa.Table, pools: Mapping[str, Pool]) -> Dataset:
         """The lazy dataset. Its rows are ``clip_id`` and ``outcomes``: features stay behind, in the store."""
         # Unlike from_arrow this starts no task a block, and so no further worker processes.
-        dataset: Dataset = ray.data.from_blocks(_blocks(work, pools["decode"], self._rows_per_block))
+        dataset: Dataset = ray.data.from_blocks(_blocks(work, pools, self._rows_per_block))
         needs = {modality: spec.needs for modality, spec in self.specs.items()}
         limit = self.config.extraction.time_limit_s
         decode = (self.config.media, needs, self.transcriber is not None, limit)
@@ -130,11 +130,12 @@ def _on(pool: Pool) -> dict[str, Any]:
     }
 
 
-def _blocks(work: pa.Table, pool: Pool, rows_per_block: int) -> list[pa.Table]:
+def _blocks(work: pa.Table, pools: Mapping[str, Pool], rows_per_block: int) -> list[pa.Table]:
     """The manifest in blocks small enough that all actors have work, and few enough for a million clips.
 
-    Blocks that are larger than asked for hold whole batches of every stage: a rest of a batch computes slowly.
+    Blocks that are larger than asked for are multiples of the largest batch: a rest of a batch computes slowly.
     """
-    wanted = min(work.num_rows // (pool.max_actors * 32), 256)
-    rows = max(wanted - wanted % LARGEST_BATCH, rows_per_block)
+    wanted = min(work.num_rows // (pools["decode"].max_actors * 32), 256)
+    largest = max(pool.batch_size for pool in pools.values())
+    rows = max(wanted - wanted % largest, rows_per_block)
     return [work.slice(start, rows) for start in range(0, work.num_rows, rows)]

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from emi_ray.config import ExtractionSettings, StageSettings
 from emi_ray.runtime import Machine
 
-LARGEST_BATCH = 32
-BATCH_SIZE = {"decode": 8, "text": LARGEST_BATCH}
+BATCH_SIZE = {"decode": 8, "text": 32}
 """Clips a batch, and so a file, where it is not 8. Text is tiny: larger batches make fewer files."""
 
-GPU_BATCH_SIZE = LARGEST_BATCH
+GPU_BATCH_SIZE = 32
 THREADS_OF_A_MODEL = 8
 """Cores that one pretrained model uses well on a CPU; more cores are for more actors."""
 

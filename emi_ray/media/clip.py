@@ -83,7 +83,7 @@ PACKED_COLUMNS = ("frames", "faces", "waveform")
 
 _TEXT_COLUMNS = ("clip_id", "transcript", "openface_csv", "video", "missing", "failed", "notes")
 
-_DTYPES = {"U8": np.uint8, "BOOL": np.bool_, "F32": np.float32, "I64": np.int64}
+_DTYPES = {"U8": "u1", "BOOL": "?", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
 def pack_clip(clip: DecodedClip) -> dict[str, Any]:
@@ -163,6 +163,6 @@ def _arrays(packed: bytes | pa.Buffer) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name, entry in header.items():
         first, last = entry["data_offsets"]
-        dtype: Any = _DTYPES[entry["dtype"]]
-        arrays[name] = np.frombuffer(data[start + first : start + last], dtype).reshape(entry["shape"])
+        values = data[start + first : start + last]
+        arrays[name] = np.frombuffer(values, _DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return arrays

@@ -26,6 +26,9 @@ TOKEN_DIM = 1
 SPEECH_FAMILIES = ("wav2vec2", "wavlm", "hubert")
 """``model_type`` of the architectures that read sound."""
 
+SAMPLE_RATE_HZ = 16_000
+
+_UNUSED = re.compile(r"(^|\.)pooler\.|position_ids$|masked_spec_embed$")
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 ABOVE_LAYERS = 10_000
 
@@ -33,9 +36,12 @@ ABOVE_LAYERS = 10_000
 class Backbone(FeatureReader):
     """Input → transformer → class token or mean → MLP. A clip without input is a zero vector before the MLP.
 
-    Layers nearer to the input learn at lower rates: layer i of n at ``backbone_lr_ratio`` x
-    ``layer_decay`` ^ (n - 1 - i), embeddings once more below.
+    Layers nearer to the input learn at lower rates: layer i of n, and what lies above the last, at
+    ``backbone_lr_ratio`` x ``layer_decay`` ^ (n - 1 - i), embeddings once more below. Weights are float32, whatever
+    the checkpoint keeps: AdamW's epsilon is zero in float16.
     """
+
+    modality: Modality
 
     def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
         from transformers import AutoConfig, AutoModel
@@ -43,7 +49,8 @@ class Backbone(FeatureReader):
         super().__init__(feature_dim, standardise=False)
         values = dict(settings.backbone_config or {})
         self.settings = settings
-        self.backbone = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+        config = AutoConfig.for_model(values.pop("model_type"), **values)
+        self.backbone = AutoModel.from_config(config, dtype=torch.float32)
         if settings.gradient_checkpointing:
             self.backbone.config.use_cache = False
             self.backbone.activation_checkpointing_enable({"use_reentrant": False})
@@ -55,19 +62,28 @@ class Backbone(FeatureReader):
         """Start from the weights that the recipe names.
 
         Raises:
-            UserError: they cannot be had.
+            UserError: they cannot be had, or lack some that the model uses.
         """
         from transformers import AutoModel
 
-        pretrained = _from_pretrained(AutoModel, self.settings.backbone)
+        options = {"output_loading_info": True, "dtype": torch.float32}
+        pretrained, report = _from_pretrained(AutoModel, self.settings.backbone, self.modality, **options)
+        lacking = sorted(name for name in report["missing_keys"] if not _UNUSED.search(name))
+        if lacking:
+            raise UserError(
+                f"encoders.{self.modality}.backbone = '{self.settings.backbone}' lacks {len(lacking)} parameters of "
+                f"{type(pretrained).__name__}, which would be random (first: {lacking[0]}). Give a checkpoint of "
+                f"this architecture."
+            )
         self.backbone.load_state_dict(pretrained.state_dict())
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """What follows the backbone, then its layers from the last to the embeddings."""
         by_depth: dict[int, list[nn.Parameter]] = {}
+        top = int(self.backbone.config.num_hidden_layers) - 1
         for name, parameter in self.backbone.named_parameters():
             if parameter.requires_grad:
-                by_depth.setdefault(self._depth(name), []).append(parameter)
+                by_depth.setdefault(min(self._depth(name), top), []).append(parameter)
         depths = sorted(by_depth, reverse=True)
         settings = self.settings
         ratios = [settings.backbone_lr_ratio * settings.layer_decay**place for place in range(len(depths))]
@@ -94,13 +110,15 @@ class Backbone(FeatureReader):
         return (hidden.values * share[:, :, None]).sum(dim=1)
 
     def _depth(self, parameter: str) -> int:
-        """Number of the layer; -1 for what lies below all layers."""
+        """Number of the layer; -1 below the first layer, ``ABOVE_LAYERS`` above the last."""
         layer = _LAYER.search(parameter)
         return int(layer[1]) if layer else (-1 if "embeddings" in parameter else ABOVE_LAYERS)
 
 
 class TextBackbone(Backbone):
     """Token ids (T, 1) → transformer."""
+
+    modality = "text"
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(TOKEN_DIM, settings)
@@ -138,7 +156,9 @@ def backbone_config(backbone: str, modality: Modality) -> dict[str, Any]:
 
     config = _from_pretrained(AutoConfig, backbone, modality)
     kept = {
-        k: v for k, v in config.to_diff_dict().items() if k not in ("architectures", "transformers_version")
+        k: v
+        for k, v in config.to_diff_dict().items()
+        if k not in ("architectures", "transformers_version", "dtype")
     }
     values = {**kept, "model_type": config.model_type}
     if (config.model_type in SPEECH_FAMILIES) != (modality == "audio"):
@@ -149,6 +169,11 @@ def backbone_config(backbone: str, modality: Modality) -> dict[str, Any]:
         )
     if modality == "audio":
         processor = _from_pretrained(AutoFeatureExtractor, backbone, modality)
+        if processor.sampling_rate != SAMPLE_RATE_HZ or values.get("add_adapter"):
+            raise UserError(
+                f"encoders.audio.backbone = '{backbone}' takes {processor.sampling_rate} samples a second"
+                f"{', with an adapter' if values.get('add_adapter') else ''}: give one of {SAMPLE_RATE_HZ}, without."
+            )
         values |= {"do_normalize": bool(processor.do_normalize), "layerdrop": 0.0}
     return values
 
@@ -165,13 +190,13 @@ def load_tokenizer(backbone: str) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
-def _from_pretrained(kind: Any, backbone: str | None, modality: Modality = "text") -> Any:
+def _from_pretrained(kind: Any, backbone: str | None, modality: Modality = "text", **options: Any) -> Any:
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        return kind.from_pretrained(backbone, trust_remote_code=False)
+        return kind.from_pretrained(backbone, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         what = (

@@ -17,8 +17,11 @@ class SpeechBackbone(Backbone):
     """Sound, ``feature_dim`` samples a step → convolutions → transformer.
 
     The convolutions stay as they were pretrained, as the authors of wav2vec 2.0 do (arXiv 2006.11477, 4.3). They
-    run clip by clip: neither padding nor the other clips of a batch change what a clip becomes.
+    run clip by clip: neither padding nor the other clips of a batch change what they give. In training, steps and
+    channels are masked as the model's configuration says (SpecAugment).
     """
+
+    modality = "audio"
 
     def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
         super().__init__(feature_dim, settings)
@@ -65,4 +68,9 @@ class SpeechBackbone(Backbone):
 
     def _depth(self, parameter: str) -> int:
         depth = super()._depth(parameter)
-        return -1 if depth == ABOVE_LAYERS else depth
+        config = self.backbone.config
+        # Of large models the norm comes after the layers, of the others before them.
+        is_last = parameter.startswith("encoder.layer_norm.") and getattr(
+            config, "do_stable_layer_norm", False
+        )
+        return -1 if depth == ABOVE_LAYERS and not is_last else depth

@@ -113,11 +113,15 @@ def from_arrays(
 
 
 def read_clip_data(
-    workspace: Workspace, stores: Mapping[Modality, FeatureStore], cache: Path | None = None
+    workspace: Workspace,
+    stores: Mapping[Modality, FeatureStore],
+    cache: Path | None = None,
+    max_steps: Mapping[Modality, int] | None = None,
 ) -> ClipData:
     """Read the corpus and the features of its clips.
 
     Args:
+        max_steps: by modality, how many steps of a clip are read.
         cache: a local folder to keep the packed features in, memory-mapped; for features beyond memory.
 
     Raises:
@@ -130,21 +134,24 @@ def read_clip_data(
     return ClipData(
         np.array(ids.to_pylist(), dtype=str),
         np.array(clips["split"].to_pylist(), dtype=str),
-        {modality: read_packed(store, ids, cache) for modality, store in stores.items()},
+        {m: read_packed(store, ids, cache, (max_steps or {}).get(m)) for m, store in stores.items()},
         np.stack(columns, axis=1).astype(np.float32),
         labels,
     )
 
 
-def read_packed(store: FeatureStore, clip_ids: pa.Array, cache: Path | None = None) -> PackedFeatures:
-    """Read a store once, aligned to ``clip_ids``; clips of the store that are not asked for are passed over.
+def read_packed(
+    store: FeatureStore, clip_ids: pa.Array, cache: Path | None = None, max_steps: int | None = None
+) -> PackedFeatures:
+    """Read a store once, aligned to ``clip_ids``; clips of the store that are not asked for are passed over, and
+    steps of a clip beyond ``max_steps``.
 
     Raises:
         UserError: the store holds a number that is not finite.
     """
     starts = np.zeros(len(clip_ids), dtype=np.int64)
     lengths = np.zeros(len(clip_ids), dtype=np.int64)
-    total = _count_steps(store, clip_ids)
+    total = _count_steps(store, clip_ids, max_steps)
     values = _allocate(store, (total, store.feature_dim), cache)
     position = 0
     for table in store.tables(["clip_id", "num_steps", "features"]):
@@ -155,6 +162,9 @@ def read_packed(store: FeatureStore, clip_ids: pa.Array, cache: Path | None = No
         _refuse_infinite(store, table, steps)
         rows = pc.index_in(table["clip_id"], value_set=clip_ids).to_numpy()
         counts = table["num_steps"].to_numpy().astype(np.int64)
+        if max_steps is not None:
+            place = np.arange(len(steps)) - np.repeat(np.cumsum(counts) - counts, counts)
+            steps, counts = steps[place < max_steps], counts.clip(max=max_steps)
         lengths[rows] = counts
         starts[rows] = position + np.cumsum(counts) - counts
         values[position : position + len(steps)] = steps
@@ -171,11 +181,11 @@ def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:
     return PackedFeatures(values, np.cumsum(lengths) - lengths, lengths, lengths > 0, identity)
 
 
-def _count_steps(store: FeatureStore, clip_ids: pa.Array) -> int:
+def _count_steps(store: FeatureStore, clip_ids: pa.Array, max_steps: int | None) -> int:
     total = 0
     for table in store.tables(["clip_id", "num_steps"]):
         wanted = pc.is_in(table["clip_id"], value_set=clip_ids)
-        total += pc.sum(table["num_steps"].filter(wanted)).as_py() or 0
+        total += int(table["num_steps"].filter(wanted).to_numpy().clip(max=max_steps).sum())
     return total
 
 

@@ -12,6 +12,9 @@ from emi_ray.training.clip_data import ClipData
 from emi_ray.training.rows import Rows
 from emi_ray.training.team import Team
 
+ALGORITHM = 2
+"""Grows whenever the same settings come to other weights."""
+
 
 def encoder_key(
     recipe: Recipe, modality: Modality, data: ClipData, rows: Rows, seed: int, device: torch.device
@@ -23,6 +26,7 @@ def encoder_key(
     settings = recipe.encoders[modality]
     features = data.features[modality]
     decided_by = {
+        "algorithm": ALGORITHM,
         "modality": modality,
         "encoder": settings.model_dump(mode="json", exclude={"features"}),
         "training": recipe.training_of(settings).model_dump(mode="json", exclude={"seed"}),

@@ -33,10 +33,14 @@ def find_stores(
     }
     for modality, store in stores.items():
         made_by = store.describe()["extractor"]
-        if recipe.encoders[modality].type == "finetune" and made_by != SOUND:
+        finetunes = recipe.encoders[modality].type == "finetune"
+        if finetunes != (made_by == SOUND):
+            takes = (
+                f"takes '{SOUND}', the sound itself" if finetunes else "takes features, not the sound itself"
+            )
             raise UserError(
-                f"encoders.{modality}.features = '{recipe.encoders[modality].features}' were made by '{made_by}'; a "
-                f"backbone that is fine-tuned reads those of '{SOUND}'."
+                f"encoders.{modality} of type '{recipe.encoders[modality].type}' {takes}; the {modality} store "
+                f"{store.fingerprint} was made by '{made_by}'. Name another: encoders.{modality}.features=EXTRACTOR."
             )
     return stores
 
@@ -63,10 +67,11 @@ def _find(
 
 def _explain(workspace: Workspace, modality: Modality, wanted: str, held: Sequence[FeatureStore]) -> str:
     names = ", ".join(str(store.describe()["extractor"]) for store in held) or "none"
+    otherwise = "" if wanted == SOUND else " Or train on what there is: --any-features."
     return (
-        f"encoders.{modality}.features = '{wanted}': {workspace.root} has no such {modality} features, but: {names}. "
+        f"The recipe reads {modality} features '{wanted}': {workspace.root} has none, but: {names}. "
         f"Make them: emi-ray extract -w {workspace.root} --modalities {modality} "
-        f"extractors.{modality}.name={wanted}. Or train on what there is: --any-features."
+        f"extractors.{modality}.name={wanted}.{otherwise}"
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 from emi_ray.config import MediaSettings, WorkspaceConfig
 from emi_ray.feature_store import FeatureStore
+from emi_ray.models.speech_backbone import MAX_STEPS
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Modality
 from emi_ray.training.checkpoint import ModelDescription, versions
@@ -47,7 +48,7 @@ class RunPlan:
 
     def read_data(self) -> ClipData:
         """All clips, with everything that the recipe's encoders read."""
-        data = read_clip_data(self.workspace, self.stores)
+        data = read_clip_data(self.workspace, self.stores, max_steps=_sound_limits(self.recipe))
         if not reads_transcripts(self.recipe):
             return data
         return with_tokens(data, self.recipe, read_transcripts(self.workspace, self.workspace.clips()))
@@ -57,6 +58,15 @@ class RunPlan:
         path = f"{self.folder}/{METRICS}"
         found = self.workspace.read_json(path) if self.workspace.exists(path) else {}
         return found if found.get("run_key") == self.key else None
+
+
+def _sound_limits(recipe: Recipe) -> dict[Modality, int]:
+    """How many steps of sound speech backbones look at, so that no more are held in memory."""
+    return {
+        modality: settings.max_steps or MAX_STEPS
+        for modality, settings in recipe.encoders.items()
+        if modality != "text" and settings.type == "finetune"
+    }
 
 
 def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed: int) -> RunPlan:

@@ -17,6 +17,7 @@ from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe import load_recipe
 from emi_ray.recipe_schema import EncoderSettings
 from emi_ray.training.checkpoint import load_model
+from emi_ray.training.clip_data import read_clip_data
 from emi_ray.training.run import execute_run, plan_run
 from emi_ray.training.transcripts import resolve_backbones
 
@@ -76,6 +77,35 @@ def test_only_the_transformer_learns_and_layers_nearer_to_the_input_more_slowly(
     frozen = {n for n, p in encoder.named_parameters() if id(p) not in grouped}
     assert frozen
     assert all(name.startswith("backbone.feature_extractor.") for name in frozen)
+
+
+def test_weights_are_float32_whatever_the_checkpoint_keeps(tmp_path, speech):
+    hf.AutoModel.from_pretrained(speech).half().save_pretrained(tmp_path)
+    hf.AutoFeatureExtractor.from_pretrained(speech).save_pretrained(tmp_path)
+    assert hf.AutoConfig.from_pretrained(tmp_path).dtype == torch.float16
+    encoder = SpeechBackbone(STEP, settings_of(tmp_path))
+    encoder.load_pretrained()
+    assert {tensor.dtype for tensor in encoder.state_dict().values()} == {torch.float32}
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, speech):
+    config = hf.AutoConfig.from_pretrained(speech)
+    hf.AutoModel.from_pretrained(speech).save_pretrained(tmp_path)
+    hf.AutoFeatureExtractor.from_pretrained(speech).save_pretrained(tmp_path)
+    config.num_hidden_layers += 1
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="which would be random"):
+        SpeechBackbone(STEP, settings_of(tmp_path)).load_pretrained()
+
+
+def test_no_more_sound_is_read_than_is_looked_at(workspace, speech):
+    own = [f"encoders.audio.backbone={speech}", "encoders.audio.max_steps=15"]
+    plan = plan_run(workspace, recipe_of("audio-finetuned", *own), WorkspaceConfig(), 1)
+    whole, cut = read_clip_data(workspace, plan.stores).features["audio"], plan.read_data().features["audio"]
+    np.testing.assert_array_equal(cut.lengths, np.minimum(whole.lengths, 15))
+    assert len(cut.values) == cut.lengths.sum() < len(whole.values)
+    for clip in (0, 7, 50):
+        np.testing.assert_array_equal(cut.of(clip), whole.of(clip)[:15])
 
 
 def test_recomputing_layers_to_save_memory_changes_no_gradient(speech):
@@ -176,8 +206,12 @@ def test_mistakes_about_speech_models_are_refused_with_a_remedy(tmp_path, worksp
     with pytest.raises(UserError, match="no class token"):
         recipe_of("audio-finetuned", "encoders.audio.backbone_pooling=cls")
     own = f"encoders.audio.backbone={speech}"
-    with pytest.raises(UserError, match="reads those of 'waveform'"):
+    with pytest.raises(UserError, match="takes 'waveform', the sound itself"):
         train(workspace, recipe_of("audio-finetuned", own, "encoders.audio.features=planted-audio"))
+    with pytest.raises(UserError, match="takes features, not the sound itself"):
+        train(workspace, recipe_of("audio", "encoders.audio.features=waveform"))
+    with pytest.raises(UserError, match="neither standardise nor recurrent"):
+        recipe_of("audio-finetuned", "encoders.audio.standardise=true")
     bare = planted_workspace(tmp_path / "bare", num_train=8, num_val=4)
     with pytest.raises(UserError, match="extractors.audio.name=waveform"):
         train(bare, recipe_of("audio-finetuned", own))
