@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ def reads_transcripts(recipe: Recipe) -> bool:
 
 
 def resolve_backbones(recipe: Recipe) -> Recipe:
-    """The recipe with the architecture of each backbone that it names.
+    """The recipe with the architecture of each backbone that it names; of a local folder with its whole path.
 
     Raises:
         UserError: a backbone cannot be had, or does not read its modality.
@@ -34,8 +35,12 @@ def resolve_backbones(recipe: Recipe) -> Recipe:
     encoders = dict(recipe.encoders)
     for modality, settings in recipe.encoders.items():
         if settings.backbone_config is None and settings.backbone is not None:
-            config = backbone_config(settings.backbone, modality)
-            encoders[modality] = settings.model_copy(update={"backbone_config": config})
+            folder = Path(settings.backbone)
+            backbone = (
+                str(folder.resolve()) if folder.is_dir() else settings.backbone
+            )  # workers live elsewhere
+            known = {"backbone": backbone, "backbone_config": backbone_config(backbone, modality)}
+            encoders[modality] = settings.model_copy(update=known)
     return recipe.model_copy(update={"encoders": encoders})
 
 

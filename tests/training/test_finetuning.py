@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -112,6 +114,12 @@ def test_a_backbone_trains_under_the_first_places_fusion(workspace, backbone):
     metrics = train(workspace, recipe_of(backbone, *small, name="first-place-finetuned"))
     assert np.isfinite(metrics["val_pearson"])
     assert metrics["num_missing"]["text"] > 0
+
+
+def test_a_folder_is_found_from_wherever_workers_run(backbone, monkeypatch):
+    monkeypatch.chdir(Path(backbone).parent)
+    recipe = resolve_backbones(recipe_of(Path(backbone).name))
+    assert recipe.encoders["text"].backbone == backbone
 
 
 def test_a_backbone_that_is_not_there_is_refused_with_a_remedy(tmp_path):
