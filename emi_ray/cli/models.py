@@ -1,6 +1,6 @@
 """Verbs about models: train, evaluate, predict, report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pyarrow import Table
 
     from emi_ray.recipe import Recipe
+
+FEW_CLIPS = 30
+"""Fewer validation clips are remarked on."""
 
 RECIPE_SECTIONS = ("training", "encoders", "fusion", "objective")
 RunArgument = Annotated[str, typer.Argument(help="RECIPE/SEED, as under runs/ of the workspace: f2/42.")]
@@ -79,10 +82,13 @@ def train(
     return [f"{recipe.name}/{metrics['seed']}" for recipe, metrics in done]
 
 
-def _warn_of_unknown(predictions: "Table", shown: str) -> None:
-    """Say which clips the model knew nothing of."""
-    rows = zip(predictions["clip_id"].to_pylist(), predictions["modalities"].to_pylist(), strict=True)
-    unknown = [clip_id for clip_id, modalities in rows if not modalities]
+def _warn_of_unknown(predictions: "Table", reads: Iterable[str], shown: str) -> None:
+    """Say what no clip has of the modalities that the model reads, and which clips it knew nothing of."""
+    had = dict(zip(predictions["clip_id"].to_pylist(), predictions["modalities"].to_pylist(), strict=True))
+    nowhere = set(reads).difference(*(modalities.split(",") for modalities in had.values()))
+    if nowhere and predictions.num_rows:
+        _warn(f"no clip has {' or '.join(sorted(nowhere))}, which the model reads too.")
+    unknown = [clip_id for clip_id, modalities in had.items() if not modalities]
     if unknown:
         named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
         _warn(
@@ -109,6 +115,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
     show_scores(metrics, labels_of(workspace.clips().schema))
+    if (num_val := metrics["num_val"]) < FEW_CLIPS:
+        error = f", their standard error is about {(num_val - 1) ** -0.5:.2f}" if num_val > 1 else ""
+        _warn(f"correlations over {num_val} validation clips say little{error}.")
     if constant := metrics.get("constant_labels"):
         _warn(
             f"{', '.join(constant)} never varies among the validation clips, so no correlation exists; "
@@ -181,8 +190,8 @@ def predict(
     sources = [*(clips or []), *(more or [])]
     if more and not clips:
         raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
+    folder = find_run(target, run)
     if sources:
-        find_run(target, run)  # before Ray is started
         with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
             predictions = predict_clips(target, run, sources, advance)
     else:
@@ -195,7 +204,10 @@ def predict(
         to.parent.mkdir(parents=True, exist_ok=True)
         write_csv(as_intensities(predictions, labels_of(target.clips().schema)), to)
     console.print(f"Wrote {predictions.num_rows} rows to {to}.")
-    _warn_of_unknown(predictions, "blank" if form == "table" else "what the model says knowing nothing")
+    reads = target.read_json(f"{folder}/model.json")["recipe"]["encoders"]
+    _warn_of_unknown(
+        predictions, reads, "blank" if form == "table" else "what the model says knowing nothing"
+    )
 
 
 @app.command()
