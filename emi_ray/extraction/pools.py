@@ -14,10 +14,6 @@ GPU_BATCH_SIZE = 32
 THREADS_OF_A_MODEL = 8
 """Cores that one pretrained model uses well on a CPU; more cores are for more actors."""
 
-COPIES_OF_MODELS = 4
-"""Copies of pretrained models that a CPU's memory is asked to hold for speed: with few threads each, they wait less
-for one another (``benchmarks/extraction.py``)."""
-
 
 @dataclass(frozen=True)
 class Pool:
@@ -67,14 +63,12 @@ def plan_pools(
     seconds = measured.seconds_per_clip if measured else {}
     weights = {name: seconds.get(name, 0.0) or _default_weight(name, len(on_cpu)) for name in on_cpu}
     share = machine.cpus / sum(weights.values()) if weights else 0.0
-    num_models = sum(stages[name] for name in on_cpu)
     pools = {}
     for name, is_model in stages.items():
         if name in on_gpu:
             pools[name] = Pool(GPU_BATCH_SIZE, 1, machine.gpus, 0.25, 1 / len(on_gpu), 1)
         elif is_model:
-            few = min(machine.cpus, COPIES_OF_MODELS) // num_models
-            actors = max(1, few, machine.cpus // THREADS_OF_A_MODEL)
+            actors = max(1, machine.cpus // THREADS_OF_A_MODEL)
             pools[name] = Pool(_batch_size(name), actors, actors, 0.25, 0.0, machine.cpus // actors)
         else:
             actors = max(1, math.floor(weights[name] * share + 0.5))

@@ -48,17 +48,6 @@ def test_a_model_on_the_cpu_uses_all_cores_of_a_small_machine():
     assert (pool.max_actors, pool.threads) == (1, 2)
 
 
-def test_a_single_model_on_the_cpu_is_copied_a_few_times():
-    alone = {"decode": False, "vision": True}
-    found = {cpus: plan_pools(Machine(cpus, 0), alone, DEFAULTS)["vision"] for cpus in (1, 2, 16, 64)}
-    assert {cpus: (p.max_actors, p.threads) for cpus, p in found.items()} == {
-        1: (1, 1),
-        2: (2, 1),
-        16: (4, 4),
-        64: (8, 8),
-    }
-
-
 def test_numbers_set_by_hand_win():
     settings = ExtractionSettings.model_validate({"stages": {"audio": {"max_actors": 3, "batch_size": 5}}})
     pool = plan_pools(Machine(cpus=2, gpus=0), BUILT_IN, settings)["audio"]
