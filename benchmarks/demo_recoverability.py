@@ -6,7 +6,7 @@ over the six emotions on the validation split. ``planted`` is the score of the p
 perfect reader of that modality would reach. ``leakage`` is the Pearson that a modality's features reach for what the
 *other* modalities add by chance to the intensity that all show.
 
-    python benchmarks/demo_recoverability.py --seeds 0 1 2 --folder /tmp/demo_probe
+    python benchmarks/demo_recoverability.py --seeds 0 1 2 --folder DIR
 """
 
 import argparse

@@ -193,7 +193,7 @@ def models_part(media: Sequence[str], folder: Path, frame_rate_hz: float, rows: 
         config = validate(WorkspaceConfig, apply_overrides({}, chosen), "benchmark")
         crops = save_crops(media, folder / "crops", config) if row == "vision, ready crops" else []
 
-        repeats = REPEATS.get(row, 1)
+        repeats = REPEATS[row]
 
         def fresh(name: str, num: int, *more: str) -> tuple[Workspace, WorkspaceConfig]:
             place, few = folder / f"{row}-{name}", num // repeats  # noqa: B023 - called in this round

@@ -208,7 +208,7 @@ class Recipe(Settings):
                     "fusion.type = 'text_anchored', which takes nothing else but a fine-tuned backbone"
                 )
         late = self.fusion is not None and self.fusion.type == "late"
-        if late and (self.stages != "staged" or any(e.type == "finetune" for e in self.encoders.values())):
+        if late and (self.stages != "staged" or self.finetuned):
             raise ValueError("fusion.type = 'late' needs stages = 'staged' and encoders on features")
         if anchored and ("text" not in self.encoders or self.stages != "joint"):
             raise ValueError("fusion.type = 'text_anchored' needs a text encoder and stages = 'joint'")
@@ -218,6 +218,11 @@ class Recipe(Settings):
     def modalities(self) -> tuple[Modality, ...]:
         """The modalities it uses, in the order of the vocabulary."""
         return tuple(modality for modality in MODALITIES if modality in self.encoders)
+
+    @property
+    def finetuned(self) -> frozenset[Modality]:
+        """The modalities whose pretrained backbone is trained on: text reads transcripts then, audio the sound."""
+        return frozenset(m for m, encoder in self.encoders.items() if encoder.type == "finetune")
 
     def training_of(self, stage: StageOverrides) -> TrainingSettings:
         """``training`` with what the stage does otherwise."""

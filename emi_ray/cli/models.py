@@ -184,7 +184,7 @@ def predict(
     from emi_ray.evaluation import as_intensities, write_submission
     from emi_ray.prediction import as_test_list_spells, predict_clips, predict_split
     from emi_ray.runtime import ray_session
-    from emi_ray.training.checkpoint import find_run
+    from emi_ray.training.checkpoint import DESCRIPTION, find_run
 
     target = Workspace(workspace)
     sources = [*(clips or []), *(more or [])]
@@ -204,7 +204,7 @@ def predict(
         to.parent.mkdir(parents=True, exist_ok=True)
         write_csv(as_intensities(predictions, labels_of(target.clips().schema)), to)
     console.print(f"Wrote {predictions.num_rows} rows to {to}.")
-    reads = target.read_json(f"{folder}/model.json")["recipe"]["encoders"]
+    reads = target.read_json(f"{folder}/{DESCRIPTION}")["recipe"]["encoders"]
     _warn_of_unknown(
         predictions, reads, "blank" if form == "table" else "what the model says knowing nothing"
     )

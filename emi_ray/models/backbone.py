@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from emi_ray.errors import UserError
 from emi_ray.models.encoders import FeatureReader, build_projection
 from emi_ray.models.outputs import ParameterGroup
-from emi_ray.models.sequences import PaddedGroup, Sequences
+from emi_ray.models.sequences import PaddedGroup, Sequences, with_one_step
 from emi_ray.recipe_schema import EncoderSettings
 from emi_ray.schema import Modality
 
@@ -47,7 +47,7 @@ class Backbone(FeatureReader):
         from transformers import AutoConfig, AutoModel
 
         super().__init__(feature_dim, standardise=False)
-        values = dict(settings.backbone_config or {})
+        values = _resolved(settings)
         self.settings = settings
         config = AutoConfig.for_model(values.pop("model_type"), **values)
         self.backbone = AutoModel.from_config(config, dtype=torch.float32)
@@ -93,10 +93,8 @@ class Backbone(FeatureReader):
     def encode(self, sequences: Sequences) -> Tensor:
         """The input of a batch → (B, hidden), in the batch's order."""
         padding = sequences.pad()
-        pooled = torch.cat([self._pool(self.hidden(group)) for group in padding.groups])
-        if padding.order is not None:
-            pooled = pooled[padding.order]
-        embedding: Tensor = self.projection(pooled)
+        pooled = [self._pool(self.hidden(group)) for group in padding.groups]
+        embedding: Tensor = self.projection(padding.in_batch_order(pooled))
         return embedding
 
     def hidden(self, group: PaddedGroup) -> PaddedGroup:
@@ -130,17 +128,15 @@ class TextBackbone(Backbone):
         return PaddedGroup(output.last_hidden_state.float(), group.mask)
 
 
-def with_one_step(mask: Tensor) -> Tensor:
-    """The mask (b, T) with the first step of each clip that has none, which attention cannot do without."""
-    first = torch.arange(mask.shape[1], device=mask.device) == 0
-    return mask | (~mask.any(dim=1, keepdim=True) & first)
-
-
 def is_speech(settings: EncoderSettings) -> bool:
     """Whether the backbone of resolved settings reads sound."""
+    return _resolved(settings)["model_type"] in SPEECH_FAMILIES
+
+
+def _resolved(settings: EncoderSettings) -> dict[str, Any]:
     if settings.backbone_config is None:
         raise ValueError("the backbone's configuration is not known yet: see resolve_backbones")
-    return settings.backbone_config["model_type"] in SPEECH_FAMILIES
+    return dict(settings.backbone_config)
 
 
 def backbone_config(backbone: str, modality: Modality) -> dict[str, Any]:

@@ -47,9 +47,8 @@ def build_model(recipe: Recipe, feature_dims: Mapping[Modality, int], num_labels
     if recipe.fusion.type == "text_anchored":
         text = build_encoder(feature_dims["text"], recipe.encoders["text"])
         speech: dict[Modality, SpeechBackbone] = {
-            m: SpeechBackbone(feature_dims[m], settings.model_copy(update={"projection": "none"}))
-            for m, settings in recipe.encoders.items()
-            if m != "text" and settings.type == "finetune"
+            m: SpeechBackbone(feature_dims[m], recipe.encoders[m].model_copy(update={"projection": "none"}))
+            for m in recipe.finetuned - {"text"}
         }
         return TextAnchoredRegressor(text, speech, feature_dims, recipe.encoders, recipe.fusion, targets)
     encoders = {m: build_encoder(feature_dims[m], recipe.encoders[m]) for m in recipe.modalities}

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emi_ray.models.backbone import with_one_step
 from emi_ray.models.dropout import Dropout
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import MissingModalities, Regressor
 from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
-from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences
+from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences, with_one_step
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, FusionSettings
 from emi_ray.schema import MODALITIES, Modality
@@ -40,8 +39,7 @@ class StepAttention(FeatureReader):
         padding = sequences.pad()
         query = self.query(text)
         pairs = zip(padding.groups, padding.rows(), strict=True)
-        found = torch.cat([self._attend(query[rows], group) for group, rows in pairs])
-        return found if padding.order is None else found[padding.order]
+        return padding.in_batch_order([self._attend(query[rows], group) for group, rows in pairs])
 
     def _attend(self, query: Tensor, group: PaddedGroup) -> Tensor:
         values, mask = group.values, group.mask

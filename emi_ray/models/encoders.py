@@ -107,8 +107,7 @@ class SequenceEncoder(FeatureReader):
         if sequences.flat is not None and self._reads_flat():
             return self._pool_flat(sequences)
         padding = sequences.pad()
-        pooled = torch.cat([self.pool(group.values, group.mask) for group in padding.groups])
-        return pooled if padding.order is None else pooled[padding.order]
+        return padding.in_batch_order([self.pool(group.values, group.mask) for group in padding.groups])
 
     def _reads_flat(self) -> bool:
         return isinstance(self.pooling, AttentionPooling) and self.recurrent is None and not self.max_steps

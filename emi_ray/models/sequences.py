@@ -1,6 +1,6 @@
 """How a batch of feature sequences reaches a model: flat as in memory, or padded in groups of similar length."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,11 @@ class Padding:
         places = torch.arange(num_clips, device=device) if self.order is None else torch.argsort(self.order)
         return list(places.split([len(group.mask) for group in self.groups]))
 
+    def in_batch_order(self, parts: Sequence[Tensor]) -> Tensor:
+        """What was computed of each group, one row a clip, as the rows of the batch."""
+        rows = torch.cat(list(parts))
+        return rows if self.order is None else rows[self.order]
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -54,6 +59,12 @@ class Sequences:
     pad: Callable[[], Padding]
     flat: FlatSteps | None = None
     pooled: bool = False
+
+
+def with_one_step(mask: Tensor) -> Tensor:
+    """The mask (b, T) with the first step of each clip that has none, which attention cannot do without."""
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    return mask | (~mask.any(dim=1, keepdim=True) & first)
 
 
 def padded(*groups: PaddedGroup, present: Tensor, order: Tensor | None = None) -> Sequences:

@@ -20,7 +20,7 @@ from emi_ray.models.build import System, build_model
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Label, Modality
 from emi_ray.training.clip_data import ClipData
-from emi_ray.training.transcripts import TOKENIZER, parse_tokenizer, reads_transcripts, with_tokens
+from emi_ray.training.transcripts import TOKENIZER, parse_tokenizer, with_tokens
 from emi_ray.workspace import Workspace
 
 WEIGHTS = "model.safetensors"
@@ -113,7 +113,8 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
     values = workspace.read_json(f"{folder}/{DESCRIPTION}")
     description = validate(ModelDescription, values, workspace.path(f"{folder}/{DESCRIPTION}"))
     dims = {m: int(extractor["feature_dim"]) for m, extractor in description.extractors.items()}
-    if reads_transcripts(description.recipe):
+    reads_transcripts = "text" in description.recipe.finetuned
+    if reads_transcripts:
         dims["text"] = TOKEN_DIM
     model = build_model(description.recipe, dims, len(description.labels))
     try:
@@ -124,9 +125,7 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
             f"{workspace.path(folder)} was trained by emi_ray {made_by}, whose models had other parts: train it "
             f"again with emi-ray train --force."
         ) from None
-    tokenizer = (
-        workspace.read_text(f"{folder}/{TOKENIZER}") if reads_transcripts(description.recipe) else None
-    )
+    tokenizer = workspace.read_text(f"{folder}/{TOKENIZER}") if reads_transcripts else None
     return LoadedModel(model.eval(), description, tokenizer)
 
 

@@ -29,11 +29,11 @@ def find_stores(
     stores = {
         modality: _find(workspace, modality, _wanted(recipe.encoders[modality]), config)
         for modality in recipe.modalities
-        if recipe.encoders[modality].type != "finetune" or modality != "text"
+        if modality != "text" or modality not in recipe.finetuned
     }
     for modality, store in stores.items():
         made_by = store.describe()["extractor"]
-        finetunes = recipe.encoders[modality].type == "finetune"
+        finetunes = modality in recipe.finetuned
         if finetunes != (made_by == SOUND):
             takes = (
                 f"takes '{SOUND}', the sound itself" if finetunes else "takes features, not the sound itself"

@@ -23,7 +23,7 @@ from emi_ray.training.rows import EXPANDED_SEED, draw_expanded, split_rows
 from emi_ray.training.run_files import METRICS, write_run
 from emi_ray.training.stages import Hooks, OnRunCheckpoint, train_recipe
 from emi_ray.training.team import Team
-from emi_ray.training.transcripts import read_transcripts, reads_transcripts, resolve_backbones, with_tokens
+from emi_ray.training.transcripts import read_transcripts, resolve_backbones, with_tokens
 from emi_ray.workspace import Workspace
 
 
@@ -49,7 +49,7 @@ class RunPlan:
     def read_data(self) -> ClipData:
         """All clips, with everything that the recipe's encoders read."""
         data = read_clip_data(self.workspace, self.stores, max_steps=_sound_limits(self.recipe))
-        if not reads_transcripts(self.recipe):
+        if "text" not in self.recipe.finetuned:
             return data
         return with_tokens(data, self.recipe, read_transcripts(self.workspace, self.workspace.clips()))
 
@@ -63,9 +63,7 @@ class RunPlan:
 def _sound_limits(recipe: Recipe) -> dict[Modality, int]:
     """How many steps of sound speech backbones look at, so that no more are held in memory."""
     return {
-        modality: settings.max_steps or MAX_STEPS
-        for modality, settings in recipe.encoders.items()
-        if modality != "text" and settings.type == "finetune"
+        modality: recipe.encoders[modality].max_steps or MAX_STEPS for modality in recipe.finetuned - {"text"}
     }
 
 

@@ -31,7 +31,7 @@ from emi_ray.training.loop import predict
 from emi_ray.training.rows import Rows
 from emi_ray.training.stages import FUSION, StageOutcome, TrainedRecipe
 from emi_ray.training.team import Team
-from emi_ray.training.transcripts import TOKENIZER, dump_tokenizer, reads_transcripts
+from emi_ray.training.transcripts import TOKENIZER, dump_tokenizer
 from emi_ray.workspace import Workspace
 
 METRICS = "metrics.json"
@@ -94,7 +94,7 @@ def write_run(
     workspace.write_table(f"{folder}/{SPLIT}", _split_table(data, final))
     workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(recipe))
     workspace.write_json(f"{folder}/versions.json", description.versions)
-    if reads_transcripts(recipe):
+    if "text" in recipe.finetuned:
         tokenizer = load_tokenizer(str(recipe.encoders["text"].backbone))
         workspace.write_text(f"{folder}/{TOKENIZER}", dump_tokenizer(tokenizer))
     save_model(workspace, folder, trained.model, description)

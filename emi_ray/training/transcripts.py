@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 
 
-def reads_transcripts(recipe: Recipe) -> bool:
-    """Whether the recipe trains on a text backbone."""
-    return "text" in recipe.encoders and recipe.encoders["text"].type == "finetune"
-
-
 def resolve_backbones(recipe: Recipe) -> Recipe:
     """The recipe with the architecture of each backbone that it names; of a local folder with its whole path.
 
