@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from emi_ray.config import apply_overrides, read_yaml, validate
+from emi_ray.config import read_yaml, validate
 from emi_ray.errors import UserError, choices
 from emi_ray.recipe_schema import (
     EncoderSettings,
@@ -77,7 +77,7 @@ def load_recipe(
     paths = [override.partition("=")[0] for override in overrides]
     changed = [path.removeprefix("training.") for path in paths if path.startswith("training.")]
     values = _drop_stage_overrides(values, changed)
-    recipe = validate(Recipe, apply_overrides(values, overrides), where)
+    recipe = validate(Recipe, values, where, overrides)
     named = {m: encoder.get("features") for m, encoder in values["encoders"].items()}
     if any_features:
         encoders = {m: e.model_copy(update={"features": None}) for m, e in recipe.encoders.items()}

@@ -91,6 +91,9 @@ class EncoderSettings(StageOverrides):
     backbone: str | None = Field(
         None, description="finetune: Hugging Face id or folder of a text encoder or speech model"
     )
+    backbone_revision: str | None = Field(
+        None, description="commit, tag or branch; pinned when a run is planned"
+    )
     backbone_pooling: Literal["cls", "mean"] = "cls"
     backbone_lr_ratio: float = Field(0.1, gt=0, description="learning rate of its last layer over the head's")
     layer_decay: float = Field(0.9, gt=0, le=1, description="from each layer to the one before it")

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from emi_ray.config import WorkspaceConfig, apply_overrides, dump_yaml, read_yaml, validate
+from emi_ray.config import WorkspaceConfig, dump_yaml, read_yaml, validate
 from emi_ray.errors import UserError
 
 CONFIG = "emi_ray.yaml"
@@ -143,8 +143,8 @@ class Workspace:
             raise UserError(
                 f"No workspace at {self.root}: {CONFIG} is not there. Make one with emi-ray init."
             )
-        values = apply_overrides(read_yaml(self.read_text(CONFIG), self.path(CONFIG)), overrides)
-        return validate(WorkspaceConfig, values, self.path(CONFIG))
+        values = read_yaml(self.read_text(CONFIG), self.path(CONFIG))
+        return validate(WorkspaceConfig, values, self.path(CONFIG), overrides)
 
     def write_config(self, config: WorkspaceConfig) -> None:
         self.write_text(CONFIG, dump_yaml(config))

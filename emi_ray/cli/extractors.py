@@ -77,6 +77,6 @@ def reach(kind: Any) -> str:
         return "yes"
     if (weights := default_weights(kind)) is None:
         return "give them"
-    from emi_ray.extractors.checkpoint import Checkpoint
+    from emi_ray.pretrained.checkpoint import Checkpoint
 
     return _REACH[Checkpoint(weights).reachable().place]

@@ -61,15 +61,20 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
 
 @contextmanager
 def training_progress(recipe: "Recipe") -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar over the epochs of the current stage; call what it gives with a row of ``history.csv``."""
+    """A bar over the epochs of the current stage, full at the end even where that came early; call what it gives
+    with a row of ``history.csv``."""
     with progress_bar(f"Training {recipe.name}") as advance:
+        total, title = 0, f"Training {recipe.name}"
 
         def on_epoch_end(scores: Mapping[str, Any]) -> None:
+            nonlocal total, title
             stage = recipe.encoders.get(scores["stage"], recipe.fusion)
+            total = recipe.training_of(stage).epochs if stage else 0
             title = f"{recipe.name}: {scores['stage']}, val r {scores['val_pearson']:.3f}"
-            advance(int(scores["epoch"]), recipe.training_of(stage).epochs if stage else 0, title)
+            advance(int(scores["epoch"]), total, title)
 
         yield on_epoch_end
+        advance(total, total, title)
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
@@ -117,7 +122,8 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
     )
     for name, stage in summary.stages.items():
         for reason, count in stage.reasons.most_common(8):
-            console.print(f"  {name}: {count} x {reason}", markup=False, soft_wrap=True)
+            like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
+            console.print(f"  {name}: {count} x {like}{reason}", markup=False, soft_wrap=True)
     if any(stage.failed for stage in summary.stages.values()):
         console.print(
             f"Which clips: {workspace.path('failures')}. Try those again with: emi-ray extract -w "

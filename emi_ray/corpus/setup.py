@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.config import WorkspaceConfig, apply_overrides, read_yaml, validate
+from emi_ray.config import WorkspaceConfig, read_yaml, validate
 from emi_ray.corpus.files import absolute
 from emi_ray.corpus.listing import Finding, about, ids_where
 from emi_ray.corpus.manifest import ADAPTORS, Corpus, read_corpus
@@ -40,7 +40,7 @@ def _config(workspace: Workspace, kind: str, source: str, overrides: Sequence[st
     where = workspace.path(CONFIG)
     values = read_yaml(workspace.read_text(CONFIG), where) if workspace.exists(CONFIG) else {}
     values["corpus"] = {**(values.get("corpus") or {}), "kind": kind, "source": source}
-    return validate(WorkspaceConfig, apply_overrides(values, overrides), where)
+    return validate(WorkspaceConfig, values, where, overrides)
 
 
 def _stale_features(workspace: Workspace, clips: pa.Table) -> list[Finding]:

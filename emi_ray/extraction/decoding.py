@@ -1,5 +1,6 @@
 """The first stage: files → frames, faces, waveform."""
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from emi_ray.media.clip import table_of
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
+
+TRUNCATED = "the media end earlier than they say: what could be read was used"
 
 
 class Decode(Stage):
@@ -43,7 +46,8 @@ class Decode(Stage):
             source = ClipSource(row["clip_id"], **{name: row[name] for name in MEDIA_COLUMNS})
             decoded.append(self._decoder.decode(source, self._needs_of(row)))
             seconds = time.perf_counter() - started
-            outcomes.append([outcome("decode", "ok", None, seconds, decoded[-1]["media_s"])])
+            remark = TRUNCATED if json.loads(decoded[-1]["notes"]).get("truncated") else None
+            outcomes.append([outcome("decode", "ok", remark, seconds, decoded[-1]["media_s"])])
         table = table_of(decoded)
         for name in map(todo_column, self._needs):
             table = table.append_column(name, batch[name])

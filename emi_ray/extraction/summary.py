@@ -12,7 +12,7 @@ from emi_ray.extraction.pools import Measurement, Pool
 @dataclass
 class StageSummary:
     """Counts of one stage. ``seconds`` is time spent by its actors, summed over them; reasons that differ in
-    numbers only count as one. ``media_s``: length of the clips that are ok."""
+    numbers only count as one, told in the words of the first. ``media_s``: length of the clips that are ok."""
 
     ok: int = 0
     missing: int = 0
@@ -20,12 +20,14 @@ class StageSummary:
     seconds: float = 0.0
     media_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    _first_of_kind: dict[str, str] = field(default_factory=dict, repr=False)
 
     def add(self, outcome: Mapping[str, Any]) -> None:
         setattr(self, outcome["status"], getattr(self, outcome["status"]) + 1)
         self.seconds += outcome["seconds"]
         if outcome["reason"]:
-            self.reasons[re.sub(r"\d[\d.,]*", "N", outcome["reason"])] += 1
+            kind = re.sub(r"\d[\d.,]*", "", outcome["reason"])
+            self.reasons[self._first_of_kind.setdefault(kind, outcome["reason"])] += 1
 
 
 @dataclass

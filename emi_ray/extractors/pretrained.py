@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 from emi_ray.config import MediaSettings, Settings
 from emi_ray.errors import UserError
 from emi_ray.extractors.base import Extractor
-from emi_ray.extractors.checkpoint import CONTENT, Checkpoint
-from emi_ray.extractors.loading import best_dtype, choose_device, load_model
+from emi_ray.pretrained.checkpoint import CONTENT, Checkpoint
+from emi_ray.pretrained.loading import best_dtype, choose_device, load_model
 
 if TYPE_CHECKING:
     import torch

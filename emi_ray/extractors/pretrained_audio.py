@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors.base import Features
-from emi_ray.extractors.loading import load_processor
 from emi_ray.extractors.pretrained import (
     LayerSettings,
     Pretrained,
@@ -19,6 +18,7 @@ from emi_ray.extractors.pretrained import (
 )
 from emi_ray.extractors.windows import StepGeometry, Window, plan_windows
 from emi_ray.media.clip import DecodedClip
+from emi_ray.pretrained.loading import load_processor
 
 if TYPE_CHECKING:
     import torch

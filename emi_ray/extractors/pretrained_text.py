@@ -8,7 +8,6 @@ from pydantic import Field
 
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Features
-from emi_ray.extractors.loading import load_processor
 from emi_ray.extractors.pretrained import (
     LayerSettings,
     Pretrained,
@@ -17,6 +16,7 @@ from emi_ray.extractors.pretrained import (
     select_layer,
 )
 from emi_ray.media.clip import DecodedClip
+from emi_ray.pretrained.loading import load_processor
 
 if TYPE_CHECKING:
     import torch

@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field
 
 from emi_ray.errors import UserError
 from emi_ray.extractors.base import Features
-from emi_ray.extractors.loading import load_processor
 from emi_ray.extractors.pixels import ImageTransform
 from emi_ray.extractors.pretrained import LayerSettings, Pretrained, check_layer, select_layer
 from emi_ray.media.clip import DecodedClip, Faces, Frames
+from emi_ray.pretrained.loading import load_processor
 from emi_ray.schema import Need
 
 if TYPE_CHECKING:

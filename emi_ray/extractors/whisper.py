@@ -8,8 +8,6 @@ from pydantic import BaseModel, Field
 
 from emi_ray.config import MediaSettings
 from emi_ray.errors import ClipError, UserError, choices
-from emi_ray.extractors.checkpoint import Checkpoint
-from emi_ray.extractors.loading import choose_device, load_model, load_processor, quiet_transformers
 from emi_ray.extractors.pretrained import (
     PretrainedSettings,
     check_pretrained,
@@ -18,6 +16,8 @@ from emi_ray.extractors.pretrained import (
     resolve_pretrained,
 )
 from emi_ray.media.clip import DecodedClip, Waveform
+from emi_ray.pretrained.checkpoint import Checkpoint
+from emi_ray.pretrained.loading import choose_device, load_model, load_processor, quiet_transformers
 from emi_ray.schema import Need
 
 _BATCH_SIZE = (2, 16)

@@ -5,6 +5,8 @@ model is rebuilt without the pretrained weights. ``transformers`` is imported wh
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,8 @@ from emi_ray.errors import UserError
 from emi_ray.models.encoders import FeatureReader, build_projection
 from emi_ray.models.outputs import ParameterGroup
 from emi_ray.models.sequences import PaddedGroup, Sequences, with_one_step
+from emi_ray.pretrained.checkpoint import Checkpoint, first_sentence
+from emi_ray.pretrained.loading import load_model, quiet_transformers
 from emi_ray.recipe_schema import EncoderSettings
 from emi_ray.schema import Modality
 
@@ -28,7 +32,6 @@ SPEECH_FAMILIES = ("wav2vec2", "wavlm", "hubert")
 
 SAMPLE_RATE_HZ = 16_000
 
-_UNUSED = re.compile(r"(^|\.)pooler\.|position_ids$|masked_spec_embed$")
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 ABOVE_LAYERS = 10_000
 
@@ -66,15 +69,9 @@ class Backbone(FeatureReader):
         """
         from transformers import AutoModel
 
-        options = {"output_loading_info": True, "dtype": torch.float32}
-        pretrained, report = _from_pretrained(AutoModel, self.settings.backbone, self.modality, **options)
-        lacking = sorted(name for name in report["missing_keys"] if not _UNUSED.search(name))
-        if lacking:
-            raise UserError(
-                f"encoders.{self.modality}.backbone = '{self.settings.backbone}' lacks {len(lacking)} parameters of "
-                f"{type(pretrained).__name__}, which would be random (first: {lacking[0]}). Give a checkpoint of "
-                f"this architecture."
-            )
+        with _naming(self.modality):
+            folder = _checkpoint(self.settings).locate()
+            pretrained = load_model(AutoModel, folder, "float32", torch.device("cpu"))
         self.backbone.load_state_dict(pretrained.state_dict())
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -135,22 +132,24 @@ def is_speech(settings: EncoderSettings) -> bool:
 
 def _resolved(settings: EncoderSettings) -> dict[str, Any]:
     if settings.backbone_config is None:
-        raise ValueError("the backbone's configuration is not known yet: see resolve_backbones")
+        raise ValueError("the backbone's configuration is not known yet: see resolve_backbone")
     return dict(settings.backbone_config)
 
 
-def backbone_config(backbone: str, modality: Modality) -> dict[str, Any]:
-    """The architecture of a Hugging Face id or local folder, as plain values.
+def resolve_backbone(settings: EncoderSettings, modality: Modality) -> EncoderSettings:
+    """The settings with the exact revision of the weights, of a folder with its whole path, and the architecture.
 
     Of a speech model also ``do_normalize`` of its processor. Its ``layerdrop`` is off: a layer that one worker
     drops and another does not has no gradient of the whole batch.
 
     Raises:
-        UserError: it cannot be had, or does not read this modality.
+        UserError: the weights cannot be had, or do not read this modality.
     """
     from transformers import AutoConfig, AutoFeatureExtractor
 
-    config = _from_pretrained(AutoConfig, backbone, modality)
+    with _naming(modality):
+        checkpoint = _checkpoint(settings).pinned()
+        config = _load(AutoConfig, checkpoint)
     kept = {
         k: v
         for k, v in config.to_diff_dict().items()
@@ -160,50 +159,58 @@ def backbone_config(backbone: str, modality: Modality) -> dict[str, Any]:
     if (config.model_type in SPEECH_FAMILIES) != (modality == "audio"):
         wanted = f"one of {', '.join(SPEECH_FAMILIES)}" if modality == "audio" else "a text encoder"
         raise UserError(
-            f"encoders.{modality}.backbone = '{backbone}' is of type '{config.model_type}': {modality} takes "
-            f"{wanted}."
+            f"encoders.{modality}.backbone = '{settings.backbone}' is of type '{config.model_type}': {modality} "
+            f"takes {wanted}."
         )
     if modality == "audio":
-        processor = _from_pretrained(AutoFeatureExtractor, backbone, modality)
+        with _naming(modality):
+            processor = _load(AutoFeatureExtractor, checkpoint)
         if processor.sampling_rate != SAMPLE_RATE_HZ or values.get("add_adapter"):
             raise UserError(
-                f"encoders.audio.backbone = '{backbone}' takes {processor.sampling_rate} samples a second"
+                f"encoders.audio.backbone = '{settings.backbone}' takes {processor.sampling_rate} samples a second"
                 f"{', with an adapter' if values.get('add_adapter') else ''}: give one of {SAMPLE_RATE_HZ}, without."
             )
         values |= {"do_normalize": bool(processor.do_normalize), "layerdrop": 0.0}
-    return values
+    exact = {"backbone": checkpoint.weights, "backbone_revision": checkpoint.revision}
+    return settings.model_copy(update={**exact, "backbone_config": values})
 
 
-def load_tokenizer(backbone: str) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a Hugging Face id or local folder.
+def load_tokenizer(settings: EncoderSettings) -> "PreTrainedTokenizerFast":
+    """The tokenizer beside a text backbone.
 
     Raises:
         UserError: it cannot be had.
     """
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerFast = _from_pretrained(AutoTokenizer, backbone)
+    with _naming("text"):
+        tokenizer: PreTrainedTokenizerFast = _load(AutoTokenizer, _checkpoint(settings))
     return tokenizer
 
 
-def _from_pretrained(kind: Any, backbone: str | None, modality: Modality = "text", **options: Any) -> Any:
-    from transformers.utils import logging
+def _checkpoint(settings: EncoderSettings) -> Checkpoint:
+    return Checkpoint(str(settings.backbone), settings.backbone_revision)
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+
+def _load(kind: Any, checkpoint: Checkpoint) -> Any:
+    """A configuration, tokenizer or processor, without the weights.
+
+    Raises:
+        UserError: there is none of that kind.
+    """
+    revision = {} if checkpoint.is_folder else {"revision": checkpoint.revision}
     try:
-        return kind.from_pretrained(backbone, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        what = (
-            "speech model with its preprocessor_config.json"
-            if modality == "audio"
-            else "text encoder with its tokenizer"
-        )
-        raise UserError(
-            f"encoders.{modality}.backbone = '{backbone}' cannot be loaded: {reason} Give a Hugging Face id, or the "
-            f"folder of a {what}."
-        ) from None
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+        with quiet_transformers():
+            return kind.from_pretrained(checkpoint.weights, trust_remote_code=False, **revision)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        what = kind.__name__.removeprefix("Auto")
+        raise UserError(f"'{checkpoint.weights}' has no usable {what}: {first_sentence(error)}") from None
+
+
+@contextmanager
+def _naming(modality: Modality) -> Iterator[None]:
+    """Say in errors which setting they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"encoders.{modality}.backbone: {error}") from None

@@ -17,6 +17,7 @@ from emi_ray.schema import Modality
 from emi_ray.training.checkpoint import ModelDescription, versions
 from emi_ray.training.clip_data import ClipData, read_clip_data
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.encoder_key import ALGORITHM
 from emi_ray.training.feature_sources import find_stores
 from emi_ray.training.loop import OnEpochEnd
 from emi_ray.training.rows import EXPANDED_SEED, draw_expanded, split_rows
@@ -83,7 +84,7 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
     for store in stores.values():
         digest.update("\n".join([store.fingerprint, *sorted(store.clip_ids())]).encode())
     decided_by = recipe.model_dump(mode="json", exclude={"title", "paper"})
-    digest.update(json.dumps([decided_by, seed], sort_keys=True).encode())
+    digest.update(json.dumps([ALGORITHM, decided_by, seed], sort_keys=True).encode())
     fingerprints = {modality: store.fingerprint for modality, store in stores.items()}
     return RunPlan(workspace, recipe, seed, fingerprints, config.media, digest.hexdigest())
 

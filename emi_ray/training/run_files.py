@@ -95,7 +95,7 @@ def write_run(
     workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(recipe))
     workspace.write_json(f"{folder}/versions.json", description.versions)
     if "text" in recipe.finetuned:
-        tokenizer = load_tokenizer(str(recipe.encoders["text"].backbone))
+        tokenizer = load_tokenizer(recipe.encoders["text"])
         workspace.write_text(f"{folder}/{TOKENIZER}", dump_tokenizer(tokenizer))
     save_model(workspace, folder, trained.model, description)
     metrics = without_nan({**metrics, "seconds": round(time.perf_counter() - started, 3)})

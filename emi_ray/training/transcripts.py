@@ -2,14 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from emi_ray.errors import UserError
-from emi_ray.models.backbone import backbone_config, load_tokenizer
+from emi_ray.models.backbone import load_tokenizer, resolve_backbone
 from emi_ray.recipe_schema import Recipe
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 from emi_ray.transcript_store import TranscriptStore
@@ -22,20 +21,15 @@ TOKENIZER = "tokenizer.json"
 
 
 def resolve_backbones(recipe: Recipe) -> Recipe:
-    """The recipe with the architecture of each backbone that it names; of a local folder with its whole path.
+    """The recipe with the exact weights and the architecture of each backbone that it names.
 
     Raises:
         UserError: a backbone cannot be had, or does not read its modality.
     """
     encoders = dict(recipe.encoders)
-    for modality, settings in recipe.encoders.items():
-        if settings.backbone_config is None and settings.backbone is not None:
-            folder = Path(settings.backbone)
-            backbone = (
-                str(folder.resolve()) if folder.is_dir() else settings.backbone
-            )  # workers live elsewhere
-            known = {"backbone": backbone, "backbone_config": backbone_config(backbone, modality)}
-            encoders[modality] = settings.model_copy(update=known)
+    for modality in recipe.finetuned:
+        if encoders[modality].backbone_config is None:
+            encoders[modality] = resolve_backbone(encoders[modality], modality)
     return recipe.model_copy(update={"encoders": encoders})
 
 
@@ -61,7 +55,7 @@ def with_tokens(
         UserError: no clip has a transcript, or the tokenizer cannot be had.
     """
     settings = recipe.encoders["text"]
-    tokenizer = tokenizer or load_tokenizer(str(settings.backbone))
+    tokenizer = tokenizer or load_tokenizer(settings)
     texts = [transcripts.get(str(clip_id)) for clip_id in data.clip_ids]
     tokens = tokenise(texts, tokenizer, settings.max_steps or 128, str(settings.backbone))
     return data.with_features({**data.features, "text": tokens})

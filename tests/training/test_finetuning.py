@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,18 @@ def test_a_folder_is_found_from_wherever_workers_run(backbone, monkeypatch):
     monkeypatch.chdir(Path(backbone).parent)
     recipe = resolve_backbones(recipe_of(Path(backbone).name))
     assert recipe.encoders["text"].backbone == backbone
+
+
+def test_other_weights_in_the_same_folder_are_another_run(tmp_path, workspace, backbone):
+    folder = shutil.copytree(backbone, tmp_path / "backbone")
+    before = plan_run(workspace, recipe_of(folder), WorkspaceConfig(), 1)
+    assert plan_run(workspace, recipe_of(folder), WorkspaceConfig(), 1).key == before.key
+    model = hf.AutoModel.from_pretrained(folder)
+    model.embeddings.word_embeddings.weight.data.add_(1)
+    model.save_pretrained(folder)
+    assert plan_run(workspace, recipe_of(folder), WorkspaceConfig(), 1).key != before.key
+    with pytest.raises(UserError, match="no longer hold"):
+        execute_run(before)
 
 
 def test_a_backbone_that_is_not_there_is_refused_with_a_remedy(tmp_path):

@@ -11,7 +11,7 @@ from emi_ray.evaluation import evaluate_run
 from emi_ray.extractors.waveform import STEP, Sound, SoundSettings
 from emi_ray.feature_store import ClipFeatures, FeatureStore
 from emi_ray.media.clip import DecodedClip, Waveform
-from emi_ray.models.backbone import backbone_config
+from emi_ray.models.backbone import resolve_backbone
 from emi_ray.models.sequences import PaddedGroup, padded
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe import load_recipe
@@ -44,7 +44,7 @@ def settings_of(folder, **more):
         "hidden": 16,
         "dropout": 0,
     }
-    return EncoderSettings(**base, backbone_config=backbone_config(str(folder), "audio"), **more)
+    return resolve_backbone(EncoderSettings(**base, **more), "audio")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """A ``transformers`` model in inference mode, on the right device and in the right precision.
 
-``torch`` and ``transformers`` are imported where they are used, so that naming an extractor costs nothing.
+``torch`` and ``transformers`` are imported where they are used, so that naming a checkpoint costs nothing.
 """
 
 import contextlib
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emi_ray.errors import UserError
-from emi_ray.extractors.checkpoint import first_sentence
+from emi_ray.pretrained.checkpoint import first_sentence
 
 if TYPE_CHECKING:
     import torch
 
-_UNUSED_PARAMETERS = re.compile(r"(^|\.)(pooler\..*|masked_spec_embed|mask_token)$")
-"""Parts of checkpoints that no extractor reads: a checkpoint may lack them."""
+_UNUSED_PARAMETERS = re.compile(r"(^|\.)(pooler\..*|masked_spec_embed|mask_token|position_ids)$")
+"""Parts of checkpoints that nothing here reads: a checkpoint may lack them."""
 
 
 def best_dtype() -> str:

@@ -67,7 +67,7 @@ class Checkpoint:
             if self.revision and self.revision != CONTENT + content_hash(folder):
                 raise UserError(
                     f"weights = '{self.weights}' no longer hold what revision '{self.revision}' says. "
-                    "Restore them, or drop the revision to extract anew."
+                    "Restore them, or drop the revision to start anew."
                 )
             return folder
         return self._snapshot(local=True) or self._snapshot(local=False) or self._refuse("it has no weights")
