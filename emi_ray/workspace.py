@@ -11,10 +11,14 @@
 Everything is written under another name and then renamed, so that a file either is whole or is not there.
 """
 
+import fcntl
 import json
+import os
+import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -159,6 +163,30 @@ class Workspace:
             raise UserError(f"{self.root} has no {CLIPS}: read a corpus into it with emi-ray init.")
         return self.read_table(CLIPS, columns)
 
+    @contextmanager
+    def driving(self, relative: str, what: str) -> Iterator[None]:
+        """While the block lasts, no other process drives what lies in the folder ``relative``. The kernel lets go
+        however this process ends. Behind a URI nothing can be held.
+
+        Raises:
+            UserError: another process does; ``what`` begins the message.
+        """
+        if not self.is_local:
+            yield
+            return
+        path = Path(self.path(f"{relative}/.driver"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise driven_by(what, file.read().strip() or "another process") from None
+            file.truncate(0)
+            file.write(own_name())
+            file.flush()
+            yield
+
     def _appearing(self, relative: str) -> "_Appearing":
         return _Appearing(self, relative)
 
@@ -185,6 +213,16 @@ class _Appearing:
             self._filesystem.move(self._hidden, self._final)
         elif self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
             self._filesystem.delete_file(self._hidden)
+
+
+def own_name() -> str:
+    """This process, for other people's messages."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def driven_by(what: str, driver: str) -> UserError:
+    """The refusal to drive what another process drives."""
+    return UserError(f"{what} is being driven by {driver}: let it finish, or end it, and start again.")
 
 
 def sweep(workspace: Workspace, relative: str) -> None:

@@ -1,3 +1,5 @@
+import os
+
 import pyarrow as pa
 import pytest
 
@@ -46,6 +48,28 @@ def test_a_folder_within_is_a_workspace_of_its_own(workspace):
     inner = workspace.inner("predictions/p1")
     inner.write_text("x", "1")
     assert workspace.read_text("predictions/p1/x") == "1"
+
+
+def test_what_one_drives_no_other_may(workspace):
+    with workspace.driving("runs/f2/1", "Run f2/1"):
+        with workspace.driving("runs/f2/2", "Run f2/2"):
+            pass
+        with (
+            pytest.raises(UserError, match=f"Run f2/1 is being driven by process {os.getpid()}"),
+            workspace.driving("runs/f2/1", "Run f2/1"),
+        ):
+            pass
+    with workspace.driving("runs/f2/1", "Run f2/1"):
+        pass
+
+
+def test_an_override_is_told_from_the_file_that_it_overrides(workspace):
+    workspace.write_config(WorkspaceConfig())
+    with pytest.raises(UserError, match=r"override of .*emi_ray.yaml: extraction.rows_per_block = 'many'"):
+        workspace.config(["extraction.rows_per_block=many"])
+    workspace.write_text("emi_ray.yaml", "extraction: {rows_per_block: many}")
+    with pytest.raises(UserError, match=r"^(?!override).*emi_ray.yaml: extraction.rows_per_block = 'many'"):
+        workspace.config(["corpus.kind=table"])
 
 
 def test_configuration_round_trips_with_overrides(workspace):

@@ -61,25 +61,26 @@ def train(
         What ``metrics.json`` holds, and ``already_finished``.
 
     Raises:
-        UserError: the features or the labels do not allow training.
+        UserError: the features or the labels do not allow training, or another process trains this run.
         EmiRayError: training failed again and again.
     """
     shared = replace(workspace, root=workspace.path()) if workspace.is_local else workspace
     plan = plan_run(shared, recipe, config, recipe.training.seed if seed is None else seed)
-    finished = plan.finished()
-    if finished is not None and not force:
-        return {**finished, "already_finished": True}
-    if force:
+    with shared.driving(plan.folder, f"Run {recipe.name}/{plan.seed}"):
+        finished = plan.finished()
+        if finished is not None and not force:
+            return {**finished, "already_finished": True}
+        if force:
+            shared.delete(f"{plan.folder}/ray")
+        with _listening(on_progress) as inbox:
+            job = _Job(plan, inbox, reuse_encoders=not force, checkpoint_every_s=checkpoint_every_s)
+            _fit(job, num_workers)
+            problem: str | None = ray.get(inbox.problem.remote())
+        if problem is not None:
+            raise UserError(problem)
+        metrics: dict[str, Any] = shared.read_json(f"{plan.folder}/metrics.json")
         shared.delete(f"{plan.folder}/ray")
-    with _listening(on_progress) as inbox:
-        job = _Job(plan, inbox, reuse_encoders=not force, checkpoint_every_s=checkpoint_every_s)
-        _fit(job, num_workers)
-        problem: str | None = ray.get(inbox.problem.remote())
-    if problem is not None:
-        raise UserError(problem)
-    metrics: dict[str, Any] = shared.read_json(f"{plan.folder}/metrics.json")
-    shared.delete(f"{plan.folder}/ray")
-    return {**metrics, "already_finished": False}
+        return {**metrics, "already_finished": False}
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,6 @@ file beside it, which the kernel lets go of however the driver ends. Behind a UR
 (``--storage``), where the driver writes its name and the time into the study itself, again and again.
 """
 
-import fcntl
-import os
-import socket
 import threading
 import time
 import uuid
@@ -22,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from emi_ray.errors import UserError
 from emi_ray.tuning.settings import Direction, study_folder
-from emi_ray.workspace import Workspace
+from emi_ray.workspace import Workspace, driven_by, own_name
 
 JOURNAL = "journal.log"
 OWNER = "emi_ray:driver"
@@ -78,17 +75,7 @@ def driving(
         with _beating(held):
             yield held
         return
-    path = Path(workspace.path(f"{study_folder(study)}/.driver"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise _driven(study, file.read().strip() or "another process") from None
-        file.truncate(0)
-        file.write(_own_name())
-        file.flush()
+    with workspace.driving(study_folder(study), f"Study {study}"):
         drop_torn_line(journal_path(workspace, study))
         yield _open(open_storage(workspace, study, None), study, directions)
 
@@ -126,13 +113,13 @@ def _open_database(url: str) -> BaseStorage:
 @contextmanager
 def _beating(held: optuna.Study) -> Iterator[None]:
     """Own a study in a database by a record that is renewed while the block lasts."""
-    own = {"driver": _own_name(), "token": uuid.uuid4().hex}
+    own = {"driver": own_name(), "token": uuid.uuid4().hex}
     _refuse_living(held)
     held.set_user_attr(OWNER, {**own, "time": time.time()})
     time.sleep(_SETTLE_S)  # of two that start at once, the later record stands
     owner = _owner(held)
     if owner.get("token") != own["token"]:
-        raise _driven(held.study_name, str(owner.get("driver")))
+        raise driven_by(f"Study {held.study_name}", str(owner.get("driver")))
     over = threading.Event()
 
     def beat() -> None:
@@ -152,20 +139,9 @@ def _beating(held: optuna.Study) -> Iterator[None]:
 def _refuse_living(held: optuna.Study) -> None:
     owner = _owner(held)
     if time.time() - owner.get("time", 0.0) < _SILENT_FOR_S:
-        raise _driven(held.study_name, owner["driver"])
+        raise driven_by(f"Study {held.study_name}", owner["driver"])
 
 
 def _owner(held: optuna.Study) -> dict[str, Any]:
     owner: dict[str, Any] = held.user_attrs.get(OWNER, {})
     return owner
-
-
-def _own_name() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-def _driven(study: str, driver: str) -> UserError:
-    return UserError(
-        f"Study {study} is being driven by {driver}: let it finish, or end it, and start again; "
-        "or name another study with --study."
-    )
