@@ -161,7 +161,8 @@ def _show_scores(sides: Mapping[str, list[float]]) -> None:
     for name, best in sides.items():
         if best:
             spread = np.std(best, ddof=int(len(best) > 1))
-            print(f"best val Pearson of fusion, {name}: {np.mean(best):.4f} ± {spread:.4f}")
+            each = " ".join(f"{value:.4f}" for value in best)
+            print(f"best val Pearson of fusion, {name}: {np.mean(best):.4f} ± {spread:.4f} (by seed: {each})")
 
 
 def _two_reads(packed: PackedFeatures) -> float:

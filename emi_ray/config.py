@@ -6,7 +6,7 @@ Only the settings that decide *features* live in ``media`` and ``extractors`` an
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -160,16 +160,17 @@ def validate(
     """Check ``values``, after ``section.key=value`` overrides, against ``model``.
 
     Args:
-        where: the file or option they came from, named in the message, with the override if that is at fault.
+        where: the file or option they came from, named in the message, as overridden where they alone are right.
 
     Raises:
         UserError: names each wrong field, its value and what is allowed.
     """
-    changed = {override.partition("=")[0] for override in overrides}
     try:
         return model.model_validate(apply_overrides(values, overrides))
     except ValidationError as error:
-        lines = [_explain(model, problem, where, changed) for problem in error.errors()]
+        if overrides and _is_valid(model, values):
+            where = f"override of {where}"
+        lines = [_explain(model, problem, where) for problem in error.errors()]
         raise UserError("\n".join(lines)) from None
 
 
@@ -240,11 +241,17 @@ def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
-def _explain(model: type[BaseModel], problem: Any, where: str, overridden: Set[str]) -> str:
+def _is_valid(model: type[BaseModel], values: Mapping[str, Any]) -> bool:
+    try:
+        model.model_validate(values)
+    except ValidationError:
+        return False
+    return True
+
+
+def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
     location = [str(part) for part in problem["loc"]]
     field = ".".join(location)
-    if any(".".join(location[:length]) in overridden for length in range(1, len(location) + 1)):
-        where = f"override of {where}"
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
         return f"{where}: unknown setting '{field}': {choices(location[-1], known)}"

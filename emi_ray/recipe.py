@@ -77,7 +77,7 @@ def load_recipe(
     paths = [override.partition("=")[0] for override in overrides]
     changed = [path.removeprefix("training.") for path in paths if path.startswith("training.")]
     values = _drop_stage_overrides(values, changed)
-    recipe = validate(Recipe, values, where, overrides)
+    recipe = validate(Recipe, _drop_resolved(values, paths), where, overrides)
     named = {m: encoder.get("features") for m, encoder in values["encoders"].items()}
     if any_features:
         encoders = {m: e.model_copy(update={"features": None}) for m, e in recipe.encoders.items()}
@@ -110,6 +110,17 @@ def _drop_stage_overrides(values: dict[str, Any], changed: Iterable[str]) -> dic
     encoders = {modality: keep(encoder) for modality, encoder in values.get("encoders", {}).items()}
     result = {**values, "encoders": encoders}
     return {**result, "fusion": keep(values["fusion"])} if values.get("fusion") else result
+
+
+def _drop_resolved(values: dict[str, Any], changed: Iterable[str]) -> dict[str, Any]:
+    """Without what a finished run's recipe knows of a backbone, where the user sets another."""
+    encoders = dict(values.get("encoders", {}))
+    for modality, encoder in encoders.items():
+        if f"encoders.{modality}.backbone" in changed and isinstance(encoder, dict):
+            encoders[modality] = {
+                k: v for k, v in encoder.items() if k not in ("backbone_config", "backbone_revision")
+            }
+    return {**values, "encoders": encoders}
 
 
 def _merge_section(

@@ -11,6 +11,7 @@
 Everything is written under another name and then renamed, so that a file either is whole or is not there.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -166,7 +167,7 @@ class Workspace:
     @contextmanager
     def driving(self, relative: str, what: str) -> Iterator[None]:
         """While the block lasts, no other process drives what lies in the folder ``relative``. The kernel lets go
-        however this process ends. Behind a URI nothing can be held.
+        however this process ends. Behind a URI, and on mounts without locks, nothing can be held.
 
         Raises:
             UserError: another process does; ``what`` begins the message.
@@ -182,6 +183,9 @@ class Workspace:
             except BlockingIOError:
                 file.seek(0)
                 raise driven_by(what, file.read().strip() or "another process") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                    raise
             file.truncate(0)
             file.write(own_name())
             file.flush()

@@ -67,6 +67,8 @@ def test_an_override_is_told_from_the_file_that_it_overrides(workspace):
     workspace.write_config(WorkspaceConfig())
     with pytest.raises(UserError, match=r"override of .*emi_ray.yaml: extraction.rows_per_block = 'many'"):
         workspace.config(["extraction.rows_per_block=many"])
+    with pytest.raises(UserError, match="override of .*unknown setting 'extraction.rows'"):
+        workspace.config(["extraction.rows.max=3"])
     workspace.write_text("emi_ray.yaml", "extraction: {rows_per_block: many}")
     with pytest.raises(UserError, match=r"^(?!override).*emi_ray.yaml: extraction.rows_per_block = 'many'"):
         workspace.config(["corpus.kind=table"])

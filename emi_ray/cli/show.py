@@ -64,17 +64,17 @@ def training_progress(recipe: "Recipe") -> Iterator[Callable[[Mapping[str, Any]]
     """A bar over the epochs of the current stage, full at the end even where that came early; call what it gives
     with a row of ``history.csv``."""
     with progress_bar(f"Training {recipe.name}") as advance:
-        total, title = 0, f"Training {recipe.name}"
+        done, title = 0, f"Training {recipe.name}"
 
         def on_epoch_end(scores: Mapping[str, Any]) -> None:
-            nonlocal total, title
+            nonlocal done, title
             stage = recipe.encoders.get(scores["stage"], recipe.fusion)
-            total = recipe.training_of(stage).epochs if stage else 0
+            done = int(scores["epoch"])
             title = f"{recipe.name}: {scores['stage']}, val r {scores['val_pearson']:.3f}"
-            advance(int(scores["epoch"]), total, title)
+            advance(done, recipe.training_of(stage).epochs if stage else 0, title)
 
         yield on_epoch_end
-        advance(total, total, title)
+        advance(done, done, title)
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
@@ -100,7 +100,7 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
 
 
 def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
-    """What a run did: a row a stage, then why clips were left out."""
+    """What a run did: a row a stage, then why clips were left out, and what was odd about others."""
     if not summary.clips:
         console.print(f"Nothing to do: all {summary.already_done} clips are done or quarantined.")
         return
@@ -134,14 +134,14 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
 
 
 def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
-    """One row a unimodal encoder, the last row the whole model; columns are Pearson r."""
-    title = f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}"
-    table = _table(title, "model", "mean", *(label.name for label in labels))
+    """One column a unimodal encoder, the last column the whole model; a row a label."""
     stages = metrics.get("stages", {})
-    rows = [(modality, stages[modality]) for modality in MODALITIES if modality in stages]
-    for name, scores in [*rows, (metrics["recipe"], metrics)]:
-        keys = ["val_pearson", *(f"val_pearson_{snake(label.name)}" for label in labels)]
-        table.add_row(name, *(_decimal(scores.get(key)) for key in keys))
+    models = {modality: stages[modality] for modality in MODALITIES if modality in stages}
+    models[metrics["recipe"]] = metrics
+    table = _table(f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}", "label", *models)
+    keys = {"mean": "val_pearson", **{label.name: f"val_pearson_{snake(label.name)}" for label in labels}}
+    for name, key in keys.items():
+        table.add_row(name, *(_decimal(scores.get(key)) for scores in models.values()))
     console.print(table)
 
 

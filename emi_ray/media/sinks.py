@@ -96,7 +96,7 @@ class VideoSink(StreamSink[VideoFrame]):
         self._rate_hz, self._max_frames = rate_hz, max_frames
         self._consumers = consumers
         self.sampler = FrameSampler(rate_hz, max_frames, 1 / FALLBACK_FRAME_RATE_HZ)
-        self._time_base_s = 1.0
+        self._time_base_s, self._last_frame_s = 1.0, 0.0
 
     def open(self, stream: Stream) -> None:
         super().open(stream)
@@ -109,7 +109,7 @@ class VideoSink(StreamSink[VideoFrame]):
 
     @property
     def duration_s(self) -> float:
-        return self.sampler.last_s
+        return self.sampler.last_s + self._last_frame_s
 
     def needs(self, timestamp_s: float | None) -> bool:
         return self.sampler.is_due(timestamp_s)
@@ -117,6 +117,7 @@ class VideoSink(StreamSink[VideoFrame]):
     def take(self, frame: VideoFrame) -> None:
         # The last frames leave the decoder without a time base, so that frame.time cannot be used.
         time_s = self.sampler.place(None if frame.pts is None else frame.pts * self._time_base_s)
+        self._last_frame_s = (frame.duration or 0) * self._time_base_s
         if time_s is not None:
             for consumer in self._consumers:
                 consumer.take(frame, time_s)

@@ -70,8 +70,12 @@ class StreamSink(ABC, Generic[AnyFrame]):
 
     @property
     def truncated(self) -> bool:
-        """Whether the stream ends well before the end that its file declares."""
-        return not self.full and self.duration_s < TRUNCATED_SHARE * self.declared_s - 0.5
+        """Whether what could be decoded of the stream ends well before the end that its file declares."""
+        return (
+            bool(self.num_decoded)
+            and not self.full
+            and self.duration_s < TRUNCATED_SHARE * self.declared_s - 0.5
+        )
 
 
 def read_streams(file: BinaryIO, sinks: Sequence[StreamSink[Any]]) -> None:

@@ -17,7 +17,7 @@ from emi_ray.models.encoders import FeatureReader, build_projection
 from emi_ray.models.outputs import ParameterGroup
 from emi_ray.models.sequences import PaddedGroup, Sequences, with_one_step
 from emi_ray.pretrained.checkpoint import Checkpoint, first_sentence
-from emi_ray.pretrained.loading import load_model, quiet_transformers
+from emi_ray.pretrained.loading import load_model, load_processor, quiet_transformers
 from emi_ray.recipe_schema import EncoderSettings
 from emi_ray.schema import Modality
 
@@ -184,7 +184,7 @@ def load_tokenizer(settings: EncoderSettings) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer
 
     with _naming("text"):
-        tokenizer: PreTrainedTokenizerFast = _load(AutoTokenizer, _checkpoint(settings))
+        tokenizer: PreTrainedTokenizerFast = load_processor(AutoTokenizer, _checkpoint(settings).locate())
     return tokenizer
 
 
@@ -193,7 +193,7 @@ def _checkpoint(settings: EncoderSettings) -> Checkpoint:
 
 
 def _load(kind: Any, checkpoint: Checkpoint) -> Any:
-    """A configuration, tokenizer or processor, without the weights.
+    """A configuration or processor, without having the weights here: planning needs no more.
 
     Raises:
         UserError: there is none of that kind.

@@ -49,7 +49,7 @@ class Checkpoint:
             UserError: the weights are not there, or a folder does not hold what its revision says.
         """
         if self.is_folder:
-            folder = self._folder()
+            folder = self.locate()
             return Checkpoint(str(folder), CONTENT + content_hash(folder))
         if self.revision and _COMMIT.fullmatch(self.revision):
             return self
@@ -67,7 +67,7 @@ class Checkpoint:
             if self.revision and self.revision != CONTENT + content_hash(folder):
                 raise UserError(
                     f"weights = '{self.weights}' no longer hold what revision '{self.revision}' says. "
-                    "Restore them, or drop the revision to start anew."
+                    "Restore them, or start anew (without the revision, where it was given)."
                 )
             return folder
         return self._snapshot(local=True) or self._snapshot(local=False) or self._refuse("it has no weights")

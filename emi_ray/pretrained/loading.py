@@ -1,4 +1,4 @@
-"""A ``transformers`` model in inference mode, on the right device and in the right precision.
+"""A ``transformers`` model, on the right device and in the right precision.
 
 ``torch`` and ``transformers`` are imported where they are used, so that naming a checkpoint costs nothing.
 """

@@ -61,15 +61,16 @@ def train(
         What ``metrics.json`` holds, and ``already_finished``.
 
     Raises:
-        UserError: the features or the labels do not allow training, or another process trains this run.
+        UserError: the features or the labels do not allow training, or another process trains this run (behind a
+            URI that is not noticed).
         EmiRayError: training failed again and again.
     """
     shared = replace(workspace, root=workspace.path()) if workspace.is_local else workspace
     plan = plan_run(shared, recipe, config, recipe.training.seed if seed is None else seed)
+    finished = plan.finished()
+    if finished is not None and not force:
+        return {**finished, "already_finished": True}
     with shared.driving(plan.folder, f"Run {recipe.name}/{plan.seed}"):
-        finished = plan.finished()
-        if finished is not None and not force:
-            return {**finished, "already_finished": True}
         if force:
             shared.delete(f"{plan.folder}/ray")
         with _listening(on_progress) as inbox:

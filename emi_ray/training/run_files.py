@@ -86,6 +86,7 @@ def write_run(
         "stages": {m: _stage(m, trained) for m in recipe.modalities if m in trained.outcomes},
         "run_key": description.run_key,
     }
+    tokenizer = load_tokenizer(recipe.encoders["text"]) if "text" in recipe.finetuned else None
     workspace.delete(f"{folder}/{METRICS}")
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
     workspace.write_text(f"{folder}/history.csv", history.to_csv(index=False))
@@ -94,8 +95,7 @@ def write_run(
     workspace.write_table(f"{folder}/{SPLIT}", _split_table(data, final))
     workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(recipe))
     workspace.write_json(f"{folder}/versions.json", description.versions)
-    if "text" in recipe.finetuned:
-        tokenizer = load_tokenizer(recipe.encoders["text"])
+    if tokenizer is not None:
         workspace.write_text(f"{folder}/{TOKENIZER}", dump_tokenizer(tokenizer))
     save_model(workspace, folder, trained.model, description)
     metrics = without_nan({**metrics, "seconds": round(time.perf_counter() - started, 3)})

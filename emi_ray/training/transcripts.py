@@ -28,7 +28,7 @@ def resolve_backbones(recipe: Recipe) -> Recipe:
     """
     encoders = dict(recipe.encoders)
     for modality in recipe.finetuned:
-        if encoders[modality].backbone_config is None:
+        if None in (encoders[modality].backbone_config, encoders[modality].backbone_revision):
             encoders[modality] = resolve_backbone(encoders[modality], modality)
     return recipe.model_copy(update={"encoders": encoders})
 

@@ -13,6 +13,7 @@ from emi_ray.errors import UserError, choices
 from emi_ray.metrics import BY_LABEL
 from emi_ray.recipe import Recipe, load_recipe
 from emi_ray.schema import Label, snake
+from emi_ray.training.transcripts import resolve_backbones
 from emi_ray.tuning.search_space import SearchSpace, Value, overrides
 from emi_ray.workspace import Workspace
 
@@ -44,7 +45,7 @@ class RecipeSource:
         Raises:
             UserError: there is no such recipe, or a setting is wrong.
         """
-        return load_recipe(self.name_or_path, self.overrides, self.defaults)
+        return resolve_backbones(load_recipe(self.name_or_path, self.overrides, self.defaults))
 
     def load(self, values: Mapping[str, Value]) -> Recipe:
         """The recipe under these values of parameters.
@@ -53,7 +54,8 @@ class RecipeSource:
             UserError: the recipe refuses a value, or has no such part.
         """
         changes = overrides(values, self.own)
-        return load_recipe(self.name_or_path, [*self.overrides, *changes], self.defaults)
+        recipe = load_recipe(self.name_or_path, [*self.overrides, *changes], self.defaults)
+        return resolve_backbones(recipe)
 
 
 class StudySettings(Settings):
@@ -61,7 +63,8 @@ class StudySettings(Settings):
 
     Attributes:
         recipe: resolved: where the search starts.
-        data_key: hash of the recipe, its features, the clips and their labels.
+        data_key: hash of the recipe, its features, the clips and their labels, and of the version of the training
+            code where that comes to other weights.
     """
 
     recipe: Recipe
@@ -130,12 +133,13 @@ def claim_settings(workspace: Workspace, study: str, settings: StudySettings) ->
         UserError: the study was started under other settings.
     """
     path = f"{study_folder(study)}/study.json"
-    values = settings.model_dump(mode="json", by_alias=True)
     if not workspace.exists(path):
-        workspace.write_json(path, values)
+        workspace.write_json(path, settings.model_dump(mode="json", by_alias=True))
         return
-    earlier = workspace.read_json(path)
-    changed = [name for name in values if values[name] != earlier.get(name)]
+    earlier = read_settings(workspace, study)
+    changed = [
+        name for name in StudySettings.model_fields if getattr(settings, name) != getattr(earlier, name)
+    ]
     if changed:
         raise UserError(
             f"Study {study} in {workspace.root} was started with another {', '.join(changed)}, and its scores "

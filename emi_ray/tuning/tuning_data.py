@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from emi_ray.corpus.splits import holdout, k_folds, with_split
 from emi_ray.recipe import Recipe
-from emi_ray.training.clip_data import ClipData, read_clip_data
+from emi_ray.training.clip_data import ClipData
 from emi_ray.training.rows import Rows, split_rows
 from emi_ray.training.run import RunPlan
 from emi_ray.tuning.settings import StudySettings
@@ -33,7 +33,7 @@ def read_tuning_data(plan: RunPlan, settings: StudySettings) -> TuningData:
     Raises:
         UserError: there are too few clips, or features that are not finite.
     """
-    data = read_clip_data(plan.workspace, plan.stores)
+    data = plan.read_data()
     table = plan.workspace.clips()
     return TuningData(data, tuning_rows(data, table, plan.recipe, settings.folds, settings.holdout))
 

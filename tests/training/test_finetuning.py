@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 from planted import planted_data, planted_workspace
 
-from emi_ray.config import WorkspaceConfig
+from emi_ray.config import WorkspaceConfig, dump_yaml
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run, predict_features
 from emi_ray.models.build import build_model
@@ -17,6 +17,10 @@ from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.run import execute_run, plan_run
 from emi_ray.training.transcripts import resolve_backbones, with_tokens
+from emi_ray.tuning.objective import score_recipe
+from emi_ray.tuning.search_space import SearchSpace
+from emi_ray.tuning.settings import RecipeSource, StudySettings, check_space
+from emi_ray.tuning.tuning_data import read_tuning_data
 
 WORDS = [f"word{index}" for index in range(24)]
 LIVELY = [
@@ -133,6 +137,29 @@ def test_other_weights_in_the_same_folder_are_another_run(tmp_path, workspace, b
     assert plan_run(workspace, recipe_of(folder), WorkspaceConfig(), 1).key != before.key
     with pytest.raises(UserError, match="no longer hold"):
         execute_run(before)
+
+
+def test_the_recipe_of_a_run_takes_other_weights(tmp_path, backbone):
+    path = tmp_path / "mine.yaml"
+    path.write_text(dump_yaml(resolve_backbones(recipe_of(backbone))))
+    other = shutil.copytree(backbone, tmp_path / "other")
+    hf.AutoModel.from_pretrained(other).half().save_pretrained(other)
+    own = resolve_backbones(load_recipe(str(path))).encoders["text"]
+    changed = resolve_backbones(load_recipe(str(path), [f"encoders.text.backbone={other}"])).encoders["text"]
+    assert own.backbone == backbone
+    assert changed.backbone == str(other)
+    assert changed.backbone_revision not in (None, own.backbone_revision)
+
+
+def test_settings_of_a_backbone_can_be_searched(workspace, backbone):
+    quick = ("training.epochs=2", "training.batch_size=16")
+    source = RecipeSource("text-finetuned", (f"encoders.text.backbone={backbone}", *quick), {})
+    plan = plan_run(workspace, source.own, WorkspaceConfig(), 1)
+    space = SearchSpace.model_validate({"parameters": {"encoders.text.layer_decay": {"uniform": [0.5, 1.0]}}})
+    settings = StudySettings(recipe=source.own, space=space, data_key=plan.key)
+    check_space(source, space)
+    trial = source.load({"encoders.text.layer_decay": 0.6})
+    assert np.isfinite(score_recipe(trial, read_tuning_data(plan, settings), "val_pearson").value)
 
 
 def test_a_backbone_that_is_not_there_is_refused_with_a_remedy(tmp_path):
