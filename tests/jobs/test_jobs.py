@@ -31,19 +31,20 @@ ENVIRONMENT = {
 }
 
 
-def free_port() -> int:
-    """A free port outside the range that Ray gives to its workers (10002–19999)."""
-    for port in range(20500, 30000):
-        with socket.socket() as candidate:
-            if candidate.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise AssertionError("no free port")
+def first_of_free_ports(count: int) -> int:
+    """The first of so many free ports outside the range that Ray gives to its workers (10002–19999)."""
+    return next(p for p in range(20500, 30000, count) if all(map(is_free, range(p, p + count))))
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as candidate:
+        return candidate.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """The address of the job API of a head node that lives as long as the tests of this file."""
-    ports = {"port": free_port()}
+    ports = {"port": first_of_free_ports(4)}
     ports["dashboard-port"] = ports["port"] + 1
     ports["dashboard-agent-listen-port"] = ports["port"] + 2
     ports["metrics-export-port"] = ports["port"] + 3
@@ -72,7 +73,8 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def await_answer(url: str, process: subprocess.Popen) -> None:
-    for _ in range(120):
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
         assert process.poll() is None, "ray start ended"
         try:
             urllib.request.urlopen(url, timeout=5).close()
