@@ -116,10 +116,9 @@ def _drop_resolved(values: dict[str, Any], changed: Iterable[str]) -> dict[str, 
     """Without what a finished run's recipe knows of a backbone, where the user sets another."""
     encoders = dict(values.get("encoders", {}))
     for modality, encoder in encoders.items():
-        if f"encoders.{modality}.backbone" in changed and isinstance(encoder, dict):
-            encoders[modality] = {
-                k: v for k, v in encoder.items() if k not in ("backbone_config", "backbone_revision")
-            }
+        if f"encoders.{modality}.backbone" in changed:
+            resolved = ("backbone_config", "backbone_revision")
+            encoders[modality] = {key: value for key, value in encoder.items() if key not in resolved}
     return {**values, "encoders": encoders}
 
 

@@ -165,12 +165,12 @@ class Workspace:
         return self.read_table(CLIPS, columns)
 
     @contextmanager
-    def driving(self, relative: str, what: str) -> Iterator[None]:
+    def driving(self, relative: str, what: str, instead: str = "") -> Iterator[None]:
         """While the block lasts, no other process drives what lies in the folder ``relative``. The kernel lets go
         however this process ends. Behind a URI, and on mounts without locks, nothing can be held.
 
         Raises:
-            UserError: another process does; ``what`` begins the message.
+            UserError: another process does; ``what`` begins the message, ``instead`` is one more way out.
         """
         if not self.is_local:
             yield
@@ -182,7 +182,7 @@ class Workspace:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise driven_by(what, file.read().strip() or "another process") from None
+                raise driven_by(what, file.read().strip() or "another process", instead) from None
             except OSError as error:
                 if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                     raise
@@ -224,9 +224,10 @@ def own_name() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def driven_by(what: str, driver: str) -> UserError:
+def driven_by(what: str, driver: str, instead: str = "") -> UserError:
     """The refusal to drive what another process drives."""
-    return UserError(f"{what} is being driven by {driver}: let it finish, or end it, and start again.")
+    also = f"; or {instead}" if instead else ""
+    return UserError(f"{what} is being driven by {driver}: let it finish, or end it, and start again{also}.")
 
 
 def sweep(workspace: Workspace, relative: str) -> None:

@@ -24,6 +24,7 @@ from emi_ray.workspace import Workspace, driven_by, own_name
 JOURNAL = "journal.log"
 OWNER = "emi_ray:driver"
 
+_INSTEAD = "name another study with --study"
 _GRACE_S = 5
 _BEAT_EVERY_S = 5.0
 _SILENT_FOR_S = 30.0
@@ -75,7 +76,7 @@ def driving(
         with _beating(held):
             yield held
         return
-    with workspace.driving(study_folder(study), f"Study {study}"):
+    with workspace.driving(study_folder(study), f"Study {study}", _INSTEAD):
         drop_torn_line(journal_path(workspace, study))
         yield _open(open_storage(workspace, study, None), study, directions)
 
@@ -119,7 +120,7 @@ def _beating(held: optuna.Study) -> Iterator[None]:
     time.sleep(_SETTLE_S)  # of two that start at once, the later record stands
     owner = _owner(held)
     if owner.get("token") != own["token"]:
-        raise driven_by(f"Study {held.study_name}", str(owner.get("driver")))
+        raise driven_by(f"Study {held.study_name}", str(owner.get("driver")), _INSTEAD)
     over = threading.Event()
 
     def beat() -> None:
@@ -139,7 +140,7 @@ def _beating(held: optuna.Study) -> Iterator[None]:
 def _refuse_living(held: optuna.Study) -> None:
     owner = _owner(held)
     if time.time() - owner.get("time", 0.0) < _SILENT_FOR_S:
-        raise driven_by(f"Study {held.study_name}", owner["driver"])
+        raise driven_by(f"Study {held.study_name}", owner["driver"], _INSTEAD)
 
 
 def _owner(held: optuna.Study) -> dict[str, Any]:
