@@ -220,7 +220,7 @@ def _under_ray(setting: Setting, shared: SharedData, name: str, concurrent: int 
             held.enqueue_trial(parameters)
         sampler, pruner = build_sampler("tpe", 0, 0), build_scheduler("none", setting.settings.num_steps)
         study = TuningStudy(held, setting.settings, setting.source, sampler, pruner)
-        resources = plan_resources(shared, concurrent, None)
+        resources = plan_resources(setting.settings.recipe, shared, concurrent, None)
         search(study, shared, setting.workspace, resources, SearchLimits(len(setting.trials)))
         seconds = time.perf_counter() - started
         inside = np.mean([trial.user_attrs["wall_seconds"] for trial in held.get_trials(deepcopy=False)])

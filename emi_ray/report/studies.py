@@ -84,6 +84,7 @@ class Study:
         if len(scores) < _FEWEST_FOR_IMPORTANCE or math.isclose(min(scores), max(scores)):
             return {}
         direction = StudyDirection.MAXIMIZE if self.maximise else StudyDirection.MINIMIZE
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         held = optuna.create_study(direction=direction)
         for trial in self.complete:
             ranges = {name: json_to_distribution(self.distributions[name]) for name in trial.parameters}

@@ -16,11 +16,13 @@ _PLAIN = ("scores", "history", "best_epoch", "num_train", "num_val", "seconds")
 class WorkspaceEncoderCache:
     """Weights, scores and history of a stage in one file, by the key of everything that determines it.
 
-    With ``reuse`` False nothing is ever found, and what is saved replaces what was there.
+    With ``reuse`` False nothing is ever found, and what is saved replaces what was there. Encoders of modalities
+    in ``passing`` are not saved.
     """
 
     workspace: Workspace
     reuse: bool = True
+    passing: frozenset[Modality] = frozenset()
 
     def has(self, modality: Modality, key: str) -> bool:
         return self.reuse and self.workspace.exists(self._path(modality, key))
@@ -32,6 +34,8 @@ class WorkspaceEncoderCache:
         return StageOutcome(weights=load(data), **plain)
 
     def save(self, modality: Modality, key: str, outcome: StageOutcome) -> None:
+        if modality in self.passing:
+            return
         plain = json.dumps({name: getattr(outcome, name) for name in _PLAIN})
         self.workspace.write_bytes(self._path(modality, key), save(outcome.weights, {"outcome": plain}))
 

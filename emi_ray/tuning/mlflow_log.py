@@ -1,5 +1,6 @@
 """Trials as MLflow runs, for those who want them there too. MLflow is imported only when it is asked for."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,8 @@ from optuna.trial import FrozenTrial
 
 from emi_ray.errors import UserError
 from emi_ray.tuning.study import TuningStudy, kind_of
+
+logger = logging.getLogger(__name__)
 
 _TAG = "emi_ray.trial"
 _LOGGED = ("complete", "pruned", "failed")
@@ -37,9 +40,14 @@ def mlflow_logger(uri: str, experiment: str) -> Callable[[TuningStudy], None]:
 
     def log(study: TuningStudy) -> None:
         for trial in study.optuna.get_trials(deepcopy=False):
-            if kind_of(trial) in _LOGGED and trial.number not in logged:
+            if kind_of(trial) not in _LOGGED or trial.number in logged:
+                continue
+            try:
                 _log_trial(client, identity, study, trial)
-                logged.add(trial.number)
+            except MlflowException as error:
+                logger.warning("MLflow did not take trial %d, which is tried again: %s", trial.number, error)
+                return
+            logged.add(trial.number)
 
     return log
 
@@ -59,7 +67,6 @@ def _log_trial(client: Any, experiment_id: str, study: TuningStudy, trial: Froze
     started = int(trial.datetime_start.timestamp() * 1000) if trial.datetime_start else None
     ended = int(trial.datetime_complete.timestamp() * 1000) if trial.datetime_complete else None
     tags = {
-        _TAG: str(trial.number),
         "mlflow.runName": f"{study.name} {trial.number}",
         "state": kind_of(trial),
     }
@@ -73,3 +80,4 @@ def _log_trial(client: Any, experiment_id: str, study: TuningStudy, trial: Froze
         client.log_metric(run, str(objective), value)
     status = "FAILED" if kind_of(trial) == "failed" else "FINISHED"
     client.set_terminated(run, status, end_time=ended)
+    client.set_tag(run, _TAG, str(trial.number))  # last: what bears it is whole

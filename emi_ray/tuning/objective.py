@@ -14,7 +14,7 @@ from emi_ray.tuning.noise import FoldPredictions
 from emi_ray.tuning.tuning_data import TuningData
 
 OnStep = Callable[[int, float], None]
-"""Called with a step and the score so far: after every epoch of the last stage; with folds, after each."""
+"""Called with an epoch of the last stage and the score so far; of several folds, on the first."""
 
 OnPredictions = Callable[[FoldPredictions], object]
 """Called after each fold with what the trained model says of the clips that its score is over."""
@@ -69,7 +69,7 @@ def score_recipe(
     best_epochs: list[int] = []
     seconds, started = 0.0, time.perf_counter()
     for fold, rows in enumerate(data.folds):
-        watch = _Watch(recipe, metric, on_step if len(data.folds) == 1 else None)
+        watch = _Watch(recipe, metric, on_step if fold == 0 else None)
         trained = train_recipe(
             recipe,
             data.clips,
@@ -86,8 +86,6 @@ def score_recipe(
             val = final_rows(recipe, data.clips, rows).val
             predictions = predict_in_units(trained.model, data.clips, val)
             on_predictions(FoldPredictions(predictions, data.clips.targets[val]))
-        if on_step is not None and len(data.folds) > 1:
-            on_step(fold + 1, sum(values) / len(values))
     return Score(
         value=sum(values) / len(values),
         num_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),

@@ -3,10 +3,11 @@
 The score of the best of many trials flatters: some of it is luck with the tuning split. So the best few trials
 are first confirmed under further seeds on the tuning split, beside the settings that the search started from.
 The one that holds up best becomes a recipe file if it beats the start by more than twice the gain's standard error
-over seeds and clips; else the start stays. That recipe and the start are then trained by Ray Train on the official
-split under the same seeds. *Optimism* is the tuned score less the reporting score. Part of it is that the two splits
-differ, which the start suffers as well; what is left is due to the choosing. (A reported run, like any other, keeps
-its best epoch by the reporting clips.)
+over seeds and clips; else the start stays. (That is the error of confirming. Its clips are those of the search, so
+where all trials are worth the same as the start, one of them is still chosen in about one search of ten.) That recipe
+and the start are then trained by Ray Train on the official split under the same seeds. *Optimism* is the tuned score
+less the reporting score. Part of it is that the two splits differ, which the start suffers as well; what is left is
+due to the choosing. (A reported run, like any other, keeps its best epoch by the reporting clips.)
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from emi_ray.training import ray_worker
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
 from emi_ray.tuning.objective import score_recipe
-from emi_ray.tuning.ray_search import SharedData, results_of
+from emi_ray.tuning.ray_search import SharedData, encoder_cache, results_of
 from emi_ray.tuning.resources import TrialResources
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import study_folder
@@ -73,6 +74,7 @@ class Outcome(Settings):
 
     Attributes:
         finished: trials that the choice was made from.
+        confirm: how many of the best were to be trained again.
         confirmed: the trials that were trained again, the best first.
         start: the recipe's own settings in the search; None if that trial is not complete.
         front: of a search with two objectives, the Pareto front.
@@ -80,6 +82,7 @@ class Outcome(Settings):
 
     metric: str
     finished: int
+    confirm: int = 3
     seeds: tuple[int, ...]
     confirmed: tuple[Confirmed, ...]
     start: Confirmed | None
@@ -129,7 +132,7 @@ def confirm(
     if seeds:
         on_note(f"training {len(trials)} trials again under {len(seeds)} other seeds, on the tuning split")
     score = ray.remote(max_retries=1)(_score).options(**resources.options)
-    job = (shared.reference, metric, workspace, resources)
+    job = (shared.reference, metric, encoder_cache(study.settings, workspace), resources)
     pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
     judged: dict[int, list[Judged]] = {
         trial.number: results_of(references) for trial, references in zip(trials, pending, strict=True)
@@ -144,7 +147,7 @@ def confirm(
     start = _start_among(ranked, study)
     if start is None:
         on_note(
-            "the recipe's own settings are not among the complete trials: nothing to compare the best with"
+            "the recipe's own settings are not among the complete trials: the best is chosen by its score alone"
         )
     if start is None or start is best or not seeds:
         return ranked
@@ -202,8 +205,13 @@ def judge(
     confirmed: Sequence[Confirmed],
     seeds: Sequence[int],
     on_note: OnNote,
+    how_many: int = 3,
 ) -> Outcome:
-    """Train the best recipe and the start on the official split and write ``result.json``."""
+    """Train the best recipe and the start on the official split and write ``result.json``.
+
+    Args:
+        how_many: of the best trials were to be confirmed.
+    """
     settings, own = study.settings, _start_among(confirmed, study)
     best = write_best(study, workspace, confirmed[0].number)
     start = settings.recipe.model_copy(update={"name": f"{study.name}-start", "paper": None})
@@ -216,6 +224,7 @@ def judge(
     outcome = Outcome(
         metric=settings.metric,
         finished=study.counts.finished,
+        confirm=how_many,
         seeds=tuple(seeds),
         confirmed=tuple(confirmed),
         start=own,
@@ -242,7 +251,7 @@ def read_outcome(workspace: Workspace, study: str) -> Outcome | None:
     if not workspace.exists(path):
         return None
     values = workspace.read_json(path)
-    return Outcome.model_validate({name: values[name] for name in Outcome.model_fields})
+    return Outcome.model_validate({name: values[name] for name in Outcome.model_fields if name in values})
 
 
 def _start_among(confirmed: Sequence[Confirmed], study: TuningStudy) -> Confirmed | None:
@@ -261,9 +270,14 @@ def _candidates(study: TuningStudy, how_many: int) -> list[FrozenTrial]:
 
 
 def _score(
-    recipe: Recipe, seed: int, data: TuningData, metric: str, workspace: Workspace, resources: TrialResources
+    recipe: Recipe,
+    seed: int,
+    data: TuningData,
+    metric: str,
+    cache: WorkspaceEncoderCache,
+    resources: TrialResources,
 ) -> Judged:
-    cache, device = WorkspaceEncoderCache(workspace), resources.take_up()
+    device = resources.take_up()
     folds: list[FoldPredictions] = []
     score = score_recipe(
         recipe, data, metric, seed=seed, device=device, encoder_cache=cache, on_predictions=folds.append

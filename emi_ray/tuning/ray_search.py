@@ -17,6 +17,7 @@ from ray import tune
 
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
+from emi_ray.runtime import machine
 from emi_ray.schema import Modality
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.run import RunPlan
@@ -60,7 +61,7 @@ class _Job:
 
     data: Any
     workspace: Workspace
-    metric: str
+    settings: StudySettings
     resources: TrialResources
 
 
@@ -89,8 +90,16 @@ def results_of(references: Any) -> Any:
         raise EmiRayError(f"A worker broke down: {type(error.cause).__name__}: {error.cause}") from error
 
 
-def plan_resources(shared: SharedData, concurrent: int | None, gpus: float | None) -> TrialResources:
-    """How many trials run at once over this data, and what each takes."""
+def plan_resources(
+    recipe: Recipe, shared: SharedData, concurrent: int | None, gpus: float | None
+) -> TrialResources:
+    """How many trials run at once over this data, and what each takes. One that fine-tunes a backbone has a device
+    to itself, unless the user says otherwise."""
+    if recipe.finetuned and concurrent is None and gpus is None:
+        if machine().gpus:
+            gpus = 1.0
+        else:
+            concurrent = 1
     return size_trials(shared.num_bytes, concurrent, gpus, smallest_gpu_bytes())
 
 
@@ -115,7 +124,7 @@ def search(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the study
     train_untouched_encoders(study.settings, shared, workspace, resources)
     watcher = Watcher(study, limits, on_change or (lambda: None))
-    job = _Job(shared.reference, workspace, study.settings.metric, resources)
+    job = _Job(shared.reference, workspace, study.settings, resources)
     trainable = tune.with_resources(
         tune.with_parameters(_run_trial, job=job), tune.PlacementGroupFactory([resources.request])
     )
@@ -133,6 +142,10 @@ def search(
         )
         try:
             tuner.fit()
+        except (ray.exceptions.RayError, RuntimeError) as error:  # Tune's own, of a process killed for memory
+            raise EmiRayError(
+                f"Ray gave up the search: {error}. The study is kept: the same command goes on."
+            ) from error
         finally:
             study.give_up_running()
     watcher.raise_if_hopeless()
@@ -143,7 +156,7 @@ def train_untouched_encoders(
 ) -> None:
     """Train, side by side, the stage-1 encoders that no trial will train otherwise, for all to reuse."""
     train = ray.remote(max_retries=0)(_train_encoder).options(**resources.options)
-    job = _Job(shared.reference, workspace, settings.metric, resources)
+    job = _Job(shared.reference, workspace, settings, resources)
     results_of(
         [
             train.remote(job, settings.recipe, modality, fold)
@@ -156,10 +169,19 @@ def train_untouched_encoders(
 def untouched_encoders(settings: StudySettings) -> list[Modality]:
     """Modalities whose first stage is the same in all trials."""
     recipe, names = settings.recipe, list(settings.space.parameters)
-    everywhere = ("training.", "objective.", "encoders.*.", "stages", "split")
-    if recipe.fusion is None or recipe.stages == "joint" or any(n.startswith(everywhere) for n in names):
+    everywhere = ("training.", "objective.", "encoders.*.", "stages")
+    has_reused_stages = (
+        recipe.fusion is not None and recipe.fusion.type != "late" and recipe.stages != "joint"
+    )
+    if not has_reused_stages or any(name.startswith(everywhere) for name in names):
         return []
     return [m for m in recipe.modalities if not any(n.startswith(f"encoders.{m}.") for n in names)]
+
+
+def encoder_cache(settings: StudySettings, workspace: Workspace) -> WorkspaceEncoderCache:
+    """Keeps what other trials may use, but no backbone that one trial alone trains: these fill disks."""
+    passing = settings.recipe.finetuned - {*untouched_encoders(settings)}
+    return WorkspaceEncoderCache(workspace, passing=passing)
 
 
 def _run_trial(config: dict[str, Any], job: _Job) -> None:
@@ -167,9 +189,9 @@ def _run_trial(config: dict[str, Any], job: _Job) -> None:
     score = score_recipe(
         Recipe.model_validate(config["recipe"]),
         ray.get(job.data),
-        job.metric,
+        job.settings.metric,
         device=job.resources.take_up(),
-        encoder_cache=WorkspaceEncoderCache(job.workspace),
+        encoder_cache=encoder_cache(job.settings, job.workspace),
         on_step=lambda step, value: tune.report({"step": step, "value": value}),
     )
     tune.report({"score": score, "value": score.value})

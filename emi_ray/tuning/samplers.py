@@ -25,7 +25,7 @@ SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
 }
 
 SCHEDULERS: dict[SchedulerName, Callable[[int], BasePruner]] = {
-    # Rungs at a ninth and a third of the steps: a third of the trials goes on from each.
+    # Rungs at a ninth and a third of the steps (see `last_judged`): a third of the trials goes on from each.
     "asha": lambda num_steps: SuccessiveHalvingPruner(
         min_resource=_first_rung(num_steps), reduction_factor=_REDUCTION
     ),
@@ -37,6 +37,11 @@ SCHEDULERS: dict[SchedulerName, Callable[[int], BasePruner]] = {
 def _first_rung(num_steps: int) -> int:
     """Steps before which nothing is judged; the first few say little."""
     return max(min(_FEWEST_STEPS, num_steps), num_steps // _REDUCTION ** (_NUM_RUNGS - 1))
+
+
+def last_judged(num_steps: int) -> int:
+    """The last step at which a trial may be stopped: later, stopping would save less than it loses."""
+    return max(_first_rung(num_steps), num_steps // _REDUCTION)
 
 
 def build_sampler(name: SamplerName, seed: int, num_earlier: int) -> BaseSampler:

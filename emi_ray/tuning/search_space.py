@@ -39,6 +39,9 @@ EVERY = "*"
 
 _FIXED = ("name", "title", "paper")
 """Parts of a recipe that decide nothing."""
+_NOT_COMPARED = ("split", "training.seed", "fusion.missing")
+_NOT_COMPARED_OF_ENCODERS = ("features", "backbone", "backbone_config", "backbone_revision", "missing")
+"""What decides which clips and features there are: all trials of a study share these."""
 
 
 class Parameter(Settings):
@@ -162,6 +165,19 @@ def load_space(path: Path) -> SearchSpace:
     space = validate(SearchSpace, read_yaml(path.read_text(), str(path)), str(path))
     _check_names(space, str(path))
     return space
+
+
+def is_shared(name: str, parameter: Parameter, recipe: Recipe) -> bool:
+    """Whether a setting decides what data is read or scored, so that trials cannot differ in it."""
+    encoder, _, setting = name.removeprefix("encoders.").partition(".")
+    if encoder == name.partition(".")[0]:
+        return name in _NOT_COMPARED
+    finetunes = bool(recipe.finetuned & ({encoder} if encoder != EVERY else set(recipe.modalities)))
+    return (
+        setting in _NOT_COMPARED_OF_ENCODERS
+        or (setting == "type" and (finetunes or "finetune" in (parameter.choice or ())))
+        or (setting == "max_steps" and finetunes)
+    )
 
 
 def overrides(values: Mapping[str, Value], recipe: Recipe) -> list[str]:

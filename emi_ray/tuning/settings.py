@@ -1,11 +1,13 @@
 """What a study is about: ``studies/<name>/study.json``. It may be continued only under the same."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import optuna
 from pydantic import Field
 
 from emi_ray.config import Settings, validate
@@ -14,7 +16,7 @@ from emi_ray.metrics import BY_LABEL
 from emi_ray.recipe import Recipe, load_recipe
 from emi_ray.schema import Label, snake
 from emi_ray.training.transcripts import resolve_backbones
-from emi_ray.tuning.search_space import SearchSpace, Value, overrides
+from emi_ray.tuning.search_space import SearchSpace, Value, is_shared, overrides
 from emi_ray.workspace import Workspace
 
 Cost = Literal["parameters", "seconds"]
@@ -22,6 +24,7 @@ Direction = Literal["maximize", "minimize"]
 
 HOLDOUT = 0.2
 
+_SETTINGS = "emi_ray:settings"
 _LOWER_IS_BETTER = ("val_mse", "val_mae")
 
 
@@ -83,9 +86,7 @@ class StudySettings(Settings):
 
     @property
     def num_steps(self) -> int:
-        """Reports that a trial makes at most: an epoch of its last stage each, or a fold."""
-        if self.folds > 1:
-            return self.folds
+        """Reports that a trial makes at most: an epoch of its last stage each, on the first fold."""
         stage = self.recipe.fusion or self.recipe.encoders[self.recipe.modalities[0]]
         return self.recipe.training_of(stage).epochs
 
@@ -116,9 +117,15 @@ def check_space(source: RecipeSource, space: SearchSpace) -> None:
     """Make sure that the recipe takes every value that the space may propose.
 
     Raises:
-        UserError: the recipe lacks a part, or refuses the end of a range or a choice.
+        UserError: the recipe lacks a part, or refuses the end of a range or a choice; or trials could not differ
+            in a setting.
     """
     for name, parameter in space.parameters.items():
+        if is_shared(name, parameter, source.own):
+            raise UserError(
+                f"The search space's {name} decides which clips or features are read, and all trials share these: "
+                f"take it out, and tune a recipe of each kind, as in emi-ray tune RECIPE {name}=VALUE."
+            )
         for value in parameter.extremes:
             try:
                 source.load({name: value})
@@ -126,24 +133,33 @@ def check_space(source: RecipeSource, space: SearchSpace) -> None:
                 raise UserError(f"The search space's {name} does not suit the recipe: {error}") from None
 
 
-def claim_settings(workspace: Workspace, study: str, settings: StudySettings) -> None:
-    """Write the settings of a new study; of one that exists, make sure that they are the same.
+def claim_settings(workspace: Workspace, held: optuna.Study, settings: StudySettings) -> None:
+    """Write the settings of a new study into the workspace, and into the study, for one database serves many
+    workspaces; of one that exists, make sure that they are the same.
 
     Raises:
         UserError: the study was started under other settings.
     """
-    path = f"{study_folder(study)}/study.json"
+    study, path = held.study_name, f"{study_folder(held.study_name)}/study.json"
+    values = settings.model_dump(mode="json", by_alias=True)
+    if workspace.exists(path):
+        _refuse_other(settings, read_settings(workspace, study), f"Study {study} in {workspace.root}")
+    if (own := held.user_attrs.get(_SETTINGS)) is not None:
+        where = f"Study {study} in its database"
+        _refuse_other(settings, validate(StudySettings, json.loads(own), where), where)
+    else:
+        held.set_user_attr(_SETTINGS, json.dumps(values))
     if not workspace.exists(path):
-        workspace.write_json(path, settings.model_dump(mode="json", by_alias=True))
-        return
-    earlier = read_settings(workspace, study)
-    changed = [
-        name for name in StudySettings.model_fields if getattr(settings, name) != getattr(earlier, name)
-    ]
+        workspace.write_json(path, values)
+
+
+def _refuse_other(settings: StudySettings, earlier: StudySettings, what: str) -> None:
+    names = (name for name in StudySettings.model_fields if getattr(settings, name) != getattr(earlier, name))
+    changed = ["set of clips, labels or features" if name == "data_key" else name for name in names]
     if changed:
         raise UserError(
-            f"Study {study} in {workspace.root} was started with another {', '.join(changed)}, and its scores "
-            "would not compare. Name another study with --study, or give what it was started with."
+            f"{what} was started with another {', '.join(changed)}, and its scores would not compare. "
+            "Name another study with --study, or give what it was started with."
         )
 
 

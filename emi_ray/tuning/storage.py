@@ -9,11 +9,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
@@ -29,6 +30,7 @@ _GRACE_S = 5
 _BEAT_EVERY_S = 5.0
 _SILENT_FOR_S = 30.0
 _SETTLE_S = 1.0
+_INSTEAD_OF_BEATING = f"if it was killed, wait {_SILENT_FOR_S:.0f} seconds; or {_INSTEAD}"
 
 
 def journal_path(workspace: Workspace, study: str) -> Path:
@@ -118,15 +120,23 @@ def _beating(held: optuna.Study) -> Iterator[None]:
     _refuse_living(held)
     held.set_user_attr(OWNER, {**own, "time": time.time()})
     time.sleep(_SETTLE_S)  # of two that start at once, the later record stands
-    owner = _owner(held)
-    if owner.get("token") != own["token"]:
-        raise driven_by(f"Study {held.study_name}", str(owner.get("driver")), _INSTEAD)
+    from sqlalchemy.exc import SQLAlchemyError
+
     over = threading.Event()
+    away = suppress(StorageInternalError, SQLAlchemyError)
+
+    def is_own() -> bool:
+        return bool(_owner(held).get("token") == own["token"])
 
     def beat() -> None:
         while not over.wait(_BEAT_EVERY_S):
-            held.set_user_attr(OWNER, {**own, "time": time.time()})
+            with away:  # the next beat may reach the database
+                if not is_own():
+                    return
+                held.set_user_attr(OWNER, {**own, "time": time.time()})
 
+    if not is_own():
+        raise driven_by(f"Study {held.study_name}", str(_owner(held).get("driver")), _INSTEAD_OF_BEATING)
     beating = threading.Thread(target=beat, daemon=True)
     beating.start()
     try:
@@ -134,13 +144,15 @@ def _beating(held: optuna.Study) -> Iterator[None]:
     finally:
         over.set()
         beating.join()
-        held.set_user_attr(OWNER, {})
+        with away:
+            if is_own():
+                held.set_user_attr(OWNER, {})
 
 
 def _refuse_living(held: optuna.Study) -> None:
     owner = _owner(held)
     if time.time() - owner.get("time", 0.0) < _SILENT_FOR_S:
-        raise driven_by(f"Study {held.study_name}", owner["driver"], _INSTEAD)
+        raise driven_by(f"Study {held.study_name}", owner["driver"], _INSTEAD_OF_BEATING)
 
 
 def _owner(held: optuna.Study) -> dict[str, Any]:

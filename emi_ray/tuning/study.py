@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from emi_ray.recipe import Recipe
 from emi_ray.tuning.objective import Score
+from emi_ray.tuning.samplers import last_judged
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import RecipeSource, StudySettings
 
@@ -28,6 +29,7 @@ REPEAT = "repeats"
 
 _LIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_STANDING = (TrialState.COMPLETE, TrialState.WAITING)
 _FRESH_DRAWS = 300
 
 
@@ -72,13 +74,19 @@ class TuningStudy:
         self.optuna.sampler, self.optuna.pruner = sampler, pruner
         self._source = source
         self._running: dict[int, Trial] = {}
+        self.is_exhausted = False
 
     def begin(self) -> None:
         """Make ready to ask: put the recipe's own settings first, and what a dead driver lost next.
 
-        Trials that it left running are failed; each is tried again once.
+        Trials that it left running are failed; each is tried again once, and the recipe's own settings until
+        they are complete.
         """
-        if not self.optuna.get_trials(deepcopy=False):
+        trials = self.optuna.get_trials(deepcopy=False)
+        is_start_due = not self.settings.space.outside(self.settings.recipe) and not any(
+            START in trial.user_attrs and trial.state in _STANDING for trial in trials
+        )
+        if is_start_due or not trials:
             self._queue_start()
         for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._lose(trial)
@@ -90,13 +98,14 @@ class TuningStudy:
             trial = self.optuna.ask()
             values = self.settings.space.suggest(trial)
             earlier = self._earlier(trial)
-            if earlier is None:
+            if earlier is None or START in trial.user_attrs:
                 self._running[trial.number] = trial
                 return Candidate(trial.number, values, self._recipe(trial, values))
             trial.set_user_attr(REPEAT, earlier)
             self.optuna.tell(trial, state=TrialState.FAIL)
             fresh = self._fresh_parameters()
             if fresh is None:
+                self.is_exhausted = True
                 return None
             self.optuna.enqueue_trial(fresh)
 
@@ -106,7 +115,8 @@ class TuningStudy:
             return False
         trial = self._running[number]
         trial.report(value, step)
-        return trial.should_prune() and START not in trial.user_attrs
+        is_judged = step <= last_judged(self.settings.num_steps) and START not in trial.user_attrs
+        return is_judged and trial.should_prune()
 
     def complete(self, number: int, score: Score) -> None:
         """A trial ran to its end; one without a finite score has failed."""
@@ -189,9 +199,9 @@ class TuningStudy:
 
     def _fresh_parameters(self) -> dict[str, Any] | None:
         """Parameters drawn at random that no trial had, without a trace in the study."""
-        taken = [trial.params for trial in self.optuna.get_trials(deepcopy=False, states=_LIVE)]
-        seed = len(self.optuna.get_trials(deepcopy=False))
-        scratch = optuna.create_study(sampler=RandomSampler(seed=seed))
+        trials = self.optuna.get_trials(deepcopy=False)
+        taken = [trial.params for trial in trials if trial.state in _LIVE or ERROR in trial.user_attrs]
+        scratch = optuna.create_study(sampler=RandomSampler(seed=len(trials)))
         for _ in range(_FRESH_DRAWS):
             trial = scratch.ask()
             self.settings.space.suggest(trial)
@@ -200,11 +210,10 @@ class TuningStudy:
         return None
 
     def _lose(self, trial: FrozenTrial) -> None:
-        """Fail a trial whose driver is gone, and queue its parameters again, once; the start again and again."""
+        """Fail a trial whose driver is gone, and queue its parameters again, once; the start is queued by the next
+        driver."""
         self.optuna.tell(trial.number, state=TrialState.FAIL)
-        if START in trial.user_attrs:
-            self._queue_start()
-        elif RETRY not in trial.user_attrs and trial.params:
+        if START not in trial.user_attrs and RETRY not in trial.user_attrs and trial.params:
             self.optuna.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
 
     def _queue_start(self) -> None:

@@ -107,6 +107,8 @@ def plan_tuning(
             f"--scheduler {options.scheduler} judges trials by one score, and --minimise {options.minimise} "
             "adds another: use --scheduler none."
         )
+    if options.holdout is not None and (options.folds or 1) > 1:
+        raise UserError(f"--holdout {options.holdout:g} is of no use with --folds {options.folds}: give one.")
     space, recipe = load_space(options.space), source.own
     check_space(source, space)
     check_metric(options.metric, labels_of(workspace.clips().schema))
@@ -117,7 +119,7 @@ def plan_tuning(
         metric=options.metric,
         minimise=options.minimise,
         folds=options.folds or _folds_of(workspace, options),
-        holdout=options.holdout or HOLDOUT,
+        holdout=_holdout_of(workspace, options),
         data_key=run.key,
     )
     return TunePlan(workspace, config, source, options, settings, run)
@@ -134,6 +136,12 @@ def _folds_of(workspace: Workspace, options: TuneOptions) -> int:
     return 1 if num_train >= _FEW_CLIPS else 3
 
 
+def _holdout_of(workspace: Workspace, options: TuneOptions) -> float:
+    if options.holdout is None and workspace.exists(f"{study_folder(options.study)}/study.json"):
+        return read_settings(workspace, options.study).holdout
+    return options.holdout or HOLDOUT
+
+
 def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None:
     """Search, or go on searching, until the study has its trials; then choose and judge. A Ray session must be up.
 
@@ -148,7 +156,7 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None
     require_shared(workspace)
     scheduler: SchedulerName = options.scheduler or ("none" if options.minimise else "asha")
     with driving(workspace, options.study, settings.directions, options.storage) as held:
-        claim_settings(workspace, options.study, settings)
+        claim_settings(workspace, held, settings)
         num_earlier = len(held.get_trials(deepcopy=False))
         sampler = build_sampler(options.sampler, options.seed, num_earlier)
         pruner = build_scheduler(scheduler, settings.num_steps)
@@ -157,13 +165,18 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None
         for name in [] if num_earlier else settings.space.outside(settings.recipe):
             on_note(f"The recipe's own {name} lies outside the space: the first trial draws one instead.")
         on_change(study)
+        write_record(study, workspace)
         outcome = _earlier_outcome(study, plan)
         if study.counts.finished >= options.trials and (outcome or not options.seeds):
             return outcome
         shared = share_data(plan.run, settings)
-        resources = plan_resources(shared, options.concurrent, options.gpus_per_trial)
+        resources = plan_resources(settings.recipe, shared, options.concurrent, options.gpus_per_trial)
         _search(study, shared, resources, plan, on_change)
-        return _judge(study, shared, resources, plan, on_note) if options.seeds else None
+        if study.is_exhausted:
+            on_note(f"the space has no settings left after {study.counts.finished} trials")
+        if not options.seeds:
+            return None
+        return _earlier_outcome(study, plan) or _judge(study, shared, resources, plan, on_note)
 
 
 def _search(
@@ -191,11 +204,12 @@ def _judge(
     study: TuningStudy, shared: SharedData, resources: TrialResources, plan: TunePlan, on_note: OnNote
 ) -> Outcome:
     confirmed = confirm(study, shared, plan.workspace, resources, plan.options.confirm, on_note)
-    return judge(study, plan.workspace, plan.config, confirmed, plan.reporting_seeds, on_note)
+    how_many, seeds = plan.options.confirm, plan.reporting_seeds
+    return judge(study, plan.workspace, plan.config, confirmed, seeds, on_note, how_many)
 
 
 def _earlier_outcome(study: TuningStudy, plan: TunePlan) -> Outcome | None:
     """What was judged before, if it was over the same trials and seeds."""
     earlier = read_outcome(plan.workspace, study.name) if plan.options.seeds else None
-    is_same = earlier and (earlier.finished, earlier.seeds) == (study.counts.finished, plan.reporting_seeds)
-    return earlier if is_same else None
+    asked = (study.counts.finished, plan.options.confirm, plan.reporting_seeds)
+    return earlier if earlier and (earlier.finished, earlier.confirm, earlier.seeds) == asked else None

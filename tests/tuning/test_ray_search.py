@@ -26,7 +26,7 @@ def test_trials_run_side_by_side_fail_alone_and_are_told_as_they_ended(tmp_path)
     changes = []
     with open_study(workspace, settings, scheduler="asha", sampler="random") as study:
         study.optuna.enqueue_trial({"fusion.lr": 1e-4, "fusion.hidden": TOO_MUCH})
-        resources = plan_resources(shared, None, None)
+        resources = plan_resources(settings.recipe, shared, None, None)
         limits = SearchLimits(num_trials=6)
         search(study, shared, workspace, resources, limits, lambda: changes.append(study.counts.finished))
         counts, trials = study.counts, study.optuna.trials

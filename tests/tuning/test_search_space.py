@@ -133,6 +133,22 @@ def test_a_space_that_the_recipe_cannot_take_is_refused_before_anything_runs(tmp
         check_space(RecipeSource("f1", (), {}), too_far)
 
 
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "split: {choice: [official, expanded]}",
+        "encoders.text.features: {choice: [gte-base, hashed]}",
+        "'encoders.*.backbone': {choice: [a, b]}",
+        "encoders.audio.type: {choice: [pooled, finetune]}",
+        "training.seed: {int: [1, 9]}",
+    ],
+)
+def test_what_all_trials_share_cannot_vary(tmp_path, parameter):
+    space = space_of(tmp_path, f"parameters: {{{parameter}}}")
+    with pytest.raises(UserError, match="all trials share these"):
+        check_space(RecipeSource("f1", (), {}), space)
+
+
 def test_names_cover_the_schema():
     keys = recipe_keys()
     assert {"fusion.dropout", "encoders.*.hidden", "encoders.audio.hidden", "training.lr", "stages"} <= set(

@@ -88,10 +88,33 @@ def test_trials_of_a_dead_driver_are_failed_and_tried_again_once(workspace):
 
 def test_what_is_given_up_is_tried_again(workspace):
     with open_study(workspace) as study:
-        given_up = study.ask()
+        start, other = study.ask(), study.ask()
         study.give_up_running()
-        assert (study.counts.lost, study.counts.running) == (1, 0)
-        assert study.ask().values == given_up.values
+        assert (study.counts.lost, study.counts.running) == (2, 0)
+        assert study.ask().values == other.values
+    with open_study(workspace) as study:
+        assert study.ask().values == start.values
+
+
+def test_a_start_that_failed_is_tried_again_by_the_next_driver(workspace):
+    with open_study(workspace) as study:
+        study.fail(study.ask().number, "out of memory")
+        run_made_up(study, 2)
+        assert study.start is None
+    with open_study(workspace) as study:
+        run_made_up(study, 1)
+        assert study.start.number == 3
+    with open_study(workspace) as study:
+        assert not study.optuna.get_trials(states=(TrialState.WAITING,))
+
+
+def test_nothing_is_stopped_that_is_nearly_done(workspace):
+    with open_study(workspace, scheduler="asha") as study:
+        _, *rivals = [study.ask() for _ in range(4)]
+        for step in range(1, 10):
+            study.report(rivals[0].number, step, 0.9)
+        assert study.report(rivals[1].number, 3, 0.1)
+        assert not any(study.report(rivals[2].number, step, 0.1) for step in (1, 2, 4, 9))
 
 
 def test_no_trial_repeats_the_parameters_of_one_that_finished_or_runs(workspace):
@@ -102,6 +125,7 @@ def test_no_trial_repeats_the_parameters_of_one_that_finished_or_runs(workspace)
             if len(seen) % 2:
                 study.complete(candidate.number, score_of(0.1))
         assert len(seen) == 4
+        assert study.is_exhausted
         assert all(values not in seen[:index] for index, values in enumerate(seen))
         repeated = [trial for trial in study.optuna.trials if REPEAT in trial.user_attrs]
         assert len(repeated) == study.counts.repeated

@@ -74,7 +74,19 @@ def test_a_database_that_is_none_is_refused():
 
 def test_a_study_is_continued_only_under_its_own_settings(tmp_path):
     workspace = Workspace(str(tmp_path))
-    claim_settings(workspace, "s", settings_of())
-    claim_settings(workspace, "s", settings_of())
-    with pytest.raises(UserError, match="another metric, and its scores"):
-        claim_settings(workspace, "s", settings_of(metric="val_ccc"))
+    with open_study(workspace) as study:
+        claim_settings(workspace, study.optuna, settings_of())
+        claim_settings(workspace, study.optuna, settings_of())
+        with pytest.raises(UserError, match="another metric, and its scores"):
+            claim_settings(workspace, study.optuna, settings_of(metric="val_ccc"))
+
+
+def test_a_study_of_another_workspace_in_the_same_database_is_not_taken_for_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_SETTLE_S", 0.05)
+    url, other = f"sqlite:///{tmp_path}/studies.db", settings_of().model_copy(update={"data_key": "other"})
+    with open_study(Workspace(str(tmp_path / "one")), storage=url) as study:
+        claim_settings(Workspace(str(tmp_path / "one")), study.optuna, settings_of())
+    with open_study(Workspace(str(tmp_path / "two")), storage=url) as study:
+        with pytest.raises(UserError, match="in its database was started with another set of clips"):
+            claim_settings(Workspace(str(tmp_path / "two")), study.optuna, other)
+        claim_settings(Workspace(str(tmp_path / "two")), study.optuna, settings_of())
