@@ -131,7 +131,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--audio-steps", type=int, default=PAPER_STEPS["audio"], help="median")
     parser.add_argument("--memory", type=int, nargs="*", default=[], help="trials at once: 1 2 4")
     parser.add_argument("--scratch", type=Path, default=None, help="folder for some GB of files")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.trials < 2:
+        parser.error("--trials: at least 2, half before our search and half after")
+    return options
 
 
 def _prepare(options: argparse.Namespace, folder: Path) -> Setting:

@@ -4,10 +4,10 @@ The score of the best of many trials flatters: some of it is luck with the tunin
 are first confirmed under further seeds on the tuning split, beside the settings that the search started from.
 The one that holds up best becomes a recipe file if it beats the start by more than twice the gain's standard error
 over seeds and clips; else the start stays. (That is the error of confirming. Its clips are those of the search, so
-where all trials are worth the same as the start, one of them is still chosen in about one search of ten.) That recipe
-and the start are then trained by Ray Train on the official split under the same seeds. *Optimism* is the tuned score
-less the reporting score. Part of it is that the two splits differ, which the start suffers as well; what is left is
-due to the choosing. (A reported run, like any other, keeps its best epoch by the reporting clips.)
+the luck that made a trial the best of many on them stays in.) That recipe and the start are then trained by Ray Train
+on the official split under the same seeds. *Optimism* is the tuned score less the reporting score. Part of it is that
+the two splits differ, which the start suffers as well; what is left is due to the choosing. (A reported run, like any
+other, keeps its best epoch by the reporting clips.)
 """
 
 from collections.abc import Callable, Sequence
@@ -203,9 +203,9 @@ def judge(
     workspace: Workspace,
     config: WorkspaceConfig,
     confirmed: Sequence[Confirmed],
+    how_many: int,
     seeds: Sequence[int],
     on_note: OnNote,
-    how_many: int = 3,
 ) -> Outcome:
     """Train the best recipe and the start on the official split and write ``result.json``.
 

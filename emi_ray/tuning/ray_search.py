@@ -60,8 +60,8 @@ class _Job:
     """What every trial is told."""
 
     data: Any
-    workspace: Workspace
-    settings: StudySettings
+    encoder_cache: WorkspaceEncoderCache
+    metric: str
     resources: TrialResources
 
 
@@ -124,7 +124,8 @@ def search(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the study
     train_untouched_encoders(study.settings, shared, workspace, resources)
     watcher = Watcher(study, limits, on_change or (lambda: None))
-    job = _Job(shared.reference, workspace, study.settings, resources)
+    cache = encoder_cache(study.settings, workspace)
+    job = _Job(shared.reference, cache, study.settings.metric, resources)
     trainable = tune.with_resources(
         tune.with_parameters(_run_trial, job=job), tune.PlacementGroupFactory([resources.request])
     )
@@ -156,7 +157,7 @@ def train_untouched_encoders(
 ) -> None:
     """Train, side by side, the stage-1 encoders that no trial will train otherwise, for all to reuse."""
     train = ray.remote(max_retries=0)(_train_encoder).options(**resources.options)
-    job = _Job(shared.reference, workspace, settings, resources)
+    job = _Job(shared.reference, encoder_cache(settings, workspace), settings.metric, resources)
     results_of(
         [
             train.remote(job, settings.recipe, modality, fold)
@@ -189,9 +190,9 @@ def _run_trial(config: dict[str, Any], job: _Job) -> None:
     score = score_recipe(
         Recipe.model_validate(config["recipe"]),
         ray.get(job.data),
-        job.settings.metric,
+        job.metric,
         device=job.resources.take_up(),
-        encoder_cache=encoder_cache(job.settings, job.workspace),
+        encoder_cache=job.encoder_cache,
         on_step=lambda step, value: tune.report({"step": step, "value": value}),
     )
     tune.report({"score": score, "value": score.value})
@@ -200,7 +201,7 @@ def _run_trial(config: dict[str, Any], job: _Job) -> None:
 def _train_encoder(job: _Job, recipe: Recipe, modality: Modality, fold: int) -> None:
     data, device = ray.get(job.data), job.resources.take_up()
     alone = recipe.model_copy(update={"encoders": {modality: recipe.encoders[modality]}, "fusion": None})
-    hooks = Hooks(encoder_cache=WorkspaceEncoderCache(job.workspace))
+    hooks = Hooks(encoder_cache=job.encoder_cache)
     train_recipe(alone, data.clips, data.folds[fold], seed=recipe.training.seed, device=device, hooks=hooks)
 
 

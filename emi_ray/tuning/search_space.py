@@ -169,10 +169,10 @@ def load_space(path: Path) -> SearchSpace:
 
 def is_shared(name: str, parameter: Parameter, recipe: Recipe) -> bool:
     """Whether a setting decides what data is read or scored, so that trials cannot differ in it."""
-    encoder, _, setting = name.removeprefix("encoders.").partition(".")
-    if encoder == name.partition(".")[0]:
+    if not name.startswith("encoders."):
         return name in _NOT_COMPARED
-    finetunes = bool(recipe.finetuned & ({encoder} if encoder != EVERY else set(recipe.modalities)))
+    _, modality, setting = name.split(".", 2)
+    finetunes = bool(recipe.finetuned) if modality == EVERY else modality in recipe.finetuned
     return (
         setting in _NOT_COMPARED_OF_ENCODERS
         or (setting == "type" and (finetunes or "finetune" in (parameter.choice or ())))

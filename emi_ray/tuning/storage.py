@@ -116,12 +116,12 @@ def _open_database(url: str) -> BaseStorage:
 @contextmanager
 def _beating(held: optuna.Study) -> Iterator[None]:
     """Own a study in a database by a record that is renewed while the block lasts."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     own = {"driver": own_name(), "token": uuid.uuid4().hex}
     _refuse_living(held)
     held.set_user_attr(OWNER, {**own, "time": time.time()})
     time.sleep(_SETTLE_S)  # of two that start at once, the later record stands
-    from sqlalchemy.exc import SQLAlchemyError
-
     over = threading.Event()
     away = suppress(StorageInternalError, SQLAlchemyError)
 

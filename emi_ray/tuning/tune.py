@@ -113,33 +113,33 @@ def plan_tuning(
     check_space(source, space)
     check_metric(options.metric, labels_of(workspace.clips().schema))
     run = plan_run(workspace, recipe, config, recipe.training.seed)
+    folds, holdout = _tuning_split(workspace, options)
     settings = StudySettings(
         recipe=recipe,
         space=space,
         metric=options.metric,
         minimise=options.minimise,
-        folds=options.folds or _folds_of(workspace, options),
-        holdout=_holdout_of(workspace, options),
+        folds=folds,
+        holdout=holdout,
         data_key=run.key,
     )
     return TunePlan(workspace, config, source, options, settings, run)
 
 
-def _folds_of(workspace: Workspace, options: TuneOptions) -> int:
-    """Those of a study that exists. Else three where a part held out of train would be so small that its scores
-    are mostly luck."""
+def _tuning_split(workspace: Workspace, options: TuneOptions) -> tuple[int, float]:
+    """Folds and the share that one holds out: as asked; else those of a study that exists; else the defaults."""
     if workspace.exists(f"{study_folder(options.study)}/study.json"):
-        return read_settings(workspace, options.study).folds
+        earlier = read_settings(workspace, options.study)
+        return options.folds or earlier.folds, options.holdout or earlier.holdout
+    return options.folds or _default_folds(workspace, options), options.holdout or HOLDOUT
+
+
+def _default_folds(workspace: Workspace, options: TuneOptions) -> int:
+    """Three where a part held out of train would be so small that its scores are mostly luck."""
     if options.holdout is not None:
         return 1
     num_train = pc.sum(pc.equal(workspace.clips(["split"])["split"], "train")).as_py() or 0
     return 1 if num_train >= _FEW_CLIPS else 3
-
-
-def _holdout_of(workspace: Workspace, options: TuneOptions) -> float:
-    if options.holdout is None and workspace.exists(f"{study_folder(options.study)}/study.json"):
-        return read_settings(workspace, options.study).holdout
-    return options.holdout or HOLDOUT
 
 
 def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None:
@@ -165,9 +165,9 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None
         for name in [] if num_earlier else settings.space.outside(settings.recipe):
             on_note(f"The recipe's own {name} lies outside the space: the first trial draws one instead.")
         on_change(study)
-        write_record(study, workspace)
         outcome = _earlier_outcome(study, plan)
         if study.counts.finished >= options.trials and (outcome or not options.seeds):
+            write_record(study, workspace)  # a driver that was killed may have left an older one
             return outcome
         shared = share_data(plan.run, settings)
         resources = plan_resources(settings.recipe, shared, options.concurrent, options.gpus_per_trial)
@@ -205,7 +205,7 @@ def _judge(
 ) -> Outcome:
     confirmed = confirm(study, shared, plan.workspace, resources, plan.options.confirm, on_note)
     how_many, seeds = plan.options.confirm, plan.reporting_seeds
-    return judge(study, plan.workspace, plan.config, confirmed, seeds, on_note, how_many)
+    return judge(study, plan.workspace, plan.config, confirmed, how_many, seeds, on_note)
 
 
 def _earlier_outcome(study: TuningStudy, plan: TunePlan) -> Outcome | None:

@@ -39,7 +39,6 @@ class Watcher:
         self._limits = limits
         self._on_change = on_change
         self._started = time.monotonic()
-        self._is_exhausted = False
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Tune pickles what it is given, to restore a search from; ours goes on from the study instead."""
@@ -54,7 +53,6 @@ class Watcher:
             return None  # one of those that run might fail and need another in its place
         candidate = self.study.ask()
         if candidate is None:
-            self._is_exhausted = True
             return Searcher.FINISHED
         self._on_change()
         return {"number": candidate.number, "recipe": candidate.recipe.model_dump(mode="json")}
@@ -95,7 +93,7 @@ class Watcher:
         seconds = time.monotonic() - self._started
         return (
             finished >= self._limits.num_trials
-            or self._is_exhausted
+            or self.study.is_exhausted
             or self.failures_in_a_row >= _FAILURES_IN_A_ROW
             or (self._limits.timeout_s is not None and seconds > self._limits.timeout_s)
         )

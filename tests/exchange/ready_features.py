@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from emi_ray.feature_store import find_store
 from emi_ray.schema import EMOTIONS
+from emi_ray.workspace import Workspace
 
 
 def halves(*shape: int, seed: int = 0) -> np.ndarray:
@@ -38,3 +40,16 @@ def make_peer_folder(folder: Path, num_train: int = 12, num_val: int = 6, num_te
         write_pickle(folder / "embeddings/text" / name, halves(8, seed=200 + index))
         write_pickle(folder / "motion" / name, halves(7, 23, seed=300 + index))
     return folder
+
+
+def npy_folder(tmp_path: Path, arrays: dict[str, np.ndarray]) -> str:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return str(folder)
+
+
+def held(workspace: Workspace, modality: str) -> dict[str, np.ndarray]:
+    """The features that a workspace's store has of a modality, by clip."""
+    return {row.clip_id: row.values for row in find_store(workspace, modality).rows()}

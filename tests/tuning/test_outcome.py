@@ -56,7 +56,7 @@ def judged(study, workspace, trained):
         Confirmed(number=1, tuned=0.5, confirmed=0.45),
         Confirmed(number=0, tuned=0.3, confirmed=0.3),
     ]
-    return judge(study, workspace, WorkspaceConfig(), confirmed, (42, 43, 44), lambda text: None)
+    return judge(study, workspace, WorkspaceConfig(), confirmed, 3, (42, 43, 44), lambda text: None)
 
 
 def test_best_and_start_are_trained_under_the_same_seeds_and_compared(study, tmp_path, trained):
@@ -137,7 +137,7 @@ def test_a_metric_by_name_is_the_score_of_that_name():
 def test_a_start_that_stays_is_reported_once_under_both_names(study, tmp_path, trained):
     confirmed = [Confirmed(number=0, tuned=0.3, confirmed=0.3), Confirmed(number=1, tuned=0.5, confirmed=0.2)]
     outcome = judge(
-        study, Workspace(str(tmp_path)), WorkspaceConfig(), confirmed, (42, 43), lambda text: None
+        study, Workspace(str(tmp_path)), WorkspaceConfig(), confirmed, 3, (42, 43), lambda text: None
     )
     assert trained == [("s-best", 42), ("s-best", 43)]
     assert (outcome.gain, outcome.start_reported.recipe) == (0, "s-start")
