@@ -1,28 +1,37 @@
 """Features on disk: the only bridge between extraction and training.
 
-One store is one folder, ``features/<modality>/<fingerprint>/``, of Parquet parts that appear atomically plus
-``_extractor.json``, which says what the fingerprint is a hash of. What is done is what the parts hold: there is
-no other record to fall out of step. A part is named by the clips in it, so a task that is run again after a
-crash replaces its own part instead of adding a second; should a clip nevertheless stand in two parts, readers
-take the first. Failures are appended to ``failures/<modality>/<fingerprint>/`` and are void once the clip has
-features.
+One store is one folder, ``features/<modality>/<fingerprint>/``, of Parquet parts (``parts.py``) plus
+``_extractor.json``, which says what the fingerprint is a hash of. Each row says what it was made of
+(:class:`~emi_ray.schema.Origin`) and holds a hash of its features, so that whatever is made of them can tell whether
+they are still the same. A part is named by the clips in it and by what they were made of, so a task that is run again
+after a crash replaces its own part instead of adding a second; should a clip nevertheless stand in two parts, readers
+take the first.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from emi_ray.errors import UserError
-from emi_ray.schema import FAILURES_SCHEMA, MODALITIES, Modality, features_schema
+from emi_ray.parts import PartFolder
+from emi_ray.schema import FEATURE_COLUMNS, UNKNOWN, Modality, Origin, features_schema
 from emi_ray.workspace import Workspace
 
-_PARTS_AHEAD = 3
+RECORD = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), False),
+        pa.field("num_steps", pa.int32(), False),
+        pa.field("source", pa.string(), False),
+        pa.field("source_stamp", pa.string(), False),
+        pa.field("digest", pa.string(), False),
+    ]
+)
+"""What is known of all clips of a store without their features."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class ClipFeatures:
     values: np.ndarray
     timestamps_s: np.ndarray
     extras: Mapping[str, np.ndarray]
+    origin: Origin = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -47,58 +57,74 @@ class FeatureStore:
     def folder(self) -> str:
         return f"features/{self.modality}/{self.fingerprint}"
 
+    @property
+    def held(self) -> PartFolder:
+        """The parts, and the record of what they hold."""
+        return PartFolder(self.workspace, self.folder, RECORD, self._modern)
+
     def is_described(self) -> bool:
         """Whether ``_extractor.json`` is there; a run that was killed at its very start leaves a bare folder."""
         return self.workspace.exists(f"{self.folder}/_extractor.json")
 
-    def create(self, identity: Mapping[str, Any], feature_dim: int) -> None:
-        """Write ``_extractor.json`` unless it is there."""
+    def create(self, identity: Mapping[str, Any], feature_dim: int, dtype: str = "float16") -> None:
+        """Write ``_extractor.json`` unless it is there.
+
+        Args:
+            dtype: ``float16``, or ``float32`` where that would lose what the features vary by.
+        """
         if not self.is_described():
-            description = {**identity, "feature_dim": feature_dim, "fingerprint": self.fingerprint}
+            description = {
+                **identity,
+                "feature_dim": feature_dim,
+                "dtype": dtype,
+                "fingerprint": self.fingerprint,
+            }
             self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
     def describe(self) -> dict[str, Any]:
-        """What ``create`` wrote: the extractor's identity, ``feature_dim`` and ``fingerprint``."""
+        """What ``create`` wrote: the extractor's identity, ``feature_dim``, ``dtype`` and ``fingerprint``."""
+        return dict(self._description)
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = self.workspace.read_json(f"{self.folder}/_extractor.json")
         return description
 
     @property
     def feature_dim(self) -> int:
-        return int(self.describe()["feature_dim"])
+        return int(self._description["feature_dim"])
 
-    def write(self, rows: Sequence[ClipFeatures]) -> None:
-        """Write one part with all of ``rows``, which all have the same D and the same extras."""
+    @property
+    def dtype(self) -> np.dtype:
+        """In which features are kept: float16, unless the store says otherwise."""
+        try:
+            return np.dtype(self._description.get("dtype", "float16"))
+        except FileNotFoundError:
+            return np.dtype("float16")
+
+    def write(self, rows: Sequence[ClipFeatures]) -> str | None:
+        """Write one part with all of ``rows``, which all have the same D and the same extras; returns its path."""
         if not rows:
-            return
-        table = _features_table(rows, {"emi_ray.fingerprint": self.fingerprint})
-        name = f"part-{_digest(row.clip_id for row in rows)}.parquet"
-        self.workspace.write_table(f"{self.folder}/{name}", table)
+            return None
+        table = _features_table(rows, self.dtype, {"emi_ray.fingerprint": self.fingerprint})
+        return self.held.write(table, (f"{row.clip_id} {row.origin.source}".rstrip() for row in rows))
 
     def parts(self) -> list[str]:
         """Relative paths of the Parquet files, sorted."""
-        return [path for path in self.workspace.files(self.folder) if path.endswith(".parquet")]
+        return self.held.paths()
 
     def clip_ids(self) -> set[str]:
         """Ids of all clips that have features."""
-        return {
-            clip_id
-            for part in self.parts()
-            for clip_id in self.workspace.read_table(part, ["clip_id"])["clip_id"].to_pylist()
-        }
+        return set(self.held.record()["clip_id"].to_pylist())
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The parts, one Arrow table each, each clip once. Columns: clip_id, num_steps, features, …"""
-        seen: set[str] = set()
-        for table in _ahead(lambda part: self.workspace.read_table(part, columns), self.parts()):
-            ids = table["clip_id"].to_pylist()
-            fresh = [clip_id not in seen for clip_id in ids]
-            seen.update(ids)
-            yield table if all(fresh) else table.filter(pa.array(fresh))
+        """The rows in tables of bounded size, each clip once. Columns: clip_id, num_steps, features, …"""
+        return self.held.tables(columns)
 
     def rows(self) -> Iterator[ClipFeatures]:
         """Clip by clip, for small jobs and tests; training reads :meth:`tables`."""
         for table in self.tables():
-            extras = table.column_names[4:]
+            extras = [name for name in table.column_names if name not in FEATURE_COLUMNS]
             for index in range(table.num_rows):
                 row = table.slice(index, 1)
                 yield ClipFeatures(
@@ -106,27 +132,71 @@ class FeatureStore:
                     steps_of(row),
                     row["timestamps_s"].combine_chunks().flatten().to_numpy(),
                     {name: row[name].combine_chunks().flatten().to_numpy() for name in extras},
+                    Origin(row["source"][0].as_py(), row["source_stamp"][0].as_py()),
                 )
+
+    def _modern(self, table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+        """A table of any layout in the present one: until 2026-11 features were lists of fixed-size lists, and rows
+        said neither what they were made of nor what they hold."""
+        if "features" not in table.column_names:
+            return table
+        dtype = pa.from_numpy_dtype(self.dtype)
+        if pa.types.is_fixed_size_list(table.schema.field("features").type.value_type):
+            table = _flattened(table)
+        if table.schema.field("features").type.value_type != dtype:
+            place = table.column_names.index("features")
+            kind = features_schema(dtype, (), {}).field("features")
+            table = table.set_column(place, kind, table["features"].cast(kind.type))
+        wanted = FEATURE_COLUMNS if columns is None else columns
+        for name in ("source", "source_stamp"):
+            if name in wanted and name not in table.column_names:
+                nothing = pa.array([""] * table.num_rows, pa.string())
+                table = table.append_column(pa.field(name, pa.string(), False), nothing)
+        if "digest" in wanted and "digest" not in table.column_names:
+            digests = pa.array(_digests_of(table), pa.string())
+            table = table.append_column(pa.field("digest", pa.string(), False), digests)
+        extras = [name for name in table.column_names if name not in FEATURE_COLUMNS]
+        return table.select([name for name in (*FEATURE_COLUMNS, *extras) if name in table.column_names])
 
 
 def steps_of(table: pa.Table) -> np.ndarray:
-    """All steps of all clips of a store's table, one below the other: (sum of num_steps, D) float16."""
-    lists = table["features"].combine_chunks().flatten()
-    return lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
+    """All steps of all clips of a store's table, one below the other: (sum of num_steps, D)."""
+    values: np.ndarray = table["features"].combine_chunks().flatten().to_numpy()
+    num_steps = int(table["num_steps"].to_numpy().sum())
+    return values.reshape(num_steps, -1) if num_steps else values.reshape(0, 0)
 
 
-def _ahead(read: Callable[[str], pa.Table], parts: Sequence[str]) -> Iterator[pa.Table]:
-    """The tables of the parts, in order; while one is used, the next few are decoded in threads."""
-    pool = ThreadPoolExecutor(_PARTS_AHEAD)
-    try:
-        reading = deque(pool.submit(read, part) for part in parts[:_PARTS_AHEAD])
-        for part in [*parts[_PARTS_AHEAD:], *[None] * len(reading)]:
-            table = reading.popleft().result()
-            if part is not None:
-                reading.append(pool.submit(read, part))
-            yield table
-    finally:
-        pool.shutdown(cancel_futures=True)
+def content_digest(values: np.ndarray, timestamps_s: np.ndarray, extras: Mapping[str, np.ndarray]) -> str:
+    """Sixteen hexadecimal digits of a hash of one clip's features as they are stored."""
+    digest = hashlib.blake2b(f"{values.dtype} {values.shape}".encode(), digest_size=8)
+    for name, part in [("", values), ("timestamps_s", timestamps_s), *sorted(extras.items())]:
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def _flattened(table: pa.Table) -> pa.Table:
+    """Features as one list of numbers a clip, without copying these."""
+    lists = table["features"].combine_chunks()
+    vectors = lists.values
+    dim, numbers = vectors.type.list_size, vectors.values
+    kind = pa.large_list(pa.field("item", numbers.type, False))
+    offsets = pa.array(lists.offsets.to_numpy().astype(np.int64) * dim + vectors.offset * dim)
+    flat = pa.LargeListArray.from_arrays(offsets, numbers, type=kind)
+    place = table.column_names.index("features")
+    return table.set_column(place, pa.field("features", kind, False), flat)
+
+
+def _digests_of(table: pa.Table) -> list[str]:
+    extras = [name for name in table.column_names if name not in FEATURE_COLUMNS]
+    found = []
+    for index in range(table.num_rows):
+        row = table.slice(index, 1)
+        per_step = {
+            name: row[name].combine_chunks().flatten().to_numpy() for name in ("timestamps_s", *extras)
+        }
+        found.append(content_digest(steps_of(row), per_step.pop("timestamps_s"), per_step))
+    return found
 
 
 def stores_of(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
@@ -166,75 +236,35 @@ def find_store(
     )
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why one clip has no features of one extractor. Stage ``missing``: the clip lacks the input."""
-
-    clip_id: str
-    modality: str
-    fingerprint: str
-    stage: str
-    error: str
-    attempt: int = 1
-
-
-def write_failures(workspace: Workspace, failures: Sequence[Failure]) -> None:
-    """Append failures, all of one extractor."""
-    if not failures:
-        return
-    first = failures[0]
-    table = pa.Table.from_pylist([vars(failure) for failure in failures], schema=FAILURES_SCHEMA)
-    name = f"part-{_digest(f'{failure.clip_id}/{failure.attempt}' for failure in failures)}.parquet"
-    workspace.write_table(f"failures/{first.modality}/{first.fingerprint}/{name}", table)
-
-
-def read_failures(workspace: Workspace, stores: Sequence[FeatureStore] | None = None) -> pa.Table:
-    """The failures that still stand (latest attempt of each clip that has no features), by clip id.
-
-    Args:
-        stores: only theirs; by default those of every store in the workspace.
-    """
-    if stores is None:
-        stores = [
-            FeatureStore(workspace, modality, name)
-            for modality in MODALITIES
-            for name in workspace.folders(f"failures/{modality}")
-        ]
-    return pa.concat_tables([FAILURES_SCHEMA.empty_table(), *map(_standing_failures, stores)])
-
-
-def _standing_failures(store: FeatureStore) -> pa.Table:
-    parts = store.workspace.files(f"failures/{store.modality}/{store.fingerprint}")
-    if not parts:
-        return FAILURES_SCHEMA.empty_table()
-    rows = pa.concat_tables([store.workspace.read_table(part) for part in parts]).to_pylist()
-    latest = {row["clip_id"]: row for row in sorted(rows, key=lambda row: row["attempt"])}
-    done = store.clip_ids()
-    standing = [row for clip_id, row in sorted(latest.items()) if clip_id not in done]
-    return pa.Table.from_pylist(standing, schema=FAILURES_SCHEMA)
-
-
-def _features_table(rows: Sequence[ClipFeatures], metadata: Mapping[str, str]) -> pa.Table:
-    feature_dim, extras = rows[0].values.shape[1], sorted(rows[0].extras)
-    schema = features_schema(feature_dim, extras, metadata)
-    lengths = np.array([len(row.values) for row in rows])
+def _features_table(rows: Sequence[ClipFeatures], dtype: np.dtype, metadata: Mapping[str, str]) -> pa.Table:
+    extras = sorted(rows[0].extras)
+    schema = features_schema(
+        pa.from_numpy_dtype(dtype), extras, {**metadata, "emi_ray.feature_dim": str(rows[0].values.shape[1])}
+    )
+    steps = [np.ascontiguousarray(row.values, dtype=dtype) for row in rows]
+    lengths = np.array([len(part) for part in steps])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    steps = np.concatenate([row.values.astype(np.float16) for row in rows])
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(steps.reshape(-1)), feature_dim)
+    per_step = {name: [row.extras[name].astype(np.float32) for row in rows] for name in extras}
+    stamps = [row.timestamps_s.astype(np.float32) for row in rows]
+    digests = [
+        content_digest(part, stamps[i], {name: per_step[name][i] for name in extras})
+        for i, part in enumerate(steps)
+    ]
 
-    def per_step(parts: Sequence[np.ndarray]) -> pa.Array:
-        flat = pa.array(np.concatenate(parts).astype(np.float32))
-        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), flat)
+    def lists(parts: Sequence[np.ndarray]) -> pa.Array:
+        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(np.concatenate(parts)))
 
+    numbers = pa.array(np.concatenate(steps).reshape(-1))
     columns = [
         pa.array([row.clip_id for row in rows]),
         pa.array(lengths.astype(np.int32)),
-        pa.LargeListArray.from_arrays(pa.array(offsets), vectors),
-        per_step([row.timestamps_s for row in rows]),
-        *(per_step([row.extras[name] for row in rows]) for name in extras),
+        pa.LargeListArray.from_arrays(
+            pa.array(offsets * rows[0].values.shape[1]), numbers, type=schema.field("features").type
+        ),
+        lists(stamps),
+        pa.array([row.origin.source for row in rows]),
+        pa.array([row.origin.stamp for row in rows]),
+        pa.array(digests),
+        *(lists(per_step[name]) for name in extras),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _digest(names: Any) -> str:
-    return hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest()

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import pyarrow as pa
 
@@ -61,23 +61,51 @@ def labels_of(schema: pa.Schema) -> tuple[Label, ...]:
     return tuple(Label(**label) for label in json.loads((schema.metadata or {})[b"emi_ray.labels"]))
 
 
-def features_schema(feature_dim: int, extras: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
+class Origin(NamedTuple):
+    """What one clip's features, transcript or failure was made of.
+
+    Attributes:
+        source: hash of the content of the inputs; "" where it is not known.
+        stamp: the inputs by column, with size and time of each file, or the hash of a text. Equal stamps mean equal
+            inputs without a look into the files; "" where it is not known.
+    """
+
+    source: str = ""
+    stamp: str = ""
+
+
+UNKNOWN = Origin()
+"""Of what does not say what it was made of."""
+
+
+def features_schema(dtype: pa.DataType, extras: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
     """Schema of one feature file: one row a clip.
 
-    ``features`` is (num_steps, feature_dim) as a list of fixed-size float16 lists, which pandas, DuckDB and
-    ``datasets`` read as they stand; ``timestamps_s`` and each of ``extras`` is (num_steps,).
+    ``features`` is a list of num_steps x feature_dim numbers, step by step, which pandas, DuckDB and ``datasets``
+    read as they stand. A list of lists says the same, but took twice the time to read and four times to write.
+    ``timestamps_s`` and each of ``extras`` is (num_steps,). ``source`` and ``source_stamp`` are an :class:`Origin`,
+    ``digest`` is a hash of the features themselves.
     """
     return pa.schema(
         [
             pa.field("clip_id", pa.string(), nullable=False),
             pa.field("num_steps", pa.int32(), nullable=False),
-            pa.field("features", pa.large_list(pa.list_(pa.float16(), feature_dim)), nullable=False),
+            pa.field("features", pa.large_list(pa.field("item", dtype, nullable=False)), nullable=False),
             pa.field("timestamps_s", pa.list_(pa.float32()), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("source_stamp", pa.string(), nullable=False),
+            pa.field("digest", pa.string(), nullable=False),
             *(pa.field(name, pa.list_(pa.float32()), nullable=False) for name in extras),
         ],
         metadata=dict(metadata),
     )
 
+
+FEATURE_COLUMNS = (
+    *("clip_id", "num_steps", "features", "timestamps_s"),
+    *("source", "source_stamp", "digest"),
+)
+"""Columns of every feature file; all others are extras."""
 
 FAILURES_SCHEMA = pa.schema(
     [
@@ -87,6 +115,9 @@ FAILURES_SCHEMA = pa.schema(
         pa.field("stage", pa.string(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
         pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("source_stamp", pa.string()),
     ]
 )
-"""Who was quarantined, and why: stage ``missing`` means that the clip lacks the input."""
+"""Who was quarantined, and why: stage ``missing`` means that the clip lacks the input. ``source`` and
+``source_stamp`` are the :class:`Origin` of the attempt; null in files that were written before there was one."""

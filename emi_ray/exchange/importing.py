@@ -20,7 +20,8 @@ from emi_ray.exchange.layouts import LAYOUTS, NOMINAL_RATE_HZ, OpenPart, open_la
 from emi_ray.exchange.storing import ImportedPart, PartWriter, failure_of
 from emi_ray.extractors import EXTRACTORS
 from emi_ray.extractors.base import fingerprint
-from emi_ray.feature_store import FeatureStore, stores_of, write_failures
+from emi_ray.failures import write_failures
+from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 

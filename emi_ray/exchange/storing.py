@@ -6,7 +6,8 @@ import numpy as np
 
 from emi_ray.errors import ClipError
 from emi_ray.exchange.arrays import STAGE, check_half
-from emi_ray.feature_store import ClipFeatures, Failure, FeatureStore, write_failures
+from emi_ray.failures import Failure, write_failures
+from emi_ray.feature_store import ClipFeatures, FeatureStore
 from emi_ray.schema import Modality
 
 CLIPS_PER_PART = 256

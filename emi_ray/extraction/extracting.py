@@ -11,7 +11,8 @@ from emi_ray.errors import ClipError, EmiRayError
 from emi_ray.extraction.stage import ALWAYS, Attempt, Stage, attempt, limit_threads, with_outcomes
 from emi_ray.extraction.work import store_of, todo_column
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
-from emi_ray.feature_store import ClipFeatures, Failure, write_failures
+from emi_ray.failures import Failure, write_failures
+from emi_ray.feature_store import ClipFeatures
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
 from emi_ray.workspace import Workspace
 

@@ -17,7 +17,7 @@ from emi_ray.extraction.pipeline import Pipeline, configure_ray_data, plan_pipel
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.extraction.work import plan_work, store_of, todo_column, with_transcripts
-from emi_ray.feature_store import Failure, write_failures
+from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace, sweep

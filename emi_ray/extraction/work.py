@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec
-from emi_ray.feature_store import FeatureStore, read_failures
+from emi_ray.failures import read_failures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import MEDIA_COLUMNS, Modality
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.feature_store import FeatureStore, read_failures
+from emi_ray.failures import read_failures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.report.runs import Run, read_runs
 from emi_ray.schema import MODALITIES, labels_of
 from emi_ray.workspace import CLIPS, CONFIG, Workspace

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from fabricated_workspace import HOSTILE_ID, add_features, add_run, write_corpus, write_full
 
-from emi_ray.feature_store import Failure, write_failures
+from emi_ray.failures import Failure, write_failures
 from emi_ray.report import build_report
 from emi_ray.schema import EMOTIONS, Label, clips_schema, snake
 from emi_ray.workspace import Workspace
