@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from emi_ray.config import Settings
 from emi_ray.schema import MODALITIES, Modality
 
+SplitName = Literal["official", "expanded", "pooled"]
+
 
 class PaperResult(Settings):
     """Where the system stands in the paper, and the mean Pearson correlation it reports.
@@ -38,7 +40,10 @@ class TrainingSettings(Settings):
     plateau_patience: int = Field(3, ge=0)
     warmup_epochs: int = Field(0, ge=0, description="of the cosine schedule")
     bucket_batches: int = Field(
-        8, ge=1, description="batches whose clips are sorted by length together; 1 is a plain shuffle"
+        1,
+        ge=1,
+        description="batches whose clips are sorted by length together; 1 draws them at random, and losses that look "
+        "across clips (ccc, pearson) take nothing else",
     )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="validate and keep an exponential moving average of the weights"
@@ -164,6 +169,11 @@ class ObjectiveSettings(Settings):
         0, ge=0, description="past predictions of the epoch that ccc and pearson count in beside the batch"
     )
 
+    @property
+    def looks_across_clips(self) -> bool:
+        """Whether a clip's loss depends on which others are in its batch."""
+        return self.ccc > 0 or self.pearson > 0
+
     @model_validator(mode="after")
     def _something_to_minimise(self) -> "ObjectiveSettings":
         if not any((self.ccc, self.mse, self.pearson, self.l1, self.huber)):
@@ -183,12 +193,25 @@ class Recipe(Settings):
     objective: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
     stages: Literal["staged", "joint", "frozen"] = "staged"
-    split: Literal["official", "expanded"] = "official"
+    split: SplitName = Field(
+        "official",
+        description="the corpus's own; expanded, where clips move from val to train until they stand 4:1; or pooled, "
+        "where both are drawn anew 4:1",
+    )
 
     @model_validator(mode="after")
     def _several_encoders_need_fusion(self) -> "Recipe":
         if len(self.encoders) > 1 and self.fusion is None:
             raise ValueError("a recipe with several encoders needs a fusion section")
+        return self
+
+    @model_validator(mode="after")
+    def _correlations_need_random_batches(self) -> "Recipe":
+        if self.training.bucket_batches > 1 and self.objective.looks_across_clips:
+            raise ValueError(
+                f"training.bucket_batches = {self.training.bucket_batches} sorts clips by length into batches, which "
+                "hides from objective.ccc and objective.pearson what differs between lengths; set it to 1"
+            )
         return self
 
     @model_validator(mode="after")

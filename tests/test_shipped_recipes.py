@@ -5,8 +5,12 @@ import pytest
 import torch
 from planted import DIMS, planted_data
 
+from emi_ray.errors import UserError
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.schema import Label
+from emi_ray.training.batching import Batcher
+from emi_ray.training.clip_data import from_arrays
 from emi_ray.training.rows import split_rows
 from emi_ray.training.run_files import final_rows, predict_in_units
 from emi_ray.training.stages import train_recipe
@@ -35,6 +39,32 @@ def test_a_shipped_recipe_trains_on_whatever_features_there_are(name, data):
     val = final_rows(recipe, data, rows).val
     first, second = (predict_in_units(model.eval(), data, val) for model in (trained.model, again))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_lengths_of_clips_have_no_say_in_who_is_in_a_batch(name):
+    training = load_recipe(name).training
+    random = np.random.default_rng(0)
+
+    def batches(lengths):
+        clips = from_arrays(
+            {"audio": [np.ones((n, 2), np.float16) for n in lengths]},
+            np.zeros((90, 1)),
+            ["train"] * 90,
+            [Label("joy")],
+        )
+        batcher = Batcher(clips, ["audio"], torch.device("cpu"))
+        return batcher.training_batches(np.arange(90), training.batch_size, training.bucket_batches, [0, 1])
+
+    equal, tailed = batches([1] * 90), batches(random.integers(1, 200, 90))
+    assert [batch.tolist() for batch in equal] == [batch.tolist() for batch in tailed]
+
+
+def test_batches_sorted_by_length_are_for_losses_of_single_clips_alone():
+    assert load_recipe("first-place", ["training.bucket_batches=8"]).training.bucket_batches == 8
+    for objective in ("ccc=0.1", "pearson=0.1"):
+        with pytest.raises(UserError, match=r"bucket_batches = 8.*set it to 1"):
+            load_recipe("first-place", ["training.bucket_batches=8", f"objective.{objective}"])
 
 
 def test_table_three_has_fifteen_rows_each_of_a_named_extractor():

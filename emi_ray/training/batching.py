@@ -1,8 +1,10 @@
 """Which clips go together, and their tensors.
 
-A training batch is drawn at random and then, within a window of a few batches, sorted by length. What padding
-remains is capped: clips of a batch are padded in groups whose members differ at most twofold in length. Where
-an encoder can read clips as they lie in memory (:mod:`emi_ray.models.flat_attention`), nothing is padded.
+A training batch is drawn at random, whatever the lengths of its clips: batches of like length would hide from losses
+that look across clips what differs between lengths. Padding is limited inside the batch: its clips are padded in
+groups whose members differ at most twofold in length. Where an encoder can read clips as they lie in memory
+(:mod:`emi_ray.models.flat_attention`), nothing is padded. Losses of single clips may have batches sorted by length
+within a window of a few batches (``bucket_batches``).
 """
 
 import warnings
@@ -107,7 +109,10 @@ class _Resident:
         own = np.minimum(steps, np.maximum(lengths - 1, 0)[:, None])
         index = torch.from_numpy((self._starts[rows, None] + own).reshape(-1)).to(self._device)
         values = self._values.index_select(0, index.clamp_(max=len(self._values) - 1)).float()
-        return PaddedGroup(values.view(*mask.shape, -1), mask)
+        values = values.view(*mask.shape, -1)
+        if not lengths.all():  # what lies there is a step of another clip
+            values[torch.from_numpy(lengths == 0).to(self._device)] = 0.0
+        return PaddedGroup(values, mask)
 
 
 def _groups(descending: np.ndarray, feature_dim: int) -> list[slice]:

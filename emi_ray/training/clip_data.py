@@ -56,6 +56,7 @@ class ClipData:
         features: by modality.
         targets: (N, L) float32 in the units of ``labels``; NaN where a clip has no such label.
         labels: the L labels, with their ranges.
+        groups: (N,) object, the group (person) of each clip or None; None where the corpus names no groups.
     """
 
     clip_ids: np.ndarray
@@ -63,6 +64,7 @@ class ClipData:
     features: Mapping[Modality, PackedFeatures]
     targets: np.ndarray
     labels: tuple[Label, ...]
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -100,6 +102,7 @@ def from_arrays(
     splits: Sequence[str],
     labels: Sequence[Label],
     clip_ids: Sequence[str] | None = None,
+    groups: Sequence[str | None] | None = None,
 ) -> ClipData:
     """Pack arrays that are at hand: for each modality one (T, D) array a clip, None where it is missing."""
     ids = [f"{index:05d}" for index in range(len(targets))] if clip_ids is None else clip_ids
@@ -109,6 +112,7 @@ def from_arrays(
         {modality: _pack(sequences) for modality, sequences in features.items()},
         np.asarray(targets, dtype=np.float32),
         tuple(labels),
+        None if groups is None else np.array(groups, dtype=object),
     )
 
 
@@ -137,6 +141,7 @@ def read_clip_data(
         {m: read_packed(store, ids, cache, (max_steps or {}).get(m)) for m, store in stores.items()},
         np.stack(columns, axis=1).astype(np.float32),
         labels,
+        np.array(clips["group"].to_pylist(), dtype=object) if "group" in clips.column_names else None,
     )
 
 

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from emi_ray.corpus.splits import expanded_split
+from emi_ray.corpus.splits import GROUP, expanded_split, pooled_split
 from emi_ray.errors import UserError
+from emi_ray.recipe_schema import SplitName
 from emi_ray.schema import Modality, clips_schema
 from emi_ray.training.clip_data import ClipData
 
-EXPANDED_SEED = 42
-"""Of the expanded split: the same whatever the seed of a run, so that runs can be compared."""
+DRAWN_SEED = 42
+"""Of the expanded and the pooled split: the same whatever the seed of a run, so that runs can be compared."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,16 @@ class Rows:
         return kept
 
 
-def split_rows(data: ClipData, split: Literal["official", "expanded"] = "official") -> Rows:
+def split_rows(data: ClipData, split: SplitName = "official") -> Rows:
     """The labelled clips of a split: those with at least one label.
 
-    ``official`` takes the corpus's own train and val; ``expanded`` is :func:`draw_expanded`.
+    ``official`` takes the corpus's own train and val; the others are drawn by :func:`draw_split`.
 
     Raises:
         UserError: there is nothing to train on or nothing to validate on.
     """
     labelled = np.isfinite(data.targets).any(axis=1)
-    splits = data.splits if split == "official" else np.array(draw_expanded(data)["split"].to_pylist())
+    splits = data.splits if split == "official" else np.array(draw_split(data, split)["split"].to_pylist())
     train, val = (np.flatnonzero(labelled & (splits == name)) for name in ("train", "val"))
     for name, rows in (("train", train), ("val", val)):
         if not len(rows):
@@ -55,17 +56,26 @@ def split_rows(data: ClipData, split: Literal["official", "expanded"] = "officia
     return Rows(train, val)
 
 
-def draw_expanded(data: ClipData) -> pa.Table:
-    """Train and val drawn anew 4:1: ``clip_id`` and ``split`` of all clips, in their order.
+def draw_split(data: ClipData, split: SplitName) -> pa.Table:
+    """An ``expanded`` or ``pooled`` split: ``clip_id`` and ``split`` of all clips, in their order.
 
     Raises:
-        UserError: there are too few clips.
+        UserError: the corpus has too few clips, or too few in val.
     """
+    draw = {"expanded": expanded_split, "pooled": pooled_split}[split]
+    return draw(as_table(data), DRAWN_SEED)
+
+
+def as_table(data: ClipData) -> pa.Table:
+    """The clips as the corpus's table has them: id, split, group and labels, the rest null."""
     nothing = pa.nulls(len(data), pa.string())
-    columns: dict[str, object] = {"clip_id": data.clip_ids, "split": data.splits}
+    columns: dict[str, Any] = {"clip_id": data.clip_ids, "split": data.splits, GROUP: nothing}
+    if data.groups is not None:
+        columns[GROUP] = pa.array(data.groups, pa.string())
     targets = data.targets.astype(np.float64)
     for index, label in enumerate(data.labels):
         columns[label.name] = pa.array(targets[:, index], mask=np.isnan(targets[:, index]))
     schema = clips_schema(data.labels)
-    table = pa.table([columns.get(name, nothing) for name in schema.names], schema=schema)
-    return expanded_split(table, EXPANDED_SEED)
+    if GROUP not in schema.names:
+        schema = schema.insert(2, pa.field(GROUP, pa.string()))
+    return pa.table([columns.get(name, nothing) for name in schema.names], schema=schema)

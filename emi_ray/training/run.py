@@ -20,7 +20,7 @@ from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.encoder_key import ALGORITHM
 from emi_ray.training.feature_sources import find_stores
 from emi_ray.training.loop import OnEpochEnd
-from emi_ray.training.rows import EXPANDED_SEED, draw_expanded, split_rows
+from emi_ray.training.rows import DRAWN_SEED, draw_split, split_rows
 from emi_ray.training.run_files import METRICS, write_run
 from emi_ray.training.stages import Hooks, OnRunCheckpoint, train_recipe
 from emi_ray.training.team import Team
@@ -114,8 +114,9 @@ def execute_run(
 
     data = plan.read_data()
     rows = split_rows(data, plan.recipe.split)
-    if plan.recipe.split == "expanded" and Team.current().rank == 0:
-        plan.workspace.write_table(f"splits/expanded-{EXPANDED_SEED}.parquet", draw_expanded(data))
+    split = plan.recipe.split
+    if split != "official" and Team.current().rank == 0:
+        plan.workspace.write_table(f"splits/{split}-{DRAWN_SEED}.parquet", draw_split(data, split))
     cache = WorkspaceEncoderCache(plan.workspace, reuse_encoders)
     hooks = Hooks(on_epoch_end, checkpoint, resume, cache)
     trained = train_recipe(plan.recipe, data, rows, seed=plan.seed, device=device, hooks=hooks)

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from emi_ray.corpus.splits import expanded_split, holdout, k_folds, with_split
+from emi_ray.corpus.splits import expanded_split, groups_of, holdout, k_folds, pooled_split, with_split
 from emi_ray.errors import UserError
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, MEDIA_COLUMNS, clips_schema
 
@@ -40,15 +40,73 @@ def test_the_expanded_split_has_the_sizes_of_the_paper_and_leaves_test_alone() -
     ]
 
 
-def test_each_label_is_present_equally_often_on_both_sides() -> None:
-    clips = make_clips(8072, 4588, 0)
+def test_the_expanded_split_keeps_all_of_train_and_moves_a_part_of_val() -> None:
+    clips = make_clips(8072, 4588, 100)
+    drawn = as_dict(expanded_split(clips, 42))
+    train = clips.filter(pc.equal(clips["split"], "train"))["clip_id"].to_pylist()
+    assert {drawn[clip_id] for clip_id in train} == {"train"}
+    moved = [clip_id for clip_id, split in drawn.items() if split == "train"][len(train) :]
+    assert len(moved) == 2056
+
+
+def with_groups(clips: pa.Table, names: list[str | None]) -> pa.Table:
+    column = pa.array(names, pa.string())
+    if "group" in clips.column_names:
+        return clips.set_column(clips.schema.get_field_index("group"), "group", column)
+    return clips.add_column(2, pa.field("group", pa.string()), column)
+
+
+def test_the_expanded_split_moves_whole_people_and_first_those_who_are_in_train() -> None:
+    clips = make_clips(300, 200, 20)
+    rng = np.random.default_rng(3)
+    people = [f"p{n}" for n in rng.integers(0, 15, 300)] + [f"p{n}" for n in rng.integers(13, 40, 200)]
+    clips = with_groups(clips, [*people, *[None] * 20])
     drawn = with_split(clips, expanded_split(clips, 42))
+    sides = {
+        name: set(drawn.filter(pc.equal(drawn["split"], name))["group"].to_pylist())
+        for name in ("train", "val")
+    }
+    assert not sides["train"] & sides["val"]
+    assert {"p13", "p14"} <= sides["train"]
+    assert 80 <= pc.sum(pc.equal(drawn["split"], "val")).as_py() <= 120
+
+
+def test_a_val_of_a_fifth_has_nothing_to_move() -> None:
+    with pytest.raises(UserError, match="pooled"):
+        expanded_split(make_clips(80, 20, 0), 42)
+
+
+def test_the_pooled_split_draws_both_anew() -> None:
+    drawn = as_dict(pooled_split(make_clips(8072, 4588, 100), 42))
+    assert [list(drawn.values()).count(split) for split in ("train", "val", "test")] == [10128, 2532, 100]
+    assert {split for clip_id, split in drawn.items() if int(clip_id) < 8072} == {"train", "val"}
+
+
+def test_people_are_in_one_part_only_of_folds_and_held_out_parts_which_keep_their_shares_of_labels() -> None:
+    clips = make_clips(2000, 0, 0)
+    rng = np.random.default_rng(0)
+    clips = with_groups(clips, [f"p{n}" if n else None for n in rng.integers(0, 100, 2000)])
+    group = groups_of(clips)
+    folds = k_folds(clips, 5, 0)["fold"].to_numpy()
+    held = np.array(holdout(clips, 0.2, 0)["split"].to_pylist()) == "val"
+    for part in (folds, held):
+        assert all(len(set(part[group == name])) == 1 for name in set(group))
+    assert np.bincount(folds) == pytest.approx([400] * 5, abs=20)
+    assert held.sum() == pytest.approx(400, abs=20)
     for name in EMOTIONS:
-        train, val = (
+        present = clips[name].to_numpy() > 0
+        assert present[held].mean() == pytest.approx(present.mean(), abs=0.03)
+
+
+def test_each_label_is_present_equally_often_in_the_part_of_val_that_moves_and_in_the_rest() -> None:
+    clips = make_clips(8072, 4588, 0)
+    drawn = with_split(clips, expanded_split(clips, 42)).slice(8072)
+    for name in EMOTIONS:
+        moved, stayed = (
             np.mean(drawn.filter(pc.equal(drawn["split"], split))[name].to_numpy() > 0)
             for split in ("train", "val")
         )
-        assert abs(train - val) < 0.01
+        assert abs(moved - stayed) < 0.01
 
 
 def test_a_draw_does_not_depend_on_the_order_of_rows() -> None:
@@ -64,7 +122,7 @@ def test_another_seed_gives_another_draw() -> None:
 
 
 def test_a_draw_is_the_same_on_every_machine() -> None:
-    drawn = expanded_split(make_clips(20, 10, 0), 42)
+    drawn = pooled_split(make_clips(20, 10, 0), 42)
     held = [clip_id for clip_id, split in as_dict(drawn).items() if split == "val"]
     assert held == ["00002", "00007", "00018", "00023", "00025", "00029"]
 

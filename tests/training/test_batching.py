@@ -91,6 +91,12 @@ def test_evaluation_has_every_row_once_and_bounds_the_memory_of_a_batch(data_and
     assert sorted(np.concatenate(batches)) == list(range(200))
 
 
+def test_nothing_of_another_clip_lies_where_a_clip_is_absent(data_and_steps):
+    group = Batcher(data_and_steps[0], ["audio"], CPU).inputs(np.array([3, 4]))["audio"].pad().groups[0]
+    assert group.values[0].eq(0).all()
+    assert not group.mask[0].any()
+
+
 def test_targets_are_scaled_to_the_range_of_each_label_and_back():
     labels = [Label("age", 20, 70), Label("joy", -1, 1)]
     targets = np.array([[20, 0.5], [45, -1], [np.nan, 1]])

@@ -73,7 +73,7 @@ def test_the_model_ends_with_the_weights_of_its_best_epoch(data):
         dumped = build()
         weights[dumped["state"]["epoch"]] = dumped["model"]
 
-    model, state = run(data, ["training.epochs=14", "training.lr=5e-2"], on_checkpoint=keep)
+    model, state = run(data, ["training.epochs=20", "training.lr=5e-2"], on_checkpoint=keep)
     best = max(state.history, key=lambda entry: entry["val_pearson"])
     assert state.best_epoch == best["epoch"] < len(state.history)
     for name, tensor in model.state_dict().items():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -128,14 +130,21 @@ def test_statistics_are_those_of_the_training_steps(data):
     np.testing.assert_allclose(deviation, steps.std(0), rtol=1e-5)
 
 
-def test_the_expanded_split_holds_out_a_fifth_evenly_over_label_patterns(data):
+def test_the_expanded_split_adds_clips_of_val_to_train(data):
     official, expanded = split_rows(data), split_rows(data, "expanded")
-    everyone = np.sort(np.concatenate([official.train, official.val]))
-    np.testing.assert_array_equal(np.sort(np.concatenate([expanded.train, expanded.val])), everyone)
-    assert abs(len(expanded.val) - len(everyone) / 5) < 1
-    present = data.targets > 0
-    np.testing.assert_allclose(present[expanded.train].mean(0), present[expanded.val].mean(0), atol=0.25)
+    assert set(official.train) < set(expanded.train)
+    assert set(expanded.val) < set(official.val)
+    everyone = len(official.train) + len(official.val)
+    assert len(expanded.train) + len(expanded.val) == everyone
+    assert abs(len(expanded.val) - everyone / 5) < 1
     np.testing.assert_array_equal(split_rows(data, "expanded").val, expanded.val)
+
+
+def test_the_drawn_splits_keep_the_clips_of_a_person_together(data):
+    people = [f"p{index % 48}" for index in range(len(data))]  # each in train, most in val too
+    grouped = replace(data, groups=np.array(people, dtype=object))
+    rows = split_rows(grouped, "pooled")
+    assert not set(grouped.groups[rows.train]) & set(grouped.groups[rows.val])
 
 
 def test_a_split_without_labels_is_refused(data):
