@@ -136,10 +136,13 @@ class FusionSettings(StageOverrides):
     missing: Literal["zero", "token", "mask"] = Field(
         "zero",
         description="what fusion sees of a modality that a clip lacks: its encoder's answer to a zero vector, "
-        "a learned token, or zeros and a flag that says so",
+        "a learned token, or zeros and a flag that says so; under text_anchored, what attention finds there is zero",
     )
     modality_dropout: float = Field(
-        0.3, ge=0, lt=1, description="of each clip and modality; one is always kept"
+        0.3,
+        ge=0,
+        lt=1,
+        description="of each clip and modality; one of those that the clip has is always kept",
     )
     latents: dict[Modality, int] = Field(
         default_factory=dict, description="size of a modality's latent code under objective.latent_prior"
@@ -150,9 +153,9 @@ class FusionSettings(StageOverrides):
 class ObjectiveSettings(Settings):
     """Weights of the losses that are added up; the defaults are the paper's.
 
-    ``auxiliary`` weighs the same losses of each modality's own prediction. ``zero_inflated`` makes the model
-    predict "is it above zero" x "how much", and weighs the cross-entropy of the first. ``latent_prior``
-    weighs the divergence of ``fusion.latents`` from a standard normal distribution.
+    ``auxiliary`` weighs the same losses of each modality's own prediction, over the clips that have it.
+    ``zero_inflated`` makes the model predict "is it above zero" x "how much", and weighs the cross-entropy of the
+    first. ``latent_prior`` weighs the divergence of ``fusion.latents`` from a standard normal distribution.
     """
 
     ccc: float = Field(0.7, ge=0)

@@ -2,7 +2,8 @@
 
 After arXiv 2603.14976: Q = LayerNorm(Linear(text)), K = LayerNorm(Linear(steps)), V = Linear(steps); the text
 vector beside what each attention found → Linear → GELU → Dropout → Linear. Learned tokens stand for what is
-missing or dropped. The steps are features, or hidden states of a speech model that is trained on.
+missing or dropped, and where that is the text, its token asks. The steps are features, or hidden states of a speech
+model that is trained on.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from emi_ray.models.dropout import Dropout
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import MissingModalities, Regressor
-from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
+from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets, read_head
 from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences, with_one_step
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, FusionSettings
@@ -35,11 +36,12 @@ class StepAttention(FeatureReader):
         self.out = nn.Linear(fusion.hidden, fusion.hidden)
 
     def forward(self, text: Tensor, sequences: Sequences) -> Tensor:
-        """Text (B, Q) and a batch's steps → (B, hidden)."""
+        """Text (B, Q) and a batch's steps → (B, hidden); zeros for a clip without steps."""
         padding = sequences.pad()
         query = self.query(text)
         pairs = zip(padding.groups, padding.rows(), strict=True)
-        return padding.in_batch_order([self._attend(query[rows], group) for group, rows in pairs])
+        found = padding.in_batch_order([self._attend(query[rows], group) for group, rows in pairs])
+        return found * sequences.present[:, None]
 
     def _attend(self, query: Tensor, group: PaddedGroup) -> Tensor:
         values, mask = group.values, group.mask
@@ -47,7 +49,7 @@ class StepAttention(FeatureReader):
             values, mask = values[:, : self.max_steps], mask[:, : self.max_steps]
         if self.standardise:
             values = (values - self.feature_mean) * self.feature_scale
-        mask = with_one_step(mask)  # what a clip without steps finds there is replaced by the caller
+        mask = with_one_step(mask)  # what a clip without steps finds there is set to zero
         num_clips = len(mask)
         q, k, v = (
             x.view(num_clips, -1, self.num_heads, query.shape[1] // self.num_heads).transpose(1, 2)
@@ -105,18 +107,30 @@ class TextAnchoredRegressor(Regressor):
         return [ParameterGroup(own), *encoders]
 
     def outputs(self, inputs: Inputs) -> Outputs:
+        present = [inputs[m].present for m in self.modalities]
+        kept = self.missing.keep(present)
         text = self.text.encode(inputs["text"])
+        asking = self._query(text, inputs["text"].present, kept)
         speech = {m: encoder.steps(inputs[m]) for m, encoder in self._speech.items()}
         steps = {**inputs, **speech}
-        found = [attention(text, steps[m]) for m, attention in self.attentions.items()]  # type: ignore[index]
+        found = [attention(asking, steps[m]) for m, attention in self.attentions.items()]  # type: ignore[index]
         parts = [text, *found]
         branches = (
-            tuple(self.branches[m](p) for m, p in zip(self.modalities, parts, strict=True))
+            tuple(
+                Part(self.branches[m](part), having)
+                for m, part, having in zip(self.modalities, parts, present, strict=True)
+            )
             if len(self.branches)
             else ()
         )
-        raw = self.mlp(torch.cat(self.missing(parts, [inputs[m].present for m in self.modalities]), dim=1))
+        raw = self.mlp(torch.cat(self.missing(parts, present, kept), dim=1))
         return Outputs(*read_head(raw, self.zero_inflated), branches)
+
+    def _query(self, text: Tensor, present: Tensor, kept: Tensor) -> Tensor:
+        """What asks: the text, and where it is missing or dropped, what stands for it in the head."""
+        index = self.modalities.index("text")
+        there = kept[:, index]
+        return self.missing.stand_in(index, text, there if self.missing.kind == "zero" else there & present)
 
     def encoder_of(self, modality: Modality) -> FeatureReader | None:
         return self.text if modality == "text" else None

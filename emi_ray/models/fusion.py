@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from emi_ray.models.dropout import Dropout, draw_rows
 from emi_ray.models.encoders import FeatureReader
-from emi_ray.models.outputs import Outputs, ParameterGroup, Targets, read_head
+from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets, read_head
 from emi_ray.models.sequences import Inputs
 from emi_ray.recipe_schema import FusionSettings
 from emi_ray.schema import MODALITIES, Modality
@@ -80,20 +80,37 @@ class MissingModalities(nn.Module):
             tokens = [nn.Parameter(torch.randn(dim) * 0.02) for dim in dims]
             self.tokens = nn.ParameterList(tokens)
 
-    def forward(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> list[Tensor]:
-        """Embeddings (B, D) and presence (B,) of each modality → embeddings, and the flags (B, M) if any."""
-        if self.kind == "zero":
-            dropping = self.training and self.dropout > 0
-            return drop_modalities(embeddings, self.dropout) if dropping else list(embeddings)
+    def keep(self, present: Sequence[Tensor]) -> Tensor:
+        """Presence (B,) of each modality → (B, M) bool, what is not dropped. In training one draw a call."""
         there = torch.stack(list(present), dim=1)
-        if self.training and self.dropout > 0:
-            there = there & kept_modalities(len(there), len(present), self.dropout, there.device)
-        columns = there.unbind(dim=1)
-        if self.kind == "mask":
-            zeroed = [e * column[:, None] for e, column in zip(embeddings, columns, strict=True)]
-            return [*zeroed, there.to(embeddings[0].dtype)]
-        filled = zip(embeddings, columns, self.tokens, strict=True)
-        return [torch.where(column[:, None], e, token) for e, column, token in filled]
+        if not self.training or self.dropout == 0:
+            return torch.ones_like(there)
+        return kept_modalities(there, self.dropout)
+
+    def stand_in(self, index: int, embedding: Tensor, there: Tensor) -> Tensor:
+        """The embedding (B, D) of a modality where ``there`` (B,), elsewhere what stands for it."""
+        if self.kind == "token":
+            return torch.where(there[:, None], embedding, self.tokens[index])
+        return embedding * there[:, None]
+
+    def forward(
+        self, embeddings: Sequence[Tensor], present: Sequence[Tensor], kept: Tensor | None = None
+    ) -> list[Tensor]:
+        """Embeddings (B, D) and presence (B,) of each modality → embeddings, and the flags (B, M) if any.
+
+        Args:
+            kept: what ``keep`` drew; by default it is drawn here.
+        """
+        kept = self.keep(present) if kept is None else kept
+        if self.kind == "zero":
+            if not self.training or self.dropout == 0:
+                return list(embeddings)
+            factors = kept.to(embeddings[0].dtype) / (1.0 - self.dropout)
+            return [e * factor[:, None] for e, factor in zip(embeddings, factors.unbind(dim=1), strict=True)]
+        there = torch.stack(list(present), dim=1) & kept
+        columns = enumerate(zip(embeddings, there.unbind(dim=1), strict=True))
+        filled = [self.stand_in(index, e, column) for index, (e, column) in columns]
+        return [*filled, there.to(embeddings[0].dtype)] if self.kind == "mask" else filled
 
 
 class ConcatHead(nn.Module):
@@ -129,11 +146,14 @@ class ConcatHead(nn.Module):
         """Embeddings (B, D) of each modality, and which clips have it, (B,) bool each."""
         given: dict[str, Tensor] = dict(zip(self.modalities, embeddings, strict=True))
         latents = {m: code(given[m]) for m, code in self.codes.items()}
+        having: dict[str, Tensor] = dict(zip(self.modalities, present, strict=True))
         for modality, latent in latents.items():
-            given[modality] = given[modality] + self.decodes[modality](self._draw(latent))
-        branches = tuple(branch(given[m]) for m, branch in self.branches.items())
+            decoded = self.decodes[modality](self._draw(latent))
+            given[modality] = given[modality] + decoded * having[modality][:, None]
+        branches = tuple(Part(branch(given[m]), having[m]) for m, branch in self.branches.items())
+        codes = tuple(Part(latent, having[m]) for m, latent in latents.items())
         raw = self.mlp(torch.cat(self.missing(list(given.values()), present), dim=1))
-        return Outputs(*read_head(raw, self.zero_inflated), branches, tuple(latents.values()))
+        return Outputs(*read_head(raw, self.zero_inflated), branches, codes)
 
     def forward(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
         """Predictions (B, num_labels) alone."""
@@ -218,22 +238,15 @@ class EmbeddingFusion(Regressor):
         return self.head.outputs(embeddings, [inputs[m].present for m in self.modalities])
 
 
-def kept_modalities(num_clips: int, num_modalities: int, dropout: float, device: torch.device) -> Tensor:
-    """(B, M) bool: each modality of each clip is kept with 1 - ``dropout``, and at least one is."""
-    keep = (
-        draw_rows(num_clips, lambda n, g: torch.rand(n, num_modalities, generator=g, device=device))
-        >= dropout
-    )
-    # Where all fell, one at random comes back.
-    lucky = draw_rows(
-        num_clips, lambda n, g: torch.randint(num_modalities, (n, 1), generator=g, device=device)
-    )
-    return keep.scatter_(1, lucky, keep.gather(1, lucky) | ~keep.any(dim=1, keepdim=True))
+def kept_modalities(present: Tensor, dropout: float) -> Tensor:
+    """(B, M) bool, as ``present`` is: each modality is kept with 1 - ``dropout``, and one of those present always."""
+    num_clips, num_modalities = present.shape
 
+    def draw(n: int, generator: torch.Generator | None) -> Tensor:
+        return torch.rand(n, num_modalities, generator=generator, device=present.device)
 
-def drop_modalities(embeddings: Sequence[Tensor], probability: float) -> list[Tensor]:
-    """Zero each modality of each clip with ``probability``; one is kept, survivors grow by 1 / (1 - p)."""
-    first = embeddings[0]
-    keep = kept_modalities(len(first), len(embeddings), probability, first.device)
-    factors = keep.to(first.dtype) / (1.0 - probability)
-    return [embedding * factors[:, index : index + 1] for index, embedding in enumerate(embeddings)]
+    keep = draw_rows(num_clips, draw) >= dropout
+    # Where all that were there fell, one of them at random comes back.
+    lucky = draw_rows(num_clips, draw).masked_fill(~present, -1.0).argmax(dim=1, keepdim=True)
+    fallen = ~(keep & present).any(dim=1, keepdim=True)
+    return keep.scatter(1, lucky, keep.gather(1, lucky) | fallen)

@@ -35,6 +35,17 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a model says of one modality: ``values`` (B, K), and ``present`` (B,) bool, which clips have it.
+
+    Of a clip that lacks the modality the values mean nothing, and no loss looks at them.
+    """
+
+    values: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True)
 class Outputs:
     """Predictions, and what only the objective looks at.
 
@@ -47,26 +58,36 @@ class Outputs:
 
     predictions: Tensor
     log_odds: Tensor | None = None
-    branches: tuple[Tensor, ...] = ()
-    latents: tuple[Tensor, ...] = ()
+    branches: tuple[Part, ...] = ()
+    latents: tuple[Part, ...] = ()
 
     def pack(self) -> Tensor:
         """All of it side by side, (B, …), for one exchange between workers."""
-        odds = () if self.log_odds is None else (self.log_odds,)
-        parts = (self.predictions, *odds, *self.branches, *self.latents)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        columns = self._columns()
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
     def unpack(self, packed: Tensor) -> "Outputs":
         """What ``pack`` of outputs of the same form gave, for however many clips."""
-        odds = () if self.log_odds is None else (self.log_odds,)
-        parts = (self.predictions, *odds, *self.branches, *self.latents)
-        pieces = list(packed.split([part.shape[1] for part in parts], dim=1))
+        pieces = list(packed.split([column.shape[1] for column in self._columns()], dim=1))
+
+        def parts(like: tuple[Part, ...]) -> tuple[Part, ...]:
+            return tuple(Part(pieces.pop(0), pieces.pop(0).squeeze(1) > 0) for _ in like)
+
         return Outputs(
             predictions=pieces.pop(0),
-            log_odds=pieces.pop(0) if odds else None,
-            branches=tuple(pieces.pop(0) for _ in self.branches),
-            latents=tuple(pieces),
+            log_odds=None if self.log_odds is None else pieces.pop(0),
+            branches=parts(self.branches),
+            latents=parts(self.latents),
         )
+
+    def _columns(self) -> list[Tensor]:
+        odds = [] if self.log_odds is None else [self.log_odds]
+        parts = [
+            column
+            for part in (*self.branches, *self.latents)
+            for column in (part.values, part.present[:, None].to(self.predictions.dtype))
+        ]
+        return [self.predictions, *odds, *parts]
 
 
 def read_head(raw: Tensor, zero_inflated: bool) -> tuple[Tensor, Tensor | None]:

@@ -12,7 +12,7 @@ _ERRORS = ("mse", "l1", "huber")
 
 
 class Criterion:
-    """Outputs and targets of one batch → loss.
+    """Outputs and targets of one batch → loss. Clips that lack a modality are left out of what is said of it alone.
 
     With ``objective.memory`` correlation losses count in the last predictions of the same epoch beside the
     batch: a correlation over 16 clips, most of them zero, is mostly noise. The past carries no gradient.
@@ -35,11 +35,16 @@ class Criterion:
         objective, complete = self._objective, self._complete
         loss = self._of_predictions(outputs.predictions, targets)
         for branch in outputs.branches:
-            loss = loss + objective.auxiliary / len(outputs.branches) * self._whole(branch, targets, complete)
+            having = targets.masked_fill(~branch.present[:, None], torch.nan)
+            loss = loss + objective.auxiliary / len(outputs.branches) * self._whole(
+                branch.values, having, False
+            )
         if outputs.log_odds is not None:
             loss = loss + objective.zero_inflated * presence_loss(outputs.log_odds, targets, complete)
         for latent in outputs.latents:
-            loss = loss + objective.latent_prior * normal_divergence(*latent.chunk(2, dim=1))
+            codes = latent.values[latent.present]
+            if len(codes):
+                loss = loss + objective.latent_prior * normal_divergence(*codes.chunk(2, dim=1))
         return loss
 
     def _of_predictions(self, predictions: Tensor, targets: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 
 from emi_ray.models.build import build_model
-from emi_ray.models.fusion import ConcatHead, EmbeddingFusion, drop_modalities
+from emi_ray.models.fusion import ConcatHead, EmbeddingFusion, MissingModalities
 from emi_ray.models.outputs import Targets
 from emi_ray.models.sequences import PaddedGroup, padded
 from emi_ray.recipe import FusionSettings, load_recipe
@@ -32,7 +32,9 @@ def test_the_fusion_head_is_the_papers():
 
 def test_modality_dropout_always_keeps_one_and_scales_the_survivors():
     torch.manual_seed(0)
-    dropped = torch.stack(drop_modalities([torch.ones(200_000, 2)] * 3, 0.3), dim=1)[:, :, 0]
+    missing = MissingModalities([2] * 3, FusionSettings(modality_dropout=0.3)).train()
+    everyone = torch.ones(200_000, dtype=torch.bool)
+    dropped = torch.stack(missing([torch.ones(200_000, 2)] * 3, [everyone] * 3), dim=1)[:, :, 0]
     kept = dropped > 0
     assert kept.any(dim=1).all()
     torch.testing.assert_close(dropped[kept], torch.full((int(kept.sum()),), 1 / 0.7))

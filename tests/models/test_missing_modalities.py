@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from emi_ray.models.fusion import MissingModalities
+from emi_ray.models.fusion import MissingModalities, kept_modalities
 from emi_ray.recipe import FusionSettings
 
 EMBEDDINGS = [torch.ones(3, 2), torch.full((3, 4), 2.0)]
@@ -40,3 +41,21 @@ def test_dropped_modalities_are_told_as_missing_and_survivors_keep_their_size():
     torch.testing.assert_close(first[:, 0], flags[:, 0])
     assert 0.5 < flags[:, 0].mean() < 0.75
     assert flags.any(dim=1).all()
+
+
+@pytest.mark.parametrize("kind", ["zero", "token", "mask"])
+def test_modality_dropout_keeps_one_of_those_that_a_clip_has(kind):
+    missing = build(kind, dropout=0.9)
+    only_second = [torch.zeros(2000, dtype=torch.bool), torch.ones(2000, dtype=torch.bool)]
+    second = missing([torch.ones(2000, 2), torch.full((2000, 4), 2.0)], only_second)[1]
+    expected = 2.0 / 0.1 if kind == "zero" else 2.0
+    torch.testing.assert_close(second, torch.full((2000, 4), expected))
+
+
+def test_of_several_that_a_clip_has_each_is_kept_equally_often():
+    present = torch.tensor([True, True, False]).repeat(20_000, 1)
+    kept = kept_modalities(present, 0.9) & present
+    assert kept.any(dim=1).all()
+    torch.testing.assert_close(
+        kept[:, :2].float().mean(dim=0), torch.full((2,), 0.1 + 0.405), atol=0.01, rtol=0
+    )

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from emi_ray.losses import build_objective, ccc_loss, mse_loss, normal_divergence, presence_loss
-from emi_ray.models.outputs import Outputs, read_head
+from emi_ray.models.outputs import Outputs, Part, read_head
 from emi_ray.recipe import ObjectiveSettings
 from emi_ray.training.criterion import Criterion
 
@@ -11,6 +11,7 @@ def random(*shape):
     return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+EVERYONE = torch.ones(16, dtype=torch.bool)
 X, Y = random(16, 3), random(16, 3).clamp(min=0.4) - 0.4
 
 
@@ -24,7 +25,8 @@ def test_the_search_for_nan_changes_no_loss(complete):
 def test_every_part_of_the_objective_is_added_at_its_weight():
     objective = ObjectiveSettings(auxiliary=0.5, zero_inflated=0.25, latent_prior=0.1)
     latent = random(16, 4)
-    outputs = Outputs(X, log_odds=random(16, 3) - 0.5, branches=(X + 0.1, X - 0.1), latents=(latent,))
+    branches = (Part(X + 0.1, EVERYONE), Part(X - 0.1, EVERYONE))
+    outputs = Outputs(X, log_odds=random(16, 3) - 0.5, branches=branches, latents=(Part(latent, EVERYONE),))
     main = build_objective(objective)
     expected = (
         main(X, Y)
@@ -36,11 +38,40 @@ def test_every_part_of_the_objective_is_added_at_its_weight():
 
 
 def test_outputs_survive_the_exchange_between_workers():
-    outputs = Outputs(X, log_odds=X + 1, branches=(X + 2, X + 3), latents=(random(16, 4),))
+    some = torch.arange(16) % 3 > 0
+    branches = (Part(X + 2, EVERYONE), Part(X + 3, some))
+    outputs = Outputs(X, log_odds=X + 1, branches=branches, latents=(Part(random(16, 4), some),))
     again = outputs.unpack(torch.cat([outputs.pack(), outputs.pack()]))
-    torch.testing.assert_close(again.branches[1], torch.cat([X + 3, X + 3]))
-    torch.testing.assert_close(again.latents[0][16:], outputs.latents[0])
+    torch.testing.assert_close(again.branches[1].values, torch.cat([X + 3, X + 3]))
+    assert torch.equal(again.branches[1].present, torch.cat([some, some]))
+    torch.testing.assert_close(again.latents[0].values[16:], outputs.latents[0].values)
+    assert torch.equal(again.latents[0].present[16:], some)
     assert Outputs(X).unpack(Outputs(X).pack()).log_odds is None
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_clip_that_lacks_a_modality_is_left_out_of_what_is_said_of_it_alone(complete):
+    objective = ObjectiveSettings(pearson=0.5, auxiliary=0.5, latent_prior=0.1)
+    some = torch.arange(16) % 3 > 0
+    latent, branch = random(16, 4), X.clone()
+
+    def loss():
+        outputs = Outputs(X, branches=(Part(branch, some),), latents=(Part(latent, some),))
+        return Criterion(objective, complete)(outputs, Y)
+
+    main = build_objective(objective)
+    divergence = normal_divergence(latent[some][:, :2], latent[some][:, 2:])
+    expected = main(X, Y) + 0.5 * main(X[some], Y[some]) + 0.1 * divergence
+    torch.testing.assert_close(loss(), expected)
+    branch[~some] = latent[~some] = 77.0
+    torch.testing.assert_close(loss(), expected)
+
+
+def test_a_batch_in_which_nobody_has_a_modality_has_no_loss_of_it():
+    objective = ObjectiveSettings(auxiliary=0.5, latent_prior=0.1)
+    nobody = torch.zeros(16, dtype=torch.bool)
+    outputs = Outputs(X, branches=(Part(X, nobody),), latents=(Part(random(16, 4), nobody),))
+    torch.testing.assert_close(Criterion(objective, True)(outputs, Y), build_objective(objective)(X, Y))
 
 
 def test_memory_counts_past_predictions_in_correlations_and_leaves_errors_to_the_batch():
