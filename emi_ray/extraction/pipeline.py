@@ -1,4 +1,4 @@
-"""THE pipeline: manifest → decode → vision → motion → audio → transcript → text, features written on the way."""
+"""THE pipeline: manifest → decode → motion → vision → audio → transcript → text, features written on the way."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,8 +21,9 @@ from emi_ray.media.detection import build_finder
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
-ORDER: tuple[Modality, ...] = ("vision", "motion", "audio", "text")
-"""Heaviest inputs first, so that they are dropped early."""
+ORDER: tuple[Modality, ...] = ("motion", "vision", "audio", "text")
+"""Heaviest inputs first, so that they are dropped early. Of the two that read faces motion comes first: it
+never runs a model, and what vision's model passes on is then small."""
 
 MAX_RETRIES = 2
 """Of a batch whose worker dies, before its clips are tried one by one. Ray Data's default is for ever."""

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from emi_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,15 +53,15 @@ class ImageTransform:
             raise UserError(f"the image processor's resample = {wanted.get('resample')} is not 2 or 3.")
         return cls(resize, crop, _FILTERS.get(wanted.get("resample"), ""), *_scale_and_offset(wanted))
 
-    def __call__(self, images: np.ndarray, device: "torch.device", dtype: "torch.dtype") -> "torch.Tensor":
-        """(N, H, W, 3) uint8 RGB → (N, 3, h, w) of ``dtype`` on ``device``.
+    def __call__(self, images: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
+        """(N, H, W, 3) uint8 RGB → (N, 3, h, w) of ``dtype``, on the device where the images are.
 
         The result is that of the processor; on a GPU a resized pixel may differ by one level of 255.
         """
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
-        pixels = self._resized(pixels)
+        device = images.device
+        pixels = self._resized(images.permute(0, 3, 1, 2))
         if self.crop:
             top, left = ((have - keep) // 2 for have, keep in zip(pixels.shape[2:], self.crop, strict=True))
             pixels = pixels[:, :, top : top + self.crop[0], left : left + self.crop[1]]

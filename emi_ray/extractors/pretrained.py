@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from emi_ray.config import MediaSettings, Settings
@@ -79,12 +80,14 @@ class Pretrained(Extractor):
     """Base of extractors around a frozen ``transformers`` model.
 
     Features do not depend, beyond rounding, on which clips share a batch. A subclass says by ``_model_class``
-    how the model is loaded, and by ``_BATCH_SIZE`` how many steps suit a CPU and a GPU.
+    how the model is loaded, by ``_BATCH_SIZE`` how many steps suit a CPU and a GPU, and by ``_PASS_COST`` how many
+    steps one more pass costs there.
     """
 
     USES_GPU = True
     Settings: ClassVar[type[BaseModel]] = PretrainedSettings
     _BATCH_SIZE: ClassVar[tuple[int, int]]
+    _PASS_COST: ClassVar[tuple[int, int]] = (0, 0)
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
@@ -109,6 +112,10 @@ class Pretrained(Extractor):
     @property
     def feature_dim(self) -> int:
         return int(self._model.config.hidden_size)
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of items of these lengths, a batch for each pass."""
+        return batches_by_length(lengths, self._batch_size, self._PASS_COST[self._device.type == "cuda"])
 
     def _model_class(self) -> Any:
         from transformers import AutoModel
@@ -137,20 +144,32 @@ def select_layer(output: Any, layer: str | int) -> "torch.Tensor":
     return output.hidden_states[layer]
 
 
-def batches_by_length(lengths: Sequence[int], budget: int, fill: float = 0.8) -> list[list[int]]:
-    """Indices of items in batches of like lengths, longest first.
+def batches_by_length(lengths: Sequence[int], budget: int, pass_cost: int) -> list[list[int]]:
+    """Indices of items in batches of like lengths, longest first, cut where all passes together cost least.
+
+    A pass over a batch costs as many steps as items × longest, padding included, and ``pass_cost``. Over the items in
+    the order of their lengths the cheapest cut is found by dynamic programming.
 
     Args:
         lengths: of each item.
         budget: items × longest of a batch stays within it, unless one item alone exceeds it.
-        fill: no item is shorter than this share of the longest of its batch.
+        pass_cost: what a pass costs beside its steps (launching its kernels, reading the weights), in steps.
     """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    longest = np.array([lengths[index] for index in order])
+    cost = np.zeros(len(order) + 1)
+    starts = np.zeros(len(order) + 1, int)  # of the last batch, when the first so many items are batched
+    first = 0
+    for stop in range(1, len(order) + 1):
+        while first < stop - 1 and longest[first] * (stop - first) > budget:
+            first += 1
+        candidates = np.arange(first, stop)
+        costs = cost[first:stop] + longest[first:stop] * (stop - candidates) + pass_cost
+        chosen = int(np.argmin(costs))
+        starts[stop], cost[stop] = first + chosen, costs[chosen]
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        longest = lengths[batches[-1][0]] if batches else 0
-        fits = longest * (len(batches[-1]) + 1) <= budget if batches else False
-        if fits and lengths[index] >= fill * longest:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    stop = len(order)
+    while stop:
+        batches.append(order[starts[stop] : stop])
+        stop = starts[stop]
+    return batches[::-1]

@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors.base import Features
+from emi_ray.extractors.device import to_device, to_host
 from emi_ray.extractors.pretrained import (
     LayerSettings,
     Pretrained,
-    batches_by_length,
     check_layer,
     select_layer,
 )
@@ -43,9 +43,9 @@ class AudioSettings(LayerSettings):
 
 @dataclass(frozen=True)
 class _Sound:
-    """One clip on its way: ``samples`` normalised as a whole, ``statistics`` for a group norm."""
+    """One clip on the device: ``samples`` normalised as a whole, ``statistics`` for a group norm."""
 
-    samples: np.ndarray
+    samples: "torch.Tensor"
     num_steps: int
     statistics: Any
 
@@ -64,6 +64,7 @@ class HfAudio(Pretrained):
     LICENCE = "that of the weights"
     Settings = AudioSettings
     _BATCH_SIZE = (1_000, 16_000)
+    _PASS_COST = (10, 1_000)
 
     def __init__(self, settings: AudioSettings) -> None:
         super().__init__(settings)
@@ -88,24 +89,27 @@ class HfAudio(Pretrained):
         return self._model
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features (T, D) float32 of each clip; windows of all clips are batched by length.
+        """Features (T, D) float16 of each clip; windows of all clips are batched by length.
 
         Raises:
             ClipError: the sound is shorter than one step needs.
         """
         import torch
 
-        sounds = [self._prepare(clip) for clip in clips]
+        num_steps = [self._count_steps(clip) for clip in clips]
+        samples = to_device([clip.waveform.samples for clip in clips if clip.waveform], self._device)
+        with torch.inference_mode():
+            sounds = [self._prepare(sound, count) for sound, count in zip(samples, num_steps, strict=True)]
         windows = [(sound, window) for sound in sounds for window in self._windows(sound.num_steps)]
         lengths = [window.num_steps for _, window in windows]
         kept: list[Mapping[str, torch.Tensor]] = [{} for _ in windows]
         with torch.inference_mode():
-            for batch in batches_by_length(lengths, self._batch_size):
+            for batch in self._batches(lengths):
                 for index, parts in zip(batch, self._forward([windows[i] for i in batch]), strict=True):
                     kept[index] = parts
             return self._join(sounds, kept)
 
-    def _prepare(self, clip: DecodedClip) -> _Sound:
+    def _count_steps(self, clip: DecodedClip) -> int:
         assert clip.waveform is not None, "the caller gives every clip its needs"
         samples, rate = clip.waveform.samples, clip.waveform.sample_rate_hz
         if rate != SAMPLE_RATE_HZ:
@@ -114,8 +118,15 @@ class HfAudio(Pretrained):
         if num_steps == 0:
             least = self._geometry.receptive
             raise ClipError("audio", f"the sound has {len(samples)} samples; one step needs {least}")
+        return num_steps
+
+    def _prepare(self, samples: "torch.Tensor", num_steps: int) -> _Sound:
+        """What ``transformers``' feature extractor does, on the device."""
         if self._normalise:
-            samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+            import torch
+
+            variance, mean = torch.var_mean(samples, correction=0)
+            samples = (samples - mean) / (variance + 1e-7).sqrt()
         statistics = self._clip_norm.statistics(samples) if self._clip_norm else None
         return _Sound(samples, num_steps, statistics)
 
@@ -129,11 +140,11 @@ class HfAudio(Pretrained):
         import torch
 
         lengths = [self._geometry.num_samples(window.num_steps) for _, window in batch]
-        padded = np.zeros((len(batch), max(lengths)), np.float32)
+        padded = torch.zeros(len(batch), max(lengths), device=self._device, dtype=self._model.dtype)
         for row, (sound, window), length in zip(padded, batch, lengths, strict=True):
             start = window.first * self._geometry.stride
             row[:length] = sound.samples[start : start + length]
-        inputs = {"input_values": torch.from_numpy(padded).to(self._device, self._model.dtype)}
+        inputs = {"input_values": padded}
         if min(lengths) < max(lengths):
             ends = torch.tensor(lengths, device=self._device)[:, None]
             inputs["attention_mask"] = (torch.arange(max(lengths), device=self._device) < ends).long()
@@ -153,10 +164,13 @@ class HfAudio(Pretrained):
     def _join(self, sounds: Sequence[_Sound], kept: Sequence[Mapping[str, "torch.Tensor"]]) -> list[Features]:
         import torch
 
-        arrays = {name: torch.cat([p[name] for p in kept]).float().cpu().numpy() for name in kept[0]}
+        joined = {name: torch.cat([parts[name] for parts in kept]) for name in kept[0]}
+        features = to_host(joined.pop("features"))
+        arrays = {name: numbers.float().cpu().numpy() for name, numbers in joined.items()}
         counts = [sound.num_steps for sound in sounds]
-        split = {name: np.split(array, np.cumsum(counts)[:-1]) for name, array in arrays.items()}
-        values = split.pop("features")
+        ends = np.cumsum(counts)[:-1]
+        values = np.split(features, ends)
+        split = {name: np.split(array, ends) for name, array in arrays.items()}
         return [
             Features(
                 values[index],

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Features
+from emi_ray.extractors.device import to_host
 from emi_ray.extractors.pretrained import (
     LayerSettings,
     Pretrained,
-    batches_by_length,
     check_layer,
     select_layer,
 )
@@ -44,6 +44,7 @@ class HfText(Pretrained):
     LICENCE = "that of the weights"
     Settings = TextSettings
     _BATCH_SIZE = (1_024, 32_768)
+    _PASS_COST = (32, 4_096)
 
     def __init__(self, settings: TextSettings) -> None:
         super().__init__(settings)
@@ -54,7 +55,7 @@ class HfText(Pretrained):
         check_layer(settings.layer, self._model.config.num_hidden_layers)
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features (1, D) of each clip, or (tokens, D) with ``sequence``; float32.
+        """Features (1, D) of each clip, or (tokens, D) with ``sequence``; float16.
 
         Raises:
             ClipError: a transcript is empty.
@@ -69,7 +70,7 @@ class HfText(Pretrained):
         lengths = [len(ids) for ids in tokens["input_ids"]]
         steps: list[np.ndarray] = [np.empty(0)] * len(clips)
         with torch.inference_mode():
-            for batch in batches_by_length(lengths, self._batch_size):
+            for batch in self._batches(lengths):
                 for index, values in zip(batch, self._forward(tokens, batch), strict=True):
                     steps[index] = values
         cut = [bool(encoding.overflowing) for encoding in tokens.encodings]
@@ -89,7 +90,7 @@ class HfText(Pretrained):
             hidden, mask = self._pooled(hidden, mask)[:, None], mask[:, :1]
         if self.settings.normalize:
             hidden = hidden / hidden.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        kept, counts = hidden[mask].cpu().numpy(), mask.sum(1).cpu().numpy()
+        kept, counts = to_host(hidden[mask]), mask.sum(1).cpu().numpy()
         return np.split(kept, np.cumsum(counts)[:-1])
 
     def _pooled(self, hidden: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":

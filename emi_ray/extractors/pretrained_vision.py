@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from emi_ray.errors import UserError
 from emi_ray.extractors.base import Features
+from emi_ray.extractors.device import to_device, to_host
 from emi_ray.extractors.pixels import ImageTransform
 from emi_ray.extractors.pretrained import LayerSettings, Pretrained, check_layer, select_layer
 from emi_ray.media.clip import DecodedClip, Faces, Frames
@@ -57,14 +58,14 @@ class VisionBackbone(Pretrained):
         return int(getattr(config, "hidden_size", None) or config.hidden_sizes[-1])
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features (T, D) float32 of each clip, one step an image; images of all clips share batches."""
+        """Features (T, D) float16 of each clip, one step an image; images of all clips share batches."""
         import torch
 
         sources = [self._images(clip) for clip in clips]
         images = [source.crops if isinstance(source, Faces) else source.pixels for source in sources]
         with torch.inference_mode():
             vectors = [self._forward(parts) for parts in _chunks(images, self._batch_size)]
-            values = torch.cat(vectors).float().cpu().numpy()
+            values = to_host(torch.cat(vectors))
         ends = np.cumsum([len(part) for part in images])
         return [
             Features(part, source.timestamps_s.astype(np.float32))
@@ -79,7 +80,7 @@ class VisionBackbone(Pretrained):
     def _forward(self, parts: list[np.ndarray]) -> "torch.Tensor":
         import torch
 
-        prepared = [self._transform(part, self._device, self._model.dtype) for part in parts]
+        prepared = [self._transform(part, self._model.dtype) for part in to_device(parts, self._device)]
         every_layer = self.settings.layer != "last"
         output = self._model(pixel_values=torch.cat(prepared), output_hidden_states=every_layer)
         hidden = select_layer(output, self.settings.layer)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import Wav2Vec2Model
@@ -53,23 +52,20 @@ class ClipGroupNorm(nn.Module):
         self.norm = norm
         self.clips: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
         self._stride, self._kernel = conv.stride[0], conv.kernel_size[0]
-        self._taps = conv.weight[:, 0].double().cpu().numpy()
-        self._bias = 0.0 if conv.bias is None else conv.bias.double().cpu().numpy()
+        self._taps = conv.weight[:, 0].double()
+        self._bias = 0.0 if conv.bias is None else conv.bias.double()
 
-    def statistics(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def statistics(self, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and reciprocal deviation (channels,) of the convolution of a whole clip, without computing it.
 
         The convolution is linear in its patches, so E[Wp] = W E[p] and Var[Wp] = diag(W Cov[p] Wᵀ).
         """
-        patches = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), self._kernel)
-        patches = patches[:: self._stride]
+        patches = samples.double().unfold(0, self._kernel, self._stride)
         centre = patches.mean(0)
-        covariance = patches.T @ patches / len(patches) - np.outer(centre, centre)
-        variance = np.einsum("ck,kl,cl->c", self._taps, covariance, self._taps).clip(0)
+        covariance = patches.T @ patches / len(patches) - torch.outer(centre, centre)
+        variance = ((self._taps @ covariance) * self._taps).sum(1).clamp_min(0)
         mean = self._taps @ centre + self._bias
-        scale = 1 / np.sqrt(variance + self.norm.eps)
-        device = self.norm.weight.device
-        return torch.tensor(mean, device=device).float(), torch.tensor(scale, device=device).float()
+        return mean.float(), (variance + self.norm.eps).rsqrt().float()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(rows, channels, time) → the same, normalised by each row's clip."""

@@ -1,8 +1,9 @@
 """What decoding makes of one clip, and how it travels between processes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -122,8 +123,8 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     packed = [name for name in PACKED_COLUMNS if name in table.column_names]
     rows: list[dict[str, Any]] = table.drop_columns(packed).to_pylist()
     for name in packed:
-        for row, value in zip(rows, table[name], strict=True):
-            row[name] = value.as_buffer()
+        for row, value in zip(rows, _buffers(table[name]), strict=True):
+            row[name] = value
     return rows
 
 
@@ -150,6 +151,18 @@ def _binary(value: bytes | None) -> pa.Array:
         return pa.nulls(1, pa.large_binary())
     ends = pa.py_buffer(np.array([0, len(value)], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(value)])
+
+
+def _buffers(column: pa.ChunkedArray) -> Iterator[pa.Buffer | None]:
+    """The values of a ``large_binary`` column as slices of its memory. ``Scalar.as_buffer`` would copy each."""
+    for chunk in column.chunks:
+        if chunk.null_count == len(chunk):
+            yield from [None] * len(chunk)
+            continue
+        _, offsets, data = chunk.buffers()
+        ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        for there, (start, stop) in zip(chunk.is_valid().to_pylist(), pairwise(ends), strict=True):
+            yield data.slice(start, stop - start) if there else None
 
 
 def _arrays(packed: bytes | pa.Buffer) -> dict[str, np.ndarray]:

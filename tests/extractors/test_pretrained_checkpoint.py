@@ -1,5 +1,6 @@
 """Which weights, exactly; what enters a fingerprint; what is refused, and in which words."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -142,11 +143,38 @@ def test_building_says_nothing(dinov2, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_batches_hold_like_lengths_within_their_budget_and_lose_nothing():
+def test_batches_of_like_lengths_stay_within_their_budget_and_lose_nothing():
     lengths = np.random.default_rng(0).integers(1, 1500, 200).tolist()
-    batches = batches_by_length(lengths, budget=4000)
+    batches = batches_by_length(lengths, budget=4000, pass_cost=50)
     assert sorted(index for batch in batches for index in batch) == list(range(200))
     for batch in batches:
-        longest = max(lengths[index] for index in batch)
-        assert longest * len(batch) <= 4000
-        assert min(lengths[index] for index in batch) >= 0.8 * longest
+        assert max(lengths[index] for index in batch) * len(batch) <= 4000
+    assert batches_by_length([9000, 1], budget=4000, pass_cost=50) == [[0], [1]]
+    assert batches_by_length([], budget=4000, pass_cost=50) == []
+
+
+def test_passes_are_few_where_they_are_dear_and_padding_is_little_where_they_are_cheap():
+    lengths = np.random.default_rng(0).integers(50, 750, 32).tolist()
+
+    def padding(pass_cost):
+        batches = batches_by_length(lengths, budget=16_000, pass_cost=pass_cost)
+        return len(batches), sum(lengths[batch[0]] * len(batch) for batch in batches) / sum(lengths) - 1
+
+    assert padding(1_000)[0] <= 4
+    assert padding(1)[1] < 0.01
+
+
+@pytest.mark.parametrize("pass_cost", [0, 30, 300])
+def test_the_cut_into_batches_is_the_cheapest_of_all(pass_cost):
+    lengths = sorted(np.random.default_rng(pass_cost).integers(1, 100, 9).tolist(), reverse=True)
+
+    def cost(batches):
+        return sum(lengths[batch[0]] * len(batch) + pass_cost for batch in batches)
+
+    cuts = [
+        [list(range(a, b)) for a, b in itertools.pairwise([0, *cut, 9])]
+        for number in range(9)
+        for cut in itertools.combinations(range(1, 9), number)
+    ]
+    allowed = [cut for cut in cuts if all(len(b) == 1 or lengths[b[0]] * len(b) <= 250 for b in cut)]
+    assert cost(batches_by_length(lengths, 250, pass_cost)) == min(map(cost, allowed))

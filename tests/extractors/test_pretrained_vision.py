@@ -83,7 +83,7 @@ def test_clips_of_different_crop_sizes_share_a_batch(dinov2):
 def test_pixels_equal_those_of_the_image_processor(fixture, height, width, request):
     processor = AutoImageProcessor.from_pretrained(request.getfixturevalue(fixture))
     pictures = images(3, height, width, seed=5)
-    found = ImageTransform.from_processor(processor)(pictures, torch.device("cpu"), torch.float32)
+    found = ImageTransform.from_processor(processor)(torch.from_numpy(pictures), torch.float32)
     expected = processor(list(pictures), return_tensors="pt")["pixel_values"]
     one_level = 1.01 / 255 / 0.22
     assert found.shape == expected.shape
@@ -135,5 +135,5 @@ def test_bfloat16_comes_near_to_float32(dinov2):
         build("dinov2-face", dinov2, dtype=dtype).extract([clip])[0].values
         for dtype in ("float32", "bfloat16")
     )
-    assert rough.dtype == np.float32
+    assert rough.dtype == np.float16
     assert np.corrcoef(exact.ravel(), rough.ravel())[0, 1] > 0.99
