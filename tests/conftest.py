@@ -22,6 +22,7 @@ def ray_session() -> Iterator[None]:
 
     with tempfile.TemporaryDirectory(prefix="emi-ray-", dir="/tmp") as folder:
         ray.init(
+            address="local",
             num_cpus=8,
             resources={"cores": 2},
             include_dashboard=False,

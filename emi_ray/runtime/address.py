@@ -1,0 +1,156 @@
+"""Whether a Ray cluster answers at an address, and if not, why: asked once, with a time limit, before Ray connects.
+
+Ray itself tries an address where nothing answers for ten minutes and more.
+"""
+
+import os
+from typing import Any
+
+from emi_ray.errors import UserError
+
+ANSWER_WITHIN_S = 15.0
+"""How long a cluster may take to answer at all."""
+
+_TOKEN_HELP = (
+    "Set RAY_AUTH_MODE=token, and the cluster's token as RAY_AUTH_TOKEN, as RAY_AUTH_TOKEN_PATH (a file) or in "
+    "~/.ray/auth_token."
+)
+
+
+def resolve(address: str) -> str:
+    """``HOST:PORT`` of a cluster's head.
+
+    Raises:
+        UserError: that is no such address.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"--address {address} is the address of the job API: use it with ray job submit. To run from here, "
+            f"give the cluster's own address, HOST:6379, on one of its nodes."
+        )
+    if address.startswith("ray://"):
+        raise UserError(
+            f"--address {address}: a session through Ray Client (ray://) can run neither extraction nor training. "
+            f"Give HOST:6379 on a node of the cluster, or submit the command as a job: "
+            f"RAY_ADDRESS=http://HOST:8265 ray job submit --working-dir . -- emi-ray …"
+        )
+    try:
+        resolved = canonicalize_bootstrap_address(address)
+    except (ValueError, ConnectionError) as error:
+        raise UserError(f"--address {address}: {error}. Give HOST:PORT, as in 10.0.0.1:6379.") from None
+    if resolved is None:
+        raise UserError(
+            f"--address {address}: no Ray cluster runs on this machine. Give its address, HOST:6379, or leave "
+            f"--address out to use this machine alone."
+        )
+    return resolved
+
+
+def check_cluster(address: str, named: str | None = None, timeout_s: float = ANSWER_WITHIN_S) -> None:
+    """Make sure that a cluster of Ray's own version answers, lets us in, and has a node on this machine.
+
+    Args:
+        address: as :func:`resolve` gives it.
+        named: as the user wrote it, for messages.
+
+    Raises:
+        UserError: no; the message says what is wrong.
+    """
+    import grpc
+    import ray
+    from ray._private.services import find_node_ids
+
+    option = f"--address {named or address}"
+    _require_token(option)
+    try:
+        with _Head(address) as head:
+            version = head.check_alive(timeout_s)
+            if version and version != ray.__version__:
+                raise UserError(
+                    f"{option}: the cluster runs Ray {version}, and here is Ray {ray.__version__}. "
+                    f"Install the same version in both places."
+                )
+            nodes = head.living_nodes(timeout_s)
+    except grpc.RpcError as error:
+        raise UserError(f"{option}: {_reason_of(error, timeout_s)}") from None
+    if not nodes & set(find_node_ids()):
+        raise UserError(
+            f"{option}: a Ray cluster answers there, but this machine is none of its {len(nodes)} nodes. "
+            f"Run the command on one of them, join with ray start --address={address}, or submit it as a job: "
+            f"RAY_ADDRESS=http://HOST:8265 ray job submit --working-dir . -- emi-ray …"
+        )
+
+
+def answers(address: str, timeout_s: float = 5.0) -> bool:
+    """Whether the head of a cluster that was there answers still."""
+    import grpc
+
+    try:
+        with _Head(address) as head:
+            head.check_alive(timeout_s)
+    except grpc.RpcError as error:
+        return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return True
+
+
+class _Head:
+    """A connection to a cluster's head, with the token and the certificates that Ray itself would use."""
+
+    def __init__(self, address: str) -> None:
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+        # Of its own: gRPC would share one among all channels to an address, and its pauses after a failure too.
+        self._channel = init_grpc_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+        self._service = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(self._channel)
+        self._messages: Any = gcs_service_pb2
+
+    def __enter__(self) -> "_Head":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def check_alive(self, timeout_s: float) -> str:
+        """The version of Ray that the head runs."""
+        request = self._messages.CheckAliveRequest()
+        return str(self._service.CheckAlive(request, timeout=timeout_s).ray_version)
+
+    def living_nodes(self, timeout_s: float) -> set[str]:
+        """Ids of the nodes that are up."""
+        request = self._messages.GetAllNodeInfoRequest()
+        nodes = self._service.GetAllNodeInfo(request, timeout=timeout_s).node_info_list
+        return {node.node_id.hex() for node in nodes if node.state == node.ALIVE}
+
+
+def _require_token(option: str) -> None:
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError
+
+    if not is_token_auth_enabled():
+        return
+    try:
+        held = AuthenticationTokenLoader.instance().has_token()
+    except AuthenticationError as error:
+        raise UserError(f"{option}: the token cannot be read: {error}. {_TOKEN_HELP}") from None
+    if not held:
+        raise UserError(f"{option}: RAY_AUTH_MODE is token, and no token is set. {_TOKEN_HELP}")
+
+
+def _reason_of(error: Any, timeout_s: float) -> str:
+    import grpc
+
+    code = error.code()
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+            return f"the cluster refuses the token that is set here. {_TOKEN_HELP}"
+        return f"the cluster wants a token, and none is sent from here. {_TOKEN_HELP}"
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return (
+            f"no Ray cluster answers there: nothing came back within {timeout_s:.0f} s. Check host, port and "
+            f"firewall."
+        )
+    return f"no Ray cluster answers there ({error.details()}). Check host and port; a head listens on 6379."

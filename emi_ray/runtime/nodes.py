@@ -1,0 +1,81 @@
+"""What the nodes of the current session have, and whether they all see the workspace."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from emi_ray.errors import UserError
+from emi_ray.workspace import CONFIG, Workspace
+
+CORES = "cores"
+"""Custom resource with a local session's physical cores, of which its logical CPUs say nothing."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to share out, over all nodes: physical CPU cores and GPUs."""
+
+    cpus: int
+    gpus: int
+
+
+def machine() -> Machine:
+    """Physical cores and GPUs of all living nodes of the current session."""
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = sum(int(node.get(CORES, node.get("CPU", 0))) for node in resources)
+    return Machine(max(cores, 1), int(sum(node.get("GPU", 0) for node in resources)))
+
+
+def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:
+    """Make sure that every node which is up sees the workspace and a sample of the media.
+
+    Raises:
+        UserError: a local path is not there on some node, or no node is up.
+    """
+    import ray
+
+    nodes = _working_nodes()
+    if not nodes:
+        raise UserError(
+            "The cluster has no node with CPUs yet: start one, or raise min_workers in cluster.yaml."
+        )
+    if [node["NodeID"] for node in nodes] == [ray.get_runtime_context().get_node_id()]:
+        return
+    paths = [path for path in media if "://" not in path and os.path.exists(path)]
+    answers = on_every_node(_unseen, workspace, workspace.read_bytes(CONFIG), paths)
+    for address, unseen in answers:
+        if unseen:
+            raise UserError(
+                f"{unseen} is not there on node {address}, or is another file there. Put workspace and media on a "
+                f"mount that all nodes share, or behind a URI such as s3://…."
+            )
+
+
+def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tuple[str, Answer]]:
+    """The address of each living node that has CPUs, and what ``function(*arguments)`` returns there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = _working_nodes()
+    task = ray.remote(num_cpus=0)(function)
+    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    answers = ray.get([task.options(scheduling_strategy=s).remote(*arguments) for s in strategies])
+    return [(node["NodeManagerAddress"], answer) for node, answer in zip(nodes, answers, strict=True)]
+
+
+def _working_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def _unseen(workspace: Workspace, expected: bytes, media: Sequence[str]) -> str | None:
+    """The first path that this node does not see."""
+    if not workspace.exists(CONFIG) or workspace.read_bytes(CONFIG) != expected:
+        return workspace.path(CONFIG)
+    return next((path for path in media if not os.path.exists(path)), None)

@@ -1,0 +1,176 @@
+"""``ray_session()``: Ray on this machine alone, or a cluster."""
+
+import logging
+import os
+import secrets
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from emi_ray.runtime.address import check_cluster, resolve
+from emi_ray.runtime.nodes import CORES
+from emi_ray.runtime.watch import HeadLost, HeadWatch
+
+MIN_LOGICAL_CPUS = 8
+"""Many small pools need slots, not cores: pools that reserve every CPU never start (ray #44687)."""
+
+STREAMING_STORE_BYTES_PER_CORE = 512 * 2**20
+"""Object store of a local session through which clips only stream: bounds the memory of what is in flight."""
+
+_LEAVE_WITHIN_S = 5.0
+"""Leaving a cluster whose head is gone may hang in native code."""
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+
+
+@contextmanager
+def ray_session(
+    address: str | None = None, num_gpus: int | None = None, streaming: bool = False
+) -> Iterator[None]:
+    """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine alone.
+
+    A local session has no dashboard and ends with the block; nothing of it stays running. It never looks for other
+    clusters, of whomever they are, and wants a token that nobody else has. Inside an existing session the block
+    simply uses that one.
+
+    Args:
+        address: ``HOST:PORT``; ``auto``: the cluster that runs on this machine; ``local``: this machine alone,
+            whatever ``RAY_ADDRESS`` says.
+        streaming: bound a local session's object store to what streaming needs; by default it is a third of the
+            memory, for data that many processes share.
+
+    Raises:
+        UserError: no cluster answers there, or it lets us not in; known within 30 s.
+        EmiRayError: the head of the cluster was lost within the block.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ warnings cut through progress bars
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray  # after the environment is set, which Ray reads on import
+
+    if ray.is_initialized():
+        yield
+    elif address == "local":
+        with _local(num_gpus, streaming):
+            yield
+    else:
+        with _cluster(address):
+            yield
+
+
+@contextmanager
+def _local(num_gpus: int | None, streaming: bool) -> Iterator[None]:
+    import ray
+
+    cores = os.cpu_count() or 1
+    with _own_token():
+        with _without_native_chatter():
+            ray.init(
+                address="local",
+                num_cpus=max(MIN_LOGICAL_CPUS, cores),
+                num_gpus=num_gpus,
+                resources={CORES: cores},
+                object_store_memory=cores * STREAMING_STORE_BYTES_PER_CORE if streaming else None,
+                include_dashboard=False,
+                **_QUIET,
+            )
+        _quieten()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[None]:
+    import ray
+
+    resolved = resolve(address)
+    check_cluster(resolved, address)
+    with _without_native_chatter():
+        ray.init(address=resolved, **_QUIET)
+    _quieten()
+    watch = HeadWatch(resolved)
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        if watch.explains(error):
+            watch.is_lost = True
+            raise HeadLost(resolved) from None
+        raise
+    finally:
+        watch.stop()
+        if watch.is_lost:
+            _leave_the_dead()
+        else:
+            ray.shutdown()
+
+
+def _leave_the_dead() -> None:
+    """Leave a cluster whose head is gone; Ray would tell the head of it, and wait for an answer."""
+    import ray
+
+    sys.excepthook = sys.__excepthook__  # Ray's own reports uncaught errors to the head
+    leaving = threading.Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(_LEAVE_WITHIN_S)
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """A token for the local session of this process, so that no other user of the machine can use its ports, which
+    Ray opens on every interface. It lies in this process's environment and in no file.
+
+    Whoever sets ``RAY_AUTH_MODE`` decides alone.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    _authenticate({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    try:
+        yield
+    finally:
+        _authenticate(before)
+
+
+def _authenticate(environment: dict[str, str | None]) -> None:
+    """Set variables of the environment from which Ray takes mode and token, which it reads once otherwise."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _without_native_chatter() -> Iterator[None]:
+    """Keep what native code writes while Ray starts off the terminal; failures are raised as exceptions."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _quieten() -> None:
+    """Leave the terminal to our own progress bars and summaries; Ray's own logs keep everything."""
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Small corpora have fewer blocks than actors, and only `ray_remote_args` can bound retries in Ray 2.60.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")

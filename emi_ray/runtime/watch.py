@@ -1,0 +1,85 @@
+"""The loss of a cluster's head while a command works: noticed, and said in one sentence.
+
+Nothing can work on without the head. Ray leaves calls hanging for a minute and then ends the process from native code
+without a word. So a thread asks the head again and again.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+from emi_ray.errors import EmiRayError
+from emi_ray.runtime.address import answers
+
+SILENT_FOR_S = 30.0
+"""A head that is back within this time (fault-tolerant heads restart) costs nothing. Ray itself gives
+up after 60 s."""
+
+_ASK_EVERY_S = 2.0
+_WAY_OUT_S = 10.0
+
+
+class HeadLost(EmiRayError):
+    """The head of the cluster is gone."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"The head of the Ray cluster at {address} no longer answers, so the run has ended. What is done is "
+            f"kept: when the cluster is back, the same command goes on."
+        )
+
+
+class HeadWatch:
+    """Asks a head whether it lives while the block lasts. When it is lost, the main thread is interrupted; should
+    that thread be stuck in native code, the process ends with exit code 1."""
+
+    def __init__(self, address: str, silent_for_s: float = SILENT_FOR_S) -> None:
+        self.address = address
+        self.is_lost = False
+        self._silent_for_s = silent_for_s
+        self._over = threading.Event()
+        self._may_interrupt = threading.current_thread() is threading.main_thread()
+        self._thread = threading.Thread(target=self._watch, name="emi-ray-head-watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether an error in the block is due to the loss of the head, which may be too recent for the thread."""
+        if self.is_lost:
+            return True
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            return False
+        return not answers(self.address)
+
+    def _watch(self) -> None:
+        last_answer = time.monotonic()
+        while not self._over.wait(_ASK_EVERY_S):
+            if answers(self.address):
+                last_answer = time.monotonic()
+            elif time.monotonic() - last_answer >= self._silent_for_s:
+                break
+        if self._over.is_set():
+            return
+        self.is_lost = True
+        if self._may_interrupt:
+            _interrupt_main_thread()
+            if self._over.wait(_WAY_OUT_S):
+                return
+        sys.stdout.flush()
+        print(f"Failed: {HeadLost(self.address)}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _interrupt_main_thread() -> None:
+    """As Ctrl-C does. A real signal, where there is one for threads, wakes system calls too."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)
