@@ -14,6 +14,7 @@ from typing import Any
 
 from emi_ray.config import read_yaml, validate
 from emi_ray.errors import UserError, choices
+from emi_ray.recipe_checks import unread_settings
 from emi_ray.recipe_schema import (
     EncoderSettings,
     FusionSettings,
@@ -61,12 +62,12 @@ def load_recipe(
     Args:
         overrides: ``section.key=value``, as in ``training.epochs=3`` or ``encoders.text.hidden=64``.
         workspace_overrides: sections of ``emi_ray.yaml``; what concerns an encoder or a fusion that the
-            recipe lacks is passed over.
+            recipe lacks, or does not read, is passed over.
         any_features: forget which extractors the recipe names. A recipe whose features are not its own says
             so in its title.
 
     Raises:
-        UserError: no such recipe, or a setting is unknown or wrong.
+        UserError: no such recipe, or a setting is unknown, wrong, or read by nothing.
     """
     values, where = _read(name_or_path)
     sections = workspace_overrides or {}
@@ -77,7 +78,7 @@ def load_recipe(
     paths = [override.partition("=")[0] for override in overrides]
     changed = [path.removeprefix("training.") for path in paths if path.startswith("training.")]
     values = _drop_stage_overrides(values, changed)
-    recipe = validate(Recipe, _drop_resolved(values, paths), where, overrides)
+    recipe = _validate_read(_drop_resolved(values, paths), where, overrides, sections)
     named = {m: encoder.get("features") for m, encoder in values["encoders"].items()}
     if any_features:
         encoders = {m: e.model_copy(update={"features": None}) for m, e in recipe.encoders.items()}
@@ -98,6 +99,41 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
     shipped = resources.files("emi_ray") / "recipes" / f"{name_or_path}.yaml"
     where = f"recipe {name_or_path}"
     return {"name": name_or_path, **read_yaml(shipped.read_text(), where)}, where
+
+
+def _validate_read(
+    values: dict[str, Any], where: str, overrides: Sequence[str], workspace: Mapping[str, Any]
+) -> Recipe:
+    """The recipe, without what the workspace sets for all recipes and this one does not read.
+
+    Raises:
+        UserError: a setting is unknown or wrong, or the recipe or an override sets what nothing reads.
+    """
+    recipe = validate(Recipe, values, where, overrides)
+    given = {override.partition("=")[0] for override in overrides}
+    refused = []
+    for path, value, why in unread_settings(recipe):
+        parts = path.split(".")
+        if path not in given and _holds(workspace, parts):
+            values = _without(values, parts)
+        else:
+            refused.append(f"{where}: {path} = {value!r} has no effect: {why}. Leave it out.")
+    if refused:
+        raise UserError("\n".join(refused))
+    return validate(Recipe, values, where, overrides)
+
+
+def _holds(values: Mapping[str, Any], parts: Sequence[str]) -> bool:
+    inner = values.get(parts[0])
+    return parts[0] in values and (
+        len(parts) == 1 or (isinstance(inner, Mapping) and _holds(inner, parts[1:]))
+    )
+
+
+def _without(values: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    if len(parts) == 1:
+        return {key: value for key, value in values.items() if key != parts[0]}
+    return {**values, parts[0]: _without(values[parts[0]], parts[1:])}
 
 
 def _drop_stage_overrides(values: dict[str, Any], changed: Iterable[str]) -> dict[str, Any]:

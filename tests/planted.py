@@ -52,11 +52,12 @@ def planted_data(
     labels: Sequence[Label] = EMOTION_LABELS,
     modalities: Sequence[Modality] = MODALITIES,
     seed: int = 0,
+    steps: Mapping[Modality, int] = STEPS,
 ) -> ClipData:
     targets = planted_targets(num_train + num_val, len(labels), seed)
     dims = {modality: DIMS[modality] for modality in modalities}
     splits = ["train"] * num_train + ["val"] * num_val
-    return from_arrays(planted_features(targets, seed, dims), targets, splits, labels)
+    return from_arrays(planted_features(targets, seed, dims, steps), targets, splits, labels)
 
 
 def planted_workspace(

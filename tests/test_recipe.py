@@ -1,5 +1,6 @@
 import pytest
 
+from emi_ray.config import dump_yaml
 from emi_ray.errors import UserError
 from emi_ray.recipe import load_recipe, recipe_names
 
@@ -101,3 +102,52 @@ def test_a_recipe_loads_from_any_file(tmp_path):
 def test_an_objective_without_weights_is_refused():
     with pytest.raises(UserError, match="nothing to minimise"):
         load_recipe("text", ["objective.ccc=0", "objective.mse=0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("first-place", "fusion.latents={audio: 3}"),
+        ("first-place", "fusion.folds=7"),
+        ("first-place", "encoders.audio.hidden=64"),
+        ("first-place", "encoders.text.hidden=64"),
+        ("first-place", "encoders.audio.lr=1e-3"),
+        ("first-place", "training.plateau_patience=5"),
+        ("first-place", "objective.memory=64"),
+        ("f2", "fusion.heads=2"),
+        ("f2", "fusion.latents={sound: 3}"),
+        ("f1", "fusion.latents={motion: 3}"),
+        ("f2", "objective.latent_prior=0.1"),
+        ("f2", "objective.huber_delta=0.5"),
+        ("f2", "training.warmup_epochs=2"),
+        ("f2", "encoders.audio.recurrent_layers=3"),
+        ("f2", "encoders.audio.layer_decay=0.5"),
+        ("f5", "fusion.encoder_lr_ratio=0.1"),
+        ("text", "objective.auxiliary=0.5"),
+        ("text", "stages=joint"),
+        ("ours", "fusion.hidden=64"),
+        ("ours", "fusion.lr=1e-3"),
+        ("ours", "objective.auxiliary=0.5"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(name, override):
+    path = override.partition("=")[0]
+    with pytest.raises(UserError, match=path) as refusal:
+        load_recipe(name, [override])
+    if "sound" not in override:
+        assert "has no effect" in str(refusal.value)
+
+
+def test_what_a_workspace_sets_for_all_recipes_is_passed_over_where_nothing_reads_it():
+    workspace = {"fusion": {"hidden": 64}, "training": {"plateau_patience": 6}}
+    assert load_recipe("ours", [], workspace) == load_recipe("ours", ["training.plateau_patience=6"])
+    assert load_recipe("f2", [], workspace).fusion.hidden == 64
+    assert load_recipe("first-place", [], workspace).training == load_recipe("first-place").training
+
+
+@pytest.mark.parametrize("name", ["f2", "first-place", "ours", "text-finetuned"])
+def test_a_recipe_that_spells_out_every_setting_is_read_as_it_stands(name, tmp_path):
+    recipe = load_recipe(name)
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(dump_yaml(recipe))
+    assert load_recipe(str(path)) == recipe

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from planted import DIMS, planted_data
+from planted import DIMS, STEPS, planted_data
 
 from emi_ray.errors import UserError
 from emi_ray.models.build import build_model
@@ -23,12 +23,19 @@ def data():
     return planted_data(num_train=24, num_val=16)
 
 
+@pytest.fixture(scope="module")
+def by_token():
+    """The same with a step a token of text."""
+    return planted_data(num_train=24, num_val=16, steps={**STEPS, "text": 5})
+
+
 def trainable_here():
     return [name for name in recipe_names() if "finetune" not in name]
 
 
 @pytest.mark.parametrize("name", trainable_here())
-def test_a_shipped_recipe_trains_on_whatever_features_there_are(name, data):
+def test_a_shipped_recipe_trains_on_whatever_features_there_are(name, data, by_token):
+    data = by_token if name == "t3-gte-lstm" else data
     recipe = load_recipe(name, QUICK, any_features=True)
     rows = split_rows(data, recipe.split)
     trained = train_recipe(recipe, data, rows, seed=0)
@@ -79,7 +86,8 @@ def test_table_three_has_fifteen_rows_each_of_a_named_extractor():
 def test_each_part_of_the_second_place_can_be_switched_off_alone():
     off = ["objective.pearson=0", "objective.auxiliary=0", "fusion.latents={}", "training.ema_decay=null"]
     for part in off:
-        model = build_model(load_recipe("second-place", [part]), DIMS, 6)
+        also = ["objective.latent_prior=0"] if "latents" in part else []
+        model = build_model(load_recipe("second-place", [part, *also]), DIMS, 6)
         assert bool(model.head.branches) == ("auxiliary" not in part)
         assert bool(model.head.codes) == ("latents" not in part)
     assert isinstance(model, torch.nn.Module)

@@ -15,7 +15,9 @@ class Criterion:
     """Outputs and targets of one batch → loss. Clips that lack a modality are left out of what is said of it alone.
 
     With ``objective.memory`` correlation losses count in the last predictions of the same epoch beside the
-    batch: a correlation over 16 clips, most of them zero, is mostly noise. The past carries no gradient.
+    batch: a correlation over 16 clips, most of them zero, is mostly noise. The past carries no gradient. A clip of
+    the batch counts all the same as it would without it: over n past and b clips its gradient would be b / (n + b)
+    of that, against which the other losses would grow.
     """
 
     def __init__(self, objective: ObjectiveSettings, complete: bool) -> None:
@@ -53,6 +55,10 @@ class Criterion:
             return self._whole(predictions, targets, self._complete)
         known, truth = predictions, targets
         if self._past is not None:
+            growth = len(self._past[0]) / len(predictions)
+            known = predictions + growth * (
+                predictions - predictions.detach()
+            )  # the same, a steeper gradient
             known, truth = torch.cat([self._past[0], known]), torch.cat([self._past[1], truth])
         self._past = known.detach()[-size:], truth[-size:]
         correlation = self._correlation(known, truth, self._complete)

@@ -12,7 +12,7 @@ from emi_ray.training.clip_data import ClipData
 from emi_ray.training.rows import Rows
 from emi_ray.training.team import Team
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Grows whenever the same settings come to other weights."""
 
 

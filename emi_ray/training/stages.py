@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from emi_ray.errors import UserError
 from emi_ray.models.backbone import Backbone
 from emi_ray.models.build import System, build_model, build_unimodal
 from emi_ray.models.encoders import FeatureReader
@@ -72,7 +73,11 @@ def train_recipe(
 
     Args:
         rows: labelled clips; those without any modality that a stage needs are left out of it.
+
+    Raises:
+        UserError: an encoder looks for change over time in features of one step a clip, or a stage has no clips.
     """
+    check_steps(recipe, data)
     run = _Stages(recipe, data, rows, seed, device or torch.device("cpu"), hooks or Hooks())
     if recipe.fusion is not None and recipe.fusion.type == "late":
         return TrainedRecipe(train_late(run).eval(), run.outcomes, frozenset())
@@ -84,6 +89,26 @@ def train_recipe(
     else:
         model = run.train_fusion({modality: stage.encoder for modality, stage in encoders.items()})
     return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused))
+
+
+def check_steps(recipe: Recipe, data: ClipData) -> None:
+    """Refuse encoders that need several steps a clip over features that have one.
+
+    Raises:
+        UserError: names the encoder.
+    """
+    for modality, settings in recipe.encoders.items():
+        needs = settings.recurrent or (settings.type if settings.type == "mean_std" else None)
+        longest = int(data.features[modality].lengths.max(initial=0))
+        if needs and min(longest, settings.max_steps or longest) <= 1:
+            field = "recurrent" if settings.recurrent else "type"
+            by_token = "extract one step a token (extractors.text.settings.sequence=true), or "
+            remedy = by_token if modality == "text" else ""
+            raise UserError(
+                f"encoders.{modality}.{field} = '{needs}' reads how features change from step to step, but is given "
+                f"one step a clip: {remedy}set encoders.{modality}.type=mlp and "
+                f"encoders.{modality}.recurrent=null."
+            )
 
 
 class _Stages(StageRunner):

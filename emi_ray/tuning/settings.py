@@ -16,7 +16,7 @@ from emi_ray.metrics import BY_LABEL
 from emi_ray.recipe import Recipe, load_recipe
 from emi_ray.schema import Label, snake
 from emi_ray.training.transcripts import resolve_backbones
-from emi_ray.tuning.search_space import SearchSpace, Value, is_shared, overrides
+from emi_ray.tuning.search_space import Parameter, SearchSpace, Value, is_shared, overrides
 from emi_ray.workspace import Workspace
 
 Cost = Literal["parameters", "seconds"]
@@ -113,6 +113,18 @@ def check_metric(metric: str, labels: Sequence[Label]) -> None:
         raise UserError(f"--metric {metric}: {choices(metric, names)}")
 
 
+def _conditions(space: SearchSpace, parameter: Parameter) -> dict[str, Value]:
+    """Values of other parameters under which a parameter applies."""
+    values: dict[str, Value] = {}
+    for name, wanted in parameter.when.items():
+        values |= {**_conditions(space, space.parameters[name]), name: _first(wanted)}
+    return values
+
+
+def _first(wanted: Value | tuple[Value, ...]) -> Value:
+    return wanted[0] if isinstance(wanted, tuple) else wanted
+
+
 def check_space(source: RecipeSource, space: SearchSpace) -> None:
     """Make sure that the recipe takes every value that the space may propose.
 
@@ -128,7 +140,7 @@ def check_space(source: RecipeSource, space: SearchSpace) -> None:
             )
         for value in parameter.extremes:
             try:
-                source.load({name: value})
+                source.load({**_conditions(space, parameter), name: value})
             except UserError as error:
                 raise UserError(f"The search space's {name} does not suit the recipe: {error}") from None
 

@@ -91,6 +91,27 @@ def test_memory_counts_past_predictions_in_correlations_and_leaves_errors_to_the
     )
 
 
+@pytest.mark.parametrize("correlation", ["ccc", "pearson"])
+def test_memory_leaves_the_losses_in_the_proportion_of_their_weights(correlation):
+    random = torch.Generator().manual_seed(0)
+    truth = torch.rand((20, 16, 3), generator=random)
+    found = 0.5 * truth + 0.5 * torch.rand(truth.shape, generator=random)
+
+    def pull(memory, **weights):
+        objective = ObjectiveSettings(**{"ccc": 0, "mse": 0, **weights}, memory=memory)
+        criterion = Criterion(objective, complete=True)
+        norms = []
+        for batch, targets in zip(found, truth, strict=True):
+            given = batch.clone().requires_grad_()
+            criterion(Outputs(given), targets).backward()
+            norms.append(given.grad.norm().item())
+        return sum(norms[10:])
+
+    without = pull(0, **{correlation: 1.0}) / pull(0, mse=1.0)
+    with_memory = pull(128, **{correlation: 1.0}) / pull(0, mse=1.0)
+    assert with_memory == pytest.approx(without, rel=0.3)
+
+
 def test_a_zero_inflated_prediction_is_probability_times_amount():
     raw = torch.tensor([[0.0, 100.0, 0.6, 0.5], [-100.0, 0.0, 0.8, 1.0]])
     predictions, log_odds = read_head(raw, zero_inflated=True)

@@ -140,6 +140,20 @@ def test_the_expanded_split_adds_clips_of_val_to_train(data):
     np.testing.assert_array_equal(split_rows(data, "expanded").val, expanded.val)
 
 
+@pytest.mark.parametrize("recurrent", ["gru", "lstm"])
+def test_a_recurrent_net_over_one_step_a_clip_is_refused(data, recurrent):
+    recipe = load_recipe("text", [f"encoders.text.recurrent={recurrent}"])
+    with pytest.raises(UserError, match=f"encoders.text.recurrent = '{recurrent}'.*sequence=true"):
+        train_recipe(recipe, data, split_rows(data), seed=0)
+
+
+def test_so_are_deviations_over_one_step_and_a_limit_of_one_step(data):
+    for name, changes in (("text", ["type=mean_std"]), ("audio", ["recurrent=lstm", "max_steps=1"])):
+        recipe = load_recipe(name, [f"encoders.{name}.{change}" for change in changes])
+        with pytest.raises(UserError, match="one step a clip"):
+            train_recipe(recipe, data, split_rows(data), seed=0)
+
+
 def test_the_drawn_splits_keep_the_clips_of_a_person_together(data):
     people = [f"p{index % 48}" for index in range(len(data))]  # each in train, most in val too
     grouped = replace(data, groups=np.array(people, dtype=object))

@@ -1,0 +1,130 @@
+"""Settings of a recipe that nothing reads, because of what other settings say.
+
+A setting that is given and ignored misleads its reader, so :func:`emi_ray.recipe.load_recipe` refuses it. Known by
+their difference from the default: a file that spells out every default, as a run's ``recipe.yaml`` does, is fine.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from emi_ray.config import Settings
+from emi_ray.recipe_schema import (
+    EncoderSettings,
+    FusionSettings,
+    ObjectiveSettings,
+    Recipe,
+    StageOverrides,
+    TrainingSettings,
+)
+
+_STAGE = tuple(StageOverrides.model_fields)
+_BACKBONE = (
+    "backbone_revision",
+    "backbone_pooling",
+    "backbone_lr_ratio",
+    "layer_decay",
+    "gradient_checkpointing",
+    "backbone_config",
+)
+_LATE_READS = ("type", "folds")
+
+
+class Unread(NamedTuple):
+    """A setting that is given for nothing: its path (``fusion.latents``), its value, and why nothing reads it."""
+
+    path: str
+    value: object
+    why: str
+
+
+def unread_settings(recipe: Recipe) -> list[Unread]:
+    """What a recipe sets, to something else than the default, though nothing reads it."""
+    return [
+        *(
+            unread
+            for modality, encoder in recipe.encoders.items()
+            for unread in _of_encoder(recipe, f"encoders.{modality}", encoder)
+        ),
+        *(_of_fusion(recipe, recipe.fusion) if recipe.fusion else _without_fusion(recipe)),
+        *_of_objective(recipe, recipe.objective),
+        *_of_training(recipe.training),
+    ]
+
+
+def _of_encoder(recipe: Recipe, where: str, encoder: EncoderSettings) -> Iterator[Unread]:
+    anchored = recipe.fusion is not None and recipe.fusion.type == "text_anchored"
+    if encoder.type != "finetune":
+        yield from _changed(where, encoder, _BACKBONE, "only type 'finetune' reads it")
+    after_pooling = ("hidden", "dropout", "projection")
+    if encoder.type == "steps":
+        unpooled = (*after_pooling, "recurrent", "missing")
+        yield from _changed(where, encoder, unpooled, "type 'steps' leaves the features as they are")
+    elif anchored and encoder.type == "finetune" and encoder.backbone_pooling == "mean":
+        names = ("hidden", "dropout", "projection")
+        yield from _changed(
+            where, encoder, names, "fusion.type 'text_anchored' reads the hidden states themselves"
+        )
+    elif encoder.projection == "none":
+        yield from _changed(
+            where, encoder, ("hidden",), "projection 'none' leaves the pooled vector as it is"
+        )
+    if encoder.recurrent is None:
+        recurrent = ("recurrent_hidden", "recurrent_layers", "bidirectional")
+        yield from _changed(
+            where, encoder, recurrent, "there is no recurrent net: set recurrent to gru or lstm"
+        )
+    if recipe.stages == "joint":
+        yield from _changed(where, encoder, _STAGE, "under stages 'joint' an encoder has no stage of its own")
+
+
+def _of_fusion(recipe: Recipe, fusion: FusionSettings) -> Iterator[Unread]:
+    if fusion.type == "late":
+        others = [name for name in FusionSettings.model_fields if name not in _LATE_READS]
+        yield from _changed("fusion", fusion, others, "fusion.type 'late' reads folds alone")
+        return
+    yield from _changed("fusion", fusion, ("folds",), "only fusion.type 'late' reads it")
+    if fusion.type == "concat":
+        yield from _changed("fusion", fusion, ("heads",), "only fusion.type 'text_anchored' reads it")
+        for modality in fusion.latents.keys() - recipe.encoders.keys():
+            yield Unread(f"fusion.latents.{modality}", fusion.latents[modality], "there is no such encoder")
+    else:
+        yield from _changed("fusion", fusion, ("latents",), "only fusion.type 'concat' reads it")
+    if recipe.stages == "frozen" and fusion.encoder_lr_ratio:
+        names = ("encoder_lr_ratio",)
+        yield from _changed(
+            "fusion", fusion, names, "under stages 'frozen' the encoders do not learn in fusion"
+        )
+
+
+def _without_fusion(recipe: Recipe) -> Iterator[Unread]:
+    yield from _changed("", recipe, ("stages",), "a single encoder without fusion has one stage")
+
+
+def _of_objective(recipe: Recipe, objective: ObjectiveSettings) -> Iterator[Unread]:
+    fusion = recipe.fusion
+    if fusion is None or fusion.type == "late":
+        yield from _changed("objective", objective, ("auxiliary",), "the system has no branches to supervise")
+    if fusion is None or not fusion.latents:
+        yield from _changed("objective", objective, ("latent_prior",), "fusion.latents names no modality")
+    if not objective.huber:
+        yield from _changed("objective", objective, ("huber_delta",), "objective.huber is 0")
+    if not objective.looks_across_clips:
+        yield from _changed("objective", objective, ("memory",), "objective.ccc and objective.pearson are 0")
+
+
+def _of_training(training: TrainingSettings) -> Iterator[Unread]:
+    if training.scheduler != "plateau":
+        names = ("plateau_factor", "plateau_patience")
+        yield from _changed("training", training, names, "only training.scheduler 'plateau' reads it")
+    if training.scheduler != "cosine":
+        yield from _changed(
+            "training", training, ("warmup_epochs",), "only training.scheduler 'cosine' reads it"
+        )
+
+
+def _changed(where: str, settings: Settings, names: Iterable[str], why: str) -> Iterator[Unread]:
+    fields = type(settings).model_fields
+    for name in names:
+        value = getattr(settings, name)
+        if value != fields[name].get_default(call_default_factory=True):
+            yield Unread(".".join(filter(None, (where, name))), value, why)
