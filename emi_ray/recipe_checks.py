@@ -47,7 +47,7 @@ def unread_settings(recipe: Recipe) -> list[Unread]:
         ),
         *(_of_fusion(recipe, recipe.fusion) if recipe.fusion else _without_fusion(recipe)),
         *_of_objective(recipe, recipe.objective),
-        *_of_training(recipe.training),
+        *_of_training(recipe.training, recipe.fusion is not None and recipe.fusion.type == "late"),
     ]
 
 
@@ -112,10 +112,19 @@ def _of_objective(recipe: Recipe, objective: ObjectiveSettings) -> Iterator[Unre
         yield from _changed("objective", objective, ("memory",), "objective.ccc and objective.pearson are 0")
 
 
-def _of_training(training: TrainingSettings) -> Iterator[Unread]:
+def _of_training(training: TrainingSettings, late: bool) -> Iterator[Unread]:
+    if late:
+        names = ("stop_on", "inner_share")
+        yield from _changed(
+            "training", training, names, "fusion.type 'late' stops each member by its own fold"
+        )
+    elif training.stop_on == "val":
+        yield from _changed(
+            "training", training, ("inner_share",), "training.stop_on 'val' draws no inner part"
+        )
     if training.scheduler != "plateau":
-        names = ("plateau_factor", "plateau_patience")
-        yield from _changed("training", training, names, "only training.scheduler 'plateau' reads it")
+        plateau = ("plateau_factor", "plateau_patience")
+        yield from _changed("training", training, plateau, "only training.scheduler 'plateau' reads it")
     if training.scheduler != "cosine":
         yield from _changed(
             "training", training, ("warmup_epochs",), "only training.scheduler 'cosine' reads it"

@@ -31,10 +31,17 @@ class TrainingSettings(Settings):
     lr: float = Field(2e-4, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     grad_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no limit")
-    patience: int | None = Field(
-        10, ge=1, description="epochs without a better val Pearson; null: never stop"
+    patience: int | None = Field(10, ge=1, description="epochs without a better Pearson; null: never stop")
+    min_improvement: float = Field(1e-4, ge=0, description="of Pearson, for an epoch to count as better")
+    stop_on: Literal["auto", "inner", "val"] = Field(
+        "auto",
+        description="clips whose Pearson chooses the best epoch, lowers the rate and ends a stage: an inner part of "
+        "train, which then trains nothing, or those of val, on which the run is reported too; auto: an inner part "
+        "where it has 400 clips or more",
     )
-    min_improvement: float = Field(1e-4, ge=0, description="of val Pearson, for an epoch to count as better")
+    inner_share: float = Field(
+        0.1, gt=0, lt=1, description="of the training clips, where an inner part stops"
+    )
     scheduler: Literal["plateau", "cosine", "constant"] = "plateau"
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     plateau_patience: int = Field(3, ge=0)

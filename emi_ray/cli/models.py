@@ -113,8 +113,27 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, [argument for argument in arguments if "=" in argument]
 
 
+def _show_choice(metrics: Mapping[str, Any]) -> None:
+    """Say which clips chose the epoch, and what the reported clips would have chosen."""
+    shown, best = metrics["val_pearson"], metrics.get("val_pearson_chosen_on_val")
+    if best is None or shown is None or metrics.get("stopped_by") == "folds":
+        return
+    if metrics["stopped_by"] == "inner":
+        text = (
+            f"The epoch was chosen by {metrics['num_inner']} inner clips of train: val r {shown:.3f}. Chosen by the "
+            f"reported clips themselves: {best:.3f}."
+        )
+    else:
+        text = (
+            "The epoch was chosen by the clips that are reported, which flatters the score: an inner part of train "
+            "chooses with training.stop_on=inner."
+        )
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
     show_scores(metrics, labels_of(workspace.clips().schema))
+    _show_choice(metrics)
     if (num_val := metrics["num_val"]) < FEW_CLIPS:
         error = f", their standard error is about {(num_val - 1) ** -0.5:.2f}" if num_val > 1 else ""
         _warn(f"correlations over {num_val} validation clips say little{error}.")

@@ -39,7 +39,7 @@ def encoder_key(
         "torch": torch.__version__,
     }
     digest = hashlib.blake2b(json.dumps(decided_by, sort_keys=True).encode(), digest_size=8)
-    for part in (rows.train, rows.val):
+    for part in rows.parts().values():
         digest.update("\n".join(data.clip_ids[part]).encode())
         digest.update(np.ascontiguousarray(data.targets[part]).tobytes())
         digest.update(features.lengths[part].tobytes())

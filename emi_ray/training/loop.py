@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from emi_ray.losses import build_objective
-from emi_ray.metrics import scores
+from emi_ray.metrics import mean_of_known, pearson, scores
 from emi_ray.models.dropout import drawing_for_batch
 from emi_ray.models.fusion import Regressor
 from emi_ray.models.outputs import Outputs
@@ -30,7 +30,11 @@ from emi_ray.training.batching import Batcher
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.criterion import Criterion
 from emi_ray.training.optimisation import Scheduler, build_optimizer, build_scheduler, step_scheduler
+from emi_ray.training.rows import Rows
 from emi_ray.training.team import Team
+
+INNER_SCORE = "inner_pearson"
+"""Name in the history of the Pearson by which epochs are chosen, where an inner part of train does that."""
 
 OnEpochEnd = Callable[[Mapping[str, Any]], bool | None]
 """Called with ``stage``, ``epoch``, ``train_loss``, ``val_loss``, ``val_pearson``, …; True ends the stage."""
@@ -65,25 +69,28 @@ def fit(
     objective: ObjectiveSettings,
     *,
     seed: int,
+    inner: np.ndarray | None = None,
     stage: str = "fit",
     device: torch.device | None = None,
     on_epoch_end: OnEpochEnd | None = None,
     resume: Mapping[str, Any] | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> FitState:
-    """Train ``model`` in place and leave it with the weights of its best epoch, by val Pearson.
+    """Train ``model`` in place and leave it with the weights of its best epoch.
 
     Under an initialised ``torch.distributed`` every worker calls this with the same arguments.
 
     Args:
         train, val: rows of ``data``, (n,) int64.
+        inner: rows that choose the best epoch, lower the rate and stop; None: those of ``val`` do.
         stage: names the fit in its history, and gives it random numbers of its own.
         resume: a state that ``on_checkpoint`` got from the same fit.
 
     Returns:
         The final state; ``history`` has one entry an epoch.
     """
-    fitting = _Fitting(model, data, train, val, training, objective, seed, stage, device)
+    rows = Rows(train, val, inner)
+    fitting = _Fitting(model, data, rows, training, objective, seed, stage, device)
     if resume is not None:
         fitting.load(resume)
     while not fitting.state.is_over(training):
@@ -114,6 +121,11 @@ def predict(model: Regressor, batcher: Batcher, rows: np.ndarray, team: Team | N
     return values[np.argsort(order)]
 
 
+def stopping_score(entry: Mapping[str, Any]) -> float:
+    """Of an epoch, the Pearson by which epochs are chosen."""
+    return float(entry.get(INNER_SCORE, entry["val_pearson"]))
+
+
 def seed_of(*parts: int | str) -> int:
     """64 bits of a hash of ``parts``."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
@@ -135,8 +147,7 @@ class _Fitting:
         self,
         model: Regressor,
         data: ClipData,
-        train: np.ndarray,
-        val: np.ndarray,
+        rows: Rows,
         training: TrainingSettings,
         objective: ObjectiveSettings,
         seed: int,
@@ -145,16 +156,16 @@ class _Fitting:
     ) -> None:
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device)
-        self.data, self.train, self.val = data, train, val
+        self.data, self.rows = data, rows
         self.training, self.seed, self.stage = training, seed, stage
         self.team = Team.current()
         self.batcher = Batcher(data, model.modalities, self.device)
         self.val_loss = build_objective(objective)
-        self.criterion = Criterion(objective, complete=bool(np.isfinite(data.targets[train]).all()))
+        self.criterion = Criterion(objective, complete=bool(np.isfinite(data.targets[rows.train]).all()))
         self.optimizer = build_optimizer(model, training)
         self.scheduler: Scheduler = build_scheduler(self.optimizer, training)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.val_targets = self.batcher.targets(val)
+        self.val_targets = self.batcher.targets(rows.val)
         self.average = None if training.ema_decay is None else WeightAverage(model, training.ema_decay)
         self.draws = torch.Generator(self.device)
         self.use_amp = training.amp and self.device.type == "cuda"
@@ -169,10 +180,11 @@ class _Fitting:
         train_loss = self._train()
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
             val_scores, val_loss = self._validate()
-            if val_scores["val_pearson"] > state.best_pearson + self.training.min_improvement:
-                state.best_pearson, state.best_epoch = val_scores["val_pearson"], state.epoch
+            chosen_by = stopping_score(val_scores)
+            if chosen_by > state.best_pearson + self.training.min_improvement:
+                state.best_pearson, state.best_epoch = chosen_by, state.epoch
                 state.best_weights = _copy_weights(self.model)
-        step_scheduler(self.scheduler, val_scores["val_pearson"])
+        step_scheduler(self.scheduler, chosen_by)
         entry = {
             "stage": self.stage,
             "epoch": state.epoch,
@@ -186,11 +198,14 @@ class _Fitting:
         return entry
 
     def _validate(self) -> tuple[dict[str, float], float]:
-        """Scores and loss on the validation rows."""
-        predictions = predict(self.model, self.batcher, self.val, self.team)
+        """Scores and loss on the validation rows, and the Pearson of the inner part if there is one."""
+        predictions = predict(self.model, self.batcher, self.rows.val, self.team)
         loss = self.val_loss(torch.from_numpy(predictions).to(self.device), self.val_targets)
-        in_units = self.data.in_units(predictions)
-        return scores(in_units, self.data.targets[self.val], self.data.labels), float(loss)
+        found = scores(self.data.in_units(predictions), self.data.targets[self.rows.val], self.data.labels)
+        if self.rows.inner is not None:
+            own = self.data.in_units(predict(self.model, self.batcher, self.rows.inner, self.team))
+            found[INNER_SCORE] = mean_of_known(pearson(own, self.data.targets[self.rows.inner]))
+        return found, float(loss)
 
     def dump(self) -> dict[str, Any]:
         """All that ``load`` needs, in tensors and plain values."""
@@ -220,7 +235,7 @@ class _Fitting:
         training = self.training
         order_seed = [self.seed, zlib.crc32(self.stage.encode()), self.state.epoch]
         batches = self.batcher.training_batches(
-            self.train, training.batch_size, training.bucket_batches, order_seed
+            self.rows.train, training.batch_size, training.bucket_batches, order_seed
         )
         losses = torch.stack([self._step(batch) for batch in batches])
         return float(losses.mean())

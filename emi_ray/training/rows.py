@@ -1,4 +1,4 @@
-"""Which clips train and which validate."""
+"""Which clips train, which choose the epoch, and which validate."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from emi_ray.corpus.splits import GROUP, expanded_split, pooled_split
+from emi_ray.corpus.splits import GROUP, expanded_split, holdout, pooled_split
 from emi_ray.errors import UserError
-from emi_ray.recipe_schema import SplitName
+from emi_ray.recipe_schema import SplitName, TrainingSettings
 from emi_ray.schema import Modality, clips_schema
 from emi_ray.training.clip_data import ClipData
 
@@ -17,26 +18,65 @@ DRAWN_SEED = 42
 """Of the expanded and the pooled split: the same whatever the seed of a run, so that runs can be compared."""
 
 
+INNER_CLIPS = 400
+"""An inner part of train of so many clips chooses epochs unless a recipe says otherwise: the standard error of a
+correlation over it is .05, and of the mean over six labels some .02 to .03."""
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a :class:`ClipData`, (n,) int64 each, ascending."""
+    """Rows of a :class:`ClipData`, (n,) int64 each, ascending.
+
+    Attributes:
+        train: that weights learn from.
+        val: that a run is scored on.
+        inner: taken out of train to choose epochs by; None: ``val`` does that too.
+    """
 
     train: np.ndarray
     val: np.ndarray
+    inner: np.ndarray | None = None
+
+    @property
+    def stopping(self) -> np.ndarray:
+        """The rows whose score chooses the best epoch."""
+        return self.val if self.inner is None else self.inner
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """All that there is, by name."""
+        return {"train": self.train, "val": self.val, **({} if self.inner is None else {"inner": self.inner})}
 
     def having(self, data: ClipData, modalities: Iterable[Modality]) -> "Rows":
         """Only the clips that have at least one of the modalities.
 
         Raises:
-            UserError: none is left to train on, or none to validate on.
+            UserError: none is left to train on, none to validate on, or none to stop by.
         """
         modalities = list(modalities)
         present = np.any([data.features[modality].present for modality in modalities], axis=0)
-        kept = Rows(self.train[present[self.train]], self.val[present[self.val]])
-        for name, rows in (("train", kept.train), ("val", kept.val)):
+        kept = {name: rows[present[rows]] for name, rows in self.parts().items()}
+        for name, rows in kept.items():
             if not len(rows):
                 raise UserError(f"No labelled {name} clip has {' or '.join(modalities)} features.")
-        return kept
+        return Rows(**kept)
+
+
+def with_inner_part(data: ClipData, rows: Rows, training: TrainingSettings) -> Rows:
+    """The rows with an inner part of train to stop by, where ``training.stop_on`` wants one.
+
+    It is drawn as a held-out part is: stratified on which labels are present, by whole groups where there are some,
+    the same for every seed of a run.
+
+    Raises:
+        UserError: an inner part is wanted and there are too few clips.
+    """
+    expected = len(rows.train) * training.inner_share
+    if training.stop_on == "val" or (training.stop_on == "auto" and expected < INNER_CLIPS):
+        return rows
+    train = as_table(data).take(pa.array(rows.train))
+    train = train.set_column(1, train.schema.field("split"), pa.array(["train"] * len(rows.train)))
+    is_inner = pc.equal(holdout(train, training.inner_share, DRAWN_SEED)["split"], "val").to_numpy()
+    return Rows(rows.train[~is_inner], rows.val, rows.train[is_inner])
 
 
 def split_rows(data: ClipData, split: SplitName = "official") -> Rows:

@@ -132,4 +132,4 @@ def execute_run(
         versions=versions(),
         run_key=plan.key,
     )
-    return write_run(plan.workspace, plan.folder, trained, data, rows, description, started)
+    return write_run(plan.workspace, plan.folder, trained, data, description, started)

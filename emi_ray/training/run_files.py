@@ -2,7 +2,7 @@
 
 history.csv           one row a stage and epoch
 predictions.parquet   clip_id, split, one column a label, true_<label>: validation and test clips
-split.parquet         clip_id, split: the clips that it was trained and validated on
+split.parquet         clip_id, split (train, val, or inner: of train, to choose epochs by): the clips that it saw
 recipe.yaml           resolved, all overrides applied
 versions.json
 model.safetensors, model.json
@@ -43,21 +43,19 @@ def write_run(
     folder: str,
     trained: TrainedRecipe,
     data: ClipData,
-    rows: Rows,
     description: ModelDescription,
     started: float,
 ) -> dict[str, Any]:
     """Predict, score and write everything; files of an earlier run in the folder are replaced.
 
     Args:
-        rows: the labelled clips of the split.
         started: ``time.perf_counter()`` at the start of the run.
 
     Returns:
         What ``metrics.json`` holds; a score that does not exist (constant label) is None.
     """
     recipe = description.recipe
-    final = final_rows(recipe, data, rows)
+    final = final_rows(recipe, data, trained.rows)
     test = np.flatnonzero(data.splits == "test")
     shown = np.concatenate([final.val, test])
     predictions = predict_in_units(trained.model, data, shown)
@@ -72,12 +70,16 @@ def write_run(
             label.name for label in data.labels if math.isnan(val_scores[f"val_pearson_{snake(label.name)}"])
         ],
         "num_train": len(final.train),
+        "num_inner": 0 if final.inner is None else len(final.inner),
+        "stopped_by": _stopped_by(recipe, final),
+        "val_pearson_chosen_on_val": max((e["val_pearson"] for e in last.history), key=_nan_last),
         "num_left_out": {
-            "train": len(rows.train) - len(final.train),
-            "val": len(rows.val) - len(final.val),
+            name: len(part) - len(final.parts()[name]) for name, part in trained.rows.parts().items()
         },
         "num_missing": {
-            modality: int((~data.features[modality].present[np.concatenate([final.train, final.val])]).sum())
+            modality: int(
+                (~data.features[modality].present[np.concatenate(list(final.parts().values()))]).sum()
+            )
             for modality in recipe.modalities
         },
         "num_parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
@@ -139,24 +141,36 @@ def read_split(workspace: Workspace, folder: str, data: ClipData) -> Rows:
     """
     table = workspace.read_table(f"{folder}/{SPLIT}")
     row_of = {clip_id: row for row, clip_id in enumerate(data.clip_ids.tolist())}
-    rows: dict[str, list[int]] = {"train": [], "val": []}
+    rows: dict[str, list[int]] = {"train": [], "val": [], "inner": []}
     for clip_id, split in zip(table["clip_id"].to_pylist(), table["split"].to_pylist(), strict=True):
         if clip_id not in row_of:
             raise UserError(
                 f"{folder} was made with clip '{clip_id}', which the corpus no longer has: train again."
             )
         rows[split].append(row_of[clip_id])
-    return Rows(np.sort(rows["train"]), np.sort(rows["val"]))
+    inner = np.sort(rows["inner"]) if rows["inner"] else None
+    return Rows(np.sort(rows["train"]), np.sort(rows["val"]), inner)
 
 
 def _split_table(data: ClipData, rows: Rows) -> pa.Table:
-    both = np.concatenate([rows.train, rows.val])
+    parts = rows.parts()
     return pa.table(
         {
-            "clip_id": data.clip_ids[both],
-            "split": np.repeat(["train", "val"], [len(rows.train), len(rows.val)]),
+            "clip_id": data.clip_ids[np.concatenate(list(parts.values()))],
+            "split": np.repeat(list(parts), [len(part) for part in parts.values()]),
         }
     )
+
+
+def _nan_last(value: float) -> float:
+    return float("-inf") if math.isnan(value) else value
+
+
+def _stopped_by(recipe: Recipe, rows: Rows) -> str:
+    """Which clips chose the epochs: ``folds`` or an ``inner`` part of train, or those of ``val``."""
+    if recipe.fusion is not None and recipe.fusion.type == "late":
+        return "folds"
+    return "val" if rows.inner is None else "inner"
 
 
 def without_nan(value: Any) -> Any:

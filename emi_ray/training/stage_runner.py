@@ -97,6 +97,7 @@ class StageRunner:
             training,
             self.recipe.objective,
             seed=self.seed,
+            inner=rows.inner,
             stage=stage,
             device=self.device,
             on_epoch_end=self.hooks.on_epoch_end,
@@ -136,7 +137,7 @@ def feature_statistics(features: PackedFeatures, rows: np.ndarray) -> tuple[Tens
 
 def _outcome(model: Regressor, state: FitState, rows: Rows, seconds: float) -> StageOutcome:
     entry = state.history[max(state.best_epoch, 1) - 1] if state.best_epoch else state.history[-1]
-    kept = {name: value for name, value in entry.items() if name.startswith(("val_", "num_"))}
+    kept = {name: value for name, value in entry.items() if name.startswith(("val_", "num_", "inner_"))}
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return StageOutcome(
         weights, kept, state.history, state.best_epoch, len(rows.train), len(rows.val), seconds

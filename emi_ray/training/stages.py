@@ -23,7 +23,7 @@ from emi_ray.training.embedding import embed_clips
 from emi_ray.training.encoder_key import encoder_key
 from emi_ray.training.late import train_late
 from emi_ray.training.loop import seed_everything
-from emi_ray.training.rows import Rows
+from emi_ray.training.rows import Rows, with_inner_part
 from emi_ray.training.stage_runner import (
     FUSION,
     EncoderCache,
@@ -49,11 +49,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainedRecipe:
-    """The whole trained system, and how each stage went (by modality, and ``fusion``)."""
+    """The whole trained system, how each stage went (by modality, and ``fusion``), and the clips that it saw."""
 
     model: System
     outcomes: dict[str, StageOutcome]
     reused: frozenset[str]
+    rows: Rows
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -78,9 +79,12 @@ def train_recipe(
         UserError: an encoder looks for change over time in features of one step a clip, or a stage has no clips.
     """
     check_steps(recipe, data)
+    late = recipe.fusion is not None and recipe.fusion.type == "late"
+    if not late:
+        rows = with_inner_part(data, rows, recipe.training)
     run = _Stages(recipe, data, rows, seed, device or torch.device("cpu"), hooks or Hooks())
-    if recipe.fusion is not None and recipe.fusion.type == "late":
-        return TrainedRecipe(train_late(run).eval(), run.outcomes, frozenset())
+    if late:
+        return TrainedRecipe(train_late(run).eval(), run.outcomes, frozenset(), rows)
     encoders = {}
     if recipe.fusion is None or recipe.stages != "joint":
         encoders = {modality: run.train_encoder(modality) for modality in recipe.modalities}
@@ -88,7 +92,7 @@ def train_recipe(
         model: System = encoders[recipe.modalities[0]]
     else:
         model = run.train_fusion({modality: stage.encoder for modality, stage in encoders.items()})
-    return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused))
+    return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused), rows)
 
 
 def check_steps(recipe: Recipe, data: ClipData) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from emi_ray.recipe import Recipe
+from emi_ray.training.loop import stopping_score
 from emi_ray.training.run_files import final_rows, predict_in_units
 from emi_ray.training.stages import FUSION, EncoderCache, Hooks, train_recipe
 from emi_ray.tuning.noise import FoldPredictions
@@ -114,6 +115,7 @@ class _Watch:
     def __call__(self, entry: Mapping[str, Any]) -> None:
         if self.on_step is None or entry["stage"] != last_stage(self.recipe):
             return
-        if entry["val_pearson"] > self.best + self.recipe.training.min_improvement:
-            self.best, self.value = entry["val_pearson"], entry[self.metric]
+        chosen_by = stopping_score(entry)
+        if chosen_by > self.best + self.recipe.training.min_improvement:
+            self.best, self.value = chosen_by, entry[self.metric]
         self.on_step(int(entry["epoch"]), float(self.value))

@@ -10,17 +10,16 @@ from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label
 from emi_ray.training.loop import fit, seed_everything
 from emi_ray.training.optimisation import build_optimizer, build_scheduler, step_scheduler
-from emi_ray.training.rows import split_rows
+from emi_ray.training.rows import split_rows, with_inner_part
 
 
 def run(data, overrides=(), seed=1, **hooks):
     recipe = load_recipe("audio", ["encoders.audio.hidden=16", "training.lr=2e-3", *overrides])
-    rows = split_rows(data)
+    rows = with_inner_part(data, split_rows(data), recipe.training)
     seed_everything(seed, "weights")
     model = build_unimodal(recipe, "audio", data.features["audio"].feature_dim, len(data.labels))
-    return model, fit(
-        model, data, rows.train, rows.val, recipe.training, recipe.objective, seed=seed, **hooks
-    )
+    settings = (recipe.training, recipe.objective)
+    return model, fit(model, data, rows.train, rows.val, *settings, seed=seed, inner=rows.inner, **hooks)
 
 
 def without_seconds(history):
@@ -47,9 +46,11 @@ def test_the_same_seed_gives_the_same_result_to_the_last_digit(data):
     assert other[1].history[0]["train_loss"] != first[1].history[0]["train_loss"]
 
 
+@pytest.mark.parametrize("stop_on", ["inner", "val"])
 @pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
-def test_resuming_after_any_epoch_gives_the_result_of_an_undisturbed_run(data, scheduler):
-    overrides = ["training.epochs=4", f"training.scheduler={scheduler}", "training.plateau_patience=0"]
+def test_resuming_after_any_epoch_gives_the_result_of_an_undisturbed_run(data, scheduler, stop_on):
+    overrides = ["training.epochs=4", f"training.scheduler={scheduler}", f"training.stop_on={stop_on}"]
+    overrides += ["training.plateau_patience=0"] if scheduler == "plateau" else []
     saved = []
 
     def keep(build):

@@ -8,6 +8,7 @@ from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig, read_yaml
 from emi_ray.errors import UserError
+from emi_ray.evaluation import evaluate_run
 from emi_ray.metrics import scores
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS
@@ -153,6 +154,25 @@ def test_a_score_that_does_not_exist_is_null_in_json(tmp_path):
     assert metrics["val_pearson_joy"] is None
     assert metrics["num_labels_scored"] == 5
     assert metrics["constant_labels"] == ["Joy"]
+
+
+def test_a_run_says_which_clips_chose_its_epoch_and_what_the_reported_ones_would_have_chosen(tmp_path):
+    workspace = planted_workspace(tmp_path, num_train=60, num_val=16)
+    metrics = execute_run(plan(workspace, "training.stop_on=inner", "training.epochs=4", name="f2"))
+    assert (metrics["stopped_by"], metrics["num_inner"], metrics["num_train"]) == ("inner", 6, 54)
+    assert metrics["val_pearson_chosen_on_val"] >= metrics["val_pearson"]
+    assert metrics["num_left_out"] == {"train": 0, "val": 0, "inner": 0}
+    history = pd.read_csv(tmp_path / "runs/f2/42/history.csv")
+    fused = history[history["stage"] == "fusion"]
+    assert metrics["best_epoch"] == fused.loc[fused["inner_pearson"].idxmax(), "epoch"]
+    split = workspace.read_table("runs/f2/42/split.parquet").to_pandas()
+    assert split["split"].value_counts().to_dict() == {"train": 54, "val": 16, "inner": 6}
+    again = evaluate_run(workspace, "f2/42", ["train", "val"])
+    assert again["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
+    assert again["train"]["num_train"] == 54
+    on_val = execute_run(plan_run(workspace, load_recipe("text", SMALL[:1]), WorkspaceConfig(), 42))
+    assert (on_val["stopped_by"], on_val["num_inner"]) == ("val", 0)
+    assert on_val["val_pearson_chosen_on_val"] == pytest.approx(on_val["val_pearson"], abs=1e-3)
 
 
 def test_the_expanded_split_of_a_run_is_written_down(tmp_path):

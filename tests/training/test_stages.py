@@ -7,9 +7,9 @@ from planted import planted_data
 
 from emi_ray.errors import UserError
 from emi_ray.recipe import load_recipe
-from emi_ray.schema import EMOTION_LABELS
+from emi_ray.schema import EMOTION_LABELS, Label
 from emi_ray.training.clip_data import from_arrays
-from emi_ray.training.rows import split_rows
+from emi_ray.training.rows import split_rows, with_inner_part
 from emi_ray.training.stages import Hooks, feature_statistics, train_recipe
 
 SMALL = [f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision", "motion")] + ["fusion.hidden=16"]
@@ -138,6 +138,42 @@ def test_the_expanded_split_adds_clips_of_val_to_train(data):
     assert len(expanded.train) + len(expanded.val) == everyone
     assert abs(len(expanded.val) - everyone / 5) < 1
     np.testing.assert_array_equal(split_rows(data, "expanded").val, expanded.val)
+
+
+def test_an_inner_part_of_train_chooses_epochs_without_a_look_at_the_reported_clips(data):
+    recipe = load_recipe("f2", [*SMALL, "training.epochs=4", "training.stop_on=inner", "training.lr=2e-2"])
+    rows = split_rows(data)
+    first = train_recipe(recipe, data, rows, seed=0)
+    shuffled = data.targets.copy()
+    shuffled[rows.val] = shuffled[rows.val[::-1]]
+    second = train_recipe(recipe, replace(data, targets=shuffled), rows, seed=0)
+    for name, weights in first.model.state_dict().items():
+        assert torch.equal(weights, second.model.state_dict()[name])
+    seen = first.rows
+    assert sorted([*seen.train, *seen.inner]) == rows.train.tolist()
+    assert (len(seen.inner), seen.val.tolist()) == (10, rows.val.tolist())
+    for outcome in first.outcomes.values():
+        chosen = max(outcome.history, key=lambda entry: entry["inner_pearson"])
+        assert outcome.best_epoch == chosen["epoch"]
+        assert outcome.scores["val_pearson"] == chosen["val_pearson"]
+
+
+def test_the_inner_part_is_the_default_where_it_has_four_hundred_clips_and_keeps_people_together():
+    def clips(num_train):
+        people = [f"p{n}" for n in np.random.default_rng(0).integers(0, 200, num_train)] + [None] * 10
+        splits = ["train"] * num_train + ["val"] * 10
+        nothing = {"text": [np.ones((1, 1), np.float16)] * (num_train + 10)}
+        targets = np.random.default_rng(1).random((num_train + 10, 1))
+        return from_arrays(nothing, targets, splits, [Label("joy")], groups=people)
+
+    training = load_recipe("text").training
+    few, many = clips(3990), clips(4000)
+    assert with_inner_part(few, split_rows(few), training).inner is None
+    rows = with_inner_part(many, split_rows(many), training)
+    assert 380 <= len(rows.inner) <= 420
+    assert not set(many.groups[rows.inner]) & set(many.groups[rows.train])
+    on_val = training.model_copy(update={"stop_on": "val"})
+    assert with_inner_part(many, split_rows(many), on_val).inner is None
 
 
 @pytest.mark.parametrize("recurrent", ["gru", "lstm"])
