@@ -31,6 +31,12 @@ class CorpusSettings(Settings):
 
     kind: CorpusKind | Literal["features"] | None = None
     source: str | None = None
+    labels: tuple[str, ...] | None = Field(
+        None, description="columns that are labels; null: every other column that holds numbers"
+    )
+    group: str | None = Field(
+        "group", description="column that says who is in a clip, so that splits keep people together"
+    )
     label_ranges: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="label: [low, high]; others are taken from the training split"
     )

@@ -40,9 +40,14 @@ def snake(name: str) -> str:
 MEDIA_COLUMNS = ("video", "audio", "transcript", "faces_dir", "openface_csv")
 """What a clip may come with: paths or URIs, and the transcript itself. Null where there is none."""
 
+GROUP = "group"
+"""Column of ``clips.parquet`` that says which clips belong together because one person is in them; null where that is
+not known."""
+
 _CLIP_FIELDS = [
     pa.field("clip_id", pa.string(), nullable=False),
     pa.field("split", pa.string(), nullable=False),
+    pa.field(GROUP, pa.string()),
     *(pa.field(name, pa.string()) for name in MEDIA_COLUMNS),
 ]
 

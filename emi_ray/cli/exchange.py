@@ -7,7 +7,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from emi_ray.cli.app import WorkspaceOption, app, console
+from emi_ray.cli.app import Overrides, WorkspaceOption, app, console
 from emi_ray.cli.show import progress_bar, show_findings
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
@@ -41,6 +41,7 @@ def import_features(
     extend: Annotated[
         bool, typer.Option("--extend", help="Add new clips to the features imported before.")
     ] = False,
+    overrides: Overrides = None,
 ) -> None:
     """Put ready features into the store; makes the workspace where there is none.
 
@@ -61,6 +62,7 @@ def import_features(
             splits=splits,
             rate_hz=rate_hz,
             extend=extend,
+            overrides=overrides or [],
             on_progress=advance,
         )
     show_findings(done.findings)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from emi_ray.corpus.files import exist
 from emi_ray.corpus.listing import Finding, Listing, Severity, about, ids_where
 from emi_ray.errors import choices
-from emi_ray.schema import MEDIA_COLUMNS, SPLITS
+from emi_ray.schema import GROUP, MEDIA_COLUMNS, SPLITS
 
 _CONSEQUENCES = {
     "train": "nothing can be trained, only extracted and predicted",
@@ -50,6 +50,26 @@ def check_ids(listing: Listing) -> Iterator[Finding]:
         yield from about(
             "error", f"{where}: duplicate clip_id: the same id stands {problem}", ids.to_pylist()
         )
+
+
+def check_groups(listing: Listing) -> Iterator[Finding]:
+    """Nobody is both learnt from and scored."""
+    clips, where = listing.clips, listing.where
+    if GROUP not in clips.column_names:
+        return
+    known = clips.filter(pc.is_in(clips["split"], pa.array(SPLITS)))
+    splits = known.group_by(GROUP, use_threads=False).aggregate([("split", "count_distinct")])
+    several = splits.filter(
+        pc.and_(pc.is_valid(splits[GROUP]), pc.greater(splits["split_count_distinct"], 1))
+    )[GROUP]
+    if not len(several):
+        return
+    message = (
+        f"{where}: {len(several):,} groups ({several[0]}, for one) have clips in more than one split, so that scores "
+        "say how well a model does on people it knows. Keep each group in one split"
+    )
+    chosen = pc.is_in(clips[GROUP], several.combine_chunks())
+    yield from about("warning", message, ids_where(clips, chosen))
 
 
 def check_splits(listing: Listing) -> Iterator[Finding]:

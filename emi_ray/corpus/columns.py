@@ -77,8 +77,11 @@ def text_column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
     """
     if name not in table.column_names:
         return pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
+    column = table[name]
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     try:
-        text = pc.utf8_trim_whitespace(table[name].cast(pa.string()))
+        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         raise UserError(f"{where}: column '{name}' is of type {table[name].type}: give text.") from None
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)

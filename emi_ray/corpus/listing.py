@@ -48,7 +48,8 @@ class Listing:
     """A corpus as an adaptor read it: nothing checked yet.
 
     Args:
-        clips: ``clip_id``, ``split`` and any of the media columns as text; labels as numbers or text.
+        clips: ``clip_id``, ``split``, ``group`` where it is known, and any of the media columns as text; labels as
+            numbers or text.
         labels: names of the label columns.
         where: the file or folder that messages name.
         verified: the media paths come from listings of folders, so that each of them exists.

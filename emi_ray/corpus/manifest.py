@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.config import CorpusSettings
-from emi_ray.corpus.checks import check_ids, check_media, check_splits
+from emi_ray.corpus.checks import check_groups, check_ids, check_media, check_splits
 from emi_ray.corpus.labels import CheckedLabels, check_labels
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.corpus.statistics import split_statistics
 from emi_ray.corpus.table import read_demo_corpus, read_table_corpus
 from emi_ray.corpus.vidmimic2 import read_vidmimic2
 from emi_ray.errors import UserError, choices
-from emi_ray.schema import RESERVED_COLUMNS, SPLITS, Label, clips_schema, labels_of
+from emi_ray.schema import GROUP, RESERVED_COLUMNS, SPLITS, Label, clips_schema, labels_of
 
 ADAPTORS: dict[str, Callable[[str, CorpusSettings], Listing]] = {
     "vidmimic2": read_vidmimic2,
@@ -67,6 +67,7 @@ def validate_corpus(listing: Listing, settings: CorpusSettings) -> Corpus:
         *listing.findings,
         *check_ids(listing),
         *check_splits(listing),
+        *check_groups(listing),
         *check_media(listing),
         *checked.findings,
     ]
@@ -80,11 +81,15 @@ def validate_corpus(listing: Listing, settings: CorpusSettings) -> Corpus:
 
 
 def _contents(clips: pa.Table) -> Iterator[Finding]:
-    """What there is: the labels, and for each split how many clips have which modality."""
+    """What there is: the labels, the groups, and for each split how many clips have which modality."""
     labels = labels_of(clips.schema)
     if labels:
         ranges = ", ".join(f"{label.name} [{label.low:g}, {label.high:g}]" for label in labels)
         yield Finding("info", f"labels: {ranges}.")
+    groups = clips[GROUP]
+    if groups.null_count < len(groups):
+        lacking = f"; {groups.null_count:,} clips name none" if groups.null_count else ""
+        yield Finding("info", f"groups: {len(groups.drop_null().unique()):,}{lacking}.")
     for split in SPLITS:
         part = split_statistics(clips.filter(pc.equal(clips["split"], split)), labels)
         if part.num_clips:

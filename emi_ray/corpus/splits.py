@@ -17,13 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.errors import UserError
-from emi_ray.schema import labels_of
+from emi_ray.schema import GROUP, labels_of
 
 EXPANDED_VAL_SHARE = 0.2
 """The paper's expanded split is 4:1: 10,128 clips of train and val to train on, 2,532 to validate."""
-
-GROUP = "group"
-"""Column that says which clips belong to one person; null where that is not known."""
 
 
 def expanded_split(clips: pa.Table, seed: int) -> pa.Table:

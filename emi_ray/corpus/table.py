@@ -1,7 +1,7 @@
-"""A corpus given as one table: CSV or Parquet with ``clip_id``, ``split``, media columns and labels.
+"""A corpus given as one table: CSV or Parquet with ``clip_id``, ``split``, ``group``, media columns and labels.
 
-Every other column that holds numbers is a label: one or twenty, in any range. Relative paths start at the
-table's folder. A ``transcript`` is the text itself, unless it names a ``.txt`` file.
+Every other column that holds numbers is a label (see ``roles.py``): one or twenty, in any range. Relative paths start
+at the table's folder. A ``transcript`` is the text itself, unless it names a ``.txt`` file.
 """
 
 import difflib
@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from emi_ray.config import CorpusSettings
-from emi_ray.corpus.columns import holds_numbers, read_columns, text_column
+from emi_ray.corpus.columns import read_columns, text_column
 from emi_ray.corpus.files import absolute, exist, join, join_all, kind_of, read_texts
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.listing import Finding, Listing, about, ids_where
+from emi_ray.corpus.roles import sort_columns
 from emi_ray.errors import UserError
-from emi_ray.schema import EMOTIONS, MEDIA_COLUMNS, RESERVED_COLUMNS, SPLITS
+from emi_ray.schema import GROUP, MEDIA_COLUMNS, SPLITS
 
 TABLES = ("clips.csv", "clips.parquet")
 """What a table is called in a folder that is given as the source."""
@@ -60,8 +61,11 @@ def read_table(path: str, settings: CorpusSettings, needs_media: bool = True) ->
     """
     table = read_columns(path)
     _refuse_useless(table.column_names, path, needs_media)
-    labels, findings = _sort_columns(table, settings, path)
-    columns = {"clip_id": text_column(table, "clip_id", path), "split": _splits(table, labels, path)}
+    roles = sort_columns(table, settings, path)
+    findings = list(roles.findings)
+    columns = {"clip_id": text_column(table, "clip_id", path), "split": _splits(table, roles.labels, path)}
+    if roles.group:
+        columns[GROUP] = text_column(table, roles.group, path)
     folder = _folder_of(path)
     for name in _PATH_COLUMNS:
         if name in table.column_names:
@@ -71,9 +75,9 @@ def read_table(path: str, settings: CorpusSettings, needs_media: bool = True) ->
         transcripts, remarks = _transcripts(clips, text_column(table, "transcript", path), path)
         clips = clips.append_column("transcript", transcripts)
         findings += remarks
-    for label in labels:
+    for label in roles.labels:
         clips = clips.append_column(label, table[label])
-    return Listing(clips, tuple(labels), path, findings=tuple(findings), needs_media=needs_media)
+    return Listing(clips, roles.labels, path, findings=tuple(findings), needs_media=needs_media)
 
 
 def _folder_of(path: str) -> str:
@@ -91,24 +95,6 @@ def _refuse_useless(names: Sequence[str], path: str, needs_media: bool) -> None:
             f"{path}: no media column among {', '.join(names)}. "
             f"Give at least one of {', '.join(MEDIA_COLUMNS)}."
         )
-
-
-def _sort_columns(table: pa.Table, settings: CorpusSettings, path: str) -> tuple[list[str], list[Finding]]:
-    """Names of the label columns, and a warning for each column that is neither label nor known."""
-    labels: list[str] = []
-    findings: list[Finding] = []
-    for name in table.column_names:
-        if name in RESERVED_COLUMNS:
-            continue
-        is_index = not name or name.startswith(("Unnamed: ", "__index_level_"))
-        if not is_index and (name in settings.label_ranges or name in EMOTIONS or holds_numbers(table[name])):
-            labels.append(name)
-            continue
-        near = difflib.get_close_matches(name.lower(), RESERVED_COLUMNS, n=1)
-        hint = f": did you mean '{near[0]}'?" if near else ", for it holds no numbers."
-        reason = ": a row index." if is_index else hint
-        findings.append(Finding("warning", f"{path}: unknown column '{name}' ignored{reason}"))
-    return labels, findings
 
 
 def _splits(table: pa.Table, labels: Sequence[str], path: str) -> pa.ChunkedArray:

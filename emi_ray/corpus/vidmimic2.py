@@ -3,6 +3,7 @@
     train_split.csv                     Filename, then the six emotions
     valid_split.csv or val_split.csv    the same
     test_split.csv or test_split.txt    optional: the ids of the test clips
+    (train and valid may have a column "group": who is in a clip)
     raw/<id>.mp4  audio/<id>.mp3  face_images/<id>/<n>.jpg  text/<id>.txt  openface/<id>.csv
 
 Ids are 5-digit strings. Files that spell them as ints or floats (``123``, ``123.0``) are understood: inside
@@ -18,11 +19,12 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from emi_ray.config import CorpusSettings
-from emi_ray.corpus.columns import read_csv
+from emi_ray.corpus.columns import read_csv, text_column
 from emi_ray.corpus.files import absolute, join, kind_of, list_folder, read_texts
 from emi_ray.corpus.listing import Finding, Listing, about
+from emi_ray.corpus.roles import find_group
 from emi_ray.errors import UserError, choices
-from emi_ray.schema import EMOTIONS
+from emi_ray.schema import EMOTIONS, GROUP
 
 NUM_CLIPS = {"train": 8072, "val": 4588, "test": 4586}
 FIRST_TEST_ID = 12660
@@ -46,10 +48,14 @@ def read_vidmimic2(source: str, settings: CorpusSettings) -> Listing:
         UserError: a split file is missing, or lacks a column.
     """
     source = absolute(source)
+    if settings.labels not in (None, EMOTIONS):
+        raise UserError(
+            "corpus.labels: Hume-Vidmimic2 has the six emotions. Leave it out: 'corpus.labels=null'."
+        )
     if kind_of(source) != fs.FileType.Directory:
         raise UserError(f"--source {source}: there is no such folder. Give the one with train_split.csv.")
     media = {column: _list_media(source, *place) for column, place in _LAYOUT.items()}
-    read = {split: _read_split(source, names) for split, names in _SPLIT_FILES.items()}
+    read = {split: _read_split(source, names, settings) for split, names in _SPLIT_FILES.items()}
     splits = {split: part for split, (part, _) in read.items()}
     test, findings = _test_clips(source, splits, media)
     findings += [remark for _, remarks in read.values() for remark in remarks]
@@ -107,7 +113,9 @@ def _list_media(source: str, folder: str, suffix: str) -> dict[str, str]:
     }
 
 
-def _read_split(source: str, names: tuple[str, ...]) -> tuple[pa.Table, list[Finding]]:
+def _read_split(
+    source: str, names: tuple[str, ...], settings: CorpusSettings
+) -> tuple[pa.Table, list[Finding]]:
     path = _first_file(source, names)
     if path is None:
         raise UserError(f"{source}: {' or '.join(names)} is not there. Put it beside the media folders.")
@@ -116,9 +124,13 @@ def _read_split(source: str, names: tuple[str, ...]) -> tuple[pa.Table, list[Fin
         if name not in table.column_names:
             raise UserError(f"{path}: no column '{name}': {choices(name, table.column_names)}")
     ids = pa.array([padded(clip_id) or None for clip_id in table[_ID_COLUMN].to_pylist()], pa.string())
-    unknown = [name for name in table.column_names if name not in (_ID_COLUMN, *EMOTIONS)]
-    remarks = [Finding("warning", f"{path}: unknown column '{name}' ignored.") for name in unknown]
-    return table.select(EMOTIONS).add_column(0, "clip_id", ids), remarks
+    group, remarks = find_group(table.column_names, settings, path)
+    unknown = [name for name in table.column_names if name not in (_ID_COLUMN, *EMOTIONS, GROUP, group)]
+    remarks += [Finding("warning", f"{path}: unknown column '{name}' ignored.") for name in unknown]
+    clips = table.select(EMOTIONS).add_column(0, "clip_id", ids)
+    if group:
+        clips = clips.append_column(GROUP, text_column(table, group, path))
+    return clips, remarks
 
 
 def _test_clips(

@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from emi_ray.config import CorpusSettings, WorkspaceConfig
+from emi_ray.config import CorpusSettings, WorkspaceConfig, validate
 from emi_ray.corpus.files import absolute, join, kind_of
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.corpus.manifest import validate_corpus
 from emi_ray.corpus.table import read_table
 from emi_ray.corpus.vidmimic2 import padded, read_vidmimic2, spelled_test_ids
 from emi_ray.errors import UserError
-from emi_ray.schema import RESERVED_COLUMNS
+from emi_ray.schema import clips_schema, labels_of
 from emi_ray.workspace import CLIPS, CONFIG, Workspace
 
 _SPLIT_FILE = "train_split.csv"
@@ -27,6 +27,7 @@ def init_from_features(
     *,
     pads_ids: bool,
     extend: bool = False,
+    overrides: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
     """Make the workspace, unless it holds a corpus already; with ``extend`` that one gets the clips it lacks.
 
@@ -35,6 +36,7 @@ def init_from_features(
             None: the split CSVs in ``source``, and where there are none, every clip is of the test split.
         spelled: the ids that have features, as files spell them.
         pads_ids: ids are Hume's.
+        overrides: ``section.key=value`` each, as in ``corpus.labels=[Joy]``.
 
     Returns:
         What is to be remarked about the corpus; nothing about one that was there before.
@@ -44,7 +46,8 @@ def init_from_features(
     """
     if workspace.exists(CLIPS) and not extend:
         return ()
-    config = workspace.config() if workspace.exists(CONFIG) else WorkspaceConfig()
+    held = workspace.exists(CONFIG)
+    config = workspace.config(overrides) if held else validate(WorkspaceConfig, {}, CONFIG, overrides)
     ids = sorted({padded(clip_id) if pads_ids else clip_id for clip_id in spelled})
     listing = _read_listing(source, splits, ids, config.corpus)
     corpus = validate_corpus(listing, config.corpus)
@@ -66,10 +69,11 @@ def match_ids(spelled: Sequence[str], clip_ids: Collection[str]) -> dict[str, st
 
 def _extended(clips: pa.Table, found: pa.Table, where: str) -> pa.Table:
     """``clips`` and the rows of ``found`` that it lacks."""
-    if found.column_names != clips.column_names and found.column_names != list(RESERVED_COLUMNS):
+    if labels_of(found.schema) and labels_of(found.schema) != labels_of(clips.schema):
         raise UserError(f"{where}: other labels than the workspace has. Import into a new workspace.")
     fresh = found.filter(pc.invert(pc.is_in(found["clip_id"], clips["clip_id"].combine_chunks())))
-    return pa.concat_tables([clips, fresh], promote_options="default").cast(clips.schema)
+    schema = clips_schema(labels_of(clips.schema))
+    return pa.concat_tables([clips, fresh], promote_options="default").select(schema.names).cast(schema)
 
 
 def _read_listing(source: str, splits: str | None, ids: Sequence[str], settings: CorpusSettings) -> Listing:

@@ -51,6 +51,7 @@ def import_features(
     splits: str | None = None,
     rate_hz: float | None = None,
     extend: bool = False,
+    overrides: Sequence[str] = (),
     on_progress: Progress = lambda done, total, title: None,
 ) -> Imported:
     """Put ready features into the store; makes the workspace where there is none.
@@ -70,6 +71,7 @@ def import_features(
             wav2vec2; elsewhere unknown, and timestamps count steps as if there was one a second.
         extend: the source has got more clips since it was imported: they join the corpus and the features of
             that time, whose fingerprint stays, so that models trained on these can be given the new clips.
+        overrides: ``section.key=value`` each, for a new workspace, as in ``corpus.labels=[Joy]``.
 
     Raises:
         UserError: the layout, the source, the name or the corpus cannot work.
@@ -84,7 +86,9 @@ def import_features(
     _check_name(name, opened)
     spelled = {clip_id for part in opened for clip_id in part.source.ids()}
     pads_ids = LAYOUTS[layout].pads_ids
-    findings = init_from_features(workspace, source, splits, spelled, pads_ids=pads_ids, extend=extend)
+    findings = init_from_features(
+        workspace, source, splits, spelled, pads_ids=pads_ids, extend=extend, overrides=overrides
+    )
     parts = []
     for part in opened:
         on_progress(0, 0, f"Reading {part.source.place}")

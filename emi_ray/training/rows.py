@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.corpus.splits import GROUP, expanded_split, holdout, pooled_split
+from emi_ray.corpus.splits import expanded_split, holdout, pooled_split
 from emi_ray.errors import UserError
 from emi_ray.recipe_schema import SplitName, TrainingSettings
-from emi_ray.schema import Modality, clips_schema
+from emi_ray.schema import GROUP, Modality, clips_schema
 from emi_ray.training.clip_data import ClipData
 
 DRAWN_SEED = 42
@@ -116,6 +116,4 @@ def as_table(data: ClipData) -> pa.Table:
     for index, label in enumerate(data.labels):
         columns[label.name] = pa.array(targets[:, index], mask=np.isnan(targets[:, index]))
     schema = clips_schema(data.labels)
-    if GROUP not in schema.names:
-        schema = schema.insert(2, pa.field(GROUP, pa.string()))
     return pa.table([columns.get(name, nothing) for name in schema.names], schema=schema)

@@ -5,7 +5,7 @@ import pytest
 
 from emi_ray.corpus.splits import expanded_split, groups_of, holdout, k_folds, pooled_split, with_split
 from emi_ray.errors import UserError
-from emi_ray.schema import EMOTION_LABELS, EMOTIONS, MEDIA_COLUMNS, clips_schema
+from emi_ray.schema import EMOTION_LABELS, EMOTIONS, GROUP, MEDIA_COLUMNS, clips_schema
 
 PRESENT = (0.43, 0.36, 0.30, 0.09, 0.37, 0.31)
 
@@ -16,7 +16,7 @@ def make_clips(num_train: int, num_val: int, num_test: int) -> pa.Table:
     columns = {
         "clip_id": [f"{number:05d}" for number in range(num_clips)],
         "split": ["train"] * num_train + ["val"] * num_val + ["test"] * num_test,
-        **{name: pa.nulls(num_clips, pa.string()) for name in MEDIA_COLUMNS},
+        **{name: pa.nulls(num_clips, pa.string()) for name in (GROUP, *MEDIA_COLUMNS)},
     }
     for name, share in zip(EMOTIONS, PRESENT, strict=True):
         columns[name] = np.where(rng.random(num_clips) < share, rng.random(num_clips), 0)
@@ -147,7 +147,7 @@ def test_the_held_out_part_is_of_train_alone() -> None:
 
 def test_unlabelled_clips_are_drawn_too() -> None:
     clips = make_clips(100, 0, 0)
-    unlabelled = clips.set_column(7, clips.schema.field(7), pa.nulls(100, pa.float64()))
+    unlabelled = clips.set_column(8, clips.schema.field(8), pa.nulls(100, pa.float64()))
     assert list(as_dict(holdout(unlabelled, 0.2, 0)).values()).count("val") == 20
 
 

@@ -33,6 +33,7 @@ def write_corpus(root: Path, kind: str = "demo") -> Workspace:
     ids, splits, labels = clip_ids(), _splits(), _labels()
     columns = {
         "clip_id": ids,
+        "group": pa.nulls(len(ids), pa.string()),
         "split": splits,
         "video": [f"/clips/{name}.mp4" for name in ids],
         "audio": [None] * NUM_CLIPS,
