@@ -70,6 +70,11 @@ class ClipData:
         return len(self.clip_ids)
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of all features."""
+        return sum(packed.values.nbytes for packed in self.features.values())
+
+    @property
     def unit_targets(self) -> np.ndarray:
         """Targets scaled so that each label's range is [0, 1], (N, L) float32."""
         low, width = self._ranges
@@ -131,14 +136,20 @@ def read_clip_data(
     Raises:
         UserError: there is no corpus, or a store holds a number that is not finite.
     """
-    clips = workspace.clips()
+    ids = workspace.clips(["clip_id"])["clip_id"].combine_chunks()
+    limits = max_steps or {}
+    packed = {m: read_packed(store, ids, cache, limits.get(m)) for m, store in stores.items()}
+    return join_clips(workspace.clips(), packed)
+
+
+def join_clips(clips: pa.Table, features: Mapping[Modality, PackedFeatures]) -> ClipData:
+    """The clips of a corpus with features that are already packed in the order of ``clips``."""
     labels = labels_of(clips.schema)
     columns = [clips[label.name].to_numpy(zero_copy_only=False) for label in labels]
-    ids = clips["clip_id"].combine_chunks()
     return ClipData(
-        np.array(ids.to_pylist(), dtype=str),
+        np.array(clips["clip_id"].to_pylist(), dtype=str),
         np.array(clips["split"].to_pylist(), dtype=str),
-        {m: read_packed(store, ids, cache, (max_steps or {}).get(m)) for m, store in stores.items()},
+        features,
         np.stack(columns, axis=1).astype(np.float32),
         labels,
         np.array(clips["group"].to_pylist(), dtype=object) if "group" in clips.column_names else None,

@@ -25,7 +25,7 @@ from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.ray_search import SharedData, encoder_cache, results_of
-from emi_ray.tuning.resources import TrialResources
+from emi_ray.training.resources import JobResources
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import study_folder
 from emi_ray.tuning.study import START, TuningStudy
@@ -116,7 +116,7 @@ def confirm(
     study: TuningStudy,
     shared: SharedData,
     workspace: Workspace,
-    resources: TrialResources,
+    resources: JobResources,
     how_many: int,
     on_note: OnNote,
 ) -> list[Confirmed]:
@@ -275,7 +275,7 @@ def _score(
     data: TuningData,
     metric: str,
     cache: WorkspaceEncoderCache,
-    resources: TrialResources,
+    resources: JobResources,
 ) -> Judged:
     device = resources.take_up()
     folds: list[FoldPredictions] = []

@@ -20,10 +20,10 @@ from emi_ray.recipe import Recipe
 from emi_ray.runtime import machine
 from emi_ray.schema import Modality
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
 from emi_ray.training.run import RunPlan
 from emi_ray.training.stages import Hooks, train_recipe
 from emi_ray.tuning.objective import score_recipe
-from emi_ray.tuning.resources import TrialResources, feature_bytes, size_trials, smallest_gpu_bytes
 from emi_ray.tuning.settings import StudySettings
 from emi_ray.tuning.study import TuningStudy
 from emi_ray.tuning.tune_adapters import (
@@ -62,7 +62,7 @@ class _Job:
     data: Any
     encoder_cache: WorkspaceEncoderCache
     metric: str
-    resources: TrialResources
+    resources: JobResources
 
 
 def share_data(plan: RunPlan, settings: StudySettings) -> SharedData:
@@ -92,7 +92,7 @@ def results_of(references: Any) -> Any:
 
 def plan_resources(
     recipe: Recipe, shared: SharedData, concurrent: int | None, gpus: float | None
-) -> TrialResources:
+) -> JobResources:
     """How many trials run at once over this data, and what each takes. One that fine-tunes a backbone has a device
     to itself, unless the user says otherwise."""
     if recipe.finetuned and concurrent is None and gpus is None:
@@ -100,14 +100,14 @@ def plan_resources(
             gpus = 1.0
         else:
             concurrent = 1
-    return size_trials(shared.num_bytes, concurrent, gpus, smallest_gpu_bytes())
+    return size_jobs(shared.num_bytes, concurrent, gpus, smallest_gpu_bytes())
 
 
 def search(
     study: TuningStudy,
     shared: SharedData,
     workspace: Workspace,
-    resources: TrialResources,
+    resources: JobResources,
     limits: SearchLimits,
     on_change: OnChange | None = None,
 ) -> None:
@@ -153,7 +153,7 @@ def search(
 
 
 def train_untouched_encoders(
-    settings: StudySettings, shared: SharedData, workspace: Workspace, resources: TrialResources
+    settings: StudySettings, shared: SharedData, workspace: Workspace, resources: JobResources
 ) -> None:
     """Train, side by side, the stage-1 encoders that no trial will train otherwise, for all to reuse."""
     train = ray.remote(max_retries=0)(_train_encoder).options(**resources.options)
@@ -207,4 +207,4 @@ def _train_encoder(job: _Job, recipe: Recipe, modality: Modality, fold: int) -> 
 
 def _read(plan: RunPlan, settings: StudySettings) -> Any:
     data = read_tuning_data(plan, settings)
-    return data, feature_bytes(data)
+    return data, data.clips.num_bytes

@@ -15,7 +15,7 @@ from emi_ray.training.run import RunPlan, plan_run
 from emi_ray.tuning.outcome import OnNote, Outcome, confirm, judge, read_outcome
 from emi_ray.tuning.ray_search import SharedData, plan_resources, search, share_data
 from emi_ray.tuning.record import write_record
-from emi_ray.tuning.resources import TrialResources
+from emi_ray.training.resources import JobResources
 from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
 from emi_ray.tuning.search_space import load_space
 from emi_ray.tuning.settings import (
@@ -180,7 +180,7 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None
 
 
 def _search(
-    study: TuningStudy, shared: SharedData, resources: TrialResources, plan: TunePlan, on_change: OnChange
+    study: TuningStudy, shared: SharedData, resources: JobResources, plan: TunePlan, on_change: OnChange
 ) -> None:
     options, last_record = plan.options, time.monotonic()
 
@@ -201,7 +201,7 @@ def _search(
 
 
 def _judge(
-    study: TuningStudy, shared: SharedData, resources: TrialResources, plan: TunePlan, on_note: OnNote
+    study: TuningStudy, shared: SharedData, resources: JobResources, plan: TunePlan, on_note: OnNote
 ) -> Outcome:
     confirmed = confirm(study, shared, plan.workspace, resources, plan.options.confirm, on_note)
     how_many, seeds = plan.options.confirm, plan.reporting_seeds

@@ -2,8 +2,8 @@ import pytest
 
 from emi_ray.errors import UserError
 from emi_ray.runtime import Machine
-from emi_ray.tuning import resources
-from emi_ray.tuning.resources import size_trials, trials_per_gpu
+from emi_ray.training import resources
+from emi_ray.training.resources import size_jobs, jobs_per_gpu
 from emi_ray.tuning.samplers import SAMPLERS, SCHEDULERS, build_sampler
 
 GIB = 1 << 30
@@ -20,33 +20,33 @@ def on_machine(monkeypatch):
 
 def test_without_a_gpu_one_trial_a_core(on_machine):
     on_machine(8, 0)
-    sized = size_trials(GIB)
+    sized = size_jobs(GIB)
     assert (sized.concurrent, sized.cpus, sized.gpus, sized.threads) == (8, 1.0, 0.0, 1)
 
 
 def test_fewer_trials_have_more_threads_and_more_have_shares_of_cores(on_machine):
     on_machine(8, 0)
-    assert size_trials(GIB, concurrent=2).threads == 4
-    assert size_trials(GIB, concurrent=16).cpus == 0.5
+    assert size_jobs(GIB, concurrent=2).threads == 4
+    assert size_jobs(GIB, concurrent=16).cpus == 0.5
 
 
 def test_as_many_trials_share_a_gpu_as_its_memory_holds(on_machine):
     on_machine(32, 2)
-    sized = size_trials(8 * GIB, gpu_bytes=40 * GIB)
+    sized = size_jobs(8 * GIB, gpu_bytes=40 * GIB)
     assert sized.gpus == pytest.approx(1 / 3)
     assert sized.concurrent == 6
-    assert trials_per_gpu(100 * GIB, 40 * GIB) == 1
+    assert jobs_per_gpu(100 * GIB, 40 * GIB) == 1
 
 
 def test_cores_bound_the_trials_of_a_gpu_too(on_machine):
     on_machine(4, 2)
-    assert size_trials(GIB // 10, gpu_bytes=80 * GIB).concurrent == 4
+    assert size_jobs(GIB // 10, gpu_bytes=80 * GIB).concurrent == 4
 
 
 def test_gpus_that_are_not_there_are_refused(on_machine):
     on_machine(4, 0)
     with pytest.raises(UserError, match="has 0 GPUs"):
-        size_trials(GIB, gpus=0.5)
+        size_jobs(GIB, gpus=0.5)
 
 
 def test_every_sampler_and_scheduler_can_be_built():

@@ -1,4 +1,7 @@
-"""How many trials run at once, and what each of them takes of a machine."""
+"""How many trainings run at once, and what each of them takes of a machine.
+
+A training here is a trial of a search, a run, or the first stage of one encoder. Knows Ray.
+"""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +12,6 @@ import torch
 
 from emi_ray.errors import UserError
 from emi_ray.runtime import CORES, machine
-from emi_ray.tuning.tuning_data import TuningData
 
 _SHARE_OF_MEMORY = 0.9
 _CUDA_CONTEXT_BYTES = 600 << 20
@@ -18,8 +20,8 @@ _WORKING_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
-class TrialResources:
-    """What one trial takes, and how many run at once; ``threads`` is for torch."""
+class JobResources:
+    """What one training takes, and how many run at once; ``threads`` is for torch."""
 
     concurrent: int
     cpus: float
@@ -35,7 +37,7 @@ class TrialResources:
         return {name: amount for name, amount in wanted.items() if amount > 0}
 
     def take_up(self) -> torch.device:
-        """Called in a trial's process: sets torch's threads; returns the device to train on."""
+        """Called in the process that trains: sets torch's threads; returns the device to train on."""
         torch.set_num_threads(self.threads)
         return torch.device("cuda" if self.gpus > 0 else "cpu")
 
@@ -46,46 +48,58 @@ class TrialResources:
         return {"num_cpus": self.request.get("CPU", 0), "num_gpus": self.gpus, "resources": custom}
 
 
-def size_trials(
+def size_jobs(
     data_bytes: int,
     concurrent: int | None = None,
     gpus: float | None = None,
     gpu_bytes: int | None = None,
-) -> TrialResources:
-    """Share the session's machines out among trials.
+) -> JobResources:
+    """Share the session's machines out among trainings.
 
     Args:
-        data_bytes: of the features, which each trial holds on its GPU.
-        concurrent: trials at once; by default one a core, or as many as the GPUs' memory holds.
-        gpus: of one trial; by default by memory, and none where there is no GPU.
-        gpu_bytes: memory of the smallest GPU; None: not known, one trial each.
+        data_bytes: of the features, which each training holds on its GPU.
+        concurrent: trainings at once; by default one a core, or as many as the GPUs' memory holds.
+        gpus: of one training; by default by memory, and none where there is no GPU.
+        gpu_bytes: memory of the smallest GPU; None: not known, one training each.
 
     Raises:
-        UserError: the session has fewer GPUs than one trial is to have.
+        UserError: the session has fewer GPUs than one training is to have.
     """
     total = machine()
     if gpus is not None and gpus > total.gpus:
         raise UserError(f"--gpus-per-trial {gpus:g}: this session has {total.gpus} GPUs.")
     if total.gpus and gpus is None:
-        gpus = 1 / min(trials_per_gpu(data_bytes, gpu_bytes), max(1, total.cpus // total.gpus))
+        gpus = 1 / min(jobs_per_gpu(data_bytes, gpu_bytes), max(1, total.cpus // total.gpus))
     gpus = gpus or 0.0
     fitting = int(total.gpus / gpus + 1e-9) if gpus else total.cpus
     concurrent = max(1, min(concurrent or fitting, fitting) if gpus else concurrent or fitting)
     cpus = min(1.0, total.cpus / concurrent)
-    return TrialResources(concurrent, cpus, gpus, max(1, _cores_here(total.cpus) // concurrent))
+    return JobResources(concurrent, cpus, gpus, max(1, _cores_here(total.cpus) // concurrent))
 
 
-def trials_per_gpu(data_bytes: int, gpu_bytes: int | None) -> int:
-    """How many trials one GPU's memory holds, at least 1."""
+def jobs_per_gpu(data_bytes: int, gpu_bytes: int | None) -> int:
+    """How many trainings one GPU's memory holds, at least 1."""
     if gpu_bytes is None:
         return 1
     one = data_bytes + _CUDA_CONTEXT_BYTES + _WORKING_BYTES
     return max(1, int(_SHARE_OF_MEMORY * gpu_bytes // one))
 
 
-def feature_bytes(data: TuningData) -> int:
-    """Bytes of all features."""
-    return sum(packed.values.nbytes for packed in data.clips.features.values())
+def gpu_shares(num_jobs: int, total_gpus: int, most: int) -> list[float]:
+    """The GPU share of each of ``num_jobs`` trainings, such that none of the GPUs is left without work.
+
+    Ray fills one GPU before it touches the next. Equal shares would therefore put five trainings on three of four
+    GPUs. Here each GPU's trainings get the shares that fill exactly that GPU.
+
+    Args:
+        most: how many trainings one GPU holds at once; further ones wait for their turn.
+    """
+    if not total_gpus:
+        return [0.0] * num_jobs
+    if num_jobs >= total_gpus * most:
+        return [1 / most] * num_jobs
+    on_each = [num_jobs // total_gpus + (gpu < num_jobs % total_gpus) for gpu in range(total_gpus)]
+    return [1 / count for count in on_each for _ in range(count)]
 
 
 def smallest_gpu_bytes() -> int | None:
