@@ -1,7 +1,6 @@
 """Verbs about models: train, evaluate, predict, report."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +15,6 @@ from emi_ray.workspace import Workspace
 if TYPE_CHECKING:
     from pyarrow import Table
 
-    from emi_ray.recipe import Recipe
 
 FEW_CLIPS = 30
 """Fewer validation clips are remarked on."""
@@ -28,7 +26,9 @@ RecipesArgument = Annotated[
 ]
 SeedsOption = Annotated[
     list[int] | None,
-    typer.Option("--seed", help="Of weights, dropout and order; may be repeated. Else training.seed."),
+    typer.Option(
+        "--seed", help="Random seed; repeat the option to train several seeds (default: training.seed)."
+    ),
 ]
 
 
@@ -37,44 +37,62 @@ def train(
     recipes: RecipesArgument,
     workspace: WorkspaceOption,
     seed: SeedsOption = None,
-    workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Workers that share each batch of one large run, as with a backbone.", min=1)
+    ] = 1,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option("--gpus-per-run", help="Share of a GPU for each run (default: by memory).", min=0.01),
+    ] = None,
     any_features: Annotated[
         bool, typer.Option("--any-features", help="On whatever features there are, not those it names.")
     ] = False,
     force: Annotated[bool, typer.Option(help="Train again what is already trained.")] = False,
     address: AddressOption = None,
 ) -> list[str]:
-    """Train recipes: one encoder a modality, then their fusion.
+    """Train recipes: one encoder for each modality, then their fusion.
 
-    Of several recipes or seeds, one that cannot be trained does not stop the others. A recipe may be the path of a
-    YAML file.
+    Several recipes and seeds are trained side by side, as many at once as there are GPUs or CPU cores. Encoders that
+    several of them share are trained once. A run that cannot be trained does not stop the others. The same command
+    resumes what was interrupted. A recipe may be the path of a YAML file.
 
     Example: emi-ray train -w work f2 --seed 1 training.epochs=30 encoders.text.hidden=256
 
     Example: emi-ray train -w work f1 f2 ours --seed 1 --seed 2 --seed 3
     """
+    console.print("Starting Ray and reading the recipes …", style="dim")
     from emi_ray.recipe import load_recipe
     from emi_ray.runtime import ray_session
-    from emi_ray.training import ray_worker
 
     target = Workspace(workspace)
     config = target.config()
     defaults = {name: getattr(config, name) for name in RECIPE_SECTIONS}
     names, overrides = split_arguments(recipes)
     loaded = [load_recipe(name, overrides, defaults, any_features) for name in names]
-    done: list[tuple[Recipe, dict[str, Any]]] = []
-    problems: list[EmiRayError] = []
-    seeds: Sequence[int | None] = seed or [None]
     with ray_session(address):
-        for recipe, each in product(loaded, seeds):
-            try:
-                with training_progress(recipe) as advance:
-                    metrics = ray_worker.train(target, recipe, config, each, workers, advance, force)
-            except EmiRayError as error:
-                problems.append(error)
-            else:
-                done.append((recipe, metrics))
-                _show_run(metrics, target)
+        from emi_ray.training.runs import RunRequest, RunResult, train_runs
+
+        requests = [RunRequest(recipe, one) for recipe in loaded for one in seed or [recipe.training.seed]]
+        with training_progress(loaded, len(requests)) as progress:
+
+            def show(result: RunResult) -> None:
+                progress.settle(f"{result.recipe.name}/{result.seed}")
+                if result.metrics is not None:
+                    _show_run(result.metrics, target)
+
+            results = train_runs(
+                target,
+                requests,
+                config,
+                num_workers=workers,
+                force=force,
+                gpus_per_run=gpus_per_run,
+                on_progress=progress.advance,
+                on_plan=progress.plan,
+                on_result=show,
+            )
+    problems = [result.problem for result in results if result.problem is not None]
+    done = [(result.recipe, result.metrics) for result in results if result.metrics is not None]
     if len(done) > 1:
         show_comparison(done)
     if problems:
@@ -143,6 +161,8 @@ def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
             f"the mean is over {metrics['num_labels_scored']} labels."
         )
     run = f"{metrics['recipe']}/{metrics['seed']}"
+    if metrics.get("gpus") and metrics.get("device") == "cpu":
+        _warn(f"trained on the CPU: torch cannot use the GPU that Ray assigned on node {metrics['node']}.")
     if metrics["already_finished"]:
         console.print(f"Run {run} was finished before with the same settings; --force trains it again.")
     else:

@@ -11,6 +11,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -30,21 +31,25 @@ if TYPE_CHECKING:  # these import Ray, or much else
 LOG_EVERY_S = 30.0
 """Where no one sees a moving bar, as in a job's log."""
 
+MAX_LINES = 12
+"""Trainings that are shown at once."""
+
+_COLUMNS = (
+    SpinnerColumn(),
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
+
 STYLES = {"error": "red", "warning": "yellow", "info": "default"}
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[..., None]]:
     """A bar; call what it gives with (done, total) and, if it changes, the title."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*_COLUMNS, console=console) as progress:
         task = progress.add_task(title, total=None)
 
         logged = time.monotonic()
@@ -59,22 +64,59 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
         yield advance
 
 
+class TrainingProgress:
+    """One line for each training that runs, and one for all runs together.
+
+    Where the output is no terminal, as in a job's log, a line is printed every ``LOG_EVERY_S`` seconds instead.
+    """
+
+    def __init__(self, progress: Progress, recipes: "Sequence[Recipe]", num_runs: int) -> None:
+        self._progress = progress
+        self._recipes = {recipe.name: recipe for recipe in recipes}
+        self._whole = progress.add_task("Training", total=num_runs)
+        self._lines: dict[str, TaskID] = {}
+        self._latest: dict[str, str] = {}
+        self._logged = time.monotonic()
+
+    def plan(self, num_runs: int, at_once: int) -> None:
+        """Say how many runs are to be trained, and how many trainings run at once."""
+        console.print(f"{num_runs} to train, {at_once} at once.", style="dim")
+
+    def advance(self, job: str, scores: Mapping[str, Any]) -> None:
+        """An epoch of ``job`` is over; ``scores`` is its row of ``history.csv``."""
+        recipe = self._recipes.get(job.partition("/")[0])
+        stage = None if recipe is None else recipe.encoders.get(scores["stage"], recipe.fusion)
+        total = recipe.training_of(stage).epochs if recipe and stage else None
+        text = f"{job}: {scores['stage']}, epoch {scores['epoch']}, val r {scores['val_pearson']:.3f}"
+        if job not in self._lines:
+            self._lines[job] = self._progress.add_task(text, total=total)
+        self._progress.update(self._lines[job], completed=int(scores["epoch"]), total=total, description=text)
+        self._latest[job] = text
+        self._hide_oldest()
+        if not console.is_terminal and time.monotonic() - self._logged > LOG_EVERY_S:
+            self._logged = time.monotonic()
+            for line in self._latest.values():
+                console.print(line, markup=False, soft_wrap=True)
+
+    def settle(self, run: str) -> None:
+        """A run has ended, well or not: its lines go."""
+        self._progress.advance(self._whole)
+        for job in [job for job in self._lines if job.partition(" ")[0] == run]:
+            self._progress.remove_task(self._lines.pop(job))
+            self._latest.pop(job, None)
+
+    def _hide_oldest(self) -> None:
+        """Keep the lines that fit on a screen."""
+        while len(self._lines) > MAX_LINES:
+            job = next(iter(self._lines))
+            self._progress.remove_task(self._lines.pop(job))
+
+
 @contextmanager
-def training_progress(recipe: "Recipe") -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar over the epochs of the current stage, full at the end even where that came early; call what it gives
-    with a row of ``history.csv``."""
-    with progress_bar(f"Training {recipe.name}") as advance:
-        done, title = 0, f"Training {recipe.name}"
-
-        def on_epoch_end(scores: Mapping[str, Any]) -> None:
-            nonlocal done, title
-            stage = recipe.encoders.get(scores["stage"], recipe.fusion)
-            done = int(scores["epoch"])
-            title = f"{recipe.name}: {scores['stage']}, val r {scores['val_pearson']:.3f}"
-            advance(done, recipe.training_of(stage).epochs if stage else 0, title)
-
-        yield on_epoch_end
-        advance(done, done, title)
+def training_progress(recipes: "Sequence[Recipe]", num_runs: int) -> Iterator[TrainingProgress]:
+    """Progress lines while the block lasts."""
+    with Progress(*_COLUMNS, console=console) as progress:
+        yield TrainingProgress(progress, recipes, num_runs)
 
 
 def show_findings(findings: Sequence[Finding]) -> None:

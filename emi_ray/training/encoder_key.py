@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,20 +24,13 @@ def encoder_key(
 
     The features enter by their extractor's fingerprint and by which clips have them.
     """
-    settings = recipe.encoders[modality]
     features = data.features[modality]
     decided_by = {
-        "algorithm": ALGORITHM,
-        "modality": modality,
-        "encoder": settings.model_dump(mode="json", exclude={"features"}),
-        "training": recipe.training_of(settings).model_dump(mode="json", exclude={"seed"}),
-        "objective": recipe.objective.model_dump(mode="json"),
+        **encoder_settings(recipe, modality, seed),
         "labels": [vars(label) for label in data.labels],
         "features": features.identity,
-        "seed": seed,
         "workers": Team.current().size,
         "device": device.type,
-        "torch": torch.__version__,
     }
     digest = hashlib.blake2b(json.dumps(decided_by, sort_keys=True).encode(), digest_size=8)
     for part in rows.parts().values():
@@ -44,3 +38,17 @@ def encoder_key(
         digest.update(np.ascontiguousarray(data.targets[part]).tobytes())
         digest.update(features.lengths[part].tobytes())
     return digest.hexdigest()
+
+
+def encoder_settings(recipe: Recipe, modality: Modality, seed: int) -> dict[str, Any]:
+    """What the recipe and the code decide of an encoder stage, as plain values: all but the clips."""
+    settings = recipe.encoders[modality]
+    return {
+        "algorithm": ALGORITHM,
+        "modality": modality,
+        "encoder": settings.model_dump(mode="json", exclude={"features"}),
+        "training": recipe.training_of(settings).model_dump(mode="json", exclude={"seed"}),
+        "objective": recipe.objective.model_dump(mode="json"),
+        "seed": seed,
+        "torch": torch.__version__,
+    }

@@ -1,4 +1,4 @@
-"""A run under Ray Train: one to many workers, resumed after any of them, or the driver, is killed.
+"""One run over several workers under Ray Train, resumed after any of them, or the driver, is killed.
 
 Checkpoints live in ``runs/<recipe>/<seed>/ray/<run key>`` of the workspace until the run is finished. The key
 is part of the name, so that a run resumes its own checkpoints only. A run with other settings in the same
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +21,47 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
-from emi_ray.recipe import Recipe
-from emi_ray.training.run import RunPlan, execute_run, plan_run
+from emi_ray.training.inbox import Inbox
+from emi_ray.training.run import Place, RunPlan, execute_run
 from emi_ray.training.team import Team
-from emi_ray.workspace import Workspace
-
-OnProgress = Callable[[Mapping[str, Any]], None]
-"""Called on the driver, from another thread, after every epoch with what ``history.csv`` will say of it."""
 
 _STATE = "state.pt"
 _POLL_EVERY_S = 0.3
 _MAX_FAILURES = 3
 
 
-def train(
-    workspace: Workspace,
-    recipe: Recipe,
-    config: WorkspaceConfig,
-    seed: int | None = None,
-    num_workers: int = 1,
-    on_progress: OnProgress | None = None,
-    force: bool = False,
+def train_distributed(
+    plan: RunPlan,
+    num_workers: int,
+    force: bool,
+    on_progress: Callable[[str, Mapping[str, Any]], None],
     checkpoint_every_s: float = 10.0,
 ) -> dict[str, Any]:
-    """Train a recipe on the features of a workspace; a Ray session must be up.
-
-    A run that was interrupted is resumed. One that is finished, with the same recipe, seed, features and
-    labels,
-    is not repeated: its metrics come back with ``"already_finished": True``, unless ``force``.
+    """Train one run over several workers, which share each batch; resumed where an earlier attempt was interrupted.
 
     Args:
-        seed: by default the recipe's ``training.seed``.
-        force: forget checkpoints and stage-1 encoders of earlier runs and train anew.
+        on_progress: called on this process, from another thread, after every epoch with the run's name and what
+            ``history.csv`` will say of the epoch.
         checkpoint_every_s: how much work a crash may cost, about; a stage's end is kept after a third of it.
 
     Returns:
-        What ``metrics.json`` holds, and ``already_finished``.
+        What ``metrics.json`` holds.
 
     Raises:
-        UserError: the features or the labels do not allow training, or another process trains this run (behind a
-            URI that is not noticed).
+        UserError: the labels or the features do not allow training.
         EmiRayError: training failed again and again.
     """
-    shared = replace(workspace, root=workspace.path()) if workspace.is_local else workspace
-    plan = plan_run(shared, recipe, config, recipe.training.seed if seed is None else seed)
-    finished = plan.finished()
-    if finished is not None and not force:
-        return {**finished, "already_finished": True}
-    with shared.driving(plan.folder, f"Run {recipe.name}/{plan.seed}"):
-        if force:
-            shared.delete(f"{plan.folder}/ray")
-        with _listening(on_progress) as inbox:
-            job = _Job(plan, inbox, reuse_encoders=not force, checkpoint_every_s=checkpoint_every_s)
-            _fit(job, num_workers)
-            problem: str | None = ray.get(inbox.problem.remote())
-        if problem is not None:
-            raise UserError(problem)
-        metrics: dict[str, Any] = shared.read_json(f"{plan.folder}/metrics.json")
-        shared.delete(f"{plan.folder}/ray")
-        return {**metrics, "already_finished": False}
+    if force:
+        plan.workspace.delete(f"{plan.folder}/ray")
+    with _listening(on_progress) as inbox:
+        _fit(_Job(plan, inbox, not force, checkpoint_every_s), num_workers)
+        problem = inbox.problem()
+    if problem is not None:
+        raise UserError(problem)
+    metrics: dict[str, Any] = plan.workspace.read_json(f"{plan.folder}/metrics.json")
+    plan.workspace.delete(f"{plan.folder}/ray")
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -89,7 +69,7 @@ class _Job:
     """What every worker is told."""
 
     plan: RunPlan
-    inbox: Any
+    inbox: Inbox
     reuse_encoders: bool
     checkpoint_every_s: float
 
@@ -134,12 +114,13 @@ def _train_on_worker(config: dict[str, Any]) -> None:
 
     def tell(scores: Mapping[str, Any]) -> None:
         if context.get_world_rank() == 0:
-            job.inbox.add.remote(dict(scores))
+            job.inbox.tell(job.plan.name, scores)
 
     try:
         execute_run(
             job.plan,
             device=device,
+            place=Place(ray.util.get_node_ip_address(), tuple(map(str, ray.get_gpu_ids()))),
             on_epoch_end=tell,
             on_checkpoint=_Checkpoints(device, job.checkpoint_every_s),
             resume=_last_state(),
@@ -147,7 +128,7 @@ def _train_on_worker(config: dict[str, Any]) -> None:
         )
     except UserError as error:
         # Trying again would not help: the driver is told, and raises it.
-        ray.get(job.inbox.set_problem.remote(str(error)))
+        job.inbox.set_problem(str(error))
 
 
 class _Checkpoints:
@@ -181,38 +162,16 @@ def _last_state() -> dict[str, Any] | None:
         return state
 
 
-class _Inbox:
-    """Carries news from the workers to the driver without making either wait."""
-
-    def __init__(self) -> None:
-        self._news: list[dict[str, Any]] = []
-        self._problem: str | None = None
-
-    def add(self, scores: dict[str, Any]) -> None:
-        self._news.append(scores)
-
-    def take(self) -> list[dict[str, Any]]:
-        news, self._news = self._news, []
-        return news
-
-    def set_problem(self, message: str) -> None:
-        self._problem = message
-
-    def problem(self) -> str | None:
-        return self._problem
-
-
 @contextmanager
-def _listening(on_progress: OnProgress | None) -> Iterator[Any]:
+def _listening(on_progress: Callable[[str, Mapping[str, Any]], None]) -> Iterator[Inbox]:
     """An inbox whose news reach ``on_progress`` from a thread of this process while the block lasts."""
-    inbox: Any = ray.remote(num_cpus=0)(_Inbox).remote()
-    over = threading.Event()
+    inbox, over = Inbox(), threading.Event()
 
     def listen() -> None:
-        while on_progress is not None:
+        while True:
             ended = over.wait(_POLL_EVERY_S)
-            for scores in ray.get(inbox.take.remote()):
-                on_progress(scores)
+            for name, scores in inbox.take():
+                on_progress(name, scores)
             if ended:
                 return
 
@@ -223,4 +182,4 @@ def _listening(on_progress: OnProgress | None) -> Iterator[Any]:
     finally:
         over.set()
         listener.join()
-        ray.kill(inbox)
+        inbox.close()

@@ -4,7 +4,7 @@ A training here is a trial of a search, a run, or the first stage of one encoder
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -36,10 +36,18 @@ class JobResources:
             wanted |= {"CPU": min(self.cpus, 0.1), CORES: self.cpus}
         return {name: amount for name, amount in wanted.items() if amount > 0}
 
+    def shared_out(self, num_jobs: int) -> "list[JobResources]":
+        """What each of ``num_jobs`` trainings takes: larger shares of the GPUs where there are few of them."""
+        if not self.gpus:
+            return [self] * num_jobs
+        shares = gpu_shares(num_jobs, machine().gpus, max(1, int(1 / self.gpus + 1e-9)))
+        return [replace(self, gpus=share) for share in shares]
+
     def take_up(self) -> torch.device:
-        """Called in the process that trains: sets torch's threads; returns the device to train on."""
+        """Called in the process that trains: sets torch's threads; returns the device to train on,
+        which is the CPU where a GPU was given that torch cannot use."""
         torch.set_num_threads(self.threads)
-        return torch.device("cuda" if self.gpus > 0 else "cpu")
+        return torch.device("cuda" if self.gpus > 0 and torch.cuda.is_available() else "cpu")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -67,7 +75,7 @@ def size_jobs(
     """
     total = machine()
     if gpus is not None and gpus > total.gpus:
-        raise UserError(f"--gpus-per-trial {gpus:g}: this session has {total.gpus} GPUs.")
+        raise UserError(f"{gpus:g} GPUs are wanted for each training: this session has {total.gpus} GPUs.")
     if total.gpus and gpus is None:
         gpus = 1 / min(jobs_per_gpu(data_bytes, gpu_bytes), max(1, total.cpus // total.gpus))
     gpus = gpus or 0.0

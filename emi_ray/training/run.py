@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import math
+import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -30,13 +33,19 @@ from emi_ray.workspace import Workspace
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is to be trained, on which features. Cheap and picklable."""
+    """What is to be trained, on which features. Cheap and picklable.
+
+    Attributes:
+        inputs: hashes of what is read: of the corpus (``clips``), and of each modality's features.
+        key: hash of everything that determines the run.
+    """
 
     workspace: Workspace
     recipe: Recipe
     seed: int
     fingerprints: Mapping[Modality, str]
     media: MediaSettings
+    inputs: Mapping[str, str]
     key: str
 
     @property
@@ -47,9 +56,22 @@ class RunPlan:
     def stores(self) -> dict[Modality, FeatureStore]:
         return {m: FeatureStore(self.workspace, m, name) for m, name in self.fingerprints.items()}
 
+    @property
+    def name(self) -> str:
+        return f"{self.recipe.name}/{self.seed}"
+
+    @property
+    def max_steps(self) -> dict[Modality, int]:
+        """How many steps of sound speech backbones look at, so that no more are held in memory."""
+        encoders = self.recipe.encoders
+        return {m: encoders[m].max_steps or MAX_STEPS for m in self.recipe.finetuned - {"text"}}
+
     def read_data(self) -> ClipData:
         """All clips, with everything that the recipe's encoders read."""
-        data = read_clip_data(self.workspace, self.stores, max_steps=_sound_limits(self.recipe))
+        return self.with_texts(read_clip_data(self.workspace, self.stores, max_steps=self.max_steps))
+
+    def with_texts(self, data: ClipData) -> ClipData:
+        """The same clips, with the tokens of their transcripts where the recipe fine-tunes a text backbone."""
         if "text" not in self.recipe.finetuned:
             return data
         return with_tokens(data, self.recipe, read_transcripts(self.workspace, self.workspace.clips()))
@@ -61,13 +83,6 @@ class RunPlan:
         return found if found.get("run_key") == self.key else None
 
 
-def _sound_limits(recipe: Recipe) -> dict[Modality, int]:
-    """How many steps of sound speech backbones look at, so that no more are held in memory."""
-    return {
-        modality: recipe.encoders[modality].max_steps or MAX_STEPS for modality in recipe.finetuned - {"text"}
-    }
-
-
 def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed: int) -> RunPlan:
     """Find the features and compute the run's key, which changes with the recipe, the seed, the features, the
     clips and their labels.
@@ -77,42 +92,84 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
     """
     recipe = resolve_backbones(recipe)
     stores = find_stores(workspace, recipe, config)
-    clips = workspace.clips()
-    digest = hashlib.blake2b(digest_size=6)
-    for name in ["clip_id", "split", *clips.column_names[clips.column_names.index("split") + 1 :]]:
-        digest.update(repr(clips[name].to_pylist()).encode())
-    for store in stores.values():
-        digest.update("\n".join([store.fingerprint, *sorted(store.clip_ids())]).encode())
-    decided_by = recipe.model_dump(mode="json", exclude={"title", "paper"})
-    digest.update(json.dumps([ALGORITHM, decided_by, seed], sort_keys=True).encode())
     fingerprints = {modality: store.fingerprint for modality, store in stores.items()}
-    return RunPlan(workspace, recipe, seed, fingerprints, config.media, digest.hexdigest())
+    inputs: dict[str, str] = {m: _hash_of_store(store) for m, store in stores.items()}
+    inputs["clips"] = _hash_of_clips(workspace)
+    decided_by = recipe.model_dump(mode="json", exclude={"title", "paper"})
+    key = hash_of([ALGORITHM, decided_by, seed, inputs])
+    return RunPlan(workspace, recipe, seed, fingerprints, config.media, inputs, key)
+
+
+def hash_of(value: Any) -> str:
+    """Twelve hexadecimal digits of a value that JSON can hold."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def _hash_of_clips(workspace: Workspace) -> str:
+    """Of the clips, their splits and their labels."""
+    clips = workspace.clips()
+    names = ["clip_id", "split", *clips.column_names[clips.column_names.index("split") + 1 :]]
+    return hash_of([repr(clips[name].to_pylist()) for name in names])
+
+
+def _hash_of_store(store: FeatureStore) -> str:
+    """Of the extractor, and of which clips have features."""
+    return hash_of([store.fingerprint, *sorted(store.clip_ids())])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training ran: the node's address, and the ids of the GPUs that it was given."""
+
+    node: str
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What was trained for a run before it started: stage-1 encoders, each in a job of its own.
+
+    Attributes:
+        trained: modalities whose encoder was trained for this run, and not found from an earlier one.
+        started: when the first of these jobs started, in seconds since 1970.
+        seconds: how long they took in all.
+    """
+
+    trained: frozenset[str] = frozenset()
+    started: float = math.inf
+    seconds: float = 0.0
 
 
 def execute_run(
     plan: RunPlan,
     *,
+    data: ClipData | None = None,
     device: torch.device | None = None,
+    place: Place | None = None,
     on_epoch_end: OnEpochEnd | None = None,
     on_checkpoint: OnRunCheckpoint | None = None,
     resume: Mapping[str, Any] | None = None,
     reuse_encoders: bool = True,
+    earlier: Earlier | None = None,
 ) -> dict[str, Any]:
     """Read, train, predict, write; returns the metrics.
 
     Under ``torch.distributed`` every worker calls this, and the first one writes.
 
+    Args:
+        data: as :meth:`RunPlan.read_data` returns it, where the caller holds it already.
+
     Raises:
         UserError: the labels or the features do not allow training.
     """
-    started = time.perf_counter() - (resume or {}).get("run_seconds", 0.0)
+    device, place = device or torch.device("cpu"), place or Place(socket.gethostname())
+    earlier, clock = earlier or Earlier(), _Clock(resume or {})
 
     def checkpoint(build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
         if on_checkpoint is not None:
-            seconds = time.perf_counter() - started
-            on_checkpoint(lambda: {**build(), "run_seconds": seconds}, stage_ended)
+            on_checkpoint(lambda: {**build(), **clock.dump()}, stage_ended)
 
-    data = plan.read_data()
+    data = plan.read_data() if data is None else data
     rows = split_rows(data, plan.recipe.split)
     split = plan.recipe.split
     if split != "official" and Team.current().rank == 0:
@@ -122,6 +179,7 @@ def execute_run(
     trained = train_recipe(plan.recipe, data, rows, seed=plan.seed, device=device, hooks=hooks)
     if Team.current().rank != 0:
         return {}
+    trained = replace(trained, reused=trained.reused - earlier.trained)
     extractors = {modality: store.describe() for modality, store in plan.stores.items()}
     description = ModelDescription(
         recipe=plan.recipe,
@@ -132,4 +190,36 @@ def execute_run(
         versions=versions(),
         run_key=plan.key,
     )
-    return write_run(plan.workspace, plan.folder, trained, data, description, started)
+    history = {
+        "started": _timestamp(min(clock.started, earlier.started)),
+        "node": place.node,
+        "gpus": list(place.gpus),
+        "device": device.type,
+    }
+    return write_run(
+        plan.workspace,
+        plan.folder,
+        trained,
+        data,
+        description,
+        lambda: {**history, "seconds": round(clock.seconds + earlier.seconds, 3)},
+    )
+
+
+class _Clock:
+    """Seconds of work on a run, which a resumed run goes on counting, and when it first started."""
+
+    def __init__(self, resume: Mapping[str, Any]) -> None:
+        self.started: float = resume.get("run_started", time.time())
+        self._origin = time.perf_counter() - resume.get("run_seconds", 0.0)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._origin
+
+    def dump(self) -> dict[str, float]:
+        return {"run_seconds": self.seconds, "run_started": self.started}
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

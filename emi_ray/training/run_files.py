@@ -10,7 +10,7 @@ metrics.json          written last: where it stands, the run is finished
 """
 
 import math
-import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,12 @@ def write_run(
     trained: TrainedRecipe,
     data: ClipData,
     description: ModelDescription,
-    started: float,
+    finish: Callable[[], Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Predict, score and write everything; files of an earlier run in the folder are replaced.
 
     Args:
-        started: ``time.perf_counter()`` at the start of the run.
+        finish: called last; returns what ``metrics.json`` says of where and how long the run was trained.
 
     Returns:
         What ``metrics.json`` holds; a score that does not exist (constant label) is None.
@@ -100,7 +100,7 @@ def write_run(
     if tokenizer is not None:
         workspace.write_text(f"{folder}/{TOKENIZER}", dump_tokenizer(tokenizer))
     save_model(workspace, folder, trained.model, description)
-    metrics = without_nan({**metrics, "seconds": round(time.perf_counter() - started, 3)})
+    metrics = without_nan({**metrics, **finish()})
     workspace.write_json(f"{folder}/{METRICS}", metrics)
     return metrics
 

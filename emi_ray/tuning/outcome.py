@@ -20,12 +20,12 @@ from optuna.trial import FrozenTrial, TrialState
 from emi_ray.config import Settings, WorkspaceConfig, dump_yaml
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
-from emi_ray.training import ray_worker
+from emi_ray.training import runs
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.resources import JobResources
 from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.ray_search import SharedData, encoder_cache, results_of
-from emi_ray.training.resources import JobResources
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import study_folder
 from emi_ray.tuning.study import START, TuningStudy
@@ -186,10 +186,12 @@ def report_recipe(
     Raises:
         EmiRayError: the reporting split gives no such score.
     """
+    on_note(f"training {recipe.name} with {len(seeds)} seeds on the {recipe.split} split")
     scores = []
-    for seed in seeds:
-        on_note(f"training {recipe.name}, seed {seed}, on the {recipe.split} split")
-        value = ray_worker.train(workspace, recipe, config, seed)[metric]
+    for result in runs.train_runs(workspace, [runs.RunRequest(recipe, seed) for seed in seeds], config):
+        if result.problem is not None:
+            raise result.problem
+        value = (result.metrics or {})[metric]
         if value is None:
             raise EmiRayError(
                 f"{recipe.name} has no {metric} on the {recipe.split} split: the labels do not vary."

@@ -3,7 +3,7 @@ import pytest
 from emi_ray.errors import UserError
 from emi_ray.runtime import Machine
 from emi_ray.training import resources
-from emi_ray.training.resources import size_jobs, jobs_per_gpu
+from emi_ray.training.resources import gpu_shares, jobs_per_gpu, size_jobs
 from emi_ray.tuning.samplers import SAMPLERS, SCHEDULERS, build_sampler
 
 GIB = 1 << 30
@@ -47,6 +47,18 @@ def test_gpus_that_are_not_there_are_refused(on_machine):
     on_machine(4, 0)
     with pytest.raises(UserError, match="has 0 GPUs"):
         size_jobs(GIB, gpus=0.5)
+
+
+@pytest.mark.parametrize(
+    ("num_jobs", "gpus", "most"), [(1, 4, 4), (5, 4, 4), (6, 4, 2), (8, 4, 2), (7, 2, 8), (9, 4, 2)]
+)
+def test_shares_fill_every_gpu_that_has_a_training(num_jobs, gpus, most):
+    shares = gpu_shares(num_jobs, gpus, most)
+    assert len(shares) == num_jobs
+    first = shares[: gpus * most]
+    # Whole GPUs are filled one after the other, as Ray places them, and all are in use.
+    assert sum(first) == pytest.approx(min(num_jobs, gpus))
+    assert min(shares) >= 1 / most - 1e-9
 
 
 def test_every_sampler_and_scheduler_can_be_built():

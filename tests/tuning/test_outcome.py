@@ -32,11 +32,15 @@ def trained(monkeypatch):
     """Instead of training: the score grows with the seed and is better for the best recipe."""
     names = []
 
-    def train(workspace, recipe, config, seed):
-        names.append((recipe.name, seed))
-        return {"val_pearson": 0.2 + 0.01 * (seed - 42) + 0.1 * recipe.name.endswith("-best")}
+    def train(workspace, requests, config):
+        return [trained_run(request.recipe, request.seed) for request in requests]
 
-    monkeypatch.setattr(module.ray_worker, "train", train)
+    def trained_run(recipe, seed):
+        names.append((recipe.name, seed))
+        score = 0.2 + 0.01 * (seed - 42) + 0.1 * recipe.name.endswith("-best")
+        return module.runs.RunResult(recipe, seed, {"val_pearson": score})
+
+    monkeypatch.setattr(module.runs, "train_runs", train)
     return names
 
 

@@ -1,0 +1,128 @@
+"""Many runs at once: what they share is done once, what fails is told alone, and a killed process costs nothing."""
+
+import os
+import signal
+import threading
+
+import pytest
+from planted import planted_workspace
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.recipe import load_recipe
+from emi_ray.training.run import execute_run, plan_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+SMALL = [f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision")]
+F1 = ["fusion.hidden=16", *SMALL, "training.epochs=6"]
+TEXT = ["encoders.text.hidden=16", "training.epochs=2"]
+
+
+def requests_of(*runs):
+    from emi_ray.training.runs import RunRequest
+
+    return [RunRequest(recipe, seed) for recipe, seed in runs]
+
+
+def kill_processes_named(*names):
+    import psutil
+
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        if any(name in " ".join(process.cmdline()) for name in names):
+            process.send_signal(signal.SIGKILL)
+
+
+def test_a_killed_process_is_repeated_and_ends_as_a_run_without_ray(tmp_path):
+    from emi_ray.training.runs import train_runs
+
+    recipe = load_recipe("f1", F1)
+    workspace = planted_workspace(tmp_path / "a", num_train=48, num_val=24)
+    killed = set()
+
+    def watch(job, scores):
+        # Once in the first stage of an encoder, once in the fusion.
+        if scores["stage"] in ("vision", "fusion") and scores["stage"] not in killed and scores["epoch"] > 1:
+            killed.add(scores["stage"])
+            kill_processes_named("ray::train ")
+
+    [result] = train_runs(
+        workspace, requests_of((recipe, 42)), WorkspaceConfig(), on_progress=watch, checkpoint_every_s=0
+    )
+    assert killed == {"vision", "fusion"}
+    undisturbed = planted_workspace(tmp_path / "b", num_train=48, num_val=24)
+    expected = execute_run(plan_run(undisturbed, recipe, WorkspaceConfig(), 42))
+    assert result.problem is None
+    assert result.metrics["val_pearson"] == pytest.approx(expected["val_pearson"], abs=1e-6)
+    assert not workspace.files("checkpoints")
+    assert result.metrics["node"]
+    assert result.metrics["gpus"] == []
+    assert not any(stage["reused"] for stage in result.metrics["stages"].values())
+
+    [again] = train_runs(workspace, requests_of((recipe, 42)), WorkspaceConfig())
+    assert again.metrics == {**result.metrics, "already_finished": True}
+
+
+def test_an_encoder_that_runs_share_is_trained_once_and_a_mistake_in_one_run_leaves_the_others(tmp_path):
+    from emi_ray.training.runs import train_runs
+
+    workspace = planted_workspace(tmp_path, num_train=48, num_val=24)
+    text = load_recipe("text", TEXT)
+    f1 = load_recipe("f1", [*TEXT, "fusion.hidden=16", *SMALL])
+    wrong = load_recipe("audio", ["encoders.audio.features=nothing-of-that-name"])
+    epochs = []
+    results = train_runs(
+        workspace,
+        requests_of((text, 42), (f1, 42), (wrong, 42), (text, 43)),
+        WorkspaceConfig(),
+        on_progress=lambda job, scores: epochs.append((scores["stage"], job)),
+    )
+    assert [result.problem is None for result in results] == [True, True, False, True]
+    assert isinstance(results[2].problem, UserError)
+    assert "nothing-of-that-name" in str(results[2].problem)
+    # Two epochs with seed 42, which `text` and `f1` share, and two with seed 43.
+    assert len([job for stage, job in epochs if stage == "text"]) == 4
+    assert results[0].metrics["stages"]["text"] == results[1].metrics["stages"]["text"]
+    assert len(workspace.files("encoders/text")) == 2
+
+
+def test_a_users_mistake_found_by_a_worker_reaches_the_driver_at_once(tmp_path):
+    from emi_ray.training.runs import train_runs
+
+    workspace = planted_workspace(tmp_path, num_train=8, num_val=0)
+    [result] = train_runs(workspace, requests_of((load_recipe("text"), 42)), WorkspaceConfig())
+    assert isinstance(result.problem, UserError)
+    assert "val split has no labelled clips" in str(result.problem)
+
+
+def test_a_run_that_is_asked_for_twice_is_refused(tmp_path):
+    from emi_ray.training.runs import train_runs
+
+    workspace = planted_workspace(tmp_path, num_train=24, num_val=12)
+    text = load_recipe("text", TEXT)
+    first, second = train_runs(workspace, requests_of((text, 42), (text, 42)), WorkspaceConfig())
+    assert first.problem is None
+    assert "asked for twice" in str(second.problem)
+
+
+def test_several_workers_of_one_run_resume_after_a_kill_under_ray_train(tmp_path):
+    from emi_ray.training.runs import train_runs
+
+    workspace = planted_workspace(tmp_path / "a", num_train=48, num_val=24)
+    recipe = load_recipe("text", ["encoders.text.hidden=16", "training.epochs=6"])
+    killed = threading.Event()
+
+    def watch(job, scores):
+        if scores["epoch"] > 2 and not killed.is_set():
+            killed.set()
+            kill_processes_named("RayTrainWorker")
+
+    [result] = train_runs(
+        workspace, requests_of((recipe, 42)), WorkspaceConfig(), num_workers=2, on_progress=watch
+    )
+    assert killed.is_set()
+    undisturbed = planted_workspace(tmp_path / "b", num_train=48, num_val=24)
+    expected = execute_run(plan_run(undisturbed, recipe, WorkspaceConfig(), 42))
+    assert result.metrics["val_pearson"] == pytest.approx(expected["val_pearson"], abs=1e-5)
+    assert result.metrics["num_workers"] == 2
+    assert not workspace.files("runs/text/42/ray", recursive=True)
