@@ -122,6 +122,17 @@ class ExtractionSettings(Settings):
     time_limit_s: float = Field(
         120.0, gt=0, description="for reading, decoding and face tracking of one clip"
     )
+    batch_limit_s: float = Field(
+        300.0, gt=0, description="for one batch of one extractor, loading its model not counted"
+    )
+    memory_limit_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GiB that one batch of one extractor may take; null: half of the machine's memory",
+    )
+    wait_for_nodes_s: float = Field(
+        600.0, ge=0, description="for a node, when all nodes of a cluster are gone during a run"
+    )
     measure: bool = Field(True, description="try each stage on a few clips before a long run, to size pools")
     rows_per_block: int = Field(16, ge=1, description="clips that travel together")
     stages: dict[str, StageSettings] = Field(

@@ -13,7 +13,7 @@ from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.errors import UserError
 from emi_ray.evaluation import predict_features
 from emi_ray.extraction import extract
-from emi_ray.extractors import EXTRACTORS
+from emi_ray.extractors import find_extractor
 from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Modality, Split
 from emi_ray.training.checkpoint import LoadedModel, load_model
@@ -81,7 +81,7 @@ def config_of(loaded: LoadedModel, extraction: ExtractionSettings) -> WorkspaceC
         UserError: it was trained on features that were imported: nothing here can make more of them.
     """
     for modality, identity in loaded.description.extractors.items():
-        if identity["extractor"] not in EXTRACTORS:
+        if find_extractor(identity["extractor"]) is None:
             raise UserError(
                 f"The model was trained on imported {modality} features ({identity['extractor']}), which cannot be "
                 f"extracted from clips here. Import those of the new clips into the workspace, under the test "

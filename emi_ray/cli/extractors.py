@@ -30,6 +30,9 @@ def extractors(
 
     Any of them goes into emi_ray.yaml, or for one command: emi-ray extract -w work extractors.text.name=gte-base
 
+    Your own extractor is a subclass of emi_ray.extractors.Extractor, named as module:Class
+    (extractors.vision.name=faces.gaze:Gaze). See docs/how-to/own_extractor.md.
+
     Example: emi-ray extractors
     """
     from emi_ray.extractors import EXTRACTORS

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from emi_ray.config import MediaSettings
-from emi_ray.extraction.stage import OUTCOME, Stage, outcome
+from emi_ray.extraction.batches import outcome
+from emi_ray.extraction.stage import OUTCOME, Stage
 from emi_ray.extraction.work import todo_column
 from emi_ray.media.clip import table_of
 from emi_ray.media.isolation import DecodeProcess

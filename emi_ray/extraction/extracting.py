@@ -1,14 +1,18 @@
 """The stage of one modality: decoded clips → features in the store."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from emi_ray.errors import ClipError, EmiRayError
-from emi_ray.extraction.stage import ALWAYS, Attempt, Stage, attempt, limit_threads, with_outcomes
+from emi_ray.extraction.batches import Attempt
+from emi_ray.extraction.runner import Runner
+from emi_ray.extraction.stage import ALWAYS, Stage, limit_threads, own_life, with_outcomes
+from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import store_of, todo_column
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
 from emi_ray.failures import Failure, write_failures
@@ -24,19 +28,25 @@ as ``np.isfinite``."""
 class Extract(Stage):
     """Runs one extractor and writes its features; passes on the columns in ``keep``."""
 
-    def __init__(self, workspace: Workspace, spec: ExtractorSpec, keep: Sequence[str], threads: int) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        spec: ExtractorSpec,
+        keep: Sequence[str],
+        threads: int,
+        limits: Limits,
+        careful: bool = False,
+    ) -> None:
         limit_threads(threads)
         self.name = self._modality = spec.kind.MODALITY
         self._spec = spec
         self._store = store_of(workspace, spec)
         self._keep = [*keep, "outcomes"]
-
-    @cached_property
-    def _extractor(self) -> Extractor:
-        """Built with the first batch, so that a model that does not load is reported like any other error."""
-        extractor = self._spec.build()
-        self._store.create(self._spec.identity, extractor.feature_dim)
-        return extractor
+        life = own_life()
+        self._runner: Runner[Features] = Runner(
+            partial(ExtractorTool, spec), self.name, limits, life.owner, life.was_restarted, careful
+        )
+        self._is_store_there = False
 
     def process(self, batch: pa.Table) -> pa.Table:
         todo = todo_column(self._modality)
@@ -47,16 +57,11 @@ class Extract(Stage):
         return with_outcomes(batch, outcomes).select(self._keep)
 
     def _extract(self, rows: pa.Table) -> list[Attempt[Features]]:
-        extractor = self._extractor
-
-        def extract(ready: Sequence[DecodedClip]) -> list[Features]:
-            return [_fit_for_store(found, extractor) for found in extractor.extract(ready)]
-
         clips = [unpack_clip(row) for row in rows_of(rows)]
         absences = {clip.clip_id: self._absence(clip) for clip in clips}
         absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
         ready = [clip for clip in clips if not absences[clip.clip_id]]
-        results = attempt(extract, ready, self._modality)
+        results = self._runner.run(ready)
         _refuse_failing_alike(results)
         return absent + results
 
@@ -71,6 +76,9 @@ class Extract(Stage):
 
     def _write(self, results: Sequence[Attempt[Features]], attempts: Mapping[str, int]) -> None:
         fingerprint = self._store.fingerprint
+        if not self._is_store_there:
+            self._store.create(self._spec.identity, self._runner.feature_dim)
+            self._is_store_there = True
         done = [(r.clip_id, r.result) for r in results if r.result is not None]
         lost = [(r.clip_id, r.failure) for r in results if r.failure is not None]
         self._store.write([ClipFeatures(i, f.values, f.timestamps_s, f.extras) for i, f in done])
@@ -78,6 +86,20 @@ class Extract(Stage):
             self._store.workspace,
             [Failure(i, self._modality, fingerprint, *why, attempts[i]) for i, why in lost],
         )
+
+
+class ExtractorTool:
+    """An extractor whose features a store can hold."""
+
+    def __init__(self, spec: ExtractorSpec) -> None:
+        self._extractor = spec.build()
+        self.feature_dim: int | None = self._extractor.feature_dim
+
+    def __call__(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        return [_fit_for_store(found, self._extractor) for found in self._extractor.extract(clips)]
+
+    def use_less_memory(self) -> bool:
+        return self._extractor.use_less_memory()
 
 
 def _fit_for_store(found: Features, extractor: Extractor) -> Features:
@@ -106,8 +128,9 @@ def _refuse_failing_alike(results: Sequence[Attempt[Features]]) -> None:
     """A whole batch that fails in one unforeseen way says that the stage is broken, not that its clips are.
 
     Raises:
-        EmiRayError: several clips, and all of them, failed for the same reason, which no extractor foresaw.
+        EmiRayError: several clips, and all of them, failed for the same reason but for its numbers, which no
+            extractor foresaw.
     """
-    reasons = {result.failure for result in results}
+    reasons = {result.failure and re.sub(r"\d[\d.,]*", "", result.failure[1]) for result in results}
     if len(results) > 1 and len(reasons) == 1 and any(result.is_unforeseen for result in results):
         raise EmiRayError(f"all {len(results)} clips of a batch fail alike: {results[0].failure}")

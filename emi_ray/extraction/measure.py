@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from emi_ray.extraction.batches import attempt
 from emi_ray.extraction.pipeline import Pipeline
 from emi_ray.extraction.pools import Measurement, plan_pools
-from emi_ray.extraction.stage import attempt, limit_threads
+from emi_ray.extraction.stage import limit_threads
 from emi_ray.media.clip import DecodedClip, unpack_clip
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
@@ -18,17 +19,29 @@ from emi_ray.schema import MEDIA_COLUMNS
 
 NUM_CLIPS = 8
 
+MEASURE_LIMIT_S = 600.0
+"""For loading all models and running the clips through them twice."""
+
 
 def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
-    """Run a few clips of ``work``, spread evenly over it, through each stage by itself; writes nothing."""
+    """Run a few clips of ``work``, spread evenly over it, through each stage by itself; writes nothing.
+
+    Raises:
+        ray.exceptions.RayError: a clip ended the process, or hung.
+    """
     chosen = np.unique(np.linspace(0, work.num_rows - 1, NUM_CLIPS).astype(int))
     rows = work.select(["clip_id", *MEDIA_COLUMNS]).take(chosen).to_pylist()
     sources = [ClipSource(**row) for row in rows]
     uses_gpu = machine().gpus > 0 and any(pipeline.stages.values())
     pools = plan_pools(machine(), pipeline.stages, pipeline.config.extraction)
     threads = {name: pool.threads for name, pool in pools.items()}
-    task = ray.remote(num_cpus=1, num_gpus=1 if uses_gpu else 0)(_measure)
-    seconds, media_s, num_clips = ray.get(task.remote(pipeline, sources, threads))
+    task = ray.remote(max_retries=0, num_cpus=1, num_gpus=1 if uses_gpu else 0)(_measure)
+    answer = task.remote(pipeline, sources, threads)
+    try:
+        seconds, media_s, num_clips = ray.get(answer, timeout=MEASURE_LIMIT_S)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(answer, force=True)
+        raise
     return Measurement(
         {stage: spent / num_clips for stage, spent in seconds.items()},
         {stage: spent / media_s for stage, spent in seconds.items()},

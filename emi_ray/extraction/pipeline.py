@@ -8,13 +8,14 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from emi_ray.config import WorkspaceConfig
+from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.decoding import Decode
 from emi_ray.extraction.extracting import Extract
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.stage import ALWAYS
 from emi_ray.extraction.transcribing import Transcribe
+from emi_ray.extraction.vigil import Limits, default_memory_limit
 from emi_ray.extraction.work import todo_column
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
 from emi_ray.media.detection import build_finder
@@ -24,9 +25,6 @@ from emi_ray.workspace import Workspace
 ORDER: tuple[Modality, ...] = ("motion", "vision", "audio", "text")
 """Heaviest inputs first, so that they are dropped early. Of the two that read faces motion comes first: it
 never runs a model, and what vision's model passes on is then small."""
-
-MAX_RETRIES = 2
-"""Of a batch whose worker dies, before its clips are tried one by one. Ray Data's default is for ever."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,32 @@ class Pipeline:
             stages[modality] = spec.kind.USES_GPU
         return stages
 
-    def build(self, work: pa.Table, pools: Mapping[str, Pool]) -> Dataset:
-        """The lazy dataset. Its rows are ``clip_id`` and ``outcomes``: features stay behind, in the store."""
+    def build(self, work: pa.Table, pools: Mapping[str, Pool], careful: bool = False) -> Dataset:
+        """The lazy dataset. Its rows are ``clip_id`` and ``outcomes``: features stay behind, in the store.
+
+        Args:
+            careful: one clip a task, and each extractor in a child process, so that a death has one suspect.
+        """
         # Unlike from_arrow this starts no task a block, and so no further worker processes.
-        dataset: Dataset = ray.data.from_blocks(_blocks(work, pools, self._rows_per_block))
+        dataset: Dataset = ray.data.from_blocks(
+            _singly(work) if careful else _blocks(work, pools, self._rows_per_block)
+        )
         needs = {modality: spec.needs for modality, spec in self.specs.items()}
         limit = self.config.extraction.time_limit_s
+        limits = limits_of(self.config.extraction)
         decode = (self.config.media, needs, self.transcriber is not None, limit)
         dataset = dataset.map_batches(Decode, fn_constructor_args=decode, **_on(pools["decode"]))
         for stage in list(self.stages)[1:]:
             kind = Transcribe if stage == "transcript" else Extract
             spec = self.transcriber if stage == "transcript" else self.specs[stage]  # type: ignore[index]
-            arguments = (self.workspace, spec, self._needed_after(stage), pools[stage].threads)
+            arguments = (
+                self.workspace,
+                spec,
+                self._needed_after(stage),
+                pools[stage].threads,
+                limits,
+                careful,
+            )
             dataset = dataset.map_batches(kind, fn_constructor_args=arguments, **_on(pools[stage]))
         return dataset
 
@@ -105,6 +117,13 @@ def plan_pipeline(
     return Pipeline(workspace, config, specs, transcriber)
 
 
+def limits_of(settings: ExtractionSettings) -> Limits:
+    """What one batch of one extractor may take."""
+    gigabytes = settings.memory_limit_gb
+    num_bytes = int(gigabytes * 2**30) if gigabytes else default_memory_limit()
+    return Limits(settings.batch_limit_s, num_bytes)
+
+
 def configure_ray_data(longest_batch_s: float) -> None:
     """Settings of Ray Data that the pipeline relies on.
 
@@ -127,8 +146,11 @@ def _on(pool: Pool) -> dict[str, Any]:
         "compute": ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,
-        "max_task_retries": MAX_RETRIES,
     }
+
+
+def _singly(work: pa.Table) -> list[pa.Table]:
+    return [work.slice(start, 1) for start in range(work.num_rows)]
 
 
 def _blocks(work: pa.Table, pools: Mapping[str, Pool], rows_per_block: int) -> list[pa.Table]:

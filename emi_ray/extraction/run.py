@@ -1,19 +1,18 @@
 """One extraction run: what is to do, through the pipeline, until nothing is left without an outcome."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.data import Dataset
-from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.errors import EmiRayError, UserError
+from emi_ray.errors import UserError
+from emi_ray.extraction.batches import outcome
 from emi_ray.extraction.measure import measure
-from emi_ray.extraction.pipeline import Pipeline, configure_ray_data, plan_pipeline
+from emi_ray.extraction.passes import Passes, Progress
+from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.extraction.work import plan_work, store_of, todo_column, with_transcripts
@@ -25,8 +24,8 @@ from emi_ray.workspace import Workspace, sweep
 MEASURE_FROM_CLIPS = 500
 """Shorter runs are over before a measurement would pay."""
 
-Progress = Callable[[int, int], None]
-"""Called with (clips done, clips in all)."""
+RECORDS = "extractions"
+"""Folder of the records of runs, and of the lock that keeps two runs apart."""
 
 
 def extract(
@@ -41,9 +40,20 @@ def extract(
     Whatever a killed run left undone is done by the next; what is done is not touched.
 
     Raises:
-        UserError: as :func:`plan_pipeline`, or a node does not see the workspace.
-        EmiRayError: a stage cannot work at all.
+        UserError: as :func:`plan_pipeline`, a node does not see the workspace, or another process extracts into it.
+        EmiRayError: a stage cannot work at all, or nodes died too often for all clips to be done.
     """
+    with workspace.driving(RECORDS, f"Extraction into {workspace.root}"):
+        return _extract(workspace, config, modalities, retry_failed, on_progress)
+
+
+def _extract(
+    workspace: Workspace,
+    config: WorkspaceConfig,
+    modalities: Sequence[Modality] | None,
+    retry_failed: bool,
+    on_progress: Progress,
+) -> ExtractionSummary:
     started = time.perf_counter()
     pipeline = plan_pipeline(workspace, config, modalities)
     sweep(workspace, "features")
@@ -52,17 +62,17 @@ def extract(
     require_shared(workspace, _some_media(work))
     summary = ExtractionSummary(already_done=clips.num_rows - work.num_rows)
     if work.num_rows:
-        long_enough = work.num_rows >= MEASURE_FROM_CLIPS
-        summary.measured = measure(pipeline, work) if long_enough and config.extraction.measure else None
-        summary.pools = propose_pools(pipeline, summary.measured)
-        lost = _stream(pipeline, work, summary.pools, summary, on_progress)
-        if lost:
-            left = plan_work(workspace, _only(clips, lost), pipeline.specs, retry_failed)
-            singly = {name: pool.one_by_one() for name, pool in summary.pools.items()}
-            lost = _stream(pipeline, left, singly, summary, on_progress)
-        if lost:
-            dead = plan_work(workspace, _only(clips, lost), pipeline.specs, retry_failed)
-            _quarantine(pipeline, dead, summary)
+        if work.num_rows >= MEASURE_FROM_CLIPS and config.extraction.measure:
+            summary.measured = _measured(pipeline, work, summary)
+        passes = Passes(
+            pipeline,
+            summary,
+            left=lambda ids: plan_work(workspace, _only(clips, ids), pipeline.specs, retry_failed),
+            plan=lambda: propose_pools(pipeline, summary.measured),
+            on_progress=on_progress,
+        )
+        for modality, dead in passes.run(work).items():
+            _quarantine(pipeline, modality, dead, summary)
     summary.seconds = time.perf_counter() - started
     return summary
 
@@ -83,69 +93,31 @@ def plan(
     return propose_pools(pipeline, measured), measured
 
 
+def _measured(pipeline: Pipeline, work: pa.Table, summary: ExtractionSummary) -> Measurement | None:
+    """What :func:`measure` finds; None, and a note, where a clip or a node spoils it."""
+    try:
+        return measure(pipeline, work)
+    except (RayError, TimeoutError) as error:
+        summary.note(f"stages could not be measured ({type(error).__name__}): pools have their default sizes")
+        return None
+
+
 def propose_pools(pipeline: Pipeline, measured: Measurement | None) -> dict[str, Pool]:
     """Pools for the machine or cluster of the current Ray session."""
     return plan_pools(machine(), pipeline.stages, pipeline.config.extraction, measured)
 
 
-def _stream(
-    pipeline: Pipeline,
-    work: pa.Table,
-    pools: Mapping[str, Pool],
-    summary: ExtractionSummary,
-    on_progress: Progress,
-) -> set[str]:
-    """Stream ``work`` through the pipeline; returns the clips that dying workers lost."""
-    lost = set(work["clip_id"].to_pylist())
-    if not lost:
-        return lost
-    total = summary.clips + len(lost)
-    # A clip that hangs is tried three times: whole, then sound and pictures apart.
-    configure_ray_data(3 * pipeline.config.extraction.time_limit_s * pools["decode"].batch_size)
-    for clip_id, outcomes in _outcomes(pipeline.build(work, pools)):
-        _stop_if_broken(outcomes)
-        summary.add(outcomes)
-        lost.discard(clip_id)
-        on_progress(summary.clips, total)
-    return lost
-
-
-def _outcomes(dataset: Dataset) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            assert isinstance(batch, pa.Table)
-            yield from zip(batch["clip_id"].to_pylist(), batch["outcomes"].to_pylist(), strict=True)
-    except (RayError, ExecutionTimeoutError) as error:
-        raise EmiRayError(
-            f"Ray ended the run: {error} What is done is kept; the same command goes on."
-        ) from None
-
-
-def _stop_if_broken(outcomes: list[dict[str, Any]]) -> None:
-    for outcome in outcomes:
-        if outcome["status"] == "broken":
-            raise EmiRayError(
-                f"The {outcome['stage']} stage cannot work: {outcome['reason']} "
-                f"What is done is kept; mend the cause and run the same command again."
-            )
-
-
-def _quarantine(pipeline: Pipeline, dead: pa.Table, summary: ExtractionSummary) -> None:
-    """Record the clips over which a worker died again although it held nothing else."""
-    reason = "the worker process died while it held this clip (out of memory, or a crash in native code)"
-    for modality, spec in pipeline.specs.items():
-        fingerprint = store_of(pipeline.workspace, spec).fingerprint
-        attempts = dict(
-            zip(dead["clip_id"].to_pylist(), dead[todo_column(modality)].to_pylist(), strict=True)
-        )
-        failures = [
-            Failure(clip_id, modality, fingerprint, "worker", reason, number)
-            for clip_id, number in attempts.items()
-            if number is not None
-        ]
-        write_failures(pipeline.workspace, failures)
-        for _ in failures:
-            summary.add_outcome({"stage": modality, "status": "failed", "seconds": 0.0, "reason": reason})
+def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary: ExtractionSummary) -> None:
+    """Record the clips that were lost again and again on living nodes, alone in their task."""
+    reason = (
+        f"the process of {modality}, or of a stage before it, died each time it was given this clip alone"
+    )
+    store = store_of(pipeline.workspace, pipeline.specs[modality])
+    attempts = zip(dead["clip_id"].to_pylist(), dead[todo_column(modality)].to_pylist(), strict=True)
+    failures = [Failure(i, modality, store.fingerprint, "worker", reason, number) for i, number in attempts]
+    write_failures(pipeline.workspace, failures)
+    for _ in failures:
+        summary.add_outcome(outcome(modality, "failed", reason))
 
 
 def _some_media(work: pa.Table) -> list[str]:

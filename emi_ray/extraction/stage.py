@@ -5,18 +5,18 @@ A row on its way holds ``clip_id``, the ``todo_<modality>`` columns, the inputs 
 """
 
 import os
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import cv2
 import pyarrow as pa
+import ray
 from threadpoolctl import threadpool_limits
 
-from emi_ray.errors import ClipError, EmiRayError
-from emi_ray.media.clip import DecodedClip
+from emi_ray.errors import EmiRayError
+from emi_ray.extraction.batches import outcome
 
 OUTCOME = pa.struct(
     [
@@ -35,8 +35,6 @@ cannot work, for a full disk or a model that does not load; the run ends). ``sec
 
 ALWAYS = ("clip_id", "missing", "failed", "notes")
 """Columns that every stage after decoding reads beside its own inputs."""
-
-Result = TypeVar("Result")
 
 
 class Stage(ABC):
@@ -65,46 +63,20 @@ class Stage(ABC):
 
 
 @dataclass(frozen=True)
-class Attempt(Generic[Result]):
-    """What came of one clip: a result, or (stage, reason) of why there is none."""
+class Life:
+    """Which actor this process is: ``owner`` stays the same when Ray starts it anew."""
 
-    clip_id: str
-    result: Result | None = None
-    failure: tuple[str, str] | None = None
-    seconds: float = 0.0
-    is_unforeseen: bool = False
-    """Whether the failure was no ``ClipError``."""
-
-    def outcome(self, stage: str) -> dict[str, Any]:
-        if self.failure is None:
-            return outcome(stage, "ok", seconds=self.seconds)
-        where, reason = self.failure
-        return outcome(stage, "missing" if where == "missing" else "failed", reason, self.seconds)
+    owner: str
+    was_restarted: bool
 
 
-def attempt(
-    work: Callable[[Sequence[DecodedClip]], Sequence[Result]], clips: Sequence[DecodedClip], stage: str
-) -> list[Attempt[Result]]:
-    """Do ``work`` on all clips at once; if that fails, on one at a time, so that only the bad ones are lost."""
-    if not clips:
-        return []
-    started = time.perf_counter()
-    try:
-        results = work(clips)
-    except Exception as error:  # noqa: BLE001 - the one boundary that quarantines a clip
-        if len(clips) > 1:
-            return [one for clip in clips for one in attempt(work, [clip], stage)]
-        unforeseen = not isinstance(error, ClipError)
-        return [Attempt(clips[0].clip_id, failure=_explain(stage, error), is_unforeseen=unforeseen)]
-    seconds = (time.perf_counter() - started) / len(clips)
-    return [Attempt(c.clip_id, result, None, seconds) for c, result in zip(clips, results, strict=True)]
-
-
-def outcome(
-    stage: str, status: str, reason: str | None = None, seconds: float = 0.0, media_s: float = 0.0
-) -> dict[str, Any]:
-    """One entry of the ``outcomes`` column."""
-    return {"stage": stage, "status": status, "reason": reason, "seconds": seconds, "media_s": media_s}
+def own_life() -> Life:
+    """The life of the actor that this process is; of a process outside of Ray's actors, its own."""
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    actor_id = context.get_actor_id() if context else None
+    if context is None or actor_id is None:
+        return Life(f"process-{os.getpid()}", False)
+    return Life(actor_id, bool(context.was_current_actor_reconstructed))
 
 
 def with_outcomes(batch: pa.Table, added: Mapping[str, Mapping[str, Any]]) -> pa.Table:
@@ -126,9 +98,3 @@ def _is_broken(batch: pa.Table) -> bool:
     if "outcomes" not in batch.column_names:
         return False
     return any(entry["status"] == "broken" for row in batch["outcomes"].to_pylist() for entry in row)
-
-
-def _explain(stage: str, error: Exception) -> tuple[str, str]:
-    if isinstance(error, ClipError):
-        return error.stage, error.reason
-    return stage, f"{type(error).__name__}: {error}"

@@ -2,9 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from emi_ray.extraction.pools import Measurement, Pool
 
@@ -22,12 +26,13 @@ class StageSummary:
     reasons: Counter[str] = field(default_factory=Counter)
     _first_of_kind: dict[str, str] = field(default_factory=dict, repr=False)
 
-    def add(self, outcome: Mapping[str, Any]) -> None:
-        setattr(self, outcome["status"], getattr(self, outcome["status"]) + 1)
-        self.seconds += outcome["seconds"]
-        if outcome["reason"]:
-            kind = re.sub(r"\d[\d.,]*", "", outcome["reason"])
-            self.reasons[self._first_of_kind.setdefault(kind, outcome["reason"])] += 1
+    def add(self, status: str, reason: str | None, count: int, seconds: float) -> None:
+        """Count clips with the same status and reason."""
+        setattr(self, status, getattr(self, status) + count)
+        self.seconds += seconds
+        if reason:
+            kind = re.sub(r"\d[\d.,]*", "", reason)
+            self.reasons[self._first_of_kind.setdefault(kind, reason)] += count
 
 
 @dataclass
@@ -40,6 +45,13 @@ class ExtractionSummary:
     stages: dict[str, StageSummary] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
     measured: Measurement | None = None
+    nodes_lost: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, what: str) -> None:
+        """Remember something that a user should know, once."""
+        if what not in self.notes:
+            self.notes.append(what)
 
     @property
     def clips_per_s(self) -> float:
@@ -67,16 +79,32 @@ class ExtractionSummary:
         """The stage whose actors were busiest; None when nothing ran."""
         return max(self.stages, key=self.busy, default=None)
 
-    def add(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
-        """Count one clip's way through the pipeline."""
-        self.clips += 1
-        outcomes = list(outcomes)
-        media_s = sum(outcome["media_s"] for outcome in outcomes)
-        for outcome in outcomes:
-            self.add_outcome(outcome)
-            if outcome["status"] == "ok":
-                self.stages[outcome["stage"]].media_s += media_s
+    def add_table(self, table: pa.Table, are_new: bool = True) -> list[str]:
+        """Count clips on their way through the pipeline, rows of ``clip_id`` and ``outcomes``; returns their ids.
+
+        Rows are counted by Arrow, a group at a time: a million clips pass through the driver.
+
+        Args:
+            are_new: whether no earlier pass has counted these clips.
+        """
+        ids: list[str] = table["clip_id"].to_pylist()
+        self.clips += len(ids) * are_new
+        lists = table["outcomes"].combine_chunks()
+        entries = pa.Table.from_struct_array(lists.flatten())
+        clip = pc.list_parent_indices(lists).to_numpy()
+        media_s = np.bincount(clip, entries["media_s"].to_numpy(), len(ids))
+        place = entries.schema.get_field_index("media_s")
+        entries = entries.set_column(place, "media_s", pa.array(media_s[clip]))
+        keys = ["stage", "status", "reason"]
+        sums = entries.group_by(keys).aggregate([("seconds", "sum"), ("media_s", "sum"), ("stage", "count")])
+        for row in sums.to_pylist():
+            stage = self.stages.setdefault(row["stage"], StageSummary())
+            stage.add(row["status"], row["reason"], row["stage_count"], row["seconds_sum"])
+            if row["status"] == "ok":
+                stage.media_s += row["media_s_sum"]
+        return ids
 
     def add_outcome(self, outcome: Mapping[str, Any]) -> None:
         """Count what one stage made of one clip."""
-        self.stages.setdefault(outcome["stage"], StageSummary()).add(outcome)
+        stage = self.stages.setdefault(outcome["stage"], StageSummary())
+        stage.add(outcome["status"], outcome["reason"], 1, outcome["seconds"])

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from emi_ray.extraction.stage import ALWAYS, Attempt, Stage, attempt, limit_threads, with_outcomes
+from emi_ray.extraction.batches import Attempt
+from emi_ray.extraction.runner import Runner
+from emi_ray.extraction.stage import ALWAYS, Stage, limit_threads, own_life, with_outcomes
+from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import todo_column
 from emi_ray.extractors import TranscriberSpec
-from emi_ray.extractors.whisper import Whisper
-from emi_ray.media.clip import rows_of, unpack_clip
+from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
@@ -22,25 +24,30 @@ class Transcribe(Stage):
     name = "transcript"
 
     def __init__(
-        self, workspace: Workspace, spec: TranscriberSpec, keep: Sequence[str], threads: int
+        self,
+        workspace: Workspace,
+        spec: TranscriberSpec,
+        keep: Sequence[str],
+        threads: int,
+        limits: Limits,
+        careful: bool = False,
     ) -> None:
         limit_threads(threads)
         self._spec = spec
         self._store = TranscriptStore(workspace, spec.fingerprint)
         self._keep = [*keep, "outcomes"]
-
-    @cached_property
-    def _whisper(self) -> Whisper:
-        self._store.create(self._spec.identity)
-        return self._spec.build()
+        life = own_life()
+        self._runner: Runner[str] = Runner(
+            partial(TranscriberTool, spec), self.name, limits, life.owner, life.was_restarted, careful
+        )
 
     def process(self, batch: pa.Table) -> pa.Table:
         rows = rows_of(batch.select([*ALWAYS, todo_column("text"), "transcript", "waveform"]))
         mute = [row for row in rows if row[todo_column("text")] is not None and _wants_sound(row)]
         heard = [row for row in mute if row["waveform"] is not None]
-        results = (
-            attempt(self._whisper.transcribe, [unpack_clip(row) for row in heard], self.name) if heard else []
-        )
+        if heard:
+            self._store.create(self._spec.identity)
+        results = self._runner.run([unpack_clip(row) for row in heard])
         self._store.write({r.clip_id: r.result for r in results if r.result is not None})
         by_id = {result.clip_id: result for result in results}
         told = [_told(row, by_id.get(row["clip_id"])) if row in mute else row for row in rows]
@@ -49,6 +56,21 @@ class Transcribe(Stage):
             batch = batch.set_column(batch.schema.get_field_index(name), name, column)
         outcomes = {result.clip_id: result.outcome(self.name) for result in results}
         return with_outcomes(batch, outcomes).select(self._keep)
+
+
+class TranscriberTool:
+    """Whisper as the runner applies it."""
+
+    feature_dim: int | None = None
+
+    def __init__(self, spec: TranscriberSpec) -> None:
+        self._whisper = spec.build()
+
+    def __call__(self, clips: Sequence[DecodedClip]) -> list[str]:
+        return self._whisper.transcribe(clips)
+
+    def use_less_memory(self) -> bool:
+        return self._whisper.use_less_memory()
 
 
 def _wants_sound(row: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Clip → features. ``EXTRACTORS`` is the one table of names."""
+"""Clip → features. ``EXTRACTORS`` is the one table of names; one's own are named as ``module:Class``."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from emi_ray.extractors.audio import Prosody
 from emi_ray.extractors.base import Extractor, Features, fingerprint
 from emi_ray.extractors.motion import Flow, MotionSummary
 from emi_ray.extractors.openface import OpenFace
+from emi_ray.extractors.own import is_own, load_own, registered, source_digest
 from emi_ray.extractors.pretrained_audio import HfAudio, Hubert, Wav2Vec2, Wav2Vec2Emotion, WavLM
 from emi_ray.extractors.pretrained_text import BertLarge, GteBase, HfText
 from emi_ray.extractors.pretrained_vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
@@ -40,6 +41,8 @@ class ExtractorSpec:
     settings: BaseModel
     media: MediaSettings
     transcriber: "TranscriberSpec | None" = None
+    name: str = ""
+    """As the settings give it, ``module:Class`` for an extractor of one's own."""
 
     def build(self) -> Extractor:
         return self.kind(self.settings)
@@ -55,7 +58,11 @@ class ExtractorSpec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         identity = self.kind.identity(self.settings, self.media)
-        return {**identity, "transcriber": self.transcriber.identity} if self.transcriber else identity
+        if self.transcriber:
+            identity = {**identity, "transcriber": self.transcriber.identity}
+        if is_own(self.name):
+            identity = {**identity, "extractor": self.name, "code": source_digest(self.kind)}
+        return identity
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,7 +104,8 @@ def specify(
         UserError: as :func:`check_settings`, or the weights cannot be had.
     """
     kind, settings = check_settings(modality, wanted)
-    return ExtractorSpec(kind, kind.resolve(settings), media, transcriber if modality == "text" else None)
+    heard = transcriber if modality == "text" else None
+    return ExtractorSpec(kind, kind.resolve(settings), media, heard, wanted.name)
 
 
 def specify_transcriber(wanted: ExtractorSettings, media: MediaSettings) -> TranscriberSpec:
@@ -119,11 +127,29 @@ def check_settings(modality: Modality, wanted: ExtractorSettings) -> tuple[type[
         UserError: no extractor of that name serves the modality, or a setting of it is wrong.
     """
     where = f"extractors.{modality}"
-    serving = [name for name, kind in EXTRACTORS.items() if modality == kind.MODALITY]
-    if wanted.name not in serving:
-        raise UserError(f"{where}.name = '{wanted.name}': {choices(wanted.name, serving)}")
-    kind = EXTRACTORS[wanted.name]
+    kind = find_extractor(wanted.name, where)
+    if kind is None or modality != kind.MODALITY:
+        serving = [name for name, each in {**EXTRACTORS, **_entered()}.items() if modality == each.MODALITY]
+        what = f"is for {kind.MODALITY}. " if kind is not None else ""
+        hint = choices(wanted.name, serving)
+        raise UserError(f"{where}.name = '{wanted.name}': {what}{hint} Your own is named module:Class.")
     return kind, validate(kind.Settings, wanted.settings, f"{where}.settings")
+
+
+def find_extractor(name: str, where: str = "extractor") -> type[Extractor] | None:
+    """The extractor of that name: one of ``EXTRACTORS``, an entry point of an installed package, or one's own as
+    ``module:Class``; None if there is none.
+
+    Raises:
+        UserError: ``module:Class`` cannot be imported or is no extractor; ``where`` begins the message.
+    """
+    if name in EXTRACTORS:
+        return EXTRACTORS[name]
+    return load_own(name, where) if is_own(name) else _entered().get(name)
+
+
+def _entered() -> dict[str, type[Extractor]]:
+    return {name: load_own(target, f"entry point {name}") for name, target in registered().items()}
 
 
 __all__ = [
@@ -133,6 +159,7 @@ __all__ = [
     "Features",
     "TranscriberSpec",
     "check_settings",
+    "find_extractor",
     "specify",
     "specify_transcriber",
 ]

@@ -65,6 +65,10 @@ class Extractor(ABC):
             ClipError: a clip cannot be processed; the caller tries the others without it.
         """
 
+    def use_less_memory(self) -> bool:
+        """Work in smaller steps from now on, because memory ran out; False where that is not possible."""
+        return False
+
     @classmethod
     def needs(cls, settings: Any) -> frozenset[Need]:
         """The inputs that these settings ask for; ``NEEDS`` unless a setting chooses."""

@@ -117,6 +117,13 @@ class Pretrained(Extractor):
         """Indices of items of these lengths, a batch for each pass."""
         return batches_by_length(lengths, self._batch_size, self._PASS_COST[self._device.type == "cuda"])
 
+    def use_less_memory(self) -> bool:
+        """Halve the steps of one pass."""
+        if self._batch_size <= 1:
+            return False
+        self._batch_size //= 2
+        return True
+
     def _model_class(self) -> Any:
         from transformers import AutoModel
 

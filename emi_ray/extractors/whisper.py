@@ -77,6 +77,13 @@ class Whisper:
         }
         return deciding_pretrained(identity)
 
+    def use_less_memory(self) -> bool:
+        """Halve the clips that are transcribed together."""
+        if self._batch_size <= 1:
+            return False
+        self._batch_size //= 2
+        return True
+
     def transcribe(self, clips: Sequence[DecodedClip]) -> list[str]:
         """The words of each clip; an empty string where none were recognised.
 

@@ -171,6 +171,5 @@ def _quieten() -> None:
     DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Small corpora have fewer blocks than actors, and only `ray_remote_args` can bound retries in Ray 2.60.
+    # Small corpora have fewer blocks than actors.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")

@@ -1,0 +1,143 @@
+"""One extractor at work on clips in this process: what fails, fails for single clips; what does not fit is halved."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from emi_ray.errors import ClipError
+from emi_ray.extraction.device_errors import free_device_memory, is_device_lost, is_out_of_memory
+from emi_ray.media.clip import DecodedClip
+
+Result = TypeVar("Result")
+Made = TypeVar("Made", covariant=True)
+
+
+class Tool(Protocol[Made]):
+    """What a stage does to clips: an extractor, or a recogniser of speech, ready to work."""
+
+    feature_dim: int | None
+
+    def __call__(self, clips: Sequence[DecodedClip]) -> Sequence[Made]:
+        """A result for each clip."""
+
+    def use_less_memory(self) -> bool:
+        """Work in smaller steps from now on; False where that is not possible."""
+
+
+class DeviceLostError(Exception):
+    """The process can no longer use its device. It says nothing of the clips in hand."""
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[Result]):
+    """What came of one clip: a result, or (stage, reason) of why there is none."""
+
+    clip_id: str
+    result: Result | None = None
+    failure: tuple[str, str] | None = None
+    seconds: float = 0.0
+    is_unforeseen: bool = False
+    """Whether the failure was no ``ClipError``."""
+
+    def outcome(self, stage: str) -> dict[str, Any]:
+        if self.failure is None:
+            return outcome(stage, "ok", seconds=self.seconds)
+        where, reason = self.failure
+        return outcome(stage, "missing" if where == "missing" else "failed", reason, self.seconds)
+
+
+class Batches(Generic[Result]):
+    """Runs a tool over clips, so many at once as fit into memory.
+
+    When memory runs out, the tool first works in smaller steps, then on half of the clips, down to one; the number
+    that fitted is kept. Any other error of a batch is looked for clip by clip, so that only the bad ones are lost.
+    """
+
+    def __init__(self, tool: Tool[Result], stage: str) -> None:
+        self._tool = tool
+        self._stage = stage
+        self.largest: int | None = None
+        """Clips that fit at once; None as long as all did."""
+
+    def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
+        """An attempt for each clip, in order.
+
+        Raises:
+            DeviceLostError: the process can no longer use its device.
+        """
+        done: list[Attempt[Result]] = []
+        while len(done) < len(clips):
+            rest = clips[len(done) :]
+            done += self._at_once(rest[: self.largest])
+        return done
+
+    def _at_once(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
+        started = time.perf_counter()
+        try:
+            results = self._tool(clips)
+        except Exception as error:
+            if is_device_lost(error):
+                raise DeviceLostError(f"{type(error).__name__}: {error}") from error
+            if not is_out_of_memory(error):
+                return self._one_by_one(clips, error)
+            lack = f"{type(error).__name__}: {error}"
+        else:
+            seconds = (time.perf_counter() - started) / len(clips)
+            return [Attempt(c.clip_id, r, None, seconds) for c, r in zip(clips, results, strict=True)]
+        return self._in_less_memory(clips, lack)  # outside of the handler, whose traceback holds the tensors
+
+    def _in_less_memory(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
+        free_device_memory()
+        if self._tool.use_less_memory():
+            return self._at_once(clips)
+        if len(clips) > 1:
+            self.largest = len(clips) // 2
+            return self.run(clips)
+        reason = f"this clip alone does not fit into memory ({lack})"
+        return [Attempt(clips[0].clip_id, failure=(self._stage, reason))]
+
+    def _one_by_one(self, clips: Sequence[DecodedClip], error: Exception) -> list[Attempt[Result]]:
+        if len(clips) > 1:
+            return [one for clip in clips for one in self._at_once([clip])]
+        unforeseen = not isinstance(error, ClipError)
+        return [
+            Attempt(clips[0].clip_id, failure=explain(self._stage, error), is_unforeseen=unforeseen),
+        ]
+
+
+def attempt(
+    work: Callable[[Sequence[DecodedClip]], Sequence[Result]], clips: Sequence[DecodedClip], stage: str
+) -> list[Attempt[Result]]:
+    """Do ``work`` on all clips at once; if that fails, on one at a time, so that only the bad ones are lost."""
+    tool: Tool[Result] = _Plain(work)
+    return Batches(tool, stage).run(clips)
+
+
+class _Plain(Generic[Result]):
+    """A function as a tool."""
+
+    feature_dim: int | None = None
+
+    def __init__(self, work: Callable[[Sequence[DecodedClip]], Sequence[Result]]) -> None:
+        self._work = work
+
+    def __call__(self, clips: Sequence[DecodedClip]) -> Sequence[Result]:
+        return self._work(clips)
+
+    def use_less_memory(self) -> bool:
+        return False
+
+
+def outcome(
+    stage: str, status: str, reason: str | None = None, seconds: float = 0.0, media_s: float = 0.0
+) -> dict[str, Any]:
+    """One entry of the ``outcomes`` column."""
+    return {"stage": stage, "status": status, "reason": reason, "seconds": seconds, "media_s": media_s}
+
+
+def explain(stage: str, error: Exception) -> tuple[str, str]:
+    """(stage, reason) of an error."""
+    if isinstance(error, ClipError):
+        return error.stage, error.reason
+    return stage, f"{type(error).__name__}: {error}"

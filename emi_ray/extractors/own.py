@@ -1,0 +1,80 @@
+"""Extractors of one's own: a class that a user wrote, named as ``module:Class`` or entered by an installed package.
+
+    # faces/gaze.py, where Python finds it on every node
+    class Gaze(Extractor):
+        NAME, MODALITY, NEEDS, Settings = "gaze", "vision", frozenset({"faces"}), Settings
+        feature_dim = 2
+
+        def extract(self, clips):
+            return [Features(my_gaze(clip.faces.crops), clip.faces.timestamps_s) for clip in clips]
+
+and ``extractors.vision.name=faces.gaze:Gaze``. A package enters it under a short name in its ``pyproject.toml``:
+
+    [project.entry-points."emi_ray.extractors"]
+    gaze = "faces.gaze:Gaze"
+"""
+
+import hashlib
+import importlib
+import inspect
+import os
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+
+from emi_ray.errors import UserError
+from emi_ray.extractors.base import Extractor
+from emi_ray.schema import MODALITIES, NEEDS
+
+GROUP = "emi_ray.extractors"
+_DECLARED = ("NAME", "MODALITY", "NEEDS", "Settings")
+
+
+def is_own(name: str) -> bool:
+    """Whether ``name`` is of the form ``module:Class``, or the name of an entry point."""
+    return ":" in name or name in registered()
+
+
+@cache
+def registered() -> dict[str, str]:
+    """Extractors that installed packages enter: name → ``module:Class``."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+def load_own(name: str, where: str) -> type[Extractor]:
+    """The class that ``name`` stands for.
+
+    Raises:
+        UserError: it cannot be imported, or is no complete extractor; ``where`` begins the message.
+    """
+    target = registered().get(name, name)
+    module_name, _, class_name = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a script beside the user, as ``python -m`` would find it
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{where}.name = '{name}' cannot be imported: {error}. Give module:Class, where the module is installed "
+            f"on every node or lies in the working directory."
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, Extractor)):
+        raise UserError(f"{where}.name = '{name}' is no subclass of emi_ray.extractors.Extractor.")
+    lacking = [field for field in _DECLARED if not hasattr(found, field)]
+    if lacking:
+        raise UserError(f"{where}.name = '{name}' lacks the class attribute {lacking[0]}.")
+    if found.MODALITY not in MODALITIES or not set(found.NEEDS) <= set(NEEDS):
+        raise UserError(
+            f"{where}.name = '{name}' has MODALITY = {found.MODALITY!r} and NEEDS = {sorted(found.NEEDS)}: choose "
+            f"from {', '.join(MODALITIES)}, and from {', '.join(NEEDS)}."
+        )
+    return found
+
+
+def source_digest(kind: type[Extractor]) -> str:
+    """Hash of the source of the module that defines the class: other code makes other features."""
+    try:
+        source = inspect.getsource(inspect.getmodule(kind) or kind)
+    except (OSError, TypeError):
+        source = f"version {kind.VERSION}"
+    return hashlib.blake2b(source.encode(), digest_size=6).hexdigest()

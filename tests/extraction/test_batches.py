@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from emi_ray.errors import ClipError
+from emi_ray.extraction.batches import Batches, DeviceLostError
+from emi_ray.extraction.device_errors import is_device_lost, is_out_of_memory
+from emi_ray.media.clip import DecodedClip
+
+CLIPS = [DecodedClip(f"c{index}") for index in range(8)]
+
+
+class Tool:
+    """Fits ``room`` clips; works in smaller steps so many times."""
+
+    feature_dim = 1
+
+    def __init__(self, room: int, steps: int = 0, error: type[Exception] = RuntimeError) -> None:
+        self.room, self.steps, self.error = room, steps, error
+        self.tried: list[int] = []
+
+    def __call__(self, clips):
+        self.tried.append(len(clips))
+        if len(clips) > self.room:
+            raise self.error(f"CUDA out of memory. Tried to allocate {len(clips)}.5 GiB")
+        return [clip.clip_id for clip in clips]
+
+    def use_less_memory(self) -> bool:
+        if not self.steps:
+            return False
+        self.steps, self.room = self.steps - 1, self.room * 2
+        return True
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_kept(error):
+    batches = Batches(Tool(room=3, error=error), "vision")
+    first = [each.result for each in batches.run(CLIPS)]
+    second = [each.result for each in batches.run(CLIPS)]
+    assert first == second == [clip.clip_id for clip in CLIPS]
+    assert batches._tool.tried == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_smaller_steps_are_tried_before_fewer_clips():
+    tool = Tool(room=2, steps=2)
+    assert all(each.failure is None for each in Batches(tool, "vision").run(CLIPS))
+    assert tool.tried == [8, 8, 8]
+
+
+def test_a_clip_that_alone_does_not_fit_says_so():
+    (found,) = Batches(Tool(room=0), "vision").run(CLIPS[:1])
+    assert found.failure[0] == "vision"
+    assert "alone does not fit into memory (RuntimeError: CUDA out of memory" in found.failure[1]
+
+
+def test_a_lost_device_is_no_failure_of_a_clip():
+    class Poisoned(Tool):
+        def __call__(self, clips):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(DeviceLostError, match="device-side assert"):
+        Batches(Poisoned(room=9), "vision").run(CLIPS)
+
+
+def test_errors_are_told_apart_by_type_and_by_words():
+    import torch
+
+    assert is_out_of_memory(torch.OutOfMemoryError("no matter what"))
+    assert is_out_of_memory(np.linalg.LinAlgError("out of memory")) is False
+    assert is_device_lost(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"))
+    assert is_device_lost(torch.AcceleratorError("anything", 700))
+    assert not is_device_lost(RuntimeError("shape mismatch"))
+    assert not is_device_lost(ClipError("vision", "CUDA error in its title"))

@@ -1,0 +1,53 @@
+import os
+import time
+from functools import partial
+
+import pytest
+
+from emi_ray.errors import EmiRayError
+from emi_ray.extraction.careful import CarefulProcess
+from emi_ray.extraction.extracting import ExtractorTool
+from emi_ray.extraction.runner import Runner
+from emi_ray.extraction.vigil import Limits, Note
+from emi_ray.media.clip import DecodedClip
+from tests.cluster.faulty import Faulty, FaultySettings
+from tests.extraction.test_own import spec_of
+
+LIMITS = Limits(5.0, 2**30)
+
+
+def clips(*words: str) -> list[DecodedClip]:
+    return [DecodedClip(f"c{index}", transcript=word) for index, word in enumerate(words)]
+
+
+def test_a_child_process_finds_the_clip_that_crashes_it():
+    child = CarefulProcess(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS)
+    good, crash, other = child.run(clips("one", "segfault", "three"), singly=False)
+    child.close()
+    assert good.failure is None
+    assert other.failure is None
+    assert child.feature_dim == 2
+    assert crash.failure[0] == "text"
+    assert "SIGSEGV" in crash.failure[1]
+
+
+def test_a_device_that_fails_with_clip_after_clip_ends_the_run(monkeypatch):
+    monkeypatch.setattr("emi_ray.extraction.careful.DEVICE_TRIES", 1)
+    monkeypatch.setattr("emi_ray.extraction.careful.MAX_LOST_IN_A_ROW", 2)
+    child = CarefulProcess(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS)
+    with pytest.raises(EmiRayError, match="illegal memory access.* 2 clips one after another"):
+        child.run(clips("poison", "poison"), singly=True)
+
+
+def test_what_a_dead_actor_had_in_hand_is_known_to_its_successor():
+    owner = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    child = os.fork()
+    if not child:
+        with Note(owner, "text").holding(["c1"]):
+            os._exit(1)
+    os.waitpid(child, 0)
+    runner = Runner(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS, owner)
+    first, second = runner.run(clips("one", "segfault"))
+    assert first.failure is None
+    assert "SIGSEGV" in second.failure[1]
+    assert not Note(owner, "text").left_behind()
