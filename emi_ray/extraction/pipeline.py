@@ -157,8 +157,9 @@ def _blocks(work: pa.Table, pools: Mapping[str, Pool], rows_per_block: int) -> l
     """The manifest in blocks small enough that all actors have work, and few enough for a million clips.
 
     Blocks that are larger than asked for are multiples of the largest batch: a rest of a batch computes slowly.
+    Batches of text are large because text is tiny; they take several blocks.
     """
     wanted = min(work.num_rows // (pools["decode"].max_actors * 32), 256)
-    largest = max(pool.batch_size for pool in pools.values())
+    largest = max(pool.batch_size for name, pool in pools.items() if name != "text")
     rows = max(wanted - wanted % largest, rows_per_block)
     return [work.slice(start, rows) for start in range(0, work.num_rows, rows)]

@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from emi_ray.config import ExtractionSettings, StageSettings
 from emi_ray.runtime import Machine
 
-BATCH_SIZE = {"decode": 8, "text": 32}
-"""Clips a batch, and so a file, where it is not 8. Text is tiny: larger batches make fewer files."""
+BATCH_SIZE = {"text": 128}
+GPU_BATCH_SIZE = {"text": 512}
+"""Clips a batch on a CPU and on a GPU, where it is not 8 and 32. An extractor sorts the clips of a batch by length
+before it forms the batches of its model. Text is tiny: a large window costs nothing and leaves little padding."""
 
-GPU_BATCH_SIZE = 32
+MODEL_ACTORS = 4
 THREADS_OF_A_MODEL = 8
-"""Cores that one pretrained model uses well on a CPU; more cores are for more actors."""
+"""On a CPU a model has an actor for each core, at most four, since each holds the weights; beyond these, an actor for
+every eight cores. Two actors of one thread do 1.1 to 1.6 times the work of one of two (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,9 @@ def plan_pools(
     pools = {}
     for name, is_model in stages.items():
         if name in on_gpu:
-            pools[name] = Pool(GPU_BATCH_SIZE, 1, machine.gpus, 0.25, 1 / len(on_gpu), 1)
+            pools[name] = Pool(GPU_BATCH_SIZE.get(name, 32), 1, machine.gpus, 0.25, 1 / len(on_gpu), 1)
         elif is_model:
-            actors = max(1, machine.cpus // THREADS_OF_A_MODEL)
+            actors = max(min(machine.cpus, MODEL_ACTORS), machine.cpus // THREADS_OF_A_MODEL)
             pools[name] = Pool(_batch_size(name), actors, actors, 0.25, 0.0, machine.cpus // actors)
         else:
             actors = max(1, math.floor(weights[name] * share + 0.5))

@@ -14,7 +14,7 @@ from emi_ray.extractors.motion import Flow, MotionSummary
 from emi_ray.extractors.openface import OpenFace
 from emi_ray.extractors.own import is_own, load_own, registered, source_digest
 from emi_ray.extractors.pretrained_audio import HfAudio, Hubert, Wav2Vec2, Wav2Vec2Emotion, WavLM
-from emi_ray.extractors.pretrained_text import BertLarge, GteBase, HfText
+from emi_ray.extractors.pretrained_text import BertLarge, GteBase, HfText, MiniLm
 from emi_ray.extractors.pretrained_vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
 from emi_ray.extractors.text import HashedNgrams
 from emi_ray.extractors.vision import Appearance
@@ -25,7 +25,7 @@ from emi_ray.schema import Modality, Need
 EXTRACTORS: dict[str, type[Extractor]] = {
     extractor.NAME: extractor
     for extractor in (
-        *(HashedNgrams, GteBase, BertLarge, HfText),
+        *(HashedNgrams, GteBase, BertLarge, MiniLm, HfText),
         *(Prosody, Sound, Wav2Vec2, WavLM, Hubert, Wav2Vec2Emotion, HfAudio),
         *(Appearance, Dinov2Face, Dinov2Frame, VitFace, HfVision),
         *(Flow, MotionSummary, OpenFace),

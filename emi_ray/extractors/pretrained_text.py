@@ -130,3 +130,20 @@ class BertLarge(HfText):
     LICENCE = "Apache-2.0"
     DIM = 1024
     Settings = BertSettings
+
+
+class MiniLmSettings(TextSettings):
+    """MiniLM as its model card says: mean over tokens, length 1, at most 256 tokens."""
+
+    weights: str = "sentence-transformers/all-MiniLM-L6-v2"
+    normalize: bool = True
+    max_tokens: int = Field(256, ge=8, description="longer texts lose their end; the model may allow less")
+
+
+class MiniLm(HfText):
+    """MiniLM-L6 sentence embeddings: 22 million parameters, the quickest on a CPU."""
+
+    NAME = "minilm"
+    LICENCE = "Apache-2.0"
+    DIM = 384
+    Settings = MiniLmSettings

@@ -43,9 +43,12 @@ def test_every_gpu_gets_one_actor_of_each_model():
     assert {pools[name].max_actors for name in ("vision", "audio", "text")} == {4}
 
 
-def test_a_model_on_the_cpu_uses_all_cores_of_a_small_machine():
-    pool = plan_pools(Machine(cpus=2, gpus=0), PRETRAINED, DEFAULTS)["vision"]
-    assert (pool.max_actors, pool.threads) == (1, 2)
+@pytest.mark.parametrize(
+    ("cpus", "actors", "threads"), [(1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 4, 2), (32, 4, 8), (64, 8, 8)]
+)
+def test_a_model_on_the_cpu_has_an_actor_a_core_before_an_actor_has_two_threads(cpus, actors, threads):
+    pool = plan_pools(Machine(cpus, gpus=0), PRETRAINED, DEFAULTS)["vision"]
+    assert (pool.max_actors, pool.threads) == (actors, threads)
 
 
 def test_numbers_set_by_hand_win():

