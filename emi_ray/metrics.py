@@ -2,8 +2,9 @@
 
 Every function takes ``predictions`` and ``targets`` (N, L) and gives one number a label, (L,). A target that
 is NaN is left out of its label alone. A label with fewer than two targets, or whose targets are all equal,
-has no correlation: NaN. Predictions that are all equal correlate with nothing: 0. A prediction that is NaN
-makes its label's scores NaN.
+has no correlation: NaN. Predictions that are all equal correlate with nothing: 0. A prediction that is not a
+finite number makes its label's scores NaN, and with them every mean over labels: a model must not gain by a label
+that it fails to predict.
 """
 
 from collections.abc import Sequence
@@ -49,11 +50,13 @@ def scores(
     """All scores of one split, by name.
 
     Returns:
-        ``val_pearson`` (mean over the labels that have one), ``val_ccc``, ``val_mae``, ``val_mse``,
+        ``val_pearson`` (mean over the labels whose targets vary), ``val_ccc``, ``val_mae``, ``val_mse``,
         ``val_pearson_<label in snake case>``, ``num_val`` (clips) and ``num_labels_scored``.
     """
     by_label = {name: score(predictions, targets) for name, score in BY_LABEL.items()}
-    result = {f"{split}_{name}": mean_of_known(values) for name, values in by_label.items()}
+    broken = bool(is_broken(predictions, targets).any())
+    means = {name: float("nan") if broken else mean_of_known(values) for name, values in by_label.items()}
+    result = {f"{split}_{name}": mean for name, mean in means.items()}
     correlations = by_label["pearson"]
     for label, value in zip(labels, correlations, strict=True):
         result[f"{split}_pearson_{snake(label.name)}"] = float(value)
@@ -62,8 +65,29 @@ def scores(
     return result
 
 
+def mean_score(name: str, predictions: np.ndarray, targets: np.ndarray) -> float:
+    """The mean over labels of a score of :data:`BY_LABEL`, as :func:`scores` gives it."""
+    if is_broken(predictions, targets).any():
+        return float("nan")
+    return mean_of_known(BY_LABEL[name](predictions, targets))
+
+
+def is_broken(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Labels (L,) with a target whose prediction is not a finite number."""
+    broken: np.ndarray = (np.isfinite(targets) & ~np.isfinite(predictions)).any(axis=0)
+    return broken
+
+
+def is_constant(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Labels (L,) of which all values (N, L) that are ``known`` are equal, or of which there is none."""
+    lowest = np.where(known, values, np.inf).min(axis=0, initial=np.inf)
+    highest = np.where(known, values, -np.inf).max(axis=0, initial=-np.inf)
+    constant: np.ndarray = lowest >= highest
+    return constant
+
+
 def mean_of_known(values: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN if all is."""
+    """Mean of the scores of those labels that have one; NaN if none has."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -80,8 +104,8 @@ class _Moments:
         x_mean, y_mean = _mean(x, known), _mean(y, known)
         x_off, y_off = x - x_mean, y - y_mean
         self.mean_difference = x_mean - y_mean
-        self.prediction_variance = np.where(_is_constant(x, known), 0.0, _mean(x_off**2, known))
-        self.target_is_constant = _is_constant(y, known)
+        self.prediction_variance = np.where(is_constant(x, known), 0.0, _mean(x_off**2, known))
+        self.target_is_constant = is_constant(y, known)
         self.target_variance = np.where(self.target_is_constant, 0.0, _mean(y_off**2, known))
         self.covariance = _mean(x_off * y_off, known)
 
@@ -91,9 +115,3 @@ def _mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     totals = np.where(known, values, 0.0).sum(axis=0)
     return np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
 
-
-def _is_constant(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    lowest = np.where(known, values, np.inf).min(axis=0, initial=np.inf)
-    highest = np.where(known, values, -np.inf).max(axis=0, initial=-np.inf)
-    constant: np.ndarray = lowest >= highest
-    return constant

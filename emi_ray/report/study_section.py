@@ -44,7 +44,7 @@ def _section(study: Study, prefix: str) -> StudySection:
         name=study.name,
         summary=_summary(study),
         tables=tables,
-        verdict=_verdict(study.result) if study.result else "",
+        verdict=_verdict(study.result, study.maximise) if study.result else "",
         history=search_history(f"{prefix}-history", study.trials, study.metric, study.maximise)
         if complete
         else None,
@@ -91,19 +91,22 @@ def _reported(result: dict[str, Any] | Any) -> TextTable:
     return TextTable(f"{result['metric']} on the reporting split", ["recipe", *seeds, "mean"], rows, note)
 
 
-def _verdict(result: dict[str, Any] | Any) -> str:
-    best = result["confirmed"][0]
+def _verdict(result: dict[str, Any] | Any, maximise: bool) -> str:
+    """What the search was worth. Differences are positive where the first of two scores is the better one."""
+    sign = 1 if maximise else -1
+    best, start = result["confirmed"][0], result["start"]
+    reported, start_reported = (
+        fmean(result[key]["scores"]) for key in ("best_reported", "start_reported")
+    )
     text = (
-        f"Tuning changed the reported score by {_signed(result['gain'])}. The chosen trial had scored "
-        f"{score(best['tuned'], 4)} in the search and {score(best['confirmed'], 4)} as the mean over further "
-        f"seeds: against the reporting split the search was optimistic by {_signed(result['optimism'])}"
+        f"On the reporting split the tuned settings are better by {_signed(sign * (reported - start_reported))}. "
+        f"The chosen trial had scored {score(best['tuned'], 4)} in the search and {score(best['confirmed'], 4)} as "
+        f"the mean over further seeds: the search was optimistic by {_signed(sign * (best['tuned'] - reported))}"
     )
-    own = result["optimism_of_start"]
-    if own is None:
+    if start is None:
         return f"{text}."
-    return (
-        f"{text}, of which {_signed(own)} is the splits' own difference, as settings show that nobody chose."
-    )
+    own = _signed(sign * (start["tuned"] - start_reported))
+    return f"{text}, of which {own} is the splits' own difference, as settings show that nobody chose."
 
 
 def _front(study: Study, name: str) -> str | None:

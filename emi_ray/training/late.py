@@ -1,7 +1,7 @@
 """Weights of late fusion, from predictions of clips that their predictor has not seen in training.
 
 Predictions of its own training clips would praise a model that has learnt them by heart (training r of .96
-where new clips give .4). So the training clips are cut into folds; each member learns from all folds but one,
+where new clips give .4). So the training clips are cut into folds, between people and never through one; each member learns from all folds but one,
 which stops it and which it then predicts. The official validation clips decide nothing.
 """
 
@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from emi_ray.errors import UserError
 from emi_ray.metrics import scores
 from emi_ray.models.build import build_model
 from emi_ray.models.fusion import Regressor
 from emi_ray.models.late_fusion import LateFusionRegressor
+from emi_ray.resampling import codes_of
 from emi_ray.schema import Modality
 from emi_ray.training.batching import Batcher
+from emi_ray.training.clip_data import ClipData
 from emi_ray.training.loop import predict, seed_everything
 from emi_ray.training.rows import Rows
 from emi_ray.training.stage_runner import FUSION, StageOutcome, StageRunner, feature_statistics
@@ -46,7 +49,7 @@ def _train_members(run: StageRunner, model: LateFusionRegressor, modality: Modal
     settings, members = run.recipe.encoders[modality], model.regressors(modality)
     rows = run.rows.having(run.data, [modality])
     values = np.full((len(run.data), len(run.data.labels)), np.nan)
-    for index, fold in enumerate(cut_folds(rows, len(members), run.seed)):
+    for index, fold in enumerate(cut_folds(rows, run.data, len(members), run.seed)):
         member = members[index]
         if settings.standardise:
             member.encoder.set_statistics(*feature_statistics(run.data.features[modality], fold.train))
@@ -85,11 +88,27 @@ def _validate(run: StageRunner, model: Regressor, rows: np.ndarray) -> dict[str,
     return scores(run.data.in_units(predictions), run.data.targets[rows], run.data.labels)
 
 
-def cut_folds(rows: Rows, num_folds: int, seed: int) -> list[Rows]:
-    """The training rows in folds: each in turn validates what the others train."""
-    order = np.random.default_rng([seed, num_folds]).permutation(len(rows.train))
-    fold = np.empty(len(order), dtype=np.int64)
-    fold[order] = np.arange(len(order)) % num_folds
+def cut_folds(rows: Rows, data: ClipData, num_folds: int, seed: int) -> list[Rows]:
+    """The training rows in folds: each in turn validates what the others train. A group is never cut.
+
+    Raises:
+        UserError: there are fewer groups than folds.
+    """
+    codes = codes_of(None if data.groups is None else data.groups[rows.train], len(rows.train))
+    sizes = np.bincount(codes)
+    if len(sizes) < num_folds:
+        raise UserError(
+            f"fusion.folds = {num_folds}, but the training clips are of {len(sizes)} groups (people), which are never "
+            "cut: set fusion.folds to fewer."
+        )
+    order = np.random.default_rng([seed, num_folds]).permutation(len(sizes))
+    # Large groups first, each to the fold that has least: folds come out as equal as whole groups allow.
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    fold_of, filled = np.empty(len(sizes), dtype=np.int64), np.zeros(num_folds, dtype=np.int64)
+    for group in order:
+        fold_of[group] = int(np.argmin(filled))
+        filled[fold_of[group]] += sizes[group]
+    fold = fold_of[codes]
     return [Rows(rows.train[fold != k], rows.train[fold == k]) for k in range(num_folds)]
 
 

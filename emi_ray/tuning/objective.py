@@ -86,7 +86,8 @@ def score_recipe(
         if on_predictions is not None:
             val = final_rows(recipe, data.clips, rows).val
             predictions = predict_in_units(trained.model, data.clips, val)
-            on_predictions(FoldPredictions(predictions, data.clips.targets[val]))
+            groups = None if data.clips.groups is None else data.clips.groups[val]
+            on_predictions(FoldPredictions(predictions, data.clips.targets[val], groups))
     return Score(
         value=sum(values) / len(values),
         num_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),

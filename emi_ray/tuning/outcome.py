@@ -5,7 +5,8 @@ are first confirmed under further seeds on the tuning split, beside the settings
 The one that holds up best becomes a recipe file if it beats the start by more than twice the gain's standard error
 over seeds and clips; else the start stays. (That is the error of confirming. Its clips are those of the search, so
 the luck that made a trial the best of many on them stays in.) That recipe and the start are then trained by Ray Train
-on the official split under the same seeds. *Optimism* is the tuned score less the reporting score. Part of it is that
+on the official split under the same seeds. *Optimism* is how much better the tuned score is than the reporting score:
+what is lower where less is better, as of mse. Part of it is that
 the two splits differ, which the start suffers as well; what is left is due to the choosing. (A reported run, like any
 other, keeps its best epoch by the reporting clips.)
 """
@@ -27,7 +28,7 @@ from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.ray_search import SharedData, encoder_cache, results_of
 from emi_ray.tuning.search_space import Value
-from emi_ray.tuning.settings import study_folder
+from emi_ray.tuning.settings import lower_is_better, study_folder
 from emi_ray.tuning.study import START, TuningStudy
 from emi_ray.tuning.tuning_data import TuningData
 from emi_ray.workspace import Workspace
@@ -98,18 +99,23 @@ class Outcome(Settings):
 
     @property
     def gain(self) -> float:
-        """What tuning won on the reporting split."""
-        return self.best_reported.mean - self.start_reported.mean
+        """What tuning won on the reporting split; negative where the tuned recipe is worse."""
+        return self._better(self.best_reported.mean, self.start_reported.mean)
 
     @property
     def optimism(self) -> float:
         """How much its score in the search flatters the best trial."""
-        return self.best.tuned - self.best_reported.mean
+        return self._better(self.best.tuned, self.best_reported.mean)
 
     @property
     def optimism_of_start(self) -> float | None:
         """The same of settings that no search chose: what the two splits differ by."""
-        return None if self.start is None else self.start.tuned - self.start_reported.mean
+        if self.start is None:
+            return None
+        return self._better(self.start.tuned, self.start_reported.mean)
+
+    def _better(self, score: float, other: float) -> float:
+        return other - score if lower_is_better(self.metric) else score - other
 
 
 def confirm(

@@ -81,7 +81,7 @@ class StudySettings(Settings):
     @property
     def directions(self) -> list[Direction]:
         """One for each objective, as Optuna names them."""
-        first: Direction = "minimize" if self.metric in _LOWER_IS_BETTER else "maximize"
+        first: Direction = "minimize" if lower_is_better(self.metric) else "maximize"
         return [first] if self.minimise is None else [first, "minimize"]
 
     @property
@@ -89,6 +89,11 @@ class StudySettings(Settings):
         """Reports that a trial makes at most: an epoch of its last stage each, on the first fold."""
         stage = self.recipe.fusion or self.recipe.encoders[self.recipe.modalities[0]]
         return self.recipe.training_of(stage).epochs
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is an error, and not a correlation."""
+    return metric in _LOWER_IS_BETTER
 
 
 def check_name(study: str) -> None:

@@ -1,0 +1,265 @@
+"""How sure a score is: the bootstrap over groups of clips (people) and over seeds.
+
+Clips of one person resemble each other, so that a thousand clips of fifty people say less than a thousand clips of a
+thousand people. Whole groups are therefore drawn again, never single clips of a group. Where a corpus names no groups,
+every clip is a group of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from scipy import stats
+
+from emi_ray.metrics import is_constant, is_broken
+
+_RESAMPLES = 2000
+_WEIGHTS_AT_ONCE = 4_000_000
+_FEWEST_DEFINED = 100
+_CONSTANT = 1e-12
+"""Variance below which values count as constant, where that of the whole sample is 1."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval; both ends NaN where the score is not defined."""
+
+    low: float
+    high: float
+
+
+UNKNOWN_INTERVAL = Interval(np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class PearsonIntervals:
+    """Of each label, in order, and of their mean; ``num_groups`` were drawn from."""
+
+    labels: tuple[Interval, ...]
+    mean: Interval
+    num_groups: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One system's score less another's: its value, 95 % interval, standard error and two-sided p-value.
+
+    All are NaN where the score is not defined.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    p_value: float
+
+
+def codes_of(groups: Sequence[str | None] | np.ndarray | None, num_clips: int) -> np.ndarray:
+    """Numbers (N,) from 0 that say which clips belong to one group; a clip without a group is one of its own."""
+    if groups is None:
+        return np.arange(num_clips)
+    names = [f"clip {row}" if name is None else f"group {name}" for row, name in enumerate(groups)]
+    return np.unique(np.array(names, dtype=str), return_inverse=True)[1].astype(np.int64)
+
+
+def draw_rows(random: np.random.Generator, codes: np.ndarray) -> np.ndarray:
+    """Rows of as many groups as there are, drawn with replacement; all rows of a group together."""
+    order = np.argsort(codes, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+    return np.concatenate([members[group] for group in random.integers(len(members), size=len(members))])
+
+
+def pearson_intervals(
+    predicted: np.ndarray, true: np.ndarray, codes: np.ndarray | None = None, seed: int = 0
+) -> PearsonIntervals:
+    """95 % percentile intervals of Pearson's r from resampled groups (Efron and Tibshirani 1993, chapter 13).
+
+    Percentiles are a little wider than 2.5 and 97.5, by Student's t, for few groups vary less than the population
+    that they come from (the expanded percentile interval of Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap"). The labels and the zeros are those of :func:`emi_ray.metrics.pearson`: a label whose targets do not
+    vary has no interval and is not in the mean, one that is predicted constantly counts as 0. A resample in which the
+    targets of a label do not vary says nothing of that label, nor of the mean.
+
+    Args:
+        predicted: (N, L).
+        true: (N, L), NaN where a clip has no such label.
+        codes: (N,) as of :func:`codes_of`; None: every clip alone.
+    """
+    codes = np.arange(len(true)) if codes is None else codes
+    moments = GroupMoments(predicted, true, codes)
+    draws = [moments.pearson(weights) for weights in _resamples(moments.num_groups, seed)]
+    r = np.concatenate([np.empty((0, true.shape[1])), *draws])
+    known = [moments.groups_with(label) for label in range(true.shape[1])]
+    labels = tuple(_percentiles(values, number) for values, number in zip(r.T, known, strict=True))
+    mean = _percentiles(moments.mean(r), moments.num_groups)
+    return PearsonIntervals(labels, mean, moments.num_groups)
+
+
+class GroupMoments:
+    """Sums over the clips of each group, from which Pearson's r of any resample follows by a product of matrices."""
+
+    def __init__(self, predicted: np.ndarray, true: np.ndarray, codes: np.ndarray) -> None:
+        """``predicted`` and ``true`` (N, L), ``codes`` (N,)."""
+        known = np.isfinite(true)
+        self.scored = ~is_constant(np.where(known, true, np.nan), known)
+        self.broken = is_broken(predicted, true)
+        x, y = _standardised(predicted, known), _standardised(true, known)
+        self.num_groups = int(codes.max(initial=-1)) + 1
+        parts = [known.astype(float), x, y, x * x, y * y, x * y]
+        self._sums = np.zeros((len(parts), self.num_groups, true.shape[1]))
+        for total, part in zip(self._sums, parts, strict=True):
+            np.add.at(total, codes, part)
+
+    def groups_with(self, label: int) -> int:
+        """How many groups have a target of a label."""
+        return int((self._sums[0, :, label] > 0).sum())
+
+    def pearson(self, weights: np.ndarray) -> np.ndarray:
+        """r (R, L) where each group counts as often as ``weights`` (R, G) says; NaN where it is not defined."""
+        count, x, y, xx, yy, xy = (weights @ total for total in self._sums)
+        squared = np.maximum(count, 1) ** 2
+        x_variance, y_variance = (count * xx - x * x) / squared, (count * yy - y * y) / squared
+        varies = (x_variance > _CONSTANT) & (y_variance > _CONSTANT)
+        spread = np.sqrt(np.where(varies, x_variance * y_variance, 1.0))
+        r = np.where(varies, (count * xy - x * y) / squared / spread, 0.0)
+        undefined = ~self.scored | self.broken | (y_variance <= _CONSTANT)
+        return np.where(undefined, np.nan, np.clip(r, -1.0, 1.0))
+
+    def mean(self, r: np.ndarray) -> np.ndarray:
+        """Mean (R,) of r (R, L) over the labels that the whole sample scores; NaN where one of these is NaN."""
+        if not self.scored.any() or self.broken[self.scored].any():
+            return np.full(len(r), np.nan)
+        return r[:, self.scored].mean(axis=1)
+
+
+def pearson_differences(
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    true: np.ndarray,
+    codes: np.ndarray,
+    *,
+    paired_seeds: bool,
+    seed: int = 0,
+) -> tuple[tuple[Difference, ...], Difference]:
+    """How much better the first of two systems is on the same clips: for each label, and in the mean.
+
+    The paired bootstrap draws groups, the same for both systems, and seeds; the score of a system is the mean over
+    its seeds. One group and one seed less than there are is drawn, which makes the variance over resamples that of a
+    sample. Interval and p-value are Student's, with the degrees of freedom of Welch and Satterthwaite: seeds are few.
+    Drawing both groups and seeds errs on the safe side where a seed's luck depends on the clips (Owen 2007).
+
+    Args:
+        first, second: predictions (N, L) of each seed.
+        true: (N, L), NaN where a clip has no such label.
+        codes: (N,) as of :func:`codes_of`.
+        paired_seeds: whether the seeds of both are the same ones, in the same order.
+    """
+    sides = [[GroupMoments(each, true, codes) for each in side] for side in (first, second)]
+    num_groups = sides[0][0].num_groups
+    whole = [_with_mean(side, np.ones((1, num_groups)))[:, 0] for side in sides]
+    value = whole[0].mean(axis=0) - whole[1].mean(axis=0)
+    if num_groups < 2:
+        nothing = [Difference(float(each), np.nan, np.nan, np.nan, np.nan) for each in value]
+        return tuple(nothing[:-1]), nothing[-1]
+    random = np.random.default_rng([seed, 1])
+    draws = []
+    for weights in _resamples(num_groups, seed, num_groups - 1):
+        scores = [_with_mean(side, weights) for side in sides]
+        chosen = [_draw_seeds(random, len(weights), len(side)) for side in sides]
+        if paired_seeds:
+            chosen[1] = chosen[0]
+        draws.append(_mean_of_seeds(scores[0], chosen[0]) - _mean_of_seeds(scores[1], chosen[1]))
+    spread = np.concatenate(draws)
+    seed_parts = _seed_variances(whole, paired_seeds)
+    found = [
+        _difference(value[column], spread[:, column], [(part[column], df) for part, df in seed_parts], num_groups)
+        for column in range(spread.shape[1])
+    ]
+    return tuple(found[:-1]), found[-1]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979); NaN stays, and does not count."""
+    p = np.asarray(p_values, dtype=float)
+    order = [int(index) for index in np.argsort(p) if not np.isnan(p[index])]
+    corrected, highest = np.full(len(p), np.nan), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p[index]))
+        corrected[index] = highest
+    return corrected.tolist()
+
+
+def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Mean 0 and variance 1 over what is known, and 0 elsewhere, so that no range is too small and no offset too
+    large; all 0 where the values do not vary."""
+    counts = np.maximum(known.sum(axis=0), 1)
+    held = np.where(known & np.isfinite(values), values, 0.0).astype(np.float64)
+    off = np.where(known, held - held.sum(axis=0) / counts, 0.0)
+    off /= np.maximum(np.abs(off).max(axis=0, initial=0.0), np.finfo(float).tiny)
+    deviation = np.sqrt((off**2).sum(axis=0) / counts)
+    varies = ~is_constant(values, known) & (deviation > 0)
+    return np.where(varies, off / np.where(varies, deviation, 1.0), 0.0)
+
+
+def _resamples(num_groups: int, seed: int, size: int | None = None) -> Iterator[np.ndarray]:
+    """How often each group is drawn, (R, G), some resamples at a time."""
+    random = np.random.default_rng(seed)
+    if not num_groups:
+        return
+    at_once = max(1, _WEIGHTS_AT_ONCE // num_groups)
+    share = np.full(num_groups, 1 / num_groups)
+    for start in range(0, _RESAMPLES, at_once):
+        drawn = random.multinomial(size or num_groups, share, size=min(at_once, _RESAMPLES - start))
+        yield drawn.astype(float)
+
+
+def _percentiles(scores: np.ndarray, num_groups: int) -> Interval:
+    scores = scores[~np.isnan(scores)]
+    if len(scores) < _FEWEST_DEFINED or num_groups < 2:
+        return UNKNOWN_INTERVAL
+    wider = sqrt(num_groups / (num_groups - 1)) * stats.t.ppf(0.975, num_groups - 1)
+    tail = 100 * stats.norm.cdf(-wider)
+    low, high = np.percentile(scores, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def _with_mean(side: Sequence[GroupMoments], weights: np.ndarray) -> np.ndarray:
+    """r of each seed, resample and label, and in the last column their mean: (S, R, L + 1)."""
+    scores = [moments.pearson(weights) for moments in side]
+    pairs = zip(side, scores, strict=True)
+    return np.stack([np.column_stack([r, moments.mean(r)]) for moments, r in pairs])
+
+
+def _draw_seeds(random: np.random.Generator, num_draws: int, num_seeds: int) -> np.ndarray:
+    """How often each seed is drawn, (R, S); one seed alone is always drawn."""
+    size = max(num_seeds - 1, 1)
+    return random.multinomial(size, np.full(num_seeds, 1 / num_seeds), size=num_draws) / size
+
+
+def _mean_of_seeds(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(R, L + 1) from scores (S, R, L + 1) and shares (R, S)."""
+    return np.einsum("srl,rs->rl", scores, chosen)
+
+
+def _seed_variances(whole: Sequence[np.ndarray], paired: bool) -> list[tuple[np.ndarray, int]]:
+    """Variance of the mean over seeds (L + 1,), and its degrees of freedom, for each independent draw of seeds."""
+    parts = [whole[0] - whole[1]] if paired else list(whole)
+    return [(part.var(axis=0, ddof=1) / len(part), len(part) - 1) for part in parts if len(part) > 1]
+
+
+def _difference(
+    value: float, draws: np.ndarray, seed_parts: Sequence[tuple[float, int]], num_groups: int
+) -> Difference:
+    draws = draws[~np.isnan(draws)]
+    if len(draws) < _FEWEST_DEFINED or np.isnan(value):
+        return Difference(float(value), np.nan, np.nan, np.nan, np.nan)
+    total = float(draws.var(ddof=1))
+    of_groups = max(total - sum(variance for variance, _ in seed_parts), 0.0)
+    parts = [(of_groups, num_groups - 1), *seed_parts]
+    if total <= np.finfo(float).tiny:
+        return Difference(float(value), float(value), float(value), 0.0, float(value == 0))
+    freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / df for v, df in parts)
+    error, reach = sqrt(total), stats.t.ppf(0.975, freedom) * sqrt(total)
+    p_value = 2 * stats.t.sf(abs(value) / error, freedom)
+    return Difference(float(value), float(value - reach), float(value + reach), error, float(p_value))
