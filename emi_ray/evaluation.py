@@ -12,11 +12,18 @@ import pyarrow.compute as pc
 from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore
 from emi_ray.metrics import scores
+from emi_ray.recipe import Recipe
 from emi_ray.schema import SPLITS, Label, Modality, Split
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
 from emi_ray.training.rows import Rows
-from emi_ray.training.run_files import predict_in_units, read_split, without_nan
+from emi_ray.training.run_files import (
+    modalities_of,
+    predict_in_units,
+    read_split,
+    scored_clips,
+    without_nan,
+)
 from emi_ray.training.transcripts import read_transcripts
 from emi_ray.workspace import Workspace
 
@@ -30,7 +37,8 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     Returns:
         ``recipe``, ``seed``, and by split the scores (``val_pearson``, ``num_val``, …; None for a score that
         does not exist). Train and val are the very clips that the run was trained and validated on. A split
-        without labels is not there; test clips without any of the model's modalities are left out.
+        without labels is not there. One rule for all splits: clips without any of the model's modalities do not
+        count, unless its recipe answers for them.
 
     Raises:
         UserError: no such run, the workspace lacks the features that it was trained on, or the corpus lost clips.
@@ -49,7 +57,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     rows = read_split(workspace, folder, data)
     result: dict[str, Any] = {"recipe": description.recipe.name, "seed": description.seed}
     for split in splits:
-        chosen = _rows_of(split, rows, data, description.recipe.modalities)
+        chosen = _rows_of(split, rows, data, description.recipe)
         if len(chosen):
             predictions = predict_in_units(loaded.model, data, chosen)
             result[split] = scores(predictions, data.targets[chosen], data.labels, split)
@@ -92,10 +100,7 @@ def predict_features(
     data = ClipData(np.array(clip_ids, dtype=str), np.full(len(ids), "test"), features, targets, labels)
     data = loaded.tokens(data, transcripts or {})
     predictions = predict_in_units(loaded.model, data, np.arange(len(ids)))
-    had = [
-        ",".join(m for m in loaded.model.modalities if data.features[m].present[row])
-        for row in range(len(ids))
-    ]
+    had = [modalities_of(data, loaded.model.modalities, row) for row in range(len(ids))]
     columns = {label.name: predictions[:, index] for index, label in enumerate(labels)}
     return pa.table({"clip_id": ids, **columns, "modalities": pa.array(had, pa.string())})
 
@@ -139,14 +144,13 @@ def _clipped(table: pa.Table, label: Label) -> np.ndarray:
     return table[label.name].to_numpy().clip(label.low, label.high)
 
 
-def _rows_of(split: Split, rows: Rows, data: ClipData, modalities: Sequence[Modality]) -> np.ndarray:
+def _rows_of(split: Split, rows: Rows, data: ClipData, recipe: Recipe) -> np.ndarray:
     if split == "train":
         return rows.train
     if split == "val":
         return rows.val
     labelled = np.isfinite(data.targets).any(axis=1) & (data.splits == "test")
-    present = np.any([data.features[modality].present for modality in modalities], axis=0)
-    return np.flatnonzero(labelled & present)
+    return np.flatnonzero(labelled & scored_clips(recipe, data))
 
 
 def _missing(loaded: LoadedModel, modality: Modality, num_clips: int) -> PackedFeatures:

@@ -99,7 +99,7 @@ class _Moments:
         if predictions.shape != targets.shape:
             raise ValueError(f"predictions {predictions.shape} and targets {targets.shape} differ in shape")
         known = np.isfinite(targets)
-        x = np.where(known, predictions, np.nan).astype(np.float64)
+        x = np.where(known & np.isfinite(predictions), predictions, np.nan).astype(np.float64)
         y = np.where(known, targets, np.nan).astype(np.float64)
         x_mean, y_mean = _mean(x, known), _mean(y, known)
         x_off, y_off = x - x_mean, y - y_mean
@@ -114,4 +114,3 @@ def _mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     counts = known.sum(axis=0)
     totals = np.where(known, values, 0.0).sum(axis=0)
     return np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
-

@@ -1,8 +1,8 @@
 """How sure a score is: the bootstrap over groups of clips (people) and over seeds.
 
 Clips of one person resemble each other, so that a thousand clips of fifty people say less than a thousand clips of a
-thousand people. Whole groups are therefore drawn again, never single clips of a group. Where a corpus names no groups,
-every clip is a group of its own.
+thousand people. Whole groups are therefore drawn again, never single clips of a group. Where a corpus names no
+groups, every clip is a group of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from math import sqrt
 import numpy as np
 from scipy import stats
 
-from emi_ray.metrics import is_constant, is_broken
+from emi_ray.metrics import is_broken, is_constant
 
 _RESAMPLES = 2000
 _WEIGHTS_AT_ONCE = 4_000_000
@@ -173,7 +173,9 @@ def pearson_differences(
     spread = np.concatenate(draws)
     seed_parts = _seed_variances(whole, paired_seeds)
     found = [
-        _difference(value[column], spread[:, column], [(part[column], df) for part, df in seed_parts], num_groups)
+        _difference(
+            value[column], spread[:, column], [(part[column], df) for part, df in seed_parts], num_groups
+        )
         for column in range(spread.shape[1])
     ]
     return tuple(found[:-1]), found[-1]

@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,6 +9,7 @@ from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, evaluate_run, predict_features, write_submission
 from emi_ray.feature_store import FeatureStore
+from emi_ray.metrics import mean_score
 from emi_ray.prediction import config_of
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Label
@@ -128,3 +130,46 @@ def test_intensities_stay_in_range_and_are_blank_where_nothing_is_known():
         {"clip_id": ["a", "b", "c"], "Joy": [-0.2, 0.4, 0.3], "modalities": ["text", "audio", ""]}
     )
     assert as_intensities(table, labels)["Joy"].to_pylist() == [0.0, 0.4, None]
+
+
+def test_val_and_test_are_scored_by_one_rule_for_clips_without_input(tmp_path):
+    workspace = planted_workspace(tmp_path, num_train=48, num_val=24, num_test=40, dims={"text": 64})
+    clips = workspace.clips()
+    for index, name in enumerate(clips.column_names):
+        if name in EMOTIONS:
+            filled = pa.array(np.random.default_rng(index).random(clips.num_rows))
+            clips = clips.set_column(index, clips.schema.field(index), filled)
+    workspace.write_table(CLIPS, clips)
+    held = set(FeatureStore(workspace, "text", "madet0000").clip_ids())
+    lacking = {
+        split: sum(
+            c not in held for c in clips.filter(pc.equal(clips["split"], split))["clip_id"].to_pylist()
+        )
+        for split in ("val", "test")
+    }
+    assert lacking["test"]
+    settings = ["training.epochs=1", "encoders.text.hidden=16"]
+    for missing in ("zero", "skip"):
+        recipe = load_recipe("text", [*settings, f"encoders.text.missing={missing}"])
+        execute_run(plan_run(workspace, recipe, WorkspaceConfig(), 1))
+        result = evaluate_run(workspace, "text/1")
+        left_out = lacking if missing == "skip" else {"val": 0, "test": 0}
+        assert result["val"]["num_val"] == 24 - left_out["val"]
+        assert result["test"]["num_test"] == 40 - left_out["test"]
+        table = workspace.read_table("runs/text/1/predictions.parquet").to_pandas()
+        assert table.groupby("split")["scored"].sum().to_dict() == {
+            "test": 40 - left_out["test"],
+            "val": 24 - left_out["val"],
+        }
+
+
+def test_a_fusion_keeps_what_its_parts_say_of_the_same_clips(trained):
+    workspace, metrics = trained
+    said = workspace.read_table("runs/f1/42/stages.parquet").to_pandas()
+    true = workspace.read_table("runs/f1/42/predictions.parquet").to_pandas().set_index("clip_id")
+    for stage, scores in metrics["stages"].items():
+        own = said[said["stage"] == stage].set_index("clip_id")
+        truth = true.loc[own.index, [f"true_{name}" for name in EMOTIONS]].to_numpy()
+        assert mean_score("pearson", own[list(EMOTIONS)].to_numpy(), truth) == pytest.approx(
+            scores["val_pearson"], abs=1e-5
+        )

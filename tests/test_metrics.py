@@ -89,3 +89,15 @@ def test_a_prediction_that_is_not_a_number_leaves_its_label_without_a_score():
         values = score(predictions, targets)
         assert np.isnan(values[0])
         assert np.isfinite(values[1])
+
+
+def test_a_model_gains_nothing_by_a_label_that_it_fails_to_predict(pair):
+    predictions, targets = pair
+    predictions[7, 2] = np.nan
+    broken = metrics.scores(predictions, targets, EMOTION_LABELS)
+    assert all(math.isnan(broken[f"val_{name}"]) for name in ("pearson", "ccc", "mae", "mse"))
+    assert math.isfinite(broken["val_pearson_joy"])
+    predictions[7, 2] = np.inf
+    assert math.isnan(metrics.scores(predictions, targets, EMOTION_LABELS)["val_pearson"])
+    targets[7, 2] = np.nan  # nobody asks for that prediction
+    assert math.isfinite(metrics.scores(predictions, targets, EMOTION_LABELS)["val_pearson"])

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emi_ray.report.collect import Material
-from emi_ray.report.intervals import Interval
 from emi_ray.report.numbers import plural
 from emi_ray.report.runs import Run, number
+from emi_ray.resampling import Interval
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Predictions:
-    """For the validation split: ``predicted`` and ``true`` (N, L), NaN where a clip has no such label."""
+    """For the validation split: ``clip_ids`` (N,), ``predicted`` and ``true`` (N, L), NaN where a clip has no such
+    label."""
 
     labels: tuple[str, ...]
     predicted: np.ndarray
     true: np.ndarray
+    clip_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def read_predictions(workspace: Workspace, run: Run) -> Predictions | None:
         return None
     predicted = np.stack([column_of(table, label) for label in labels], axis=1)
     true = np.stack([column_of(table, f"true_{label}") for label in labels], axis=1)
-    return Predictions(tuple(labels), predicted, true)
+    return Predictions(tuple(labels), predicted, true, tuple(table["clip_id"].to_pylist()))
 
 
 def label_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> list[float]:

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from emi_ray.report.intervals import PearsonIntervals
 from emi_ray.report.runs import Epoch, Predictions
 from emi_ray.report.style import PAGE_WIDTH_IN, PALETTE, colour_of, one_panel, panel_grid, report_style
 from emi_ray.report.svg import inline_svg
+from emi_ray.resampling import PearsonIntervals
 
 MAX_POINTS = 2000
 """Points drawn in a scatter plot at most."""

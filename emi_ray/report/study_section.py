@@ -95,9 +95,7 @@ def _verdict(result: dict[str, Any] | Any, maximise: bool) -> str:
     """What the search was worth. Differences are positive where the first of two scores is the better one."""
     sign = 1 if maximise else -1
     best, start = result["confirmed"][0], result["start"]
-    reported, start_reported = (
-        fmean(result[key]["scores"]) for key in ("best_reported", "start_reported")
-    )
+    reported, start_reported = (fmean(result[key]["scores"]) for key in ("best_reported", "start_reported"))
     text = (
         f"On the reporting split the tuned settings are better by {_signed(sign * (reported - start_reported))}. "
         f"The chosen trial had scored {score(best['tuned'], 4)} in the search and {score(best['confirmed'], 4)} as "

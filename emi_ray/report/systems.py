@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from emi_ray.metrics import pearson
 from emi_ray.report.collect import Material
-from emi_ray.report.intervals import PearsonIntervals, pearson_intervals
 from emi_ray.report.runs import Predictions, Run, label_scores, number, read_predictions
 from emi_ray.report.score_plots import MAX_POINTS, Bars, prediction_scatter, score_bars, training_curves
 from emi_ray.report.style import colour_of
+from emi_ray.resampling import PearsonIntervals, pearson_intervals
 
 _MAX_DRAWN = 8
 
@@ -25,6 +25,14 @@ class System:
     scatter_caption: str
     command: str
 
+    @property
+    def intervals_caption(self) -> str:
+        """What the intervals in the bars are of; empty where there are none."""
+        if self.intervals is None:
+            return ""
+        drawn = f"{self.intervals.num_groups:,} groups (people or single clips)"
+        return f"Thin lines: 95 % intervals, from resampling the {drawn} of the validation split."
+
 
 def build_systems(material: Material) -> list[System]:
     """The best seed of each of the best recipes, the best first."""
@@ -37,7 +45,7 @@ def build_systems(material: Material) -> list[System]:
 
 def _system(material: Material, run: Run, prefix: str) -> System:
     predictions = read_predictions(material.workspace, run)
-    intervals = pearson_intervals(predictions.predicted, predictions.true) if predictions else None
+    intervals = _intervals(material, predictions) if predictions else None
     labels = predictions.labels if predictions else material.label_names
     return System(
         run=run,
@@ -48,6 +56,11 @@ def _system(material: Material, run: Run, prefix: str) -> System:
         scatter_caption=_scatter_caption(predictions) if predictions else "",
         command=f"emi-ray train {material.place} {run.recipe} --seed {run.seed}",
     )
+
+
+def _intervals(material: Material, predictions: Predictions) -> PearsonIntervals:
+    codes = material.codes_of(predictions.clip_ids)
+    return pearson_intervals(predictions.predicted, predictions.true, codes)
 
 
 def _bars(run: Run, labels: Sequence[str]) -> list[Bars]:

@@ -1,8 +1,9 @@
 """Weights of late fusion, from predictions of clips that their predictor has not seen in training.
 
 Predictions of its own training clips would praise a model that has learnt them by heart (training r of .96
-where new clips give .4). So the training clips are cut into folds, between people and never through one; each member learns from all folds but one,
-which stops it and which it then predicts. The official validation clips decide nothing.
+where new clips give .4). So the training clips are cut into folds, between people and never through one; each member
+learns from all folds but one, which stops it and which it then predicts. The official
+validation clips decide nothing.
 """
 
 from collections.abc import Sequence
@@ -98,8 +99,8 @@ def cut_folds(rows: Rows, data: ClipData, num_folds: int, seed: int) -> list[Row
     sizes = np.bincount(codes)
     if len(sizes) < num_folds:
         raise UserError(
-            f"fusion.folds = {num_folds}, but the training clips are of {len(sizes)} groups (people), which are never "
-            "cut: set fusion.folds to fewer."
+            f"fusion.folds = {num_folds}, but the training clips are of {len(sizes)} groups (people), which are "
+            "never cut: set fusion.folds to fewer."
         )
     order = np.random.default_rng([seed, num_folds]).permutation(len(sizes))
     # Large groups first, each to the fold that has least: folds come out as equal as whole groups allow.

@@ -1,7 +1,8 @@
 """The files of a finished run, ``runs/<recipe>/<seed>/``.
 
 history.csv           one row a stage and epoch
-predictions.parquet   clip_id, split, one column a label, true_<label>: validation and test clips
+predictions.parquet   clip_id, split, one column a label, true_<label>, modalities, scored: validation and test clips
+stages.parquet        clip_id, stage, one column a label: what single modalities say of the validation clips
 split.parquet         clip_id, split (train, val, or inner: of train, to choose epochs by): the clips that it saw
 recipe.yaml           resolved, all overrides applied
 versions.json
@@ -10,7 +11,7 @@ metrics.json          written last: where it stands, the run is finished
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ from emi_ray.metrics import scores
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
-from emi_ray.schema import snake
+from emi_ray.schema import Modality, snake
 from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.loop import predict
 from emi_ray.training.rows import Rows
+from emi_ray.training.stage_predictions import stage_predictions
 from emi_ray.training.stages import FUSION, StageOutcome, TrainedRecipe
 from emi_ray.training.team import Team
 from emi_ray.training.transcripts import TOKENIZER, dump_tokenizer
@@ -36,6 +38,7 @@ from emi_ray.workspace import Workspace
 
 METRICS = "metrics.json"
 SPLIT = "split.parquet"
+STAGES = "stages.parquet"
 
 
 def write_run(
@@ -92,8 +95,9 @@ def write_run(
     workspace.delete(f"{folder}/{METRICS}")
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
     workspace.write_text(f"{folder}/history.csv", history.to_csv(index=False))
-    table = predictions_table(data, shown, split_names, predictions)
+    table = predictions_table(data, shown, split_names, predictions, recipe)
     workspace.write_table(f"{folder}/predictions.parquet", table)
+    workspace.write_table(f"{folder}/{STAGES}", stage_predictions(recipe, trained, data))
     workspace.write_table(f"{folder}/{SPLIT}", _split_table(data, final))
     workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(recipe))
     workspace.write_json(f"{folder}/versions.json", description.versions)
@@ -107,9 +111,20 @@ def write_run(
 
 def final_rows(recipe: Recipe, data: ClipData, rows: Rows) -> Rows:
     """The clips that the whole system is trained and scored on."""
-    if recipe.fusion is None and recipe.encoders[recipe.modalities[0]].missing == "zero":
-        return rows
-    return rows.having(data, recipe.modalities)
+    return rows if scores_clips_without_input(recipe) else rows.having(data, recipe.modalities)
+
+
+def scored_clips(recipe: Recipe, data: ClipData) -> np.ndarray:
+    """Which clips (N,) count when the whole system is scored, in every split: those that it can read."""
+    if scores_clips_without_input(recipe):
+        return np.full(len(data), True)
+    readable: np.ndarray = np.any([data.features[m].present for m in recipe.modalities], axis=0)
+    return readable
+
+
+def scores_clips_without_input(recipe: Recipe) -> bool:
+    """Whether a recipe of one modality answers for clips without it, as for a zero vector, and is scored on them."""
+    return recipe.fusion is None and recipe.encoders[recipe.modalities[0]].missing == "zero"
 
 
 def predict_in_units(model: Regressor, data: ClipData, rows: np.ndarray) -> np.ndarray:
@@ -121,16 +136,25 @@ def predict_in_units(model: Regressor, data: ClipData, rows: np.ndarray) -> np.n
 
 
 def predictions_table(
-    data: ClipData, rows: np.ndarray, split_names: np.ndarray, predictions: np.ndarray
+    data: ClipData, rows: np.ndarray, split_names: np.ndarray, predictions: np.ndarray, recipe: Recipe
 ) -> pa.Table:
-    """clip_id, split, one column a label, then ``true_<label>`` (null where unknown)."""
+    """clip_id, split, one column a label, ``true_<label>`` (null where unknown), ``modalities`` (those that the
+    clip has, joined by commas) and ``scored`` (whether the clip counts in the scores)."""
     columns: dict[str, Any] = {"clip_id": data.clip_ids[rows], "split": split_names}
     for index, label in enumerate(data.labels):
         columns[label.name] = predictions[:, index]
     for index, label in enumerate(data.labels):
         truth = data.targets[rows, index].astype(np.float64)
         columns[f"true_{label.name}"] = pa.array(truth, mask=np.isnan(truth))
+    columns["modalities"] = [modalities_of(data, recipe.modalities, row) for row in rows]
+    labelled = np.isfinite(data.targets).any(axis=1)
+    columns["scored"] = (labelled & scored_clips(recipe, data))[rows]
     return pa.table(columns)
+
+
+def modalities_of(data: ClipData, modalities: Sequence[Modality], row: int) -> str:
+    """Which of the modalities a clip has, joined by commas."""
+    return ",".join(modality for modality in modalities if data.features[modality].present[row])
 
 
 def read_split(workspace: Workspace, folder: str, data: ClipData) -> Rows:

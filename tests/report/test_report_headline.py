@@ -4,8 +4,8 @@ from fabricated_workspace import add_run, write_corpus
 
 from emi_ray.report.collect import collect
 from emi_ray.report.headline import best_single_modality, headline
-from emi_ray.report.intervals import Interval
 from emi_ray.report.runs import read_runs
+from emi_ray.resampling import Interval
 
 
 def test_fusion_is_set_against_its_best_single_modality(tmp_path: Path) -> None:

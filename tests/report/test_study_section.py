@@ -64,9 +64,7 @@ RESULT = {
     "confirmed": [{"number": 4, "tuned": 0.5, "confirmed": 0.45}],
     "best_reported": {"recipe": "f2-fusion-best", "scores": [0.44, 0.42]},
     "start_reported": {"recipe": "f2-fusion-start", "scores": [0.41, 0.39]},
-    "gain": 0.03,
-    "optimism": 0.07,
-    "optimism_of_start": -0.01,
+    "start": {"number": 0, "tuned": 0.39, "confirmed": 0.4},
 }
 
 

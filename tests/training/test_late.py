@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from planted import planted_data
 
+from emi_ray.errors import UserError
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe
 from emi_ray.training.late import cut_folds, set_late_weights
@@ -19,10 +22,21 @@ def train(data, *overrides, hooks=None):
 
 
 def test_folds_hold_every_training_clip_out_once():
-    folds = cut_folds(Rows(np.arange(10, 27), np.arange(3)), 4, seed=1)
+    folds = cut_folds(Rows(np.arange(10, 27), np.arange(3)), planted_data(num_train=20), 4, seed=1)
     assert sorted(np.concatenate([fold.val for fold in folds])) == list(range(10, 27))
     assert all(not set(fold.train) & set(fold.val) for fold in folds)
     assert {len(fold.train) + len(fold.val) for fold in folds} == {17}
+
+
+def test_folds_never_cut_through_a_person():
+    data = replace(planted_data(num_train=60, num_val=4), groups=np.array([f"p{i // 5}" for i in range(64)]))
+    folds = cut_folds(Rows(np.arange(60), np.arange(60, 64)), data, 4, seed=0)
+    assert sorted(np.concatenate([fold.val for fold in folds])) == list(range(60))
+    assert [len(fold.val) for fold in folds] == [15] * 4
+    for fold in folds:
+        assert not set(data.groups[fold.train]) & set(data.groups[fold.val])
+    with pytest.raises(UserError, match="12 groups"):
+        cut_folds(Rows(np.arange(60), np.arange(60, 64)), data, 13, seed=0)
 
 
 def test_weights_follow_what_each_modality_knows_of_each_label():

@@ -38,6 +38,7 @@ def test_a_run_leaves_every_file_of_its_folder(finished):
         "metrics.json",
         "predictions.parquet",
         "split.parquet",
+        "stages.parquet",
         "recipe.yaml",
         "versions.json",
         "model.safetensors",

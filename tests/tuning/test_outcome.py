@@ -11,7 +11,7 @@ from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label
 from emi_ray.tuning import outcome as module
 from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
-from emi_ray.tuning.outcome import Confirmed, confirm, judge, read_outcome
+from emi_ray.tuning.outcome import Confirmed, Outcome, Reported, confirm, judge, read_outcome
 from emi_ray.tuning.record import write_record
 from emi_ray.workspace import Workspace
 
@@ -70,6 +70,40 @@ def test_best_and_start_are_trained_under_the_same_seeds_and_compared(study, tmp
     assert outcome.gain == pytest.approx(0.1)
     assert outcome.optimism == pytest.approx(0.5 - 0.31)
     assert outcome.optimism_of_start == pytest.approx(0.3 - 0.21)
+
+
+def test_an_error_that_was_lower_in_the_search_flatters_too_and_a_lower_one_is_a_gain():
+    reported = [Reported(recipe=name, scores=(value,)) for name, value in (("best", 0.30), ("start", 0.35))]
+    outcome = Outcome(
+        metric="val_mse",
+        finished=3,
+        seeds=(42,),
+        confirmed=(Confirmed(number=1, tuned=0.20, confirmed=0.25),),
+        start=Confirmed(number=0, tuned=0.34, confirmed=0.34),
+        best_reported=reported[0],
+        start_reported=reported[1],
+        parameters={},
+        start_parameters={},
+    )
+    assert outcome.optimism == pytest.approx(0.10)
+    assert outcome.optimism_of_start == pytest.approx(0.01)
+    assert outcome.gain == pytest.approx(0.05)
+
+
+def test_the_noise_of_a_gain_counts_people_and_not_clips():
+    def wide(r, groups):
+        rng = np.random.default_rng(0)
+        own = np.repeat(rng.normal(size=(40, 1)), 25, axis=0)
+        truth = own + rng.normal(size=own.shape)
+        noise = rng.normal(size=(40, 1)).repeat(25, axis=0)
+        said = r * truth + np.sqrt(1 - r**2) * noise
+        return Judged(r, (FoldPredictions(said, truth, groups),), LABELS)
+
+    people = np.repeat([f"p{i}" for i in range(40)], 25)
+    clips, groups = (
+        error_of_gain([wide(0.6, each)] * 4, [wide(0.3, each)] * 4, VAL_PEARSON) for each in (None, people)
+    )
+    assert groups > 1.5 * clips
 
 
 def test_the_result_is_kept_and_read_again(study, tmp_path, trained):

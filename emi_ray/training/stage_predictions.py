@@ -1,0 +1,58 @@
+"""What each modality's own encoder says of the validation clips, so that a fusion can be set against its best part on
+the same clips, and not only score against score."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from emi_ray.models.build import build_unimodal
+from emi_ray.models.late_fusion import LateFusionRegressor
+from emi_ray.recipe import Recipe
+from emi_ray.schema import Modality
+from emi_ray.training.batching import Batcher
+from emi_ray.training.clip_data import ClipData
+from emi_ray.training.loop import predict
+from emi_ray.training.rows import Rows
+from emi_ray.training.stages import TrainedRecipe
+
+
+def stage_predictions(recipe: Recipe, trained: TrainedRecipe, data: ClipData) -> pa.Table:
+    """One row a modality and clip: ``clip_id``, ``stage``, and one column a label, in its units.
+
+    The clips of a modality are those of val that its stage was validated on. A fusion that was trained jointly has no
+    stages: no row.
+    """
+    parts: dict[Modality, np.ndarray] = {}
+    rows = {
+        m: stage_rows(recipe, m, data, trained.rows).val for m in recipe.modalities if m in trained.outcomes
+    }
+    for modality, chosen in rows.items():
+        parts[modality] = data.in_units(_predict(recipe, trained, data, modality, chosen))
+    stages = np.repeat(list(parts), [len(part) for part in parts.values()])
+    everything = np.concatenate([np.empty((0, len(data.labels))), *parts.values()])
+    columns: Mapping[str, Any] = {
+        "clip_id": pa.array([data.clip_ids[row] for part in rows.values() for row in part], pa.string()),
+        "stage": pa.array(stages.tolist(), pa.string()),
+        **{label.name: everything[:, index] for index, label in enumerate(data.labels)},
+    }
+    return pa.table(columns)
+
+
+def stage_rows(recipe: Recipe, modality: Modality, data: ClipData, rows: Rows) -> Rows:
+    """The clips of a modality's own stage."""
+    return rows if recipe.encoders[modality].missing == "zero" else rows.having(data, [modality])
+
+
+def _predict(
+    recipe: Recipe, trained: TrainedRecipe, data: ClipData, modality: Modality, rows: np.ndarray
+) -> np.ndarray:
+    device = next(trained.model.parameters()).device
+    batcher = Batcher(data, [modality], device)
+    if isinstance(trained.model, LateFusionRegressor):
+        members = trained.model.regressors(modality)
+        return np.mean([predict(member, batcher, rows) for member in members], axis=0)
+    model = build_unimodal(recipe, modality, data.features[modality].feature_dim, len(data.labels))
+    model.load_state_dict(trained.outcomes[modality].weights)
+    return predict(model.to(device), batcher, rows)
