@@ -37,9 +37,25 @@ class CorpusSettings(Settings):
     group: str | None = Field(
         "group", description="column that says who is in a clip, so that splits keep people together"
     )
+    encoding: str | None = Field(
+        None, description="of tables and transcripts that are not Unicode, such as cp1252"
+    )
     label_ranges: dict[str, tuple[float, float]] = Field(
         default_factory=dict, description="label: [low, high]; others are taken from the training split"
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        """Python knows the encoding, and it is one of text."""
+        try:
+            if name is not None:
+                "a".encode(name)
+        except LookupError:
+            raise ValueError(
+                "no such encoding: give one of Python's, such as cp1252, cp1251, shift_jis"
+            ) from None
+        return name
 
 
 class FaceSettings(Settings):

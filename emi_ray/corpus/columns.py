@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import unicodedata
 
 import pandas as pd
 import pyarrow as pa
@@ -10,63 +10,103 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from emi_ray.corpus.encodings import decode
 from emi_ray.corpus.files import read_buffer
 from emi_ray.errors import UserError
-from emi_ray.workspace import suffix_of
+
+DELIMITERS = (",", ";", "\t", "|")
+"""What may separate the columns of a text table; the first of them where the header leaves it open."""
 
 _NO_NUMBER = pa.array(["", "na", "n/a", "nan", "null", "none"])
-_HEADER_BYTES = 1 << 20
+_TRUTHS = pa.array(["true", "false"])
+_DECIMAL_COMMA = r"^[-+]?\d*,\d+(?:[eE][-+]?\d+)?$"
+_THOUSANDS = r"^[-+]?[1-9]\d{0,2},\d{3}$"
+_HEADER_CHARACTERS = 1 << 20
 _BLOCK_BYTES = 1 << 24
 
+_PARQUET_MAGIC = b"PAR1"
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook (.xlsx). Save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls). Save the sheet as CSV",
+    b"\x1f\x8b": "compressed with gzip. Unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with Zstandard. Unpack it",
+    b"BZh": "compressed with bzip2. Unpack it",
+    b"\xfd7zXZ": "compressed with xz. Unpack it",
+    b"version https://git-lfs": "the pointer of a Git LFS file. Fetch the file itself: git lfs pull",
+}
 
-def read_columns(path: str) -> pa.Table:
-    """A ``.parquet`` (or ``.pq``) file with its types, or a CSV file with every column as text."""
-    return read_parquet(path) if suffix_of(path) in (".parquet", ".pq") else read_csv(path)
 
-
-def read_csv(path: str) -> pa.Table:
-    """A comma-separated file, every column as text: ``00012`` keeps its zeros. A UTF-8 BOM is skipped.
+def read_columns(path: str, encoding: str | None = None) -> pa.Table:
+    """A Parquet file with its types, or a text table with every column as text; the content says which it is.
 
     Raises:
-        UserError: the file is empty, not UTF-8, not comma-separated, or two columns have one name.
+        UserError: as :func:`read_csv` and :func:`read_parquet`.
     """
     data = read_buffer(path)
-    header = data[:_HEADER_BYTES].to_pybytes().decode("utf-8-sig", errors="ignore")
+    is_parquet = data[:4].to_pybytes() == _PARQUET_MAGIC or path.partition("?")[0].lower().endswith(
+        (".parquet", ".pq")
+    )
+    return parse_parquet(data, path) if is_parquet else parse_csv(data, path, encoding)
+
+
+def read_csv(path: str, encoding: str | None = None) -> pa.Table:
+    """As :func:`parse_csv`, of a file."""
+    return parse_csv(read_buffer(path), path, encoding)
+
+
+def parse_csv(data: pa.Buffer, path: str, encoding: str | None = None) -> pa.Table:
+    """A text table, every column as text: ``00012`` keeps its zeros.
+
+    Columns are separated by commas, semicolons, tabs or bars, whichever gives the header most columns. A first line
+    ``sep=;`` as Excel writes it is understood. The encoding is as :func:`~emi_ray.corpus.encodings.decode` finds it.
+
+    Raises:
+        UserError: the file is empty, no text in a known encoding, no table, or two columns have one name.
+    """
+    for magic, what in _OTHER_FORMATS.items():
+        if data[: len(magic)].to_pybytes() == magic:
+            raise UserError(f"{path} is no text table but {what}.")
+    text = decode(data.to_pybytes(), path, encoding)
+    first, _, rest = text.partition("\n")
+    announced = first.strip().strip('"').lower().removeprefix("sep=") if "sep=" in first.lower() else ""
+    if announced in DELIMITERS or announced == "\\t":
+        text = rest
     try:
-        names = next(csv.reader(io.StringIO(header)), [])
+        names, delimiter = _header(text)
         table = pacsv.read_csv(
-            pa.BufferReader(data),
+            pa.BufferReader(text.encode()),
             read_options=pacsv.ReadOptions(block_size=_BLOCK_BYTES),
-            parse_options=pacsv.ParseOptions(newlines_in_values=True),
+            parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(column_types={name: pa.string() for name in names}),
         )
-        names = [name.strip() for name in table.schema.names]
-    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowInvalid, csv.Error) as error:
         raise UserError(
-            f"{path} cannot be read as CSV: {error}. Save it as comma-separated UTF-8 with a header line."
+            f"{path} cannot be read as CSV: {error}. Save it as comma-separated UTF-8 with a header line, and quote "
+            "values that hold the separator."
         ) from None
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
-        raise UserError(f"{path}: the header '{names[0]}' has no comma. Save the file comma-separated.")
-    _refuse_repeated(path, names)
-    return table.rename_columns(names)
+    return _with_clean_names(table, path)
 
 
 def read_parquet(path: str) -> pa.Table:
+    """As :func:`parse_parquet`, of a file."""
+    return parse_parquet(read_buffer(path), path)
+
+
+def parse_parquet(data: pa.Buffer, path: str) -> pa.Table:
     """A Parquet file; columns of categories are read as what they stand for.
 
     Raises:
         UserError: the file is not Parquet, or two columns have one name.
     """
     try:
-        table = pq.read_table(pa.BufferReader(read_buffer(path)))
+        table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}.") from None
-    _refuse_repeated(path, table.schema.names)
     plain = [
         pa.field(field.name, field.type.value_type) if pa.types.is_dictionary(field.type) else field
         for field in table.schema
     ]
-    return table.cast(pa.schema(plain))
+    return _with_clean_names(table.cast(pa.schema(plain)), path)
 
 
 def text_column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
@@ -88,20 +128,37 @@ def text_column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
 
 
 def numbers(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """A column as float64 (null where blank, NaN or ``NA``), and a mask of what is no number at all."""
-    kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    """A column as float64 (null where blank, NaN or ``NA``), and a mask of what is no number at all.
+
+    ``true`` and ``false`` are 1 and 0, in CSV as in Parquet, where a column holds nothing else. ``0,5`` is 0.5 where
+    no value of the column has a point, unless all could as well be thousands (``1,234``).
+    """
+    if not _is_text(column.type):
         values = column.cast(pa.float64(), safe=False)
         known = pc.invert(pc.is_nan(values))
         return pc.if_else(known, values, pa.scalar(None, pa.float64())), pc.and_(pc.is_null(column), False)
     text = pc.utf8_trim_whitespace(column.cast(pa.string()))
     text = pc.if_else(pc.is_in(pc.utf8_lower(text), _NO_NUMBER), pa.scalar(None, pa.string()), text)
+    if text.null_count < len(text) and pc.all(pc.is_in(pc.utf8_lower(text.drop_null()), _TRUTHS)).as_py():
+        return pc.equal(pc.utf8_lower(text), "true").cast(pa.float64()), pc.and_(pc.is_null(column), False)
     try:
         values = text.cast(pa.float64())
     except pa.ArrowInvalid:
-        parsed = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy("float64")
+        plain = pc.replace_substring(text, ",", ".") if has_decimal_commas(text) else text
+        parsed = pd.to_numeric(plain.to_pandas(), errors="coerce").to_numpy("float64")
         values = pa.chunked_array([pa.array(parsed, from_pandas=True)])
     return values, pc.and_(pc.is_null(values), pc.is_valid(text))
+
+
+def has_decimal_commas(column: pa.ChunkedArray) -> bool:
+    """Whether a column of text writes its numbers as in ``0,5``."""
+    if not _is_text(column.type):
+        return False
+    text = pc.utf8_trim_whitespace(column.cast(pa.string())).drop_null()
+    decimal = text.filter(pc.match_substring_regex(text, _DECIMAL_COMMA))
+    if not len(decimal) or pc.any(pc.match_substring(text, ".")).as_py():
+        return False
+    return not pc.all(pc.match_substring_regex(decimal, _THOUSANDS)).as_py()
 
 
 def holds_numbers(column: pa.ChunkedArray) -> bool:
@@ -111,14 +168,43 @@ def holds_numbers(column: pa.ChunkedArray) -> bool:
         return True
     if pa.types.is_boolean(kind):
         return True
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not _is_text(kind):
         return False
     values, wrong = numbers(column)
-    num_numbers = len(values) - values.null_count
-    return num_numbers > 0 and num_numbers >= (pc.sum(wrong).as_py() or 0)
+    # A comma that may separate decimals or thousands is the mistake of somebody who meant numbers.
+    unclear = pc.match_substring_regex(column.cast(pa.string()).filter(wrong), _DECIMAL_COMMA)
+    num_unclear, num_wrong = (pc.sum(mask).as_py() or 0 for mask in (unclear, wrong))
+    num_meant = len(values) - values.null_count + num_unclear
+    return bool(num_meant > 0 and num_meant >= num_wrong - num_unclear)
 
 
-def _refuse_repeated(path: str, names: Sequence[str]) -> None:
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
-    if repeated:
+def _header(text: str) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them."""
+    start = text[:_HEADER_CHARACTERS]
+    best: tuple[list[str], str] = ([], DELIMITERS[0])
+    for delimiter in DELIMITERS:
+        rows = csv.reader(io.StringIO(start, newline=""), delimiter=delimiter)
+        names = next((row for row in rows if row), [])
+        if len(names) > len(best[0]):
+            best = names, delimiter
+    return best
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _with_clean_names(table: pa.Table, path: str) -> pa.Table:
+    """The table with names without white space around them.
+
+    Raises:
+        UserError: two columns have one name, or a name holds a line break or another control character.
+    """
+    names = [name.strip() for name in table.schema.names]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: column '{repeated[0]}' stands there twice. Rename or remove one.")
+    if odd := next((name for name in names if any(unicodedata.category(c) == "Cc" for c in name)), None):
+        raise UserError(
+            f"{path}: the name of column {odd!r} holds a line break or another control character."
+        )
+    return table.rename_columns(names)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
+from emi_ray.corpus.encodings import decode
 from emi_ray.errors import UserError
 from emi_ray.workspace import open_uri
 
@@ -125,19 +126,28 @@ def _split(paths: pa.ChunkedArray) -> pa.Table:
     return pa.table({"parent": pc.struct_field(parts, "parent"), "name": names, "query": query})
 
 
-def read_texts(paths: Sequence[str], num_threads: int = 16) -> list[str]:
-    """The text files' contents without surrounding white space; bytes that are not UTF-8 are replaced.
+def read_texts(paths: Sequence[str], encoding: str | None = None, num_threads: int = 16) -> list[str]:
+    """The text files' contents without surrounding white space.
+
+    Args:
+        encoding: of files that are not Unicode; see :func:`~emi_ray.corpus.encodings.decode`.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or is no text in a known encoding.
     """
 
-    def read(path: str) -> str:
-        data = read_buffer(path).to_pybytes()
-        return data.decode("utf-8-sig", errors="replace").strip()
+    def read(path: str) -> str | UserError:
+        try:
+            return decode(read_buffer(path).to_pybytes(), path, encoding).strip()
+        except UserError as error:
+            return error
 
     with ThreadPoolExecutor(num_threads) as threads:
-        return list(threads.map(read, paths))
+        texts = list(threads.map(read, paths))
+    if errors := [text for text in texts if isinstance(text, UserError)]:
+        more = f" ({len(errors) - 1:,} other files have problems too.)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{more}")
+    return [text for text in texts if isinstance(text, str)]
 
 
 def read_buffer(path: str) -> pa.Buffer:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.config import CorpusSettings
-from emi_ray.corpus.columns import numbers
+from emi_ray.corpus.columns import has_decimal_commas, numbers
 from emi_ray.corpus.listing import Finding, Listing, about, ids_where
 from emi_ray.errors import choices
 from emi_ray.schema import EMOTION_LABELS, Label, snake
@@ -35,7 +35,7 @@ def check_labels(listing: Listing, settings: CorpusSettings) -> CheckedLabels:
     values: dict[str, np.ndarray] = {}
     for name in listing.labels:
         column, wrong = numbers(listing.clips[name])
-        findings += _not_numbers(listing, name, wrong)
+        findings += [*_not_numbers(listing, name, wrong), *_read_otherwise(listing, name)]
         values[name] = column.to_numpy()
         declared = _declared_range(name, settings)
         labels.append(declared or _observed_range(name, values[name], _in_split(listing, "train")))
@@ -74,9 +74,18 @@ def _not_numbers(listing: Listing, name: str, wrong: pa.ChunkedArray) -> list[Fi
         return []
     value = listing.clips[name].filter(wrong)[0].as_py()
     message = (
-        f"{listing.where}: {name} = '{value}' is no number. Write a number, or nothing where it is unknown"
+        f"{listing.where}: {name} = '{value}' is no number. Write numbers with a decimal point and without thousands "
+        "separators, or nothing where it is unknown"
     )
     return about("error", message, ids_where(listing.clips, wrong))
+
+
+def _read_otherwise(listing: Listing, name: str) -> Iterator[Finding]:
+    column = listing.clips[name]
+    if has_decimal_commas(column):
+        value = column.filter(pc.match_substring(column, ","))[0].as_py()
+        message = f"{listing.where}: {name} is written with decimal commas: '{value}' is read as"
+        yield Finding("info", f"{message} {value.replace(',', '.')}.")
 
 
 def _declared_range(name: str, settings: CorpusSettings) -> Label | None:

@@ -59,7 +59,7 @@ def read_table(path: str, settings: CorpusSettings, needs_media: bool = True) ->
     Raises:
         UserError: the table cannot be read, or lacks a column it needs.
     """
-    table = read_columns(path)
+    table = read_columns(path, settings.encoding)
     _refuse_useless(table.column_names, path, needs_media)
     roles = sort_columns(table, settings, path)
     findings = list(roles.findings)
@@ -72,7 +72,9 @@ def read_table(path: str, settings: CorpusSettings, needs_media: bool = True) ->
             columns[name] = join_all(folder, text_column(table, name, path))
     clips = pa.table(columns)
     if "transcript" in table.column_names:
-        transcripts, remarks = _transcripts(clips, text_column(table, "transcript", path), path)
+        transcripts, remarks = _transcripts(
+            clips, text_column(table, "transcript", path), path, settings.encoding
+        )
         clips = clips.append_column("transcript", transcripts)
         findings += remarks
     for label in roles.labels:
@@ -111,7 +113,7 @@ def _splits(table: pa.Table, labels: Sequence[str], path: str) -> pa.ChunkedArra
 
 
 def _transcripts(
-    clips: pa.Table, values: pa.ChunkedArray, path: str
+    clips: pa.Table, values: pa.ChunkedArray, path: str, encoding: str | None
 ) -> tuple[pa.ChunkedArray, list[Finding]]:
     """What is said: values that name a ``.txt`` file are replaced by what the file holds."""
     named = pc.match_substring_regex(values, r"(?i)^[^\n]*\.txt$")
@@ -121,7 +123,9 @@ def _transcripts(
     there = pc.fill_null(exist(places), False)
     spaced = pc.match_substring(values, " ")
     absent = pc.and_(pc.fill_null(named, False), pc.invert(pc.or_(there, pc.fill_null(spaced, False))))
-    texts = pa.array([text or None for text in read_texts(places.filter(there).to_pylist())], pa.string())
+    texts = pa.array(
+        [text or None for text in read_texts(places.filter(there).to_pylist(), encoding)], pa.string()
+    )
     values = pc.if_else(absent, pa.scalar(None, pa.string()), values)
     values = pc.replace_with_mask(values.combine_chunks(), there.combine_chunks(), texts)
     message = f"{path}: transcript: the .txt file is not there; such clips count as without transcript"

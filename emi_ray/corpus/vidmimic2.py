@@ -67,7 +67,7 @@ def read_vidmimic2(source: str, settings: CorpusSettings) -> Listing:
     ids = clips["clip_id"].to_pylist()
     for column, found in media.items():
         clips = clips.append_column(column, pa.array([found.get(clip_id) for clip_id in ids], pa.string()))
-    clips = _read_transcripts(clips)
+    clips = _read_transcripts(clips, settings.encoding)
     findings += _incomplete(clips) + _strange_ids(clips)
     return Listing(clips, EMOTIONS, f"{source}/*_split.csv", verified=True, findings=tuple(findings))
 
@@ -119,7 +119,7 @@ def _read_split(
     path = _first_file(source, names)
     if path is None:
         raise UserError(f"{source}: {' or '.join(names)} is not there. Put it beside the media folders.")
-    table = read_csv(path)
+    table = read_csv(path, settings.encoding)
     for name in (_ID_COLUMN, *EMOTIONS):
         if name not in table.column_names:
             raise UserError(f"{path}: no column '{name}': {choices(name, table.column_names)}")
@@ -150,10 +150,10 @@ def _test_clips(
     return pa.table({"clip_id": pa.array(unlisted, pa.string())}), about("warning", message, early)
 
 
-def _read_transcripts(clips: pa.Table) -> pa.Table:
+def _read_transcripts(clips: pa.Table, encoding: str | None) -> pa.Table:
     """Put the text in the place of its path; an empty file means: no transcript."""
     paths = clips["transcript"]
-    texts = iter(read_texts(paths.drop_null().to_pylist()))
+    texts = iter(read_texts(paths.drop_null().to_pylist(), encoding))
     read = [None if path is None else next(texts) or None for path in paths.to_pylist()]
     place = clips.column_names.index("transcript")
     return clips.set_column(place, "transcript", pa.array(read, pa.string()))
