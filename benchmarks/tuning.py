@@ -27,15 +27,12 @@ from typing import Any
 import numpy as np
 import optuna
 import psutil
-import pyarrow as pa
 from authors_script import AuthorsScript
 from made_features import PAPER_DIMS, PAPER_STEPS, make_clips
+from made_workspace import write_workspace
 
 from emi_ray.config import WorkspaceConfig, validate
-from emi_ray.feature_store import ClipFeatures, FeatureStore
 from emi_ray.runtime import ray_session
-from emi_ray.schema import clips_schema
-from emi_ray.training.clip_data import ClipData
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.run import RunPlan, plan_run
 from emi_ray.tuning.objective import score_recipe
@@ -142,7 +139,7 @@ def _prepare(options: argparse.Namespace, folder: Path) -> Setting:
     dims = {modality: PAPER_DIMS[modality] for modality in MODALITIES}
     steps = {modality: PAPER_STEPS[modality] for modality in MODALITIES} | {"audio": options.audio_steps}
     made = make_clips(options.clips, options.clips // 10, seed=0, dims=dims, steps=steps)
-    workspace = _write_workspace(made.data, folder / "workspace")
+    workspace = write_workspace(made.data, folder / "workspace")
     changes = [f"encoders.{modality}.epochs={STAGE_1_EPOCHS}" for modality in MODALITIES]
     changes += [f"encoders.{modality}.standardise=false" for modality in ("audio", "vision")]
     changes += [f"fusion.epochs={options.epochs}", "training.patience=null"]
@@ -154,29 +151,6 @@ def _prepare(options: argparse.Namespace, folder: Path) -> Setting:
     return Setting(
         workspace, source, settings, plan, [space.suggest(random.ask()) for _ in range(options.trials)]
     )
-
-
-def _write_workspace(data: ClipData, folder: Path) -> Workspace:
-    workspace = Workspace(str(folder))
-    workspace.write_config(WorkspaceConfig())
-    names = [label.name for label in data.labels]
-    clips = [
-        {"clip_id": clip_id, "split": split, **dict(zip(names, map(float, targets), strict=True))}
-        for clip_id, split, targets in zip(
-            data.clip_ids.tolist(), data.splits.tolist(), data.targets, strict=True
-        )
-    ]
-    workspace.write_table("clips.parquet", pa.Table.from_pylist(clips, schema=clips_schema(data.labels)))
-    for modality, packed in data.features.items():
-        store = FeatureStore(workspace, modality, "made")
-        store.create({"extractor": "made"}, packed.feature_dim)
-        rows = [
-            ClipFeatures(data.clip_ids[row], packed.of(row), np.zeros(packed.lengths[row], np.float32), {})
-            for row in np.flatnonzero(packed.present)
-        ]
-        for start in range(0, len(rows), 128):
-            store.write(rows[start : start + 128])
-    return workspace
 
 
 def _authors(options: argparse.Namespace, setting: Setting, data: TuningData, folder: Path) -> float:

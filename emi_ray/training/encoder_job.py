@@ -12,7 +12,7 @@ from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.encoder_key import encoder_settings
 from emi_ray.training.loop import OnEpochEnd
 from emi_ray.training.rows import split_rows
-from emi_ray.training.run import Earlier, RunPlan, hash_of
+from emi_ray.training.run import Earlier, Place, RunPlan, hash_of
 from emi_ray.training.stages import Hooks, train_recipe
 from emi_ray.training.unfinished import Unfinished
 
@@ -31,10 +31,11 @@ class EncoderJob:
 
 @dataclass(frozen=True)
 class EncoderDone:
-    """What came of a job: whether an earlier command had trained the encoder, when it started, how long it took."""
+    """What came of a job: whether an earlier command had trained the encoder, where, when, and how long it took."""
 
     modality: Modality
     reused: bool
+    place: Place
     started: float
     seconds: float
 
@@ -58,6 +59,7 @@ def train_encoder(
     unfinished: Unfinished,
     *,
     device: torch.device,
+    place: Place,
     on_epoch_end: OnEpochEnd | None = None,
     reuse: bool = True,
 ) -> EncoderDone:
@@ -76,14 +78,14 @@ def train_encoder(
     rows = split_rows(data, recipe.split)
     trained = train_recipe(alone, data, rows, seed=job.plan.seed, device=device, hooks=hooks)
     unfinished.forget()
-    return EncoderDone(job.modality, job.modality in trained.reused, started, time.time() - started)
+    return EncoderDone(job.modality, job.modality in trained.reused, place, started, time.time() - started)
 
 
 def earlier_of(done: Iterable[EncoderDone]) -> Earlier:
     """What the jobs of a run did before the run itself started."""
     trained = [encoder for encoder in done if not encoder.reused]
     return Earlier(
-        frozenset(encoder.modality for encoder in trained),
+        {encoder.modality: encoder.place for encoder in trained},
         min((encoder.started for encoder in trained), default=float("inf")),
         sum(encoder.seconds for encoder in trained),
     )

@@ -6,7 +6,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -130,12 +130,12 @@ class Earlier:
     """What was trained for a run before it started: stage-1 encoders, each in a job of its own.
 
     Attributes:
-        trained: modalities whose encoder was trained for this run, and not found from an earlier one.
+        trained: where each encoder was trained that was trained for this run, and not found from an earlier one.
         started: when the first of these jobs started, in seconds since 1970.
         seconds: how long they took in all.
     """
 
-    trained: frozenset[str] = frozenset()
+    trained: Mapping[str, Place] = field(default_factory=dict)
     started: float = math.inf
     seconds: float = 0.0
 
@@ -179,7 +179,7 @@ def execute_run(
     trained = train_recipe(plan.recipe, data, rows, seed=plan.seed, device=device, hooks=hooks)
     if Team.current().rank != 0:
         return {}
-    trained = replace(trained, reused=trained.reused - earlier.trained)
+    trained = replace(trained, reused=trained.reused - earlier.trained.keys())
     extractors = {modality: store.describe() for modality, store in plan.stores.items()}
     description = ModelDescription(
         recipe=plan.recipe,
@@ -193,7 +193,8 @@ def execute_run(
     history = {
         "started": _timestamp(min(clock.started, earlier.started)),
         "node": place.node,
-        "gpus": list(place.gpus),
+        "gpus": sorted({gpu for each in (place, *earlier.trained.values()) for gpu in each.gpus}),
+        "places": {stage: [each.node, *each.gpus] for stage, each in earlier.trained.items()},
         "device": device.type,
     }
     return write_run(

@@ -253,6 +253,7 @@ def _train_encoder(
         job.plan.with_texts(data) if job.modality == "text" else data,
         unfinished,
         device=device,
+        place=_place(),
         on_epoch_end=lambda scores: told.inbox.tell(told.name, scores),
         reuse=not told.force,
     )
