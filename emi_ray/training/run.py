@@ -194,7 +194,6 @@ def execute_run(
         "started": _timestamp(min(clock.started, earlier.started)),
         "node": place.node,
         "gpus": sorted({gpu for each in (place, *earlier.trained.values()) for gpu in each.gpus}),
-        "places": {stage: [each.node, *each.gpus] for stage, each in earlier.trained.items()},
         "device": device.type,
     }
     return write_run(
