@@ -50,7 +50,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
         if not store.parts():
             raise UserError(
                 f"{workspace.path(store.folder)} holds no features, but {run} needs them: "
-                f"emi-ray extract -w {workspace.root} --modalities {modality}."
+                f"emi-ray extract -w {workspace.quoted} --modalities {modality}."
             )
     data = loaded.tokens(read_clip_data(workspace, stores), read_transcripts(workspace, workspace.clips()))
     folder = find_run(workspace, run)

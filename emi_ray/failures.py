@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from emi_ray.feature_store import FeatureStore
 from emi_ray.parts import PartFolder
 from emi_ray.schema import FAILURES_SCHEMA, MODALITIES, UNKNOWN, Origin
+from emi_ray.storage import without_credentials
 from emi_ray.workspace import Workspace
 
 
@@ -72,6 +73,8 @@ def _standing(store: FeatureStore) -> pa.Table:
     latest = pc.equal(pc.index_in(ids, value_set=ids), pa.array(range(len(ids)), pa.int32()))
     done = store.held.record()["clip_id"].combine_chunks()
     standing = rows.filter(pc.and_(latest, pc.invert(pc.is_in(ids, value_set=done))))
+    reasons = pa.array(map(without_credentials, standing["error"].to_pylist()), pa.string())
+    standing = standing.set_column(standing.column_names.index("error"), "error", reasons)
     return standing.cast(FAILURES_SCHEMA).combine_chunks()
 
 

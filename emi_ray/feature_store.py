@@ -231,7 +231,7 @@ def find_store(
         + (
             f"Choose one: encoders.{modality}.features=FINGERPRINT."
             if fitting
-            else f"Make them: emi-ray extract -w {workspace.root} --modalities {modality}."
+            else f"Make them: emi-ray extract -w {workspace.quoted} --modalities {modality}."
         )
     )
 

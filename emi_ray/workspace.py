@@ -12,45 +12,30 @@
 Everything is written under another name and then renamed, so that a file either is whole or is not there.
 """
 
-import errno
-import fcntl
 import json
-import os
-import socket
+import shlex
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from emi_ray.config import WorkspaceConfig, dump_yaml, read_yaml, validate
+from emi_ray.driver import driving
 from emi_ray.errors import UserError
+from emi_ray.schema import MEDIA_COLUMNS
+from emi_ray.storage import open_uri, require_in_reach, without_credentials
 
 CONFIG = "emi_ray.yaml"
 CLIPS = "clips.parquet"
-
-
-def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and path of a local path or URI. A path without a scheme is local and made absolute.
-
-    Raises:
-        UserError: no file system of ``pyarrow.fs`` reads such a URI.
-    """
-    if "://" in uri:
-        try:
-            return fs.FileSystem.from_uri(uri)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise UserError(
-                f"{uri}: {error}. Give a local path, or a URI such as s3://bucket/folder."
-            ) from None
-    return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,18 @@ class Workspace:
 
     @cached_property
     def _place(self) -> tuple[fs.FileSystem, str]:
-        return open_uri(self.root)
+        place = open_uri(self.root)
+        require_in_reach(*place, self.root)
+        return place
+
+    def __getstate__(self) -> dict[str, str]:
+        """The file system is opened anew by whoever is sent a workspace: it has connections, and no patience left."""
+        return {"root": self.root}
+
+    @property
+    def quoted(self) -> str:
+        """The root as a shell reads it: for commands that are printed."""
+        return shlex.quote(self.root)
 
     @property
     def filesystem(self) -> fs.FileSystem:
@@ -75,6 +71,12 @@ class Workspace:
     def path(self, relative: str = "") -> str:
         """The path of a file as ``filesystem`` spells it."""
         return str(PurePosixPath(self._place[1]) / relative)
+
+    def shown(self, relative: str) -> str:
+        """A file as a person names it: its path, or its URI without what stands behind ``?``."""
+        return (
+            self.path(relative) if self.is_local else f"{self.root.partition('?')[0].rstrip('/')}/{relative}"
+        )
 
     def inner(self, relative: str) -> "Workspace":
         """A folder of this workspace as a workspace of its own."""
@@ -183,8 +185,8 @@ class Workspace:
             raise UserError(
                 f"No workspace at {self.root}: {CONFIG} is not there. Make one with emi-ray init."
             )
-        values = read_yaml(self.read_text(CONFIG), self.path(CONFIG))
-        return validate(WorkspaceConfig, values, self.path(CONFIG), overrides)
+        values = read_yaml(without_credentials(self.read_text(CONFIG)), self.shown(CONFIG))
+        return validate(WorkspaceConfig, values, self.shown(CONFIG), overrides)
 
     def write_config(self, config: WorkspaceConfig) -> None:
         self.write_text(CONFIG, dump_yaml(config))
@@ -197,33 +199,16 @@ class Workspace:
         """
         if not self.exists(CLIPS):
             raise UserError(f"{self.root} has no {CLIPS}: read a corpus into it with emi-ray init.")
-        return self.read_table(CLIPS, columns)
+        return _without_stored_credentials(self.read_table(CLIPS, columns))
 
     @contextmanager
     def driving(self, relative: str, what: str, instead: str = "") -> Iterator[None]:
-        """While the block lasts, no other process drives what lies in the folder ``relative``. The kernel lets go
-        however this process ends. Behind a URI, and on mounts without locks, nothing can be held.
+        """While the block lasts, no other process drives what lies in the folder ``relative``.
 
         Raises:
             UserError: another process does; ``what`` begins the message, ``instead`` is one more way out.
         """
-        if not self.is_local:
-            yield
-            return
-        path = Path(self.path(f"{relative}/.driver"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise driven_by(what, file.read().strip() or "another process", instead) from None
-            except OSError as error:
-                if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                    raise
-            file.truncate(0)
-            file.write(own_name())
-            file.flush()
+        with driving(self.filesystem, self.path(f"{relative}/.driver"), what, instead):
             yield
 
     def _appearing(self, relative: str) -> "_Appearing":
@@ -242,7 +227,8 @@ class _Appearing:
         self._hidden = f"{self._folder}/.{name}.{uuid.uuid4().hex}" if workspace.is_local else self._final
 
     def __enter__(self) -> str:
-        self._filesystem.create_dir(self._folder, recursive=True)
+        if self._hidden != self._final:
+            self._filesystem.create_dir(self._folder, recursive=True)
         return self._hidden
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -254,15 +240,16 @@ class _Appearing:
             self._filesystem.delete_file(self._hidden)
 
 
-def own_name() -> str:
-    """This process, for other people's messages."""
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
-def driven_by(what: str, driver: str, instead: str = "") -> UserError:
-    """The refusal to drive what another process drives."""
-    also = f"; or {instead}" if instead else ""
-    return UserError(f"{what} is being driven by {driver}: let it finish, or end it, and start again{also}.")
+def _without_stored_credentials(clips: pa.Table) -> pa.Table:
+    """URIs that were stored with credentials before these were refused, without them."""
+    for name in set(MEDIA_COLUMNS) - {"transcript"}:
+        if name in clips.column_names and pc.any(pc.match_substring(clips[name], "@")).as_py():
+            plain = [path and without_credentials(path) for path in clips[name].to_pylist()]
+            place = clips.column_names.index(name)
+            clips = clips.set_column(
+                place, clips.schema.field(name), pa.chunked_array([plain], clips[name].type)
+            )
+    return clips
 
 
 def sweep(workspace: Workspace, relative: str) -> None:

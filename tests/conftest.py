@@ -3,6 +3,10 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of tests would fight for two cores
+# Of the S3 server that tests start; set before Ray's workers inherit the environment.
+os.environ.update(
+    AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true"
+)
 
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from emi_ray.corpus.demo import render_demo
+
+for _name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session")

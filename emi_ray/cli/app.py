@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.storage import explain, without_credentials
 
 console = Console()
 errors = Console(stderr=True)
@@ -38,8 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments)
     except UserError as error:
-        errors.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+        _end(f"Error: {error}", 2)
     except EmiRayError as error:
-        errors.print(f"Failed: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
+        _end(f"Failed: {error}", 1)
+    except OSError as error:  # of disks and object stores; what they were asked for was checked before
+        _end(f"Failed: {explain(error)}", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    errors.print(without_credentials(message), style="red", markup=False, soft_wrap=True, highlight=False)
+    sys.exit(code)

@@ -26,4 +26,8 @@ def init(
     target = Workspace(workspace)
     found = init_workspace(target, corpus, source, overrides or [])
     show_findings(found.findings)
-    console.print(f"Wrote {target.path('clips.parquet')}. Next: emi-ray extract -w {workspace}")
+    console.print(
+        f"Wrote {target.shown('clips.parquet')}. Next: emi-ray extract -w {target.quoted}",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,5 +1,6 @@
 """Verbs about features that others made, or want: import-features, export-features."""
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -125,7 +126,7 @@ def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
             )
     names = ", ".join(f"encoders.{part.modality}.features={part.name}" for part in parts)
     console.print(
-        f"Kept as float16. Next: emi-ray train -w {workspace} f2. Where the workspace holds other features too, "
-        f"name these: {names}",
+        f"Kept as float16. Next: emi-ray train -w {shlex.quote(workspace)} f2. Where the workspace holds "
+        f"other features too, name these: {names}",
         soft_wrap=True,
     )

@@ -166,7 +166,7 @@ def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
     if metrics["already_finished"]:
         console.print(f"Run {run} was finished before with the same settings; --force trains it again.")
     else:
-        console.print(f"Wrote run {run} to {workspace.path('runs')}.")
+        console.print(f"Wrote run {run} to {workspace.shown('runs')}.")
 
 
 def _together(problems: Sequence[EmiRayError], num_done: int) -> EmiRayError:
@@ -260,4 +260,4 @@ def report(workspace: WorkspaceOption) -> None:
     target = Workspace(workspace)
     target.config()  # a workspace must be there
     build_report(target)
-    console.print(f"Report: {target.path('report/index.html')}")
+    console.print(f"Report: {target.shown('report/index.html')}")

@@ -168,8 +168,8 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
             console.print(f"  {name}: {count} x {like}{reason}", markup=False, soft_wrap=True)
     if any(stage.failed for stage in summary.stages.values()):
         console.print(
-            f"Which clips: {workspace.path('failures')}. Try those again with: emi-ray extract -w "
-            f"{workspace.root} --retry-failed",
+            f"Which clips: {workspace.shown('failures')}. Try those again with: emi-ray extract -w "
+            f"{workspace.quoted} --retry-failed",
             markup=False,
             soft_wrap=True,
         )

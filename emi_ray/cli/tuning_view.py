@@ -106,7 +106,7 @@ def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
             "No trial beat the recipe's own settings beyond the noise. These stay: one run, two names."
         )
     console.print(f"Recipe: {workspace.path(f'studies/{study}/best.yaml')}")
-    console.print(f"Plots: emi-ray report -w {workspace.root}")
+    console.print(f"Plots: emi-ray report -w {workspace.quoted}")
 
 
 def _reporting_table(outcome: Outcome) -> Table:

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from emi_ray.corpus.encodings import decode
-from emi_ray.errors import UserError
-from emi_ray.workspace import open_uri
+from emi_ray.errors import EmiRayError, UserError
+from emi_ray.schema import MEDIA_COLUMNS
+from emi_ray.storage import StorageError, explain, is_outage, open_uri, require_in_reach, without_credentials
 
 
 def is_uri(path: str) -> bool:
@@ -54,7 +55,7 @@ def join_all(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def kind_of(path: str) -> fs.FileType:
     """Whether there is a file, a folder or nothing."""
-    filesystem, inner = open_uri(path)
+    filesystem, inner = _reached(path)
     return filesystem.get_file_info(inner).type
 
 
@@ -64,7 +65,7 @@ def list_folder(folder: str) -> dict[str, bool]:
     Raises:
         UserError: the folder cannot be listed.
     """
-    filesystem, inner = open_uri(folder)
+    filesystem, inner = _reached(folder)
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
             with os.scandir(inner) as entries:
@@ -73,13 +74,13 @@ def list_folder(folder: str) -> dict[str, bool]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise UserError(f"{folder} cannot be listed: {error}. Check the path and your access.") from None
+        raise _failure(error, f"{folder} cannot be listed") from None
     return {info.base_name: info.type == fs.FileType.Directory for info in infos}
 
 
 def walk(folder: str) -> list[str]:
     """Paths, relative to the folder, of all files in it and below it, sorted; hidden ones are left out."""
-    filesystem, inner = open_uri(folder)
+    filesystem, inner = _reached(folder)
     start = len(inner.rstrip("/")) + 1
     infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     names = (info.path[start:] for info in infos if info.type == fs.FileType.File)
@@ -156,9 +157,37 @@ def read_buffer(path: str) -> pa.Buffer:
     Raises:
         UserError: there is no such file, or it cannot be read.
     """
-    filesystem, inner = open_uri(path)
+    filesystem, inner = _reached(path)
     try:
         with filesystem.open_input_file(inner) as stream:
             return stream.read_buffer()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
+        raise _failure(error, f"{path} cannot be read") from None
+
+
+def refuse_credentials(clips: pa.Table) -> None:
+    """Make sure that no media are named by a URI with credentials, which would be stored and shown.
+
+    Raises:
+        UserError: the first clip that has such a URI.
+    """
+    for name in set(MEDIA_COLUMNS) - {"transcript"} & set(clips.column_names):
+        suspects = clips.filter(pc.match_substring(clips[name].cast(pa.string()), "@"))
+        for clip_id, path in zip(suspects["clip_id"].to_pylist(), suspects[name].to_pylist(), strict=True):
+            if (plain := without_credentials(path)) != path:
+                raise UserError(
+                    f"Clip {clip_id}, {name}: {plain} was given with credentials in the URI. Leave them out, and set "
+                    f"them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or as the machine's role."
+                )
+
+
+def _reached(path: str) -> tuple[fs.FileSystem, str]:
+    """As :func:`~emi_ray.storage.open_uri`, of a store that answers."""
+    filesystem, inner = open_uri(path)
+    require_in_reach(filesystem, inner, path)
+    return filesystem, inner
+
+
+def _failure(error: OSError, what: str) -> EmiRayError:
+    kind = StorageError if is_outage(error) else UserError
+    return kind(f"{without_credentials(what)}: {explain(error).rstrip('.')}. Check the path and your access.")

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from emi_ray.config import CorpusSettings
 from emi_ray.corpus.checks import check_groups, check_ids, check_media, check_splits
+from emi_ray.corpus.files import refuse_credentials
 from emi_ray.corpus.labels import CheckedLabels, check_labels
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.corpus.statistics import split_statistics
@@ -62,6 +63,7 @@ def validate_corpus(listing: Listing, settings: CorpusSettings) -> Corpus:
     """
     if not listing.clips.num_rows:
         raise UserError(f"{listing.where}: no clip in it.")
+    refuse_credentials(listing.clips)
     checked = check_labels(listing, settings)
     findings = [
         *listing.findings,

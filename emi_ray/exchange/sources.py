@@ -13,7 +13,8 @@ from emi_ray.corpus.files import join, list_folder, read_buffer
 from emi_ray.errors import ClipError, UserError
 from emi_ray.exchange.arrays import READERS, STAGE, read_array
 from emi_ray.schema import Modality
-from emi_ray.workspace import open_uri, suffix_of
+from emi_ray.storage import open_uri
+from emi_ray.workspace import suffix_of
 
 _CHUNK_BYTES = 1 << 22
 _NUM_THREADS = 8

@@ -17,7 +17,7 @@ from emi_ray.errors import ClipError, UserError, choices
 from emi_ray.exchange.arrays import STAGE, as_steps
 from emi_ray.exchange.sources import Source, hash_file
 from emi_ray.schema import Modality
-from emi_ray.workspace import open_uri
+from emi_ray.storage import open_uri
 
 ID_NAMES = ("clip_id", "id", "ids", "Filename", "filename", "name")
 """What a column or array of ids is called, the first that is there; else the keys themselves are ids."""

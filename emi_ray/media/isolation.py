@@ -20,6 +20,7 @@ from emi_ray.media.detection import build_finder
 from emi_ray.media.messages import Message, read_message, write_message
 from emi_ray.media.source import ClipSource
 from emi_ray.schema import Need
+from emi_ray.storage import StorageError
 
 STARTUP_LIMIT_S = 120.0
 
@@ -47,6 +48,7 @@ class DecodeProcess:
 
         Raises:
             UserError: the face detector that the settings ask for cannot be had.
+            StorageError: storage is out of reach.
             EmiRayError: the child process cannot be started.
         """
         if "faces" in needs:
@@ -120,6 +122,7 @@ class _Child:
         Raises:
             _DecodingDiedError: the child crashed, was killed, took too long and was stopped, or decoding raised
                 what nobody foresaw.
+            StorageError: storage is out of reach.
             EmiRayError: the child did not come up.
         """
         self._await_start()
@@ -129,6 +132,8 @@ class _Child:
             raise _DecodingDiedError(f"decoding took longer than {time_limit_s:g} s") from None
         except EOFError:
             raise _DecodingDiedError(f"decoding crashed ({self._cause_of_death()})") from None
+        if "outage" in answer:
+            raise StorageError(answer["outage"])
         if "error" in answer:
             raise _DecodingDiedError(f"decoding failed ({answer['error']})")
         return answer

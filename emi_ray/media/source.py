@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
-from pyarrow import fs
+from pyarrow import NativeFile, fs
 
 from emi_ray.errors import UserError
-from emi_ray.workspace import open_uri
+from emi_ray.storage import StorageError, explain, is_outage, open_uri
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def open_media(media: str | bytes) -> BinaryIO:
 
     Raises:
         UnreadableError: the file is not there, is not a file, is empty or may not be read.
+        StorageError: the store is out of reach, which says nothing of this file.
     """
     if isinstance(media, bytes):
         return _unless_empty(io.BytesIO(media), len(media))
@@ -49,9 +50,10 @@ def open_media(media: str | bytes) -> BinaryIO:
         if isinstance(filesystem, fs.LocalFileSystem):
             stream = cast(BinaryIO, open(path, "rb"))  # noqa: SIM115 - the caller closes it
         else:
-            stream = cast(BinaryIO, filesystem.open_input_file(path))
+            stream = cast(BinaryIO, _RemoteFile(filesystem.open_input_file(path)))
         return _unless_empty(stream, stream.seek(0, io.SEEK_END))
     except OSError as error:
+        raise_if_outage(error)
         raise UnreadableError(f"{media} cannot be read: {_in_words(error)}") from error
 
 
@@ -75,6 +77,7 @@ def read_folder(uri: str) -> "Folder":
     try:
         infos = filesystem.get_file_info(fs.FileSelector(path))
     except OSError as error:
+        raise_if_outage(error)
         reason = "folder not found" if isinstance(error, FileNotFoundError) else _in_words(error)
         raise UnreadableError(f"{reason}: {uri}") from error
     names = [info.base_name for info in infos if info.type == fs.FileType.File]
@@ -92,6 +95,46 @@ class Folder:
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(str(PurePosixPath(self.path) / name)) as stream:
             return stream.read()
+
+
+class _RemoteFile(io.BufferedIOBase):
+    """A file of an object store. An ``OSError`` of it looks like the end of the file, so an outage is raised as
+    what the callers of FFmpeg let pass."""
+
+    def __init__(self, file: NativeFile) -> None:
+        self._file = file
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return bytes(self._file.read(None if size is None or size < 0 else size))
+        except OSError as error:
+            raise_if_outage(error)
+            raise
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def raise_if_outage(error: OSError) -> None:
+    """
+    Raises:
+        StorageError: the error is due to storage that is out of reach, and not to one file.
+    """
+    if is_outage(error):
+        raise StorageError(explain(error)) from error
 
 
 def _locate(uri: str) -> tuple[fs.FileSystem, str]:

@@ -1,7 +1,8 @@
 """The child process of :class:`emi_ray.media.isolation.DecodeProcess`: decodes clips and does nothing else.
 
 First comes the settings message, answered by ``{"ready": "yes"}``; then one :class:`ClipSource` a message,
-each answered by its packed row, or by ``{"error": why}`` where decoding raises. The process ends when its
+each answered by its packed row, by ``{"error": why}`` where decoding raises, or by ``{"outage": why}`` where storage
+is out of reach. The process ends when its
 standard input does, whatever it is doing.
 """
 
@@ -21,6 +22,7 @@ from emi_ray.media.decode import decode_clip
 from emi_ray.media.messages import Message, read_message, write_message
 from emi_ray.media.source import ClipSource
 from emi_ray.schema import Need
+from emi_ray.storage import StorageError
 
 
 def main() -> None:
@@ -41,6 +43,8 @@ def main() -> None:
 def _answer(source: ClipSource, media: MediaSettings, needs: frozenset[Need]) -> Message:
     try:
         return pack_clip(decode_clip(source, media, needs))
+    except StorageError as error:
+        return {"outage": str(error)}
     except Exception as error:  # noqa: BLE001 - what nobody foresaw about this file costs only its clip
         return {"error": f"{type(error).__name__}: {error}"}
 

@@ -57,15 +57,22 @@ def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:
 
 
 def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tuple[str, Answer]]:
-    """The address of each living node that has CPUs, and what ``function(*arguments)`` returns there."""
+    """The address of each living node that has CPUs, and what ``function(*arguments)`` returns there. A node that
+    dies meanwhile is left out."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = _working_nodes()
     task = ray.remote(num_cpus=0)(function)
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-    answers = ray.get([task.options(scheduling_strategy=s).remote(*arguments) for s in strategies])
-    return [(node["NodeManagerAddress"], answer) for node, answer in zip(nodes, answers, strict=True)]
+    asked = [task.options(scheduling_strategy=s).remote(*arguments) for s in strategies]
+    answers = []
+    for node, reference in zip(nodes, asked, strict=True):
+        try:
+            answers.append((node["NodeManagerAddress"], ray.get(reference)))
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError):
+            continue
+    return answers
 
 
 def _working_nodes() -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def _explain(workspace: Workspace, modality: Modality, wanted: str, held: Sequen
     otherwise = "" if wanted == SOUND else " Or train on what there is: --any-features."
     return (
         f"The recipe reads {modality} features '{wanted}': {workspace.root} has none, but: {names}. "
-        f"Make them: emi-ray extract -w {workspace.root} --modalities {modality} "
+        f"Make them: emi-ray extract -w {workspace.quoted} --modalities {modality} "
         f"extractors.{modality}.name={wanted}.{otherwise}"
     )
 

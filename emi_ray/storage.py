@@ -1,0 +1,234 @@
+"""Where paths and URIs lie: file systems that are patient with an outage, and what their errors mean.
+
+S3 is opened by us and not by ``pyarrow.fs.FileSystem.from_uri``, which knows neither time limits nor spaces, and
+which wants secrets in the URI. Credentials come from the environment, ``~/.aws`` or the machine's role alone.
+"""
+
+import errno
+import functools
+import os
+import re
+import time
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from emi_ray.errors import EmiRayError, UserError
+
+RETRIES = 10
+"""The pauses between tries begin at 25 ms and double: an outage of 25 s is outlived."""
+
+REACH_WITHIN_S = 20.0
+"""How long a store may be out of reach when a command begins."""
+
+_READ_TIMEOUT_S = 15.0
+_CONNECT_TIMEOUT_S = 5.0
+_ASK_TIMEOUT_S = 4.0
+
+_S3 = re.compile(r"s3://(?P<bucket>[^/?]*)(?P<key>/[^?]*)?(?:\?(?P<query>.*))?", re.DOTALL)
+_S3_OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing")
+_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^/@\s'\"?#]*@(?=[^/\s])", re.IGNORECASE)
+_ONE_SLASH = re.compile(r"(s3a?|s3n|gs|gcs|hdfs|viewfs|abfss?|https?|hf|file):/?(?!/)(?P<rest>.*)", re.DOTALL)
+
+_RIGHTS = "s3:ListBucket on the bucket, s3:GetObject, s3:PutObject and s3:DeleteObject on what is in it"
+_WHERE_KEYS_ARE = (
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE with ~/.aws, or the machine's role"
+)
+_OUTAGE_WORDS = (
+    "NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|"
+    r"HTTP status 5\d\d|HTTP status 429"
+)
+_KEY_WORDS = (
+    "INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_SIGNATURE|EXPIRED_TOKEN|INVALID_CLIENT_TOKEN_ID|"
+    "UNRECOGNIZED_CLIENT|MISSING_AUTHENTICATION_TOKEN|ExpiredToken|InvalidToken|HTTP status 400"
+)
+_OUTAGES = (
+    errno.ETIMEDOUT,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+)
+
+
+class StorageError(EmiRayError):
+    """Storage is out of reach, or refuses our credentials: nothing that it holds can be judged."""
+
+
+def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system and path of a local path or URI. A path without a scheme is local and made absolute.
+
+    Raises:
+        UserError: no file system of ``pyarrow.fs`` reads such a URI, or it holds credentials.
+    """
+    if (slashes := _ONE_SLASH.fullmatch(uri)) and "://" not in uri:
+        scheme = uri.partition(":")[0]
+        raise UserError(f"{uri}: a URI has two slashes: {scheme}://{slashes['rest'].lstrip('/')}")
+    if "://" not in uri:
+        return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    if without_credentials(uri) != uri:
+        raise UserError(
+            f"{without_credentials(uri)} was given with credentials in the URI, which would be printed and stored. "
+            f"Leave them out and set them as {_WHERE_KEYS_ARE}."
+        )
+    if "#" in uri:
+        raise UserError(f"{uri}: '#' ends a URI. Where it is part of a name, write %23.")
+    try:
+        if uri.startswith("s3://"):
+            return _open_s3(uri)
+        if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
+            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={REACH_WITHIN_S:.0f}"
+        return fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
+        raise UserError(f"{uri}: {error}. Give a local path, or a URI such as s3://bucket/folder.") from None
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        needs = " Hadoop's libhdfs and a Java runtime must be there." if "libjvm" in reason else ""
+        raise UserError(f"{uri} cannot be opened: {reason}.{needs}") from None
+
+
+def without_credentials(text: str) -> str:
+    """A URI, or any text with URIs in it, without the user names and passwords before ``@``."""
+    return _CREDENTIALS.sub(r"\g<scheme>", text)
+
+
+def require_in_reach(filesystem: fs.FileSystem, path: str, named: str) -> None:
+    """Make sure that an object store answers and lets us in; asked once a process and bucket.
+
+    Raises:
+        UserError: the bucket is not there, or our credentials do not open it.
+        StorageError: nothing answers within :data:`REACH_WITHIN_S`.
+    """
+    if isinstance(filesystem, fs.S3FileSystem):
+        _ask(os.getpid(), path.partition("/")[0], _options_of(named), without_credentials(named))
+
+
+def is_outage(error: OSError) -> bool:
+    """Whether storage itself is out of reach or refuses our credentials, rather than lacking this one file."""
+    if error.errno in _OUTAGES:
+        return True
+    return bool(re.search(f"{_OUTAGE_WORDS}|{_KEY_WORDS}", str(error)))
+
+
+def explain(error: OSError) -> str:
+    """An error of storage as a sentence with its remedy."""
+    text = without_credentials(str(error))
+    found = re.search(r"bucket '([^']*)'", text)
+    bucket = f"s3://{found[1]}" if found else "the object store"
+    if "AWS Error" not in text:
+        return _explain_local(error, text)
+    if "NO_SUCH_BUCKET" in text:
+        return f"There is no bucket {bucket}. Check its name, and the endpoint and region that are set."
+    if re.search(_KEY_WORDS, text):
+        return f"{bucket} refuses the credentials that are set here ({_aws_code(text)}). Check {_WHERE_KEYS_ARE}."
+    if "ACCESS_DENIED" in text:
+        return f"{bucket} denies access. The credentials ({_WHERE_KEYS_ARE}) need {_RIGHTS}."
+    if re.search(r"HTTP status 30\d|PERMANENT_REDIRECT|AUTHORIZATION_HEADER_MALFORMED", text):
+        return f"{bucket} lies in another region. Set AWS_REGION, or write ?region=… behind the URI."
+    if re.search(_OUTAGE_WORDS, text):
+        return (
+            f"{bucket} is out of reach ({_aws_code(text)}). Check the endpoint (AWS_ENDPOINT_URL) and the network; "
+            f"when it is back, the same command goes on."
+        )
+    return text
+
+
+def _explain_local(error: OSError, text: str) -> str:
+    where = without_credentials(str(error.filename)) if error.filename else ""
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return f"{where or text} may not be written or read by this user. Check its owner and permissions."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"There is no space left{f' for {where}' if where else ''}. Make room; the same command goes on."
+        )
+    return text
+
+
+def _aws_code(text: str) -> str:
+    code = re.search(r"AWS Error (.+?) during", text)
+    detail = re.search(r"curlCode: \d+, ([^;]*)", text)
+    return detail[1] if detail else code[1] if code else "no reason given"
+
+
+def _open_s3(uri: str) -> tuple[fs.FileSystem, str]:
+    parts = _S3.fullmatch(uri)
+    if parts is None or not parts["bucket"]:
+        raise UserError(f"{uri}: the bucket is missing. Write s3://bucket/folder.")
+    path = f"{parts['bucket']}{unquote(parts['key'] or '')}".rstrip("/")
+    return _s3(os.getpid(), parts["bucket"], _options_of(uri)), path
+
+
+def _options_of(uri: str) -> tuple[tuple[str, str], ...]:
+    """What stands behind ``?``, and what the environment says of the endpoint.
+
+    Raises:
+        UserError: there is no such option.
+    """
+    parts = _S3.fullmatch(uri)
+    options = dict(parse_qsl(parts["query"] or "")) if parts else {}
+    for name in options:
+        if name not in _S3_OPTIONS:
+            raise UserError(
+                f"{without_credentials(uri)}: '{name}' is no option of an S3 URI; there are "
+                f"{', '.join(_S3_OPTIONS)}. A '?' in a name is written %3F."
+            )
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if url and "endpoint_override" not in options:
+        scheme, _, host = url.rpartition("://")
+        options |= {"scheme": scheme or "https", "endpoint_override": host.rstrip("/")}
+    return tuple(sorted(options.items()))
+
+
+@functools.lru_cache(maxsize=64)
+def _s3(
+    process: int, bucket: str, options: tuple[tuple[str, str], ...], patient: bool = True
+) -> fs.S3FileSystem:
+    """One file system, with its connections, a process and bucket."""
+    settings = dict(options)
+    region = settings.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region is None and "endpoint_override" not in settings:
+        region = _region_of(bucket)
+    return fs.S3FileSystem(
+        region=region or "us-east-1",
+        scheme=settings.get("scheme"),
+        endpoint_override=settings.get("endpoint_override"),
+        force_virtual_addressing=settings.get("force_virtual_addressing", "").lower() in ("1", "true"),
+        connect_timeout=_CONNECT_TIMEOUT_S if patient else _ASK_TIMEOUT_S,
+        request_timeout=_READ_TIMEOUT_S if patient else _ASK_TIMEOUT_S,
+        retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=RETRIES if patient else 0),
+        allow_delayed_open=True,  # a small file is one request, and never a half-finished upload
+        background_writes=True,
+    )
+
+
+def _region_of(bucket: str) -> str:
+    try:
+        return str(fs.resolve_s3_region(bucket))
+    except OSError as error:
+        if "not found" in str(error):
+            raise UserError(f"There is no bucket s3://{bucket}. Check its name.") from None
+        raise UserError(
+            f"s3://{bucket}: its region cannot be found out ({_aws_code(str(error))}). Set AWS_REGION, and "
+            f"AWS_ENDPOINT_URL where the store is not Amazon's."
+        ) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _ask(process: int, bucket: str, options: tuple[tuple[str, str], ...], named: str) -> None:
+    impatient = _s3(process, bucket, options, patient=False)
+    deadline, pause_s = time.monotonic() + REACH_WITHIN_S, 0.25
+    while True:
+        try:
+            impatient.get_file_info(fs.FileSelector(bucket, recursive=False))
+            return
+        except OSError as error:
+            reason = f"{named}: {explain(error)}"
+            if re.search(_KEY_WORDS, str(error)) or not is_outage(error):
+                raise UserError(reason) from None
+            if time.monotonic() + pause_s > deadline:
+                raise StorageError(reason) from None
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 4.0)

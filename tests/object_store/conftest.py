@@ -1,0 +1,86 @@
+"""An S3 server on this machine, and one that misbehaves as it is told."""
+
+import http.server
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from emi_ray import storage
+
+OPTIONS = "scheme=http&region=us-east-1&endpoint_override="
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its address, and ``uri("work")`` for a folder of its bucket."""
+
+    address: str
+
+    def uri(self, path: str, bucket: str = "bucket") -> str:
+        return f"s3://{bucket}/{path}?{OPTIONS}{self.address}"
+
+    def client(self):
+        return boto3.client("s3", endpoint_url=f"http://{self.address}", region_name="us-east-1")
+
+    def names(self) -> list[str]:
+        found = self.client().list_objects_v2(Bucket="bucket").get("Contents", [])
+        return [entry["Key"] for entry in found]
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Server]:
+    """A real S3 server with one bucket, ``bucket``."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    server = Server(f"{host}:{port}")
+    server.client().create_bucket(Bucket="bucket")
+    yield server
+    running.stop()
+
+
+class Misbehaving(http.server.ThreadingHTTPServer):
+    """Answers every request with ``status`` and ``body``, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.status, self.body, self.requests = 503, b"", 0
+
+    def uri(self, path: str) -> str:
+        return f"s3://bucket/{path}?{OPTIONS}127.0.0.1:{self.server_port}"
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    server: Misbehaving
+
+    def answer(self) -> None:
+        self.server.requests += 1
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.server.body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def misbehaving(monkeypatch) -> Iterator[Misbehaving]:
+    """A server that answers 503 until told otherwise, asked by clients with little patience."""
+    monkeypatch.setattr(storage, "REACH_WITHIN_S", 1.0)
+    monkeypatch.setattr(storage, "RETRIES", 1)
+    server = Misbehaving()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    storage._ask.cache_clear()
+    storage._s3.cache_clear()

@@ -1,0 +1,198 @@
+"""Workspaces and media on S3, against a server that is there and against ones that are not."""
+
+import pickle
+import socket
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+from pyarrow import fs
+
+from emi_ray import driver, storage
+from emi_ray.cli import main
+from emi_ray.config import WorkspaceConfig
+from emi_ray.corpus.files import kind_of, refuse_credentials
+from emi_ray.errors import EmiRayError, UserError
+from emi_ray.media.source import UnreadableError, open_media
+from emi_ray.storage import StorageError, open_uri, without_credentials
+from emi_ray.workspace import Workspace
+
+SECRET = "s3://AKIAEXAMPLE:topsecret@bucket/work"
+WRONG_KEY = b"<Error><Code>InvalidAccessKeyId</Code><Message>The key does not exist</Message></Error>"
+
+
+def test_a_workspace_on_s3_reads_back_what_was_written(s3):
+    workspace = Workspace(s3.uri("plain"))
+    workspace.write_text("a/b/c.txt", "hello")
+    workspace.write_table("a/t.parquet", pa.table({"x": [1, 2]}))
+    assert workspace.read_text("a/b/c.txt") == "hello"
+    assert workspace.read_table("a/t.parquet")["x"].to_pylist() == [1, 2]
+    assert workspace.files("a", recursive=True) == ["a/b/c.txt", "a/t.parquet"]
+    assert workspace.folders("a") == ["b"]
+    assert [key for key in s3.names() if key.startswith("plain")] == ["plain/a/b/c.txt", "plain/a/t.parquet"]
+    workspace.delete("a")
+    assert not workspace.exists("a/b/c.txt")
+    assert pickle.loads(pickle.dumps(workspace)).files("", recursive=True) == []
+
+
+def test_a_small_file_is_one_request_and_no_upload_in_parts(s3, monkeypatch):
+    workspace = Workspace(s3.uri("one"))
+    workspace.write_text("first", "")
+    before = len(s3.client().list_multipart_uploads(Bucket="bucket").get("Uploads", []))
+    with workspace.filesystem.open_output_stream(workspace.path("half")) as stream:
+        stream.write(b"x" * 1000)
+        assert len(s3.client().list_multipart_uploads(Bucket="bucket").get("Uploads", [])) == before
+
+
+@pytest.mark.parametrize("name", ["with space", "with%20space", "Gefühle", "a+b"])
+def test_names_of_any_letters_are_folders(s3, name):
+    workspace = Workspace(s3.uri(name))
+    workspace.write_text("x", "1")
+    assert workspace.read_text("x") == "1"
+    assert any(key.startswith(name.replace("%20", " ")) for key in s3.names())
+    assert workspace.inner("deep er").root.startswith(f"s3://bucket/{name}/deep er?")
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("s3:/bucket/work", r"two slashes: s3://bucket/work"),
+        ("gs:bucket", r"two slashes: gs://bucket"),
+        ("s3://bucket/a#b?region=x", "write %23"),
+        ("s3:///work", "bucket is missing"),
+        ("s3://bucket/a?colour=red", "'colour' is no option"),
+        ("hdfs://host/x", "libhdfs"),
+        ("nonsense://host/x", "Give a local path, or a URI"),
+    ],
+)
+def test_a_uri_that_cannot_be_meant_is_explained(uri, says):
+    with pytest.raises(UserError, match=says):
+        open_uri(uri)
+
+
+def test_credentials_in_a_uri_are_refused_and_not_repeated(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["extract", "-w", SECRET])
+    printed = capsys.readouterr()
+    assert ending.value.code == 2
+    assert "s3://bucket/work was given with credentials" in printed.err
+    assert "topsecret" not in printed.err + printed.out
+    clips = pa.table({"clip_id": ["c1"], "video": [SECRET], "transcript": ["mail a@b.c"]})
+    with pytest.raises(
+        UserError, match="Clip c1, video: s3://bucket/work was given with credentials"
+    ) as refusal:
+        refuse_credentials(clips)
+    assert "topsecret" not in str(refusal.value)
+    refuse_credentials(clips.select(["clip_id", "transcript"]))
+
+
+def test_credentials_that_were_stored_before_are_not_read_back(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    workspace.write_config(WorkspaceConfig.model_validate({"corpus": {"kind": "table", "source": SECRET}}))
+    text = f"see {SECRET} or a@b"
+    workspace.write_table(
+        "clips.parquet", pa.table({"clip_id": ["c"], "video": [SECRET], "transcript": [text]})
+    )
+    assert workspace.config().corpus.source == "s3://bucket/work"
+    assert workspace.clips().to_pylist() == [
+        {"clip_id": "c", "video": "s3://bucket/work", "transcript": text}
+    ]
+    assert without_credentials(text) == "see s3://bucket/work or a@b"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "says"),
+    [
+        (403, WRONG_KEY, UserError, "refuses the credentials .*AWS_ACCESS_KEY_ID"),
+        (403, b"<Error><Code>AccessDenied</Code></Error>", UserError, "denies access.*s3:ListBucket"),
+        (404, b"<Error><Code>NoSuchBucket</Code></Error>", UserError, "There is no bucket s3://bucket"),
+        (503, b"", StorageError, "is out of reach .*when it is back"),
+    ],
+)
+def test_what_a_server_refuses_is_a_sentence_with_its_remedy(misbehaving, status, body, kind, says):
+    misbehaving.status, misbehaving.body = status, body
+    with pytest.raises(kind, match=says):
+        Workspace(misbehaving.uri("work")).exists("x")
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["closed port", "silent server"])
+def test_a_server_that_does_not_answer_is_a_sentence_in_time(monkeypatch, listens, capsys):
+    monkeypatch.setattr(storage, "REACH_WITHIN_S", 1.0)
+    monkeypatch.setattr(storage, "_ASK_TIMEOUT_S", 1.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:
+            silent.listen()
+        started = time.monotonic()
+        uri = f"s3://bucket/w?scheme=http&region=x&endpoint_override=127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(SystemExit) as ending:
+            main(["extract", "-w", uri])
+    assert ending.value.code == 1
+    assert "s3://bucket is out of reach" in " ".join(capsys.readouterr().err.split())
+    assert time.monotonic() - started < 10
+
+
+def test_an_outage_that_passes_is_outlived(misbehaving, s3, monkeypatch):
+    misbehaving.status = 503
+    monkeypatch.setattr(storage, "REACH_WITHIN_S", 20.0)
+    monkeypatch.setattr(storage, "RETRIES", 8)
+    threading.Timer(1.0, lambda: setattr(misbehaving, "status", 200)).start()
+    assert kind_of(misbehaving.uri("x")) == fs.FileType.File
+    misbehaving.status = 503
+    threading.Timer(1.0, lambda: setattr(misbehaving, "status", 200)).start()
+    assert kind_of(misbehaving.uri("y")) == fs.FileType.File
+
+
+def test_an_outage_says_nothing_of_a_clip(misbehaving, s3):
+    with pytest.raises(StorageError, match="out of reach"):
+        open_media(misbehaving.uri("clip.mp4"))
+    with pytest.raises(UnreadableError, match="file not found"):
+        open_media(s3.uri("nothing.mp4"))
+
+
+def test_media_on_s3_are_read(s3):
+    s3.client().put_object(Bucket="bucket", Key="a b.bin", Body=b"0123456789")
+    with open_media(s3.uri("a b.bin")) as stream:
+        assert stream.read(4) == b"0123"
+        stream.seek(-2, 2)
+        assert stream.read() == b"89"
+
+
+@pytest.fixture
+def quick_leases(monkeypatch):
+    monkeypatch.setattr(driver, "SETTLE_S", 0.05)
+    monkeypatch.setattr(driver, "RENEW_EVERY_S", 0.1)
+
+
+def test_two_drivers_on_one_workspace_behind_a_uri_are_noticed(s3, quick_leases):
+    first, second = Workspace(s3.uri("driven")), Workspace(s3.uri("driven"))
+    with first.driving("features", "Extraction"):
+        time.sleep(0.3)
+        with pytest.raises(UserError, match="Extraction is being driven by process .*if it was killed, wait"):
+            second.driving("features", "Extraction").__enter__()
+    assert not first.exists("features/.driver")
+    with second.driving("features", "Extraction"):
+        assert second.exists("features/.driver")
+
+
+def test_a_lease_lapses_when_its_driver_no_longer_renews_it(s3, quick_leases, monkeypatch):
+    monkeypatch.setattr(driver, "LAPSES_AFTER_S", 2.0)
+    workspace = Workspace(s3.uri("lapsing"))
+    workspace.write_text("runs/.driver", '{"driver": "process 1 on gone", "token": "other"}')
+    with pytest.raises(UserError, match="process 1 on gone"):
+        workspace.driving("runs", "Run").__enter__()
+    time.sleep(3.1)  # the store's clock has whole seconds
+    with workspace.driving("runs", "Run"):
+        pass
+
+
+def test_a_driver_that_was_replaced_says_so(s3, quick_leases):
+    workspace = Workspace(s3.uri("replaced"))
+    driving = workspace.driving("runs", "Run f2/42")
+    driving.__enter__()
+    workspace.write_text("runs/.driver", '{"driver": "process 2 on elsewhere", "token": "other"}')
+    time.sleep(0.5)
+    with pytest.raises(EmiRayError, match="taken over by process 2 on elsewhere"):
+        driving.__exit__(None, None, None)
+    assert workspace.exists("runs/.driver")
