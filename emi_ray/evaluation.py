@@ -13,7 +13,7 @@ from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore
 from emi_ray.metrics import scores
 from emi_ray.recipe import Recipe
-from emi_ray.schema import SPLITS, Label, Modality, Split
+from emi_ray.schema import SPLITS, Label, Split, Stream
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
 from emi_ray.training.rows import Rows
@@ -45,14 +45,15 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     """
     loaded = load_model(workspace, run)
     description = loaded.description
-    stores = {m: FeatureStore(workspace, m, description.fingerprint(m)) for m in description.extractors}
-    for modality, store in stores.items():
+    stores = description.stores(workspace)
+    for store in stores.values():
         if not store.parts():
             raise UserError(
                 f"{workspace.path(store.folder)} holds no features, but {run} needs them: "
-                f"emi-ray extract -w {workspace.quoted} --modalities {modality}."
+                f"emi-ray extract -w {workspace.quoted} --modalities {store.modality}."
             )
-    data = loaded.tokens(read_clip_data(workspace, stores), read_transcripts(workspace, workspace.clips()))
+    read = read_clip_data(workspace, stores, extras=description.recipe.extras)
+    data = loaded.tokens(read, read_transcripts(workspace, workspace.clips()))
     folder = find_run(workspace, run)
     rows = read_split(workspace, folder, data)
     result: dict[str, Any] = {"recipe": description.recipe.name, "seed": description.seed}
@@ -68,14 +69,14 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
 
 def predict_features(
     loaded: LoadedModel,
-    stores: Mapping[Modality, FeatureStore],
+    stores: Mapping[Stream, FeatureStore],
     clip_ids: Sequence[str],
     transcripts: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """Predict clips, labelled or not, from their features.
 
     Args:
-        stores: where the features lie; a modality that is not given is missing for all clips.
+        stores: by encoder, where the features lie; one that is not given is missing for all clips.
         transcripts: by clip id, what a fine-tuned text backbone reads.
 
     Returns:
@@ -87,20 +88,21 @@ def predict_features(
         UserError: a store holds other features than the model was trained on.
     """
     loaded.require(stores)
+    recipe = loaded.description.recipe
     ids = pa.array(clip_ids, pa.string())
     features = {
-        modality: read_packed(stores[modality], ids)
-        if modality in stores
-        else _missing(loaded, modality, len(ids))
-        for modality in loaded.model.modalities
-        if modality in loaded.description.extractors
+        stream: read_packed(stores[stream], ids, extras=recipe.encoders[stream].extras)
+        if stream in stores
+        else _missing(loaded, stream, len(ids))
+        for stream in loaded.model.modalities
+        if stream in loaded.description.extractors
     }
     labels = loaded.description.labels
     targets = np.full((len(ids), len(labels)), np.nan, dtype=np.float32)
     data = ClipData(np.array(clip_ids, dtype=str), np.full(len(ids), "test"), features, targets, labels)
     data = loaded.tokens(data, transcripts or {})
     predictions = predict_in_units(loaded.model, data, np.arange(len(ids)))
-    had = [modalities_of(data, loaded.model.modalities, row) for row in range(len(ids))]
+    had = [modalities_of(data, recipe, row) for row in range(len(ids))]
     columns = {label.name: predictions[:, index] for index, label in enumerate(labels)}
     return pa.table({"clip_id": ids, **columns, "modalities": pa.array(had, pa.string())})
 
@@ -153,8 +155,8 @@ def _rows_of(split: Split, rows: Rows, data: ClipData, recipe: Recipe) -> np.nda
     return np.flatnonzero(labelled & scored_clips(recipe, data))
 
 
-def _missing(loaded: LoadedModel, modality: Modality, num_clips: int) -> PackedFeatures:
-    feature_dim = int(loaded.description.extractors[modality]["feature_dim"])
+def _missing(loaded: LoadedModel, stream: Stream, num_clips: int) -> PackedFeatures:
+    feature_dim = loaded.description.feature_dim(stream)
     zeros = np.zeros(num_clips, dtype=np.int64)
     nothing = np.empty((0, feature_dim), dtype=np.float16)
-    return PackedFeatures(nothing, zeros, zeros, zeros > 0, loaded.description.fingerprint(modality))
+    return PackedFeatures(nothing, zeros, zeros, zeros > 0, loaded.description.fingerprint(stream))

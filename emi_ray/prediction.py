@@ -14,8 +14,7 @@ from emi_ray.errors import UserError
 from emi_ray.evaluation import predict_features
 from emi_ray.extraction import extract
 from emi_ray.extractors import find_extractor
-from emi_ray.feature_store import FeatureStore
-from emi_ray.schema import Modality, Split
+from emi_ray.schema import Modality, Split, Stream
 from emi_ray.training.checkpoint import LoadedModel, load_model
 from emi_ray.training.transcripts import read_transcripts
 from emi_ray.workspace import CLIPS, Workspace, suffix_of
@@ -46,9 +45,11 @@ def predict_clips(
     loaded = load_model(workspace, run)
     clips = _read_sources(sources)
     inner = workspace.inner(f"predictions/{run}/{_digest(clips)}")
-    inner.write_config(config_of(loaded, workspace.config().extraction))
     inner.write_table(CLIPS, clips)
-    extract(inner, inner.config(), list(loaded.description.extractors), on_progress=on_progress)
+    for streams in _rounds(loaded):
+        inner.write_config(config_of(loaded, workspace.config().extraction, streams))
+        modalities = [loaded.description.recipe.modality_of(stream) for stream in streams]
+        extract(inner, inner.config(), modalities, on_progress=on_progress)
     return _predict(inner, loaded, clips)
 
 
@@ -74,8 +75,32 @@ def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table
     return predictions.set_column(0, "clip_id", pa.array(ids, pa.string()))
 
 
-def config_of(loaded: LoadedModel, extraction: ExtractionSettings) -> WorkspaceConfig:
+def _rounds(loaded: LoadedModel) -> list[list[Stream]]:
+    """The model's encoders in as few extractions as serve them all: one reads one extractor of each modality."""
+    rounds: list[dict[Modality, str]] = []
+    chosen: list[list[Stream]] = []
+    description = loaded.description
+    for stream in description.extractors:
+        modality, fingerprint = description.recipe.modality_of(stream), description.fingerprint(stream)
+        place = next(
+            (i for i, r in enumerate(rounds) if r.get(modality, fingerprint) == fingerprint), len(rounds)
+        )
+        if place == len(rounds):
+            rounds.append({})
+            chosen.append([])
+        if modality not in rounds[place]:
+            rounds[place][modality] = fingerprint
+            chosen[place].append(stream)
+    return chosen or [[]]
+
+
+def config_of(
+    loaded: LoadedModel, extraction: ExtractionSettings, streams: Sequence[Stream] | None = None
+) -> WorkspaceConfig:
     """The configuration under which the model's extractors have the fingerprints that it was trained on.
+
+    Args:
+        streams: the encoders whose extractors it names, one of a modality; by default all.
 
     Raises:
         UserError: it was trained on features that were imported: nothing here can make more of them.
@@ -87,11 +112,16 @@ def config_of(loaded: LoadedModel, extraction: ExtractionSettings) -> WorkspaceC
                 f"extracted from clips here. Import those of the new clips into the workspace, under the test "
                 f"split, and leave --clips out."
             )
+    identities = loaded.description.extractors
+    modality_of = loaded.description.recipe.modality_of
     extractors: dict[Modality, ExtractorSettings] = {
-        modality: ExtractorSettings(name=identity["extractor"], settings=identity["settings"])
-        for modality, identity in loaded.description.extractors.items()
+        modality_of(stream): ExtractorSettings(
+            name=identities[stream]["extractor"], settings=identities[stream]["settings"]
+        )
+        for stream in (identities if streams is None else streams)
     }
-    transcriber = loaded.description.extractors.get("text", {}).get("transcriber")
+    transcribers = [identity.get("transcriber") for identity in identities.values()]
+    transcriber = next(filter(None, transcribers), None)
     return WorkspaceConfig(
         media=loaded.description.media,
         extractors=extractors,
@@ -102,8 +132,7 @@ def config_of(loaded: LoadedModel, extraction: ExtractionSettings) -> WorkspaceC
 
 
 def _predict(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
-    extractors = loaded.description.extractors
-    stores = {m: FeatureStore(workspace, m, loaded.description.fingerprint(m)) for m in extractors}
+    stores = loaded.description.stores(workspace)
     return predict_features(loaded, stores, clips["clip_id"].to_pylist(), read_transcripts(workspace, clips))
 
 

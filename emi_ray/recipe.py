@@ -63,8 +63,8 @@ def load_recipe(
         overrides: ``section.key=value``, as in ``training.epochs=3`` or ``encoders.text.hidden=64``.
         workspace_overrides: sections of ``emi_ray.yaml``; what concerns an encoder or a fusion that the
             recipe lacks, or does not read, is passed over.
-        any_features: forget which extractors the recipe names. A recipe whose features are not its own says
-            so in its title.
+        any_features: forget which extractors the recipe names, and what beside features it reads of them. A recipe
+            whose features are not its own says so in its title.
 
     Raises:
         UserError: no such recipe, or a setting is unknown, wrong, or read by nothing.
@@ -81,9 +81,10 @@ def load_recipe(
     recipe = _validate_read(_drop_resolved(values, paths), where, overrides, sections)
     named = {m: encoder.get("features") for m, encoder in values["encoders"].items()}
     if any_features:
-        encoders = {m: e.model_copy(update={"features": None}) for m, e in recipe.encoders.items()}
+        nothing = {"features": None, "extras": ()}
+        encoders = {m: e.model_copy(update=nothing) for m, e in recipe.encoders.items()}
         recipe = recipe.model_copy(update={"encoders": encoders})
-    if any(name not in (None, recipe.encoders[m].features) for m, name in named.items() if m in MODALITIES):
+    if any(name not in (None, recipe.encoders[m].features) for m, name in named.items()):
         return recipe.model_copy(update={"title": recipe.title + OTHER_FEATURES})
     return recipe
 
@@ -167,7 +168,7 @@ def _merge_section(
         return values
     own = values.get(section) or {}
     if section == "encoders":
-        unknown = [name for name in changes if name not in MODALITIES]
+        unknown = [name for name in changes if name not in MODALITIES and name not in own]
         if unknown:
             raise UserError(f"encoders.{unknown[0]}: {choices(unknown[0], MODALITIES)}")
         merged = {name: {**settings, **changes.get(name, {})} for name, settings in own.items()}

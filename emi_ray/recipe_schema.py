@@ -1,204 +1,48 @@
 """The settings of a recipe: frozen, checked once. See :mod:`emi_ray.recipe` for where they come from."""
 
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from emi_ray.config import Settings
-from emi_ray.schema import MODALITIES, Modality
+from emi_ray.recipe_parts import (
+    EncoderSettings,
+    FusionSettings,
+    ObjectiveSettings,
+    PaperResult,
+    SplitName,
+    StageOverrides,
+    StreamName,
+    TrainingSettings,
+)
+from emi_ray.schema import MODALITIES, Modality, Stream
 
-SplitName = Literal["official", "expanded", "pooled"]
-
-
-class PaperResult(Settings):
-    """Where the system stands in the paper, and the mean Pearson correlation it reports.
-
-    ``source`` names the paper where it is not the one of the tables.
-    """
-
-    source: str | None = None
-    table: int | None = None
-    row: str | None = None
-    val_pearson: float | None = None
-    test_pearson: float | None = None
-
-
-class TrainingSettings(Settings):
-    """The optimiser and its schedule; the defaults are the paper's."""
-
-    epochs: int = Field(50, ge=1)
-    batch_size: int = Field(16, ge=1, description="clips a step, over all workers together")
-    lr: float = Field(2e-4, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    grad_clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no limit")
-    patience: int | None = Field(10, ge=1, description="epochs without a better Pearson; null: never stop")
-    min_improvement: float = Field(1e-4, ge=0, description="of Pearson, for an epoch to count as better")
-    stop_on: Literal["auto", "inner", "val"] = Field(
-        "auto",
-        description="clips whose Pearson chooses the best epoch, lowers the rate and ends a stage: an inner part of "
-        "train, which then trains nothing, or those of val, on which the run is reported too; auto: an inner part "
-        "where it has 400 clips or more",
-    )
-    inner_share: float = Field(
-        0.1, gt=0, lt=1, description="of the training clips, where an inner part stops"
-    )
-    scheduler: Literal["plateau", "cosine", "constant"] = "plateau"
-    plateau_factor: float = Field(0.5, gt=0, lt=1)
-    plateau_patience: int = Field(3, ge=0)
-    warmup_epochs: int = Field(0, ge=0, description="of the cosine schedule")
-    bucket_batches: int = Field(
-        1,
-        ge=1,
-        description="batches whose clips are sorted by length together; 1 draws them at random, and losses that look "
-        "across clips (ccc, pearson) take nothing else",
-    )
-    ema_decay: float | None = Field(
-        None, gt=0, lt=1, description="validate and keep an exponential moving average of the weights"
-    )
-    amp: bool = Field(False, description="mixed precision (bfloat16), on GPUs only")
-    seed: int = Field(42, ge=0)
-
-
-class StageOverrides(Settings):
-    """What one stage does otherwise than ``training`` says; null: nothing."""
-
-    epochs: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
-    lr: float | None = Field(None, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
-    patience: int | None = Field(None, ge=1)
-
-
-class EncoderSettings(StageOverrides):
-    """How the features (T, D) of one modality become an embedding (hidden,).
-
-    ``type`` says how the steps become one vector: ``attention``, ``mean``, ``mean_std`` or ``last``; ``mlp``
-    is for modalities of one vector a clip (``mean``, then L2 normalisation). ``steps`` leaves them as they
-    are, for a fusion that attends to steps. ``finetune`` trains a pretrained ``backbone`` on the raw input:
-    transcripts for text, the waveform for audio.
-    """
-
-    type: Literal["mlp", "attention", "mean", "mean_std", "last", "steps", "finetune"]
-    features: str | None = Field(
-        None, description="extractor name or fingerprint; null: what the workspace's extractor made"
-    )
-    hidden: int = Field(384, ge=1)
-    dropout: float = Field(0.45, ge=0, lt=1)
-    projection: Literal["mlp", "linear", "none"] = Field(
-        "mlp", description="after pooling: the paper's MLP, one linear layer, or nothing"
-    )
-    standardise: bool = Field(
-        False, description="scale each feature by the training clips' mean and deviation"
-    )
-    recurrent: Literal["gru", "lstm"] | None = Field(None, description="a recurrent net before the pooling")
-    recurrent_hidden: int = Field(256, ge=1)
-    recurrent_layers: int = Field(1, ge=1)
-    bidirectional: bool = False
-    max_steps: int | None = Field(
-        None,
-        ge=1,
-        description="later steps of a clip are not looked at; a backbone that is fine-tuned looks at 128 tokens or "
-        "600 steps of sound (12 s) at most unless this says otherwise",
-    )
-    backbone: str | None = Field(
-        None, description="finetune: Hugging Face id or folder of a text encoder or speech model"
-    )
-    backbone_revision: str | None = Field(
-        None, description="commit, tag or branch; pinned when a run is planned"
-    )
-    backbone_pooling: Literal["cls", "mean"] = "cls"
-    backbone_lr_ratio: float = Field(0.1, gt=0, description="learning rate of its last layer over the head's")
-    layer_decay: float = Field(0.9, gt=0, le=1, description="from each layer to the one before it")
-    gradient_checkpointing: bool = Field(False, description="compute layers twice to save memory")
-    backbone_config: dict[str, Any] | None = Field(
-        None, description="its architecture; filled in when a run is planned"
-    )
-    missing: Literal["skip", "zero"] = Field(
-        "skip",
-        description="clips without this modality, in its own stage: left out, or a zero vector",
-    )
-
-    @model_validator(mode="after")
-    def _finetuning_has_a_backbone(self) -> "EncoderSettings":
-        if (self.type == "finetune") != (self.backbone is not None):
-            raise ValueError("type = 'finetune' and a backbone go together")
-        if self.type == "finetune" and (self.standardise or self.recurrent):
-            raise ValueError("type = 'finetune' takes neither standardise nor recurrent")
-        return self
-
-
-class FusionSettings(StageOverrides):
-    """How embeddings become predictions.
-
-    ``concat`` joins embeddings. ``text_anchored`` lets the text vector attend to the steps of each other
-    modality and joins what it finds. ``late`` weighs the predictions of single modalities, each made by as
-    many members as there are ``folds``; of the other settings it uses none.
-    """
-
-    type: Literal["concat", "text_anchored", "late"] = "concat"
-    folds: int = Field(5, ge=2, le=20, description="of the training clips, under type late")
-    hidden: int = Field(384, ge=1)
-    dropout: float = Field(0.45, ge=0, lt=1)
-    heads: int = Field(4, ge=1, description="of the attention of text_anchored")
-    missing: Literal["zero", "token", "mask"] = Field(
-        "zero",
-        description="what fusion sees of a modality that a clip lacks: its encoder's answer to a zero vector, "
-        "a learned token, or zeros and a flag that says so; under text_anchored, what attention finds there is zero",
-    )
-    modality_dropout: float = Field(
-        0.3,
-        ge=0,
-        lt=1,
-        description="of each clip and modality; one of those that the clip has is always kept",
-    )
-    latents: dict[Modality, int] = Field(
-        default_factory=dict, description="size of a modality's latent code under objective.latent_prior"
-    )
-    encoder_lr_ratio: float = Field(0.05, ge=0, description="learning rate of the encoders over the head's")
-
-
-class ObjectiveSettings(Settings):
-    """Weights of the losses that are added up; the defaults are the paper's.
-
-    ``auxiliary`` weighs the same losses of each modality's own prediction, over the clips that have it.
-    ``zero_inflated`` makes the model predict "is it above zero" x "how much", and weighs the cross-entropy of the
-    first. ``latent_prior`` weighs the divergence of ``fusion.latents`` from a standard normal distribution.
-    """
-
-    ccc: float = Field(0.7, ge=0)
-    mse: float = Field(0.3, ge=0)
-    pearson: float = Field(0.0, ge=0)
-    l1: float = Field(0.0, ge=0)
-    huber: float = Field(0.0, ge=0)
-    huber_delta: float = Field(0.1, gt=0, description="in units of the label's range")
-
-    zero_inflated: float = Field(0.0, ge=0)
-    auxiliary: float = Field(0.0, ge=0)
-    latent_prior: float = Field(0.0, ge=0)
-    memory: int = Field(
-        0, ge=0, description="past predictions of the epoch that ccc and pearson count in beside the batch"
-    )
-
-    @property
-    def looks_across_clips(self) -> bool:
-        """Whether a clip's loss depends on which others are in its batch."""
-        return self.ccc > 0 or self.pearson > 0
-
-    @model_validator(mode="after")
-    def _something_to_minimise(self) -> "ObjectiveSettings":
-        if not any((self.ccc, self.mse, self.pearson, self.l1, self.huber)):
-            raise ValueError("every weight is 0: nothing to minimise")
-        return self
+__all__ = [
+    "EncoderSettings",
+    "FusionSettings",
+    "ObjectiveSettings",
+    "PaperResult",
+    "Recipe",
+    "SplitName",
+    "StageOverrides",
+    "StreamName",
+    "TrainingSettings",
+]
 
 
 class Recipe(Settings):
     """One system. ``stages``: ``staged`` trains each encoder, then all together; ``frozen`` then trains only
-    the fusion; ``joint`` trains all together from scratch, at ``fusion.encoder_lr_ratio`` as given."""
+    the fusion; ``joint`` trains all together from scratch, at ``fusion.encoder_lr_ratio`` as given.
+
+    An encoder is named after its modality, or has a name of its own and says its ``modality``, so that there may be
+    several of one.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     title: str
     paper: PaperResult | None = None
-    encoders: dict[Modality, EncoderSettings] = Field(min_length=1)
+    encoders: dict[StreamName, EncoderSettings] = Field(min_length=1)
     fusion: FusionSettings | None = None
     objective: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
@@ -225,40 +69,92 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _steps_and_their_fusion_belong_together(self) -> "Recipe":
-        anchored = self.fusion is not None and self.fusion.type == "text_anchored"
-        for modality, encoder in self.encoders.items():
-            where = f"encoders.{modality}"
-            if encoder.type == "finetune" and modality not in ("text", "audio"):
+    def _every_encoder_has_a_modality(self) -> "Recipe":
+        for name, encoder in self.encoders.items():
+            if name == "fusion":
+                raise ValueError(
+                    "encoders.fusion: the last stage is called fusion; give the encoder another name"
+                )
+            if name not in MODALITIES and encoder.modality is None:
+                raise ValueError(
+                    f"encoders.{name} is not named after a modality ({', '.join(MODALITIES)}): say which one it "
+                    f"reads, as in encoders.{name}.modality = vision"
+                )
+            if name in MODALITIES and encoder.modality not in (None, name):
+                raise ValueError(
+                    f"encoders.{name}.modality = '{encoder.modality}': an encoder that reads {encoder.modality} "
+                    f"cannot be called {name}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _backbones_suit_their_modality(self) -> "Recipe":
+        for name in self.finetuned:
+            where, encoder, modality = f"encoders.{name}", self.encoders[name], self.modality_of(name)
+            if modality not in ("text", "audio"):
                 raise ValueError(
                     f"{where}.type = 'finetune' is for text (transcripts) and audio (the sound itself)"
                 )
-            if encoder.type == "finetune" and modality == "audio" and encoder.backbone_pooling == "cls":
+            if modality == "audio" and encoder.backbone_pooling == "cls":
                 raise ValueError(
                     f"{where}.backbone_pooling = 'cls': speech models have no class token; 'mean'"
                 )
-            allowed = ("steps", "finetune") if anchored and modality != "text" else ()
+        if len(self.of_modality("text", self.finetuned)) > 1:
+            raise ValueError("encoders: only one fine-tuned text backbone can stand in a recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_and_their_fusion_belong_together(self) -> "Recipe":
+        anchored = self.fusion is not None and self.fusion.type == "text_anchored"
+        for name, encoder in self.encoders.items():
+            allowed = ("steps", "finetune") if anchored and self.modality_of(name) != "text" else ()
             if (encoder.type == "steps" and not allowed) or (allowed and encoder.type not in allowed):
                 raise ValueError(
-                    f"{where}.type = '{encoder.type}': 'steps' is for the modalities beside text under "
+                    f"encoders.{name}.type = '{encoder.type}': 'steps' is for the modalities beside text under "
                     "fusion.type = 'text_anchored', which takes nothing else but a fine-tuned backbone"
                 )
         late = self.fusion is not None and self.fusion.type == "late"
         if late and (self.stages != "staged" or self.finetuned):
             raise ValueError("fusion.type = 'late' needs stages = 'staged' and encoders on features")
-        if anchored and ("text" not in self.encoders or self.stages != "joint"):
-            raise ValueError("fusion.type = 'text_anchored' needs a text encoder and stages = 'joint'")
+        if anchored and (len(self.of_modality("text")) != 1 or self.stages != "joint"):
+            raise ValueError("fusion.type = 'text_anchored' needs one text encoder and stages = 'joint'")
         return self
+
+    def modality_of(self, stream: Stream) -> Modality:
+        """What an encoder reads."""
+        named: Modality = self.encoders[stream].modality or stream  # type: ignore[assignment]
+        return named
+
+    def of_modality(self, modality: Modality, streams: Collection[Stream] | None = None) -> list[Stream]:
+        """The encoders, or those among ``streams``, that read a modality."""
+        return [
+            n for n in self.encoders if self.modality_of(n) == modality and (streams is None or n in streams)
+        ]
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The names of its encoders: in the order of their modalities, and of one modality as the recipe has them."""
+        return tuple(name for modality in MODALITIES for name in self.of_modality(modality))
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The modalities it uses, in the order of the vocabulary."""
-        return tuple(modality for modality in MODALITIES if modality in self.encoders)
+        """The modalities that its encoders read, in the order of the vocabulary."""
+        return tuple(modality for modality in MODALITIES if self.of_modality(modality))
 
     @property
-    def finetuned(self) -> frozenset[Modality]:
-        """The modalities whose pretrained backbone is trained on: text reads transcripts then, audio the sound."""
-        return frozenset(m for m, encoder in self.encoders.items() if encoder.type == "finetune")
+    def finetuned(self) -> frozenset[Stream]:
+        """The encoders whose pretrained backbone is trained on: of text it reads transcripts, of audio the sound."""
+        return frozenset(name for name, encoder in self.encoders.items() if encoder.type == "finetune")
+
+    @property
+    def extras(self) -> dict[Stream, tuple[str, ...]]:
+        """By encoder, the columns that are read as further dimensions."""
+        return {name: encoder.extras for name, encoder in self.encoders.items() if encoder.extras}
+
+    @property
+    def transcript_stream(self) -> Stream | None:
+        """The encoder that reads transcripts instead of features, if there is one."""
+        return next(iter(self.of_modality("text", self.finetuned)), None)
 
     def training_of(self, stage: StageOverrides) -> TrainingSettings:
         """``training`` with what the stage does otherwise."""

@@ -12,6 +12,10 @@ Modality = Literal["text", "audio", "vision", "motion"]
 Split = Literal["train", "val", "test"]
 Need = Literal["frames", "faces", "waveform", "transcript", "openface_csv", "video"]
 
+Stream = str
+"""Name of an encoder of a recipe, and of the features that it reads: a modality, or a name of the recipe's own where
+it has several encoders of one modality."""
+
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SPLITS: tuple[Split, ...] = get_args(Split)
 NEEDS: tuple[Need, ...] = get_args(Need)

@@ -104,6 +104,43 @@ def test_an_objective_without_weights_is_refused():
         load_recipe("text", ["objective.ccc=0", "objective.mse=0"])
 
 
+STREAMS = """
+title: Two backbones
+encoders:
+  text: {type: mlp}
+  frame: {modality: vision, type: attention}
+  face: {modality: vision, type: attention}
+fusion: {type: concat}
+"""
+
+
+def test_encoders_may_have_names_of_their_own_and_say_their_modality(tmp_path):
+    path = tmp_path / "two.yaml"
+    path.write_text(STREAMS)
+    recipe = load_recipe(str(path), ["encoders.face.hidden=32"], {"encoders": {"face": {"dropout": 0.1}}})
+    assert recipe.streams == ("text", "frame", "face")
+    assert recipe.modalities == ("text", "vision")
+    assert (recipe.encoders["face"].hidden, recipe.encoders["face"].dropout) == (32, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("modality: vision, type", "type", "encoders.frame is not named after a modality"),
+        ("modality: vision, type", "modality: smell, type", "encoders.frame.modality"),
+        ("text: {", "text: {modality: audio, ", "cannot be called text"),
+        ("frame:", "fusion:", "give the encoder another name"),
+        ("frame:", "fr.ame:", "fr.ame"),
+        ("type: concat", "type: text_anchored", "'steps'"),
+    ],
+)
+def test_an_encoder_without_a_sensible_name_or_modality_is_refused(tmp_path, old, new, message):
+    path = tmp_path / "two.yaml"
+    path.write_text(STREAMS.replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        load_recipe(str(path))
+
+
 @pytest.mark.parametrize(
     ("name", "override"),
     [

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from emi_ray.cli.app import console
 from emi_ray.corpus.listing import Finding
-from emi_ray.schema import MODALITIES, Label, snake
+from emi_ray.schema import Label, snake
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:  # these import Ray, or much else
@@ -178,7 +178,7 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
 def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
     """One column a unimodal encoder, the last column the whole model; a row a label."""
     stages = metrics.get("stages", {})
-    models = {modality: stages[modality] for modality in MODALITIES if modality in stages}
+    models = dict(stages)
     models[metrics["recipe"]] = metrics
     table = _table(f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}", "label", *models)
     keys = {"mean": "val_pearson", **{label.name: f"val_pearson_{snake(label.name)}" for label in labels}}

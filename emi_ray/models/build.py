@@ -10,7 +10,7 @@ from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.models.outputs import Targets
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, Recipe
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 
 System = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor | LateFusionRegressor
 """What a recipe trains."""
@@ -23,33 +23,37 @@ def build_encoder(feature_dim: int, settings: EncoderSettings) -> FeatureReader:
     return SpeechBackbone(feature_dim, settings) if is_speech(settings) else TextBackbone(settings)
 
 
-def build_unimodal(
-    recipe: Recipe, modality: Modality, feature_dim: int, num_labels: int
-) -> UnimodalRegressor:
+def build_unimodal(recipe: Recipe, modality: Stream, feature_dim: int, num_labels: int) -> UnimodalRegressor:
     """One encoder of the recipe under a head, untrained."""
     settings = recipe.encoders[modality]
     targets = Targets.of(num_labels, recipe.objective)
     return UnimodalRegressor(modality, build_encoder(feature_dim, settings), targets, settings.dropout)
 
 
-def build_model(recipe: Recipe, feature_dims: Mapping[Modality, int], num_labels: int) -> System:
+def build_model(recipe: Recipe, feature_dims: Mapping[Stream, int], num_labels: int) -> System:
     """The whole system, untrained."""
     if recipe.fusion is None:
-        (modality,) = recipe.modalities
+        (modality,) = recipe.streams
         return build_unimodal(recipe, modality, feature_dims[modality], num_labels)
     targets = Targets.of(num_labels, recipe.objective)
     if recipe.fusion.type == "late":
         members = {
             m: [build_unimodal(recipe, m, feature_dims[m], num_labels) for _ in range(recipe.fusion.folds)]
-            for m in recipe.modalities
+            for m in recipe.streams
         }
         return LateFusionRegressor(members, num_labels)
     if recipe.fusion.type == "text_anchored":
-        text = build_encoder(feature_dims["text"], recipe.encoders["text"])
-        speech: dict[Modality, SpeechBackbone] = {
+        (anchor,) = recipe.of_modality("text")
+        text = build_encoder(feature_dims[anchor], recipe.encoders[anchor])
+        speech: dict[Stream, SpeechBackbone] = {
             m: SpeechBackbone(feature_dims[m], recipe.encoders[m].model_copy(update={"projection": "none"}))
-            for m in recipe.finetuned - {"text"}
+            for m in recipe.streams
+            if m in recipe.finetuned - {anchor}
         }
-        return TextAnchoredRegressor(text, speech, feature_dims, recipe.encoders, recipe.fusion, targets)
-    encoders = {m: build_encoder(feature_dims[m], recipe.encoders[m]) for m in recipe.modalities}
-    return FusionRegressor(encoders, targets, recipe.fusion, frozen=recipe.stages == "frozen")
+        settings = {m: recipe.encoders[m] for m in recipe.streams}
+        return TextAnchoredRegressor(
+            anchor, text, speech, feature_dims, settings, recipe.fusion, targets, recipe.modality_of
+        )
+    encoders = {m: build_encoder(feature_dims[m], recipe.encoders[m]) for m in recipe.streams}
+    frozen = recipe.stages == "frozen"
+    return FusionRegressor(encoders, targets, recipe.fusion, frozen, recipe.modality_of)

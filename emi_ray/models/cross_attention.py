@@ -6,7 +6,7 @@ missing or dropped, and where that is the text, its token asks. The steps are fe
 model that is trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets, read_
 from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences, with_one_step
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, FusionSettings
-from emi_ray.schema import MODALITIES, Modality
+from emi_ray.schema import Stream
 
 
 class StepAttention(FeatureReader):
@@ -66,20 +66,24 @@ class TextAnchoredRegressor(Regressor):
 
     def __init__(
         self,
+        anchor: Stream,
         text: FeatureReader,
-        speech: Mapping[Modality, SpeechBackbone],
-        feature_dims: Mapping[Modality, int],
-        settings: Mapping[Modality, EncoderSettings],
+        speech: Mapping[Stream, SpeechBackbone],
+        feature_dims: Mapping[Stream, int],
+        settings: Mapping[Stream, EncoderSettings],
         fusion: FusionSettings,
         targets: Targets,
+        modality_of: Callable[[Stream], str] = str,
     ) -> None:
+        """``anchor`` is the name of the text encoder; ``settings`` has all encoders in their order."""
         super().__init__()
-        self.modalities = tuple(m for m in MODALITIES if m in settings)
+        self.modalities = tuple(settings)
+        self.anchor = anchor
         self.text = text
         self.speech = nn.ModuleDict(dict(speech.items()))
         self.zero_inflated = targets.zero_inflated
         self.encoder_lr_ratio = fusion.encoder_lr_ratio
-        others = [m for m in self.modalities if m != "text"]
+        others = [m for m in self.modalities if m != anchor]
         width = text.embedding_dim
         step_dims = {
             m: speech[m].backbone.config.hidden_size if m in speech else feature_dims[m] for m in others
@@ -87,8 +91,8 @@ class TextAnchoredRegressor(Regressor):
         self.attentions = nn.ModuleDict(
             {m: StepAttention(step_dims[m], width, settings[m], fusion) for m in others}
         )
-        dims: dict[Modality, int] = {"text": width, **dict.fromkeys(others, fusion.hidden)}
-        self.missing = MissingModalities(list(dims.values()), fusion)
+        dims: dict[Stream, int] = {m: width if m == anchor else fusion.hidden for m in self.modalities}
+        self.missing = MissingModalities(dims, fusion, modality_of)
         self.mlp = nn.Sequential(
             nn.Linear(sum(dims.values()) + self.missing.num_flags, fusion.hidden),
             nn.GELU(),
@@ -109,12 +113,12 @@ class TextAnchoredRegressor(Regressor):
     def outputs(self, inputs: Inputs) -> Outputs:
         present = [inputs[m].present for m in self.modalities]
         kept = self.missing.keep(present)
-        text = self.text.encode(inputs["text"])
-        asking = self._query(text, inputs["text"].present, kept)
+        text = self.text.encode(inputs[self.anchor])
+        asking = self._query(text, inputs[self.anchor].present, kept)
         speech = {m: encoder.steps(inputs[m]) for m, encoder in self._speech.items()}
         steps = {**inputs, **speech}
-        found = [attention(asking, steps[m]) for m, attention in self.attentions.items()]  # type: ignore[index]
-        parts = [text, *found]
+        found = {m: attention(asking, steps[m]) for m, attention in self.attentions.items()}
+        parts = [text if m == self.anchor else found[m] for m in self.modalities]
         branches = (
             tuple(
                 Part(self.branches[m](part), having)
@@ -128,16 +132,16 @@ class TextAnchoredRegressor(Regressor):
 
     def _query(self, text: Tensor, present: Tensor, kept: Tensor) -> Tensor:
         """What asks: the text, and where it is missing or dropped, what stands for it in the head."""
-        index = self.modalities.index("text")
+        index = self.modalities.index(self.anchor)
         there = kept[:, index]
         return self.missing.stand_in(index, text, there if self.missing.kind == "zero" else there & present)
 
-    def encoder_of(self, modality: Modality) -> FeatureReader | None:
-        return self.text if modality == "text" else None
+    def encoder_of(self, modality: Stream) -> FeatureReader | None:
+        return self.text if modality == self.anchor else None
 
-    def readers(self) -> dict[Modality, FeatureReader]:
-        return {"text": self.text, **self.attentions, **self._speech}  # type: ignore[dict-item]
+    def readers(self) -> dict[Stream, FeatureReader]:
+        return {self.anchor: self.text, **self.attentions, **self._speech}  # type: ignore[dict-item]
 
     @property
-    def _speech(self) -> dict[Modality, SpeechBackbone]:
+    def _speech(self) -> dict[Stream, SpeechBackbone]:
         return dict(self.speech.items())  # type: ignore[arg-type]

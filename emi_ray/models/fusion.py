@@ -4,7 +4,7 @@ A regressor takes one batch of :data:`Inputs`; ``forward`` gives predictions (B,
 what only the objective looks at. It also says which parameters learn at which rate, relative to the recipe's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,17 @@ from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets, read_head
 from emi_ray.models.sequences import Inputs
 from emi_ray.recipe_schema import FusionSettings
-from emi_ray.schema import MODALITIES, Modality
+from emi_ray.schema import Stream
 
 
 class Regressor(nn.Module):
-    """Base of all: modalities, encoders, parameter groups, outputs."""
+    """Base of all: what it reads, encoders, parameter groups, outputs.
 
-    modalities: tuple[Modality, ...]
+    Attributes:
+        modalities: names of the encoders, which are modalities where a recipe has one encoder of each.
+    """
+
+    modalities: tuple[Stream, ...]
 
     def outputs(self, inputs: Inputs) -> Outputs:
         raise NotImplementedError
@@ -31,11 +35,11 @@ class Regressor(nn.Module):
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
 
-    def encoder_of(self, modality: Modality) -> FeatureReader | None:
+    def encoder_of(self, modality: Stream) -> FeatureReader | None:
         """Its encoder of a modality, if one vector comes of that modality; else None."""
         return None
 
-    def readers(self) -> dict[Modality, FeatureReader]:
+    def readers(self) -> dict[Stream, FeatureReader]:
         """Its parts that read features."""
         encoders = {modality: self.encoder_of(modality) for modality in self.modalities}
         return {modality: encoder for modality, encoder in encoders.items() if encoder is not None}
@@ -44,7 +48,7 @@ class Regressor(nn.Module):
 class UnimodalRegressor(Regressor):
     """Stage 1: one encoder under a head (Dropout → Linear). The head is left behind in fusion."""
 
-    def __init__(self, modality: Modality, encoder: FeatureReader, targets: Targets, dropout: float) -> None:
+    def __init__(self, modality: Stream, encoder: FeatureReader, targets: Targets, dropout: float) -> None:
         super().__init__()
         self.modalities = (modality,)
         self.encoder = encoder
@@ -55,7 +59,7 @@ class UnimodalRegressor(Regressor):
         """The head, then the encoder's."""
         return [ParameterGroup(list(self.head.parameters())), *self.encoder.parameter_groups()]
 
-    def encoder_of(self, modality: Modality) -> FeatureReader | None:
+    def encoder_of(self, modality: Stream) -> FeatureReader | None:
         return self.encoder
 
     def outputs(self, inputs: Inputs) -> Outputs:
@@ -66,26 +70,36 @@ class UnimodalRegressor(Regressor):
 class MissingModalities(nn.Module):
     """What fusion sees of modalities that a clip lacks, and modality dropout in training.
 
+    Several encoders may read one modality: it is dropped from all of them or from none.
+
     ``zero``: embeddings as they come; dropped ones are zero and survivors grow by 1 / (1 - p), as in the
     paper. ``token``: a learned vector stands for what is missing or dropped. ``mask``: zeros stand for it,
     and one number a modality, appended to the embeddings, says whether it is there.
     """
 
-    def __init__(self, dims: Sequence[int], settings: FusionSettings) -> None:
+    def __init__(
+        self, dims: Mapping[Stream, int], settings: FusionSettings, modality_of: Callable[[Stream], str] = str
+    ) -> None:
         super().__init__()
+        owners = [modality_of(stream) for stream in dims]
+        self._owner = [list(dict.fromkeys(owners)).index(owner) for owner in owners]
         self.kind = settings.missing
         self.dropout = settings.modality_dropout
         self.num_flags = len(dims) if self.kind == "mask" else 0
         if self.kind == "token":
-            tokens = [nn.Parameter(torch.randn(dim) * 0.02) for dim in dims]
+            tokens = [nn.Parameter(torch.randn(dim) * 0.02) for dim in dims.values()]
             self.tokens = nn.ParameterList(tokens)
 
     def keep(self, present: Sequence[Tensor]) -> Tensor:
-        """Presence (B,) of each modality → (B, M) bool, what is not dropped. In training one draw a call."""
+        """Presence (B,) for each encoder → (B, E) bool, what is not dropped. In training one draw a call."""
         there = torch.stack(list(present), dim=1)
         if not self.training or self.dropout == 0:
             return torch.ones_like(there)
-        return kept_modalities(there, self.dropout)
+        of_modality = [
+            torch.stack([p for p, own in zip(present, self._owner, strict=True) if own == index]).any(dim=0)
+            for index in range(max(self._owner) + 1)
+        ]
+        return kept_modalities(torch.stack(of_modality, dim=1), self.dropout)[:, self._owner]
 
     def stand_in(self, index: int, embedding: Tensor, there: Tensor) -> Tensor:
         """The embedding (B, D) of a modality where ``there`` (B,), elsewhere what stands for it."""
@@ -121,12 +135,16 @@ class ConcatHead(nn.Module):
     """
 
     def __init__(
-        self, embedding_dims: Mapping[Modality, int], targets: Targets, settings: FusionSettings
+        self,
+        embedding_dims: Mapping[Stream, int],
+        targets: Targets,
+        settings: FusionSettings,
+        modality_of: Callable[[Stream], str] = str,
     ) -> None:
         super().__init__()
         self.modalities = tuple(embedding_dims)
         self.zero_inflated = targets.zero_inflated
-        self.missing = MissingModalities(list(embedding_dims.values()), settings)
+        self.missing = MissingModalities(embedding_dims, settings, modality_of)
         total = sum(embedding_dims.values()) + self.missing.num_flags
         self.mlp = nn.Sequential(
             nn.LayerNorm(total),
@@ -176,15 +194,17 @@ class FusionRegressor(Regressor):
 
     def __init__(
         self,
-        encoders: Mapping[Modality, FeatureReader],
+        encoders: Mapping[Stream, FeatureReader],
         targets: Targets,
         settings: FusionSettings,
         frozen: bool = False,
+        modality_of: Callable[[Stream], str] = str,
     ) -> None:
         super().__init__()
-        self.modalities = tuple(modality for modality in MODALITIES if modality in encoders)
+        self.modalities = tuple(encoders)
         self.encoders = nn.ModuleDict({modality: encoders[modality] for modality in self.modalities})
-        self.head = ConcatHead({m: encoders[m].embedding_dim for m in self.modalities}, targets, settings)
+        dims = {name: encoder.embedding_dim for name, encoder in encoders.items()}
+        self.head = ConcatHead(dims, targets, settings, modality_of)
         self.encoder_lr_ratio = settings.encoder_lr_ratio
         self.frozen = frozen
         if frozen:
@@ -216,19 +236,19 @@ class FusionRegressor(Regressor):
     def outputs(self, inputs: Inputs) -> Outputs:
         return self.head.outputs(self.embed(inputs), [inputs[m].present for m in self.modalities])
 
-    def encoder(self, modality: Modality) -> FeatureReader:
+    def encoder(self, modality: Stream) -> FeatureReader:
         encoder = self.encoders[modality]
         assert isinstance(encoder, FeatureReader)
         return encoder
 
-    def encoder_of(self, modality: Modality) -> FeatureReader | None:
+    def encoder_of(self, modality: Stream) -> FeatureReader | None:
         return self.encoder(modality)
 
 
 class EmbeddingFusion(Regressor):
     """A fusion head over embeddings that were computed beforehand and come as sequences of one step."""
 
-    def __init__(self, modalities: Sequence[Modality], head: ConcatHead) -> None:
+    def __init__(self, modalities: Sequence[Stream], head: ConcatHead) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
         self.head = head

@@ -9,7 +9,7 @@ from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import Regressor, UnimodalRegressor
 from emi_ray.models.outputs import Outputs
 from emi_ray.models.sequences import Inputs
-from emi_ray.schema import MODALITIES, Modality
+from emi_ray.schema import Stream
 
 
 class LateFusionRegressor(Regressor):
@@ -18,9 +18,9 @@ class LateFusionRegressor(Regressor):
     A modality that a clip lacks says what it says on average, which moves no prediction.
     """
 
-    def __init__(self, members: Mapping[Modality, Sequence[UnimodalRegressor]], num_labels: int) -> None:
+    def __init__(self, members: Mapping[Stream, Sequence[UnimodalRegressor]], num_labels: int) -> None:
         super().__init__()
-        self.modalities = tuple(modality for modality in MODALITIES if modality in members)
+        self.modalities = tuple(members)
         self.members = nn.ModuleDict({m: nn.ModuleList(members[m]) for m in self.modalities})
         self.centre: Tensor
         self.weight: Tensor
@@ -43,11 +43,11 @@ class LateFusionRegressor(Regressor):
             total = total + self.weight[index] * moved
         return Outputs(total)
 
-    def regressors(self, modality: Modality) -> list[UnimodalRegressor]:
+    def regressors(self, modality: Stream) -> list[UnimodalRegressor]:
         """The members of one modality."""
         members = self.members[modality]
         assert isinstance(members, nn.ModuleList)
         return [member for member in members if isinstance(member, UnimodalRegressor)]
 
-    def readers(self) -> dict[Modality, FeatureReader]:
+    def readers(self) -> dict[Stream, FeatureReader]:
         return {}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from emi_ray.models.flat_attention import FlatSteps
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 
 
 @dataclass(frozen=True)
@@ -73,4 +73,4 @@ def padded(*groups: PaddedGroup, present: Tensor, order: Tensor | None = None) -
     return Sequences(present, lambda: padding)
 
 
-Inputs = Mapping[Modality, Sequences]
+Inputs = Mapping[Stream, Sequences]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.config import read_yaml
-from emi_ray.schema import MODALITIES, snake
+from emi_ray.schema import snake
 from emi_ray.workspace import Workspace
 
 RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "recipe.yaml", "versions.json")
@@ -70,7 +70,7 @@ class Run:
     def stages(self) -> dict[str, Mapping[str, Any]]:
         """Scores of the unimodal encoders, in the order of the modalities."""
         stages = self.metrics.get("stages") or {}
-        return {modality: stages[modality] for modality in MODALITIES if modality in stages}
+        return dict(stages)
 
     @property
     def modality(self) -> str | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from emi_ray.models.flat_attention import FlatSteps
 from emi_ray.models.sequences import Inputs, PaddedGroup, Padding, Sequences
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 
 _MAX_PADDING = 2.0
@@ -28,7 +28,7 @@ _EVALUATION_VALUES = 1 << 23
 class Batcher:
     """Gathers batches of some modalities of a :class:`ClipData` as tensors on a device."""
 
-    def __init__(self, data: ClipData, modalities: Sequence[Modality], device: torch.device) -> None:
+    def __init__(self, data: ClipData, modalities: Sequence[Stream], device: torch.device) -> None:
         self.device = device
         self._packed = {modality: _Resident(data.features[modality], device) for modality in modalities}
         self._targets = torch.from_numpy(data.unit_targets).to(device)

@@ -18,7 +18,7 @@ from emi_ray.feature_store import FeatureStore
 from emi_ray.models.backbone import TOKEN_DIM
 from emi_ray.models.build import System, build_model
 from emi_ray.recipe import Recipe
-from emi_ray.schema import Label, Modality
+from emi_ray.schema import Label, Stream
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.transcripts import TOKENIZER, parse_tokenizer, with_tokens
 from emi_ray.workspace import Workspace
@@ -33,7 +33,7 @@ class ModelDescription(Settings):
     Attributes:
         recipe: resolved, all overrides applied.
         labels: names and ranges, in the order of the model's outputs.
-        extractors: by modality, what ``_extractor.json`` says of the features it was trained on:
+        extractors: by encoder, what ``_extractor.json`` says of the features it was trained on:
             ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …
         media: how the corpus was decoded.
         run_key: hash of all that determines the run.
@@ -42,13 +42,24 @@ class ModelDescription(Settings):
     recipe: Recipe
     seed: int
     labels: tuple[Label, ...]
-    extractors: dict[Modality, dict[str, Any]]
+    extractors: dict[Stream, dict[str, Any]]
     media: MediaSettings
     versions: dict[str, str]
     run_key: str
 
-    def fingerprint(self, modality: Modality) -> str:
-        return str(self.extractors[modality]["fingerprint"])
+    def fingerprint(self, stream: Stream) -> str:
+        return str(self.extractors[stream]["fingerprint"])
+
+    def feature_dim(self, stream: Stream) -> int:
+        """Numbers a step that an encoder reads, its ``extras`` included."""
+        return int(self.extractors[stream]["feature_dim"]) + len(self.recipe.encoders[stream].extras)
+
+    def stores(self, workspace: Workspace) -> dict[Stream, FeatureStore]:
+        """Where a workspace holds, or would hold, the features of each encoder."""
+        return {
+            stream: FeatureStore(workspace, self.recipe.modality_of(stream), self.fingerprint(stream))
+            for stream in self.extractors
+        }
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class LoadedModel:
             return data
         return with_tokens(data, self.description.recipe, transcripts, parse_tokenizer(self.tokenizer))
 
-    def require(self, stores: Mapping[Modality, FeatureStore]) -> None:
+    def require(self, stores: Mapping[Stream, FeatureStore]) -> None:
         """Check that the stores hold the features that the model was trained on.
 
         Raises:
@@ -112,11 +123,11 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
         raise UserError(f"{workspace.path(folder)} holds no trained model yet: finish it with emi-ray train.")
     values = workspace.read_json(f"{folder}/{DESCRIPTION}")
     description = validate(ModelDescription, values, workspace.path(f"{folder}/{DESCRIPTION}"))
-    dims = {m: int(extractor["feature_dim"]) for m, extractor in description.extractors.items()}
-    reads_transcripts = "text" in description.recipe.finetuned
-    if reads_transcripts:
-        dims["text"] = TOKEN_DIM
-    model = build_model(description.recipe, dims, len(description.labels))
+    recipe = description.recipe
+    dims = {name: description.feature_dim(name) for name in description.extractors}
+    if recipe.transcript_stream is not None:
+        dims[recipe.transcript_stream] = TOKEN_DIM
+    model = build_model(recipe, dims, len(description.labels))
     try:
         model.load_state_dict(load(workspace.read_bytes(f"{folder}/{WEIGHTS}")))
     except RuntimeError:
@@ -125,7 +136,7 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
             f"{workspace.path(folder)} was trained by emi_ray {made_by}, whose models had other parts: train it "
             f"again with emi-ray train --force."
         ) from None
-    tokenizer = workspace.read_text(f"{folder}/{TOKENIZER}") if reads_transcripts else None
+    tokenizer = workspace.read_text(f"{folder}/{TOKENIZER}") if recipe.transcript_stream else None
     return LoadedModel(model.eval(), description, tokenizer)
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore, steps_of
-from emi_ray.schema import Label, Modality, labels_of
+from emi_ray.schema import Label, Stream, labels_of
 from emi_ray.workspace import Workspace
 
 
@@ -61,7 +61,7 @@ class ClipData:
 
     clip_ids: np.ndarray
     splits: np.ndarray
-    features: Mapping[Modality, PackedFeatures]
+    features: Mapping[Stream, PackedFeatures]
     targets: np.ndarray
     labels: tuple[Label, ...]
     groups: np.ndarray | None = None
@@ -89,7 +89,7 @@ class ClipData:
     def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
         return label_ranges(self.labels)
 
-    def with_features(self, features: Mapping[Modality, PackedFeatures]) -> "ClipData":
+    def with_features(self, features: Mapping[Stream, PackedFeatures]) -> "ClipData":
         """The same clips with other features."""
         return replace(self, features=dict(features))
 
@@ -102,7 +102,7 @@ def label_ranges(labels: Sequence[Label]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_arrays(
-    features: Mapping[Modality, Sequence[np.ndarray | None]],
+    features: Mapping[Stream, Sequence[np.ndarray | None]],
     targets: np.ndarray,
     splits: Sequence[str],
     labels: Sequence[Label],
@@ -123,14 +123,16 @@ def from_arrays(
 
 def read_clip_data(
     workspace: Workspace,
-    stores: Mapping[Modality, FeatureStore],
+    stores: Mapping[Stream, FeatureStore],
     cache: Path | None = None,
-    max_steps: Mapping[Modality, int] | None = None,
+    max_steps: Mapping[Stream, int] | None = None,
+    extras: Mapping[Stream, tuple[str, ...]] | None = None,
 ) -> ClipData:
     """Read the corpus and the features of its clips.
 
     Args:
-        max_steps: by modality, how many steps of a clip are read.
+        max_steps: by encoder, how many steps of a clip are read.
+        extras: by encoder, columns that are read as further dimensions.
         cache: a local folder to keep the packed features in, memory-mapped; for features beyond memory.
 
     Raises:
@@ -138,11 +140,14 @@ def read_clip_data(
     """
     ids = workspace.clips(["clip_id"])["clip_id"].combine_chunks()
     limits = max_steps or {}
-    packed = {m: read_packed(store, ids, cache, limits.get(m)) for m, store in stores.items()}
+    packed = {
+        m: read_packed(store, ids, cache, limits.get(m), (extras or {}).get(m, ()))
+        for m, store in stores.items()
+    }
     return join_clips(workspace.clips(), packed)
 
 
-def join_clips(clips: pa.Table, features: Mapping[Modality, PackedFeatures]) -> ClipData:
+def join_clips(clips: pa.Table, features: Mapping[Stream, PackedFeatures]) -> ClipData:
     """The clips of a corpus with features that are already packed in the order of ``clips``."""
     labels = labels_of(clips.schema)
     columns = [clips[label.name].to_numpy(zero_copy_only=False) for label in labels]
@@ -157,24 +162,31 @@ def join_clips(clips: pa.Table, features: Mapping[Modality, PackedFeatures]) -> 
 
 
 def read_packed(
-    store: FeatureStore, clip_ids: pa.Array, cache: Path | None = None, max_steps: int | None = None
+    store: FeatureStore,
+    clip_ids: pa.Array,
+    cache: Path | None = None,
+    max_steps: int | None = None,
+    extras: Sequence[str] = (),
 ) -> PackedFeatures:
     """Read a store once, aligned to ``clip_ids``; clips of the store that are not asked for are passed over, and
     steps of a clip beyond ``max_steps``.
 
+    Args:
+        extras: columns of one number a step that become the last dimensions of the features.
+
     Raises:
-        UserError: the store holds a number that is not finite.
+        UserError: the store holds a number that is not finite, or lacks one of ``extras``.
     """
     starts = np.zeros(len(clip_ids), dtype=np.int64)
     lengths = np.zeros(len(clip_ids), dtype=np.int64)
     total = _count_steps(store, clip_ids, max_steps)
-    values = _allocate(store, (total, store.feature_dim), cache)
+    values = _allocate(store, (total, store.feature_dim + len(extras)), cache)
     position = 0
-    for table in store.tables(["clip_id", "num_steps", "features"]):
+    for table in store.tables(["clip_id", "num_steps", "features", *extras]):
         table = table.filter(pc.is_in(table["clip_id"], value_set=clip_ids))
         if not table.num_rows:
             continue
-        steps = steps_of(table)
+        steps = _steps_with(store, table, extras)
         _refuse_infinite(store, table, steps)
         rows = pc.index_in(table["clip_id"], value_set=clip_ids).to_numpy()
         counts = table["num_steps"].to_numpy().astype(np.int64)
@@ -185,7 +197,24 @@ def read_packed(
         starts[rows] = position + np.cumsum(counts) - counts
         values[position : position + len(steps)] = steps
         position += len(steps)
-    return PackedFeatures(values, starts, lengths, lengths > 0, store.fingerprint)
+    identity = "+".join([store.fingerprint, *extras])
+    return PackedFeatures(values, starts, lengths, lengths > 0, identity)
+
+
+def _steps_with(store: FeatureStore, table: pa.Table, extras: Sequence[str]) -> np.ndarray:
+    """The steps of a table, (sum of steps, D + extras)."""
+    steps = steps_of(table)
+    lacking = [name for name in extras if name not in table.column_names]
+    if lacking:
+        made_by = store.describe().get("extractor", "?")
+        raise UserError(
+            f"{store.workspace.path(store.folder)} was made by '{made_by}' and has no column '{lacking[0]}', which "
+            "the recipe reads as an extra: name features that have it, or set the encoder's extras=[]."
+        )
+    if not extras:
+        return steps
+    columns = [table[name].combine_chunks().flatten().to_numpy() for name in extras]
+    return np.column_stack([steps, np.stack(columns, axis=1).astype(steps.dtype)])
 
 
 def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:

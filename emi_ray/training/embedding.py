@@ -5,7 +5,7 @@ import torch
 
 from emi_ray.models.encoders import SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, Regressor
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.batching import Batcher
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 
@@ -36,7 +36,7 @@ def embed_clips(model: FusionRegressor, data: ClipData, device: torch.device) ->
     """The same clips with their embeddings instead of features."""
     model.to(device).eval()
     batcher = Batcher(data, model.modalities, device)
-    embeddings: dict[Modality, np.ndarray] = {
+    embeddings: dict[Stream, np.ndarray] = {
         modality: np.empty((len(data), model.encoder(modality).embedding_dim), dtype=np.float32)
         for modality in model.modalities
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from safetensors.torch import load, save
 
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.stages import StageOutcome
 from emi_ray.workspace import Workspace
 
@@ -22,23 +22,23 @@ class WorkspaceEncoderCache:
 
     workspace: Workspace
     reuse: bool = True
-    passing: frozenset[Modality] = frozenset()
+    passing: frozenset[Stream] = frozenset()
 
-    def has(self, modality: Modality, key: str) -> bool:
+    def has(self, modality: Stream, key: str) -> bool:
         return self.reuse and self.workspace.exists(self._path(modality, key))
 
-    def load(self, modality: Modality, key: str) -> StageOutcome:
+    def load(self, modality: Stream, key: str) -> StageOutcome:
         data = self.workspace.read_bytes(self._path(modality, key))
         header_size = int.from_bytes(data[:8], "little")
         plain = json.loads(json.loads(data[8 : 8 + header_size])["__metadata__"]["outcome"])
         return StageOutcome(weights=load(data), **plain)
 
-    def save(self, modality: Modality, key: str, outcome: StageOutcome) -> None:
+    def save(self, modality: Stream, key: str, outcome: StageOutcome) -> None:
         if modality in self.passing:
             return
         plain = json.dumps({name: getattr(outcome, name) for name in _PLAIN})
         self.workspace.write_bytes(self._path(modality, key), save(outcome.weights, {"outcome": plain}))
 
     @staticmethod
-    def _path(modality: Modality, key: str) -> str:
+    def _path(modality: Stream, key: str) -> str:
         return f"encoders/{modality}/{key}.safetensors"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.encoder_key import encoder_settings
@@ -25,7 +25,7 @@ class EncoderJob:
     """
 
     plan: RunPlan
-    modality: Modality
+    modality: Stream
     key: str
 
 
@@ -33,7 +33,7 @@ class EncoderJob:
 class EncoderDone:
     """What came of a job: whether an earlier command had trained the encoder, where, when, and how long it took."""
 
-    modality: Modality
+    modality: Stream
     reused: bool
     place: Place
     started: float
@@ -45,10 +45,10 @@ def encoder_jobs(plan: RunPlan) -> list[EncoderJob]:
     recipe = plan.recipe
     if recipe.fusion is not None and (recipe.stages == "joint" or recipe.fusion.type == "late"):
         return []
-    return [EncoderJob(plan, modality, _key(plan, modality)) for modality in recipe.modalities]
+    return [EncoderJob(plan, modality, _key(plan, modality)) for modality in recipe.streams]
 
 
-def _key(plan: RunPlan, modality: Modality) -> str:
+def _key(plan: RunPlan, modality: Stream) -> str:
     inputs = [plan.inputs["clips"], plan.inputs.get(modality), plan.recipe.split]
     return hash_of([encoder_settings(plan.recipe, modality, plan.seed), inputs])
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from emi_ray.recipe import Recipe
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.rows import Rows
 from emi_ray.training.team import Team
@@ -18,7 +18,7 @@ ALGORITHM = 4
 
 
 def encoder_key(
-    recipe: Recipe, modality: Modality, data: ClipData, rows: Rows, seed: int, device: torch.device
+    recipe: Recipe, modality: Stream, data: ClipData, rows: Rows, seed: int, device: torch.device
 ) -> str:
     """Sixteen hexadecimal digits: equal for two stages that would end with the same weights.
 
@@ -40,7 +40,7 @@ def encoder_key(
     return digest.hexdigest()
 
 
-def encoder_settings(recipe: Recipe, modality: Modality, seed: int) -> dict[str, Any]:
+def encoder_settings(recipe: Recipe, modality: Stream, seed: int) -> dict[str, Any]:
     """What the recipe and the code decide of an encoder stage, as plain values: all but the clips."""
     settings = recipe.encoders[modality]
     return {

@@ -7,17 +7,15 @@ from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore, find_store, stores_of
 from emi_ray.recipe import Recipe
 from emi_ray.recipe_schema import EncoderSettings
-from emi_ray.schema import Modality
+from emi_ray.schema import Modality, Stream
 from emi_ray.workspace import Workspace
 
 SOUND = "waveform"
 """Name of the extractor that keeps the sound itself, which a speech backbone reads."""
 
 
-def find_stores(
-    workspace: Workspace, recipe: Recipe, config: WorkspaceConfig
-) -> dict[Modality, FeatureStore]:
-    """The store of each modality of a recipe; a text backbone that is fine-tuned reads none.
+def find_stores(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig) -> dict[Stream, FeatureStore]:
+    """The store of each encoder of a recipe; a text backbone that is fine-tuned reads none.
 
     An encoder's ``features`` names a fingerprint or an extractor. Without it the only store of the modality
     serves; of several, the one that the workspace's configured extractor made. A speech backbone that is
@@ -27,20 +25,20 @@ def find_stores(
         UserError: there is none, several fit, or a speech backbone is to read something else than sound.
     """
     stores = {
-        modality: _find(workspace, modality, _wanted(recipe.encoders[modality]), config)
-        for modality in recipe.modalities
-        if modality != "text" or modality not in recipe.finetuned
+        name: _find(workspace, name, recipe, config)
+        for name in recipe.streams
+        if name != recipe.transcript_stream
     }
-    for modality, store in stores.items():
+    for name, store in stores.items():
         made_by = store.describe()["extractor"]
-        finetunes = modality in recipe.finetuned
+        finetunes = name in recipe.finetuned
         if finetunes != (made_by == SOUND):
             takes = (
                 f"takes '{SOUND}', the sound itself" if finetunes else "takes features, not the sound itself"
             )
             raise UserError(
-                f"encoders.{modality} of type '{recipe.encoders[modality].type}' {takes}; the {modality} store "
-                f"{store.fingerprint} was made by '{made_by}'. Name another: encoders.{modality}.features=EXTRACTOR."
+                f"encoders.{name} of type '{recipe.encoders[name].type}' {takes}; the {store.modality} store "
+                f"{store.fingerprint} was made by '{made_by}'. Name another: encoders.{name}.features=EXTRACTOR."
             )
     return stores
 
@@ -49,9 +47,8 @@ def _wanted(settings: EncoderSettings) -> str | None:
     return settings.features or (SOUND if settings.type == "finetune" else None)
 
 
-def _find(
-    workspace: Workspace, modality: Modality, wanted: str | None, config: WorkspaceConfig
-) -> FeatureStore:
+def _find(workspace: Workspace, stream: Stream, recipe: Recipe, config: WorkspaceConfig) -> FeatureStore:
+    modality, wanted = recipe.modality_of(stream), _wanted(recipe.encoders[stream])
     held = stores_of(workspace, modality)
     if wanted is not None and any(store.fingerprint == wanted for store in held):
         return find_store(workspace, modality, fingerprint=wanted)

@@ -19,7 +19,7 @@ from emi_ray.models.build import build_model
 from emi_ray.models.fusion import Regressor
 from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.resampling import codes_of
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.batching import Batcher
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.loop import predict, seed_everything
@@ -33,11 +33,11 @@ _RIDGE = 1e-3
 def train_late(run: StageRunner) -> LateFusionRegressor:
     """Train the members of every modality on folds, then weigh them by what they say of unseen clips."""
     assert run.recipe.fusion is not None
-    dims = {m: run.data.features[m].feature_dim for m in run.recipe.modalities}
+    dims = {m: run.data.features[m].feature_dim for m in run.recipe.streams}
     seed_everything(run.seed, FUSION, "weights")
     model = build_model(run.recipe, dims, len(run.data.labels))
     assert isinstance(model, LateFusionRegressor)
-    rows = run.rows.having(run.data, run.recipe.modalities)
+    rows = run.rows.having(run.data, run.recipe.streams)
     unseen = [_train_members(run, model, modality) for modality in model.modalities]
     targets = run.data.unit_targets
     set_late_weights(model, [part[rows.train] for part in unseen], targets[rows.train])
@@ -45,7 +45,7 @@ def train_late(run: StageRunner) -> LateFusionRegressor:
     return model
 
 
-def _train_members(run: StageRunner, model: LateFusionRegressor, modality: Modality) -> np.ndarray:
+def _train_members(run: StageRunner, model: LateFusionRegressor, modality: Stream) -> np.ndarray:
     """Train each member on all folds but one; returns what they predict of the one, NaN for other clips."""
     settings, members = run.recipe.encoders[modality], model.regressors(modality)
     rows = run.rows.having(run.data, [modality])

@@ -16,7 +16,7 @@ from emi_ray.config import MediaSettings, WorkspaceConfig
 from emi_ray.feature_store import FeatureStore
 from emi_ray.models.speech_backbone import MAX_STEPS
 from emi_ray.recipe import Recipe
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.checkpoint import ModelDescription, versions
 from emi_ray.training.clip_data import ClipData, read_clip_data
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
@@ -36,14 +36,14 @@ class RunPlan:
     """What is to be trained, on which features. Cheap and picklable.
 
     Attributes:
-        inputs: hashes of what is read: of the corpus (``clips``), and of each modality's features.
+        inputs: hashes of what is read: of the corpus (``clips``), and of each encoder's features.
         key: hash of everything that determines the run.
     """
 
     workspace: Workspace
     recipe: Recipe
     seed: int
-    fingerprints: Mapping[Modality, str]
+    fingerprints: Mapping[Stream, str]
     media: MediaSettings
     inputs: Mapping[str, str]
     key: str
@@ -53,26 +53,31 @@ class RunPlan:
         return f"runs/{self.recipe.name}/{self.seed}"
 
     @property
-    def stores(self) -> dict[Modality, FeatureStore]:
-        return {m: FeatureStore(self.workspace, m, name) for m, name in self.fingerprints.items()}
+    def stores(self) -> dict[Stream, FeatureStore]:
+        return {
+            stream: FeatureStore(self.workspace, self.recipe.modality_of(stream), fingerprint)
+            for stream, fingerprint in self.fingerprints.items()
+        }
 
     @property
     def name(self) -> str:
         return f"{self.recipe.name}/{self.seed}"
 
     @property
-    def max_steps(self) -> dict[Modality, int]:
+    def max_steps(self) -> dict[Stream, int]:
         """How many steps of sound speech backbones look at, so that no more are held in memory."""
-        encoders = self.recipe.encoders
-        return {m: encoders[m].max_steps or MAX_STEPS for m in self.recipe.finetuned - {"text"}}
+        recipe = self.recipe
+        speech = recipe.finetuned - {recipe.transcript_stream}
+        return {m: recipe.encoders[m].max_steps or MAX_STEPS for m in speech}
 
     def read_data(self) -> ClipData:
         """All clips, with everything that the recipe's encoders read."""
-        return self.with_texts(read_clip_data(self.workspace, self.stores, max_steps=self.max_steps))
+        limits, extras = self.max_steps, self.recipe.extras
+        return self.with_texts(read_clip_data(self.workspace, self.stores, max_steps=limits, extras=extras))
 
     def with_texts(self, data: ClipData) -> ClipData:
         """The same clips, with the tokens of their transcripts where the recipe fine-tunes a text backbone."""
-        if "text" not in self.recipe.finetuned:
+        if self.recipe.transcript_stream is None:
             return data
         return with_tokens(data, self.recipe, read_transcripts(self.workspace, self.workspace.clips()))
 

@@ -11,7 +11,7 @@ metrics.json          written last: where it stands, the run is finished
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from emi_ray.metrics import scores
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
-from emi_ray.schema import Modality, snake
+from emi_ray.schema import snake
 from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.clip_data import ClipData
@@ -64,7 +64,7 @@ def write_run(
     predictions = predict_in_units(trained.model, data, shown)
     split_names = np.repeat(["val", "test"], [len(final.val), len(test)])
     val_scores = scores(predictions[: len(final.val)], data.targets[final.val], data.labels)
-    last = trained.outcomes[FUSION if recipe.fusion else recipe.modalities[0]]
+    last = trained.outcomes[FUSION if recipe.fusion else recipe.streams[0]]
     metrics = {
         "recipe": recipe.name,
         "seed": description.seed,
@@ -83,15 +83,17 @@ def write_run(
             modality: int(
                 (~data.features[modality].present[np.concatenate(list(final.parts().values()))]).sum()
             )
-            for modality in recipe.modalities
+            for modality in recipe.streams
         },
         "num_parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
         "num_workers": Team.current().size,
         "best_epoch": last.best_epoch,
-        "stages": {m: _stage(m, trained) for m in recipe.modalities if m in trained.outcomes},
+        "stages": {m: _stage(m, trained) for m in recipe.streams if m in trained.outcomes},
         "run_key": description.run_key,
     }
-    tokenizer = load_tokenizer(recipe.encoders["text"]) if "text" in recipe.finetuned else None
+    tokenizer = (
+        load_tokenizer(recipe.encoders[recipe.transcript_stream]) if recipe.transcript_stream else None
+    )
     workspace.delete(f"{folder}/{METRICS}")
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
     workspace.write_text(f"{folder}/history.csv", history.to_csv(index=False))
@@ -111,20 +113,20 @@ def write_run(
 
 def final_rows(recipe: Recipe, data: ClipData, rows: Rows) -> Rows:
     """The clips that the whole system is trained and scored on."""
-    return rows if scores_clips_without_input(recipe) else rows.having(data, recipe.modalities)
+    return rows if scores_clips_without_input(recipe) else rows.having(data, recipe.streams)
 
 
 def scored_clips(recipe: Recipe, data: ClipData) -> np.ndarray:
     """Which clips (N,) count when the whole system is scored, in every split: those that it can read."""
     if scores_clips_without_input(recipe):
         return np.full(len(data), True)
-    readable: np.ndarray = np.any([data.features[m].present for m in recipe.modalities], axis=0)
+    readable: np.ndarray = np.any([data.features[m].present for m in recipe.streams], axis=0)
     return readable
 
 
 def scores_clips_without_input(recipe: Recipe) -> bool:
     """Whether a recipe of one modality answers for clips without it, as for a zero vector, and is scored on them."""
-    return recipe.fusion is None and recipe.encoders[recipe.modalities[0]].missing == "zero"
+    return recipe.fusion is None and recipe.encoders[recipe.streams[0]].missing == "zero"
 
 
 def predict_in_units(model: Regressor, data: ClipData, rows: np.ndarray) -> np.ndarray:
@@ -146,15 +148,16 @@ def predictions_table(
     for index, label in enumerate(data.labels):
         truth = data.targets[rows, index].astype(np.float64)
         columns[f"true_{label.name}"] = pa.array(truth, mask=np.isnan(truth))
-    columns["modalities"] = [modalities_of(data, recipe.modalities, row) for row in rows]
+    columns["modalities"] = [modalities_of(data, recipe, row) for row in rows]
     labelled = np.isfinite(data.targets).any(axis=1)
     columns["scored"] = (labelled & scored_clips(recipe, data))[rows]
     return pa.table(columns)
 
 
-def modalities_of(data: ClipData, modalities: Sequence[Modality], row: int) -> str:
-    """Which of the modalities a clip has, joined by commas."""
-    return ",".join(modality for modality in modalities if data.features[modality].present[row])
+def modalities_of(data: ClipData, recipe: Recipe, row: int) -> str:
+    """Which of the modalities that a recipe reads a clip has, joined by commas."""
+    there = (name for name in recipe.streams if data.features[name].present[row])
+    return ",".join(dict.fromkeys(recipe.modality_of(name) for name in there))
 
 
 def read_split(workspace: Workspace, folder: str, data: ClipData) -> Rows:

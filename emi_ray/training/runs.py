@@ -191,7 +191,7 @@ class _SideBySide:
 
     def _submit_runs(self, inbox: Inbox, sized: JobResources) -> dict[Any, int]:
         order = sorted(
-            self.plans, key=lambda i: _cost(self.plans[i], self.plans[i].recipe.modalities), reverse=True
+            self.plans, key=lambda i: _cost(self.plans[i], self.plans[i].recipe.streams), reverse=True
         )
         running = {}
         for index, resources in zip(order, self._share_out(sized, len(order)), strict=True):
@@ -209,12 +209,12 @@ class _SideBySide:
         return _Job(name, inbox, resources, self.force, self.checkpoint_every_s)
 
     def _read(self, plan: RunPlan, modality: Any) -> Any:
-        """The packed features of a modality in the object store, read by one task a command."""
-        limit = plan.max_steps.get(modality)
-        key = json.dumps([modality, plan.fingerprints[modality], limit])
+        """The packed features of an encoder in the object store, read by one task a command."""
+        limit, extras = plan.max_steps.get(modality), plan.recipe.encoders[modality].extras
+        key = json.dumps([plan.stores[modality].folder, limit, extras])
         if key not in self._features:
             read = ray.remote(num_cpus=0.1, max_retries=_MAX_RETRIES)(_read_features)
-            self._features[key] = read.remote(plan.stores[modality], self._clips, limit)
+            self._features[key] = read.remote(plan.stores[modality], self._clips, limit, extras)
         return self._features[key]
 
     def _collect(self, running: dict[Any, int], inbox: Inbox) -> None:
@@ -237,8 +237,10 @@ def _task(function: Callable[..., Any], resources: JobResources, name: str) -> A
     return task.options(name=f"train {name}", **resources.options)
 
 
-def _read_features(store: FeatureStore, clips: pa.Table, max_steps: int | None) -> PackedFeatures:
-    return read_packed(store, clips["clip_id"].combine_chunks(), max_steps=max_steps)
+def _read_features(
+    store: FeatureStore, clips: pa.Table, max_steps: int | None, extras: Sequence[str]
+) -> PackedFeatures:
+    return read_packed(store, clips["clip_id"].combine_chunks(), max_steps=max_steps, extras=extras)
 
 
 def _train_encoder(
@@ -250,7 +252,7 @@ def _train_encoder(
     unfinished = Unfinished(job.plan.workspace, job.key, told.checkpoint_every_s)
     return train_encoder(
         job,
-        job.plan.with_texts(data) if job.modality == "text" else data,
+        job.plan.with_texts(data) if job.modality == job.plan.recipe.transcript_stream else data,
         unfinished,
         device=device,
         place=_place(),

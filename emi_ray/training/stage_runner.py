@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe_schema import Recipe, TrainingSettings
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 from emi_ray.training.embedding import pool_once
 from emi_ray.training.loop import FitState, OnEpochEnd, fit
@@ -43,11 +43,11 @@ class StageOutcome:
 class EncoderCache(Protocol):
     """Keeps finished encoder stages by a hash of everything that determines them."""
 
-    def has(self, modality: Modality, key: str) -> bool: ...
+    def has(self, modality: Stream, key: str) -> bool: ...
 
-    def load(self, modality: Modality, key: str) -> StageOutcome: ...
+    def load(self, modality: Stream, key: str) -> StageOutcome: ...
 
-    def save(self, modality: Modality, key: str, outcome: StageOutcome) -> None: ...
+    def save(self, modality: Stream, key: str, outcome: StageOutcome) -> None: ...
 
 
 OnRunCheckpoint = Callable[[Callable[[], dict[str, Any]], bool], None]

@@ -17,7 +17,7 @@ from emi_ray.models.build import System, build_model, build_unimodal
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import EmbeddingFusion, FusionRegressor, UnimodalRegressor
 from emi_ray.recipe_schema import Recipe
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.embedding import embed_clips
 from emi_ray.training.encoder_key import encoder_key
@@ -87,9 +87,9 @@ def train_recipe(
         return TrainedRecipe(train_late(run).eval(), run.outcomes, frozenset(), rows)
     encoders = {}
     if recipe.fusion is None or recipe.stages != "joint":
-        encoders = {modality: run.train_encoder(modality) for modality in recipe.modalities}
+        encoders = {modality: run.train_encoder(modality) for modality in recipe.streams}
     if recipe.fusion is None:
-        model: System = encoders[recipe.modalities[0]]
+        model: System = encoders[recipe.streams[0]]
     else:
         model = run.train_fusion({modality: stage.encoder for modality, stage in encoders.items()})
     return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused), rows)
@@ -101,24 +101,24 @@ def check_steps(recipe: Recipe, data: ClipData) -> None:
     Raises:
         UserError: names the encoder.
     """
-    for modality, settings in recipe.encoders.items():
+    for name, settings in recipe.encoders.items():
         needs = settings.recurrent or (settings.type if settings.type == "mean_std" else None)
-        longest = int(data.features[modality].lengths.max(initial=0))
+        longest = int(data.features[name].lengths.max(initial=0))
         if needs and min(longest, settings.max_steps or longest) <= 1:
             field = "recurrent" if settings.recurrent else "type"
             by_token = "extract one step a token (extractors.text.settings.sequence=true), or "
-            remedy = by_token if modality == "text" else ""
+            remedy = by_token if recipe.modality_of(name) == "text" else ""
             raise UserError(
-                f"encoders.{modality}.{field} = '{needs}' reads how features change from step to step, but is given "
-                f"one step a clip: {remedy}set encoders.{modality}.type=mlp and "
-                f"encoders.{modality}.recurrent=null."
+                f"encoders.{name}.{field} = '{needs}' reads how features change from step to step, but is given "
+                f"one step a clip: {remedy}set encoders.{name}.type=mlp and "
+                f"encoders.{name}.recurrent=null."
             )
 
 
 class _Stages(StageRunner):
     """The stages of a recipe that trains encoders and then their fusion."""
 
-    def train_encoder(self, modality: Modality) -> UnimodalRegressor:
+    def train_encoder(self, modality: Stream) -> UnimodalRegressor:
         settings = self.recipe.encoders[modality]
         training = self.recipe.training_of(settings)
         rows = self.rows.having(self.data, [modality]) if settings.missing == "skip" else self.rows
@@ -142,12 +142,12 @@ class _Stages(StageRunner):
         model.load_state_dict(self.outcomes[modality].weights)
         return model
 
-    def train_fusion(self, encoders: Mapping[Modality, FeatureReader]) -> System:
+    def train_fusion(self, encoders: Mapping[Stream, FeatureReader]) -> System:
         """Train the fusion over trained encoders; over new ones if none are given."""
         settings = self.recipe.fusion
         assert settings is not None
-        dims = {modality: self.data.features[modality].feature_dim for modality in self.recipe.modalities}
-        rows = self.rows.having(self.data, self.recipe.modalities)
+        dims = {modality: self.data.features[modality].feature_dim for modality in self.recipe.streams}
+        rows = self.rows.having(self.data, self.recipe.streams)
         seed_everything(self.seed, FUSION, "weights")
         model = build_model(self.recipe, dims, len(self.data.labels))
         self._prepare_encoders(model, encoders)
@@ -159,7 +159,7 @@ class _Stages(StageRunner):
             self.train(FUSION, model, self.data, rows, training)
         return model
 
-    def _prepare_encoders(self, model: System, trained: Mapping[Modality, FeatureReader]) -> None:
+    def _prepare_encoders(self, model: System, trained: Mapping[Stream, FeatureReader]) -> None:
         for modality, encoder in model.readers().items():
             if modality in trained:
                 encoder.load_state_dict(trained[modality].state_dict())

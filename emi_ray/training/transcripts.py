@@ -27,9 +27,9 @@ def resolve_backbones(recipe: Recipe) -> Recipe:
         UserError: a backbone cannot be had, or does not read its modality.
     """
     encoders = dict(recipe.encoders)
-    for modality in recipe.finetuned:
-        if None in (encoders[modality].backbone_config, encoders[modality].backbone_revision):
-            encoders[modality] = resolve_backbone(encoders[modality], modality)
+    for name in recipe.finetuned:
+        if None in (encoders[name].backbone_config, encoders[name].backbone_revision):
+            encoders[name] = resolve_backbone(encoders[name], recipe.modality_of(name))
     return recipe.model_copy(update={"encoders": encoders})
 
 
@@ -54,11 +54,13 @@ def with_tokens(
     Raises:
         UserError: no clip has a transcript, or the tokenizer cannot be had.
     """
-    settings = recipe.encoders["text"]
+    stream = recipe.transcript_stream
+    assert stream is not None, "the recipe fine-tunes no text backbone"
+    settings = recipe.encoders[stream]
     tokenizer = tokenizer or load_tokenizer(settings)
     texts = [transcripts.get(str(clip_id)) for clip_id in data.clip_ids]
     tokens = tokenise(texts, tokenizer, settings.max_steps or 128, str(settings.backbone))
-    return data.with_features({**data.features, "text": tokens})
+    return data.with_features({**data.features, stream: tokens})
 
 
 def tokenise(

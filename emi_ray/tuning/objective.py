@@ -100,7 +100,7 @@ def score_recipe(
 
 def last_stage(recipe: Recipe) -> str:
     """The stage whose score is the recipe's."""
-    return FUSION if recipe.fusion is not None else recipe.modalities[0]
+    return FUSION if recipe.fusion is not None else recipe.streams[0]
 
 
 @dataclass

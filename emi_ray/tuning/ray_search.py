@@ -18,7 +18,7 @@ from ray import tune
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
 from emi_ray.runtime import machine
-from emi_ray.schema import Modality
+from emi_ray.schema import Stream
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
 from emi_ray.training.run import RunPlan
@@ -167,8 +167,8 @@ def train_untouched_encoders(
     )
 
 
-def untouched_encoders(settings: StudySettings) -> list[Modality]:
-    """Modalities whose first stage is the same in all trials."""
+def untouched_encoders(settings: StudySettings) -> list[Stream]:
+    """Encoders whose first stage is the same in all trials."""
     recipe, names = settings.recipe, list(settings.space.parameters)
     everywhere = ("training.", "objective.", "encoders.*.", "stages")
     has_reused_stages = (
@@ -176,7 +176,7 @@ def untouched_encoders(settings: StudySettings) -> list[Modality]:
     )
     if not has_reused_stages or any(name.startswith(everywhere) for name in names):
         return []
-    return [m for m in recipe.modalities if not any(n.startswith(f"encoders.{m}.") for n in names)]
+    return [m for m in recipe.streams if not any(n.startswith(f"encoders.{m}.") for n in names)]
 
 
 def encoder_cache(settings: StudySettings, workspace: Workspace) -> WorkspaceEncoderCache:
@@ -198,7 +198,7 @@ def _run_trial(config: dict[str, Any], job: _Job) -> None:
     tune.report({"score": score, "value": score.value})
 
 
-def _train_encoder(job: _Job, recipe: Recipe, modality: Modality, fold: int) -> None:
+def _train_encoder(job: _Job, recipe: Recipe, modality: Stream, fold: int) -> None:
     data, device = ray.get(job.data), job.resources.take_up()
     alone = recipe.model_copy(update={"encoders": {modality: recipe.encoders[modality]}, "fusion": None})
     hooks = Hooks(encoder_cache=job.encoder_cache)

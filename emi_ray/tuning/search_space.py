@@ -229,14 +229,14 @@ def _settings_within(annotation: Any) -> Iterator[type[BaseModel]]:
 def _expand(name: str, recipe: Recipe) -> Sequence[str]:
     if f".{EVERY}." not in name:
         return [name]
-    return [name.replace(EVERY, modality, 1) for modality in recipe.modalities]
+    return [name.replace(EVERY, modality, 1) for modality in recipe.streams]
 
 
 def _check_names(space: SearchSpace, where: str) -> None:
     known = recipe_keys()
     chosen: list[str] = []
     for name, parameter in space.parameters.items():
-        if name not in known:
+        if name not in known and _of_every_encoder(name) not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else "Write section.key, as in fusion.dropout."
             raise UserError(f"{where}: parameters.{name}: no recipe has a setting '{name}': {hint}")
@@ -247,6 +247,14 @@ def _check_names(space: SearchSpace, where: str) -> None:
                     "Name a parameter that stands earlier in the file."
                 )
         chosen.append(name)
+
+
+def _of_every_encoder(name: str) -> str:
+    """``encoders.*.hidden`` for ``encoders.dinov2.hidden``: a recipe may name encoders as it likes."""
+    section, _, rest = name.partition(".")
+    encoder, _, setting = rest.partition(".")
+    is_typo = difflib.get_close_matches(encoder, MODALITIES, n=1, cutoff=0.7)
+    return name if section != "encoders" or is_typo else f"encoders.{EVERY}.{setting}"
 
 
 def _applies(parameter: Parameter, values: Mapping[str, Value]) -> bool:

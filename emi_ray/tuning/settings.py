@@ -87,7 +87,7 @@ class StudySettings(Settings):
     @property
     def num_steps(self) -> int:
         """Reports that a trial makes at most: an epoch of its last stage each, on the first fold."""
-        stage = self.recipe.fusion or self.recipe.encoders[self.recipe.modalities[0]]
+        stage = self.recipe.fusion or self.recipe.encoders[self.recipe.streams[0]]
         return self.recipe.training_of(stage).epochs
 
 

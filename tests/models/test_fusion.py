@@ -32,7 +32,7 @@ def test_the_fusion_head_is_the_papers():
 
 def test_modality_dropout_always_keeps_one_and_scales_the_survivors():
     torch.manual_seed(0)
-    missing = MissingModalities([2] * 3, FusionSettings(modality_dropout=0.3)).train()
+    missing = MissingModalities(dict.fromkeys("abc", 2), FusionSettings(modality_dropout=0.3)).train()
     everyone = torch.ones(200_000, dtype=torch.bool)
     dropped = torch.stack(missing([torch.ones(200_000, 2)] * 3, [everyone] * 3), dim=1)[:, :, 0]
     kept = dropped > 0
@@ -42,6 +42,17 @@ def test_modality_dropout_always_keeps_one_and_scales_the_survivors():
     torch.testing.assert_close(
         kept.float().mean(dim=0), torch.full((3,), 0.7 + 0.027 / 3), atol=0.005, rtol=0
     )
+
+
+def test_encoders_of_one_modality_are_dropped_together():
+    streams = {"text": 2, "face": 2, "frame": 2}
+    modality_of = {"text": "text", "face": "vision", "frame": "vision"}.__getitem__
+    missing = MissingModalities(streams, FusionSettings(modality_dropout=0.5), modality_of).train()
+    everyone = torch.ones(2000, dtype=torch.bool)
+    text, face, frame = missing([torch.ones(2000, 2)] * 3, [everyone] * 3)
+    assert torch.equal(face, frame)
+    assert ((text > 0) | (face > 0)).all()
+    assert 0.5 < (face > 0).float().mean() < 0.75
 
 
 def test_modality_dropout_is_off_in_evaluation():

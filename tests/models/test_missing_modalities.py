@@ -10,7 +10,9 @@ PRESENT = [torch.tensor([True, True, False]), torch.tensor([True, False, True])]
 
 def build(kind, dropout=0.0):
     torch.manual_seed(0)
-    return MissingModalities([2, 4], FusionSettings(missing=kind, modality_dropout=dropout)).train()
+    return MissingModalities(
+        {"text": 2, "audio": 4}, FusionSettings(missing=kind, modality_dropout=dropout)
+    ).train()
 
 
 def test_zero_leaves_to_the_encoder_what_a_missing_modality_is():
