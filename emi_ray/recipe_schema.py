@@ -71,10 +71,8 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _every_encoder_has_a_modality(self) -> "Recipe":
         for name, encoder in self.encoders.items():
-            if name == "fusion":
-                raise ValueError(
-                    "encoders.fusion: the last stage is called fusion; give the encoder another name"
-                )
+            if name in ("fusion", "clips"):
+                raise ValueError(f"encoders.{name}: the name is taken; give the encoder another name")
             if name not in MODALITIES and encoder.modality is None:
                 raise ValueError(
                     f"encoders.{name} is not named after a modality ({', '.join(MODALITIES)}): say which one it "

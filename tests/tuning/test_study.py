@@ -8,7 +8,7 @@ from tuning_studies import SOURCE, open_study, run_made_up, score_of, settings_o
 from emi_ray.tuning.study import ERROR, REPEAT, RETRY, START
 from emi_ray.workspace import Workspace
 
-FINITE = {"fusion.hidden": {"choice": [8, 16]}, "fusion.heads": {"choice": [1, 2]}}
+FINITE = {"fusion.hidden": {"choice": [8, 16]}, "fusion.batch_size": {"choice": [8, 16]}}
 
 
 @pytest.fixture
