@@ -1,13 +1,13 @@
 """Text without a download: hashed word and character n-grams, and a few measures of style."""
 
 import hashlib
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+import regex
 from pydantic import Field
 
 from emi_ray import config
@@ -15,9 +15,23 @@ from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.media.clip import DecodedClip
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_LAUGHTER = re.compile(r"(?:ha){2,}h?|(?:he){2,}|lol|lmao")
-_LENGTHENED = re.compile(r"(\w)\1\1")
+_TOKEN = regex.compile(
+    r"(?w)(?P<word>[\p{L}\p{M}\p{N}\p{Extended_Pictographic}\p{Regional_Indicator}].*?)\b"
+    r"|(?P<marks>[^\s\p{L}\p{M}\p{N}\p{C}\p{Extended_Pictographic}\p{Regional_Indicator}]+)",
+    regex.DOTALL,
+)
+"""Words end where Unicode says (UAX 29), and so do emoji; between them stand runs of punctuation and symbols."""
+
+_SENTENCE_MARKS = r"\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Pd}\p{Pc}.,;:!?…'\"`´、。，！？；：・¿¡।۔،؟"
+_FACES = r"[<>]?[:;=][-o*'^]?[)\](\[/\\|}{@]+|[)\](\[]+[-o*'^]?[:;=]"
+_TELLING_MARKS = regex.compile(rf"[.!?…]{{2,}}|{_FACES}|[^{_SENTENCE_MARKS}]+")
+"""Hesitation, emphasis, faces such as ``:)``, and all marks but those of sentences."""
+
+_EMPHASIS = regex.compile(r"[.!?…]+")
+_SPACES = regex.compile(r"[\u200b\u2060]")
+_INVISIBLE = regex.compile(r"[\p{Variation_Selector}\u00ad\ufeff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_LAUGHTER = regex.compile(r"(?:ha){2,}h?|(?:he){2,}|lol|lmao|rofl|xd+|(?:ха){2,}|[ㅋㅎ]{2,}|😂|🤣|😹")
+_LENGTHENED = regex.compile(r"(\w)\1\1")
 
 
 def _words(listing: str) -> frozenset[str]:
@@ -65,11 +79,14 @@ class HashedNgrams(Extractor):
     - style: length, variety, punctuation, laughter, lengthened letters, shares of groups of English words.
 
     An n-gram falls into the bucket, with the sign, that BLAKE2 gives it (Weinberger et al. 2009), and weighs
-    1 + ln(count); each family is scaled to a fixed norm. Letter case and Unicode variants do not matter. The
-    transcript has no clock, so its one timestamp is 0.
+    1 + ln(count); each family is scaled to a fixed norm. Words are those of Unicode's rules (UAX 29) in any script,
+    with their vowel signs and accents; in scripts without spaces each ideograph or syllable is one. Emoji, symbols
+    and faces such as ``:)`` are words too. Letter case and Unicode variants (NFKC) do not matter. The transcript has
+    no clock, so its one timestamp is 0.
     """
 
     NAME = "hashed-ngrams"
+    VERSION = 2
     MODALITY = "text"
     NEEDS = frozenset({"transcript"})
     DIM = 768
@@ -99,9 +116,9 @@ class HashedNgrams(Extractor):
         return [self._features(clip.transcript or "") for clip in clips]
 
     def _features(self, transcript: str) -> Features:
-        text = unicodedata.normalize("NFKC", transcript).replace("\u2019", "'").lower()
-        words = _WORD.findall(text)
-        if not words:
+        text = normalized(transcript)
+        words = words_of(text)
+        if all(_EMPHASIS.fullmatch(word) for word in words):
             raise ClipError("text", "the transcript is empty" if not text.strip() else "it holds no word")
         grams = {
             "word": _weighted(words),
@@ -114,6 +131,27 @@ class HashedNgrams(Extractor):
         vector = np.concatenate([*parts, _style(text, words) * _STYLE_WEIGHT])
         values = (vector / np.sqrt(np.sum(vector**2))).astype(np.float32)
         return Features(values[None], np.zeros(1, np.float32))
+
+
+def normalized(transcript: str) -> str:
+    """Lower case, one form for each character (NFKC), one apostrophe, and nothing that cannot be seen."""
+    text = _INVISIBLE.sub("", _SPACES.sub(" ", transcript))
+    return unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower()
+
+
+def words_of(text: str) -> list[str]:
+    """Words, emoji, symbols and telling marks of a :func:`normalized` text, in their order.
+
+    Marks of sentences are left out, unless they are a face or stand for hesitation or emphasis (``...``, ``?!``).
+    """
+    found = []
+    for match in _TOKEN.finditer(text):
+        marks = match["marks"]
+        if marks is None:
+            found.append(match["word"])
+        else:
+            found += _TELLING_MARKS.findall(marks)
+    return found
 
 
 def _weighted(grams: Iterable[str]) -> dict[str, float]:
