@@ -1,7 +1,7 @@
 """The vocabulary, and the Arrow schemas of every table that the parts exchange."""
 
 import json
-import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple, get_args
@@ -37,8 +37,16 @@ EMOTION_LABELS = tuple(Label(name) for name in EMOTIONS)
 
 
 def snake(name: str) -> str:
-    """``Empathic Pain`` → ``empathic_pain``, as score names spell labels."""
-    return re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
+    """``Empathic Pain`` → ``empathic_pain``, as score names spell labels.
+
+    Letters, marks and digits of every script are kept. A name without any, such as an emoji, is spelt by its code
+    points: ``u1f602``.
+    """
+    plain = unicodedata.normalize("NFC", name.lower())
+    spelt = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in plain)
+    return "_".join(spelt.split()) or "_".join(
+        f"u{ord(letter):x}" for letter in plain if not letter.isspace()
+    )
 
 
 MEDIA_COLUMNS = ("video", "audio", "transcript", "faces_dir", "openface_csv")
@@ -56,7 +64,18 @@ _CLIP_FIELDS = [
 ]
 
 RESERVED_COLUMNS = tuple(field.name for field in _CLIP_FIELDS)
-"""Names that a label may not have."""
+"""Columns of ``clips.parquet`` that are no labels."""
+
+_TAKEN = frozenset([*RESERVED_COLUMNS, "filename", "mean", "modalities", "scored", "chosen_on_val"])
+"""Beside labels, tables of scores and predictions have these columns and rows."""
+
+TRUE_PREFIX = "true_"
+"""What precedes a label's name in ``predictions.parquet``, where its true values stand."""
+
+
+def is_taken(name: str) -> bool:
+    """Whether a label cannot have this name, because a column or row beside the labels has it."""
+    return snake(name) in _TAKEN or name.lower().startswith(TRUE_PREFIX)
 
 
 def clips_schema(labels: Sequence[Label]) -> pa.Schema:

@@ -1,5 +1,6 @@
 """Labels as numbers in their ranges, and what can be wrong with them."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from emi_ray.config import CorpusSettings
 from emi_ray.corpus.columns import has_decimal_commas, numbers
 from emi_ray.corpus.listing import Finding, Listing, about, ids_where
 from emi_ray.errors import choices
-from emi_ray.schema import EMOTION_LABELS, Label, snake
+from emi_ray.schema import EMOTION_LABELS, Label, is_taken, snake
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ def _misnamed(listing: Listing, settings: CorpusSettings) -> Iterator[Finding]:
             yield Finding(
                 "error", f"corpus.label_ranges.{name} = [{low:g}, {high:g}]: the low end comes first."
             )
+    for name in filter(is_taken, listing.labels):
+        remedy = "Rename the column" + (
+            "" if settings.labels else ", or leave it out: corpus.labels names the labels"
+        )
+        yield Finding(
+            "error",
+            f"{listing.where}: no label can be called '{name}', as tables of results use it. {remedy}.",
+        )
     for short, times in Counter(map(snake, listing.labels)).items():
         if times > 1:
             alike = [name for name in listing.labels if snake(name) == short]
@@ -119,9 +128,16 @@ def _out_of_range(listing: Listing, label: Label, values: np.ndarray, declared: 
         return []
     message = (
         f"{listing.where}: {label.name} = {values[wrong][0]:g} is outside [{label.low:g}, {label.high:g}]. "
-        f"Correct it, or declare the range: 'corpus.label_ranges.{label.name}=[LOW, HIGH]'"
+        f"Correct it, or declare the range: '{_range_setting(label.name)}'"
     )
     return about("error", message, _ids(listing, wrong))
+
+
+def _range_setting(name: str) -> str:
+    """How the range of a label is declared; a point in its name would begin another section."""
+    if set(name) & set(".="):
+        return f"corpus.label_ranges={{{json.dumps(name, ensure_ascii=False)}: [LOW, HIGH]}}"
+    return f"corpus.label_ranges.{name}=[LOW, HIGH]"
 
 
 def _unlabelled(listing: Listing, values: dict[str, np.ndarray]) -> Iterator[Finding]:
