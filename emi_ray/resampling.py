@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from emi_ray.metrics import is_broken, is_constant
 
 _RESAMPLES = 2000
+_RESAMPLES_OF_MANY = 1000
+_MANY = 2000
+"""Groups beyond which fewer resamples do: each then says more."""
 _WEIGHTS_AT_ONCE = 4_000_000
 _FEWEST_DEFINED = 100
 _CONSTANT = 1e-12
@@ -60,7 +64,7 @@ def codes_of(groups: Sequence[str | None] | np.ndarray | None, num_clips: int) -
     if groups is None:
         return np.arange(num_clips)
     names = [f"clip {row}" if name is None else f"group {name}" for row, name in enumerate(groups)]
-    return np.unique(np.array(names, dtype=str), return_inverse=True)[1].astype(np.int64)
+    return pd.factorize(np.array(names, dtype=object))[0].astype(np.int64)
 
 
 def draw_rows(random: np.random.Generator, codes: np.ndarray) -> np.ndarray:
@@ -133,52 +137,62 @@ class GroupMoments:
         return r[:, self.scored].mean(axis=1)
 
 
-def pearson_differences(
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    true: np.ndarray,
-    codes: np.ndarray,
-    *,
-    paired_seeds: bool,
-    seed: int = 0,
-) -> tuple[tuple[Difference, ...], Difference]:
-    """How much better the first of two systems is on the same clips: for each label, and in the mean.
+@dataclass(frozen=True)
+class SampledScores:
+    """Scores of one system, by seed, label and, in the last column, their mean.
 
-    The paired bootstrap draws groups, the same for both systems, and seeds; the score of a system is the mean over
-    its seeds. One group and one seed less than there are is drawn, which makes the variance over resamples that of a
-    sample. Interval and p-value are Student's, with the degrees of freedom of Welch and Satterthwaite: seeds are few.
-    Drawing both groups and seeds errs on the safe side where a seed's luck depends on the clips (Owen 2007).
+    Attributes:
+        whole: (S, L + 1) over all clips.
+        draws: (S, R, L + 1) over the resamples, which are the same for all systems on the same clips.
+        num_groups: that clips were drawn from.
+    """
+
+    whole: np.ndarray
+    draws: np.ndarray
+    num_groups: int
+
+
+def sample_scores(
+    predicted: Sequence[np.ndarray], true: np.ndarray, codes: np.ndarray, seed: int = 0
+) -> SampledScores:
+    """Pearson's r of a system's seeds over resampled groups, for :func:`difference`.
+
+    One group less than there are is drawn, which makes the variance over resamples that of a sample.
 
     Args:
-        first, second: predictions (N, L) of each seed.
+        predicted: (N, L) for each seed.
         true: (N, L), NaN where a clip has no such label.
         codes: (N,) as of :func:`codes_of`.
+    """
+    moments = [GroupMoments(each, true, codes) for each in predicted]
+    num_groups = moments[0].num_groups
+    whole = _with_mean(moments, np.ones((1, num_groups)))[:, 0]
+    draws = [_with_mean(moments, weights) for weights in _resamples(num_groups, seed, max(num_groups - 1, 1))]
+    return SampledScores(whole, np.concatenate(draws, axis=1), num_groups)
+
+
+def difference(first: SampledScores, second: SampledScores, *, paired_seeds: bool) -> list[Difference]:
+    """How much better the first of two systems is on the same clips: for each label, then in the mean.
+
+    The paired bootstrap draws groups, the same for both systems, and seeds, one less than there are; the score of a
+    system is the mean over its seeds. Interval and p-value are Student's, with the degrees of freedom of Welch and
+    Satterthwaite: seeds are few. Drawing both groups and seeds errs on the safe side where a seed's luck depends on
+    the clips (Owen 2007). Of a system with one seed, the luck with seeds is not known and not counted.
+
+    Args:
         paired_seeds: whether the seeds of both are the same ones, in the same order.
     """
-    sides = [[GroupMoments(each, true, codes) for each in side] for side in (first, second)]
-    num_groups = sides[0][0].num_groups
-    whole = [_with_mean(side, np.ones((1, num_groups)))[:, 0] for side in sides]
-    value = whole[0].mean(axis=0) - whole[1].mean(axis=0)
-    if num_groups < 2:
-        nothing = [Difference(float(each), np.nan, np.nan, np.nan, np.nan) for each in value]
-        return tuple(nothing[:-1]), nothing[-1]
-    random = np.random.default_rng([seed, 1])
-    draws = []
-    for weights in _resamples(num_groups, seed, num_groups - 1):
-        scores = [_with_mean(side, weights) for side in sides]
-        chosen = [_draw_seeds(random, len(weights), len(side)) for side in sides]
-        if paired_seeds:
-            chosen[1] = chosen[0]
-        draws.append(_mean_of_seeds(scores[0], chosen[0]) - _mean_of_seeds(scores[1], chosen[1]))
-    spread = np.concatenate(draws)
-    seed_parts = _seed_variances(whole, paired_seeds)
-    found = [
-        _difference(
-            value[column], spread[:, column], [(part[column], df) for part, df in seed_parts], num_groups
-        )
-        for column in range(spread.shape[1])
+    random = np.random.default_rng(1)
+    chosen = [_draw_seeds(random, side.draws.shape[1], len(side.whole)) for side in (first, second)]
+    if paired_seeds:
+        chosen[1] = chosen[0]
+    value = first.whole.mean(axis=0) - second.whole.mean(axis=0)
+    draws = _mean_of_seeds(first.draws, chosen[0]) - _mean_of_seeds(second.draws, chosen[1])
+    parts = _seed_variances([first.whole, second.whole], paired_seeds)
+    return [
+        _difference(value[column], draws[:, column], [(v[column], df) for v, df in parts], first.num_groups)
+        for column in range(len(value))
     ]
-    return tuple(found[:-1]), found[-1]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -211,8 +225,9 @@ def _resamples(num_groups: int, seed: int, size: int | None = None) -> Iterator[
         return
     at_once = max(1, _WEIGHTS_AT_ONCE // num_groups)
     share = np.full(num_groups, 1 / num_groups)
-    for start in range(0, _RESAMPLES, at_once):
-        drawn = random.multinomial(size or num_groups, share, size=min(at_once, _RESAMPLES - start))
+    total = _RESAMPLES if num_groups <= _MANY else _RESAMPLES_OF_MANY
+    for start in range(0, total, at_once):
+        drawn = random.multinomial(size or num_groups, share, size=min(at_once, total - start))
         yield drawn.astype(float)
 
 
@@ -254,7 +269,7 @@ def _difference(
     value: float, draws: np.ndarray, seed_parts: Sequence[tuple[float, int]], num_groups: int
 ) -> Difference:
     draws = draws[~np.isnan(draws)]
-    if len(draws) < _FEWEST_DEFINED or np.isnan(value):
+    if len(draws) < _FEWEST_DEFINED or np.isnan(value) or num_groups < 2:
         return Difference(float(value), np.nan, np.nan, np.nan, np.nan)
     total = float(draws.var(ddof=1))
     of_groups = max(total - sum(variance for variance, _ in seed_parts), 0.0)

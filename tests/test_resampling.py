@@ -3,7 +3,15 @@ import pytest
 from scipy import stats
 
 from emi_ray.metrics import mean_score
-from emi_ray.resampling import codes_of, draw_rows, holm, pearson_differences, pearson_intervals
+from emi_ray.resampling import (
+    Difference,
+    codes_of,
+    difference,
+    draw_rows,
+    holm,
+    pearson_intervals,
+    sample_scores,
+)
 
 
 def correlated(num_clips: int, num_labels: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -113,11 +121,19 @@ def test_clip_that_names_no_person_is_one_of_its_own() -> None:
     assert list(drawn).count(0) == list(drawn).count(3)
 
 
+def differences(
+    first: list[np.ndarray], second: list[np.ndarray], true: np.ndarray, codes: np.ndarray | None = None
+) -> list[Difference]:
+    codes = np.arange(len(true)) if codes is None else codes
+    sides = [sample_scores(side, true, codes) for side in (first, second)]
+    return difference(*sides, paired_seeds=len(first) == len(second))
+
+
 def test_difference_agrees_with_scipys_paired_bootstrap() -> None:
     rng = np.random.default_rng(3)
     true = rng.normal(size=(400, 1))
-    good, bad = (np.hypot(1, 0) * true + rng.normal(0, noise, (400, 1)) for noise in (1.0, 1.4))
-    labels, mean = pearson_differences([good], [bad], true, np.arange(400), paired_seeds=True)
+    good, bad = (true + rng.normal(0, noise, (400, 1)) for noise in (1.0, 1.4))
+    label, mean = differences([good], [bad], true)
     theirs = stats.bootstrap(
         (good[:, 0], bad[:, 0], true[:, 0]),
         lambda x, y, z: stats.pearsonr(x, z).statistic - stats.pearsonr(y, z).statistic,
@@ -127,7 +143,7 @@ def test_difference_agrees_with_scipys_paired_bootstrap() -> None:
         method="percentile",
         rng=1,
     )
-    assert labels[0] == mean
+    assert label == mean
     assert mean.error == pytest.approx(theirs.standard_error, rel=0.1)
     assert mean.low == pytest.approx(theirs.confidence_interval.low, abs=0.012)
     assert mean.high == pytest.approx(theirs.confidence_interval.high, abs=0.012)
@@ -139,10 +155,10 @@ def test_system_does_not_differ_from_itself_and_luck_of_seeds_widens_a_differenc
     true = rng.normal(size=(300, 1))
     good = [true + rng.normal(0, 1.0, true.shape) for _ in range(4)]
     lucky = [true + rng.normal(0, noise, true.shape) for noise in (0.9, 1.6, 1.0, 1.5)]
-    same = pearson_differences(good, good, true, np.arange(300), paired_seeds=True)[1]
+    same = differences(good, good, true)[1]
     assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    steady = pearson_differences(good[:1], lucky[1:2], true, np.arange(300), paired_seeds=True)[1]
-    wavering = pearson_differences(good, lucky, true, np.arange(300), paired_seeds=True)[1]
+    steady = differences(good[:1], lucky[1:2], true)[1]
+    wavering = differences(good, lucky, true)[1]
     assert wavering.error > steady.error
 
 

@@ -128,14 +128,14 @@ def show_findings(findings: Sequence[Finding]) -> None:
 def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     """What a run would use, and which stage would hold it up."""
     columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "clips a batch", "clips/s")
-    table = _table("Extraction plan", *columns)
+    shown = table("Extraction plan", *columns)
     rates = {name: pool.max_actors / measured.seconds_per_clip[name] for name, pool in pools.items()}
     for name, pool in pools.items():
         numbers = (pool.max_actors, pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)
-        table.add_row(
+        shown.add_row(
             name, f"{measured.seconds_per_clip[name]:.4f}", *map(str, numbers), f"{rates[name]:.1f}"
         )
-    console.print(table)
+    console.print(shown)
     slowest = min(rates, key=rates.__getitem__)
     console.print(f"The {slowest} stage would hold the run up. Any number can be set by hand, as in")
     console.print(f"  extraction.stages.{slowest}.max_actors=4 extraction.stages.{slowest}.batch_size=16")
@@ -147,17 +147,17 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         console.print(f"Nothing to do: all {summary.already_done} clips are done or quarantined.")
         return
     columns = ("stage", "ok", "missing", "failed", "actors", "busy", "real-time factor", "of bare model")
-    table = _table("Extraction", *columns)
+    shown = table("Extraction", *columns)
     for name, stage in summary.stages.items():
         share = summary.share_of_bare_speed(name)
-        table.add_row(
+        shown.add_row(
             name,
             *map(str, (stage.ok, stage.missing, stage.failed, summary.pools[name].max_actors)),
             f"{summary.busy(name):.0%}",
             f"{summary.real_time_factor(name):.4f}",
             "" if share is None else f"{share:.0%}",
         )
-    console.print(table)
+    console.print(shown)
     console.print(
         f"{summary.clips} clips in {summary.seconds:.1f} s ({summary.clips_per_s:.1f} clips/s); "
         f"{summary.already_done} were done before. Bottleneck: {summary.bottleneck}."
@@ -180,36 +180,37 @@ def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
     stages = metrics.get("stages", {})
     models = dict(stages)
     models[metrics["recipe"]] = metrics
-    table = _table(f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}", "label", *models)
+    shown = table(f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}", "label", *models)
     keys = {"mean": "val_pearson", **{label.name: f"val_pearson_{snake(label.name)}" for label in labels}}
     for name, key in keys.items():
-        table.add_row(name, *(_decimal(scores.get(key)) for scores in models.values()))
-    console.print(table)
+        shown.add_row(name, *(decimal(scores.get(key)) for scores in models.values()))
+    console.print(shown)
 
 
 def show_comparison(runs: "Sequence[tuple[Recipe, Mapping[str, Any]]]") -> None:
-    """One row a recipe: mean validation Pearson r over its seeds, beside what its paper reports."""
-    table = _table("Validation Pearson r", "recipe", "mean", "± sd", "seeds", "paper")
+    """One row a recipe: mean validation Pearson r over its seeds."""
+    shown = table("Validation Pearson r", "recipe", "mean", "± sd", "seeds")
     scores: dict[str, list[float]] = {}
-    papers = {}
     for recipe, metrics in runs:
         value = metrics["val_pearson"]
         scores.setdefault(recipe.name, []).append(float("nan") if value is None else value)
-        papers[recipe.name] = recipe.paper.val_pearson if recipe.paper else None
     for name, values in scores.items():
-        spread = _decimal(stdev(values)) if len(values) > 1 else "–"
-        table.add_row(name, _decimal(fmean(values)), spread, str(len(values)), _decimal(papers[name]))
-    console.print(table)
-    console.print("The papers' numbers are for Hume-Vidmimic2; sd is that of a sample.")
+        spread = decimal(stdev(values)) if len(values) > 1 else "–"
+        shown.add_row(name, decimal(fmean(values)), spread, str(len(values)))
+    console.print(shown)
+    console.print(
+        "Each over the clips that it can read; sd is that of a sample. Which is better, on the same clips: "
+        "emi-ray compare."
+    )
 
 
-def _table(title: str, first: str, *others: str) -> Table:
+def table(title: str, first: str, *others: str) -> Table:
     """A table whose first column is text and whose others are numbers."""
-    table = Table(first, title=title)
+    made = Table(first, title=title)
     for heading in others:
-        table.add_column(heading, justify="right", overflow="fold")
-    return table
+        made.add_column(heading, justify="right", overflow="fold")
+    return made
 
 
-def _decimal(value: float | None) -> str:
+def decimal(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"

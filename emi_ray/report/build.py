@@ -12,9 +12,11 @@ import emi_ray
 from emi_ray.config import dump_yaml
 from emi_ray.report import numbers
 from emi_ray.report.collect import FailureKind, FeatureSet, Material, collect
+from emi_ray.report.comparison_section import build_comparison
 from emi_ray.report.corpus_plots import coverage_bars, step_histograms
 from emi_ray.report.corpus_section import build_corpus_section
 from emi_ray.report.headline import headline
+from emi_ray.report.same_clips import same_clips
 from emi_ray.report.scores import build_scores, scores_json
 from emi_ray.report.study_section import build_study_sections
 from emi_ray.report.style import DARK_PALETTE, PALETTE
@@ -47,12 +49,14 @@ def build_report(workspace: Workspace) -> dict[str, Any]:
 def render(material: Material) -> str:
     """The page. It is well-formed XML, too."""
     systems = build_systems(material)
+    same = same_clips(material.workspace, material.runs)
     template = _environment().get_template("index.html.j2")
     page: str = template.render(
         title=f"Emotional mimicry intensity: {_corpus_name(material)}",
-        headline=headline(material, systems[0].intervals.mean if systems and systems[0].intervals else None),
+        headline=headline(material, same),
         facts=_facts(material),
-        scores=build_scores(material),
+        scores=build_scores(material, same),
+        comparison=build_comparison(material, same),
         systems=systems,
         num_undrawn=len(material.runs) - len(systems),
         studies=build_study_sections(material.workspace),

@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emi_ray.comparison import codes_of_clips
 from emi_ray.config import WorkspaceConfig
-from emi_ray.corpus.splits import GROUP
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.report.runs import Run, read_runs
-from emi_ray.resampling import codes_of
 from emi_ray.schema import MODALITIES, labels_of
 from emi_ray.workspace import CLIPS, CONFIG, Workspace
 
@@ -87,11 +86,7 @@ class Material:
 
     def codes_of(self, clip_ids: Sequence[str]) -> np.ndarray:
         """Which of the clips (N,) belong to one group (person), as of :func:`emi_ray.resampling.codes_of`."""
-        if self.clips is None or GROUP not in self.clips.column_names:
-            return codes_of(None, len(clip_ids))
-        pairs = zip(self.clips["clip_id"].to_pylist(), self.clips[GROUP].to_pylist(), strict=True)
-        group_of = dict(pairs)
-        return codes_of([group_of.get(clip_id) for clip_id in clip_ids], len(clip_ids))
+        return codes_of_clips(self.workspace, clip_ids)
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -1,69 +1,117 @@
-"""The result of a workspace in one sentence."""
+"""The result of a workspace in one sentence. Whatever it compares, it compares on the same clips."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from emi_ray.comparison import FEWEST_CLIPS, Answers, common_clips, read_answers, read_stage_answers
 from emi_ray.report.collect import Material
-from emi_ray.report.numbers import plural
-from emi_ray.report.runs import Run, number
-from emi_ray.resampling import Interval
+from emi_ray.report.numbers import plural, score, signed
+from emi_ray.report.runs import Run
+from emi_ray.report.same_clips import SameClips
+from emi_ray.resampling import Difference, difference, pearson_intervals, sample_scores
 
 
 @dataclass(frozen=True)
-class SingleModality:
-    """The best score that one modality reached alone, and the run in which it did."""
+class Single:
+    """The best of one modality alone: a run or a stage of one, on ``num_clips`` that the best run answers too.
+
+    ``difference`` is the best run's score less this one's ``score``.
+    """
 
     modality: str
-    val_pearson: float
     run: Run
+    num_clips: int
+    score: float
+    difference: Difference
 
 
-def headline(material: Material, interval: Interval | None) -> str:
-    """The best run against the best single modality; without runs, how far the workspace has come.
-
-    Args:
-        interval: of the best run's mean Pearson.
-    """
-    scored = [run for run in material.runs if not math.isnan(run.val_pearson)]
-    if not scored:
-        return _progress(material)
-    best = scored[0]
-    rank = "" if len(scored) == 1 else f" is the best of {plural(len(scored), 'run')}"
+def headline(material: Material, same: SameClips | None) -> str:
+    """The best run against the best single modality; without runs, how far the workspace has come."""
+    if same is None or math.isnan(same.scores[0]):
+        return _unranked(material)
+    best, answers = same.runs[0], same.answers[0]
+    rank = "" if len(same.runs) == 1 else f" is the best of {plural(len(same.runs), 'run')} on the same clips"
     within = ""
-    if interval and not math.isnan(interval.low):
-        within = f" (95 % interval {interval.low:.3f} to {interval.high:.3f})"
-    clips = plural(best.metrics.get("num_val", 0), "clip")
-    reached = f"{best.name}{rank}: mean validation Pearson {best.val_pearson:.4f}{within} over {clips}"
-    return f"{reached}{_comparison(best, best_single_modality(scored))}."
+    codes = material.codes_of(answers.clip_ids)
+    interval = pearson_intervals(answers.predicted, answers.true, codes).mean
+    if not math.isnan(interval.low):
+        within = f" (95 % interval {score(interval.low)} to {score(interval.high)})"
+    clips = plural(len(same.clip_ids), "clip")
+    reached = f"{best.name}{rank}: mean validation Pearson {score(same.scores[0], 4)}{within} over {clips}"
+    others = (
+        f" {plural(same.others, 'run')} on other clips or without predictions: not compared."
+        if same.others
+        else ""
+    )
+    return f"{reached}{_comparison(material, same)}.{others}"
 
 
-def best_single_modality(runs: Sequence[Run]) -> SingleModality | None:
-    """Over the unimodal runs and the unimodal stages of the others; of equals, that of the better run."""
-    candidates = [
-        SingleModality(modality, number(scores.get("val_pearson")), run)
-        for run in runs
-        for modality, scores in ([(run.modality, run.metrics)] if run.modality else run.stages.items())
-    ]
-    known = [candidate for candidate in candidates if not math.isnan(candidate.val_pearson)]
-    return max(known, key=lambda candidate: candidate.val_pearson, default=None)
+def best_single_modality(material: Material, same: SameClips) -> Single | None:
+    """Over the runs of one modality and the stages of one of the others; of equals, the first."""
+    best = same.answers[0]
+    found: Single | None = None
+    for modality, run, answers in _candidates(material):
+        clip_ids = common_clips([best, answers])
+        if len(clip_ids) < max(FEWEST_CLIPS, len(best.clip_ids) // 2) or answers.labels != best.labels:
+            continue
+        sides = [best.at(clip_ids), answers.at(clip_ids)]
+        codes = material.codes_of(clip_ids)
+        sampled = [sample_scores([side.predicted], side.true, codes) for side in sides]
+        reached = float(sampled[1].whole[0, -1])
+        if not math.isnan(reached) and (found is None or reached > found.score):
+            gain = difference(sampled[0], sampled[1], paired_seeds=True)[-1]
+            found = Single(modality, run, len(clip_ids), reached, gain)
+    return found
 
 
-def _comparison(best: Run, single: SingleModality | None) -> str:
+def _candidates(material: Material) -> list[tuple[str, Run, Answers]]:
+    found = []
+    for run in material.runs:
+        if run.modality:
+            answers = read_answers(material.workspace, run.folder)
+            parts = {} if answers is None else {run.modality: answers}
+        else:
+            parts = read_stage_answers(material.workspace, run.folder)
+        found += [(modality, run, answers) for modality, answers in parts.items()]
+    return found
+
+
+def _comparison(material: Material, same: SameClips) -> str:
+    best = same.runs[0]
     if best.modality:
         return f", from {best.modality} alone"
+    single = best_single_modality(material, same)
     if single is None:
         return ""
-    difference = best.val_pearson - single.val_pearson
-    direction = "above" if difference >= 0 else "below"
+    gain = single.difference
+    direction = "above" if gain.value >= 0 else "below"
     where = "" if single.run is best else f" in {single.run.name}"
-    return (
-        f", {abs(difference):.3f} {direction} the best single modality "
-        f"({single.modality}{where}: {single.val_pearson:.4f})"
+    clips = (
+        ""
+        if single.num_clips == len(same.clip_ids)
+        else f" on the {plural(single.num_clips, 'clip')} of both"
     )
+    text = (
+        f", {score(abs(gain.value))} {direction} the best single modality "
+        f"({single.modality}{where}: {score(single.score, 4)}){clips}"
+    )
+    if math.isnan(gain.p_value):
+        return text
+    reach = f"95 % interval of the difference {signed(gain.low, 3)} to {signed(gain.high, 3)}"
+    return f"{text}; {reach}" + ("" if gain.p_value < 0.05 else ": the two cannot be told apart")
 
 
-def _progress(material: Material) -> str:
+def _unranked(material: Material) -> str:
+    """Where no run left predictions: the best score that a run noted, or how far the workspace has come."""
+    scored: Sequence[Run] = [run for run in material.runs if not math.isnan(run.val_pearson)]
+    if scored:
+        best = scored[0]
+        clips = plural(best.metrics.get("num_val", 0), "clip")
+        return (
+            f"{best.name}: mean validation Pearson {score(best.val_pearson, 4)} over {clips}; without its "
+            "predictions it is compared with nothing."
+        )
     if material.clips is None:
         return "Nothing here yet: the workspace has no corpus."
     clips = plural(material.clips.num_rows, "clip")

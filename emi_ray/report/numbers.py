@@ -12,6 +12,12 @@ def score(value: float | None, decimals: int = 3) -> str:
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
+def signed(value: float | None, decimals: int = 4) -> str:
+    """As :func:`score`, with a plus sign where it is not negative."""
+    text = score(value, decimals)
+    return text if text == UNKNOWN or text.startswith("−") else f"+{text}"
+
+
 def grouped(value: float | None) -> str:
     """With commas between thousands; decimals only where there are any."""
     if value is None or math.isnan(value):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from emi_ray.config import read_yaml
 from emi_ray.schema import snake
@@ -28,17 +27,6 @@ class Epoch:
     train_loss: float
     val_loss: float
     val_pearson: float
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """For the validation split: ``clip_ids`` (N,), ``predicted`` and ``true`` (N, L), NaN where a clip has no such
-    label."""
-
-    labels: tuple[str, ...]
-    predicted: np.ndarray
-    true: np.ndarray
-    clip_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,20 +88,6 @@ def read_runs(workspace: Workspace) -> list[Run]:
     ]
     runs = [_read_run(workspace, recipe, seed) for recipe, seed in folders]
     return sorted(runs, key=lambda run: -run.val_pearson if run.val_pearson == run.val_pearson else math.inf)
-
-
-def read_predictions(workspace: Workspace, run: Run) -> Predictions | None:
-    """Predictions for the validation split; None where there are none."""
-    if "predictions.parquet" in run.absent:
-        return None
-    table = workspace.read_table(f"{run.folder}/predictions.parquet")
-    table = table.filter(pc.equal(table["split"], "val"))
-    labels = [name.removeprefix("true_") for name in table.column_names if name.startswith("true_")]
-    if not labels or not table.num_rows:
-        return None
-    predicted = np.stack([column_of(table, label) for label in labels], axis=1)
-    true = np.stack([column_of(table, f"true_{label}") for label in labels], axis=1)
-    return Predictions(tuple(labels), predicted, true, tuple(table["clip_id"].to_pylist()))
 
 
 def label_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> list[float]:

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from emi_ray.report.runs import Epoch, Predictions
+from emi_ray.comparison import Answers
+from emi_ray.report.runs import Epoch
 from emi_ray.report.style import PAGE_WIDTH_IN, PALETTE, colour_of, one_panel, panel_grid, report_style
 from emi_ray.report.svg import inline_svg
 from emi_ray.resampling import PearsonIntervals
@@ -133,7 +134,7 @@ def _loss_curves(axes: Axes, stage: str, rows: Sequence[Epoch]) -> None:
     axes.set_xlabel("epoch")
 
 
-def prediction_scatter(name: str, predictions: Predictions, r: Sequence[float], seed: int = 0) -> str:
+def prediction_scatter(name: str, predictions: Answers, r: Sequence[float], seed: int = 0) -> str:
     """Predicted against true, one panel a label, with r over all clips; of a large split, a sample."""
     num_labels, num_columns = len(predictions.labels), 3
     sample = np.random.default_rng(seed).permutation(len(predictions.true))[:MAX_POINTS]

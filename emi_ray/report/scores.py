@@ -9,6 +9,7 @@ import numpy as np
 
 from emi_ray.report.collect import Material
 from emi_ray.report.runs import Run, label_scores, number
+from emi_ray.report.same_clips import SameClips
 from emi_ray.report.score_plots import RecipeScores, run_dots
 
 _PAPER_CORPUS = "vidmimic2"
@@ -16,11 +17,16 @@ _PAPER_CORPUS = "vidmimic2"
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One run in the table; ``tops`` says for which labels no run is better."""
+    """One run in the table.
+
+    ``same`` is its mean r on the clips that the ranked runs share, and ``tops`` says for which labels no ranked run
+    is better on these.
+    """
 
     run: Run
     labels: Sequence[float]
     tops: Sequence[bool]
+    same: float
 
     @property
     def ccc(self) -> float:
@@ -54,18 +60,23 @@ class Scores:
     seeds: Sequence[SeedRow]
     dots: str | None
     paper_heading: str
+    same_heading: str
     notes: Sequence[str]
 
 
-def build_scores(material: Material) -> Scores:
-    """The section of scores; without rows where nothing has been scored."""
+def build_scores(material: Material, same: SameClips | None) -> Scores:
+    """The section of scores; without rows where nothing has been scored.
+
+    Args:
+        same: the runs that can be ranked, on the clips that they share.
+    """
     scored = [run for run in material.runs if run.metrics]
     recipes = _by_recipe(scored)
     same_data = material.corpus_kind == _PAPER_CORPUS
     paper_label = "the paper" if same_data else "the paper, on other data"
     return Scores(
         labels=material.label_names,
-        rows=_rows(scored, material.label_names),
+        rows=_rows(scored, material.label_names, same),
         seeds=[
             SeedRow(
                 each.recipe, len(each.scores), float(np.mean(each.scores)), float(np.std(each.scores, ddof=1))
@@ -75,7 +86,10 @@ def build_scores(material: Material) -> Scores:
         ],
         dots=run_dots("runs", recipes, paper_label) if len(recipes) > 1 else None,
         paper_heading="paper" if same_data else "paper (other data)",
-        notes=_notes(scored, same_data),
+        same_heading=f"mean Pearson, same {len(same.clip_ids):,} clips"
+        if same and _differ(same, scored)
+        else "",
+        notes=_notes(scored, same_data, same),
     )
 
 
@@ -96,33 +110,43 @@ def scores_json(material: Material) -> dict[str, Any]:
     }
 
 
-def _rows(runs: Sequence[Run], labels: Sequence[str]) -> list[ScoreRow]:
+def _rows(runs: Sequence[Run], labels: Sequence[str], same: SameClips | None) -> list[ScoreRow]:
     if not runs:
         return []
-    values = np.array([label_scores(run.metrics, labels) for run in runs])
+    own = [label_scores(run.metrics, labels) for run in runs]
+    shared = [same.label_scores(run, labels) if same else [math.nan] * len(labels) for run in runs]
+    values = np.array(shared).reshape(len(runs), len(labels))
     tops = values == np.fmax.reduce(values, axis=0)
-    return [ScoreRow(*row) for row in zip(runs, values.tolist(), tops.tolist(), strict=True)]
+    means = [same.score(run) if same else math.nan for run in runs]
+    return [ScoreRow(*row) for row in zip(runs, own, tops.tolist(), means, strict=True)]
+
+
+def _differ(same: SameClips, runs: Sequence[Run]) -> bool:
+    """Whether some run was scored on other clips than the ranked ones share."""
+    return same.others > 0 or any(run.metrics.get("num_val") != len(same.clip_ids) for run in runs)
 
 
 def _by_recipe(runs: Sequence[Run]) -> list[RecipeScores]:
     """In the order of their best run."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        if not math.isnan(run.val_pearson):
-            groups.setdefault(run.recipe, []).append(run)
+        groups.setdefault(run.recipe, []).append(run)
     return [
         RecipeScores(recipe, [run.val_pearson for run in group], group[0].paper_val_pearson)
         for recipe, group in groups.items()
     ]
 
 
-def _notes(runs: Sequence[Run], same_data: bool) -> list[str]:
+def _notes(runs: Sequence[Run], same_data: bool, same: SameClips | None) -> list[str]:
     notes = [
-        "Over the validation split; the best of each label is underlined.",
+        "Each run over the validation clips that it can read.",
+        "The best of each label on the clips that the ranked runs share is underlined.",
         "Epochs were chosen by these same scores, which makes them a little optimistic.",
     ]
-    if len({run.metrics.get("num_val") for run in runs}) > 1:
-        notes.append("Runs with different numbers of clips were not validated on the same ones.")
+    if same is not None and same.others:
+        notes.append(f"Validated on other clips, or without predictions, and not ranked: {same.others}.")
+    if any(math.isnan(run.val_pearson) for run in runs):
+        notes.append("A mean over seeds of which one has no score is not known.")
     if not same_data and any(not math.isnan(run.paper_val_pearson) for run in runs):
         notes.append(
             "The paper's numbers are for Hume-Vidmimic2, not for these clips: they cannot be compared."

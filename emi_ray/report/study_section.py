@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from emi_ray.report.corpus_section import TextTable
-from emi_ray.report.numbers import UNKNOWN, plural, score
+from emi_ray.report.numbers import UNKNOWN, plural, score, signed
 from emi_ray.report.studies import Study, read_studies
 from emi_ray.report.study_plots import front_plot, importance_bars, search_history, slices
 from emi_ray.workspace import Workspace
@@ -97,13 +97,13 @@ def _verdict(result: dict[str, Any] | Any, maximise: bool) -> str:
     best, start = result["confirmed"][0], result["start"]
     reported, start_reported = (fmean(result[key]["scores"]) for key in ("best_reported", "start_reported"))
     text = (
-        f"On the reporting split the tuned settings are better by {_signed(sign * (reported - start_reported))}. "
+        f"On the reporting split the tuned settings are better by {signed(sign * (reported - start_reported))}. "
         f"The chosen trial had scored {score(best['tuned'], 4)} in the search and {score(best['confirmed'], 4)} as "
-        f"the mean over further seeds: the search was optimistic by {_signed(sign * (best['tuned'] - reported))}"
+        f"the mean over further seeds: the search was optimistic by {signed(sign * (best['tuned'] - reported))}"
     )
     if start is None:
         return f"{text}."
-    own = _signed(sign * (start["tuned"] - start_reported))
+    own = signed(sign * (start["tuned"] - start_reported))
     return f"{text}, of which {own} is the splits' own difference, as settings show that nobody chose."
 
 
@@ -132,7 +132,3 @@ def _value(values: Any, name: str) -> str:
     if value is None:
         return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")

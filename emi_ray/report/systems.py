@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from emi_ray.comparison import Answers, read_answers
 from emi_ray.metrics import pearson
 from emi_ray.report.collect import Material
-from emi_ray.report.runs import Predictions, Run, label_scores, number, read_predictions
+from emi_ray.report.runs import Run, label_scores, number
 from emi_ray.report.score_plots import MAX_POINTS, Bars, prediction_scatter, score_bars, training_curves
 from emi_ray.report.style import colour_of
 from emi_ray.resampling import PearsonIntervals, pearson_intervals
@@ -44,7 +45,7 @@ def build_systems(material: Material) -> list[System]:
 
 
 def _system(material: Material, run: Run, prefix: str) -> System:
-    predictions = read_predictions(material.workspace, run)
+    predictions = read_answers(material.workspace, run.folder)
     intervals = _intervals(material, predictions) if predictions else None
     labels = predictions.labels if predictions else material.label_names
     return System(
@@ -58,7 +59,7 @@ def _system(material: Material, run: Run, prefix: str) -> System:
     )
 
 
-def _intervals(material: Material, predictions: Predictions) -> PearsonIntervals:
+def _intervals(material: Material, predictions: Answers) -> PearsonIntervals:
     codes = material.codes_of(predictions.clip_ids)
     return pearson_intervals(predictions.predicted, predictions.true, codes)
 
@@ -73,12 +74,12 @@ def _bars(run: Run, labels: Sequence[str]) -> list[Bars]:
     ]
 
 
-def _scatter(predictions: Predictions, prefix: str) -> str:
+def _scatter(predictions: Answers, prefix: str) -> str:
     r = pearson(predictions.predicted, predictions.true)
     return prediction_scatter(f"{prefix}-scatter", predictions, r.tolist())
 
 
-def _scatter_caption(predictions: Predictions) -> str:
+def _scatter_caption(predictions: Answers) -> str:
     num_clips = len(predictions.true)
     drawn = (
         f"{MAX_POINTS:,} of {num_clips:,} clips are drawn"

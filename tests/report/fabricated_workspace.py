@@ -82,6 +82,8 @@ def add_run(
     """A finished run of a fusion of ``modalities``, or of the one."""
     folder = f"runs/{recipe}/{seed}"
     stages = {modality: _scores(_SKILL[modality] * skill, seed) for modality in modalities}
+    said = [_stage_table(modality, _SKILL[modality] * skill, seed) for modality in modalities]
+    workspace.write_table(f"{folder}/stages.parquet", pa.concat_tables(said))
     final = "fusion" if len(modalities) > 1 else modalities[0]
     predicted, true, is_val = (
         _predictions(_SKILL[final] * skill, seed),
@@ -113,6 +115,13 @@ def add_run(
     workspace.write_json(
         f"{folder}/versions.json", {"python": "3.11.2", "torch": "2.13.0", "emi_ray": "0.1.0"}
     )
+
+
+def _stage_table(modality: Modality, skill: float, seed: int) -> pa.Table:
+    is_val = np.array(_splits()) == "val"
+    predicted = _predictions(skill, seed)[is_val]
+    columns = {"clip_id": np.array(clip_ids())[is_val].tolist(), "stage": [modality] * NUM_VAL}
+    return pa.table(columns | {name: predicted[:, index] for index, name in enumerate(EMOTIONS)})
 
 
 def write_full(root: Path, kind: str = "demo") -> Workspace:

@@ -58,7 +58,7 @@ def build(workspace: Workspace) -> str:
 
 def test_full_page_has_every_section_and_plot(full_page: Page) -> None:
     sections = [section.get("id") for section in full_page.tree.iter("section")]
-    assert sections == ["scores", "systems", "corpus", "features", "making"]
+    assert sections == ["scores", "comparison", "systems", "corpus", "features", "making"]
     plots = [svg.get("aria-label") for svg in full_page.tree.iter("svg")]
     assert len(plots) == 1 + 3 * 3 + 1 + 2
     assert "Nothing has been trained" not in full_page.html

@@ -1,0 +1,92 @@
+"""The verb compare: which of several systems is better, and whether that can be told at all."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from emi_ray.cli.app import WorkspaceOption, app, console
+from emi_ray.cli.show import decimal, table
+from emi_ray.workspace import Workspace
+
+if TYPE_CHECKING:
+    from emi_ray.comparison import Comparison
+
+
+@app.command()
+def compare(
+    workspace: WorkspaceOption,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Recipes with all their seeds (f2), or single runs (f2/42)."),
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="A label; may be repeated.")] = None,
+    split: Annotated[Literal["val", "test"], typer.Option(help="Clips to compare on.")] = "val",
+    to: Annotated[Path | None, typer.Option(help="CSV file to write the differences to.")] = None,
+) -> None:
+    """Compare systems on the clips that all of them are scored on.
+
+    Differences have 95 % intervals, by a paired bootstrap over people and seeds, and p-values that are corrected for
+    the number of comparisons. Without a name, all recipes of the workspace are compared.
+
+    Example: emi-ray compare -w work f1 f2 ours --label Joy
+    """
+    from emi_ray.comparison import compare as compare_systems
+    from emi_ray.comparison import read_systems
+
+    target = Workspace(workspace)
+    target.config()  # a workspace must be there
+    found = compare_systems(target, read_systems(target, runs or [], split), label)
+    _show(found)
+    if to is not None:
+        _write(found, to)
+        console.print(f"Wrote {to}.")
+
+
+def _show(found: "Comparison") -> None:
+    scores = table(
+        "Pearson r on the same clips, mean over seeds", "system", "seeds", *found.labels, "mean", "± sd"
+    )
+    for system, row, deviation in zip(found.systems, found.scores, found.deviations, strict=True):
+        scores.add_row(system.name, str(len(system.seeds)), *map(decimal, row), decimal(deviation))
+    console.print(scores)
+    differences = table("Differences", "systems", "of", "difference", "95 % interval", "p, corrected")
+    for pair in found.pairs:
+        rows = [
+            ("mean", pair.mean, pair.p_value),
+            *zip(found.labels, pair.labels, pair.label_p_values, strict=True),
+        ]
+        for name, difference, p_value in rows:
+            reach = f"{difference.low:+.3f} … {difference.high:+.3f}"
+            differences.add_row(
+                f"{pair.first} − {pair.second}", name, f"{difference.value:+.3f}", reach, decimal(p_value)
+            )
+    console.print(differences)
+    for text in [*(pair.verdict for pair in found.pairs), *found.notes]:
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def _write(found: "Comparison", path: Path) -> None:
+    import pandas as pd
+
+    rows = [
+        {
+            "first": pair.first,
+            "second": pair.second,
+            "label": name,
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            "p_value": difference.p_value,
+            "p_value_corrected": p_value,
+            "num_clips": found.num_clips,
+            "num_groups": found.num_groups,
+        }
+        for pair in found.pairs
+        for name, difference, p_value in [
+            ("mean", pair.mean, pair.p_value),
+            *zip(found.labels, pair.labels, pair.label_p_values, strict=True),
+        ]
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False)

@@ -1,0 +1,294 @@
+"""Trained systems set against each other on the same clips, from the predictions that their runs left.
+
+A system is a recipe with all its seeds, or one run. Clips that one of the systems was not scored on count for none of
+them, so that no system gains by clips that are easy, or by having been spared those that are hard.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.corpus.splits import GROUP
+from emi_ray.errors import UserError, choices
+from emi_ray.resampling import Difference, codes_of, difference, holm, sample_scores
+from emi_ray.workspace import CLIPS, Workspace
+
+PREDICTIONS = "predictions.parquet"
+STAGES = "stages.parquet"
+FEWEST_CLIPS = 3
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one run, or one stage of it, says of the N clips that it is scored on.
+
+    ``predicted`` and ``true`` are (N, L) in the units of the labels; ``true`` is NaN where a clip has no such label.
+    """
+
+    clip_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    predicted: np.ndarray
+    true: np.ndarray
+
+    def at(self, clip_ids: Sequence[str]) -> "Answers":
+        """The same of some of the clips, in their order."""
+        row_of = {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
+        rows = [row_of[clip_id] for clip_id in clip_ids]
+        return Answers(tuple(clip_ids), self.labels, self.predicted[rows], self.true[rows])
+
+    def of(self, labels: Sequence[str]) -> "Answers":
+        """The same of some of the labels."""
+        columns = [self.labels.index(label) for label in labels]
+        return Answers(self.clip_ids, tuple(labels), self.predicted[:, columns], self.true[:, columns])
+
+
+@dataclass(frozen=True)
+class System:
+    """Several seeds of one recipe, or one run: its name, and by seed its answers."""
+
+    name: str
+    seeds: Mapping[str, Answers]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How much better the first of two systems is: for each label, and in the mean; with corrected p-values.
+
+    p-values of the mean are corrected for the number of pairs, those of labels for pairs times labels (Holm 1979).
+    """
+
+    first: str
+    second: str
+    labels: tuple[Difference, ...]
+    mean: Difference
+    label_p_values: tuple[float, ...]
+    p_value: float
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence: which is better, or that they cannot be told apart."""
+        better, worse = (self.first, self.second) if self.mean.value >= 0 else (self.second, self.first)
+        low, high = sorted((abs(self.mean.low), abs(self.mean.high)))
+        if np.isnan(self.p_value):
+            return f"{self.first} and {self.second} cannot be compared: no correlation, or too few groups."
+        if self.p_value < SIGNIFICANT:
+            return (
+                f"{better} is better than {worse} by {abs(self.mean.value):.4f} "
+                f"(95 % interval {low:.4f} to {high:.4f}; p {_p(self.p_value)} after correction)."
+            )
+        return (
+            f"{self.first} and {self.second} cannot be told apart: they differ by {self.mean.value:+.4f} "
+            f"(95 % interval {self.mean.low:+.4f} to {self.mean.high:+.4f}; p {_p(self.p_value)} after correction)."
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All systems on the same clips.
+
+    Attributes:
+        scores: for each system (L + 1,): mean over its seeds of r of each label, then of their mean.
+        deviations: for each system, the standard deviation over seeds of the mean r; NaN for one seed.
+    """
+
+    labels: tuple[str, ...]
+    num_clips: int
+    num_groups: int
+    systems: tuple[System, ...]
+    scores: tuple[np.ndarray, ...]
+    deviations: tuple[float, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the numbers."""
+        notes = [
+            f"All on the same {self.num_clips:,} clips of {self.num_groups:,} groups (people; a clip that names none "
+            "is one of its own). Intervals are of single comparisons, by a paired bootstrap over groups and seeds; "
+            "p-values are corrected for the number of comparisons (Holm)."
+        ]
+        single = [system.name for system in self.systems if len(system.seeds) == 1]
+        if single:
+            notes.append(f"One seed only, so that luck with seeds is not counted: {', '.join(single)}.")
+        return notes
+
+
+def read_answers(workspace: Workspace, folder: str, split: Literal["val", "test"] = "val") -> Answers | None:
+    """The scored clips of a run's predictions; None where there are none with labels."""
+    if not workspace.exists(f"{folder}/{PREDICTIONS}"):
+        return None
+    table = workspace.read_table(f"{folder}/{PREDICTIONS}")
+    table = table.filter(pc.equal(table["split"], split))
+    if "scored" in table.column_names:
+        table = table.filter(table["scored"])
+    labels = tuple(name.removeprefix("true_") for name in table.column_names if name.startswith("true_"))
+    if not labels or not table.num_rows:
+        return None
+    true = _columns(table, [f"true_{label}" for label in labels])
+    return Answers(tuple(table["clip_id"].to_pylist()), labels, _columns(table, labels), true)
+
+
+def read_stage_answers(workspace: Workspace, folder: str) -> dict[str, Answers]:
+    """By modality, what the stages of a run say of the validation clips that the whole of it was scored on."""
+    whole = read_answers(workspace, folder)
+    if whole is None or not workspace.exists(f"{folder}/{STAGES}"):
+        return {}
+    table = workspace.read_table(f"{folder}/{STAGES}")
+    found = {}
+    for stage in dict.fromkeys(table["stage"].to_pylist()):
+        own = table.filter(pc.equal(table["stage"], stage))
+        own = own.filter(pc.is_in(own["clip_id"], pa.array(whole.clip_ids, pa.string())))
+        clip_ids = tuple(own["clip_id"].to_pylist())
+        found[stage] = Answers(clip_ids, whole.labels, _columns(own, whole.labels), whole.at(clip_ids).true)
+    return found
+
+
+def read_systems(
+    workspace: Workspace, names: Sequence[str], split: Literal["val", "test"] = "val"
+) -> list[System]:
+    """The systems of that name: ``f2`` with all its finished seeds, or the one run ``f2/42``; all recipes if none is
+    named.
+
+    Raises:
+        UserError: no run is called so, or it left no predictions with labels.
+    """
+    recipes = workspace.folders("runs")
+    if not recipes:
+        raise UserError(f"{workspace.root} has no runs yet: train some with emi-ray train.")
+    found = []
+    for name in names or recipes:
+        recipe, _, seed = name.strip("/").removeprefix("runs/").partition("/")
+        if recipe not in recipes:
+            raise UserError(f"{workspace.root} has no run '{name}': {choices(recipe, recipes)}")
+        seeds = workspace.folders(f"runs/{recipe}")
+        if seed and seed not in seeds:
+            raise UserError(f"{workspace.root} has no run '{name}': {choices(seed, seeds)}")
+        answers = {
+            each: read_answers(workspace, f"runs/{recipe}/{each}", split)
+            for each in ([seed] if seed else seeds)
+        }
+        held = {each: answer for each, answer in answers.items() if answer is not None}
+        if not held and names:
+            raise UserError(
+                f"Run '{name}' has no predictions of {split} clips with labels: finish it with emi-ray train."
+            )
+        if held:
+            found.append(System(f"{recipe}/{seed}" if seed else recipe, held))
+    return found
+
+
+def codes_of_clips(workspace: Workspace, clip_ids: Sequence[str]) -> np.ndarray:
+    """Which clips (N,) belong to one group of the corpus, as of :func:`emi_ray.resampling.codes_of`."""
+    if not workspace.exists(CLIPS):
+        return codes_of(None, len(clip_ids))
+    clips = workspace.clips()
+    if GROUP not in clips.column_names:
+        return codes_of(None, len(clip_ids))
+    group_of = dict(zip(clips["clip_id"].to_pylist(), clips[GROUP].to_pylist(), strict=True))
+    return codes_of([group_of.get(clip_id) for clip_id in clip_ids], len(clip_ids))
+
+
+def common_clips(answers: Sequence[Answers]) -> tuple[str, ...]:
+    """The clips that all are scored on, in the order of the first."""
+    shared = set.intersection(*(set(each.clip_ids) for each in answers))
+    return tuple(clip_id for clip_id in answers[0].clip_ids if clip_id in shared)
+
+
+def compare(
+    workspace: Workspace, systems: Sequence[System], labels: Sequence[str] | None = None
+) -> Comparison:
+    """Set systems against each other, each pair, on the clips that all of them are scored on.
+
+    Args:
+        labels: by default all.
+
+    Raises:
+        UserError: fewer than two systems, no such label, too few clips in common, or systems that were trained on
+            other labels.
+    """
+    if len(systems) < 2:
+        named = ", ".join(system.name for system in systems) or "none"
+        raise UserError(
+            f"A comparison needs two systems; there are: {named}. Name runs of two recipes, or two seeds."
+        )
+    everything = [answers for system in systems for answers in system.seeds.values()]
+    clip_ids = common_clips(everything)
+    if len(clip_ids) < FEWEST_CLIPS:
+        raise UserError(
+            f"{', '.join(system.name for system in systems)} were scored on {len(clip_ids)} clips in common, "
+            "which is too few to compare them: train them on the same split."
+        )
+    chosen = _choose_labels(everything, labels)
+    systems = [
+        System(system.name, {seed: answers.at(clip_ids).of(chosen) for seed, answers in system.seeds.items()})
+        for system in systems
+    ]
+    _refuse_other_truth(systems)
+    true = next(iter(systems[0].seeds.values())).true
+    codes = codes_of_clips(workspace, clip_ids)
+    sampled = [sample_scores([each.predicted for each in s.seeds.values()], true, codes) for s in systems]
+    return Comparison(
+        labels=chosen,
+        num_clips=len(clip_ids),
+        num_groups=len(np.unique(codes)),
+        systems=tuple(systems),
+        scores=tuple(each.whole.mean(axis=0) for each in sampled),
+        deviations=tuple(
+            float(each.whole[:, -1].std(ddof=1)) if len(each.whole) > 1 else np.nan for each in sampled
+        ),
+        pairs=_pairs(
+            systems,
+            [
+                difference(
+                    sampled[a], sampled[b], paired_seeds=list(systems[a].seeds) == list(systems[b].seeds)
+                )
+                for a, b in combinations(range(len(systems)), 2)
+            ],
+        ),
+    )
+
+
+def _pairs(systems: Sequence[System], found: Sequence[Sequence[Difference]]) -> tuple[Pair, ...]:
+    means = holm([each[-1].p_value for each in found])
+    flat = holm([one.p_value for each in found for one in each[:-1]])
+    width = len(found[0]) - 1
+    return tuple(
+        Pair(a.name, b.name, tuple(each[:-1]), each[-1], tuple(flat[i * width : (i + 1) * width]), means[i])
+        for i, ((a, b), each) in enumerate(zip(combinations(systems, 2), found, strict=True))
+    )
+
+
+def _choose_labels(answers: Sequence[Answers], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    held = answers[0].labels
+    shared = tuple(label for label in held if all(label in each.labels for each in answers))
+    for label in wanted or ():
+        if label not in shared:
+            raise UserError(f"--label '{label}': {choices(label, shared)}")
+    if not shared:
+        raise UserError("The runs have no label in common: they were trained on other corpora.")
+    return tuple(wanted) if wanted else shared
+
+
+def _refuse_other_truth(systems: Sequence[System]) -> None:
+    first, *others = [(system.name, seed, each) for system in systems for seed, each in system.seeds.items()]
+    for name, seed, each in others:
+        if not np.array_equal(each.true, first[2].true, equal_nan=True):
+            raise UserError(
+                f"{first[0]} (seed {first[1]}) and {name} (seed {seed}) were scored against other labels of the same "
+                "clips: the corpus changed in between. Train again what is older."
+            )
+
+
+def _columns(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """Columns as (N, L) float64, NaN for null."""
+    return np.stack([np.asarray(table[name].to_numpy(), dtype=np.float64) for name in names], axis=1)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -1,0 +1,86 @@
+"""Which runs can be ranked: those that are scored on the same clips, by their scores on these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from emi_ray.comparison import FEWEST_CLIPS, Answers, read_answers
+from emi_ray.metrics import mean_score, pearson
+from emi_ray.report.runs import Run
+from emi_ray.workspace import Workspace
+
+_LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class SameClips:
+    """Runs on the clips that all of them are scored on, the best first.
+
+    Attributes:
+        answers: of each run, for ``clip_ids`` alone.
+        others: how many runs are scored on other clips, or left no predictions: they are not ranked.
+    """
+
+    runs: tuple[Run, ...]
+    answers: tuple[Answers, ...]
+    clip_ids: tuple[str, ...]
+    others: int
+
+    @property
+    def scores(self) -> list[float]:
+        """Mean r of each run."""
+        return [_mean(each) for each in self.answers]
+
+    def label_scores(self, run: Run, labels: Sequence[str]) -> list[float]:
+        """r of each label; NaN where the run is not ranked, or has none."""
+        if run not in self.runs:
+            return [np.nan] * len(labels)
+        answers = self.answers[self.runs.index(run)]
+        known = dict(zip(answers.labels, pearson(answers.predicted, answers.true), strict=True))
+        return [float(known.get(label, np.nan)) for label in labels]
+
+    def score(self, run: Run) -> float:
+        """Mean r of a run; NaN where it is not ranked."""
+        return self.scores[self.runs.index(run)] if run in self.runs else np.nan
+
+
+def same_clips(workspace: Workspace, runs: Sequence[Run]) -> SameClips | None:
+    """The largest scored set of clips and every run that shares at least half of it, beside those taken before.
+
+    None where no run left predictions with labels.
+    """
+    held = [(run, read_answers(workspace, run.folder)) for run in runs if run.metrics]
+    known = sorted(
+        ((run, answers) for run, answers in held if answers is not None),
+        key=lambda pair: -len(pair[1].clip_ids),
+    )
+    if not known:
+        return None
+    largest = known[0][1]
+    fewest = max(FEWEST_CLIPS, _LEAST_SHARE * len(largest.clip_ids))
+    shared, taken = set(largest.clip_ids), [known[0]]
+    for run, answers in known[1:]:
+        both = shared & set(answers.clip_ids)
+        if len(both) >= fewest and _agree(largest, answers, both):
+            shared = both
+            taken.append((run, answers))
+    clip_ids = tuple(clip_id for clip_id in largest.clip_ids if clip_id in shared)
+    at = [(run, answers.at(clip_ids)) for run, answers in taken]
+    order = {run.folder: place for place, run in enumerate(runs)}
+    at.sort(key=lambda pair: (-np.nan_to_num(_mean(pair[1]), nan=-np.inf), order[pair[0].folder]))
+    return SameClips(
+        tuple(run for run, _ in at), tuple(answers for _, answers in at), clip_ids, len(runs) - len(at)
+    )
+
+
+def _agree(one: Answers, other: Answers, clip_ids: set[str]) -> bool:
+    """Whether two runs were scored against the same labels of some clips."""
+    if one.labels != other.labels:
+        return False
+    chosen = sorted(clip_ids)
+    return np.array_equal(one.at(chosen).true, other.at(chosen).true, equal_nan=True)
+
+
+def _mean(answers: Answers) -> float:
+    return mean_score("pearson", answers.predicted, answers.true)
