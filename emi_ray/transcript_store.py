@@ -1,19 +1,27 @@
 """Transcripts that were recognised from sound: a feature of their own, read by every text extractor.
 
-``features/transcript/<fingerprint>/part-….parquet`` holds ``clip_id`` and ``transcript``; an empty transcript says
-that nothing was recognised.
+``features/transcript/<fingerprint>/part-….parquet`` holds ``clip_id`` and ``transcript``, and what sound it was
+recognised from; an empty transcript says that nothing was recognised.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from emi_ray.parts import PartFolder
+from emi_ray.schema import UNKNOWN, Origin
 from emi_ray.workspace import Workspace
 
-SCHEMA = pa.schema([pa.field("clip_id", pa.string(), False), pa.field("transcript", pa.string(), False)])
+SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), False),
+        pa.field("transcript", pa.string(), False),
+        pa.field("source", pa.string(), False),
+        pa.field("source_stamp", pa.string(), False),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -27,29 +35,57 @@ class TranscriptStore:
     def folder(self) -> str:
         return f"features/transcript/{self.fingerprint}"
 
+    @property
+    def held(self) -> PartFolder:
+        """The parts, and the record of what they hold."""
+        return PartFolder(self.workspace, self.folder, SCHEMA, _modern)
+
     def create(self, identity: Mapping[str, Any]) -> None:
         """Write ``_extractor.json`` unless it is there."""
         if not self.workspace.exists(f"{self.folder}/_extractor.json"):
             description = {**identity, "fingerprint": self.fingerprint}
             self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
-    def write(self, transcripts: Mapping[str, str]) -> None:
-        """Write one part, named by its clips."""
+    def describe(self) -> dict[str, Any]:
+        """What ``create`` wrote: the recogniser's identity and ``fingerprint``."""
+        description: dict[str, Any] = self.workspace.read_json(f"{self.folder}/_extractor.json")
+        return description
+
+    def write(
+        self, transcripts: Mapping[str, str], origins: Mapping[str, Origin] | None = None
+    ) -> str | None:
+        """Write one part, named by its clips and their sound; returns its path.
+
+        Args:
+            origins: by clip id, the sound.
+        """
         if not transcripts:
-            return
-        name = hashlib.blake2b("\n".join(sorted(transcripts)).encode(), digest_size=8).hexdigest()
-        columns = [list(transcripts), list(transcripts.values())]
+            return None
+        made_from = {clip_id: (origins or {}).get(clip_id, UNKNOWN) for clip_id in transcripts}
+        columns = [
+            list(transcripts),
+            list(transcripts.values()),
+            [origin.source for origin in made_from.values()],
+            [origin.stamp for origin in made_from.values()],
+        ]
         table = pa.Table.from_arrays([pa.array(c, pa.string()) for c in columns], schema=SCHEMA)
-        self.workspace.write_table(f"{self.folder}/part-{name}.parquet", table)
+        return self.held.write(table, (f"{clip_id} {o.source}".rstrip() for clip_id, o in made_from.items()))
 
     def read(self) -> dict[str, str]:
         """All transcripts by clip id."""
-        parts = [path for path in self.workspace.files(self.folder) if path.endswith(".parquet")]
-        tables = [SCHEMA.empty_table(), *map(self.workspace.read_table, parts)]
-        whole = pa.concat_tables(tables)
-        return dict(zip(whole["clip_id"].to_pylist(), whole["transcript"].to_pylist(), strict=True))
+        record = self.held.record()
+        pairs = zip(record["clip_id"].to_pylist(), record["transcript"].to_pylist(), strict=True)
+        return dict(reversed(list(pairs)))  # of a clip that stands twice the first one counts
 
 
 def transcript_stores(workspace: Workspace) -> list[TranscriptStore]:
     """Of every recogniser that has been used in a workspace, in the order of their names."""
     return [TranscriptStore(workspace, name) for name in workspace.folders("features/transcript")]
+
+
+def _modern(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """A table as of the present schema: until 2026-11 rows did not say which sound they were recognised from."""
+    for field in SCHEMA:
+        if field.name not in table.column_names and (columns is None or field.name in columns):
+            table = table.append_column(field, pa.array([""] * table.num_rows, pa.string()))
+    return table

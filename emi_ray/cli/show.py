@@ -162,6 +162,10 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         f"{summary.clips} clips in {summary.seconds:.1f} s ({summary.clips_per_s:.1f} clips/s); "
         f"{summary.already_done} were done before. Bottleneck: {summary.bottleneck}."
     )
+    for modality, reasons in summary.redone.items():
+        _count_reasons(f"{modality}: features of {{}} made anew", reasons)
+    for modality, reasons in summary.lifted.items():
+        _count_reasons(f"{modality}: {{}} tried again that had been quarantined", reasons)
     for name, stage in summary.stages.items():
         for reason, count in stage.reasons.most_common(8):
             like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
@@ -173,6 +177,16 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
             markup=False,
             soft_wrap=True,
         )
+
+
+def _count_reasons(what: str, reasons: Mapping[str, int]) -> None:
+    """One line: how many clips, and why."""
+    total = sum(reasons.values())
+    why = ", ".join(
+        f"{reason} ({count})" if len(reasons) > 1 else reason for reason, count in reasons.items()
+    )
+    clips = f"{total} clip{'s' if total > 1 else ''}"
+    console.print(f"  {what.format(clips)}: {why}.", markup=False, soft_wrap=True)
 
 
 def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:

@@ -30,7 +30,7 @@ def init_workspace(workspace: Workspace, kind: str, source: str, overrides: Sequ
         raise UserError(f"--corpus '{kind}': {choices(kind, ADAPTORS)}")
     config = _config(workspace, kind, absolute(source), overrides)
     corpus = read_corpus(kind, absolute(source), config.corpus)
-    findings = (*_stale_features(workspace, corpus.clips), *corpus.findings)
+    findings = (*_changed_inputs(workspace, corpus.clips), *corpus.findings)
     workspace.write_config(config)
     workspace.write_table(CLIPS, corpus.clips)
     return Corpus(corpus.clips, findings)
@@ -43,8 +43,8 @@ def _config(workspace: Workspace, kind: str, source: str, overrides: Sequence[st
     return validate(WorkspaceConfig, values, where, overrides)
 
 
-def _stale_features(workspace: Workspace, clips: pa.Table) -> list[Finding]:
-    """A warning where features in the workspace may be those of other media under the same ids."""
+def _changed_inputs(workspace: Workspace, clips: pa.Table) -> list[Finding]:
+    """Which clips have other media or transcripts than before, where there are features already."""
     if not workspace.exists(CLIPS) or not workspace.files("features", recursive=True):
         return []
     before = workspace.read_table(CLIPS, ["clip_id", *MEDIA_COLUMNS])
@@ -56,7 +56,7 @@ def _stale_features(workspace: Workspace, clips: pa.Table) -> list[Finding]:
         now, then = (pc.fill_null(both[column], "") for column in (name, f"{name} before"))
         changed = pc.or_(changed, pc.not_equal(now, then))
     message = (
-        f"{workspace.root}: features were made when these clips had other media. If only the place has "
-        "changed, all is well; else delete the folder features and extract anew"
+        f"{workspace.root}: these clips have other media or transcripts than before. emi-ray extract makes anew what "
+        "was made of another content"
     )
-    return about("warning", message, sorted(ids_where(both, changed)))
+    return about("info", message, sorted(ids_where(both, changed)))

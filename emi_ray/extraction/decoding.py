@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -10,9 +10,10 @@ import pyarrow as pa
 from emi_ray.config import MediaSettings
 from emi_ray.extraction.batches import outcome
 from emi_ray.extraction.stage import OUTCOME, Stage
-from emi_ray.extraction.work import todo_column
+from emi_ray.extraction.work import origin_column, todo_column
 from emi_ray.media.clip import table_of
 from emi_ray.media.isolation import DecodeProcess
+from emi_ray.media.origins import content_of
 from emi_ray.media.source import ClipSource
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
 
@@ -50,8 +51,8 @@ class Decode(Stage):
             remark = TRUNCATED if json.loads(decoded[-1]["notes"]).get("truncated") else None
             outcomes.append([outcome("decode", "ok", remark, seconds, decoded[-1]["media_s"])])
         table = table_of(decoded)
-        for name in map(todo_column, self._needs):
-            table = table.append_column(name, batch[name])
+        for name, column in _origins(batch, self._needs).items():
+            table = table.append_column(name, column)
         return table.append_column("outcomes", pa.array(outcomes, pa.list_(OUTCOME)))
 
     def _needs_of(self, row: Mapping[str, Any]) -> frozenset[Need]:
@@ -60,3 +61,21 @@ class Decode(Stage):
         if self._transcribes and "transcript" in needs and row["transcript"] is None:
             needs |= {"waveform"}
         return needs
+
+
+def _origins(batch: pa.Table, modalities: Iterable[Modality]) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """What is to do of each modality, and of what: with the content of the inputs, each hashed once a clip."""
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    rows = batch.to_pylist()
+    known: list[dict[str, str]] = [{} for _ in rows]
+    for modality in modalities:
+        todo, origin = todo_column(modality), origin_column(modality)
+        for row, contents in zip(rows, known, strict=True):
+            stamp = row[origin]
+            if row[todo] is not None:
+                if stamp not in contents:
+                    contents[stamp] = content_of(stamp, row)
+                row[origin] = f"{stamp}|{contents[stamp]}"
+        columns[todo] = batch[todo]
+        columns[origin] = pa.array([row[origin] for row in rows], pa.string())
+    return columns

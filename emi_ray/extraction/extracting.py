@@ -1,7 +1,7 @@
 """The stage of one modality: decoded clips → features in the store."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.runner import Runner
 from emi_ray.extraction.stage import ALWAYS, Stage, limit_threads, own_life, with_outcomes
 from emi_ray.extraction.vigil import Limits
-from emi_ray.extraction.work import store_of, todo_column
+from emi_ray.extraction.work import origin_column, origin_of, store_of, todo_column
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
 from emi_ray.failures import Failure, write_failures
 from emi_ray.feature_store import ClipFeatures
@@ -52,7 +52,7 @@ class Extract(Stage):
         todo = todo_column(self._modality)
         mine = batch.filter(batch[todo].is_valid()) if batch[todo].null_count else batch  # a filter copies
         results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]))
-        self._write(results, dict(zip(mine["clip_id"].to_pylist(), mine[todo].to_pylist(), strict=True)))
+        self._write(results, mine)
         outcomes = {result.clip_id: result.outcome(self._modality) for result in results}
         return with_outcomes(batch, outcomes).select(self._keep)
 
@@ -74,17 +74,20 @@ class Extract(Stage):
                 return "missing", clip.missing.get(need, f"the clip has no {need}")
         return None
 
-    def _write(self, results: Sequence[Attempt[Features]], attempts: Mapping[str, int]) -> None:
+    def _write(self, results: Sequence[Attempt[Features]], rows: pa.Table) -> None:
         fingerprint = self._store.fingerprint
         if not self._is_store_there:
             self._store.create(self._spec.identity, self._runner.feature_dim)
             self._is_store_there = True
+        names = ("clip_id", todo_column(self._modality), origin_column(self._modality))
+        told = zip(*(rows[name].to_pylist() for name in names), strict=True)
+        known = {clip_id: (attempt, origin_of(origin)) for clip_id, attempt, origin in told}
         done = [(r.clip_id, r.result) for r in results if r.result is not None]
         lost = [(r.clip_id, r.failure) for r in results if r.failure is not None]
-        self._store.write([ClipFeatures(i, f.values, f.timestamps_s, f.extras) for i, f in done])
+        self._store.write([ClipFeatures(i, f.values, f.timestamps_s, f.extras, known[i][1]) for i, f in done])
         write_failures(
             self._store.workspace,
-            [Failure(i, self._modality, fingerprint, *why, attempts[i]) for i, why in lost],
+            [Failure(i, self._modality, fingerprint, *why, *known[i]) for i, why in lost],
         )
 
 

@@ -16,7 +16,7 @@ from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.stage import ALWAYS
 from emi_ray.extraction.transcribing import Transcribe
 from emi_ray.extraction.vigil import Limits, default_memory_limit
-from emi_ray.extraction.work import todo_column
+from emi_ray.extraction.work import origin_column, todo_column
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
 from emi_ray.media.detection import build_finder
 from emi_ray.schema import Modality
@@ -89,7 +89,8 @@ class Pipeline:
         needs = {need for modality in modalities for need in self.specs[modality].needs}
         if "transcript" in later:
             needs |= {"waveform", "transcript"}
-        return [*ALWAYS, *map(todo_column, modalities), *sorted(needs)]
+        columns = [name(modality) for modality in modalities for name in (todo_column, origin_column)]
+        return [*ALWAYS, *columns, *sorted(needs)]
 
 
 def plan_pipeline(

@@ -15,7 +15,7 @@ from emi_ray.extraction.passes import Passes, Progress
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.extraction.work import plan_work, store_of, todo_column, with_transcripts
+from emi_ray.extraction.work import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality
@@ -57,17 +57,21 @@ def _extract(
     started = time.perf_counter()
     pipeline = plan_pipeline(workspace, config, modalities)
     sweep(workspace, "features")
-    clips = with_transcripts(workspace, workspace.clips(), pipeline.transcriber)
-    work = plan_work(workspace, clips, pipeline.specs, retry_failed)
+    clips = workspace.clips()
+    planned = plan_work(workspace, clips, pipeline.specs, pipeline.transcriber, retry_failed)
+    work = planned.table
     require_shared(workspace, _some_media(work))
-    summary = ExtractionSummary(already_done=clips.num_rows - work.num_rows)
+    planned.discard_stale()
+    summary = ExtractionSummary(
+        already_done=clips.num_rows - work.num_rows, redone=planned.redone, lifted=planned.lifted
+    )
     if work.num_rows:
         if work.num_rows >= MEASURE_FROM_CLIPS and config.extraction.measure:
             summary.measured = _measured(pipeline, work, summary)
         passes = Passes(
             pipeline,
             summary,
-            left=lambda ids: plan_work(workspace, _only(clips, ids), pipeline.specs, retry_failed),
+            left=lambda ids: _left(pipeline, clips, ids, retry_failed),
             plan=lambda: propose_pools(pipeline, summary.measured),
             on_progress=on_progress,
         )
@@ -113,8 +117,12 @@ def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary:
         f"the process of {modality}, or of a stage before it, died each time it was given this clip alone"
     )
     store = store_of(pipeline.workspace, pipeline.specs[modality])
-    attempts = zip(dead["clip_id"].to_pylist(), dead[todo_column(modality)].to_pylist(), strict=True)
-    failures = [Failure(i, modality, store.fingerprint, "worker", reason, number) for i, number in attempts]
+    names = ("clip_id", todo_column(modality), origin_column(modality))
+    attempts = zip(*(dead[name].to_pylist() for name in names), strict=True)
+    failures = [
+        Failure(clip_id, modality, store.fingerprint, "worker", reason, number, origin_of(origin))
+        for clip_id, number, origin in attempts
+    ]
     write_failures(pipeline.workspace, failures)
     for _ in failures:
         summary.add_outcome(outcome(modality, "failed", reason))
@@ -126,5 +134,7 @@ def _some_media(work: pa.Table) -> list[str]:
     return [path for path in named if path]
 
 
-def _only(clips: pa.Table, ids: set[str]) -> pa.Table:
-    return clips.filter(pc.is_in(clips["clip_id"], value_set=pa.array(sorted(ids), pa.string())))
+def _left(pipeline: Pipeline, clips: pa.Table, lost: set[str], retry_failed: bool) -> pa.Table:
+    """What is still to do for clips that dying workers lost."""
+    only = clips.filter(pc.is_in(clips["clip_id"], value_set=pa.array(sorted(lost), pa.string())))
+    return plan_work(pipeline.workspace, only, pipeline.specs, pipeline.transcriber, retry_failed).table

@@ -37,7 +37,11 @@ class StageSummary:
 
 @dataclass
 class ExtractionSummary:
-    """A whole run: ``clips`` that passed through, wall ``seconds``, and each stage's counts."""
+    """A whole run: ``clips`` that passed through, wall ``seconds``, and each stage's counts.
+
+    ``redone``: by modality, why features that were there were made anew, and of how many clips; ``lifted``: why clips
+    that were quarantined were tried again.
+    """
 
     clips: int = 0
     already_done: int = 0
@@ -45,6 +49,8 @@ class ExtractionSummary:
     stages: dict[str, StageSummary] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
     measured: Measurement | None = None
+    redone: Mapping[str, Counter[str]] = field(default_factory=dict)
+    lifted: Mapping[str, Counter[str]] = field(default_factory=dict)
     nodes_lost: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -11,7 +11,7 @@ from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.runner import Runner
 from emi_ray.extraction.stage import ALWAYS, Stage, limit_threads, own_life, with_outcomes
 from emi_ray.extraction.vigil import Limits
-from emi_ray.extraction.work import todo_column
+from emi_ray.extraction.work import origin_column, origin_of, todo_column
 from emi_ray.extractors import TranscriberSpec
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
 from emi_ray.transcript_store import TranscriptStore
@@ -42,13 +42,15 @@ class Transcribe(Stage):
         )
 
     def process(self, batch: pa.Table) -> pa.Table:
-        rows = rows_of(batch.select([*ALWAYS, todo_column("text"), "transcript", "waveform"]))
+        text_columns = [todo_column("text"), origin_column("text")]
+        rows = rows_of(batch.select([*ALWAYS, *text_columns, "transcript", "waveform"]))
         mute = [row for row in rows if row[todo_column("text")] is not None and _wants_sound(row)]
         heard = [row for row in mute if row["waveform"] is not None]
         if heard:
             self._store.create(self._spec.identity)
         results = self._runner.run([unpack_clip(row) for row in heard])
-        self._store.write({r.clip_id: r.result for r in results if r.result is not None})
+        origins = {row["clip_id"]: origin_of(row[origin_column("text")]) for row in heard}
+        self._store.write({r.clip_id: r.result for r in results if r.result is not None}, origins)
         by_id = {result.clip_id: result for result in results}
         told = [_told(row, by_id.get(row["clip_id"])) if row in mute else row for row in rows]
         for name in ("transcript", "missing", "failed"):

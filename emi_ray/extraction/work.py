@@ -1,14 +1,24 @@
-"""What is still to do: the clips of the manifest, less what the store holds and what is quarantined."""
+"""What is to do: clips of the manifest whose present inputs have neither features nor a failure in the store.
 
-from collections.abc import Mapping, Sequence
+A clip's features, transcript or failure counts only while the clip's inputs are those that it was made of
+(``media/origins.py``). What was made of others is stale: it is removed and made anew.
+"""
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emi_ray.extraction.standing import Standing, compare
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore
-from emi_ray.schema import MEDIA_COLUMNS, Modality
+from emi_ray.media.origins import Inputs
+from emi_ray.parts import PartFolder
+from emi_ray.schema import MEDIA_COLUMNS, Modality, Origin
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
@@ -23,46 +33,131 @@ def todo_column(modality: Modality) -> str:
     return f"todo_{modality}"
 
 
+def origin_column(modality: Modality) -> str:
+    """Name of the column that says what the modality's features will be made of: a stamp, and behind ``|``, once the
+    clip is decoded, the hash of the content."""
+    return f"origin_{modality}"
+
+
+def origin_of(value: str) -> Origin:
+    """What a value of an :func:`origin_column` says."""
+    stamp, _, content = value.partition("|")
+    return Origin(content, stamp)
+
+
+@dataclass(frozen=True)
+class ModalityWork:
+    """How the clips of the manifest stand for one modality.
+
+    Attributes:
+        attempts: (N,) number of the attempt to make, null where nothing is to do.
+        stamps: (N,) what their features would be made of.
+        features, failures: how what is kept of them stands.
+    """
+
+    attempts: pa.Array
+    stamps: pa.Array
+    features: Standing
+    failures: Standing
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an extraction has to do.
+
+    Attributes:
+        table: the clips with anything to do: ``clip_id``, the media columns, and for each modality its
+            :func:`todo_column` and :func:`origin_column`. Transcripts that were recognised from the present sound
+            are filled in.
+        by_modality: how all clips stand.
+        transcripts: how recognised transcripts stand; None without a recogniser.
+    """
+
+    table: pa.Table
+    by_modality: Mapping[Modality, ModalityWork]
+    transcripts: Standing | None
+    _held: Mapping[str, PartFolder] = field(repr=False, default_factory=dict)
+
+    @property
+    def redone(self) -> dict[str, Counter[str]]:
+        """By modality, why features that are there are made anew, and of how many clips."""
+        return {m: work.features.reasons for m, work in self.by_modality.items() if work.features.reasons}
+
+    @property
+    def lifted(self) -> dict[str, Counter[str]]:
+        """By modality, why quarantined clips are tried again, and how many."""
+        return {m: work.failures.reasons for m, work in self.by_modality.items() if work.failures.reasons}
+
+    def discard_stale(self) -> None:
+        """Remove features and transcripts that no longer belong to their clips' inputs, and remember which files
+        have changed in nothing but their time."""
+        standing = {m: work.features for m, work in self.by_modality.items()}
+        if self.transcripts is not None:
+            standing["transcript"] = self.transcripts  # type: ignore[index]
+        for name, each in standing.items():
+            held = self._held[name]
+            if each.stale.num_rows:
+                held.discard(each.stale)
+            if each.restamped:
+                held.restamp(each.restamped)
+
+
 def plan_work(
     workspace: Workspace,
     clips: pa.Table,
     specs: Mapping[Modality, ExtractorSpec],
+    transcriber: TranscriberSpec | None = None,
     retry_failed: bool = False,
-) -> pa.Table:
-    """The clips with anything to do: ``clip_id``, the media columns and one ``todo_<modality>`` each.
+) -> Work:
+    """Compare what is kept with what the clips' inputs are now. Reads media only where size or time have changed.
 
-    A clip is to do for a modality when the store lacks it and it is not quarantined; with ``retry_failed``
-    only what is quarantined is to do.
+    A clip is to do for a modality when the store lacks it or holds what was made of other inputs, and it is not
+    quarantined with its present inputs; with ``retry_failed`` only what is quarantined is to do.
+
+    Args:
+        clips: with transcripts as the corpus gives them.
     """
-    ids = clips["clip_id"].to_pylist()
+    inputs = Inputs(clips)
+    ids = clips["clip_id"].combine_chunks()
+    held: dict[str, PartFolder] = {}
+    transcripts = None
     columns = {name: clips[name] for name in ("clip_id", *MEDIA_COLUMNS)}
+    if transcriber is not None:
+        recognised = TranscriptStore(workspace, transcriber.fingerprint)
+        held["transcript"] = recognised.held
+        record = recognised.held.record()
+        transcripts = compare(record, ids, inputs.stamps(["waveform"]), clips)
+        columns["transcript"] = _filled(clips["transcript"], record, transcripts)
+    works: dict[Modality, ModalityWork] = {}
     for modality, spec in specs.items():
-        columns[todo_column(modality)] = _attempts(ids, store_of(workspace, spec), retry_failed)
-    return _with_anything_to_do(pa.table(columns), list(specs))
+        store = store_of(workspace, spec)
+        held[modality] = store.held
+        stamps = inputs.stamps(spec.needs, recognises=transcriber is not None)
+        features = compare(store.held.record(), ids, stamps, clips)
+        failed = read_failures(workspace, [store])
+        failures = compare(failed, ids, stamps, clips)
+        attempts = _attempts(features, failures, failed, retry_failed)
+        works[modality] = ModalityWork(attempts, stamps, features, failures)
+        columns |= {todo_column(modality): attempts, origin_column(modality): stamps}
+    table = _with_anything_to_do(pa.table(columns), works)
+    return Work(table, works, transcripts, held)
 
 
-def with_transcripts(workspace: Workspace, clips: pa.Table, transcriber: TranscriberSpec | None) -> pa.Table:
-    """``clips`` with the transcripts that were recognised before, where they came without one."""
-    if transcriber is None:
-        return clips
-    known = TranscriptStore(workspace, transcriber.fingerprint).read()
-    recognised = pa.array([known.get(clip_id) for clip_id in clips["clip_id"].to_pylist()], pa.string())
-    column = clips.schema.get_field_index("transcript")
-    return clips.set_column(column, clips.schema.field(column), pc.coalesce(clips["transcript"], recognised))
+def _filled(given: pa.ChunkedArray, record: pa.Table, standing: Standing) -> pa.ChunkedArray:
+    """Transcripts as given; else as recognised from the present sound."""
+    place = pa.array(standing.place, mask=~standing.current)
+    return pc.coalesce(given, record["transcript"].combine_chunks().take(place))
 
 
-def _attempts(ids: Sequence[str], store: FeatureStore, retry_failed: bool) -> pa.Array:
-    failures = read_failures(store.workspace, [store])
-    tried = dict(zip(failures["clip_id"].to_pylist(), failures["attempt"].to_pylist(), strict=True))
-    if retry_failed:
-        return pa.array([tried[i] + 1 if i in tried else None for i in ids], pa.int32())
-    settled = store.clip_ids() | tried.keys()
-    return pa.array([None if i in settled else 1 for i in ids], pa.int32())
+def _attempts(features: Standing, failures: Standing, failed: pa.Table, retry_failed: bool) -> pa.Array:
+    tried = failed["attempt"].to_numpy()[failures.place] if failed.num_rows else np.zeros(len(failures.place))
+    tried = np.where(failures.held, tried, 0).astype(np.int32)
+    todo = failures.held if retry_failed else ~features.current & ~failures.current
+    return pa.array(tried + 1, mask=~todo)
 
 
-def _with_anything_to_do(work: pa.Table, modalities: Sequence[Modality]) -> pa.Table:
-    todo = [pc.is_valid(work[todo_column(modality)]) for modality in modalities]
-    anything = todo[0]
-    for column in todo[1:]:
-        anything = pc.or_(anything, column)
-    return work.filter(anything)
+def _with_anything_to_do(table: pa.Table, works: Mapping[Modality, ModalityWork]) -> pa.Table:
+    anything = np.zeros(table.num_rows, dtype=bool)
+    for work in works.values():
+        anything |= work.attempts.is_valid().to_numpy(zero_copy_only=False)
+    return table.filter(pa.array(anything))

@@ -50,15 +50,13 @@ def test_an_unknown_kind_or_setting_is_refused(vidmimic2: Path, workspace: Works
         init_workspace(workspace, "vidmimic2", str(vidmimic2), ["media.max_frame=3"])
 
 
-def test_features_of_other_media_under_the_same_ids_are_warned_of(
-    vidmimic2: Path, workspace: Workspace
-) -> None:
+def test_clips_with_other_media_than_before_are_named(vidmimic2: Path, workspace: Workspace) -> None:
     init_workspace(workspace, "vidmimic2", str(vidmimic2))
     workspace.write_text("features/text/0123456789ab/_extractor.json", "{}")
     assert not any(
-        "features were made" in f.message
+        "other media or transcripts" in f.message
         for f in init_workspace(workspace, "vidmimic2", str(vidmimic2)).findings
     )
     (vidmimic2 / "text/00000.txt").write_text("Something else.")
-    found = init_workspace(workspace, "vidmimic2", str(vidmimic2)).warnings
-    assert [f.examples for f in found if "features were made" in f.message] == [("00000",)]
+    found = init_workspace(workspace, "vidmimic2", str(vidmimic2)).findings
+    assert [f.examples for f in found if "other media or transcripts" in f.message] == [("00000",)]

@@ -4,7 +4,7 @@ import pytest
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import plan_work, store_of
+from emi_ray.extraction.work import Work, plan_work, store_of
 from emi_ray.failures import Failure, write_failures
 from emi_ray.feature_store import ClipFeatures
 from emi_ray.schema import clips_schema
@@ -23,8 +23,8 @@ def clips(*ids: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=clips_schema([]))
 
 
-def todo(work: pa.Table) -> dict[str, tuple[int | None, ...]]:
-    return {row["clip_id"]: (row["todo_audio"], row["todo_text"]) for row in work.to_pylist()}
+def todo(work: Work) -> dict[str, tuple[int | None, ...]]:
+    return {row["clip_id"]: (row["todo_audio"], row["todo_text"]) for row in work.table.to_pylist()}
 
 
 def finish(workspace: Workspace, modality: str, clip_id: str) -> None:
