@@ -18,6 +18,7 @@ from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
 from emi_ray.training.rows import Rows
 from emi_ray.training.run_files import (
+    changed_since,
     modalities_of,
     predict_in_units,
     read_split,
@@ -25,11 +26,14 @@ from emi_ray.training.run_files import (
     without_nan,
 )
 from emi_ray.training.transcripts import read_transcripts
+from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 
 def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
     """Score a run on each of ``splits`` that has labels, and write ``evaluation.json`` beside its model.
+
+    The labels are the run's own, found in the corpus by name.
 
     Args:
         run: ``f2/42``, or ``f2`` where that recipe has one seed only.
@@ -41,7 +45,8 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
         count, unless its recipe answers for them.
 
     Raises:
-        UserError: no such run, the workspace lacks the features that it was trained on, or the corpus lost clips.
+        UserError: no such run, the workspace lacks the features that it was trained on or holds others of the same
+            clips, or the corpus lost clips or labels.
     """
     loaded = load_model(workspace, run)
     description = loaded.description
@@ -52,10 +57,12 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
                 f"{workspace.path(store.folder)} holds no features, but {run} needs them: "
                 f"emi-ray extract -w {workspace.quoted} --modalities {store.modality}."
             )
-    read = read_clip_data(workspace, stores, extras=description.recipe.extras)
-    data = loaded.tokens(read, read_transcripts(workspace, workspace.clips()))
     folder = find_run(workspace, run)
-    rows = read_split(workspace, folder, data)
+    plain = read_clip_data(workspace, stores, extras=description.recipe.extras)
+    plain = plain.labelled(description.labels)
+    rows = read_split(workspace, folder, plain)
+    _refuse_changed(workspace, folder, plain)
+    data = loaded.tokens(plain, read_transcripts(workspace.clips(), transcripts_of(workspace, loaded)))
     result: dict[str, Any] = {"recipe": description.recipe.name, "seed": description.seed}
     for split in splits:
         chosen = _rows_of(split, rows, data, description.recipe)
@@ -65,6 +72,24 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     result = without_nan(result)
     workspace.write_json(f"{folder}/evaluation.json", result)
     return result
+
+
+def transcripts_of(workspace: Workspace, loaded: LoadedModel) -> TranscriptStore | None:
+    """The transcripts of the recogniser that a model's text backbone was trained on; None where it has none."""
+    transcriber = loaded.description.transcriber
+    return None if transcriber is None else TranscriptStore(workspace, transcriber["fingerprint"])
+
+
+def _refuse_changed(workspace: Workspace, folder: str, data: ClipData) -> None:
+    changed = changed_since(workspace, folder, data)
+    if not changed:
+        return
+    recipe, seed = folder.split("/")[1:]
+    what = "; ".join(f"{m} of {len(ids)} ({', '.join(ids[:3])})" for m, ids in changed.items())
+    raise UserError(
+        f"{folder} was trained when some of its clips had other features: {what}. Train it again: emi-ray train -w "
+        f"{workspace.quoted} {recipe} --seed {seed}."
+    )
 
 
 def predict_features(

@@ -11,7 +11,7 @@ from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.manifest import read_corpus, validate_corpus
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.errors import UserError
-from emi_ray.evaluation import predict_features
+from emi_ray.evaluation import predict_features, transcripts_of
 from emi_ray.extraction import extract
 from emi_ray.extractors import find_extractor
 from emi_ray.schema import Modality, Split, Stream
@@ -133,7 +133,8 @@ def config_of(
 
 def _predict(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
     stores = loaded.description.stores(workspace)
-    return predict_features(loaded, stores, clips["clip_id"].to_pylist(), read_transcripts(workspace, clips))
+    texts = read_transcripts(clips, transcripts_of(workspace, loaded))
+    return predict_features(loaded, stores, clips["clip_id"].to_pylist(), texts)
 
 
 def _read_sources(sources: Sequence[str]) -> pa.Table:

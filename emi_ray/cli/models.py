@@ -9,7 +9,7 @@ import typer
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
 from emi_ray.cli.show import progress_bar, show_comparison, show_scores, training_progress
 from emi_ray.errors import EmiRayError, UserError
-from emi_ray.schema import SPLITS, labels_of
+from emi_ray.schema import SPLITS, Label, labels_of
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -235,18 +235,18 @@ def predict(
             predictions = predict_clips(target, run, sources, advance)
     else:
         predictions = predict_split(target, run, "test")
+    description = target.read_json(f"{folder}/{DESCRIPTION}")
+    labels = [Label(**label) for label in description["labels"]]
     if form == "submission":
         if id_width is None:
             predictions = as_test_list_spells(target, predictions)
-        write_submission(predictions, to, labels_of(target.clips().schema), id_width)
+        write_submission(predictions, to, labels, id_width)
     else:
         to.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(as_intensities(predictions, labels_of(target.clips().schema)), to)
+        write_csv(as_intensities(predictions, labels), to)
     console.print(f"Wrote {predictions.num_rows} rows to {to}.")
-    reads = target.read_json(f"{folder}/{DESCRIPTION}")["recipe"]["encoders"]
-    _warn_of_unknown(
-        predictions, reads, "blank" if form == "table" else "what the model says knowing nothing"
-    )
+    shown = "blank" if form == "table" else "what the model says knowing nothing"
+    _warn_of_unknown(predictions, description["recipe"]["encoders"], shown)
 
 
 @app.command()

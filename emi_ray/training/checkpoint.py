@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors.torch import load, save
 
 from emi_ray.config import MediaSettings, Settings, validate
@@ -37,6 +38,9 @@ class ModelDescription(Settings):
             ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …
         media: how the corpus was decoded.
         run_key: hash of all that determines the run.
+        inputs: hashes of what it read: ``clips``, and one a modality.
+        transcriber: what a fine-tuned text backbone had its texts from where the corpus gave none: the identity of
+            the recogniser, with its ``fingerprint``.
     """
 
     recipe: Recipe
@@ -46,6 +50,8 @@ class ModelDescription(Settings):
     media: MediaSettings
     versions: dict[str, str]
     run_key: str
+    inputs: dict[str, str] = Field(default_factory=dict)
+    transcriber: dict[str, Any] | None = None
 
     def fingerprint(self, stream: Stream) -> str:
         return str(self.extractors[stream]["fingerprint"])

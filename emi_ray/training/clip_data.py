@@ -4,7 +4,7 @@ Everything is plain numpy, so that a ``ClipData`` crosses Ray's object store wit
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.errors import UserError
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.feature_store import FeatureStore, steps_of
 from emi_ray.schema import Label, Stream, labels_of
 from emi_ray.workspace import Workspace
@@ -28,6 +28,7 @@ class PackedFeatures:
         present: (N,) bool; False for a clip that lacks the modality.
         identity: the fingerprint of their extractor, or a hash of the values.
         pooled: True where the values are one vector a clip that its encoder's pooling made of the features.
+        digests: (N,) str, a hash of each clip's features, empty where it has none; None where it is not known.
     """
 
     values: np.ndarray
@@ -36,6 +37,7 @@ class PackedFeatures:
     present: np.ndarray
     identity: str
     pooled: bool = False
+    digests: np.ndarray | None = None
 
     @property
     def feature_dim(self) -> int:
@@ -44,6 +46,11 @@ class PackedFeatures:
     def of(self, clip: int) -> np.ndarray:
         """The steps of one clip, (T, D)."""
         return self.values[self.starts[clip] : self.starts[clip] + self.lengths[clip]]
+
+    def content_of(self, clips: np.ndarray) -> Iterator[bytes]:
+        """What tells the features of each of some clips from any others."""
+        for clip in clips:
+            yield self.of(clip).tobytes() if self.digests is None else str(self.digests[clip]).encode()
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,21 @@ class ClipData:
     @property
     def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
         return label_ranges(self.labels)
+
+    def labelled(self, labels: Sequence[Label]) -> "ClipData":
+        """The same clips with the targets of these labels, found by name, in these ranges and this order.
+
+        Raises:
+            UserError: a label is not there.
+        """
+        names = [label.name for label in self.labels]
+        if missing := [label.name for label in labels if label.name not in names]:
+            raise UserError(
+                f"The model predicts {', '.join(missing)}, which the corpus has no longer; its labels are: "
+                f"{', '.join(names) or 'none'}. Read a corpus with that label (emi-ray init), or train again."
+            )
+        columns = [names.index(label.name) for label in labels]
+        return replace(self, targets=self.targets[:, columns], labels=tuple(labels))
 
     def with_features(self, features: Mapping[Stream, PackedFeatures]) -> "ClipData":
         """The same clips with other features."""
@@ -179,7 +201,7 @@ def read_packed(
     """
     starts = np.zeros(len(clip_ids), dtype=np.int64)
     lengths = np.zeros(len(clip_ids), dtype=np.int64)
-    total = _count_steps(store, clip_ids, max_steps)
+    total, digests = _read_record(store, clip_ids, max_steps)
     values = _allocate(store, (total, store.feature_dim + len(extras)), cache)
     position = 0
     for table in store.tables(["clip_id", "num_steps", "features", *extras]):
@@ -198,7 +220,12 @@ def read_packed(
         values[position : position + len(steps)] = steps
         position += len(steps)
     identity = "+".join([store.fingerprint, *extras])
-    return PackedFeatures(values, starts, lengths, lengths > 0, identity)
+    if position != total:
+        raise EmiRayError(
+            f"{store.workspace.path(store.folder)} has changed while it was read: wait until the extraction that "
+            "writes it has ended, and start again."
+        )
+    return PackedFeatures(values, starts, lengths, lengths > 0, identity, digests=digests)
 
 
 def _steps_with(store: FeatureStore, table: pa.Table, extras: Sequence[str]) -> np.ndarray:
@@ -226,28 +253,32 @@ def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:
     return PackedFeatures(values, np.cumsum(lengths) - lengths, lengths, lengths > 0, identity)
 
 
-def _count_steps(store: FeatureStore, clip_ids: pa.Array, max_steps: int | None) -> int:
-    total = 0
-    for table in store.tables(["clip_id", "num_steps"]):
-        wanted = pc.is_in(table["clip_id"], value_set=clip_ids)
-        total += int(table["num_steps"].filter(wanted).to_numpy().clip(max=max_steps).sum())
-    return total
+def _read_record(store: FeatureStore, clip_ids: pa.Array, max_steps: int | None) -> tuple[int, np.ndarray]:
+    """How many steps the clips have in all, and the hash of each clip's features; no features are read for it."""
+    record = store.held.record()
+    place = pc.index_in(clip_ids, value_set=record["clip_id"].combine_chunks())
+    steps = pc.fill_null(record["num_steps"].combine_chunks().take(place), 0).to_numpy().clip(max=max_steps)
+    digests = pc.fill_null(record["digest"].combine_chunks().take(place), "")
+    return int(steps.sum()), np.array(digests.to_pylist(), dtype=str)
 
 
 def _allocate(store: FeatureStore, shape: tuple[int, int], cache: Path | None) -> np.ndarray:
     if cache is None or not shape[0]:
-        return np.empty(shape, dtype=np.float16)
+        return np.empty(shape, dtype=store.dtype)
     cache.mkdir(parents=True, exist_ok=True)
-    path = cache / f"{store.modality}-{store.fingerprint}.f16"
+    path = cache / f"{store.modality}-{store.fingerprint}.{store.dtype}"
     path.unlink(missing_ok=True)
-    return np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
+    return np.memmap(path, dtype=store.dtype, mode="w+", shape=shape)
 
 
 def _refuse_infinite(store: FeatureStore, table: pa.Table, steps: np.ndarray) -> None:
-    exponents = (
-        steps.view(np.uint16) & 0x7C00
-    )  # all ones for what is not finite; isfinite takes twice as long
-    if exponents.max(initial=0) < 0x7C00:
+    if (
+        steps.dtype == np.float16
+    ):  # its exponent is all ones for what is not finite; isfinite takes twice as long
+        is_finite = (steps.view(np.uint16) & 0x7C00).max(initial=0) < 0x7C00
+    else:
+        is_finite = bool(np.isfinite(steps).all())
+    if is_finite:
         return
     finite = np.isfinite(steps).all(axis=1)
     ends = np.cumsum(table["num_steps"].to_numpy())

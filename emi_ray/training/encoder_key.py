@@ -22,7 +22,7 @@ def encoder_key(
 ) -> str:
     """Sixteen hexadecimal digits: equal for two stages that would end with the same weights.
 
-    The features enter by their extractor's fingerprint and by which clips have them.
+    The features enter by their extractor's fingerprint and by what each clip of the split has of them.
     """
     features = data.features[modality]
     decided_by = {
@@ -36,7 +36,8 @@ def encoder_key(
     for part in rows.parts().values():
         digest.update("\n".join(data.clip_ids[part]).encode())
         digest.update(np.ascontiguousarray(data.targets[part]).tobytes())
-        digest.update(features.lengths[part].tobytes())
+        for content in features.content_of(part):
+            digest.update(content + b"\n")
     return digest.hexdigest()
 
 

@@ -22,12 +22,14 @@ from emi_ray.training.clip_data import ClipData, read_clip_data
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.encoder_key import ALGORITHM
 from emi_ray.training.feature_sources import find_stores
+from emi_ray.training.inputs import find_transcripts, read_inputs
 from emi_ray.training.loop import OnEpochEnd
 from emi_ray.training.rows import DRAWN_SEED, draw_split, split_rows
 from emi_ray.training.run_files import METRICS, write_run
 from emi_ray.training.stages import Hooks, OnRunCheckpoint, train_recipe
 from emi_ray.training.team import Team
 from emi_ray.training.transcripts import read_transcripts, resolve_backbones, with_tokens
+from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 
@@ -36,7 +38,9 @@ class RunPlan:
     """What is to be trained, on which features. Cheap and picklable.
 
     Attributes:
-        inputs: hashes of what is read: of the corpus (``clips``), and of each encoder's features.
+        inputs: hashes of what is read: of the corpus (``clips``), and of each encoder's features by content.
+        transcripts: fingerprint of the recogniser whose transcripts a fine-tuned text backbone reads where the corpus
+            gives none; None where there is none.
         key: hash of everything that determines the run.
     """
 
@@ -47,6 +51,7 @@ class RunPlan:
     media: MediaSettings
     inputs: Mapping[str, str]
     key: str
+    transcripts: str | None = None
 
     @property
     def folder(self) -> str:
@@ -58,6 +63,10 @@ class RunPlan:
             stream: FeatureStore(self.workspace, self.recipe.modality_of(stream), fingerprint)
             for stream, fingerprint in self.fingerprints.items()
         }
+
+    @property
+    def transcript_store(self) -> TranscriptStore | None:
+        return None if self.transcripts is None else TranscriptStore(self.workspace, self.transcripts)
 
     @property
     def name(self) -> str:
@@ -79,7 +88,7 @@ class RunPlan:
         """The same clips, with the tokens of their transcripts where the recipe fine-tunes a text backbone."""
         if self.recipe.transcript_stream is None:
             return data
-        return with_tokens(data, self.recipe, read_transcripts(self.workspace, self.workspace.clips()))
+        return with_tokens(data, self.recipe, read_transcripts(self.workspace.clips(), self.transcript_store))
 
     def finished(self) -> dict[str, Any] | None:
         """The metrics of this very run if it is finished; None if it is not, or ran with other settings."""
@@ -89,37 +98,39 @@ class RunPlan:
 
 
 def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed: int) -> RunPlan:
-    """Find the features and compute the run's key, which changes with the recipe, the seed, the features, the
-    clips and their labels.
+    """Find the features and compute the run's key, which changes with the recipe, the seed, the content of the
+    features and transcripts, the clips, and their labels with their ranges and order.
 
     Raises:
-        UserError: a modality has no features, or there is no corpus.
+        UserError: a modality has no features, there is no corpus, or it is not told which transcripts are meant.
     """
     recipe = resolve_backbones(recipe)
     stores = find_stores(workspace, recipe, config)
     fingerprints = {modality: store.fingerprint for modality, store in stores.items()}
-    inputs: dict[str, str] = {m: _hash_of_store(store) for m, store in stores.items()}
-    inputs["clips"] = _hash_of_clips(workspace)
+    transcripts = find_transcripts(workspace, config) if recipe.transcript_stream is not None else None
+    inputs = read_inputs(workspace.clips(), recipe, stores, transcripts)
+    recogniser = transcripts.fingerprint if transcripts is not None else None
+    return RunPlan(
+        workspace,
+        recipe,
+        seed,
+        fingerprints,
+        config.media,
+        inputs,
+        run_key(recipe, seed, inputs),
+        recogniser,
+    )
+
+
+def run_key(recipe: Recipe, seed: int, inputs: Mapping[str, str]) -> str:
+    """Hash of everything that determines a run: equal for two runs that end alike."""
     decided_by = recipe.model_dump(mode="json", exclude={"title", "paper"})
-    key = hash_of([ALGORITHM, decided_by, seed, inputs])
-    return RunPlan(workspace, recipe, seed, fingerprints, config.media, inputs, key)
+    return hash_of([ALGORITHM, decided_by, seed, dict(inputs)])
 
 
 def hash_of(value: Any) -> str:
     """Twelve hexadecimal digits of a value that JSON can hold."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
-def _hash_of_clips(workspace: Workspace) -> str:
-    """Of the clips, their splits and their labels."""
-    clips = workspace.clips()
-    names = ["clip_id", "split", *clips.column_names[clips.column_names.index("split") + 1 :]]
-    return hash_of([repr(clips[name].to_pylist()) for name in names])
-
-
-def _hash_of_store(store: FeatureStore) -> str:
-    """Of the extractor, and of which clips have features."""
-    return hash_of([store.fingerprint, *sorted(store.clip_ids())])
 
 
 @dataclass(frozen=True)
@@ -194,6 +205,8 @@ def execute_run(
         media=plan.media,
         versions=versions(),
         run_key=plan.key,
+        inputs=dict(plan.inputs),
+        transcriber=plan.transcript_store.describe() if plan.transcript_store is not None else None,
     )
     history = {
         "started": _timestamp(min(clock.started, earlier.started)),

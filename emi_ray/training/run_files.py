@@ -3,7 +3,8 @@
 history.csv           one row a stage and epoch
 predictions.parquet   clip_id, split, one column a label, true_<label>, modalities, scored: validation and test clips
 stages.parquet        clip_id, stage, one column a label: what single modalities say of the validation clips
-split.parquet         clip_id, split (train, val, or inner: of train, to choose epochs by): the clips that it saw
+split.parquet         the clips that it saw: clip_id, split (train, val, or inner: of train, to choose epochs by), and
+                      digest_<encoder>, a hash of the features that it read of the clip
 recipe.yaml           resolved, all overrides applied
 versions.json
 model.safetensors, model.json
@@ -24,7 +25,7 @@ from emi_ray.metrics import scores
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
-from emi_ray.schema import snake
+from emi_ray.schema import Stream, snake
 from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.clip_data import ClipData
@@ -181,12 +182,36 @@ def read_split(workspace: Workspace, folder: str, data: ClipData) -> Rows:
 
 def _split_table(data: ClipData, rows: Rows) -> pa.Table:
     parts = rows.parts()
-    return pa.table(
-        {
-            "clip_id": data.clip_ids[np.concatenate(list(parts.values()))],
-            "split": np.repeat(list(parts), [len(part) for part in parts.values()]),
-        }
-    )
+    seen = np.concatenate(list(parts.values()))
+    columns = {
+        "clip_id": data.clip_ids[seen],
+        "split": np.repeat(list(parts), [len(part) for part in parts.values()]),
+    }
+    for stream, features in data.features.items():
+        if features.digests is not None:
+            columns[_digest_column(stream)] = features.digests[seen]
+    return pa.table(columns)
+
+
+def changed_since(workspace: Workspace, folder: str, data: ClipData) -> dict[Stream, list[str]]:
+    """By encoder, the clips of a run whose features are no longer those that it saw; encoders without any are left
+    out, and so are those of which the run does not say."""
+    table = workspace.read_table(f"{folder}/{SPLIT}")
+    row_of = {clip_id: row for row, clip_id in enumerate(data.clip_ids.tolist())}
+    changed: dict[Stream, list[str]] = {}
+    for stream, features in data.features.items():
+        if _digest_column(stream) not in table.column_names or features.digests is None:
+            continue
+        seen = zip(table["clip_id"].to_pylist(), table[_digest_column(stream)].to_pylist(), strict=True)
+        ids = [i for i, digest in seen if i not in row_of or features.digests[row_of[i]] != digest]
+        if ids:
+            changed[stream] = ids
+    return changed
+
+
+def _digest_column(stream: Stream) -> str:
+    """Column of ``split.parquet`` with the hashes of an encoder's features."""
+    return f"digest_{stream}"
 
 
 def _nan_last(value: float) -> float:

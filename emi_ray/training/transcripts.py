@@ -12,7 +12,6 @@ from emi_ray.models.backbone import load_tokenizer, resolve_backbone
 from emi_ray.recipe_schema import Recipe
 from emi_ray.training.clip_data import ClipData, PackedFeatures
 from emi_ray.transcript_store import TranscriptStore
-from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -33,11 +32,9 @@ def resolve_backbones(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"encoders": encoders})
 
 
-def read_transcripts(workspace: Workspace, clips: pa.Table) -> dict[str, str]:
+def read_transcripts(clips: pa.Table, recognised_in: TranscriptStore | None) -> dict[str, str]:
     """By clip id, what the corpus says; where it says nothing, what was recognised from the sound."""
-    recognised: dict[str, str] = {}
-    for name in workspace.folders("features/transcript"):
-        recognised.update(TranscriptStore(workspace, name).read())
+    recognised = recognised_in.read() if recognised_in is not None else {}
     given = zip(clips["clip_id"].to_pylist(), clips["transcript"].to_pylist(), strict=True)
     texts = {clip_id: text or recognised.get(clip_id) or "" for clip_id, text in given}
     return {clip_id: text for clip_id, text in texts.items() if text.strip()}
