@@ -37,6 +37,9 @@ from emi_ray.storage import open_uri, require_in_reach, without_credentials
 CONFIG = "emi_ray.yaml"
 CLIPS = "clips.parquet"
 
+_UPLOAD = "/runtime_resources/working_dir_files/"
+"""Where a job of Ray finds what was uploaded with it."""
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -48,6 +51,11 @@ class Workspace:
     def _place(self) -> tuple[fs.FileSystem, str]:
         place = open_uri(self.root)
         require_in_reach(*place, self.root)
+        if _UPLOAD in place[1]:
+            raise UserError(
+                f"{self.root} lies in the upload of this job, which no other node sees and which is deleted after "
+                f"it. Give an absolute path on a mount that all nodes share, or a URI such as s3://bucket/work."
+            )
         return place
 
     def __getstate__(self) -> dict[str, str]:

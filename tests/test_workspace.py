@@ -84,3 +84,8 @@ def test_a_missing_workspace_says_how_to_make_one(workspace):
         workspace.config()
     with pytest.raises(UserError, match="emi-ray init"):
         workspace.clips()
+
+
+def test_a_workspace_in_the_upload_of_a_job_is_refused(tmp_path):
+    with pytest.raises(UserError, match="lies in the upload of this job"):
+        Workspace(str(tmp_path / "runtime_resources/working_dir_files/_ray_pkg_0/work")).exists("x")

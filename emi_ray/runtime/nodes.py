@@ -1,6 +1,8 @@
 """What the nodes of the current session have, and whether they all see the workspace."""
 
+import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +12,9 @@ from emi_ray.workspace import CONFIG, Workspace
 
 CORES = "cores"
 """Custom resource with a local session's physical cores, of which its logical CPUs say nothing."""
+
+_POLL_S = 2.0
+_LOG = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -29,6 +34,55 @@ def machine() -> Machine:
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cores = sum(int(node.get(CORES, node.get("CPU", 0))) for node in resources)
     return Machine(max(cores, 1), int(sum(node.get("GPU", 0) for node in resources)))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    nodes: int
+    gpus: int
+
+
+def await_nodes() -> None:
+    """Wait until the cluster has what ``EMI_RAY_WAIT_FOR_NODES`` (by default 1, with CPUs) and
+    ``EMI_RAY_WAIT_FOR_GPUS`` (by default 0) ask for, and ask its autoscaler for it.
+
+    Pools are sized by the nodes that are up, and a cluster may begin with none. After ``EMI_RAY_WAIT_S`` seconds, by
+    default 600, a run begins with what there is.
+
+    Raises:
+        UserError: there is no node with CPUs even then, or a variable is no number.
+    """
+    from ray.autoscaler.sdk import request_resources
+
+    wanted = _Wanted(max(_number_in("EMI_RAY_WAIT_FOR_NODES", 1), 1), _number_in("EMI_RAY_WAIT_FOR_GPUS", 0))
+    deadline = time.monotonic() + _number_in("EMI_RAY_WAIT_S", 600)
+    if _has(wanted):
+        return
+    _LOG.info("Waiting for %d nodes with CPUs and %d GPUs.", wanted.nodes, wanted.gpus)
+    request_resources(bundles=[{"CPU": 1}] * wanted.nodes + [{"GPU": 1}] * wanted.gpus)
+    while not _has(wanted) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    request_resources(bundles=[])  # what is at work is kept anyway
+    if not _working_nodes():
+        raise UserError(
+            "The cluster has no node with CPUs, and none has come: start one, or see why the autoscaler does not "
+            "(ray status)."
+        )
+    if not _has(wanted):
+        _LOG.warning("Not all nodes have come; the run begins with %d nodes.", len(_working_nodes()))
+
+
+def _has(wanted: _Wanted) -> bool:
+    nodes = _working_nodes()
+    gpus = sum(node["Resources"].get("GPU", 0) for node in nodes)
+    return len(nodes) >= wanted.nodes and gpus >= wanted.gpus
+
+
+def _number_in(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise UserError(f"{variable} is '{text}', and should be a whole number.")
+    return int(text)
 
 
 def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from emi_ray.runtime.address import check_cluster, resolve
-from emi_ray.runtime.nodes import CORES
+from emi_ray.runtime.nodes import CORES, await_nodes
 from emi_ray.runtime.watch import HeadLost, HeadWatch
 
 MIN_LOGICAL_CPUS = 8
@@ -96,6 +96,7 @@ def _cluster(address: str) -> Iterator[None]:
     watch = HeadWatch(resolved)
     watch.start()
     try:
+        await_nodes()
         yield
     except BaseException as error:
         if watch.explains(error):
