@@ -76,9 +76,14 @@ class FaceSettings(Settings):
             return hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
 
 
+DecoderName = Literal["ffmpeg"]
+"""Programs that decode media; see ``DECODERS`` in ``media/decode.py``."""
+
+
 class MediaSettings(Settings):
     """How bytes become frames, faces and a waveform."""
 
+    decoder: DecoderName = Field("ffmpeg", description="what decodes the media")
     frame_rate_hz: float = Field(6.0, gt=0, description="frames kept a second, by timestamp")
     max_frames: int = Field(400, ge=1, description="frames kept a clip; later ones are not decoded")
     frame_side_px: int = Field(256, ge=16, description="shorter side of whole frames, where one is needed")
@@ -98,6 +103,8 @@ class MediaSettings(Settings):
             keys |= {"faces"}
         if "waveform" in needs:
             keys |= {"sample_rate_hz", "max_audio_s"}
+        if keys:
+            keys |= {"decoder"}
         deciding = self.model_dump(include=keys, mode="json")
         if "faces" in keys:
             deciding["faces"]["yunet_model"] = self.faces.model_digest()

@@ -49,8 +49,8 @@ def test_settings_are_frozen():
 
 def test_only_what_an_extractor_sees_enters_its_fingerprint():
     media = MediaSettings()
-    assert set(media.deciding({"waveform"})) == {"sample_rate_hz", "max_audio_s"}
-    assert set(media.deciding({"faces"})) == {"frame_rate_hz", "max_frames", "faces"}
+    assert set(media.deciding({"waveform"})) == {"decoder", "sample_rate_hz", "max_audio_s"}
+    assert set(media.deciding({"faces"})) == {"decoder", "frame_rate_hz", "max_frames", "faces"}
     assert media.deciding({"transcript"}) == {}
 
 

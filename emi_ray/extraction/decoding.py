@@ -14,10 +14,9 @@ from emi_ray.extraction.work import origin_column, todo_column
 from emi_ray.media.clip import table_of
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.origins import content_of
+from emi_ray.media.remarks import remarks
 from emi_ray.media.source import ClipSource
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
-
-TRUNCATED = "the media end earlier than they say: what could be read was used"
 
 
 class Decode(Stage):
@@ -48,7 +47,7 @@ class Decode(Stage):
             source = ClipSource(row["clip_id"], **{name: row[name] for name in MEDIA_COLUMNS})
             decoded.append(self._decoder.decode(source, self._needs_of(row)))
             seconds = time.perf_counter() - started
-            remark = TRUNCATED if json.loads(decoded[-1]["notes"]).get("truncated") else None
+            remark = "\n".join(remarks(json.loads(decoded[-1]["notes"]))) or None
             outcomes.append([outcome("decode", "ok", remark, seconds, decoded[-1]["media_s"])])
         table = table_of(decoded)
         for name, column in _origins(batch, self._needs).items():

@@ -27,12 +27,12 @@ class StageSummary:
     _first_of_kind: dict[str, str] = field(default_factory=dict, repr=False)
 
     def add(self, status: str, reason: str | None, count: int, seconds: float) -> None:
-        """Count clips with the same status and reason."""
+        """Count clips with the same status and reason; each line of the reason is one."""
         setattr(self, status, getattr(self, status) + count)
         self.seconds += seconds
-        if reason:
-            kind = re.sub(r"\d[\d.,]*", "", reason)
-            self.reasons[self._first_of_kind.setdefault(kind, reason)] += count
+        for line in (reason or "").splitlines():
+            kind = re.sub(r"\d[\d.,]*", "", line)
+            self.reasons[self._first_of_kind.setdefault(kind, line)] += count
 
 
 @dataclass

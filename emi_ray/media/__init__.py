@@ -1,4 +1,4 @@
 """Bytes → frames, faces and waveform."""
 
-MEDIA_VERSION = 1
+MEDIA_VERSION = 2
 """Grows whenever the same file under the same settings decodes to something else; part of every fingerprint."""

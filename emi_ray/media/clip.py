@@ -55,8 +55,9 @@ class DecodedClip:
     be read (corrupt file, time limit). ``openface_csv`` is the text of the file; ``video``
     is where the video lies, for an extractor that runs a program on it.
 
-    ``notes`` counts what happened on the way: ``frames_decoded``, ``frames_without_face``,
-    ``packets_corrupt``, ``truncated`` and the like.
+    ``notes`` tells what happened on the way: counts (``frames_decoded``, ``frames_without_face``,
+    ``packets_corrupt``, ``truncated`` and the like), and in words which stream was chosen and how much was read.
+    Timestamps of pictures and of sound count from the start of the earliest of the clip's streams.
     """
 
     clip_id: str
@@ -68,7 +69,7 @@ class DecodedClip:
     video: str | None = None
     missing: Mapping[Need, str] = field(default_factory=dict)
     failed: Mapping[Need, str] = field(default_factory=dict)
-    notes: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, int | str] = field(default_factory=dict)
 
     @property
     def media_duration_s(self) -> float:

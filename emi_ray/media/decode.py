@@ -1,22 +1,34 @@
 """A clip's files → frames, faces, waveform. What is wrong with a clip ends as a reason, never as an error."""
 
-from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
-from emi_ray.config import MediaSettings
+from emi_ray.config import DecoderName, MediaSettings
 from emi_ray.media.clip import DecodedClip, Faces, Frames, Waveform
+from emi_ray.media.doors import explain
 from emi_ray.media.faces import read_ready_crops
-from emi_ray.media.sinks import AudioSink, FaceSearcher, FrameCollector, FrameConsumer, VideoSink
+from emi_ray.media.sinks import FaceSearcher, FrameCollector, FrameConsumer, VideoSink
+from emi_ray.media.sound import AudioSink
 from emi_ray.media.source import ClipSource, UnreadableError, open_media, read_text
-from emi_ray.media.streams import StreamSink, read_streams
+from emi_ray.media.streams import DECODING_ERRORS, FileNotes, Kind, StreamSink, read_streams
 from emi_ray.schema import Need
+
+Decoder = Callable[[BinaryIO, Sequence[StreamSink[Any]], Collection[Kind]], FileNotes]
+"""Reads one file once, and gives the frames of its streams to sinks; see :func:`read_streams`."""
+
+_SOUND: tuple[Kind, ...] = ("audio",)
+_PICTURES: tuple[Kind, ...] = ("video",)
+
+DECODERS: Mapping[DecoderName, Decoder] = {"ffmpeg": read_streams}
+"""By the name that ``media.decoder`` has."""
 
 
 def decode_clip(source: ClipSource, media: MediaSettings, needs: frozenset[Need]) -> DecodedClip:
     """Decode what ``needs`` asks for, and nothing else; each file is read once.
 
     Raises:
-        UserError: the face detector that ``media`` asks for cannot be had. A bad clip never raises.
+        UserError: the face detector that ``media`` asks for cannot be had. What is wrong with a clip never raises.
     """
     decoding = _Decoding(source, media, needs)
     decoding.run()
@@ -30,7 +42,7 @@ def decode_clip(source: ClipSource, media: MediaSettings, needs: frozenset[Need]
         video=decoding.video,
         missing=decoding.missing,
         failed=decoding.failed,
-        notes=dict(decoding.notes),
+        notes=decoding.notes,
     )
 
 
@@ -49,7 +61,7 @@ class _Decoding:
     video: str | None = None
     missing: dict[Need, str] = field(default_factory=dict)
     failed: dict[Need, str] = field(default_factory=dict)
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, int | str] = field(default_factory=dict)
 
     def run(self) -> None:
         if "transcript" in self.needs:
@@ -62,11 +74,12 @@ class _Decoding:
         if "faces" in self.needs and self.source.faces_dir is not None:
             self._read_faces_dir(self.source.faces_dir)
             from_video -= {"faces"}
-        if "waveform" in self.needs and self.source.audio in (None, self.source.video):
-            from_video |= {"waveform"}
-        elif "waveform" in self.needs:
-            self._read_media(self.source.audio, frozenset({"waveform"}))
-        self._read_media(self.source.video, from_video)
+        sound = self.needs & {"waveform"}
+        if self.source.audio in (None, self.source.video):
+            self._read_media(self.source.video, from_video | sound, _SOUND + _PICTURES)
+        else:
+            self._read_media(self.source.audio, sound, _SOUND)
+            self._read_media(self.source.video, from_video, _PICTURES)
 
     def _take_transcript(self) -> None:
         text = self.source.transcript
@@ -105,7 +118,9 @@ class _Decoding:
         elif self.faces is None:
             self.missing["faces"] = f"the folder of face images is empty: {faces_dir}"
 
-    def _read_media(self, file: str | bytes | None, needs: frozenset[Need]) -> None:
+    def _read_media(
+        self, file: str | bytes | None, needs: frozenset[Need], serving: Collection[Kind]
+    ) -> None:
         """Read one media file; each of ``needs`` ends in a result, in ``missing`` or in ``failed``."""
         if not needs:
             return
@@ -115,26 +130,34 @@ class _Decoding:
         sinks = _Sinks(self.media, needs)
         try:
             with open_media(file) as stream:
-                read_streams(stream, sinks.all)
+                notes = DECODERS[self.media.decoder](stream, sinks.all, serving)
+            self._take_sound(sinks, notes)
+            self._take_pictures(sinks, notes)
         except UnreadableError as error:
-            self.failed |= dict.fromkeys(sorted(needs), str(error))
+            self._fail(needs, str(error))
             return
-        self._take_sound(sinks)
-        self._take_pictures(sinks)
+        except DECODING_ERRORS as error:
+            self._fail(needs, f"decoding failed ({type(error).__name__}: {explain(error)})")
         self._count(
             {
                 "packets_corrupt": sum(sink.packets_corrupt for sink in sinks.all),
                 "truncated": int(any(sink.truncated for sink in sinks.all)),
+                "timestamps_jumped": notes.num_jumps,
+                **{f"{sink.KIND}_choice": sink.said for sink in sinks.all},
             }
         )
 
-    def _take_sound(self, sinks: "_Sinks") -> None:
-        if sinks.sound:
-            self.waveform = sinks.sound.finish()
-            self._conclude("waveform", sinks.sound, self.waveform is not None)
-            self._count({"sound_capped": int(sinks.sound.full)})
+    def _take_sound(self, sinks: "_Sinks", file: FileNotes) -> None:
+        sound = sinks.sound
+        if sound is None:
+            return
+        self.waveform = sound.finish()
+        self._conclude("waveform", sound, self.waveform is not None)
+        self._count(sound.notes)
+        if sound.notes.get("sound_capped"):
+            self.notes["sound_read"] = _share_read(sound.end_s, file.declared_s)
 
-    def _take_pictures(self, sinks: "_Sinks") -> None:
+    def _take_pictures(self, sinks: "_Sinks", file: FileNotes) -> None:
         picture = sinks.picture
         if sinks.collector:
             self.frames = sinks.collector.finish()
@@ -148,22 +171,33 @@ class _Decoding:
             {
                 "frames_decoded": picture.num_decoded,
                 "frames_sampled": picture.sampler.num_kept,
-                "frames_capped": int(picture.full),
+                "frames_capped": int(picture.has_more),
                 "timestamps_repaired": picture.sampler.num_repaired,
+                **sinks.notes_of_pictures,
             }
         )
+        if picture.has_more:
+            self.notes["pictures_read"] = _share_read(picture.end_s, file.declared_s)
 
     def _conclude(self, need: Need, sink: StreamSink, succeeded: bool) -> None:
         """Say why a stream gave nothing."""
-        if succeeded:
+        if sink.refusal:
+            self._fail({need}, sink.refusal)
+        elif succeeded:
             return
-        if not sink.found:
+        elif not sink.found:
             self.missing[need] = f"the file has no {sink.KIND} stream"
         elif sink.codec is None:
             self.failed[need] = f"ffmpeg has no decoder for the {sink.KIND} stream"
         else:
             reason = sink.error or "it ends before its first frame"
             self.failed[need] = f"nothing of the {sink.KIND} stream ({sink.codec}) can be decoded ({reason})"
+
+    def _fail(self, needs: Collection[Need], reason: str) -> None:
+        for need in sorted(needs):
+            setattr(self, need, None)
+            self.missing.pop(need, None)
+            self.failed[need] = reason
 
     def _count_faces(self, num_frames: int) -> None:
         if num_frames and self.faces is None:
@@ -178,9 +212,14 @@ class _Decoding:
             }
         )
 
-    def _count(self, counts: dict[str, int]) -> None:
+    def _count(self, counts: Mapping[str, int | str]) -> None:
         """Add to the notes; of what never happened nothing is noted."""
-        self.notes.update({name: count for name, count in counts.items() if count})
+        for name, count in counts.items():
+            if count:
+                before = self.notes.get(name)
+                self.notes[name] = (
+                    count + before if isinstance(count, int) and isinstance(before, int) else count
+                )
 
 
 class _Sinks:
@@ -194,3 +233,14 @@ class _Sinks:
         self.picture = VideoSink(media.frame_rate_hz, media.max_frames, consumers)
         self.all: list[StreamSink] = [self.picture] if consumers else []
         self.all += [self.sound] if self.sound else []
+
+    @property
+    def notes_of_pictures(self) -> dict[str, int]:
+        """What was done to the sampled frames; the same whether frames, faces or both are wanted."""
+        consumer = self.searcher or self.collector
+        return dict(consumer.convert.notes) if consumer else {}
+
+
+def _share_read(read_s: float, declared_s: float) -> str:
+    whole = f" of {declared_s:.1f} s" if declared_s > read_s else ""
+    return f"{read_s:.1f} s{whole}"

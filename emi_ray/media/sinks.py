@@ -1,89 +1,36 @@
-"""What the streams of a clip become: a waveform, whole frames, faces."""
+"""What the pictures of a clip become: whole frames, faces."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Protocol
 
-import av
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.stream import Stream
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from emi_ray.config import FaceSettings
-from emi_ray.media.clip import Faces, Frames, Waveform
+from emi_ray.media.clip import Faces, Frames
+from emi_ray.media.clock import Clock
 from emi_ray.media.detection import build_finder
+from emi_ray.media.pictures import RgbConverter
 from emi_ray.media.sampling import FrameSampler
 from emi_ray.media.streams import StreamSink
 from emi_ray.media.tracking import FaceTracker
 
 FALLBACK_FRAME_RATE_HZ = 25.0
 PLAUSIBLE_FRAME_RATES_HZ = (1.0, 120.0)
-DOWNMIX = {"rematrix_maxval": "1.0"}
-"""Channels are averaged, as librosa does; swresample's default would add 3 dB to a stereo voice, and clip it."""
 MAX_ASPECT = 4
 """Whole frames are shrunk until the longer side is at most this many times ``frame_side_px``."""
 WORKING_SIDE_PX = 1920
 """Longer side of the frames that faces are cut from."""
 
 
-class AudioSink(StreamSink[AudioFrame]):
-    """Sound as mono float32 at ``sample_rate_hz``, at most ``max_audio_s`` of it, gaps closed."""
-
-    KIND = "audio"
-
-    def __init__(self, sample_rate_hz: int, max_audio_s: float) -> None:
-        super().__init__()
-        self._rate_hz = sample_rate_hz
-        self._max_samples = round(sample_rate_hz * max_audio_s)
-        self._chunks: list[np.ndarray] = []
-        self._num_samples = 0
-        self._resampler: av.AudioResampler | None = None
-        self._format: tuple[object, ...] = ()
-
-    @property
-    def full(self) -> bool:
-        return self._num_samples >= self._max_samples
-
-    @property
-    def duration_s(self) -> float:
-        return self._num_samples / self._rate_hz
-
-    def take(self, frame: AudioFrame) -> None:
-        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if kind != self._format:
-            self._drain()
-            self._format = kind
-            self._resampler = av.AudioResampler(
-                format="flt", layout="mono", rate=self._rate_hz, options=DOWNMIX
-            )
-        frame.pts = None
-        self._resample(frame)
-
-    def finish(self) -> Waveform | None:
-        """All sound, or None if there is none."""
-        self._drain()
-        if not self._num_samples:
-            return None
-        samples = np.concatenate(self._chunks)[: self._max_samples]
-        return Waveform(np.clip(np.nan_to_num(samples), -1, 1, out=samples), self._rate_hz)
-
-    def _resample(self, frame: AudioFrame | None) -> None:
-        if self._resampler is None:
-            return
-        for part in self._resampler.resample(frame):
-            self._chunks.append(part.to_ndarray().reshape(-1))
-            self._num_samples += part.samples
-
-    def _drain(self) -> None:
-        self._resample(None)
-        self._resampler = None
-
-
 class FrameConsumer(Protocol):
     """Takes the sampled frames of a clip."""
 
-    def take(self, frame: VideoFrame, time_s: float) -> None:
-        """Take one sampled frame, ``time_s`` after the first."""
+    def take(self, frame: VideoFrame, time_s: float, pixel_aspect: float) -> None:
+        """Take one sampled frame, ``time_s`` after the clip's time zero, of pixels of this width over height."""
 
 
 class VideoSink(StreamSink[VideoFrame]):
@@ -96,47 +43,64 @@ class VideoSink(StreamSink[VideoFrame]):
         self._rate_hz, self._max_frames = rate_hz, max_frames
         self._consumers = consumers
         self.sampler = FrameSampler(rate_hz, max_frames, 1 / FALLBACK_FRAME_RATE_HZ)
-        self._time_base_s, self._last_frame_s = 1.0, 0.0
+        self._last_frame_s = 0.0
+        self._aspect = 1.0
+        self._coded_aspect: Fraction | None = None
 
-    def open(self, stream: Stream) -> None:
-        super().open(stream)
-        self._time_base_s = float(stream.time_base or 1)
+    def open(self, stream: Stream, clock: Clock) -> None:
+        super().open(stream, clock)
+        assert isinstance(stream, VideoStream)
         self.sampler = FrameSampler(self._rate_hz, self._max_frames, _frame_interval_s(stream))
+        if stream.codec_context is not None:
+            self._aspect = float(stream.sample_aspect_ratio or 1)
 
     @property
     def full(self) -> bool:
         return self.sampler.full
 
     @property
-    def duration_s(self) -> float:
+    def covered_s(self) -> float:
+        return self.sampler.last_s - self.sampler.first_s + self._last_frame_s
+
+    @property
+    def end_s(self) -> float:
+        """When the latest frame ends, in seconds since time zero."""
         return self.sampler.last_s + self._last_frame_s
 
-    def needs(self, timestamp_s: float | None) -> bool:
-        return self.sampler.is_due(timestamp_s)
+    def needs(self, time_s: float | None) -> bool:
+        return self.sampler.is_due(time_s)
 
-    def take(self, frame: VideoFrame) -> None:
+    def take(self, frame: VideoFrame, stream: VideoStream) -> None:
         # The last frames leave the decoder without a time base, so that frame.time cannot be used.
-        time_s = self.sampler.place(None if frame.pts is None else frame.pts * self._time_base_s)
-        self._last_frame_s = (frame.duration or 0) * self._time_base_s
+        stamp_s = None if frame.pts is None else frame.pts * self.time_base_s
+        time_s = self.sampler.place(self.clock.read(self.KIND, stamp_s))
+        self._last_frame_s = (frame.duration or 0) * self.time_base_s
         if time_s is not None:
+            aspect = self._aspect_now(stream)
             for consumer in self._consumers:
-                consumer.take(frame, time_s)
+                consumer.take(frame, time_s, aspect)
+
+    def _aspect_now(self, stream: VideoStream) -> float:
+        """The container's word, unless the pictures have changed theirs since the first one."""
+        coded = stream.codec_context.sample_aspect_ratio or Fraction(1)
+        if self._coded_aspect not in (None, coded):
+            self._aspect = float(coded)
+        self._coded_aspect = coded
+        return self._aspect
 
 
 class FrameCollector:
     """Whole frames, the shorter side at most ``side_px``, never enlarged, all of the first one's size."""
 
     def __init__(self, side_px: int) -> None:
-        self._side_px = side_px
-        self._convert: RgbConverter | None = None
+        self.convert = RgbConverter(
+            lambda width, height: min(side_px / min(width, height), MAX_ASPECT * side_px / max(width, height))
+        )
         self._pixels: list[np.ndarray] = []
         self._times_s: list[float] = []
 
-    def take(self, frame: VideoFrame, time_s: float) -> None:
-        if self._convert is None:
-            short, long = sorted((frame.width, frame.height))
-            self._convert = RgbConverter(frame, min(self._side_px / short, MAX_ASPECT * self._side_px / long))
-        self._pixels.append(self._convert(frame))
+    def take(self, frame: VideoFrame, time_s: float, pixel_aspect: float) -> None:
+        self._pixels.append(self.convert(frame, pixel_aspect))
         self._times_s.append(time_s)
 
     def finish(self) -> Frames | None:
@@ -154,37 +118,18 @@ class FaceSearcher:
 
     def __init__(self, settings: FaceSettings) -> None:
         self._tracker = FaceTracker(build_finder(settings), settings)
-        self._convert: RgbConverter | None = None
+        self.convert = RgbConverter(lambda width, height: WORKING_SIDE_PX / max(width, height))
 
     @property
     def num_frames(self) -> int:
         return self._tracker.num_frames
 
-    def take(self, frame: VideoFrame, time_s: float) -> None:
-        if self._convert is None:
-            self._convert = RgbConverter(frame, WORKING_SIDE_PX / max(frame.width, frame.height))
-        self._tracker.see(self._convert(frame), time_s)
+    def take(self, frame: VideoFrame, time_s: float, pixel_aspect: float) -> None:
+        self._tracker.see(self.convert(frame, pixel_aspect), time_s)
 
     def finish(self) -> Faces | None:
         """The face, or None if no frame had one."""
         return self._tracker.finish()
-
-
-class RgbConverter:
-    """Frames as RGB arrays, scaled by ``scale`` (at most 1), turned upright, all of the first frame's size.
-
-    Rotation is taken from the display matrix that phones write; mirroring is not undone.
-    """
-
-    def __init__(self, first: VideoFrame, scale: float) -> None:
-        scale = min(1.0, scale)
-        self._width, self._height = max(1, round(first.width * scale)), max(1, round(first.height * scale))
-        self._quarter_turns = round(first.rotation / 90) % 4
-
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8."""
-        scaled = frame.reformat(self._width, self._height, "rgb24", interpolation="AREA")
-        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), self._quarter_turns))
 
 
 def _frame_interval_s(stream: Stream) -> float:

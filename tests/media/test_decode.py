@@ -11,7 +11,7 @@ import pytest
 from media_files import decode, indices, times, tone, write_video, write_wav
 
 from emi_ray.config import MediaSettings
-from emi_ray.media import streams
+from emi_ray.media import doors
 from emi_ray.media.decode import decode_clip
 from emi_ray.media.sinks import VideoSink
 from emi_ray.media.source import ClipSource
@@ -81,7 +81,7 @@ def test_both_streams_of_a_file_are_read_in_one_pass(clip, monkeypatch):
         opened.append(args)
         return really_open(*args, **options)
 
-    monkeypatch.setattr(streams.av, "open", count)
+    monkeypatch.setattr(doors.av, "open", count)
     decoded = decode(clip, "frames", "faces", "waveform", audio=str(clip))
     assert len(opened) == 1
     assert decoded.frames is not None
@@ -273,6 +273,8 @@ def test_every_odd_clip_ends_with_content_or_with_a_reason(path):
 @pytest.mark.parametrize("path", sorted(CLIPS.glob("talking/*.mpg"))[:3], ids=lambda path: path.name)
 def test_every_talking_clip_gives_a_face_and_a_voice(path):
     decoded = decode(path, "faces", "waveform")
-    assert decoded.notes == {"frames_decoded": 75, "frames_sampled": 18, "frames_with_face": 18}
+    assert (
+        decoded.notes.items() >= {"frames_decoded": 75, "frames_sampled": 18, "frames_with_face": 18}.items()
+    )
     assert decoded.faces.crops.shape == (18, 224, 224, 3)
     assert decoded.waveform.duration_s > 2.9

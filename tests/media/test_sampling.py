@@ -26,10 +26,16 @@ def test_a_timestamp_rounded_to_milliseconds_still_meets_its_grid_point():
     assert kept([round(index / 30, 3) for index in range(31)])[0] == [0, 5, 10, 15, 20, 25, 30]
 
 
-def test_time_starts_at_the_first_frame():
+def test_a_first_frame_after_time_zero_is_where_it_is():
+    assert kept([1.0, 1.04, 1.17])[0] == [0, 2]
+    assert FrameSampler(6.0, 10, 0.04).place(1.0) == 1.0
+
+
+def test_a_first_frame_before_time_zero_moves_all_of_them():
     sampler = FrameSampler(6.0, 10, 0.04)
-    assert sampler.place(7.5) == 0.0
-    assert sampler.place(7.75) == pytest.approx(0.25)
+    assert sampler.place(-0.08) == 0.0
+    assert sampler.place(0.12) == pytest.approx(0.2)
+    assert sampler.num_repaired == 0
 
 
 def test_no_frame_is_kept_twice_and_a_gap_stays_a_gap():

@@ -1,0 +1,171 @@
+"""What a media file may be and do: it holds its media itself, opens nothing else, and fits into memory.
+
+FFmpeg also reads playlists, manifests, scripts and devices, which open other files or the network on their own.
+Which of its demuxers do so changes from version to version; those that are used here are therefore named, and all
+others are refused before they read a byte.
+"""
+
+import io
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import av
+from av.container import InputContainer
+from av.error import ArgumentError, FFmpegError
+
+from emi_ray.media.source import UnreadableError
+
+READ_BYTES = 1 << 18
+"""Read at a time: enough that a file in an object store does not cost thousands of requests."""
+MAX_PIXELS = 1 << 26
+"""Pixels of the largest picture that is decoded, 8192 x 8192; FFmpeg refuses larger ones before it allocates them."""
+
+FORMATS = (
+    # sound and pictures
+    *(
+        "mov",
+        "matroska",
+        "avi",
+        "asf",
+        "asf_o",
+        "flv",
+        "live_flv",
+        "kux",
+        "mpegts",
+        "mpeg",
+        "ogg",
+        "nut",
+        "nuv",
+    ),
+    *("mxf", "gxf", "lxf", "rm", "wtv", "dv", "dhav", "swf", "ty", "pva", "nsv", "yuv4mpegpipe", "ivf"),
+    # pictures alone
+    *("mpegvideo", "m4v", "h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "vc1", "vc1test", "dirac"),
+    *("cavsvideo", "avs2", "avs3", "evc", "apv", "dnxhd", "mjpeg", "mjpeg_2000", "smjpeg", "mpjpeg"),
+    *("gif", "apng", "jpegxl_anim", "ico", "bmp_pipe", "exr_pipe", "gif_pipe", "hdr_pipe", "j2k_pipe"),
+    *(
+        "jpeg_pipe",
+        "jpegls_pipe",
+        "jpegxl_pipe",
+        "pam_pipe",
+        "pbm_pipe",
+        "pgm_pipe",
+        "pgmyuv_pipe",
+        "png_pipe",
+    ),
+    *("ppm_pipe", "qoi_pipe", "sgi_pipe", "sunrast_pipe", "tiff_pipe", "webp_pipe"),
+    # sound alone
+    *("wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "loas", "ac3", "ac4", "eac3", "dts", "dtshd"),
+    *(
+        "truehd",
+        "mlp",
+        "amr",
+        "amrnb",
+        "amrwb",
+        "ape",
+        "wv",
+        "tta",
+        "tak",
+        "mpc",
+        "mpc8",
+        "oma",
+        "qcp",
+        "gsm",
+    ),
+    *(
+        "sln",
+        "g722",
+        "g723_1",
+        "g729",
+        "ilbc",
+        "lc3",
+        "voc",
+        "sox",
+        "ircam",
+        "nistsphere",
+        "shn",
+        "sds",
+        "avr",
+    ),
+    *("iff", "xwma", "dsf", "iamf", "bonk", "osq", "spdif"),
+)
+"""The demuxers of FFmpeg that may read a file, by name: each reads the media in the file and nothing else."""
+
+LIMITS = {"max_pixels": str(MAX_PIXELS)}
+"""Options for every decoder, those included that FFmpeg uses to find out what a file holds."""
+
+
+def open_container(file: BinaryIO) -> InputContainer:
+    """Open a media file that is self-contained.
+
+    FFmpeg does not learn the file's name, which some demuxers take for a pattern or an address of further files; it
+    learns the suffix alone, by which a few formats without a header are known. Nothing that a file names is opened.
+
+    Raises:
+        UnreadableError: FFmpeg makes nothing of the file, or it is a playlist, a manifest or the like.
+    """
+    options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none", **LIMITS}
+    if av.logging.get_level() is None:
+        av.logging.set_level(av.logging.PANIC)  # prints nothing, and lets errors carry FFmpeg's last words
+    try:
+        return av.open(
+            _Nameless(file),
+            "r",
+            options=options,
+            metadata_errors="replace",
+            buffer_size=READ_BYTES,
+            io_open=_refuse,
+        )
+    except UnreadableError:
+        raise
+    except (FFmpegError, OSError, ValueError, MemoryError) as error:
+        raise UnreadableError(_why_not(error)) from error
+
+
+def explain(error: Exception) -> str:
+    """FFmpeg's own words, without numbers and places."""
+    log = getattr(error, "log", None)
+    if log and "exceeds specified max pixel count" in log[2]:
+        return f"a picture of more than {MAX_PIXELS:,} pixels"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _why_not(error: Exception) -> str:
+    log = getattr(error, "log", None)
+    if isinstance(error, ArgumentError) and log and "not on whitelist" in log[2]:
+        return (
+            f"not a media file but of FFmpeg's kind '{log[1]}': playlists, manifests, devices and other kinds that "
+            "may open further files are not read"
+        )
+    if isinstance(error, MemoryError):
+        return f"reading its header needs more memory than decoding may use ({explain(error)})"
+    return f"not a media file that ffmpeg can read ({explain(error)})"
+
+
+def _refuse(url: str, flags: int, options: dict[str, Any]) -> Any:
+    """What FFmpeg calls in order to open a further file."""
+    raise UnreadableError("the file names another file, and only the media that a file holds itself are read")
+
+
+class _Nameless(io.RawIOBase):
+    """A file of which only the suffix is known."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        name = getattr(file, "name", "")
+        suffix = PurePosixPath(name).suffix.lower() if isinstance(name, str) else ""
+        self.name = f"media{suffix}" if suffix[1:].isalnum() else "media"
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()

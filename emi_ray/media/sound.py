@@ -1,0 +1,187 @@
+"""Sound as one channel at one rate, on the clock of its clip."""
+
+import math
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.stream import Stream
+
+from emi_ray.media.clip import Waveform
+from emi_ray.media.mixing import WEIGHTS, Levels, combine, settle, weights_of
+from emi_ray.media.streams import StreamSink
+from emi_ray.media.timeline import Placed, SoundTimeline
+
+PLAUSIBLE_RATES_HZ = (1000, 1_000_000)
+"""A file that says otherwise is damaged: at 1 Hz a thousand samples would become hours."""
+
+
+class AudioSink(StreamSink[AudioFrame]):
+    """Sound as mono float32 at ``sample_rate_hz``, at most ``max_audio_s`` of it from the clip's time zero on.
+
+    Gaps in the timestamps become silence. Two channels are kept apart to the end, when it is known how loud each is.
+    """
+
+    KIND = "audio"
+
+    def __init__(self, sample_rate_hz: int, max_audio_s: float) -> None:
+        super().__init__()
+        self._rate_hz = sample_rate_hz
+        self._max_samples = math.ceil(sample_rate_hz * max_audio_s)
+        self._timeline: SoundTimeline[AudioFrame] = SoundTimeline()
+        self._chunks: list[np.ndarray] = []
+        self._num_samples = 0
+        self._to_cut = 0
+        self._filled: list[slice] = []
+        self._num_cut = 0
+        self._mixer: _Mixer | None = None
+        self.notes: dict[str, int] = {}
+
+    @property
+    def full(self) -> bool:
+        return self._num_samples >= self._max_samples
+
+    @property
+    def covered_s(self) -> float:
+        start = self._filled[0].stop if self._filled and self._filled[0].start == 0 else 0
+        return (self._num_samples - start) / self._rate_hz
+
+    @property
+    def end_s(self) -> float:
+        return min(self._num_samples, self._max_samples) / self._rate_hz
+
+    def take(self, frame: AudioFrame, stream: Stream) -> None:
+        low, high = PLAUSIBLE_RATES_HZ
+        if not low <= frame.sample_rate <= high:
+            raise ValueError(f"a sample rate of {frame.sample_rate} Hz")
+        stamp_s = None if frame.pts is None else frame.pts * self.time_base_s
+        start_s = self.clock.read(self.KIND, stamp_s)
+        for placed in self._timeline.push(frame, start_s, frame.samples / frame.sample_rate):
+            self._place(placed)
+
+    def finish(self) -> Waveform | None:
+        """All sound, or None if there is none, or if it is refused (see ``refusal``)."""
+        for placed in self._timeline.finish():
+            self._place(placed)
+        self._drain()
+        if not self._num_samples or self._mixer is None:
+            return None
+        rows = np.concatenate(self._aligned(), axis=1)[:, : self._max_samples]
+        if not np.isfinite(rows).all():
+            self.refusal = "the sound holds values that are not numbers (NaN or infinity)"
+            return None
+        levels = rows.std(axis=1) if self._mixer.keeps_channels else self._mixer.levels.of_channels()
+        mixed, mixing = combine(rows, levels, self._mixer.are_speakers)
+        samples, settling = settle(mixed, [gap for gap in self._filled if gap.start < len(mixed)])
+        self.notes = {**mixing, **settling, **self._account()}
+        return Waveform(samples.astype(np.float32, copy=False), self._rate_hz)
+
+    def _account(self) -> dict[str, int]:
+        filled = sum(
+            min(gap.stop, self._max_samples) - min(gap.start, self._max_samples) for gap in self._filled
+        )
+        return {
+            "sound_filled_ms": round(1000 * filled / self._rate_hz),
+            "sound_cut_ms": round(1000 * self._num_cut / self._rate_hz),
+            "sound_restarts": self._timeline.num_restarts,
+            "sound_capped": int(self.has_more or self._num_samples > self._max_samples),
+        }
+
+    def _place(self, placed: Placed[AudioFrame]) -> None:
+        if self.full:
+            self.has_more = True
+            return
+        if placed.shift_s > 0:
+            self._drain()
+            self._fill(round(placed.shift_s * self._rate_hz))
+        elif placed.shift_s < 0:
+            self._drain()
+            self._to_cut += round(-placed.shift_s * self._rate_hz)
+        frame = placed.piece
+        if self._mixer is None or not self._mixer.suits(frame):
+            self._drain()
+            levels = self._mixer.levels if self._mixer and self._mixer.has_levels_of(frame) else None
+            self._mixer = _Mixer(frame, self._rate_hz, levels)
+        frame.pts = None
+        self._append(self._mixer.mix(frame))
+
+    def _fill(self, num_samples: int) -> None:
+        start = self._num_samples
+        stop = min(start + num_samples, max(self._max_samples, start))
+        self._filled.append(slice(start, stop))
+        self._append(np.zeros((1, stop - start), np.float32), may_cut=False)
+
+    def _drain(self) -> None:
+        if self._mixer is not None:
+            self._append(self._mixer.drain())
+
+    def _append(self, rows: np.ndarray, may_cut: bool = True) -> None:
+        """Take (R, N) samples, less what is to be cut."""
+        cut = min(self._to_cut, rows.shape[1]) if may_cut else 0
+        self._to_cut -= cut
+        self._num_cut += cut
+        if rows.shape[1] > cut:
+            self._chunks.append(rows[:, cut:])
+            self._num_samples += rows.shape[1] - cut
+
+    def _aligned(self) -> list[np.ndarray]:
+        """The chunks with equal numbers of rows: one channel stands for two where both occur."""
+        num_rows = max(len(chunk) for chunk in self._chunks)
+        return [np.broadcast_to(chunk, (num_rows, chunk.shape[1])) for chunk in self._chunks]
+
+
+class _Mixer:
+    """Resamples frames of one format, and mixes all but one or two channels.
+
+    Args:
+        levels: go on with these.
+    """
+
+    def __init__(self, frame: AudioFrame, rate_hz: int, levels: Levels | None) -> None:
+        self._format = _format_of(frame)
+        self._num_channels = frame.layout.nb_channels
+        names = [channel.name for channel in frame.layout.channels]
+        self._weights = weights_of(names).astype(np.float32) if self._num_channels > 2 else None
+        self.are_speakers = self._num_channels > 2 and all(name in WEIGHTS for name in names)
+        self.levels = levels or Levels(self._num_channels)
+        # Packed samples: PyAV finds the planes of a frame of more than seven channels by luck alone.
+        self._resampler = av.AudioResampler(format="flt", layout=frame.layout.name, rate=rate_hz)
+
+    def suits(self, frame: AudioFrame) -> bool:
+        return _format_of(frame) == self._format
+
+    @property
+    def keeps_channels(self) -> bool:
+        """Whether what it gives are the channels themselves; their levels are measured in the end then."""
+        return self._weights is None
+
+    def has_levels_of(self, frame: AudioFrame) -> bool:
+        return frame.layout.nb_channels == self._num_channels
+
+    def mix(self, frame: AudioFrame | None) -> np.ndarray:
+        """(R, N): the channel, both channels, or the mix and what it leaves out."""
+        parts = [self._samples(part) for part in self._resampler.resample(frame)]
+        if not parts:
+            return np.empty((1, 0), np.float32)
+        samples = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        if self._weights is None:
+            return samples
+        self.levels.add(samples)
+        return np.matmul(self._weights, samples)
+
+    def _samples(self, part: AudioFrame) -> np.ndarray:
+        """(C, N), a view of the frame's memory."""
+        count = part.samples * self._num_channels
+        return np.frombuffer(memoryview(part.planes[0]), np.float32, count).reshape(-1, self._num_channels).T
+
+    def drain(self) -> np.ndarray:
+        """What the resampler still holds; it starts afresh with the next frame."""
+        rest = self.mix(None)
+        self._resampler = av.AudioResampler(
+            format="flt", layout=self._resampler.layout.name, rate=self._resampler.rate
+        )
+        return rest
+
+
+def _format_of(frame: AudioFrame) -> tuple[object, ...]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
