@@ -68,7 +68,7 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         scheme = uri.partition(":")[0]
         raise UserError(f"{uri}: a URI has two slashes: {scheme}://{slashes['rest'].lstrip('/')}")
     if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+        return fs.LocalFileSystem(), str(_absolute(Path(uri).expanduser()))
     if without_credentials(uri) != uri:
         raise UserError(
             f"{without_credentials(uri)} was given with credentials in the URI, which would be printed and stored. "
@@ -88,6 +88,17 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         reason = str(error).partition("\n")[0]
         needs = " Hadoop's libhdfs and a Java runtime must be there." if "libjvm" in reason else ""
         raise UserError(f"{uri} cannot be opened: {reason}.{needs}") from None
+
+
+def _absolute(path: Path) -> Path:
+    """``path`` from the root on. Links keep their names, since what lies beside a link is meant to be found beside it
+    and its suffix is that of the content; ``..`` goes where the operating system goes with it."""
+    path = path.absolute()
+    parts = path.parts
+    if ".." not in parts:
+        return path
+    last = len(parts) - parts[::-1].index("..")
+    return Path(*parts[:last]).resolve().joinpath(*parts[last:])
 
 
 def without_credentials(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, unquote
 
@@ -69,7 +69,7 @@ def list_folder(folder: str) -> dict[str, bool]:
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
             with os.scandir(inner) as entries:
-                return {entry.name: entry.is_dir() for entry in entries}
+                return {entry.name: entry.is_dir() for entry in entries if _leads_somewhere(entry)}
         infos = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -81,10 +81,43 @@ def list_folder(folder: str) -> dict[str, bool]:
 def walk(folder: str) -> list[str]:
     """Paths, relative to the folder, of all files in it and below it, sorted; hidden ones are left out."""
     filesystem, inner = _reached(folder)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return sorted(_walk_local(inner))
     start = len(inner.rstrip("/")) + 1
     infos = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     names = (info.path[start:] for info in infos if info.type == fs.FileType.File)
     return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+
+
+def _walk_local(folder: str) -> Iterator[str]:
+    """As :func:`walk`; links are followed, but never into a folder that holds them."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        inside = (name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in inside if not _holds(os.path.join(place, name), real)]
+        there = (
+            name for name in names if not name.startswith(".") and os.path.isfile(os.path.join(place, name))
+        )
+        yield from (os.path.relpath(os.path.join(place, name), folder) for name in there)
+
+
+def _holds(path: str, real: str) -> bool:
+    """Whether ``path`` is a link to a folder that holds the place ``real`` itself."""
+    return os.path.islink(path) and f"{real}/".startswith(f"{os.path.realpath(path).rstrip('/')}/")
+
+
+def _leads_somewhere(entry: "os.DirEntry[str]") -> bool:
+    return not entry.is_symlink() or os.path.exists(entry.path)
+
+
+def nothing_at(path: str) -> str:
+    """Why there is nothing at a path, for a message."""
+    if not is_uri(path) and os.path.islink(path):
+        return (
+            f"{path} is a link to {os.readlink(path)}, which is not there. If git-annex, DVC or the Hugging Face hub "
+            "keeps the content, fetch it first"
+        )
+    return f"{path}: there is no such file or folder"
 
 
 def exist(paths: pa.ChunkedArray) -> pa.ChunkedArray:

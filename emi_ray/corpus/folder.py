@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from emi_ray.corpus.files import absolute, is_uri, join, kind_of, walk
+from emi_ray.corpus.files import absolute, is_uri, join, kind_of, nothing_at, walk
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.errors import UserError
 
@@ -56,7 +56,7 @@ def _media_at(path: str) -> tuple[list[str], int]:
     known = VIDEO_SUFFIXES | AUDIO_SUFFIXES
     kind = kind_of(path)
     if kind == fs.FileType.NotFound:
-        raise UserError(f"{path}: there is no such file or folder.")
+        raise UserError(f"{nothing_at(path)}.")
     names = walk(path) if kind == fs.FileType.Directory else [path]
     media = [name for name in names if _suffix(name) in known]
     if not media:

@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from emi_ray.config import CorpusSettings
 from emi_ray.corpus.columns import read_columns, text_column
-from emi_ray.corpus.files import absolute, exist, join, join_all, kind_of, read_texts
+from emi_ray.corpus.files import absolute, exist, join, join_all, kind_of, nothing_at, read_texts
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.listing import Finding, Listing, about, ids_where
 from emi_ray.corpus.roles import sort_columns
@@ -35,7 +35,7 @@ def read_table_corpus(source: str, settings: CorpusSettings) -> Listing:
     source = absolute(source)
     kind = kind_of(source)
     if kind == fs.FileType.NotFound:
-        raise UserError(f"--source {source}: there is no such file or folder.")
+        raise UserError(f"--source {nothing_at(source)}.")
     if kind == fs.FileType.File:
         return read_table(source, settings)
     found = [name for name in TABLES if kind_of(join(source, name)) == fs.FileType.File]
