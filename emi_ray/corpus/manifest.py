@@ -10,6 +10,7 @@ from emi_ray.config import CorpusSettings
 from emi_ray.corpus.checks import check_groups, check_ids, check_media, check_splits
 from emi_ray.corpus.files import refuse_credentials
 from emi_ray.corpus.labels import CheckedLabels, check_labels
+from emi_ray.corpus.leaks import check_leaks, check_spelling
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.corpus.statistics import split_statistics
 from emi_ray.corpus.table import read_demo_corpus, read_table_corpus
@@ -70,6 +71,8 @@ def validate_corpus(listing: Listing, settings: CorpusSettings) -> Corpus:
         *check_ids(listing),
         *check_splits(listing),
         *check_groups(listing),
+        *check_spelling(listing),
+        *check_leaks(listing),
         *check_media(listing),
         *checked.findings,
     ]
