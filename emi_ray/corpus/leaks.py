@@ -61,8 +61,8 @@ def check_spelling(listing: Listing) -> Iterator[Finding]:
         if several:
             named = ", ".join(map(ascii, several[:4])) + (", …" if several[4:] else "")
             message = (
-                f"{listing.where}: {column}: {named} differ only in case or in how Unicode writes them. If they mean one {what}, spell them alike; if not, be "
-                "aware that some disks and programs take them for one."
+                f"{listing.where}: {column}: {named} differ only in case or in how Unicode writes them. If they "
+                f"mean one {what}, spell them alike; if not, be aware that some disks and programs take them for one."
             )
             yield Finding("warning", message)
 
