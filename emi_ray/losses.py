@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from emi_ray.recipe_schema import ObjectiveSettings
 
 _EPSILON = 1e-8
+_MARGIN = 1e-6
 
 
 class Loss(Protocol):
@@ -53,6 +54,29 @@ def huber_loss(predictions: Tensor, targets: Tensor, delta: float, complete: boo
     return _mean_error(error, predictions, targets, complete)
 
 
+def binomial_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
+    """Mean negative log-likelihood a rater of "k of N raters saw it": cross-entropy of the share k / N.
+
+    ``predictions`` are probabilities. What N is would change the weight of a clip alone, and is passed over.
+    """
+    return _mean_error(_cross_entropy, predictions, targets, complete)
+
+
+def hurdle_loss(log_odds: Tensor, amount: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
+    """Cross-entropy of "anybody saw it" and, where somebody did, of the share that did (Mullahy 1986).
+
+    Args:
+        log_odds: (B, L), that the target is above 0.
+        amount: (B, L), the probability a rater, given that.
+    """
+
+    def error(x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        errors = torch.where(y > 0, _cross_entropy(x, y, "none"), 0.0)
+        return errors if reduction == "none" else errors.mean()
+
+    return presence_loss(log_odds, targets, complete) + _mean_error(error, amount, targets, complete)
+
+
 def presence_loss(log_odds: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
     """Cross-entropy of "the label is above the low end of its range" (targets on the [0, 1] scale)."""
 
@@ -80,6 +104,7 @@ def build_objective(objective: ObjectiveSettings) -> Loss:
         "pearson": pearson_loss,
         "l1": l1_loss,
         "huber": huber,
+        "binomial": binomial_loss,
     }
     parts = [(getattr(objective, name), loss) for name, loss in known.items() if getattr(objective, name) > 0]
 
@@ -118,6 +143,13 @@ class _Moments:
         if self._scored is None:
             return values.mean()
         return torch.where(self._scored, values, 0.0).sum() / self._scored.sum().clamp(min=1)
+
+
+def _cross_entropy(probability: Tensor, share: Tensor, reduction: str = "mean") -> Tensor:
+    inside = (
+        _MARGIN + (1 - 2 * _MARGIN) * probability
+    )  # the logarithm stays finite, and its gradient is not cut off
+    return F.binary_cross_entropy(inside, share.clamp(0, 1), reduction=reduction)
 
 
 def _mean_error(error: Callable[..., Tensor], predictions: Tensor, targets: Tensor, complete: bool) -> Tensor:

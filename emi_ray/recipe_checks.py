@@ -104,6 +104,12 @@ def _of_objective(recipe: Recipe, objective: ObjectiveSettings) -> Iterator[Unre
     fusion = recipe.fusion
     if fusion is None or fusion.type == "late":
         yield from _changed("objective", objective, ("auxiliary",), "the system has no branches to supervise")
+    elif not any(
+        (objective.ccc, objective.mse, objective.pearson, objective.l1, objective.huber, objective.binomial)
+    ):
+        yield from _changed(
+            "objective", objective, ("auxiliary",), "objective.hurdle says nothing of branches"
+        )
     if fusion is None or not fusion.latents:
         yield from _changed("objective", objective, ("latent_prior",), "fusion.latents names no modality")
     if not objective.huber:

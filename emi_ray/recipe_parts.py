@@ -173,7 +173,9 @@ class ObjectiveSettings(Settings):
 
     ``auxiliary`` weighs the same losses of each modality's own prediction, over the clips that have it.
     ``zero_inflated`` makes the model predict "is it above zero" x "how much", and weighs the cross-entropy of the
-    first. ``latent_prior`` weighs the divergence of ``fusion.latents`` from a standard normal distribution.
+    first. ``binomial`` weighs the likelihood of labels that are the share of raters who saw an emotion; ``hurdle``
+    that of "did anybody see it" and, if so, of how many: either makes predictions probabilities. ``latent_prior``
+    weighs the divergence of ``fusion.latents`` from a standard normal distribution.
     """
 
     ccc: float = Field(0.7, ge=0)
@@ -183,6 +185,8 @@ class ObjectiveSettings(Settings):
     huber: float = Field(0.0, ge=0)
     huber_delta: float = Field(0.1, gt=0, description="in units of the label's range")
 
+    binomial: float = Field(0.0, ge=0)
+    hurdle: float = Field(0.0, ge=0)
     zero_inflated: float = Field(0.0, ge=0)
     auxiliary: float = Field(0.0, ge=0)
     latent_prior: float = Field(0.0, ge=0)
@@ -197,6 +201,10 @@ class ObjectiveSettings(Settings):
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> "ObjectiveSettings":
-        if not any((self.ccc, self.mse, self.pearson, self.l1, self.huber)):
+        if not any((self.ccc, self.mse, self.pearson, self.l1, self.huber, self.binomial, self.hurdle)):
             raise ValueError("every weight is 0: nothing to minimise")
+        if self.zero_inflated and (self.binomial or self.hurdle):
+            raise ValueError(
+                "zero_inflated makes predictions of another kind than binomial and hurdle: choose one"
+            )
         return self

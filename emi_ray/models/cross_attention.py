@@ -7,6 +7,7 @@ model that is trained on.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from emi_ray.models.dropout import Dropout
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import MissingModalities, Regressor
-from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets, read_head
+from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets
 from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences, with_one_step
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, FusionSettings
@@ -81,7 +82,7 @@ class TextAnchoredRegressor(Regressor):
         self.anchor = anchor
         self.text = text
         self.speech = nn.ModuleDict(dict(speech.items()))
-        self.zero_inflated = targets.zero_inflated
+        self.targets = targets
         self.encoder_lr_ratio = fusion.encoder_lr_ratio
         others = [m for m in self.modalities if m != anchor]
         width = text.embedding_dim
@@ -97,10 +98,10 @@ class TextAnchoredRegressor(Regressor):
             nn.Linear(sum(dims.values()) + self.missing.num_flags, fusion.hidden),
             nn.GELU(),
             Dropout(fusion.dropout),
-            nn.Linear(fusion.hidden, targets.width),
+            targets.last_layer(fusion.hidden),
         )
         branches = dims if targets.branches else {}
-        self.branches = nn.ModuleDict({m: nn.Linear(d, targets.num_labels) for m, d in branches.items()})
+        self.branches = nn.ModuleDict({m: targets.branch(d) for m, d in branches.items()})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Everything but the encoders, then these at ``fusion.encoder_lr_ratio``."""
@@ -128,7 +129,7 @@ class TextAnchoredRegressor(Regressor):
             else ()
         )
         raw = self.mlp(torch.cat(self.missing(parts, present, kept), dim=1))
-        return Outputs(*read_head(raw, self.zero_inflated), branches)
+        return replace(self.targets.read(raw), branches=branches)
 
     def _query(self, text: Tensor, present: Tensor, kept: Tensor) -> Tensor:
         """What asks: the text, and where it is missing or dropped, what stands for it in the head."""

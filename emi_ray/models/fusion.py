@@ -5,13 +5,14 @@ what only the objective looks at. It also says which parameters learn at which r
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from emi_ray.models.dropout import Dropout, draw_rows
 from emi_ray.models.encoders import FeatureReader
-from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets, read_head
+from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets
 from emi_ray.models.sequences import Inputs
 from emi_ray.recipe_schema import FusionSettings
 from emi_ray.schema import Stream
@@ -52,8 +53,8 @@ class UnimodalRegressor(Regressor):
         super().__init__()
         self.modalities = (modality,)
         self.encoder = encoder
-        self.zero_inflated = targets.zero_inflated
-        self.head = nn.Sequential(Dropout(dropout), nn.Linear(encoder.embedding_dim, targets.width))
+        self.targets = targets
+        self.head = nn.Sequential(Dropout(dropout), targets.last_layer(encoder.embedding_dim))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The head, then the encoder's."""
@@ -64,7 +65,7 @@ class UnimodalRegressor(Regressor):
 
     def outputs(self, inputs: Inputs) -> Outputs:
         raw = self.head(self.encoder.encode(inputs[self.modalities[0]]))
-        return Outputs(*read_head(raw, self.zero_inflated))
+        return self.targets.read(raw)
 
 
 class MissingModalities(nn.Module):
@@ -143,7 +144,7 @@ class ConcatHead(nn.Module):
     ) -> None:
         super().__init__()
         self.modalities = tuple(embedding_dims)
-        self.zero_inflated = targets.zero_inflated
+        self.targets = targets
         self.missing = MissingModalities(embedding_dims, settings, modality_of)
         total = sum(embedding_dims.values()) + self.missing.num_flags
         self.mlp = nn.Sequential(
@@ -152,10 +153,10 @@ class ConcatHead(nn.Module):
             nn.Linear(total, settings.hidden),
             nn.GELU(),
             Dropout(settings.dropout),
-            nn.Linear(settings.hidden, targets.width),
+            targets.last_layer(settings.hidden),
         )
         branches = embedding_dims if targets.branches else {}
-        self.branches = nn.ModuleDict({m: nn.Linear(d, targets.num_labels) for m, d in branches.items()})
+        self.branches = nn.ModuleDict({m: targets.branch(d) for m, d in branches.items()})
         coded = {m: settings.latents[m] for m in embedding_dims if m in settings.latents}
         self.codes = nn.ModuleDict({m: nn.Linear(embedding_dims[m], 2 * k) for m, k in coded.items()})
         self.decodes = nn.ModuleDict({m: nn.Linear(k, embedding_dims[m]) for m, k in coded.items()})
@@ -171,7 +172,7 @@ class ConcatHead(nn.Module):
         branches = tuple(Part(branch(given[m]), having[m]) for m, branch in self.branches.items())
         codes = tuple(Part(latent, having[m]) for m, latent in latents.items())
         raw = self.mlp(torch.cat(self.missing(list(given.values()), present), dim=1))
-        return Outputs(*read_head(raw, self.zero_inflated), branches, codes)
+        return replace(self.targets.read(raw), branches=branches, latents=codes)
 
     def forward(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
         """Predictions (B, num_labels) alone."""

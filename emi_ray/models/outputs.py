@@ -1,6 +1,7 @@
 """What a regressor gives for a batch of B clips and L labels, and which of its parameters learn how fast."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +17,62 @@ class ParameterGroup:
     lr_ratio: float = 1.0
 
 
+Kind = Literal["linear", "zero_inflated", "binomial", "hurdle"]
+"""How a last layer's numbers become predictions: see :meth:`Targets.read`."""
+
+
 @dataclass(frozen=True)
 class Targets:
     """What a model has to put out: how many labels, and what their objective needs beside predictions."""
 
     num_labels: int
-    zero_inflated: bool = False
+    kind: Kind = "linear"
     branches: bool = False
 
     @classmethod
     def of(cls, num_labels: int, objective: ObjectiveSettings) -> "Targets":
-        return cls(num_labels, objective.zero_inflated > 0, objective.auxiliary > 0)
+        kind: Kind = "linear"
+        if objective.hurdle > 0:
+            kind = "hurdle"
+        elif objective.binomial > 0:
+            kind = "binomial"
+        elif objective.zero_inflated > 0:
+            kind = "zero_inflated"
+        return cls(num_labels, kind, objective.auxiliary > 0)
 
-    @property
-    def width(self) -> int:
-        """Numbers of a last layer."""
-        return 2 * self.num_labels if self.zero_inflated else self.num_labels
+    def last_layer(self, width: int) -> nn.Linear:
+        """The layer whose numbers ``read`` reads. Probabilities start where few raters see an emotion."""
+        layer = nn.Linear(width, self.num_labels * (2 if self.kind in ("zero_inflated", "hurdle") else 1))
+        if self.kind in _STARTS:
+            with torch.no_grad():
+                layer.bias.view(-1, self.num_labels).copy_(torch.tensor(_STARTS[self.kind])[:, None])
+        return layer
+
+    def branch(self, width: int) -> nn.Module:
+        """What predicts from one modality alone, for auxiliary supervision."""
+        layer = nn.Linear(width, self.num_labels)
+        return layer if self.kind in ("linear", "zero_inflated") else nn.Sequential(layer, nn.Sigmoid())
+
+    def read(self, raw: Tensor) -> "Outputs":
+        """A last layer's numbers (B, L or 2L) as predictions.
+
+        ``linear`` takes them as they are, ``binomial`` as log odds of the prediction. ``zero_inflated`` and
+        ``hurdle`` read "probability of being above zero" x "how much, if so", of which the second is a number in
+        the one and a probability in the other.
+        """
+        if self.kind == "linear":
+            return Outputs(raw)
+        if self.kind == "binomial":
+            return Outputs(torch.sigmoid(raw))
+        log_odds, amount = raw.chunk(2, dim=1)
+        if self.kind == "zero_inflated":
+            return Outputs(torch.sigmoid(log_odds) * amount, log_odds)
+        chance = torch.sigmoid(amount)
+        return Outputs(torch.sigmoid(log_odds) * chance, log_odds, chance)
+
+
+_STARTS = {"binomial": [-2.0], "hurdle": [0.0, -1.0]}
+"""Biases of last layers at the start, a row each: of log odds."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +92,15 @@ class Outputs:
 
     Attributes:
         predictions: (B, L) on the [0, 1] scale.
-        log_odds: (B, L), that a label is above the low end of its range; None unless zero-inflated.
+        log_odds: (B, L), that a label is above the low end of its range; None unless zero-inflated or a hurdle.
+        amount: (B, L), the share of raters who see an emotion that anybody sees; None unless a hurdle.
         branches: (B, L) each: predictions of single modalities, for auxiliary supervision.
         latents: (B, 2K) each: means, then log variances, of latent codes.
     """
 
     predictions: Tensor
     log_odds: Tensor | None = None
+    amount: Tensor | None = None
     branches: tuple[Part, ...] = ()
     latents: tuple[Part, ...] = ()
 
@@ -76,26 +119,16 @@ class Outputs:
         return Outputs(
             predictions=pieces.pop(0),
             log_odds=None if self.log_odds is None else pieces.pop(0),
+            amount=None if self.amount is None else pieces.pop(0),
             branches=parts(self.branches),
             latents=parts(self.latents),
         )
 
     def _columns(self) -> list[Tensor]:
-        odds = [] if self.log_odds is None else [self.log_odds]
+        odds = [part for part in (self.log_odds, self.amount) if part is not None]
         parts = [
             column
             for part in (*self.branches, *self.latents)
             for column in (part.values, part.present[:, None].to(self.predictions.dtype))
         ]
         return [self.predictions, *odds, *parts]
-
-
-def read_head(raw: Tensor, zero_inflated: bool) -> tuple[Tensor, Tensor | None]:
-    """A last layer's numbers as (predictions, log odds).
-
-    Zero-inflated, (B, 2L): the expectation "probability of being above zero" x "how much, if so".
-    """
-    if not zero_inflated:
-        return raw, None
-    log_odds, amount = raw.chunk(2, dim=1)
-    return torch.sigmoid(log_odds) * amount, log_odds

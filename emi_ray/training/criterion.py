@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from emi_ray.losses import build_objective, normal_divergence, presence_loss
+from emi_ray.losses import build_objective, hurdle_loss, normal_divergence, presence_loss
 from emi_ray.models.outputs import Outputs
 from emi_ray.recipe_schema import ObjectiveSettings
 
 _CORRELATIONS = ("ccc", "pearson")
-_ERRORS = ("mse", "l1", "huber")
+_ERRORS = ("mse", "l1", "huber", "binomial")
 
 
 class Criterion:
@@ -41,7 +41,9 @@ class Criterion:
             loss = loss + objective.auxiliary / len(outputs.branches) * self._whole(
                 branch.values, having, False
             )
-        if outputs.log_odds is not None:
+        if outputs.amount is not None and outputs.log_odds is not None:
+            loss = loss + objective.hurdle * hurdle_loss(outputs.log_odds, outputs.amount, targets, complete)
+        elif outputs.log_odds is not None:
             loss = loss + objective.zero_inflated * presence_loss(outputs.log_odds, targets, complete)
         for latent in outputs.latents:
             codes = latent.values[latent.present]

@@ -1,8 +1,16 @@
 import pytest
 import torch
 
-from emi_ray.losses import build_objective, ccc_loss, mse_loss, normal_divergence, presence_loss
-from emi_ray.models.outputs import Outputs, Part, read_head
+from emi_ray.losses import (
+    binomial_loss,
+    build_objective,
+    ccc_loss,
+    hurdle_loss,
+    mse_loss,
+    normal_divergence,
+    presence_loss,
+)
+from emi_ray.models.outputs import Outputs, Part, Targets
 from emi_ray.recipe import ObjectiveSettings
 from emi_ray.training.criterion import Criterion
 
@@ -40,12 +48,15 @@ def test_every_part_of_the_objective_is_added_at_its_weight():
 def test_outputs_survive_the_exchange_between_workers():
     some = torch.arange(16) % 3 > 0
     branches = (Part(X + 2, EVERYONE), Part(X + 3, some))
-    outputs = Outputs(X, log_odds=X + 1, branches=branches, latents=(Part(random(16, 4), some),))
+    outputs = Outputs(
+        X, log_odds=X + 1, amount=X - 1, branches=branches, latents=(Part(random(16, 4), some),)
+    )
     again = outputs.unpack(torch.cat([outputs.pack(), outputs.pack()]))
     torch.testing.assert_close(again.branches[1].values, torch.cat([X + 3, X + 3]))
     assert torch.equal(again.branches[1].present, torch.cat([some, some]))
     torch.testing.assert_close(again.latents[0].values[16:], outputs.latents[0].values)
     assert torch.equal(again.latents[0].present[16:], some)
+    torch.testing.assert_close(again.amount[16:], X - 1)
     assert Outputs(X).unpack(Outputs(X).pack()).log_odds is None
 
 
@@ -114,9 +125,48 @@ def test_memory_leaves_the_losses_in_the_proportion_of_their_weights(correlation
 
 def test_a_zero_inflated_prediction_is_probability_times_amount():
     raw = torch.tensor([[0.0, 100.0, 0.6, 0.5], [-100.0, 0.0, 0.8, 1.0]])
-    predictions, log_odds = read_head(raw, zero_inflated=True)
-    torch.testing.assert_close(predictions, torch.tensor([[0.3, 0.5], [0.0, 0.5]]))
-    torch.testing.assert_close(log_odds, raw[:, :2])
+    found = Targets(2, "zero_inflated").read(raw)
+    torch.testing.assert_close(found.predictions, torch.tensor([[0.3, 0.5], [0.0, 0.5]]))
+    torch.testing.assert_close(found.log_odds, raw[:, :2])
+
+
+def test_the_binomial_loss_is_the_likelihood_of_a_rater():
+    counts = torch.tensor([[0.0, 3.0], [9.0, 5.0]])
+    chance = torch.tensor([[0.1, 0.4], [0.8, 0.5]])
+    likelihood = torch.distributions.Binomial(9, probs=chance).log_prob(counts)
+    arrangements = torch.lgamma(torch.tensor(10.0)) - torch.lgamma(counts + 1) - torch.lgamma(10 - counts)
+    torch.testing.assert_close(binomial_loss(chance, counts / 9), -(likelihood - arrangements).mean() / 9)
+
+
+def test_the_hurdle_loss_is_presence_and_how_many_where_there_are_any():
+    shares = torch.tensor([[0.0, 0.4], [0.2, 0.0], [float("nan"), 0.0]])
+    odds, amount = random(3, 2), random(3, 2)
+    how_many = [binomial_loss(amount[row, column], shares[row, column]) for row, column in ((0, 1), (1, 0))]
+    expected = presence_loss(odds, shares) + (how_many[1] / 2 + how_many[0] / 3) / 2
+    torch.testing.assert_close(hurdle_loss(odds, amount, shares), expected)
+
+
+@pytest.mark.parametrize(
+    "objective", [{"binomial": 1}, {"hurdle": 1}, {"binomial": 0.5, "hurdle": 0.5, "ccc": 0.7}]
+)
+def test_likelihoods_make_predictions_probabilities_and_reach_zero_at_the_truth(objective):
+    settings = ObjectiveSettings(**{"ccc": 0, "mse": 0, **objective})
+    targets, truth = Targets.of(3, settings), (Y * 9).round() / 9
+    layer = targets.last_layer(4)
+    raw = torch.nn.Parameter(layer(random(16, 4)).detach())
+    optimizer, criterion = torch.optim.Adam([raw], lr=0.3), Criterion(settings, complete=True)
+    for _ in range(400):
+        optimizer.zero_grad()
+        criterion(targets.read(raw), truth).backward()
+        optimizer.step()
+    found = targets.read(raw).predictions
+    assert ((found >= 0) & (found <= 1)).all()
+    torch.testing.assert_close(found, truth, atol=0.03, rtol=0)
+
+
+def test_kinds_of_predictions_do_not_mix():
+    with pytest.raises(ValueError, match="choose one"):
+        ObjectiveSettings(zero_inflated=0.5, hurdle=0.5)
 
 
 def test_the_divergence_from_the_standard_normal_is_zero_for_itself():

@@ -123,9 +123,11 @@ def test_any_number_of_labels_trains_with_every_part_of_the_objective(num_labels
     labels = [Label(f"l{index}", -1.0, 3.0) for index in range(num_labels)]
     data = planted_data(num_train=32, num_val=16, labels=labels, modalities=["audio"])
     data.targets[::5, 0] = np.nan
-    _, state = run(data, ["training.epochs=2", "objective.zero_inflated=0.5", "objective.memory=24"])
-    assert np.isfinite(state.history[-1]["val_pearson"])
-    assert state.history[-1]["num_labels_scored"] == num_labels
+    for kinds in (["zero_inflated"], ["binomial"], ["hurdle"], ["binomial", "hurdle"]):
+        weights = [f"objective.{kind}=0.5" for kind in kinds]
+        _, state = run(data, ["training.epochs=2", "objective.memory=24", *weights])
+        assert np.isfinite(state.history[-1]["val_pearson"])
+        assert state.history[-1]["num_labels_scored"] == num_labels
 
 
 def test_labels_that_never_vary_leave_the_last_weights_and_stop():
