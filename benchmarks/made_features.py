@@ -3,8 +3,8 @@
 A clip has a hidden mood u (6,), normal. It is partly its person's (people have 1 to 60 clips each and are in one
 split only), partly its length's: joyful clips are longer, empathic pain is not. A label is the share of 9 raters who
 see what of u rises above a threshold, which leaves about as many zeros as in Hume-Vidmimic2. Every modality sees u
-through noise of its own, v = u + noise, the text least noisy; some clips have no text. Features carry a random map of v
-in those steps that matter (a third of them, marked by a direction of their own) and unrelated variation in all steps.
+through noise of its own, v = u + noise, the text least noisy; some clips have no text. Features carry a random map of
+v in those steps that matter (a third of them, marked by a direction of their own) and unrelated variation in all.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from emi_ray.training.clip_data import ClipData
 from emi_ray.training.rows import Rows
 from emi_ray.training.team import Team
 
-ALGORITHM = 5
+ALGORITHM = 6
 """Grows whenever the same settings come to other weights."""
 
 
