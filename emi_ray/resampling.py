@@ -195,6 +195,15 @@ def difference(first: SampledScores, second: SampledScores, *, paired_seeds: boo
     ]
 
 
+def estimate(system: SampledScores) -> list[Difference]:
+    """The score of one system, mean over its seeds, as :func:`difference` tells it from 0: for each label, then in
+    the mean."""
+    nothing = SampledScores(
+        np.zeros_like(system.whole[:1]), np.zeros_like(system.draws[:1]), system.num_groups
+    )
+    return difference(system, nothing, paired_seeds=False)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979); NaN stays, and does not count."""
     p = np.asarray(p_values, dtype=float)

@@ -11,17 +11,8 @@ from emi_ray.corpus.statistics import CorpusStatistics, SplitStatistics, describ
 from emi_ray.report.corpus_plots import label_histograms
 from emi_ray.report.numbers import grouped, p_value, percent, score
 from emi_ray.report.runs import column_of
+from emi_ray.report.text_tables import TextTable
 from emi_ray.schema import MODALITIES, labels_of
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of finished text; the first cell of a row is its heading."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str
 
 
 @dataclass(frozen=True)
@@ -38,9 +29,9 @@ def build_corpus_section(clips: pa.Table) -> CorpusSection:
     """From the whole of ``clips.parquet``."""
     statistics = describe(clips)
     labelled = {name: split for name, split in statistics.splits.items() if split.num_labelled}
-    tables = [_split_table(statistics)]
+    tables = [split_table(statistics)]
     if labelled:
-        tables.append(_label_table(statistics, labelled))
+        tables.append(label_table(statistics, labelled))
     correlations = [[np.nan if r is None else r for r in row] for row in statistics.correlations]
     return CorpusSection(
         tables=tables,
@@ -50,7 +41,7 @@ def build_corpus_section(clips: pa.Table) -> CorpusSection:
     )
 
 
-def _split_table(statistics: CorpusStatistics) -> TextTable:
+def split_table(statistics: CorpusStatistics) -> TextTable:
     rows = [
         [
             name,
@@ -76,7 +67,7 @@ def _split_table(statistics: CorpusStatistics) -> TextTable:
     return TextTable("Splits", headings, rows, note)
 
 
-def _label_table(statistics: CorpusStatistics, labelled: dict[str, SplitStatistics]) -> TextTable:
+def label_table(statistics: CorpusStatistics, labelled: dict[str, SplitStatistics]) -> TextTable:
     rows = []
     for label in statistics.label_names:
         of_splits = [split.labels[label] for split in labelled.values()]

@@ -39,6 +39,7 @@ class Run:
     history: Sequence[Epoch]
     recipe_yaml: str | None
     versions: Mapping[str, Any]
+    description: Mapping[str, Any]
     absent: tuple[str, ...]
 
     @property
@@ -69,11 +70,6 @@ class Run:
     @property
     def title(self) -> str:
         return str(self.recipe_values.get("title", ""))
-
-    @property
-    def paper_val_pearson(self) -> float:
-        """What the paper reports for this system; NaN where it has none."""
-        return number((self.recipe_values.get("paper") or {}).get("val_pearson"))
 
     @cached_property
     def recipe_values(self) -> Mapping[str, Any]:
@@ -115,6 +111,7 @@ def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
         history=_history(workspace.read_text(f"{folder}/history.csv")) if "history.csv" in present else (),
         recipe_yaml=workspace.read_text(f"{folder}/recipe.yaml") if "recipe.yaml" in present else None,
         versions=workspace.read_json(f"{folder}/versions.json") if "versions.json" in present else {},
+        description=workspace.read_json(model) if workspace.exists(model := f"{folder}/model.json") else {},
         absent=tuple(name for name in RUN_FILES if name not in present),
     )
 

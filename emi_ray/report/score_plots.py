@@ -72,7 +72,7 @@ def score_bars(
         return inline_svg(figure, name, "Bars: validation Pearson of each label and their mean, by stage")
 
 
-def run_dots(name: str, recipes: Sequence[RecipeScores], paper_label: str) -> str:
+def run_dots(name: str, recipes: Sequence[RecipeScores]) -> str:
     """One line a recipe: a dot a seed, a bar at their mean, a diamond for the paper's number."""
     with report_style():
         figure, axes = one_panel(PAGE_WIDTH_IN * 0.7, 0.7 + 0.28 * len(recipes))
@@ -84,7 +84,7 @@ def run_dots(name: str, recipes: Sequence[RecipeScores], paper_label: str) -> st
         paper = [(recipe.paper, row) for row, recipe in enumerate(recipes) if not math.isnan(recipe.paper)]
         if paper:
             x, y = zip(*paper, strict=True)
-            axes.plot(x, y, "D", mfc="none", mec=PALETTE["val"], ms=6, label=paper_label)
+            axes.plot(x, y, "D", mfc="none", mec=PALETTE["val"], ms=6, label="the paper")
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
         axes.set_yticks(range(len(recipes)), [recipe.recipe for recipe in recipes], color=PALETTE["ink"])
         axes.set_ylim(len(recipes) - 0.5, -0.5)

@@ -12,7 +12,8 @@ import pytest
 from fabricated_workspace import HOSTILE_ID, add_features, add_run, write_corpus, write_full
 
 from emi_ray.failures import Failure, write_failures
-from emi_ray.report import build_report
+from emi_ray.recipe import load_recipe
+from emi_ray.report import build_report, paper
 from emi_ray.schema import EMOTIONS, Label, clips_schema, snake
 from emi_ray.workspace import Workspace
 
@@ -96,7 +97,7 @@ def test_score_table_equals_the_metrics(full_page: Page) -> None:
         assert shown == pytest.approx(expected, abs=5.1e-4)
         assert shown[0] == pytest.approx(metrics["val_pearson"], abs=5.1e-5)
         assert int(cells[-2]) == metrics["num_val"]
-        assert cells[-1] == "0.4386"
+        assert cells[-1] == "on other features"
 
 
 def test_runs_stand_in_the_order_of_their_scores(full_page: Page) -> None:
@@ -118,17 +119,24 @@ def test_scores_json_holds_all_metrics_labels_and_corpus(full_page: Page) -> Non
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(
-    ("kind", "heading", "comparable"), [("demo", "paper (other data)", False), ("vidmimic2", "paper", True)]
-)
-def test_papers_numbers_are_labelled_by_their_data(
-    tmp_path: Path, kind: str, heading: str, comparable: bool
+def test_paper_stands_beside_its_own_features_and_clips_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = write_corpus(tmp_path, kind)
+    workspace = write_corpus(tmp_path, "vidmimic2")
     add_run(workspace, "text", 42, ["text"])
-    html = build(workspace)
-    assert f"<th>{heading}</th>" in html
-    assert ("cannot be compared" in html) is not comparable
+    recipe = load_recipe("text")
+    for weights, reported in ((None, 0.395), ("/tmp/stand-in", None)):
+        made_by = {"extractor": "gte-base", "settings": {"weights": weights} if weights else {}}
+        described = {"recipe": recipe.model_dump(mode="json"), "extractors": {"text": made_by}}
+        workspace.write_json("runs/text/42/model.json", described)
+        html = build(workspace)
+        assert "on other " in html  # 180 and 80 clips are not the paper's
+        assert workspace.read_json("report/scores.json")["runs"][0]["paper_val_pearson"] is None
+        monkeypatch.setattr(paper, "PAPER_CLIPS", {"train": 180, "val": 80})
+        html = build(workspace)
+        monkeypatch.setattr(paper, "PAPER_CLIPS", {"train": 8072, "val": 4588})
+        assert ("<td>0.3950</td>" in html) == (reported is not None)
+        assert workspace.read_json("report/scores.json")["runs"][0]["paper_val_pearson"] == reported
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,0 +1,114 @@
+"""What section 3 of the paper tells of its corpus, told of this one: clips, labels, lengths, missing text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from emi_ray.corpus.splits import GROUP, groups_of, has_groups
+from emi_ray.corpus.statistics import describe
+from emi_ray.feature_store import FeatureStore, stores_of
+from emi_ray.report.corpus_section import label_table, split_table
+from emi_ray.report.numbers import UNKNOWN, grouped, percent, score
+from emi_ray.report.text_tables import TextTable
+from emi_ray.schema import MODALITIES, SPLITS
+from emi_ray.workspace import Workspace
+
+LONG_STEPS = 120
+"""The paper's figure: 6.2 to 6.5 % of its clips have more frames."""
+
+
+def statistics_tables(workspace: Workspace) -> list[TextTable]:
+    """Clips by split, labels by split with their shift, label correlations, people, lengths by extractor.
+
+    Raises:
+        UserError: the workspace has no corpus.
+    """
+    clips = workspace.clips()
+    found = describe(clips)
+    labelled = {name: split for name, split in found.splits.items() if split.num_labelled}
+    tables = [split_table(found)]
+    if labelled:
+        tables += [label_table(found, labelled), _correlations(found.label_names, found.correlations)]
+    if has_groups(clips):
+        tables.append(_people(clips))
+    lengths = _lengths(workspace, clips)
+    return [*tables, lengths] if lengths.rows else tables
+
+
+def _correlations(labels: Sequence[str], correlations: Sequence[Sequence[float | None]]) -> TextTable:
+    rows = [[label, *(score(r) for r in row)] for label, row in zip(labels, correlations, strict=True)]
+    return TextTable("Correlation of the labels", ["label", *labels], rows, "Pearson's r over train and val.")
+
+
+def _people(clips: pa.Table) -> TextTable:
+    groups, splits = groups_of(clips), np.array(clips["split"].to_pylist())
+    rows = []
+    for split in SPLITS:
+        own, counts = np.unique(groups[splits == split], return_counts=True)
+        others = set(groups[splits != split])
+        if len(own):
+            shared = sum(group in others for group in own)
+            rows.append(
+                [split, grouped(len(own)), grouped(float(np.median(counts))), str(counts.max()), str(shared)]
+            )
+    headings = ["split", "groups", "clips each, median", "most", "groups in other splits too"]
+    note = f"Groups are those of the column '{GROUP}'; a clip that names none is one of its own."
+    return TextTable("People", headings, rows, note)
+
+
+def _lengths(workspace: Workspace, clips: pa.Table) -> TextTable:
+    """By extractor and split, of the clips that have features: steps, and where the last one lies in time."""
+    split_of = dict(zip(clips["clip_id"].to_pylist(), clips["split"].to_pylist(), strict=True))
+    rows = []
+    for store in (store for modality in MODALITIES for store in stores_of(workspace, modality)):
+        ids, steps, seconds = _measure(store)
+        if not len(steps) or steps.max() <= 1:
+            continue
+        splits = np.array([split_of.get(clip_id, "") for clip_id in ids])
+        name = f"{store.modality}: {store.describe()['extractor']}"
+        rows += [
+            _length_row(f"{name}, {split}", steps[splits == split], seconds[splits == split])
+            for split in SPLITS
+            if (splits == split).any()
+        ]
+    headings = [
+        "features",
+        "clips",
+        "steps, median",
+        "longest",
+        f"over {LONG_STEPS}",
+        "seconds, mean",
+        "least",
+        "most",
+    ]
+    note = "Seconds: where the last step of a clip lies in time."
+    return TextTable("Lengths", headings, rows, note)
+
+
+def _length_row(name: str, steps: np.ndarray, seconds: np.ndarray) -> list[str]:
+    timed = seconds[np.isfinite(seconds)]
+    times = (
+        [score(float(each(timed)), 2) for each in (np.mean, np.min, np.max)] if len(timed) else [UNKNOWN] * 3
+    )
+    share = percent(float((steps > LONG_STEPS).mean()))
+    return [
+        name,
+        grouped(len(steps)),
+        grouped(float(np.median(steps))),
+        grouped(int(steps.max())),
+        share,
+        *times,
+    ]
+
+
+def _measure(store: FeatureStore) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Clip ids, and by clip the number of steps and the time of the last one, NaN where there is none."""
+    ids: list[str] = []
+    steps, seconds = [np.empty(0, np.int64)], [np.empty(0)]
+    for table in store.tables(["clip_id", "num_steps", "timestamps_s"]):
+        ids += table["clip_id"].to_pylist()
+        steps.append(table["num_steps"].to_numpy().astype(np.int64))
+        last = [times[-1] if times else np.nan for times in table["timestamps_s"].to_pylist()]
+        seconds.append(np.array(last, dtype=float))
+    return ids, np.concatenate(steps), np.concatenate(seconds)

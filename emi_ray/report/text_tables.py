@@ -1,0 +1,87 @@
+"""Tables of finished text, and how they are written: Markdown, LaTeX with booktabs, CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of finished text; the first cell of a row is its heading."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{each: f"\\{each}" for each in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "–": "--",
+    "…": r"\dots{}",
+    "\u00a0": "~",
+}
+
+
+def markdown(tables: Sequence[TextTable]) -> str:
+    """All tables as one page of Markdown."""
+    return "\n".join(_markdown(table) for table in tables)
+
+
+def latex_document(tables: Sequence[TextTable], title: str) -> str:
+    """All tables as one document that compiles by itself; each is a ``table`` that can be copied into a paper."""
+    parts = [_latex(table) for table in tables]
+    return (
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs}\n\\usepackage{graphicx}\n"
+        "\\usepackage[margin=2cm]{geometry}\n"
+        f"\\title{{{latex_text(title)}}}\n\\date{{}}\n\\begin{{document}}\n\\maketitle\n"
+        + "\n".join(parts)
+        + "\\end{document}\n"
+    )
+
+
+def csv_text(tables: Sequence[TextTable]) -> str:
+    """All tables one below the other, the title of its table in the first column of each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for table in tables:
+        writer.writerow(["table", *table.headings])
+        writer.writerows([table.title, *row] for row in table.rows)
+    return text.getvalue()
+
+
+def latex_text(text: str) -> str:
+    """Text with everything escaped that LaTeX would take for a command."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _markdown(table: TextTable) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = line(["---", *("---:" for _ in table.headings[1:])])
+    lines = [f"## {table.title}", "", line(table.headings), rule, *map(line, table.rows), ""]
+    return "\n".join([*lines, table.note, ""] if table.note else lines)
+
+
+def _latex(table: TextTable) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(latex_text(cell.replace("\n", " ")) for cell in cells) + r" \\"
+
+    columns = "l" + "r" * (len(table.headings) - 1)
+    rows = "\n".join(map(line, table.rows))
+    note = f"\n\\par\\smallskip\\footnotesize {latex_text(table.note)}" if table.note else ""
+    return (
+        f"\\begin{{table}}[p]\n\\centering\n\\caption{{{latex_text(table.title)}}}\n"
+        f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(table.headings)}\n\\midrule\n{rows}\n"
+        f"\\bottomrule\n\\end{{tabular}}}}{note}\n\\end{{table}}\n"
+    )

@@ -1,0 +1,262 @@
+"""The papers' tables, filled with runs of this workspace: ours, theirs, and why the two may not be comparable."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import Any
+
+import numpy as np
+
+from emi_ray.comparison import Answers, codes_of_clips, compare, read_answers
+from emi_ray.comparison import System as ComparedSystem
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import EmiRayError, UserError, choices
+from emi_ray.metrics import mean_score, pearson
+from emi_ray.recipe import Recipe, load_recipe, recipe_names
+from emi_ray.report.numbers import UNKNOWN, score, signed
+from emi_ray.report.paper import LABEL_SCORES, Basis, differences_from_paper, paper_score
+from emi_ray.report.text_tables import TextTable, csv_text, latex_document, markdown
+from emi_ray.resampling import estimate, sample_scores
+from emi_ray.schema import EMOTIONS
+from emi_ray.training.checkpoint import DESCRIPTION
+from emi_ray.training.runs import RunRequest, RunResult, train_runs
+from emi_ray.workspace import Workspace
+
+FOLDER = "reproduction"
+FIRST_SEED = 42
+
+TITLES = {
+    "3": "Table 3: one modality alone",
+    "4": "Table 4: encoders of the staged system",
+    "5": "Table 5: fusion",
+    "ablation": "Ablation: staged, joint, frozen",
+    "rivals": "Other systems",
+}
+_RIVALS = (
+    "second-place",
+    "first-place",
+    "first-place-vad",
+    "first-place-finetuned",
+    "text-finetuned",
+    "ours",
+)
+_COMPARED = ("5", "ablation", "rivals")
+"""Tables whose systems are also set against each other."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system over its seeds; ``problem`` says why it could not be trained."""
+
+    recipe: str
+    title: str
+    answers: Mapping[str, Answers]
+    reasons: tuple[str, ...]
+    problem: str
+
+    @property
+    def scores(self) -> list[float]:
+        """Mean r of each seed."""
+        return [mean_score("pearson", each.predicted, each.true) for each in self.answers.values()]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.scores)) if self.answers else nan
+
+
+def recipes_of(table: str) -> list[str]:
+    """The recipes whose runs fill a table.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    if table not in TITLES:
+        raise UserError(f"--tables {table}: {choices(table, list(TITLES))}")
+    shipped = {name: load_recipe(name) for name in recipe_names()}
+    if table == "rivals":
+        return [name for name in _RIVALS if name in shipped]
+    if table == "ablation":
+        return [name for name in shipped if name.startswith("ablation")]
+    number = int(table)
+    return [
+        name
+        for name, recipe in shipped.items()
+        if recipe.paper and recipe.paper.table == number and not name.startswith("ablation")
+    ]
+
+
+def load_recipes(
+    tables: Sequence[str],
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    any_features: bool = False,
+) -> dict[str, Recipe]:
+    """The recipes of some tables by name; settings that a recipe has no part for are passed over.
+
+    Raises:
+        UserError: there is no such table, or no recipe takes a setting.
+    """
+    names = list(dict.fromkeys(recipe for table in tables for recipe in recipes_of(table)))
+    taken = {override: [name for name in names if _takes(name, override) is None] for override in overrides}
+    for override, takers in taken.items():
+        if not takers and (problem := _takes(names[0], override)) is not None:
+            raise problem
+    return {
+        name: load_recipe(name, [o for o, takers in taken.items() if name in takers], defaults, any_features)
+        for name in names
+    }
+
+
+def reproduce(
+    workspace: Workspace,
+    tables: Sequence[str],
+    recipes: Mapping[str, Recipe],
+    num_seeds: int,
+    config: WorkspaceConfig,
+    train: Callable[..., list[RunResult]] = train_runs,
+    **hooks: Any,
+) -> list[TextTable]:
+    """Train what is missing, as :func:`emi_ray.training.runs.train_runs` does, and write the tables.
+
+    ``reproduction/tables.md``, ``tables.tex`` and ``tables.csv`` of the workspace are replaced. A recipe that cannot
+    be trained keeps its row, which says why. Needs a Ray session.
+
+    Args:
+        recipes: as of :func:`load_recipes`.
+        hooks: of ``train``.
+
+    Raises:
+        UserError: the recipes' table is not known.
+    """
+    seeds = range(FIRST_SEED, FIRST_SEED + num_seeds)
+    requests = [RunRequest(recipe, seed) for recipe in recipes.values() for seed in seeds]
+    results = train(workspace, requests, config, **hooks)
+    rows = {name: _row(workspace, recipe, seeds, results) for name, recipe in recipes.items()}
+    made: list[TextTable] = []
+    for table in tables:
+        own = [rows[name] for name in recipes_of(table)]
+        made.append(_table(workspace, TITLES[table], own))
+        if table == "4":
+            made += _by_label(own)
+        if table in _COMPARED:
+            made += _differences(workspace, TITLES[table], own)
+    workspace.write_text(f"{FOLDER}/tables.md", markdown(made))
+    workspace.write_text(f"{FOLDER}/tables.csv", csv_text(made))
+    workspace.write_text(f"{FOLDER}/tables.tex", latex_document(made, "Reproduction"))
+    return made
+
+
+def _row(workspace: Workspace, recipe: Recipe, seeds: Sequence[int], results: Sequence[RunResult]) -> Row:
+    own = [result for result in results if result.recipe.name == recipe.name]
+    problems = [str(result.problem) for result in own if result.problem is not None]
+    trained = {str(r.seed): f"runs/{recipe.name}/{r.seed}" for r in own if r.metrics is not None}
+    answers = {seed: read_answers(workspace, folder) for seed, folder in trained.items()}
+    held = {seed: each for seed, each in answers.items() if each is not None}
+    reasons: list[str] = []
+    if held:
+        description = workspace.read_json(f"{trained[next(iter(held))]}/{DESCRIPTION}")
+        basis = Basis(recipe, description["extractors"], workspace.config().corpus.kind, workspace.clips())
+        reasons = differences_from_paper(basis)
+    if len(held) < len(seeds):
+        problems.append(f"{len(held)} of {len(seeds)} seeds")
+    return Row(recipe.name, recipe.title, held, tuple(reasons), "; ".join(dict.fromkeys(problems)))
+
+
+def _table(workspace: Workspace, title: str, rows: Sequence[Row]) -> TextTable:
+    headings = [
+        "system",
+        "ours",
+        "95 % interval",
+        "seeds",
+        "clips",
+        "paper",
+        "ours − paper",
+        "not comparable: run",
+    ]
+    note = (
+        "Validation Pearson r, mean over labels; ours: mean ± standard deviation over seeds, and a 95 % interval "
+        "over people (or clips) and seeds. A difference from a paper says something only where nothing makes the two "
+        "incomparable."
+    )
+    return TextTable(title, headings, [_cells(workspace, row) for row in rows], note)
+
+
+def _cells(workspace: Workspace, row: Row) -> list[str]:
+    paper = paper_score(row.recipe)
+    name = f"{row.recipe}: {row.title}"
+    shown = score(paper, 4)
+    if not row.answers:
+        return [name, UNKNOWN, UNKNOWN, "0", UNKNOWN, shown, UNKNOWN, row.problem or "not trained"]
+    scores, mean = row.scores, row.mean
+    deviation = f" ± {score(float(np.std(scores, ddof=1)), 4)}" if len(scores) > 1 else ""
+    first = next(iter(row.answers.values()))
+    codes = codes_of_clips(workspace, first.clip_ids)
+    found = estimate(sample_scores([each.predicted for each in row.answers.values()], first.true, codes))[-1]
+    gap = signed(mean - paper, 4) if paper is not None else UNKNOWN
+    why = (
+        "; ".join([*row.reasons, *([row.problem] if row.problem else [])])
+        if paper is not None
+        else row.problem
+    )
+    reach = UNKNOWN if isnan(found.low) else f"{score(found.low)} to {score(found.high)}"
+    return [
+        name,
+        f"{score(mean, 4)}{deviation}",
+        reach,
+        str(len(scores)),
+        f"{len(first.clip_ids):,}",
+        shown,
+        gap,
+        why or UNKNOWN,
+    ]
+
+
+def _by_label(rows: Sequence[Row]) -> list[TextTable]:
+    """Table 4 gives r of each emotion: ours, then the paper's in brackets."""
+    filled = [row for row in rows if row.answers and row.recipe in LABEL_SCORES]
+    if not filled or any(set(EMOTIONS) - set(next(iter(row.answers.values())).labels) for row in filled):
+        return []
+    lines = []
+    for row in filled:
+        own = [
+            dict(zip(each.labels, pearson(each.predicted, each.true), strict=True))
+            for each in row.answers.values()
+        ]
+        means = [float(np.mean([each[label] for each in own])) for label in EMOTIONS]
+        pairs = zip(means, LABEL_SCORES[row.recipe], strict=True)
+        lines.append([row.recipe, *(f"{score(ours)} ({score(theirs)})" for ours, theirs in pairs)])
+    note = "Ours, mean over seeds, and in brackets the paper's; see the table above for what makes them incomparable."
+    return [TextTable("Table 4 by label", ["system", *EMOTIONS], lines, note)]
+
+
+def _differences(workspace: Workspace, title: str, rows: Sequence[Row]) -> list[TextTable]:
+    systems = [ComparedSystem(row.recipe, row.answers) for row in rows if row.answers]
+    try:
+        found = compare(workspace, systems)
+    except EmiRayError:
+        return []  # fewer than two systems, or none on the same clips: the table above says so
+    lines = [
+        [
+            f"{pair.first} − {pair.second}",
+            signed(pair.mean.value, 4),
+            f"{signed(pair.mean.low, 4)} to {signed(pair.mean.high, 4)}",
+            score(pair.p_value),
+        ]
+        for pair in found.pairs
+    ]
+    headings = ["systems", "difference", "95 % interval", "p, corrected"]
+    return [TextTable(f"{title}, differences", headings, lines, " ".join(found.notes))]
+
+
+def _takes(name: str, override: str) -> UserError | None:
+    """Why a recipe does not take a setting; None where it does."""
+    section, *rest = override.partition("=")[0].split(".")
+    if section == "encoders" and rest[-1:] == ["backbone"]:
+        encoder = load_recipe(name).encoders.get(rest[0])
+        if encoder is None or encoder.type != "finetune":
+            return UserError(f"{override}: recipe {name} fine-tunes no {rest[0]} backbone.")
+    try:
+        load_recipe(name, [override])
+    except UserError as error:
+        return error
+    return None
