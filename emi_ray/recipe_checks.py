@@ -68,6 +68,9 @@ def _of_encoder(recipe: Recipe, where: str, encoder: EncoderSettings) -> Iterato
         yield from _changed(
             where, encoder, ("hidden",), "projection 'none' leaves the pooled vector as it is"
         )
+    if recipe.fusion is None or recipe.fusion.type != "concat" or recipe.stages == "frozen":
+        why = "it is read where encoders learn on under fusion.type 'concat'"
+        yield from _changed(where, encoder, ("fusion_lr_ratio",), why)
     if encoder.recurrent is None:
         recurrent = ("recurrent_hidden", "recurrent_layers", "bidirectional")
         yield from _changed(

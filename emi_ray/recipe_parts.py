@@ -88,6 +88,12 @@ class EncoderSettings(StageOverrides):
     features: str | None = Field(
         None, description="extractor name or fingerprint; null: what the workspace's extractor made"
     )
+    fusion_lr_ratio: float | None = Field(
+        None,
+        ge=0,
+        description="learning rate in fusion over the head's; null: fusion.encoder_lr_ratio; 0: it stays as its own "
+        "stage left it",
+    )
     extras: tuple[str, ...] = Field(
         (),
         description="columns of the features, one number a step, that are read as further dimensions: [arousal, "

@@ -160,6 +160,10 @@ def test_an_encoder_without_a_sensible_name_or_modality_is_refused(tmp_path, old
         ("f2", "encoders.audio.recurrent_layers=3"),
         ("f2", "encoders.audio.layer_decay=0.5"),
         ("f5", "fusion.encoder_lr_ratio=0.1"),
+        ("f5", "encoders.text.fusion_lr_ratio=0.1"),
+        ("text", "encoders.text.fusion_lr_ratio=0.1"),
+        ("first-place", "encoders.audio.fusion_lr_ratio=0.1"),
+        ("f2", "objective.auxiliary=0.5,objective.ccc=0,objective.mse=0,objective.hurdle=1"),
         ("text", "objective.auxiliary=0.5"),
         ("text", "stages=joint"),
         ("ours", "fusion.hidden=64"),
@@ -170,7 +174,7 @@ def test_an_encoder_without_a_sensible_name_or_modality_is_refused(tmp_path, old
 def test_a_setting_that_nothing_reads_is_refused(name, override):
     path = override.partition("=")[0]
     with pytest.raises(UserError, match=path) as refusal:
-        load_recipe(name, [override])
+        load_recipe(name, override.split(","))
     if "sound" not in override:
         assert "has no effect" in str(refusal.value)
 

@@ -1,5 +1,7 @@
 """Every recipe that ships: it loads, builds, trains and is rebuilt from its own description."""
 
+from importlib import resources
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,45 @@ def test_batches_sorted_by_length_are_for_losses_of_single_clips_alone():
     for objective in ("ccc=0.1", "pearson=0.1"):
         with pytest.raises(UserError, match=r"bucket_batches = 8.*set it to 1"):
             load_recipe("first-place", ["training.bucket_batches=8", f"objective.{objective}"])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_each_recipe_s_file_says_which_settings_are_ours(name):
+    text = (resources.files("emi_ray") / "recipes" / f"{name}.yaml").read_text()
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert any(line.startswith("# Ours: ") for line in comments)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.endswith("-faithful")])
+def test_a_faithful_recipe_has_what_the_paper_tells(name):
+    recipe = load_recipe(name)
+    assert not any(encoder.standardise for encoder in recipe.encoders.values())
+    assert (recipe.training.stop_on, recipe.training.bucket_batches) == ("val", 1)
+    assert (recipe.training.lr, recipe.training.batch_size, recipe.objective.ccc) == (2e-4, 16, 0.7)
+    if recipe.fusion is not None and "motion" in recipe.encoders:
+        model = build_model(recipe, DIMS, 6)
+        learning = {id(p) for group in model.parameter_groups() for p in group.parameters}
+        assert not any(id(p) in learning or p.requires_grad for p in model.encoder("motion").parameters())
+        assert all(
+            id(p) in learning for m in ("text", "audio", "vision") for p in model.encoder(m).parameters()
+        )
+
+
+def test_every_row_of_tables_four_and_five_has_a_faithful_recipe():
+    faithful = [load_recipe(name).paper for name in recipe_names() if name.endswith("-faithful")]
+    rows = sorted(f"{paper.table} {paper.row}" for paper in faithful)
+    assert rows == ["4 audio", "4 motion", "4 text", "4 video", "5 F1", "5 F2", "5 F3", "5 F4", "5 F5"]
+
+
+def test_motion_leaves_a_faithful_fusion_as_its_own_stage_left_it(data):
+    small = [f"encoders.{m}.hidden=8" for m in DIMS]
+    recipe = load_recipe("paper-faithful", [*QUICK, *small, "training.lr=1e-2"])
+    trained = train_recipe(recipe, data, split_rows(data), seed=0)
+    for modality in DIMS:
+        before = trained.outcomes[modality].weights
+        after = trained.model.encoder(modality).state_dict()
+        same = all(torch.equal(before[f"encoder.{name}"], weights) for name, weights in after.items())
+        assert same == (modality == "motion")
 
 
 def test_table_three_has_fifteen_rows_each_of_a_named_extractor():

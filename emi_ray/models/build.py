@@ -56,4 +56,6 @@ def build_model(recipe: Recipe, feature_dims: Mapping[Stream, int], num_labels: 
         )
     encoders = {m: build_encoder(feature_dims[m], recipe.encoders[m]) for m in recipe.streams}
     frozen = recipe.stages == "frozen"
-    return FusionRegressor(encoders, targets, recipe.fusion, frozen, recipe.modality_of)
+    own = {m: recipe.encoders[m].fusion_lr_ratio for m in recipe.streams}
+    ratios = {m: ratio for m, ratio in own.items() if ratio is not None}
+    return FusionRegressor(encoders, targets, recipe.fusion, frozen, recipe.modality_of, ratios)

@@ -190,7 +190,8 @@ class ConcatHead(nn.Module):
 class FusionRegressor(Regressor):
     """Encoders of several modalities under one head.
 
-    ``frozen`` is enforced: the encoders take no gradient and stay in evaluation mode whatever ``train`` says.
+    ``frozen`` is enforced: the encoders take no gradient and stay in evaluation mode whatever ``train`` says. An
+    encoder whose learning rate is 0 takes no gradient either; its dropout stays on, as in the authors' code.
     """
 
     def __init__(
@@ -200,16 +201,21 @@ class FusionRegressor(Regressor):
         settings: FusionSettings,
         frozen: bool = False,
         modality_of: Callable[[Stream], str] = str,
+        lr_ratios: Mapping[Stream, float] | None = None,
     ) -> None:
+        """``lr_ratios``: of single encoders, instead of ``settings.encoder_lr_ratio``; with 0 one does not learn."""
         super().__init__()
         self.modalities = tuple(encoders)
         self.encoders = nn.ModuleDict({modality: encoders[modality] for modality in self.modalities})
         dims = {name: encoder.embedding_dim for name, encoder in encoders.items()}
         self.head = ConcatHead(dims, targets, settings, modality_of)
-        self.encoder_lr_ratio = settings.encoder_lr_ratio
+        ratios = dict.fromkeys(encoders, settings.encoder_lr_ratio) | dict(lr_ratios or {})
+        self.lr_ratios = dict.fromkeys(encoders, 0.0) if frozen else ratios
         self.frozen = frozen
+        for name in self.modalities:
+            if not self.lr_ratios[name]:
+                self.encoder(name).requires_grad_(False)
         if frozen:
-            self.encoders.requires_grad_(False)
             self.encoders.eval()
 
     def train(self, mode: bool = True) -> "FusionRegressor":
@@ -219,14 +225,14 @@ class FusionRegressor(Regressor):
         return self
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The head, then each encoder unless frozen."""
-        encoders = [] if self.frozen else [self.encoder(m).parameter_groups() for m in self.modalities]
+        """The head, then each encoder that learns."""
         return [
             ParameterGroup(list(self.head.parameters())),
             *(
-                ParameterGroup(group.parameters, self.encoder_lr_ratio * group.lr_ratio)
-                for groups in encoders
-                for group in groups
+                ParameterGroup(group.parameters, self.lr_ratios[name] * group.lr_ratio)
+                for name in self.modalities
+                if self.lr_ratios[name]
+                for group in self.encoder(name).parameter_groups()
             ),
         ]
 

@@ -47,7 +47,7 @@ def encoder_settings(recipe: Recipe, modality: Stream, seed: int) -> dict[str, A
     return {
         "algorithm": ALGORITHM,
         "modality": modality,
-        "encoder": settings.model_dump(mode="json", exclude={"features"}),
+        "encoder": settings.model_dump(mode="json", exclude={"features", "fusion_lr_ratio"}),
         "training": recipe.training_of(settings).model_dump(mode="json", exclude={"seed"}),
         "objective": recipe.objective.model_dump(mode="json"),
         "seed": seed,
