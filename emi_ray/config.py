@@ -156,6 +156,9 @@ class ExtractionSettings(Settings):
     wait_for_nodes_s: float = Field(
         600.0, ge=0, description="for a node, when all nodes of a cluster are gone during a run"
     )
+    decode_memory_gb: float = Field(
+        1.75, ge=0.5, description="GiB that each process that decodes may take; a clip that needs more fails"
+    )
     measure: bool = Field(True, description="try each stage on a few clips before a long run, to size pools")
     rows_per_block: int = Field(16, ge=1, description="clips that travel together")
     stages: dict[str, StageSettings] = Field(

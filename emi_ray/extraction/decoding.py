@@ -35,10 +35,11 @@ class Decode(Stage):
         needs: Mapping[Modality, frozenset[Need]],
         transcribes: bool,
         time_limit_s: float,
+        memory_limit_gb: float,
     ) -> None:
         self._needs = dict(needs)
         self._transcribes = transcribes
-        self._decoder = DecodeProcess(media, time_limit_s)
+        self._decoder = DecodeProcess(media, time_limit_s, memory_limit_gb)
 
     def process(self, batch: pa.Table) -> pa.Table:
         decoded, outcomes = [], []

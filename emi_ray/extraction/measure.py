@@ -67,7 +67,8 @@ def _measure(
 def _decode(pipeline: Pipeline, sources: list[ClipSource]) -> tuple[list[DecodedClip], float]:
     needs = frozenset(need for spec in pipeline.specs.values() for need in spec.needs)
     needs |= {"waveform"} if pipeline.transcriber else set()
-    with DecodeProcess(pipeline.config.media, pipeline.config.extraction.time_limit_s) as decoder:
+    limits = pipeline.config.extraction
+    with DecodeProcess(pipeline.config.media, limits.time_limit_s, limits.decode_memory_gb) as decoder:
         decoder.decode(sources[0], needs)  # starts the child
         started = time.perf_counter()
         rows = [decoder.decode(source, needs) for source in sources]

@@ -115,9 +115,9 @@ class Passes:
             return lost
         total = self.summary.clips + (0 if careful else len(lost))
         settings = pipeline.config.extraction
-        # A clip that hangs is decoded three times: whole, then sound and pictures apart.
+        # A clip that hangs is decoded up to four times: whole, then sound, pictures and the rest apart.
         configure_ray_data(
-            3 * settings.time_limit_s * pools["decode"].batch_size + 2 * settings.batch_limit_s
+            4 * settings.time_limit_s * pools["decode"].batch_size + 2 * settings.batch_limit_s
         )
         for table in self._blocks_of(pipeline.build(work, pools, careful)):
             _stop_if_broken(table)

@@ -57,9 +57,10 @@ class Pipeline:
             _singly(work) if careful else _blocks(work, pools, self._rows_per_block)
         )
         needs = {modality: spec.needs for modality, spec in self.specs.items()}
-        limit = self.config.extraction.time_limit_s
-        limits = limits_of(self.config.extraction)
-        decode = (self.config.media, needs, self.transcriber is not None, limit)
+        settings = self.config.extraction
+        limits = limits_of(settings)
+        transcribes = self.transcriber is not None
+        decode = (self.config.media, needs, transcribes, settings.time_limit_s, settings.decode_memory_gb)
         dataset = dataset.map_batches(Decode, fn_constructor_args=decode, **_on(pools["decode"]))
         for stage in list(self.stages)[1:]:
             kind = Transcribe if stage == "transcript" else Extract

@@ -1,17 +1,22 @@
 """Faces that a corpus brings along as ready crops."""
 
+import io
 from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from emi_ray.media.clip import Faces
-from emi_ray.media.scaling import resize
+from emi_ray.media.doors import MAX_PIXELS
+from emi_ray.media.scaling import rescale, resize
 from emi_ray.media.source import read_folder
 
 READY_CROPS_RATE_HZ = 6.0
 """Crops a second in a folder of ready ones, as in Hume-Vidmimic2, where such folders come from."""
 
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""What may stand in an image file, whatever its name says."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
@@ -49,10 +54,16 @@ def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Fac
 
 
 def _read_image(data: bytes) -> np.ndarray | None:
-    """BGR picture, or None where OpenCV cannot read it (for some damage it raises, for other it does not)."""
+    """BGR picture, or None where it cannot be read or has more than ``MAX_PIXELS`` (told by its header alone).
+
+    For some damage OpenCV raises, for other it does not.
+    """
     try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as header:
+            if header.width * header.height > MAX_PIXELS:
+                return None
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
+    except (cv2.error, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 
@@ -67,6 +78,9 @@ def _number_first(name: str) -> tuple[bool, int, str]:
 
 def _square(image: np.ndarray, size_px: int) -> np.ndarray:
     height, width = image.shape[:2]
+    if max(height, width) ** 2 > MAX_PIXELS:  # a long strip: the square around it would not fit into memory
+        image = rescale(image, size_px / max(height, width))
+        height, width = image.shape[:2]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     padded = cv2.copyMakeBorder(

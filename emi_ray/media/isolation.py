@@ -15,11 +15,10 @@ import emi_ray
 from emi_ray.config import MediaSettings
 from emi_ray.errors import EmiRayError
 from emi_ray.media.clip import DecodedClip, pack_clip, unpack_clip
-from emi_ray.media.decode import decode_clip
 from emi_ray.media.detection import build_finder
 from emi_ray.media.messages import Message, read_message, write_message
 from emi_ray.media.source import ClipSource
-from emi_ray.schema import Need
+from emi_ray.schema import NEEDS, Need
 from emi_ray.storage import StorageError
 
 STARTUP_LIMIT_S = 120.0
@@ -35,13 +34,15 @@ class DecodeProcess:
     bad stream does not cost the other.
 
     Args:
-        time_limit_s: for each attempt; a clip takes three times as long at the very worst.
+        time_limit_s: for each attempt; a clip takes four times as long at the very worst.
+        memory_limit_gb: what the child may take, in 2^30 bytes; it holds on Linux.
     """
 
-    def __init__(self, media: MediaSettings, time_limit_s: float) -> None:
+    def __init__(self, media: MediaSettings, time_limit_s: float, memory_limit_gb: float = 1.75) -> None:
         self._media = media
         self._time_limit_s = time_limit_s
-        self._child: _Child | None = _Child(media)
+        self._memory_limit_gb = memory_limit_gb
+        self._child: _Child | None = _Child(media, memory_limit_gb)
 
     def decode(self, source: ClipSource, needs: frozenset[Need]) -> dict[str, Any]:
         """The row that ``pack_clip`` makes of the clip; what could not be decoded is in ``failed``.
@@ -73,7 +74,7 @@ class DecodeProcess:
     def _attempt(self, source: ClipSource, needs: frozenset[Need]) -> dict[str, Any]:
         if self._child is None or not self._child.is_alive():
             self.close()
-            self._child = _Child(self._media)
+            self._child = _Child(self._media, self._memory_limit_gb)
         try:
             return self._child.decode(source, needs, self._time_limit_s)
         except _DecodingDiedError:
@@ -81,9 +82,9 @@ class DecodeProcess:
             raise
 
     def _salvage(self, source: ClipSource, needs: frozenset[Need], reason: str) -> dict[str, Any]:
-        """Decode sound and pictures apart. What kills the decoder again is failed."""
-        decoded = decode_clip(source, self._media, needs - SOUND - PICTURES)
-        parts = [part for part in (needs & SOUND, needs & PICTURES) if part]
+        """Decode sound, pictures and the rest apart. What kills the decoder again is failed."""
+        decoded = DecodedClip(source.clip_id)
+        parts = [part for part in (needs - SOUND - PICTURES, needs & SOUND, needs & PICTURES) if part]
         if len(parts) == 1:
             return pack_clip(_without(decoded, parts[0], reason))
         for part in parts:
@@ -101,7 +102,7 @@ class _DecodingDiedError(Exception):
 class _Child:
     """One running child process. That it has started is awaited only when the first clip comes."""
 
-    def __init__(self, media: MediaSettings) -> None:
+    def __init__(self, media: MediaSettings, memory_limit_gb: float) -> None:
         root = str(Path(emi_ray.__file__).parents[1])
         inherited = os.environ.get("PYTHONPATH")
         self._process = subprocess.Popen(
@@ -110,7 +111,7 @@ class _Child:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([root, inherited] if inherited else [root])},
         )
-        self._settings = {"media": media.model_dump_json()}
+        self._settings = {"media": media.model_dump_json(), "memory_limit_gb": memory_limit_gb}
         self._is_ready = False
 
     def is_alive(self) -> bool:
@@ -193,7 +194,7 @@ class _Child:
         if code >= 0:
             return f"exit code {code}"
         name = signal.Signals(-code).name
-        hint = ", most often for lack of memory" if -code == signal.SIGKILL else ""
+        hint = ", most often for lack of memory" if -code in (signal.SIGKILL, signal.SIGABRT) else ""
         return f"signal {-code}, {name}{hint}"
 
 
@@ -203,7 +204,7 @@ def _without(clip: DecodedClip, needs: frozenset[Need], reason: str) -> DecodedC
 
 def _joined(clip: DecodedClip, part: DecodedClip) -> DecodedClip:
     """``clip`` with what ``part``, decoded for other needs, holds."""
-    found = {name: getattr(part, name) for name in (*SOUND, *PICTURES) if getattr(part, name) is not None}
+    found = {name: getattr(part, name) for name in NEEDS if getattr(part, name) is not None}
     return replace(
         clip,
         missing={**clip.missing, **part.missing},

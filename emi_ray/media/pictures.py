@@ -34,6 +34,13 @@ class Orientation:
 
 
 UPRIGHT = Orientation()
+_QUARTERS = (
+    UPRIGHT,
+    Orientation(True, False, True),
+    Orientation(False, True, True),
+    Orientation(True, True, False),
+)
+"""By the number of quarter turns to the left."""
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
@@ -42,7 +49,12 @@ def orientation_of(frame: VideoFrame) -> Orientation:
     The matrix maps (x, y) to (a x + c y, b x + d y), and holds a, b, -, c, d, - in 16.16 fixed point (ISO/IEC
     14496-12, ``tkhd``).
     """
-    matrices = [data for data in cast(Iterable[SideData], frame.side_data) if data.type is Type.DISPLAYMATRIX]
+    try:
+        kinds = list(cast(Iterable[SideData], frame.side_data))
+    except ValueError:
+        # PyAV does not list side data where one is of a kind it does not know, such as EXIF; it knows the turn.
+        return _QUARTERS[round(frame.rotation / 90) % 4]
+    matrices = [data for data in kinds if data.type is Type.DISPLAYMATRIX]
     if not matrices:
         return UPRIGHT
     a, b, _, c, d, *_ = np.frombuffer(bytes(matrices[0]), np.int32).tolist()

@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -24,6 +25,11 @@ from emi_ray.media.source import ClipSource
 from emi_ray.schema import Need
 from emi_ray.storage import StorageError
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
 
 def main() -> None:
     """Serve until standard input ends."""
@@ -32,7 +38,9 @@ def main() -> None:
     av.logging.set_level(av.logging.PANIC)
     questions: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, questions), daemon=True).start()
-    media = MediaSettings.model_validate_json(questions.get()["media"])
+    settings = questions.get()
+    media = MediaSettings.model_validate_json(settings["media"])
+    _limit_memory(settings["memory_limit_gb"])
     write_message(answers, {"ready": "yes"})
     while True:
         question = dict(questions.get())
@@ -45,8 +53,27 @@ def _answer(source: ClipSource, media: MediaSettings, needs: frozenset[Need]) ->
         return pack_clip(decode_clip(source, media, needs))
     except StorageError as error:
         return {"outage": str(error)}
+    except MemoryError:
+        return {"error": "it needs more memory than extraction.decode_memory_gb allows"}
     except Exception as error:  # noqa: BLE001 - what nobody foresaw about this file costs only its clip
         return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _limit_memory(limit_gb: float) -> None:
+    """Have the operating system refuse memory beyond ``limit_gb`` (2^30 bytes), so that allocations fail in time.
+
+    What is limited is address space (``RLIMIT_AS``), of which libraries reserve more than they use: what they have
+    reserved by now is added. Only Linux enforces such a limit and tells both sizes.
+    """
+    sizes = Path("/proc/self/statm")
+    if resource is None or not sizes.exists():
+        return
+    reserved, used = (int(pages) * resource.getpagesize() for pages in sizes.read_text().split()[:2])
+    limit = reserved - used + int(limit_gb * 2**30)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _claim_stdout() -> BinaryIO:

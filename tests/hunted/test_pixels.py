@@ -1,6 +1,5 @@
 """Pictures that were once seen otherwise than a person sees them."""
 
-import os
 from fractions import Fraction
 
 import av
@@ -180,14 +179,27 @@ def test_an_orientation_is_a_view():
     np.testing.assert_array_equal(UPRIGHT.apply(pixels), pixels)
 
 
-def test_ready_crops_are_turned_as_their_camera_says(tmp_path):
-    """A photograph's own orientation (EXIF) is carried out for crops; OpenCV does this by itself."""
-    crop = picture(64, 64)
-    tiff = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    data = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))[1].tobytes()
-    turned = data[:2] + b"\xff\xe1" + (len(tiff) + 2).to_bytes(2, "big") + tiff + data[2:]
-    os.makedirs(tmp_path / "faces")
-    (tmp_path / "faces" / "1.jpg").write_bytes(turned)
-    clip = decode(None, "faces", faces_dir=str(tmp_path / "faces"))
-    upright = cv2.resize(np.rot90(crop, -1), (224, 224))
-    assert np.abs(clip.faces.crops[0].astype(int) - upright).mean() < 6
+def photograph(pixels, orientation):
+    """A JPEG whose EXIF says how its camera was held."""
+    tiff = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation]) + bytes(6)
+    data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return data[:2] + b"\xff\xe1" + (len(tiff) + 2).to_bytes(2, "big") + tiff + data[2:]
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_photographs_are_turned_as_their_camera_says(tmp_path, orientation, turns):
+    plain = picture(96, 64)
+    (tmp_path / "1.jpg").write_bytes(photograph(plain, orientation))
+    upright = np.rot90(plain, turns)
+    seen = decode(tmp_path / "1.jpg", "frames").frames.pixels[0]
+    assert seen.shape == upright.shape
+    assert np.abs(seen.astype(int) - upright).mean() < 4
+    crop = decode(None, "faces", faces_dir=str(tmp_path)).faces.crops[0]
+    assert np.abs(cv2.resize(crop, (96, 96)).astype(int) - square(upright)).mean() < 12
+
+
+def square(pixels):
+    """The picture in a square of 96 pixels, its border repeated."""
+    border = 96 - np.array(pixels.shape[:2])
+    (above, left), (below, right) = border // 2, border - border // 2
+    return cv2.copyMakeBorder(pixels, above, below, left, right, cv2.BORDER_REPLICATE)

@@ -189,7 +189,7 @@ def test_what_libraries_print_does_not_disturb_the_answers():
     with subprocess.Popen(
         [sys.executable, "-c", NOISY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as worker:
-        write_message(worker.stdin, {"media": MEDIA.model_dump_json()})
+        write_message(worker.stdin, {"media": MEDIA.model_dump_json(), "memory_limit_gb": 2.0})
         assert read_message(worker.stdout) == {"ready": "yes"}
         write_message(
             worker.stdin, {"clip_id": "a", "transcript": "bravo", "needs": json.dumps(["transcript"])}
