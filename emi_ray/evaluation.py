@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore
 from emi_ray.metrics import scores
+from emi_ray.output import write_output
 from emi_ray.recipe import Recipe
 from emi_ray.schema import SPLITS, Label, Split, Stream
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
@@ -144,12 +145,13 @@ def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
 
 
 def write_submission(
-    table: pa.Table, path: Path, labels: Sequence[Label], id_width: int | None = None
+    table: pa.Table, path: str | Path, labels: Sequence[Label], id_width: int | None = None
 ) -> None:
     """Write predictions as the challenge wants them: ``Filename,Admiration,…``, one row a clip.
 
     Args:
         table: ``clip_id`` and one column a label, as of :func:`predict_features` or ``predictions.parquet``.
+        path: of a file, on a disk or behind a URI; it appears whole.
         labels: the columns, in order; predictions are clipped to their ranges.
         id_width: pad ids with zeros to this many digits; None leaves them as they are spelt.
 
@@ -163,8 +165,7 @@ def write_submission(
     columns: dict[str, Any] = {"Filename": [clip_id.zfill(id_width or 0) for clip_id in ids]}
     for label in labels:
         columns[label.name] = _clipped(table, label)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(columns).to_csv(path, index=False, float_format="%.6f")
+    write_output(str(path), pd.DataFrame(columns).to_csv(index=False, float_format="%.6f").encode())
 
 
 def _clipped(table: pa.Table, label: Label) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Verbs about models: train, evaluate, predict, report."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,6 +9,7 @@ import typer
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
 from emi_ray.cli.show import progress_bar, show_comparison, show_scores, training_progress
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.output import check_output, write_output
 from emi_ray.schema import SPLITS, Label, labels_of
 from emi_ray.workspace import Workspace
 
@@ -197,7 +198,7 @@ def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
 def predict(
     run: RunArgument,
     workspace: WorkspaceOption,
-    to: Annotated[Path, typer.Option(help="CSV file to write.")],
+    to: Annotated[str, typer.Option(help="CSV file to write: a path or URI.")],
     clips: Annotated[
         list[str] | None,
         typer.Option(help="Clips, folders or one table; more may follow. None: the workspace's test split."),
@@ -230,6 +231,7 @@ def predict(
     if more and not clips:
         raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
     folder = find_run(target, run)
+    check_output(to)
     if sources:
         with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
             predictions = predict_clips(target, run, sources, advance)
@@ -242,9 +244,10 @@ def predict(
             predictions = as_test_list_spells(target, predictions)
         write_submission(predictions, to, labels, id_width)
     else:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(as_intensities(predictions, labels), to)
-    console.print(f"Wrote {predictions.num_rows} rows to {to}.")
+        sheet = BytesIO()
+        write_csv(as_intensities(predictions, labels), sheet)
+        write_output(to, sheet.getvalue())
+    console.print(f"Wrote {predictions.num_rows} rows to {to}.", markup=False, soft_wrap=True)
     shown = "blank" if form == "table" else "what the model says knowing nothing"
     _warn_of_unknown(predictions, description["recipe"]["encoders"], shown)
 

@@ -9,7 +9,7 @@ processes of a node. One large run over several workers is :mod:`emi_ray.trainin
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,6 +104,7 @@ def train_runs(
                     locks.enter_context(shared.driving(plan.folder, f"Run {plan.name}"))
                     plans[index] = plan
                 else:
+                    _remove_leftovers(plan)
                     settle(index, {**finished, "already_finished": True})
             except EmiRayError as error:
                 settle(index, None, error)
@@ -119,6 +120,14 @@ def train_runs(
         elif plans:
             _SideBySide(plans, force, gpus_per_run, checkpoint_every_s, on_progress, settle).run(on_plan)
     return [results[index] for index in range(len(requests))]
+
+
+def _remove_leftovers(plan: RunPlan) -> None:
+    """Remove the checkpoints of a finished run that was killed before it removed them, unless another run of the
+    same folder is at work."""
+    if plan.workspace.folders(f"{plan.folder}/ray"):
+        with suppress(UserError), plan.workspace.driving(plan.folder, f"Run {plan.name}"):
+            plan.workspace.delete(f"{plan.folder}/ray")
 
 
 def _refuse_same_folder(plan: RunPlan, others: Iterable[RunPlan]) -> None:

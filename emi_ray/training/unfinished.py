@@ -17,6 +17,9 @@ from emi_ray.workspace import Workspace
 _SHARE_OF_TIME = 10
 """A state is written at most so often that writing takes a tenth of the time: those of backbones are gigabytes."""
 
+_EVERY_S_BEHIND_A_URI = 30.0
+"""Every write to an object store is a request that is paid for."""
+
 
 @dataclass
 class Unfinished:
@@ -24,6 +27,7 @@ class Unfinished:
 
     Args:
         every_s: seconds of work between two states, and so about what a crash may cost; a longer epoch costs itself.
+            Behind a URI 30 at least.
     """
 
     workspace: Workspace
@@ -32,6 +36,8 @@ class Unfinished:
     _next: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        if not self.workspace.is_local:
+            self.every_s = max(self.every_s, _EVERY_S_BEHIND_A_URI)
         self._next = time.monotonic() + self.every_s
 
     @property
@@ -49,7 +55,7 @@ class Unfinished:
     def keep(self, build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
         """Keep the state that ``build`` returns if it is time for one, or if a stage has just ended."""
         started = time.monotonic()
-        if started < self._next and not stage_ended:
+        if started < self._next and not (stage_ended and self.workspace.is_local):
             return
         stream = io.BytesIO()
         torch.save(build(), stream)

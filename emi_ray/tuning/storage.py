@@ -39,6 +39,19 @@ def journal_path(workspace: Workspace, study: str) -> Path:
     return Path(workspace.path(f"{study_folder(study)}/{JOURNAL}"))
 
 
+def check_storage(workspace: Workspace, url: str | None) -> None:
+    """Make sure, before anything is started, that a study can be kept there.
+
+    Raises:
+        UserError: the workspace is behind a URI, and no database is given.
+    """
+    if url is None and not workspace.is_local:
+        raise UserError(
+            f"--workspace {workspace.root} is not a path on this machine, and a study cannot be appended to "
+            "behind such a URI: give a database with --storage, as in postgresql://user@host/studies."
+        )
+
+
 def open_storage(workspace: Workspace, study: str, url: str | None) -> BaseStorage:
     """The storage of a study; the journal is made if it is not there.
 
@@ -48,13 +61,9 @@ def open_storage(workspace: Workspace, study: str, url: str | None) -> BaseStora
     Raises:
         UserError: the workspace is behind a URI, and no database is given; or the database does not answer.
     """
+    check_storage(workspace, url)
     if url is not None:
         return _open_database(url)
-    if not workspace.is_local:
-        raise UserError(
-            f"--workspace {workspace.root} is not a path on this machine, and a study cannot be appended to "
-            "behind such a URI: give a database with --storage, as in postgresql://user@host/studies."
-        )
     path = journal_path(workspace, study)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileSymlinkLock(str(path), grace_period=_GRACE_S)

@@ -30,7 +30,7 @@ from emi_ray.tuning.settings import (
     read_settings,
     study_folder,
 )
-from emi_ray.tuning.storage import driving
+from emi_ray.tuning.storage import check_storage, driving
 from emi_ray.tuning.study import TuningStudy
 from emi_ray.tuning.tune_adapters import SearchLimits
 from emi_ray.workspace import Workspace
@@ -102,6 +102,7 @@ def plan_tuning(
         UserError: the recipe, the space, the options or the features do not go together.
     """
     check_name(options.study)
+    check_storage(workspace, options.storage)
     if options.minimise is not None and options.scheduler not in (None, "none"):
         raise UserError(
             f"--scheduler {options.scheduler} judges trials by one score, and --minimise {options.minimise} "

@@ -1,0 +1,58 @@
+"""A file that a command was asked to write somewhere: on a disk or behind a URI, whole or not at all."""
+
+import os
+import uuid
+from pathlib import Path
+
+from pyarrow import fs
+
+from emi_ray.errors import UserError
+from emi_ray.storage import explain, open_uri, require_in_reach
+
+
+def check_output(to: str, option: str = "--to") -> None:
+    """Make sure, before the work, that a file can be written there.
+
+    Raises:
+        UserError: a folder stands there, or the place cannot be written to.
+        StorageError: the object store is out of reach.
+    """
+    filesystem, path = open_uri(to)
+    require_in_reach(filesystem, path, to)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        if "/" not in path:
+            raise UserError(f"{option} {to}: the name of the file is missing: {to.rstrip('/')}/NAME.")
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise UserError(f"{option} {to} is a folder: name a file in it.")
+    nearest = next(parent for parent in target.parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"{option} {to}: {nearest} cannot be written to. Choose another place.")
+
+
+def write_output(to: str, data: bytes, option: str = "--to") -> None:
+    """Write a whole file; it appears atomically, and an earlier one stays until then.
+
+    Raises:
+        UserError: it cannot be written; the message says why.
+    """
+    filesystem, path = open_uri(to)
+    try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            _write_locally(Path(path), data)
+            return
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+    except OSError as error:
+        raise UserError(f"{option} {to} cannot be written: {explain(error)}") from None
+
+
+def _write_locally(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        hidden.write_bytes(data)
+        hidden.replace(target)
+    finally:
+        hidden.unlink(missing_ok=True)
