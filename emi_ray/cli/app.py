@@ -1,5 +1,6 @@
 """The application: what verbs share, and how errors become exit codes."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -7,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from emi_ray.cli.log import begin_log, end_log
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.storage import explain, without_credentials
 
@@ -21,8 +23,20 @@ app = typer.Typer(
     help="From raw talking-face clips to emotion intensities, scored and explained. Start with: emi-ray demo",
 )
 
+
+def _begin_log(context: typer.Context, root: str) -> str:
+    begin_log(context.info_name or "", root)
+    return root
+
+
 WorkspaceOption = Annotated[
-    str, typer.Option("--workspace", "-w", help="Folder or URI (s3://…) that holds all of one project.")
+    str,
+    typer.Option(
+        "--workspace",
+        "-w",
+        help="Folder or URI (s3://…) that holds all of one project.",
+        callback=_begin_log,
+    ),
 ]
 AddressOption = Annotated[
     str | None,
@@ -36,8 +50,12 @@ Overrides = Annotated[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb. Exit codes: 0 ok, 1 the work failed, 2 the user's mistake."""
+    _show_notes()
     try:
         app(args=arguments)
+    except SystemExit as ending:
+        end_log(int(ending.code or 0))
+        raise
     except UserError as error:
         _end(f"Error: {error}", 2)
     except EmiRayError as error:
@@ -46,6 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(f"Failed: {explain(error)}", 1)
 
 
+class _Notes(logging.Handler):
+    """What the package itself has to say while it works, on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        errors.print(record.getMessage(), style=style, markup=False, soft_wrap=True, highlight=False)
+
+
+def _show_notes() -> None:
+    logger = logging.getLogger("emi_ray.runtime")
+    if not logger.handlers:
+        logger.addHandler(_Notes())
+        logger.setLevel(logging.INFO)
+
+
 def _end(message: str, code: int) -> NoReturn:
+    end_log(code, message)
     errors.print(without_credentials(message), style="red", markup=False, soft_wrap=True, highlight=False)
     sys.exit(code)

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from emi_ray.cli.app import console
+from emi_ray.cli.log import LOG
 from emi_ray.corpus.listing import Finding
 from emi_ray.schema import Label, snake
 from emi_ray.workspace import Workspace
@@ -57,9 +58,11 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
         def advance(done: int, total: int, description: str = title) -> None:
             nonlocal logged
             progress.update(task, completed=done, total=total or None, description=description)
-            if not console.is_terminal and time.monotonic() - logged > LOG_EVERY_S:
+            if time.monotonic() - logged > LOG_EVERY_S:
                 logged = time.monotonic()
-                console.print(f"{description}: {done} of {total}", markup=False, soft_wrap=True)
+                LOG.info("%s: %d of %d", description, done, total)
+                if not console.is_terminal:
+                    console.print(f"{description}: {done} of {total}", markup=False, soft_wrap=True)
 
         yield advance
 

@@ -77,9 +77,9 @@ def _local(num_gpus: int | None, streaming: bool) -> Iterator[None]:
                 include_dashboard=False,
                 **_QUIET,
             )
-        _quieten()
         try:
-            yield
+            with _quiet():
+                yield
         finally:
             ray.shutdown()
 
@@ -92,12 +92,12 @@ def _cluster(address: str) -> Iterator[None]:
     check_cluster(resolved, address)
     with _without_native_chatter():
         ray.init(address=resolved, **_QUIET)
-    _quieten()
     watch = HeadWatch(resolved)
     watch.start()
     try:
-        await_nodes()
-        yield
+        with _quiet():
+            await_nodes()
+            yield
     except BaseException as error:
         if watch.explains(error):
             watch.is_lost = True
@@ -165,12 +165,41 @@ def _without_native_chatter() -> Iterator[None]:
         os.close(kept)
 
 
-def _quieten() -> None:
-    """Leave the terminal to our own progress bars and summaries; Ray's own logs keep everything."""
+class _ToOurLog(logging.Handler):
+    """Passes what Ray warns of on to our own logger ``emi_ray.ray``, which a workspace's log takes up."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ours = logging.getLogger("emi_ray.ray")
+        ours.handle(record)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave the terminal to our own progress bars and summaries; Ray's own files keep everything."""
     from ray.data import DataContext
 
     DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # Small corpora have fewer blocks than actors.
+    logging.getLogger("emi_ray").addHandler(nowhere := logging.NullHandler())
+    # Small corpora have fewer blocks than actors, and only `ray_remote_args` can bound retries in Ray 2.60.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+    forward = _ToOurLog(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]  # the others pass on to the first
+    terminals = [
+        (handler, handler.level)
+        for logger in loggers
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+    ]
+    for handler, _ in terminals:
+        handler.setLevel(logging.CRITICAL + 1)
+    for logger in loggers:
+        logger.addHandler(forward)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(forward)
+        for handler, level in terminals:
+            handler.setLevel(level)
+        logging.getLogger("emi_ray").removeHandler(nowhere)

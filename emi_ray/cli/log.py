@@ -1,0 +1,96 @@
+"""The log of a long command: ``logs/<time>-<verb>-<process>.jsonl`` in its workspace, one event a line.
+
+It holds when the command began and how it ended, its progress, its warnings, and what Ray says besides, which is kept
+off the terminal. Behind a URI the file is written anew every minute, for such stores cannot append.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+
+from emi_ray.errors import EmiRayError
+from emi_ray.storage import without_credentials
+from emi_ray.workspace import CONFIG, Workspace
+
+LOGGED = ("demo", "extract", "predict", "run", "train", "tune")
+"""Verbs that may take long."""
+
+_WRITE_EVERY_S = 60.0
+_MAX_LINES = 20_000
+"""Further lines are left out, for a file behind a URI is held in memory."""
+
+LOG = logging.getLogger("emi_ray")
+
+
+class WorkspaceLog(logging.Handler):
+    """Writes records as lines of JSON into a file of a workspace. Where it cannot write, it keeps silent: a log never
+    ends a run."""
+
+    def __init__(self, workspace: Workspace, verb: str) -> None:
+        super().__init__(logging.INFO)
+        self._workspace = workspace
+        self._path = f"logs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{verb}-{os.getpid()}.jsonl"
+        self._lines: list[str] = []
+        self._num_written = 0
+        self._last_write = time.monotonic()
+        self._gave_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._gave_up or len(self._lines) >= _MAX_LINES:
+            return
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "source": record.name,
+            "message": without_credentials(record.getMessage()),
+        }
+        if record.exc_info:
+            entry["traceback"] = without_credentials("".join(traceback.format_exception(*record.exc_info)))
+        self._lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
+        if self._workspace.is_local or time.monotonic() - self._last_write > _WRITE_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written yet."""
+        if self._gave_up or self._num_written == len(self._lines):
+            return
+        try:
+            if self._workspace.is_local:
+                self._append()
+            else:
+                self._workspace.write_text(self._path, "".join(self._lines))
+        except (OSError, EmiRayError):
+            self._gave_up = True
+        self._num_written, self._last_write = len(self._lines), time.monotonic()
+
+    def _append(self) -> None:
+        path = self._workspace.path(self._path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(self._lines[self._num_written :])
+
+
+def begin_log(verb: str, root: str) -> None:
+    """Log this process's command into its workspace, if it is a long one and the workspace is there."""
+    workspace = Workspace(root)
+    if verb not in LOGGED or any(isinstance(handler, WorkspaceLog) for handler in LOG.handlers):
+        return
+    if verb not in ("run", "demo") and not workspace.exists(CONFIG):
+        return
+    handler = WorkspaceLog(workspace, verb)
+    LOG.setLevel(logging.INFO)
+    LOG.addHandler(handler)
+    LOG.info("began: %s", " ".join(map(without_credentials, sys.argv[1:])))
+
+
+def end_log(code: int, message: str = "") -> None:
+    """Say how the command ended, and write the rest."""
+    logs = [handler for handler in LOG.handlers if isinstance(handler, WorkspaceLog)]
+    for handler in logs:
+        LOG.info("ended with exit code %d%s", code, f": {message}" if message else "")
+        handler.flush()
+        LOG.removeHandler(handler)

@@ -1,0 +1,51 @@
+import json
+import logging
+
+import pytest
+
+from emi_ray.cli import log, main
+from emi_ray.cli.log import LOG, begin_log, end_log
+from emi_ray.config import WorkspaceConfig
+from emi_ray.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    made = Workspace(str(tmp_path))
+    made.write_config(WorkspaceConfig())
+    return made
+
+
+def entries(workspace):
+    (path,) = workspace.files("logs")
+    return [json.loads(line) for line in workspace.read_text(path).splitlines()]
+
+
+def test_a_long_command_logs_how_it_began_and_ended(workspace):
+    with pytest.raises(SystemExit):
+        main(["extract", "-w", workspace.root])  # there are no clips
+    first, *_, last = entries(workspace)
+    assert first["message"].startswith("began: ")
+    assert last["message"].startswith("ended with exit code 2: Error: ")
+    assert not LOG.handlers or not any(isinstance(handler, log.WorkspaceLog) for handler in LOG.handlers)
+
+
+def test_what_ray_warns_of_is_in_the_log_with_its_traceback_and_without_secrets(workspace):
+    begin_log("train", workspace.root)
+    try:
+        raise RuntimeError("s3://KEY:topsecret@bucket/x is gone")
+    except RuntimeError:
+        logging.getLogger("emi_ray.ray").exception("a block was lost")
+    end_log(0)
+    entry = next(entry for entry in entries(workspace) if entry["message"] == "a block was lost")
+    assert entry["level"] == "error"
+    assert "s3://bucket/x is gone" in entry["traceback"]
+    assert "topsecret" not in json.dumps(entries(workspace))
+
+
+def test_a_short_verb_and_a_place_without_a_workspace_are_not_logged(workspace, tmp_path):
+    begin_log("recipes", workspace.root)
+    begin_log("extract", str(tmp_path / "nothing"))
+    end_log(0)
+    assert not workspace.files("logs")
+    assert not (tmp_path / "nothing").exists()
