@@ -2,13 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.config import CorpusSettings, ExtractionSettings, ExtractorSettings, WorkspaceConfig
 from emi_ray.corpus.folder import read_media
-from emi_ray.corpus.manifest import read_corpus, validate_corpus
+from emi_ray.corpus.listing import Finding
+from emi_ray.corpus.manifest import validate_corpus
+from emi_ray.corpus.table import read_clips
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.errors import UserError
 from emi_ray.evaluation import predict_features, transcripts_of
@@ -19,31 +22,57 @@ from emi_ray.training.checkpoint import LoadedModel, load_model
 from emi_ray.training.transcripts import read_transcripts
 from emi_ray.workspace import CLIPS, Workspace, suffix_of
 
-TABLE_SUFFIXES = (".csv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+
+
+@dataclass(frozen=True)
+class NewClips:
+    """Clips that a model has never seen, checked, and the trained run that is to predict them.
+
+    ``warnings`` say what is wrong with the clips, such as files that are not there.
+    """
+
+    run: str
+    loaded: LoadedModel
+    clips: pa.Table
+    warnings: tuple[Finding, ...]
+
+
+def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> NewClips:
+    """Check what is to be predicted and what by, before Ray starts.
+
+    Args:
+        run: ``recipe/seed``.
+        sources: media files, folders of media files, or one table with transcripts beside the media. Of a table the
+            ids, media and transcripts alone are read; its splits, groups and labels may be whatever they are.
+
+    Raises:
+        UserError: there is no such run, it reads features that were imported, or a source is not there or no media.
+    """
+    loaded = load_model(workspace, run)
+    config_of(loaded, ExtractionSettings())
+    if len(sources) == 1 and suffix_of(sources[0]) in TABLE_SUFFIXES:
+        held = workspace.config().corpus
+        listing = read_clips(sources[0], held.encoding)
+    else:
+        listing = read_media(sources)
+    corpus = validate_corpus(listing, CorpusSettings())
+    return NewClips(run, loaded, corpus.clips, corpus.warnings)
 
 
 def predict_clips(
     workspace: Workspace,
-    run: str,
-    sources: Sequence[str],
+    new: NewClips,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pa.Table:
     """Extract the features that the run was trained on from new clips, and predict. Needs a Ray session.
 
     The features stay in ``predictions/`` of the workspace, so that the same command goes on where it stopped.
 
-    Args:
-        run: ``recipe/seed``.
-        sources: media files, folders of media files, or one table with transcripts beside the media.
-
     Returns:
         As of :func:`emi_ray.evaluation.predict_features`, one row a clip.
-
-    Raises:
-        UserError: there is no such run, or a source is not there or no media.
     """
-    loaded = load_model(workspace, run)
-    clips = _read_sources(sources)
+    loaded, clips, run = new.loaded, new.clips, new.run
     inner = workspace.inner(f"predictions/{run}/{_digest(clips)}")
     inner.write_table(CLIPS, clips)
     for streams in _rounds(loaded):
@@ -135,12 +164,6 @@ def _predict(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.T
     stores = loaded.description.stores(workspace)
     texts = read_transcripts(clips, transcripts_of(workspace, loaded))
     return predict_features(loaded, stores, clips["clip_id"].to_pylist(), texts)
-
-
-def _read_sources(sources: Sequence[str]) -> pa.Table:
-    if len(sources) == 1 and suffix_of(sources[0]) in TABLE_SUFFIXES:
-        return read_corpus("table", sources[0], CorpusSettings()).clips
-    return validate_corpus(read_media(sources), CorpusSettings()).clips
 
 
 def _digest(clips: pa.Table) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
-from emi_ray.cli.show import progress_bar, show_comparison, show_scores, training_progress
+from emi_ray.cli.show import progress_bar, show_comparison, show_findings, show_scores, training_progress
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.output import check_output, write_output
 from emi_ray.schema import SPLITS, Label, labels_of
@@ -64,12 +64,14 @@ def train(
     console.print("Starting Ray and reading the recipes …", style="dim")
     from emi_ray.recipe import load_recipe
     from emi_ray.runtime import ray_session
+    from emi_ray.training.inputs import require_labels
 
     target = Workspace(workspace)
     config = target.config()
     defaults = {name: getattr(config, name) for name in RECIPE_SECTIONS}
     names, overrides = split_arguments(recipes)
     loaded = [load_recipe(name, overrides, defaults, any_features) for name in names]
+    require_labels(target)
     with ray_session(address):
         from emi_ray.training.runs import RunRequest, RunResult, train_runs
 
@@ -222,7 +224,7 @@ def predict(
     from pyarrow.csv import write_csv
 
     from emi_ray.evaluation import as_intensities, write_submission
-    from emi_ray.prediction import as_test_list_spells, predict_clips, predict_split
+    from emi_ray.prediction import as_test_list_spells, predict_clips, predict_split, read_new_clips
     from emi_ray.runtime import ray_session
     from emi_ray.training.checkpoint import DESCRIPTION, find_run
 
@@ -233,8 +235,10 @@ def predict(
     folder = find_run(target, run)
     check_output(to)
     if sources:
+        found = read_new_clips(target, run, sources)
+        show_findings(found.warnings)
         with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
-            predictions = predict_clips(target, run, sources, advance)
+            predictions = predict_clips(target, found, advance)
     else:
         predictions = predict_split(target, run, "test")
     description = target.read_json(f"{folder}/{DESCRIPTION}")

@@ -11,6 +11,7 @@ from emi_ray.cli.features import extract
 from emi_ray.cli.models import RecipesArgument, SeedsOption, evaluate, report, split_arguments, train
 from emi_ray.cli.show import progress_bar
 from emi_ray.config import CorpusKind
+from emi_ray.workspace import Workspace
 
 DEMO_CLIPS = 480
 
@@ -48,9 +49,11 @@ def run(
     Example: emi-ray run f1 f2 -w work --corpus vidmimic2 --source /data/hume
     """
     from emi_ray.runtime import ray_session
+    from emi_ray.training.inputs import require_labels
 
     names, settings = split_arguments(recipes)
     init(workspace, corpus, source, settings)
+    require_labels(Workspace(workspace))
     with ray_session(address, streaming=True):
         extract(workspace)
         for run_name in train(names, workspace, seed=seed, workers=workers):

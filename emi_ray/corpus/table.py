@@ -16,7 +16,7 @@ from emi_ray.corpus.columns import read_columns, text_column
 from emi_ray.corpus.files import absolute, exist, join, join_all, kind_of, nothing_at, read_texts
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.listing import Finding, Listing, about, ids_where
-from emi_ray.corpus.roles import sort_columns
+from emi_ray.corpus.roles import Roles, sort_columns
 from emi_ray.errors import UserError
 from emi_ray.schema import GROUP, MEDIA_COLUMNS, SPLITS
 
@@ -61,7 +61,12 @@ def read_table(path: str, settings: CorpusSettings, needs_media: bool = True) ->
     """
     table = read_columns(path, settings.encoding)
     _refuse_useless(table.column_names, path, needs_media)
-    roles = sort_columns(table, settings, path)
+    return _listing(table, sort_columns(table, settings, path), settings, path, needs_media)
+
+
+def _listing(
+    table: pa.Table, roles: Roles, settings: CorpusSettings, path: str, needs_media: bool = True
+) -> Listing:
     findings = list(roles.findings)
     columns = {"clip_id": text_column(table, "clip_id", path), "split": _splits(table, roles.labels, path)}
     if roles.group:
@@ -80,6 +85,21 @@ def read_table(path: str, settings: CorpusSettings, needs_media: bool = True) ->
     for label in roles.labels:
         clips = clips.append_column(label, table[label])
     return Listing(clips, roles.labels, path, findings=tuple(findings), needs_media=needs_media)
+
+
+def read_clips(path: str, encoding: str | None = None) -> Listing:
+    """Ids, media and transcripts of a table of clips that are to be predicted; its other columns are not looked at.
+
+    Raises:
+        UserError: the table cannot be read, or has no ids or no media.
+    """
+    path = absolute(path)
+    if kind_of(path) != fs.FileType.File:
+        raise UserError(f"--clips {nothing_at(path)}.")
+    table = read_columns(path, encoding)
+    known = table.select([name for name in ("clip_id", *MEDIA_COLUMNS) if name in table.column_names])
+    _refuse_useless(table.column_names, path, needs_media=True)
+    return _listing(known, Roles((), None, ()), CorpusSettings(encoding=encoding), path)
 
 
 def _folder_of(path: str) -> str:

@@ -98,3 +98,25 @@ def _hash(*parts: str) -> str:
     for part in parts:
         digest.update(part.encode() + b"\n")
     return digest.hexdigest()
+
+
+def require_labels(workspace: Workspace) -> None:
+    """Make sure that there is something to learn: asked before Ray starts, for no retry can help.
+
+    Raises:
+        UserError: the corpus has no labels, or none for a clip of train.
+    """
+    clips = workspace.clips()
+    labels = labels_of(clips.schema)
+    place = f"The corpus of {workspace.root}"
+    remedy = "Without labels clips can be extracted and predicted, not trained on or scored."
+    if not labels:
+        raise UserError(
+            f"{place} has no labels. Add columns of numbers to its table and run emi-ray init again. {remedy}"
+        )
+    train = clips.filter(pc.equal(clips["split"], "train"))
+    if not any(train.num_rows - train[label.name].null_count for label in labels):
+        raise UserError(
+            f"{place} has no label for any clip of train. Fill in {labels[0].name} in its table for clips with "
+            f"split = train, and run emi-ray init again. {remedy}"
+        )

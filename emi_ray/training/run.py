@@ -22,7 +22,7 @@ from emi_ray.training.clip_data import ClipData, read_clip_data
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.encoder_key import ALGORITHM
 from emi_ray.training.feature_sources import find_stores
-from emi_ray.training.inputs import find_transcripts, read_inputs
+from emi_ray.training.inputs import find_transcripts, read_inputs, require_labels
 from emi_ray.training.loop import OnEpochEnd
 from emi_ray.training.rows import DRAWN_SEED, draw_split, split_rows
 from emi_ray.training.run_files import METRICS, write_run
@@ -104,6 +104,7 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
     Raises:
         UserError: a modality has no features, there is no corpus, or it is not told which transcripts are meant.
     """
+    require_labels(workspace)
     recipe = resolve_backbones(recipe)
     stores = find_stores(workspace, recipe, config)
     fingerprints = {modality: store.fingerprint for modality, store in stores.items()}
