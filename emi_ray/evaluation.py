@@ -17,6 +17,7 @@ from emi_ray.recipe import Recipe
 from emi_ray.schema import SPLITS, Label, Split, Stream
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
+from emi_ray.training.inputs import read_transcripts
 from emi_ray.training.rows import Rows
 from emi_ray.training.run_files import (
     changed_since,
@@ -26,7 +27,6 @@ from emi_ray.training.run_files import (
     scored_clips,
     without_nan,
 )
-from emi_ray.training.transcripts import read_transcripts
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 

@@ -19,7 +19,7 @@ from emi_ray.extraction import extract
 from emi_ray.extractors import find_extractor
 from emi_ray.schema import Modality, Split, Stream
 from emi_ray.training.checkpoint import LoadedModel, load_model
-from emi_ray.training.transcripts import read_transcripts
+from emi_ray.training.inputs import read_transcripts
 from emi_ray.workspace import CLIPS, Workspace, suffix_of
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")

@@ -13,6 +13,11 @@ StreamName = Annotated[Stream, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 """A name that can stand in paths and in ``encoders.NAME.hidden``."""
 
 
+SPEECH_STEPS = 600
+"""Steps of a clip that a speech backbone reads unless a recipe says otherwise: 12 s of sound. The cost of attention
+grows with their square."""
+
+
 class PaperResult(Settings):
     """Where the system stands in the paper, and the mean Pearson correlation it reports.
 

@@ -14,7 +14,8 @@ from emi_ray.prediction import config_of
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Label
 from emi_ray.training.checkpoint import load_model
-from emi_ray.training.run import execute_run, plan_run
+from emi_ray.training.plan import plan_run
+from emi_ray.training.run import execute_run
 from emi_ray.workspace import CLIPS
 
 SMALL = ["training.epochs=2", "fusion.hidden=16"] + [

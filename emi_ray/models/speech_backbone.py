@@ -7,10 +7,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from emi_ray.models.backbone import ABOVE_LAYERS, Backbone
 from emi_ray.models.sequences import PaddedGroup, Sequences, padded
+from emi_ray.recipe_parts import SPEECH_STEPS
 from emi_ray.recipe_schema import EncoderSettings
-
-MAX_STEPS = 600
-"""Steps of a clip that are looked at unless a recipe says otherwise: 12 s. Attention grows with their square."""
 
 
 class SpeechBackbone(Backbone):
@@ -38,7 +36,7 @@ class SpeechBackbone(Backbone):
         return padded(*groups, present=sequences.present, order=padding.order)
 
     def hidden(self, group: PaddedGroup) -> PaddedGroup:
-        lengths = group.mask[:, : self.settings.max_steps or MAX_STEPS].sum(dim=1).tolist()
+        lengths = group.mask[:, : self.settings.max_steps or SPEECH_STEPS].sum(dim=1).tolist()
         with torch.no_grad():
             convolved = [
                 self._convolve(v[:n].reshape(-1)) for v, n in zip(group.values, lengths, strict=True)

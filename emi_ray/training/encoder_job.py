@@ -9,24 +9,12 @@ import torch
 from emi_ray.schema import Stream
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
-from emi_ray.training.encoder_key import encoder_settings
 from emi_ray.training.loop import OnEpochEnd
+from emi_ray.training.plan import EncoderJob, Place
 from emi_ray.training.rows import split_rows
-from emi_ray.training.run import Earlier, Place, RunPlan, hash_of
+from emi_ray.training.run import Earlier
 from emi_ray.training.stages import Hooks, train_recipe
 from emi_ray.training.unfinished import Unfinished
-
-
-@dataclass(frozen=True)
-class EncoderJob:
-    """What is to be trained: the encoder of one modality, as ``plan`` wants it.
-
-    Two jobs with the same ``key`` end with the same weights, whichever runs they belong to.
-    """
-
-    plan: RunPlan
-    modality: Stream
-    key: str
 
 
 @dataclass(frozen=True)
@@ -38,19 +26,6 @@ class EncoderDone:
     place: Place
     started: float
     seconds: float
-
-
-def encoder_jobs(plan: RunPlan) -> list[EncoderJob]:
-    """The stage-1 encoders of a run; none for a recipe that trains all of its parts together."""
-    recipe = plan.recipe
-    if recipe.fusion is not None and (recipe.stages == "joint" or recipe.fusion.type == "late"):
-        return []
-    return [EncoderJob(plan, modality, _key(plan, modality)) for modality in recipe.streams]
-
-
-def _key(plan: RunPlan, modality: Stream) -> str:
-    inputs = [plan.inputs["clips"], plan.inputs.get(modality), plan.recipe.split]
-    return hash_of([encoder_settings(plan.recipe, modality, plan.seed), inputs])
 
 
 def train_encoder(

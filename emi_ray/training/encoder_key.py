@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +9,9 @@ import torch
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Stream
 from emi_ray.training.clip_data import ClipData
+from emi_ray.training.plan import encoder_settings
 from emi_ray.training.rows import Rows
 from emi_ray.training.team import Team
-
-ALGORITHM = 6
-"""Grows whenever the same settings come to other weights."""
 
 
 def encoder_key(
@@ -39,6 +36,7 @@ def encoder_key(
         for content in features.content_of(part):
             digest.update(content + b"\n")
     return digest.hexdigest()
+<<<<<<< HEAD
 
 
 def encoder_settings(recipe: Recipe, modality: Stream, seed: int) -> dict[str, Any]:
@@ -53,3 +51,5 @@ def encoder_settings(recipe: Recipe, modality: Stream, seed: int) -> dict[str, A
         "seed": seed,
         "torch": torch.__version__,
     }
+=======
+>>>>>>> 2e523aa (The driver of a training plans without torch: planning in a module of its own, tasks import what they need)

@@ -13,7 +13,6 @@ from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import Recipe
 from emi_ray.schema import MEDIA_COLUMNS, Stream, labels_of
-from emi_ray.training.transcripts import read_transcripts
 from emi_ray.transcript_store import TranscriptStore, transcript_stores
 from emi_ray.workspace import Workspace
 
@@ -58,6 +57,14 @@ def digests_of(store: FeatureStore, clip_ids: pa.Array) -> np.ndarray:
     place = pc.index_in(clip_ids, value_set=record["clip_id"].combine_chunks())
     found = pc.fill_null(record["digest"].combine_chunks().take(place), "")
     return np.array(found.to_pylist(), dtype=str)
+
+
+def read_transcripts(clips: pa.Table, recognised_in: TranscriptStore | None) -> dict[str, str]:
+    """By clip id, what the corpus says; where it says nothing, what was recognised from the sound."""
+    recognised = recognised_in.read() if recognised_in is not None else {}
+    given = zip(clips["clip_id"].to_pylist(), clips["transcript"].to_pylist(), strict=True)
+    texts = {clip_id: text or recognised.get(clip_id) or "" for clip_id, text in given}
+    return {clip_id: text for clip_id, text in texts.items() if text.strip()}
 
 
 def find_transcripts(

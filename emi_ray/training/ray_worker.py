@@ -23,7 +23,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.training.inbox import Inbox
-from emi_ray.training.run import Place, RunPlan, execute_run
+from emi_ray.training.plan import Place, RunPlan
+from emi_ray.training.run import execute_run
 from emi_ray.training.team import Team
 
 _STATE = "state.pt"

@@ -5,13 +5,15 @@ A training here is a trial of a search, a run, or the first stage of one encoder
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from emi_ray.errors import UserError
 from emi_ray.runtime import CORES, machine
+
+if TYPE_CHECKING:  # the driver needs no torch
+    import torch
 
 _SHARE_OF_MEMORY = 0.9
 _CUDA_CONTEXT_BYTES = 600 << 20
@@ -43,9 +45,11 @@ class JobResources:
         shares = gpu_shares(num_jobs, machine().gpus, max(1, int(1 / self.gpus + 1e-9)))
         return [replace(self, gpus=share) for share in shares]
 
-    def take_up(self) -> torch.device:
+    def take_up(self) -> "torch.device":
         """Called in the process that trains: sets torch's threads; returns the device to train on,
         which is the CPU where a GPU was given that torch cannot use."""
+        import torch
+
         torch.set_num_threads(self.threads)
         return torch.device("cuda" if self.gpus > 0 and torch.cuda.is_available() else "cpu")
 
@@ -119,6 +123,8 @@ def smallest_gpu_bytes() -> int | None:
 
 
 def _memory_of_gpu() -> int | None:
+    import torch
+
     return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
 
 

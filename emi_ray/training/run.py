@@ -1,7 +1,5 @@
 """One run, from the workspace's features to the files of its folder. Knows no Ray."""
 
-import hashlib
-import json
 import math
 import socket
 import time
@@ -12,22 +10,22 @@ from typing import Any
 
 import torch
 
-from emi_ray.config import MediaSettings, WorkspaceConfig
-from emi_ray.feature_store import FeatureStore
-from emi_ray.models.speech_backbone import MAX_STEPS
-from emi_ray.recipe import Recipe
-from emi_ray.schema import Stream
 from emi_ray.training.checkpoint import ModelDescription, versions
-from emi_ray.training.clip_data import ClipData, read_clip_data
+from emi_ray.training.clip_data import ClipData
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+<<<<<<< HEAD
 from emi_ray.training.encoder_key import ALGORITHM
 from emi_ray.training.feature_sources import find_stores
 from emi_ray.training.inputs import find_transcripts, read_inputs, require_labels
+=======
+>>>>>>> 2e523aa (The driver of a training plans without torch: planning in a module of its own, tasks import what they need)
 from emi_ray.training.loop import OnEpochEnd
+from emi_ray.training.plan import Place, RunPlan
 from emi_ray.training.rows import DRAWN_SEED, draw_split, split_rows
-from emi_ray.training.run_files import METRICS, write_run
+from emi_ray.training.run_files import write_run
 from emi_ray.training.stages import Hooks, OnRunCheckpoint, train_recipe
 from emi_ray.training.team import Team
+<<<<<<< HEAD
 from emi_ray.training.transcripts import read_transcripts, resolve_backbones, with_tokens
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
@@ -140,6 +138,8 @@ class Place:
 
     node: str
     gpus: tuple[str, ...] = ()
+=======
+>>>>>>> 2e523aa (The driver of a training plans without torch: planning in a module of its own, tasks import what they need)
 
 
 @dataclass(frozen=True)

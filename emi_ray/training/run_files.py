@@ -30,6 +30,7 @@ from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.loop import predict
+from emi_ray.training.plan import METRICS
 from emi_ray.training.rows import Rows
 from emi_ray.training.stage_predictions import stage_predictions
 from emi_ray.training.stages import FUSION, StageOutcome, TrainedRecipe
@@ -37,7 +38,6 @@ from emi_ray.training.team import Team
 from emi_ray.training.transcripts import TOKENIZER, dump_tokenizer
 from emi_ray.workspace import Workspace
 
-METRICS = "metrics.json"
 SPLIT = "split.parquet"
 STAGES = "stages.parquet"
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,13 +22,14 @@ from emi_ray.errors import EmiRayError, UserError
 from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import Recipe
 from emi_ray.training.clip_data import PackedFeatures, join_clips, read_packed
-from emi_ray.training.encoder_job import EncoderDone, EncoderJob, earlier_of, encoder_jobs, train_encoder
 from emi_ray.training.inbox import Inbox
-from emi_ray.training.ray_worker import train_distributed
+from emi_ray.training.plan import EncoderJob, Place, RunPlan, encoder_jobs, plan_run
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
-from emi_ray.training.run import Place, RunPlan, execute_run, plan_run
 from emi_ray.training.unfinished import Unfinished
 from emi_ray.workspace import Workspace
+
+if TYPE_CHECKING:
+    from emi_ray.training.encoder_job import EncoderDone
 
 OnProgress = Callable[[str, Mapping[str, Any]], None]
 """Called after every epoch with the name of the job and what ``history.csv`` will say of the epoch."""
@@ -109,6 +110,8 @@ def train_runs(
             except EmiRayError as error:
                 settle(index, None, error)
         if plans and num_workers > 1:
+            from emi_ray.training.ray_worker import train_distributed
+
             on_plan(len(plans), 1)
             for index, plan in plans.items():
                 try:
@@ -254,8 +257,10 @@ def _read_features(
 
 def _train_encoder(
     told: _Job, job: EncoderJob, clips: pa.Table, modalities: Sequence[Any], *packed: PackedFeatures
-) -> EncoderDone:
+) -> "EncoderDone":
     """What the task of an encoder runs."""
+    from emi_ray.training.encoder_job import train_encoder  # imports torch, which the driver does not need
+
     device = told.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
     unfinished = Unfinished(job.plan.workspace, job.key, told.checkpoint_every_s)
@@ -279,6 +284,9 @@ def _train_run(
     *encoders_and_features: Any,
 ) -> dict[str, Any]:
     """What the task of a run runs, once its encoders are trained."""
+    from emi_ray.training.encoder_job import earlier_of
+    from emi_ray.training.run import execute_run
+
     encoders, packed = encoders_and_features[:num_encoders], encoders_and_features[num_encoders:]
     device = told.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, packed, strict=True)))

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from emi_ray.errors import UserError
 from emi_ray.models.backbone import load_tokenizer, resolve_backbone
 from emi_ray.recipe_schema import Recipe
 from emi_ray.training.clip_data import ClipData, PackedFeatures
-from emi_ray.transcript_store import TranscriptStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,14 +28,6 @@ def resolve_backbones(recipe: Recipe) -> Recipe:
         if None in (encoders[name].backbone_config, encoders[name].backbone_revision):
             encoders[name] = resolve_backbone(encoders[name], recipe.modality_of(name))
     return recipe.model_copy(update={"encoders": encoders})
-
-
-def read_transcripts(clips: pa.Table, recognised_in: TranscriptStore | None) -> dict[str, str]:
-    """By clip id, what the corpus says; where it says nothing, what was recognised from the sound."""
-    recognised = recognised_in.read() if recognised_in is not None else {}
-    given = zip(clips["clip_id"].to_pylist(), clips["transcript"].to_pylist(), strict=True)
-    texts = {clip_id: text or recognised.get(clip_id) or "" for clip_id, text in given}
-    return {clip_id: text for clip_id, text in texts.items() if text.strip()}
 
 
 def with_tokens(

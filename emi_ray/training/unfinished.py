@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from emi_ray.workspace import Workspace
 
 _SHARE_OF_TIME = 10
@@ -48,6 +46,8 @@ class Unfinished:
         """The last state that was kept; None where there is none."""
         if not self.workspace.exists(self.path):
             return None
+        import torch  # not at the top: the driver only removes states
+
         stream = io.BytesIO(self.workspace.read_bytes(self.path))
         state: dict[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
         return state
@@ -57,6 +57,8 @@ class Unfinished:
         started = time.monotonic()
         if started < self._next and not (stage_ended and self.workspace.is_local):
             return
+        import torch
+
         stream = io.BytesIO()
         torch.save(build(), stream)
         self.workspace.write_bytes(self.path, stream.getvalue())

@@ -20,8 +20,8 @@ from emi_ray.recipe import Recipe
 from emi_ray.runtime import machine
 from emi_ray.schema import Stream
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.plan import RunPlan
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
-from emi_ray.training.run import RunPlan
 from emi_ray.training.stages import Hooks, train_recipe
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.settings import StudySettings

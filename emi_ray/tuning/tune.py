@@ -11,8 +11,8 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.runtime import require_shared
 from emi_ray.schema import labels_of
+from emi_ray.training.plan import RunPlan, plan_run
 from emi_ray.training.resources import JobResources
-from emi_ray.training.run import RunPlan, plan_run
 from emi_ray.tuning.outcome import OnNote, Outcome, confirm, judge, read_outcome
 from emi_ray.tuning.ray_search import SharedData, plan_resources, search, share_data
 from emi_ray.tuning.record import write_record

@@ -13,7 +13,8 @@ from emi_ray.metrics import scores
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS
 from emi_ray.training.checkpoint import find_run, load_model
-from emi_ray.training.run import execute_run, plan_run
+from emi_ray.training.plan import plan_run
+from emi_ray.training.run import execute_run
 
 SMALL = ["training.epochs=2", "fusion.hidden=16"] + [
     f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision")

@@ -11,7 +11,8 @@ from planted import planted_workspace
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.recipe import load_recipe
-from emi_ray.training.run import execute_run, plan_run
+from emi_ray.training.plan import plan_run
+from emi_ray.training.run import execute_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -132,7 +133,7 @@ def test_several_workers_of_one_run_resume_after_a_kill_under_ray_train(tmp_path
 
 def test_metrics_name_the_gpus_of_the_encoders_too():
     from emi_ray.training.encoder_job import EncoderDone, earlier_of
-    from emi_ray.training.run import Place
+    from emi_ray.training.plan import Place
 
     done = [
         EncoderDone("text", False, Place("a", ("0",)), started=5.0, seconds=2.0),

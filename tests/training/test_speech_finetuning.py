@@ -18,7 +18,8 @@ from emi_ray.recipe import load_recipe
 from emi_ray.recipe_schema import EncoderSettings
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.clip_data import read_clip_data
-from emi_ray.training.run import execute_run, plan_run
+from emi_ray.training.plan import plan_run
+from emi_ray.training.run import execute_run
 from emi_ray.training.transcripts import resolve_backbones
 
 RATE_HZ = 16_000

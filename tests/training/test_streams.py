@@ -13,7 +13,8 @@ from emi_ray.feature_store import ClipFeatures, FeatureStore
 from emi_ray.prediction import config_of, predict_split
 from emi_ray.recipe import load_recipe
 from emi_ray.training.checkpoint import load_model
-from emi_ray.training.run import execute_run, plan_run
+from emi_ray.training.plan import plan_run
+from emi_ray.training.run import execute_run
 
 RECIPE = """
 title: Two backbones of vision, audio with extras

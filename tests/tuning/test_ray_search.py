@@ -3,7 +3,7 @@ from optuna.trial import TrialState
 from planted import planted_workspace
 from tuning_studies import SOURCE, open_study, settings_of
 
-from emi_ray.training.run import plan_run
+from emi_ray.training.plan import plan_run
 from emi_ray.tuning.study import ERROR
 
 pytestmark = pytest.mark.usefixtures("ray_session")
