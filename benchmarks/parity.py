@@ -3,8 +3,9 @@
     python benchmarks/parity.py --peer PATH_TO/staged_fusion_training.py
 
 Both sides start from the same weights and see the same batches in the same order, without dropout; then every
-stage's val Pearson after every epoch must agree. In fusion the script leaves motion out of its optimiser, a fault
-that `paper-faithful` does not repeat: it is compared with that mended, and shown as it is beside.
+stage's val Pearson after every epoch must agree. In fusion the script leaves motion out of its optimiser, and so does
+`paper-faithful`. The script never sets motion's gradients to zero, which changes a little what clipping leaves of the
+others.
 """
 
 import argparse
@@ -58,11 +59,9 @@ def main() -> None:
         )
         worst = max(worst, show(modality, found, ours))
         encoder.remove_head()
-    for name, trained in (("fusion", MODALITIES), ("fusion, motion left out", ("text", "audio", "vision"))):
-        model, groups = build_fusion(peer, deepcopy(encoders), starts["fusion"], trained)
-        gap = show(name, train_theirs(peer, model, groups, fuse, train, val), ours)
-        worst = max(worst, gap) if name == "fusion" else worst
-    print(f"largest difference, the fault of fusion mended: {worst:.1e}")
+    model, groups = build_fusion(peer, deepcopy(encoders), starts["fusion"], ("text", "audio", "vision"))
+    gap = show("fusion", train_theirs(peer, model, groups, fuse, train, val), ours)
+    print(f"largest difference, in single encoders {worst:.1e}, in fusion {gap:.1e}")
 
 
 def load_script(path: Path) -> ModuleType:
@@ -176,7 +175,7 @@ def train_theirs(
 
 
 def show(name: str, theirs: list[float], ours: TrainedRecipe) -> float:
-    own = [entry["val_pearson"] for entry in ours.outcomes[name.partition(",")[0]].history]
+    own = [entry["val_pearson"] for entry in ours.outcomes[name].history]
     gap = max(abs(a - b) for a, b in zip(theirs, own, strict=True))
     spell = [" ".join(f"{r:9.6f}" for r in side) for side in (theirs, own)]
     print(f"{name:<24} authors {spell[0]}   ours {spell[1]}   {gap:.1e}")
