@@ -16,6 +16,7 @@ from emi_ray.recipe_schema import (
     StageOverrides,
     TrainingSettings,
 )
+from emi_ray.schema import Stream
 
 _STAGE = tuple(StageOverrides.model_fields)
 _BACKBONE = (
@@ -42,8 +43,8 @@ def unread_settings(recipe: Recipe) -> list[Unread]:
     return [
         *(
             unread
-            for modality, encoder in recipe.encoders.items()
-            for unread in _of_encoder(recipe, f"encoders.{modality}", encoder)
+            for name, encoder in recipe.encoders.items()
+            for unread in _of_encoder(recipe, name, encoder)
         ),
         *(_of_fusion(recipe, recipe.fusion) if recipe.fusion else _without_fusion(recipe)),
         *_of_objective(recipe, recipe.objective),
@@ -51,10 +52,14 @@ def unread_settings(recipe: Recipe) -> list[Unread]:
     ]
 
 
-def _of_encoder(recipe: Recipe, where: str, encoder: EncoderSettings) -> Iterator[Unread]:
+def _of_encoder(recipe: Recipe, name: Stream, encoder: EncoderSettings) -> Iterator[Unread]:
+    where = f"encoders.{name}"
     anchored = recipe.fusion is not None and recipe.fusion.type == "text_anchored"
     if encoder.type != "finetune":
         yield from _changed(where, encoder, _BACKBONE, "only type 'finetune' reads it")
+    else:
+        of_features = ("extras", "features") if recipe.modality_of(name) == "text" else ("extras",)
+        yield from _changed(where, encoder, of_features, "type 'finetune' reads the raw input")
     after_pooling = ("hidden", "dropout", "projection")
     if encoder.type == "steps":
         unpooled = (*after_pooling, "recurrent", "missing")
@@ -76,6 +81,9 @@ def _of_encoder(recipe: Recipe, where: str, encoder: EncoderSettings) -> Iterato
         yield from _changed(
             where, encoder, recurrent, "there is no recurrent net: set recurrent to gru or lstm"
         )
+    drops = encoder.projection == "mlp" or (encoder.recurrent is not None and encoder.recurrent_layers > 1)
+    if recipe.stages == "joint" and encoder.type not in ("steps", "finetune") and not drops:
+        yield from _changed(where, encoder, ("dropout",), "nothing of the encoder is dropped out")
     if recipe.stages == "joint":
         yield from _changed(where, encoder, _STAGE, "under stages 'joint' an encoder has no stage of its own")
 
