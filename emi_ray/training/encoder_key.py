@@ -36,20 +36,3 @@ def encoder_key(
         for content in features.content_of(part):
             digest.update(content + b"\n")
     return digest.hexdigest()
-<<<<<<< HEAD
-
-
-def encoder_settings(recipe: Recipe, modality: Stream, seed: int) -> dict[str, Any]:
-    """What the recipe and the code decide of an encoder stage, as plain values: all but the clips."""
-    settings = recipe.encoders[modality]
-    return {
-        "algorithm": ALGORITHM,
-        "modality": modality,
-        "encoder": settings.model_dump(mode="json", exclude={"features", "fusion_lr_ratio"}),
-        "training": recipe.training_of(settings).model_dump(mode="json", exclude={"seed"}),
-        "objective": recipe.objective.model_dump(mode="json"),
-        "seed": seed,
-        "torch": torch.__version__,
-    }
-=======
->>>>>>> 2e523aa (The driver of a training plans without torch: planning in a module of its own, tasks import what they need)

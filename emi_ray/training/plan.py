@@ -17,7 +17,7 @@ from emi_ray.recipe_parts import SPEECH_STEPS
 from emi_ray.schema import Stream
 from emi_ray.training.clip_data import ClipData, read_clip_data
 from emi_ray.training.feature_sources import find_stores
-from emi_ray.training.inputs import find_transcripts, read_inputs, read_transcripts
+from emi_ray.training.inputs import find_transcripts, read_inputs, read_transcripts, require_labels
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
@@ -100,6 +100,7 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
     Raises:
         UserError: a modality has no features, there is no corpus, or it is not told which transcripts are meant.
     """
+    require_labels(workspace)
     if recipe.finetuned:
         from emi_ray.training.transcripts import resolve_backbones  # imports torch
 
@@ -171,7 +172,7 @@ def encoder_settings(recipe: Recipe, modality: Stream, seed: int) -> dict[str, A
     return {
         "algorithm": ALGORITHM,
         "modality": modality,
-        "encoder": settings.model_dump(mode="json", exclude={"features"}),
+        "encoder": settings.model_dump(mode="json", exclude={"features", "fusion_lr_ratio"}),
         "training": recipe.training_of(settings).model_dump(mode="json", exclude={"seed"}),
         "objective": recipe.objective.model_dump(mode="json"),
         "seed": seed,
