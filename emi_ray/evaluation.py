@@ -133,6 +133,14 @@ def predict_features(
     return pa.table({"clip_id": ids, **columns, "modalities": pa.array(had, pa.string())})
 
 
+def predict_table(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
+    """Predict clips of a table like ``clips.parquet`` from the features that a workspace holds of them, as of
+    :func:`predict_features`."""
+    texts = read_transcripts(clips, transcripts_of(workspace, loaded))
+    stores = loaded.description.stores(workspace)
+    return predict_features(loaded, stores, clips["clip_id"].to_pylist(), texts)
+
+
 def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
     """Predictions, as of :func:`predict_features`, clipped to the ranges of the labels; null for clips without any
     modality that the model reads."""

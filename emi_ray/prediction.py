@@ -13,13 +13,13 @@ from emi_ray.corpus.listing import Finding
 from emi_ray.corpus.manifest import validate_corpus
 from emi_ray.corpus.table import read_clips
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
+from emi_ray.ensembles import is_ensemble, load_ensemble
 from emi_ray.errors import UserError
-from emi_ray.evaluation import predict_features, transcripts_of
+from emi_ray.evaluation import predict_table
 from emi_ray.extraction import extract
 from emi_ray.extractors import find_extractor
 from emi_ray.schema import Modality, Split, Stream
-from emi_ray.training.checkpoint import LoadedModel, load_model
-from emi_ray.training.inputs import read_transcripts
+from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.workspace import CLIPS, Workspace, suffix_of
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
@@ -29,11 +29,11 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 class NewClips:
     """Clips that a model has never seen, checked, and the trained run that is to predict them.
 
-    ``warnings`` say what is wrong with the clips, such as files that are not there.
+    ``models`` are the run's own, or those of an ensemble's members. ``warnings`` say what is wrong with the clips, such as files that are not there.
     """
 
     run: str
-    loaded: LoadedModel
+    models: tuple[LoadedModel, ...]
     clips: pa.Table
     warnings: tuple[Finding, ...]
 
@@ -49,15 +49,16 @@ def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> Ne
     Raises:
         UserError: there is no such run, it reads features that were imported, or a source is not there or no media.
     """
-    loaded = load_model(workspace, run)
-    config_of(loaded, ExtractionSettings())
+    models = tuple(_models(workspace, run))
+    for loaded in models:
+        config_of(loaded, ExtractionSettings())
     if len(sources) == 1 and suffix_of(sources[0]) in TABLE_SUFFIXES:
         held = workspace.config().corpus
         listing = read_clips(sources[0], held.encoding)
     else:
         listing = read_media(sources)
     corpus = validate_corpus(listing, CorpusSettings())
-    return NewClips(run, loaded, corpus.clips, corpus.warnings)
+    return NewClips(run, models, corpus.clips, corpus.warnings)
 
 
 def predict_clips(
@@ -72,14 +73,15 @@ def predict_clips(
     Returns:
         As of :func:`emi_ray.evaluation.predict_features`, one row a clip.
     """
-    loaded, clips, run = new.loaded, new.clips, new.run
+    models, clips, run = new.models, new.clips, new.run
     inner = workspace.inner(f"predictions/{run}/{_digest(clips)}")
     inner.write_table(CLIPS, clips)
-    for streams in _rounds(loaded):
-        inner.write_config(config_of(loaded, workspace.config().extraction, streams))
-        modalities = [loaded.description.recipe.modality_of(stream) for stream in streams]
-        extract(inner, inner.config(), modalities, on_progress=on_progress)
-    return _predict(inner, loaded, clips)
+    for loaded in models:  # members on the same features find them done
+        for streams in _rounds(loaded):
+            inner.write_config(config_of(loaded, workspace.config().extraction, streams))
+            modalities = [loaded.description.recipe.modality_of(stream) for stream in streams]
+            extract(inner, inner.config(), modalities, on_progress=on_progress)
+    return _predict(workspace, run, inner, clips)
 
 
 def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
@@ -88,12 +90,12 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
     Raises:
         UserError: there is no such run, or the split has no clip.
     """
-    loaded = load_model(workspace, run)
     clips = workspace.clips()
+    find_run(workspace, run)
     chosen = clips.filter(pc.equal(clips["split"], split))
     if not chosen.num_rows:
         raise UserError(f"{workspace.root} has no clip in its {split} split: name clips with --clips.")
-    return _predict(workspace, loaded, chosen)
+    return _predict(workspace, run, workspace, chosen)
 
 
 def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table:
@@ -160,10 +162,19 @@ def config_of(
     )
 
 
-def _predict(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
-    stores = loaded.description.stores(workspace)
-    texts = read_transcripts(clips, transcripts_of(workspace, loaded))
-    return predict_features(loaded, stores, clips["clip_id"].to_pylist(), texts)
+def _models(workspace: Workspace, run: str) -> Sequence[LoadedModel]:
+    """The model of a run; of an ensemble, those of its members."""
+    if is_ensemble(workspace, run):
+        return load_ensemble(workspace, run).members
+    return [load_model(workspace, run)]
+
+
+def _predict(workspace: Workspace, run: str, place: Workspace, clips: pa.Table) -> pa.Table:
+    """Predict clips by a run of a workspace from the features that another place, or the same, holds."""
+    if not is_ensemble(workspace, run):
+        return predict_table(place, load_model(workspace, run), clips)
+    loaded = load_ensemble(workspace, run)
+    return loaded.combine([predict_table(place, member, clips) for member in loaded.members])
 
 
 def _digest(clips: pa.Table) -> str:

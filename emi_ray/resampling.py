@@ -174,21 +174,22 @@ def sample_scores(
 def difference(first: SampledScores, second: SampledScores, *, paired_seeds: bool) -> list[Difference]:
     """How much better the first of two systems is on the same clips: for each label, then in the mean.
 
-    The paired bootstrap draws groups, the same for both systems, and seeds, one less than there are; the score of a
-    system is the mean over its seeds. Interval and p-value are Student's, with the degrees of freedom of Welch and
-    Satterthwaite: seeds are few. Drawing both groups and seeds errs on the safe side where a seed's luck depends on
-    the clips (Owen 2007). Of a system with one seed, the luck with seeds is not known and not counted.
+    The score of a system is the mean over its seeds. The variance of a difference is that over resamples of groups,
+    the same for both systems (the paired bootstrap), and that of a mean over seeds. What of the second is due to the
+    clips, seed by seed, is in the first already and is taken out of it. Interval and p-value are Student's, with the
+    degrees of freedom of Welch and Satterthwaite: seeds are few. Of a system with one seed, the luck with seeds is
+    not known and not counted.
 
     Args:
         paired_seeds: whether the seeds of both are the same ones, in the same order.
     """
-    random = np.random.default_rng(1)
-    chosen = [_draw_seeds(random, side.draws.shape[1], len(side.whole)) for side in (first, second)]
-    if paired_seeds:
-        chosen[1] = chosen[0]
     value = first.whole.mean(axis=0) - second.whole.mean(axis=0)
-    draws = _mean_of_seeds(first.draws, chosen[0]) - _mean_of_seeds(second.draws, chosen[1])
-    parts = _seed_variances([first.whole, second.whole], paired_seeds)
+    draws = first.draws.mean(axis=0) - second.draws.mean(axis=0)
+    if paired_seeds:
+        sides = [(first.whole - second.whole, first.draws - second.draws)]
+    else:
+        sides = [(first.whole, first.draws), (second.whole, second.draws)]
+    parts = [(_variance_of_seeds(*side), len(side[0]) - 1) for side in sides if len(side[0]) > 1]
     return [
         _difference(value[column], draws[:, column], [(v[column], df) for v, df in parts], first.num_groups)
         for column in range(len(value))
@@ -257,21 +258,16 @@ def _with_mean(side: Sequence[GroupMoments], weights: np.ndarray) -> np.ndarray:
     return np.stack([np.column_stack([r, moments.mean(r)]) for moments, r in pairs])
 
 
-def _draw_seeds(random: np.random.Generator, num_draws: int, num_seeds: int) -> np.ndarray:
-    """How often each seed is drawn, (R, S); one seed alone is always drawn."""
-    size = max(num_seeds - 1, 1)
-    return random.multinomial(size, np.full(num_seeds, 1 / num_seeds), size=num_draws) / size
-
-
-def _mean_of_seeds(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(R, L + 1) from scores (S, R, L + 1) and shares (R, S)."""
-    return np.einsum("srl,rs->rl", scores, chosen)
-
-
-def _seed_variances(whole: Sequence[np.ndarray], paired: bool) -> list[tuple[np.ndarray, int]]:
-    """Variance of the mean over seeds (L + 1,), and its degrees of freedom, for each independent draw of seeds."""
-    parts = [whole[0] - whole[1]] if paired else list(whole)
-    return [(part.var(axis=0, ddof=1) / len(part), len(part) - 1) for part in parts if len(part) > 1]
+def _variance_of_seeds(whole: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Variance (L + 1,) of a mean over seeds (S, L + 1), less what resamples (S, R, L + 1) put down to the clips."""
+    num_seeds = len(whole)
+    known = np.where(np.isnan(draws).any(axis=0, keepdims=True), np.nan, draws)
+    enough = (~np.isnan(known[0])).sum(axis=0) > 1
+    known = np.where(enough, known, 0.0)
+    each = np.nanvar(known, axis=1, ddof=1).mean(axis=0)
+    together = np.nanvar(known.mean(axis=0), axis=0, ddof=1)
+    of_clips = (each - together) / (num_seeds - 1)
+    return np.maximum(whole.var(axis=0, ddof=1) / num_seeds - of_clips, 0.0)
 
 
 def _difference(
@@ -280,12 +276,11 @@ def _difference(
     draws = draws[~np.isnan(draws)]
     if len(draws) < _FEWEST_DEFINED or np.isnan(value) or num_groups < 2:
         return Difference(float(value), np.nan, np.nan, np.nan, np.nan)
-    total = float(draws.var(ddof=1))
-    of_groups = max(total - sum(variance for variance, _ in seed_parts), 0.0)
-    parts = [(of_groups, num_groups - 1), *seed_parts]
+    parts = [(float(draws.var(ddof=1)), num_groups - 1), *seed_parts]
+    total = sum(variance for variance, _ in parts)
     if total <= np.finfo(float).tiny:
         return Difference(float(value), float(value), float(value), 0.0, float(value == 0))
-    freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / df for v, df in parts)
+    freedom = total**2 / sum(v**2 / df for v, df in parts)
     error, reach = sqrt(total), stats.t.ppf(0.975, freedom) * sqrt(total)
     p_value = 2 * stats.t.sf(abs(value) / error, freedom)
     return Difference(float(value), float(value - reach), float(value + reach), error, float(p_value))

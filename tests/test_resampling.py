@@ -157,7 +157,8 @@ def test_system_does_not_differ_from_itself_and_luck_of_seeds_widens_a_differenc
     lucky = [true + rng.normal(0, noise, true.shape) for noise in (0.9, 1.6, 1.0, 1.5)]
     same = differences(good, good, true)[1]
     assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
-    steady = differences(good[:1], lucky[1:2], true)[1]
+    even = [true + rng.normal(0, 1.25, true.shape) for _ in range(4)]
+    steady = differences(good, even, true)[1]
     wavering = differences(good, lucky, true)[1]
     assert wavering.error > steady.error
 

@@ -8,6 +8,7 @@ exchange.py   import-features, export-features
 recipes.py    recipes
 models.py     train, evaluate, predict, report
 compare.py    compare
+ensemble.py   ensemble
 reproduce.py  reproduce, stats
 tuning.py     tune, dashboard; tuning_view.py draws them
 doctor.py     doctor
@@ -16,7 +17,7 @@ show.py       tables and progress bars
 """
 
 from emi_ray.cli import corpus, features, recipes, models, compare  # noqa: F401, I001 - in the order of --help
-from emi_ray.cli import reproduce, tuning, exchange, extractors, doctor, whole  # noqa: F401
+from emi_ray.cli import ensemble, reproduce, tuning, exchange, extractors, doctor, whole  # noqa: F401
 from emi_ray.cli.app import main
 
 __all__ = ["main"]

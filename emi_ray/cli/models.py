@@ -10,7 +10,7 @@ from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
 from emi_ray.cli.show import progress_bar, show_comparison, show_findings, show_scores, training_progress
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.output import check_output, write_output
-from emi_ray.schema import SPLITS, Label, labels_of
+from emi_ray.schema import SPLITS, labels_of
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
 
     Example: emi-ray evaluate -w work f2/42
     """
-    from emi_ray.evaluation import evaluate_run
+    from emi_ray.ensembles import evaluate_run
 
     target = Workspace(workspace)
     result = evaluate_run(target, run)
@@ -223,16 +223,17 @@ def predict(
     """
     from pyarrow.csv import write_csv
 
+    from emi_ray.ensembles import labels_and_streams
     from emi_ray.evaluation import as_intensities, write_submission
     from emi_ray.prediction import as_test_list_spells, predict_clips, predict_split, read_new_clips
     from emi_ray.runtime import ray_session
-    from emi_ray.training.checkpoint import DESCRIPTION, find_run
+    from emi_ray.training.checkpoint import find_run
 
     target = Workspace(workspace)
     sources = [*(clips or []), *(more or [])]
     if more and not clips:
         raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
-    folder = find_run(target, run)
+    find_run(target, run)
     check_output(to)
     if sources:
         found = read_new_clips(target, run, sources)
@@ -241,8 +242,7 @@ def predict(
             predictions = predict_clips(target, found, advance)
     else:
         predictions = predict_split(target, run, "test")
-    description = target.read_json(f"{folder}/{DESCRIPTION}")
-    labels = [Label(**label) for label in description["labels"]]
+    labels, streams = labels_and_streams(target, run)
     if form == "submission":
         if id_width is None:
             predictions = as_test_list_spells(target, predictions)
@@ -253,7 +253,7 @@ def predict(
         write_output(to, sheet.getvalue())
     console.print(f"Wrote {predictions.num_rows} rows to {to}.", markup=False, soft_wrap=True)
     shown = "blank" if form == "table" else "what the model says knowing nothing"
-    _warn_of_unknown(predictions, description["recipe"]["encoders"], shown)
+    _warn_of_unknown(predictions, streams, shown)
 
 
 @app.command()

@@ -124,7 +124,15 @@ def load_model(workspace: Workspace, run: str) -> LoadedModel:
     Raises:
         UserError: there is no such run, it has not finished, or another version of the package made it.
     """
-    folder = find_run(workspace, run)
+    return load_folder(workspace, find_run(workspace, run))
+
+
+def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
+    """Rebuild a model from the files of a folder.
+
+    Raises:
+        UserError: no finished model is there, or another version of the package made it.
+    """
     if not workspace.exists(f"{folder}/{DESCRIPTION}"):
         raise UserError(f"{workspace.path(folder)} holds no trained model yet: finish it with emi-ray train.")
     values = workspace.read_json(f"{folder}/{DESCRIPTION}")

@@ -1,0 +1,135 @@
+"""Several runs as one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted import planted_workspace
+from typer.testing import CliRunner
+
+from emi_ray.cli.app import app
+from emi_ray.comparison import compare, read_systems
+from emi_ray.config import WorkspaceConfig
+from emi_ray.ensemble_weights import MEAN, combine, fit_weights
+from emi_ray.ensembles import build_ensemble, evaluate_run
+from emi_ray.errors import UserError
+from emi_ray.prediction import predict_split
+from emi_ray.recipe import load_recipe
+from emi_ray.report import build_report
+from emi_ray.schema import EMOTIONS
+from emi_ray.training.run import execute_run, plan_run
+
+SMALL = ["training.epochs=2", "training.lr=3e-3"]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Two seeds of text and one of audio, trained; 6 % of the clips have no text."""
+    workspace = planted_workspace(tmp_path_factory.mktemp("w"), num_train=60, num_val=60, num_test=12)
+    for name, seed in (("text", 1), ("text", 2), ("audio", 1)):
+        settings = [*SMALL, f"encoders.{name}.hidden=16"]
+        execute_run(plan_run(workspace, load_recipe(name, settings), WorkspaceConfig(), seed))
+    return workspace
+
+
+def test_a_mean_is_that_of_the_members_that_can_read_a_clip():
+    said = np.array([[[1.0], [3.0], [np.nan]], [[3.0], [np.nan], [np.nan]]])
+    found = combine(MEAN, said, ["a,b", "a", ""])
+    np.testing.assert_array_equal(found, [[2.0], [3.0], [np.nan]])
+
+
+def test_fitted_weights_follow_who_knows_what_and_what_is_there():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(600, 2))
+    knows = true + rng.normal(0, 0.5, true.shape)
+    nonsense = rng.normal(size=true.shape)
+    patterns = np.where(np.arange(600) % 3 == 0, "text", "text,audio").tolist()
+    mixed = np.where((np.array(patterns) == "text")[:, None], knows, nonsense)
+    weights = fit_weights(np.stack([mixed, nonsense[::-1]]), true, patterns)
+    assert np.array(weights.patterns["text"])[0].min() > 0.6
+    assert np.array(weights.patterns["text,audio"]).max() < 0.25
+    assert (np.array(weights.weight) >= 0).all()
+    said = combine(weights, np.stack([mixed, nonsense[::-1]]), patterns)
+    rows = np.array(patterns) == "text"
+    assert np.corrcoef(said[rows, 0], true[rows, 0])[0, 1] > 0.85
+
+
+def test_an_ensemble_is_a_run_like_any_other(workspace):
+    metrics = build_ensemble(workspace, ["text", "audio/1"], "both")
+    assert metrics["members"] == ["text/1", "text/2", "audio/1"]
+    assert metrics["num_val"] == 60
+    table = workspace.read_table("runs/both/42/predictions.parquet").to_pandas()
+    parts = [
+        workspace.read_table(f"runs/{run}/predictions.parquet").to_pandas().set_index("clip_id")
+        for run in metrics["members"]
+    ]
+    for row in table.itertuples():
+        known = [
+            part.loc[row.clip_id, "Joy"]
+            for part in parts
+            if row.clip_id in part.index and part.loc[row.clip_id, "modalities"]
+        ]
+        assert row.Joy == pytest.approx(np.mean(known))
+    again = evaluate_run(workspace, "both/42")
+    assert again["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
+    said = predict_split(workspace, "both/42", "test").to_pandas().set_index("clip_id")
+    held = table[table["split"] == "test"].set_index("clip_id")
+    pd.testing.assert_frame_equal(said.loc[held.index, list(EMOTIONS)], held[list(EMOTIONS)], atol=1e-5)
+    found = compare(workspace, read_systems(workspace, ["both", "audio"]))
+    assert found.num_clips == 60
+    build_report(workspace)
+    html = workspace.read_text("report/index.html")
+    assert "Mean of text/1, text/2, audio/1" in html
+
+
+def test_what_a_fitted_ensemble_says_of_a_validation_clip_does_not_rest_on_its_label(workspace):
+    build_ensemble(workspace, ["text", "audio/1"], "fit", "fitted")
+    first = workspace.read_table("runs/fit/42/predictions.parquet").to_pandas().set_index("clip_id")
+    clip = first.index[3]
+    folds = workspace.read_json("runs/fit/42/ensemble.json")["folds"]
+    originals = {}
+    for run in ("text/1", "text/2", "audio/1"):
+        path = f"runs/{run}/predictions.parquet"
+        originals[path] = workspace.read_table(path)
+        table = originals[path].to_pandas()
+        table.loc[table["clip_id"] == clip, "true_Joy"] = (
+            1.0 - table.loc[table["clip_id"] == clip, "true_Joy"]
+        )
+        workspace.write_table(path, __import__("pyarrow").Table.from_pandas(table, preserve_index=False))
+    try:
+        build_ensemble(workspace, ["text", "audio/1"], "fit", "fitted")
+    finally:
+        for path, table in originals.items():
+            workspace.write_table(path, table)
+    second = workspace.read_table("runs/fit/42/predictions.parquet").to_pandas().set_index("clip_id")
+    same = [other for other, fold in folds.items() if fold == folds[clip]]
+    changed = [other for other, fold in folds.items() if fold != folds[clip]]
+    np.testing.assert_allclose(first.loc[same, "Joy"], second.loc[same, "Joy"])
+    assert not np.allclose(first.loc[changed, "Joy"], second.loc[changed, "Joy"])
+    held = evaluate_run(workspace, "fit/42")["val"]["val_pearson"]
+    joy = [
+        np.corrcoef(second.loc[list(folds), name], second.loc[list(folds), f"true_{name}"])[0, 1]
+        for name in EMOTIONS
+    ]
+    assert held == pytest.approx(np.mean(joy), abs=1e-5)
+
+
+def test_what_makes_no_ensemble_is_refused(workspace):
+    build_ensemble(workspace, ["text"], "twins")
+    with pytest.raises(UserError, match="two runs at least"):
+        build_ensemble(workspace, ["audio"], "one")
+    with pytest.raises(UserError, match="an ensemble itself"):
+        build_ensemble(workspace, ["twins/42", "audio/1"], "nested")
+    with pytest.raises(UserError, match="a recipe is called so"):
+        build_ensemble(workspace, ["text"], "f2")
+
+
+def test_the_verb_makes_a_run_that_predict_takes(workspace, tmp_path):
+    runner = CliRunner()
+    done = runner.invoke(app, ["ensemble", "-w", workspace.root, "text", "--name", "pair"])
+    assert done.exit_code == 0, done.output
+    to = tmp_path / "s.csv"
+    done = runner.invoke(
+        app, ["predict", "-w", workspace.root, "pair/42", "--to", str(to), "--form", "submission"]
+    )
+    assert done.exit_code == 0, done.output
+    assert len(pd.read_csv(to)) == 12
