@@ -1,6 +1,7 @@
 """Scores of a trained run, predictions of any clips with features, and the challenge's submission form."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,35 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
         UserError: no such run, the workspace lacks the features that it was trained on or holds others of the same
             clips, or the corpus lost clips or labels.
     """
+    found = read_run(workspace, run)
+    recipe = found.loaded.description.recipe
+    result: dict[str, Any] = {"recipe": recipe.name, "seed": found.loaded.description.seed}
+    for split in splits:
+        chosen = _rows_of(split, found.rows, found.data, recipe)
+        if len(chosen):
+            predictions = predict_in_units(found.loaded.model, found.data, chosen)
+            result[split] = scores(predictions, found.data.targets[chosen], found.data.labels, split)
+    result = without_nan(result)
+    workspace.write_json(f"{found.folder}/evaluation.json", result)
+    return result
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run's model, its folder, the clips of the corpus with the features that it reads, and which it saw."""
+
+    loaded: LoadedModel
+    folder: str
+    data: ClipData
+    rows: Rows
+
+
+def read_run(workspace: Workspace, run: str) -> RunData:
+    """Load a run and everything that its scores need.
+
+    Raises:
+        UserError: as :func:`evaluate_run`.
+    """
     loaded = load_model(workspace, run)
     description = loaded.description
     stores = description.stores(workspace)
@@ -64,15 +94,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     rows = read_split(workspace, folder, plain)
     _refuse_changed(workspace, folder, plain)
     data = loaded.tokens(plain, read_transcripts(workspace.clips(), transcripts_of(workspace, loaded)))
-    result: dict[str, Any] = {"recipe": description.recipe.name, "seed": description.seed}
-    for split in splits:
-        chosen = _rows_of(split, rows, data, description.recipe)
-        if len(chosen):
-            predictions = predict_in_units(loaded.model, data, chosen)
-            result[split] = scores(predictions, data.targets[chosen], data.labels, split)
-    result = without_nan(result)
-    workspace.write_json(f"{folder}/evaluation.json", result)
-    return result
+    return RunData(loaded, folder, data, rows)
 
 
 def transcripts_of(workspace: Workspace, loaded: LoadedModel) -> TranscriptStore | None:

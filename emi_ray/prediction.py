@@ -29,7 +29,8 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 class NewClips:
     """Clips that a model has never seen, checked, and the trained run that is to predict them.
 
-    ``models`` are the run's own, or those of an ensemble's members. ``warnings`` say what is wrong with the clips, such as files that are not there.
+    ``models`` are the run's own, or those of an ensemble's members. ``warnings`` say what is
+    wrong with the clips, such as files that are not there.
     """
 
     run: str

@@ -16,7 +16,8 @@ from emi_ray.prediction import predict_split
 from emi_ray.recipe import load_recipe
 from emi_ray.report import build_report
 from emi_ray.schema import EMOTIONS
-from emi_ray.training.run import execute_run, plan_run
+from emi_ray.training.plan import plan_run
+from emi_ray.training.run import execute_run
 
 SMALL = ["training.epochs=2", "training.lr=3e-3"]
 

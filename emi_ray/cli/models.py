@@ -183,17 +183,23 @@ def _together(problems: Sequence[EmiRayError], num_done: int) -> EmiRayError:
 
 @app.command()
 def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
-    """Score a trained run again from its files alone, on every labelled split.
+    """Score a trained run again from its files alone, on every labelled split, and on harder clips.
+
+    The report shows how it fares with fewer modalities, on clips that lack one, and by length.
 
     Example: emi-ray evaluate -w work f2/42
     """
-    from emi_ray.ensembles import evaluate_run
+    from emi_ray.ensembles import evaluate_run, is_ensemble
+    from emi_ray.robustness import measure_robustness
 
     target = Workspace(workspace)
     result = evaluate_run(target, run)
     for split in (split for split in SPLITS if split in result):
         score, num_clips = result[split][f"{split}_pearson"], result[split][f"num_{split}"]
-        console.print(f"{run} on {split}: mean Pearson r {score:.4f} over {num_clips} clips")
+        shown = "not defined" if score is None else f"{score:.4f}"
+        console.print(f"{run} on {split}: mean Pearson r {shown} over {num_clips} clips")
+    if not is_ensemble(target, run):
+        measure_robustness(target, run)
 
 
 @app.command()

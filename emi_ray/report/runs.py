@@ -40,6 +40,7 @@ class Run:
     recipe_yaml: str | None
     versions: Mapping[str, Any]
     description: Mapping[str, Any]
+    robustness: Mapping[str, Any]
     absent: tuple[str, ...]
 
     @property
@@ -49,6 +50,11 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.recipe}, seed {self.seed}"
+
+    @property
+    def run_name(self) -> str:
+        """As commands name it."""
+        return f"{self.recipe}/{self.seed}"
 
     @property
     def val_pearson(self) -> float:
@@ -112,6 +118,9 @@ def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
         recipe_yaml=workspace.read_text(f"{folder}/recipe.yaml") if "recipe.yaml" in present else None,
         versions=workspace.read_json(f"{folder}/versions.json") if "versions.json" in present else {},
         description=workspace.read_json(model) if workspace.exists(model := f"{folder}/model.json") else {},
+        robustness=workspace.read_json(harder)
+        if workspace.exists(harder := f"{folder}/robustness.json")
+        else {},
         absent=tuple(name for name in RUN_FILES if name not in present),
     )
 

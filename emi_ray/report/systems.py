@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from emi_ray.comparison import Answers, read_answers
 from emi_ray.metrics import pearson
 from emi_ray.report.collect import Material
+from emi_ray.report.robustness_section import calibration_table, robustness_tables
 from emi_ray.report.runs import Run, label_scores, number
 from emi_ray.report.score_plots import MAX_POINTS, Bars, prediction_scatter, score_bars, training_curves
 from emi_ray.report.style import colour_of
+from emi_ray.report.text_tables import TextTable
 from emi_ray.resampling import PearsonIntervals, pearson_intervals
+from emi_ray.schema import labels_of
 
 _MAX_DRAWN = 8
 
@@ -25,6 +28,8 @@ class System:
     scatter: str | None
     scatter_caption: str
     command: str
+    tables: Sequence[TextTable]
+    evaluate: str
 
     @property
     def intervals_caption(self) -> str:
@@ -56,7 +61,18 @@ def _system(material: Material, run: Run, prefix: str) -> System:
         scatter=_scatter(predictions, prefix) if predictions else None,
         scatter_caption=_scatter_caption(predictions) if predictions else "",
         command=f"emi-ray train {material.place} {run.recipe} --seed {run.seed}",
+        tables=_tables(material, run, predictions),
+        evaluate=""
+        if run.robustness or not run.description
+        else f"emi-ray evaluate {material.place} {run.run_name}",
     )
+
+
+def _tables(material: Material, run: Run, predictions: Answers | None) -> list[TextTable]:
+    """Calibration, then what ``emi-ray evaluate`` measured on harder clips."""
+    labels = labels_of(material.clips.schema) if material.clips is not None else ()
+    calibration = [calibration_table(predictions, labels)] if predictions else []
+    return calibration + robustness_tables(run.robustness)
 
 
 def _intervals(material: Material, predictions: Answers) -> PearsonIntervals:

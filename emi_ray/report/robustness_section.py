@@ -1,0 +1,90 @@
+"""Tables of one run beyond its score: fewer modalities, clips that lack one, lengths, calibration."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from emi_ray.comparison import Answers
+from emi_ray.report.numbers import grouped, score, signed
+from emi_ray.report.text_tables import TextTable
+from emi_ray.schema import Label
+
+_TITLES = {
+    "subsets": (
+        "With some modalities alone",
+        "Over the validation clips that have every input; what is not named is hidden from the model.",
+    ),
+    "lacking": ("On clips that lack an input", "As they are: what they lack was missing in training, too."),
+    "lengths": ("By length", "Quarters of the validation clips by duration."),
+}
+
+
+def robustness_tables(measured: Mapping[str, Any]) -> list[TextTable]:
+    """What ``robustness.json`` of a run says; parts that are empty are left out."""
+    tables = []
+    for part, (title, note) in _TITLES.items():
+        rows = [
+            [each["name"], grouped(each["num_clips"]), score(each["val_pearson"]), _reach(each)]
+            for each in measured.get(part, [])
+        ]
+        if rows:
+            headings = [title.lower(), "clips", "mean Pearson", "95 % interval"]
+            tables.append(TextTable(title, headings, rows, note))
+    return tables
+
+
+def calibration_table(answers: Answers, labels: Sequence[Label]) -> TextTable:
+    """By label: is the size of predictions right, are they right on average, do they tell zero from more."""
+    low_of = {label.name: label.low for label in labels}
+    rows = []
+    for index, name in enumerate(answers.labels):
+        known = np.isfinite(answers.true[:, index]) & np.isfinite(answers.predicted[:, index])
+        said, true = answers.predicted[known, index], answers.true[known, index]
+        low = low_of.get(name, float(true.min(initial=np.inf)))
+        share = float((true > low).mean()) if len(true) else np.nan
+        rows.append(
+            [
+                name,
+                score(slope(said, true), 2),
+                signed(bias(said, true), 4),
+                score(share),
+                score(auc(said, true > low)),
+            ]
+        )
+    headings = ["label", "slope", "bias", "share above the lowest", "AUC of above the lowest"]
+    note = (
+        "Slope: of the regression of truth on prediction; 1 is calibrated, below 1 the predictions are spread too "
+        "far. Bias: mean prediction less mean truth. AUC: how often a clip above the label's lowest value gets the "
+        "higher prediction of two."
+    )
+    return TextTable("Calibration", headings, rows, note)
+
+
+def slope(said: np.ndarray, true: np.ndarray) -> float:
+    """Of the least-squares line of truth on prediction; NaN where predictions do not vary."""
+    if len(said) < 2 or said.min() == said.max():
+        return float("nan")
+    return float(stats.linregress(said, true).slope)
+
+
+def bias(said: np.ndarray, true: np.ndarray) -> float:
+    """Mean prediction less mean truth; NaN without clips."""
+    return float(said.mean() - true.mean()) if len(said) else float("nan")
+
+
+def auc(said: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve by ranks (Mann and Whitney 1947), ties count half; NaN where one side is empty."""
+    num_positive = int(positive.sum())
+    num_others = len(positive) - num_positive
+    if not num_positive or not num_others:
+        return float("nan")
+    ranks = stats.rankdata(said)
+    return float(
+        (ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_others)
+    )
+
+
+def _reach(each: Mapping[str, Any]) -> str:
+    return "–" if each["low"] is None else f"{score(each['low'])} to {score(each['high'])}"
