@@ -129,13 +129,16 @@ def built_in_extractors() -> dict[Modality, ExtractorSettings]:
 
 
 class StageSettings(Settings):
-    """Resources of one pool of actors; null means: chosen for the machine."""
+    """Resources of one pool of actors; null means: chosen for the machine.
+
+    Models on GPUs share processes: of ``max_actors`` the smallest holds for all of them, of ``num_gpus``,
+    ``num_cpus`` and ``threads`` the largest.
+    """
 
     batch_size: int | None = Field(None, ge=1)
-    min_actors: int | None = Field(None, ge=1)
     max_actors: int | None = Field(None, ge=1)
     num_cpus: float | None = Field(None, gt=0)
-    num_gpus: float | None = Field(None, ge=0)
+    num_gpus: float | None = Field(None, ge=0, le=1, description="of one process; 0: the stage uses no GPU")
     threads: int | None = Field(None, ge=1)
 
 

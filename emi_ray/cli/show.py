@@ -157,8 +157,8 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
             name,
             *map(str, (stage.ok, stage.missing, stage.failed, summary.pools[name].max_actors)),
             f"{summary.busy(name):.0%}",
-            f"{summary.real_time_factor(name):.4f}",
-            "" if share is None else f"{share:.0%}",
+            _dash(summary.real_time_factor(name), ".4f"),
+            _dash(share, ".0%"),
         )
     console.print(shown)
     console.print(
@@ -169,6 +169,11 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         _count_reasons(f"{modality}: features of {{}} made anew", reasons)
     for modality, reasons in summary.lifted.items():
         _count_reasons(f"{modality}: {{}} tried again that had been quarantined", reasons)
+    for what in summary.notes:
+        console.print(f"  {what}.", markup=False, soft_wrap=True)
+    if summary.nodes_lost:
+        nodes = ", ".join(dict.fromkeys(summary.nodes_lost))
+        console.print(f"  Nodes lost: {nodes}; what they had in hand was done again.", markup=False)
     for name, stage in summary.stages.items():
         for reason, count in stage.reasons.most_common(8):
             like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
@@ -190,6 +195,11 @@ def _count_reasons(what: str, reasons: Mapping[str, int]) -> None:
     )
     clips = f"{total} clip{'s' if total > 1 else ''}"
     console.print(f"  {what.format(clips)}: {why}.", markup=False, soft_wrap=True)
+
+
+def _dash(value: float | None, form: str) -> str:
+    """A number, or a dash where it does not apply."""
+    return "–" if value is None else format(value, form)
 
 
 def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:

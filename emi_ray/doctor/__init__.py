@@ -26,6 +26,7 @@ from emi_ray.doctor.machine import (
     check_disk,
     check_gpu,
     check_nodes,
+    check_precision,
     check_shared,
     check_versions,
     count_gpus,
@@ -64,6 +65,7 @@ def examine(workspace: Workspace, overrides: Sequence[str] = (), cluster: bool =
     yield check_gpu(chosen, count_gpus(cluster) if wants_gpu else 0)
     if cluster:
         yield check_shared(workspace)
+        yield check_precision(config)
         local = report_node(config.extractors)
         answers = on_every_node(report_node, config.extractors)
         yield from check_nodes([NodeReport(address, *answer) for address, answer in answers], local[0])

@@ -9,10 +9,11 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from emi_ray.config import ExtractorSettings, MediaSettings
+from emi_ray.config import ExtractorSettings, MediaSettings, WorkspaceConfig
 from emi_ray.doctor.check import Check
 from emi_ray.doctor.inputs import Chosen, choose_extractors
 from emi_ray.errors import UserError
+from emi_ray.extraction.precision import settle_precision
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
@@ -104,6 +105,16 @@ def check_shared(workspace: Workspace) -> Check:
     except UserError as error:
         return Check("shared workspace", "problem", str(error))
     return Check("shared workspace", "ok", "every node sees it")
+
+
+def check_precision(config: WorkspaceConfig) -> Check:
+    """All nodes that would run a model compute in the same precision."""
+    try:
+        settled = settle_precision(config, config.extractors)
+    except UserError as error:
+        return Check("precision", "problem", str(error))
+    told = ", ".join(f"{stage} in {dtype}" for stage, dtype in settled.items())
+    return Check("precision", "ok", told or "no extractor leaves it open")
 
 
 def report_node(extractors: Mapping[Modality, ExtractorSettings]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from emi_ray.errors import ClipError
+from emi_ray.extraction.actors import own_name
 from emi_ray.extraction.device_errors import free_device_memory, is_device_lost, is_out_of_memory
 from emi_ray.media.clip import DecodedClip
 
@@ -54,11 +55,11 @@ class Batches(Generic[Result]):
     that fitted is kept. Any other error of a batch is looked for clip by clip, so that only the bad ones are lost.
     """
 
-    def __init__(self, tool: Tool[Result], stage: str) -> None:
+    def __init__(self, tool: Tool[Result], stage: str, largest: int | None = None) -> None:
         self._tool = tool
         self._stage = stage
-        self.largest: int | None = None
-        """Clips that fit at once; None as long as all did."""
+        self.largest = largest
+        """Clips that are tried at once; None: all that come."""
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
         """An attempt for each clip, in order.
@@ -133,7 +134,14 @@ def outcome(
     stage: str, status: str, reason: str | None = None, seconds: float = 0.0, media_s: float = 0.0
 ) -> dict[str, Any]:
     """One entry of the ``outcomes`` column."""
-    return {"stage": stage, "status": status, "reason": reason, "seconds": seconds, "media_s": media_s}
+    return {
+        "stage": stage,
+        "status": status,
+        "reason": reason,
+        "seconds": seconds,
+        "media_s": media_s,
+        "actor": own_name(),
+    }
 
 
 def explain(stage: str, error: Exception) -> tuple[str, str]:

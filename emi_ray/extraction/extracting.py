@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from emi_ray.errors import ClipError, EmiRayError
 from emi_ray.extraction.batches import Attempt
+from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.runner import Runner
-from emi_ray.extraction.stage import ALWAYS, Stage, limit_threads, own_life, with_outcomes
+from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
 from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import origin_column, origin_of, store_of, todo_column
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
@@ -33,18 +34,17 @@ class Extract(Stage):
         workspace: Workspace,
         spec: ExtractorSpec,
         keep: Sequence[str],
-        threads: int,
+        pool: Pool,
         limits: Limits,
         careful: bool = False,
     ) -> None:
-        limit_threads(threads)
+        take_up(pool.threads, pool.num_gpus > 0)
         self.name = self._modality = spec.kind.MODALITY
         self._spec = spec
         self._store = store_of(workspace, spec)
         self._keep = [*keep, "outcomes"]
-        life = own_life()
         self._runner: Runner[Features] = Runner(
-            partial(ExtractorTool, spec), self.name, limits, life.owner, life.was_restarted, careful
+            partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful
         )
         self._is_store_there = False
 

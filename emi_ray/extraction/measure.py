@@ -32,10 +32,10 @@ def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
     chosen = np.unique(np.linspace(0, work.num_rows - 1, NUM_CLIPS).astype(int))
     rows = work.select(["clip_id", *MEDIA_COLUMNS]).take(chosen).to_pylist()
     sources = [ClipSource(**row) for row in rows]
-    uses_gpu = machine().gpus > 0 and any(pipeline.stages.values())
     pools = plan_pools(machine(), pipeline.stages, pipeline.config.extraction)
+    uses_gpu = any(pool.num_gpus for pool in pools.values())
     threads = {name: pool.threads for name, pool in pools.items()}
-    task = ray.remote(max_retries=0, num_cpus=1, num_gpus=1 if uses_gpu else 0)(_measure)
+    task = ray.remote(max_retries=0, max_calls=1, num_cpus=1, num_gpus=1 if uses_gpu else 0)(_measure)
     answer = task.remote(pipeline, sources, threads)
     try:
         seconds, media_s, num_clips = ray.get(answer, timeout=MEASURE_LIMIT_S)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from emi_ray.errors import EmiRayError
 from emi_ray.extraction.nodes import NodeWatch
@@ -31,6 +31,12 @@ from emi_ray.schema import Modality
 
 MAX_NODE_LOSSES = 10
 CAREFUL_PASSES = 2
+START_S = 300
+"""For the processes of all GPUs to be up, before the first clip goes to any."""
+
+LEAVE_S = 30.0
+"""For a pass that is left early to give its next block."""
+
 WORTH_NEW_POOLS = 500
 """Clips that must be left for nodes that joined to be used: starting anew costs seconds, and loads models again."""
 
@@ -55,6 +61,8 @@ class Passes:
     on_progress: Progress
     watch: NodeWatch = field(default_factory=NodeWatch)
     _losses: int = 0
+    _may_wait: bool = True
+    _is_late: bool = False
 
     def run(self, work: pa.Table) -> dict[Modality, pa.Table]:
         """Stream ``work`` until nothing is left; returns what no pass could do, by the modality that lost it.
@@ -68,9 +76,14 @@ class Passes:
             lost = self._stream(self.pipeline, work, self.summary.pools)
             self.watch.update()
             work = self.left(lost) if lost else work.slice(0, 0)
-            if work.num_rows and not (self.watch.has_grown or self._is_excused()):
+            if work.num_rows and not (self.watch.has_grown or self._began_late() or self._is_excused()):
                 return self._carefully(lost)
         return {}
+
+    def _began_late(self) -> bool:
+        """Whether the pass ended only because actors did not come up in time; asked once."""
+        began_late, self._is_late = self._is_late, False
+        return began_late
 
     def _carefully(self, lost: set[str]) -> dict[Modality, pa.Table]:
         """The passes of single clips, one modality after another; returns what these lose too."""
@@ -113,12 +126,13 @@ class Passes:
         lost = set(work["clip_id"].to_pylist())
         if not lost:
             return lost
+        self.summary.passes += 1
         total = self.summary.clips + (0 if careful else len(lost))
         settings = pipeline.config.extraction
         # A clip that hangs is decoded up to four times: whole, then sound, pictures and the rest apart.
-        configure_ray_data(
-            4 * settings.time_limit_s * pools["decode"].batch_size + 2 * settings.batch_limit_s
-        )
+        longest_s = 4 * settings.time_limit_s * pools["decode"].batch_size + 2 * settings.batch_limit_s
+        are_many = any(pool.num_gpus and pool.max_actors > 1 for pool in pools.values())
+        configure_ray_data(longest_s, START_S if are_many and self._may_wait else -1)
         for table in self._blocks_of(pipeline.build(work, pools, careful)):
             _stop_if_broken(table)
             lost.difference_update(self.summary.add_table(table, are_new=not careful))
@@ -136,7 +150,8 @@ class Passes:
         """The dataset's blocks as they come, while nodes are watched; ends early when Ray shows no progress."""
         blocks: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
         is_left = threading.Event()
-        threading.Thread(target=_pump, args=(dataset, blocks, is_left), daemon=True).start()
+        pump = threading.Thread(target=_pump, args=(dataset, blocks, is_left), daemon=True)
+        pump.start()
         try:
             while True:
                 self.watch.update()
@@ -147,6 +162,12 @@ class Passes:
                     continue
                 if block is None or isinstance(block, ExecutionTimeoutError):
                     return
+                if isinstance(block, GetTimeoutError) and self._may_wait:
+                    self._may_wait, self._is_late = False, True
+                    self.summary.note(
+                        f"not every GPU had its process after {START_S} s: the others began alone"
+                    )
+                    return
                 if isinstance(block, RayError):
                     raise EmiRayError(
                         f"Ray ended the run: {block} What is done is kept; the same command goes on."
@@ -156,6 +177,7 @@ class Passes:
                 yield block
         finally:
             is_left.set()
+            pump.join(timeout=LEAVE_S)  # its actors are killed then: none writes into the next pass
 
     def _give_up_without_nodes(self) -> None:
         patience = self.pipeline.config.extraction.wait_for_nodes_s

@@ -1,7 +1,7 @@
 """How many actors of what size each stage gets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from emi_ray.config import ExtractionSettings, StageSettings
@@ -20,10 +20,12 @@ every eight cores. Two actors of one thread do 1.1 to 1.6 times the work of one 
 
 @dataclass(frozen=True)
 class Pool:
-    """One stage's actors: each takes ``batch_size`` clips at a time and computes on ``threads`` threads."""
+    """One stage's actors: each takes ``batch_size`` clips at a time and computes on ``threads`` threads.
+
+    ``num_gpus``: what one process takes, with all models that it holds. The pool has its full size from the start.
+    """
 
     batch_size: int
-    min_actors: int
     max_actors: int
     num_cpus: float
     num_gpus: float
@@ -53,30 +55,70 @@ def plan_pools(
 ) -> dict[str, Pool]:
     """A pool for each stage; numbers set by hand in ``settings.stages`` win.
 
-    Every GPU is shared by one actor of each stage that runs a pretrained model. Stages on the CPU share the
-    cores by the time that they take. Actors on the CPU reserve a fraction of a logical CPU each, so that all
+    Pretrained models share the GPUs evenly, whatever each of them costs: one process a GPU holds all models (see
+    :func:`processes_of`), so that their pools are equally large. Stages on the CPU share the cores that these
+    leave, by the time that they take. Actors on the CPU reserve a fraction of a logical CPU each, so that all
     pools always fit at once: a pool that waits for CPUs which the others hold would wait for ever.
 
     Args:
         stages: by name, whether a stage runs a pretrained model.
         measured: by default decoding weighs three times as much as all else.
     """
-    on_gpu = [name for name, is_model in stages.items() if is_model and machine.gpus]
+    by_hand = settings.stages
+    on_gpu = [
+        name for name, is_model in stages.items() if is_model and wants_gpu(name, settings) and machine.gpus
+    ]
     on_cpu = [name for name in stages if name not in on_gpu]
+    together = _gpu_pool(machine, [by_hand.get(name, StageSettings()) for name in on_gpu])
+    cores = max(machine.cpus - (together.max_actors if on_gpu else 0), 1)
     seconds = measured.seconds_per_clip if measured else {}
     weights = {name: seconds.get(name, 0.0) or _default_weight(name, len(on_cpu)) for name in on_cpu}
-    share = machine.cpus / sum(weights.values()) if weights else 0.0
+    share = cores / sum(weights.values()) if weights else 0.0
     pools = {}
     for name, is_model in stages.items():
         if name in on_gpu:
-            pools[name] = Pool(GPU_BATCH_SIZE.get(name, 32), 1, machine.gpus, 0.25, 1 / len(on_gpu), 1)
-        elif is_model:
-            actors = max(min(machine.cpus, MODEL_ACTORS), machine.cpus // THREADS_OF_A_MODEL)
-            pools[name] = Pool(_batch_size(name), actors, actors, 0.25, 0.0, machine.cpus // actors)
+            sizes = by_hand.get(name, StageSettings())
+            pools[name] = replace(together, batch_size=sizes.batch_size or GPU_BATCH_SIZE.get(name, 32))
+            continue
+        if is_model:
+            actors = max(min(cores, MODEL_ACTORS), cores // THREADS_OF_A_MODEL)
+            pool = Pool(_batch_size(name), actors, 0.25, 0.0, max(cores // actors, 1))
         else:
             actors = max(1, math.floor(weights[name] * share + 0.5))
-            pools[name] = Pool(_batch_size(name), actors, actors, 0.25, 0.0, 1)
-    return {name: _by_hand(pool, settings.stages.get(name)) for name, pool in pools.items()}
+            pool = Pool(_batch_size(name), actors, 0.25, 0.0, 1)
+        pools[name] = _by_hand(pool, by_hand.get(name, StageSettings()))
+    return pools
+
+
+def wants_gpu(stage: str, settings: ExtractionSettings) -> bool:
+    """Whether a stage that runs a model may have a GPU; ``num_gpus: 0`` set by hand keeps it on the CPU."""
+    chosen = settings.stages.get(stage)
+    return chosen is None or chosen.num_gpus != 0
+
+
+def processes_of(pools: Mapping[str, Pool]) -> list[list[str]]:
+    """The stages by the process that runs them, in their order: those on the GPU go together, others alone.
+
+    Ray packs actors that take fractions of a GPU onto the first GPUs and leaves others idle (ray #28679). Actors
+    that take a whole one cannot be packed: each GPU has exactly one process, and so one copy of each model.
+    """
+    groups: list[list[str]] = []
+    for name, pool in pools.items():
+        if pool.num_gpus and groups and pools[groups[-1][0]].num_gpus:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
+
+
+def _gpu_pool(machine: Machine, by_hand: Sequence[StageSettings]) -> Pool:
+    """The processes that hold all models, for the strictest of what is set by hand."""
+    share = max((each.num_gpus for each in by_hand if each.num_gpus), default=1.0)
+    actors = machine.gpus * math.floor(1 / share)
+    actors = min([actors, *(each.max_actors for each in by_hand if each.max_actors)])
+    cpus = max((each.num_cpus for each in by_hand if each.num_cpus), default=0.25)
+    threads = max((each.threads for each in by_hand if each.threads), default=1)
+    return Pool(1, actors, cpus, share, threads)
 
 
 def _batch_size(stage: str) -> int:
@@ -87,11 +129,7 @@ def _default_weight(stage: str, num_stages: int) -> float:
     return 3 * max(num_stages - 1.0, 1.0) if stage == "decode" else 1.0
 
 
-def _by_hand(pool: Pool, wanted: StageSettings | None) -> Pool:
-    given = {
-        key: value for key, value in (wanted or StageSettings()).model_dump().items() if value is not None
-    }
-    pool = replace(pool, **given)
-    if "min_actors" not in given:
-        pool = replace(pool, min_actors=min(pool.min_actors, pool.max_actors))
-    return replace(pool, max_actors=max(pool.min_actors, pool.max_actors))
+def _by_hand(pool: Pool, wanted: StageSettings) -> Pool:
+    given = {key: value for key, value in wanted.model_dump().items() if value is not None}
+    given.pop("num_gpus", None)
+    return replace(pool, **given)

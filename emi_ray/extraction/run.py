@@ -8,12 +8,14 @@ import pyarrow.compute as pc
 from ray.exceptions import RayError
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.errors import UserError
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.extraction.batches import outcome
 from emi_ray.extraction.measure import measure
 from emi_ray.extraction.passes import Passes, Progress
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
+from emi_ray.extraction.precision import settle_precision
+from emi_ray.extraction.record import FOLDER, RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.extraction.work import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.failures import Failure, write_failures
@@ -23,9 +25,6 @@ from emi_ray.workspace import Workspace, sweep
 
 MEASURE_FROM_CLIPS = 500
 """Shorter runs are over before a measurement would pay."""
-
-RECORDS = "extractions"
-"""Folder of the records of runs, and of the lock that keeps two runs apart."""
 
 
 def extract(
@@ -43,7 +42,7 @@ def extract(
         UserError: as :func:`plan_pipeline`, a node does not see the workspace, or another process extracts into it.
         EmiRayError: a stage cannot work at all, or nodes died too often for all clips to be done.
     """
-    with workspace.driving(RECORDS, f"Extraction into {workspace.root}"):
+    with workspace.driving(FOLDER, f"Extraction into {workspace.root}"):
         return _extract(workspace, config, modalities, retry_failed, on_progress)
 
 
@@ -55,7 +54,8 @@ def _extract(
     on_progress: Progress,
 ) -> ExtractionSummary:
     started = time.perf_counter()
-    pipeline = plan_pipeline(workspace, config, modalities)
+    precision = settle_precision(config, modalities or config.extractors)
+    pipeline = plan_pipeline(workspace, config, modalities, precision)
     sweep(workspace, "features")
     clips = workspace.clips()
     planned = plan_work(workspace, clips, pipeline.specs, pipeline.transcriber, retry_failed)
@@ -65,7 +65,12 @@ def _extract(
     summary = ExtractionSummary(
         already_done=clips.num_rows - work.num_rows, redone=planned.redone, lifted=planned.lifted
     )
-    if work.num_rows:
+    if not work.num_rows:
+        return summary
+    record = RunRecord(workspace, config, pipeline)
+    record.write(summary)
+    ended = "interrupted"
+    try:
         if work.num_rows >= MEASURE_FROM_CLIPS and config.extraction.measure:
             summary.measured = _measured(pipeline, work, summary)
         passes = Passes(
@@ -77,7 +82,13 @@ def _extract(
         )
         for modality, dead in passes.run(work).items():
             _quarantine(pipeline, modality, dead, summary)
-    summary.seconds = time.perf_counter() - started
+        ended = "done"
+    except EmiRayError as error:
+        ended = str(error)
+        raise
+    finally:
+        summary.seconds = time.perf_counter() - started
+        record.write(summary, ended)
     return summary
 
 
@@ -89,7 +100,8 @@ def plan(
     Raises:
         UserError: as :func:`plan_pipeline`, or the corpus has no clip.
     """
-    pipeline = plan_pipeline(workspace, config, modalities)
+    precision = settle_precision(config, modalities or config.extractors)
+    pipeline = plan_pipeline(workspace, config, modalities, precision)
     clips = workspace.clips()
     if not clips.num_rows:
         raise UserError(f"{workspace.root} has no clip to measure.")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from emi_ray.extraction.actors import Life, own_life
 from emi_ray.extraction.batches import Attempt, Batches, DeviceLostError, Tool
 from emi_ray.extraction.careful import CarefulProcess
 from emi_ray.extraction.vigil import BUILD_LIMIT_S, Limits, Note, Watch, end_process
@@ -23,8 +24,8 @@ class Runner(Generic[Result]):
 
     Args:
         build: makes the tool; picklable.
-        owner: what this actor is called through all its lives.
-        was_restarted: whether it died before.
+        largest: clips that are given to the tool at once.
+        life: which actor this is.
         careful: run every batch in the child process.
     """
 
@@ -33,17 +34,19 @@ class Runner(Generic[Result]):
         build: Callable[[], Tool[Result]],
         stage: str,
         limits: Limits,
-        owner: str,
-        was_restarted: bool = False,
+        largest: int | None = None,
         careful: bool = False,
+        life: Life | None = None,
     ) -> None:
+        life = life or own_life()
+        self._largest = largest
         self._build = build
         self._stage = stage
         self._limits = limits
-        self._note = Note(owner, stage)
+        self._note = Note(life.owner, stage)
         self._suspects = self._note.left_behind()
         self._always_careful = careful
-        self._is_wary = was_restarted and not self._suspects
+        self._is_wary = life.was_restarted and not self._suspects
         self._child: CarefulProcess[Result] = CarefulProcess(build, stage, limits)
         self._batches: Batches[Result] | None = None
         self._feature_dim: int | None = None
@@ -100,5 +103,5 @@ class Runner(Generic[Result]):
             with WATCH.over(Limits(BUILD_LIMIT_S, self._limits.num_bytes)):
                 tool = self._build()
             self._feature_dim = tool.feature_dim
-            self._batches = Batches(tool, self._stage)
+            self._batches = Batches(tool, self._stage, self._largest)
         return self._batches

@@ -7,12 +7,10 @@ A row on its way holds ``clip_id``, the ``todo_<modality>`` columns, the inputs 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import pyarrow as pa
-import ray
 from threadpoolctl import threadpool_limits
 
 from emi_ray.errors import EmiRayError
@@ -25,12 +23,14 @@ OUTCOME = pa.struct(
         pa.field("reason", pa.string()),
         pa.field("seconds", pa.float32()),
         pa.field("media_s", pa.float32()),
+        pa.field("actor", pa.string()),
     ]
 )
 """What one stage made of one clip.
 
 ``status`` is ok, missing (the clip lacks the input), failed (it is quarantined), or broken (the stage itself
 cannot work, for a full disk or a model that does not load; the run ends). ``seconds``: spent by the stage.
+``actor``: who did it, see ``actors.py``.
 """
 
 ALWAYS = ("clip_id", "missing", "failed", "notes")
@@ -62,29 +62,25 @@ class Stage(ABC):
         """The stage's work on one batch."""
 
 
-@dataclass(frozen=True)
-class Life:
-    """Which actor this process is: ``owner`` stays the same when Ray starts it anew."""
-
-    owner: str
-    was_restarted: bool
-
-
-def own_life() -> Life:
-    """The life of the actor that this process is; of a process outside of Ray's actors, its own."""
-    context = ray.get_runtime_context() if ray.is_initialized() else None
-    actor_id = context.get_actor_id() if context else None
-    if context is None or actor_id is None:
-        return Life(f"process-{os.getpid()}", False)
-    return Life(actor_id, bool(context.was_current_actor_reconstructed))
-
-
 def with_outcomes(batch: pa.Table, added: Mapping[str, Mapping[str, Any]]) -> pa.Table:
     """``batch`` with one more outcome for each clip in ``added``."""
     so_far = zip(batch["clip_id"].to_pylist(), batch["outcomes"].to_pylist(), strict=True)
     grown = [[*before, added[clip]] if clip in added else before for clip, before in so_far]
     column = batch.schema.get_field_index("outcomes")
     return batch.set_column(column, "outcomes", pa.array(grown, pa.list_(OUTCOME)))
+
+
+def take_up(threads: int, uses_gpu: bool) -> None:
+    """Bound this process's threads, and hide the GPUs from it unless it was given one.
+
+    A process for which Ray reserves no GPU would see all of them.
+    """
+    limit_threads(threads)
+    if not uses_gpu:
+        os.environ.update(dict.fromkeys(_VISIBLE, ""))
+
+
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 def limit_threads(threads: int) -> None:

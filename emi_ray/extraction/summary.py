@@ -10,7 +10,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emi_ray.extraction.actors import Life, life_of
 from emi_ray.extraction.pools import Measurement, Pool
+
+
+@dataclass
+class ActorSummary:
+    """What one actor did in all its lives: a process that Ray starts anew is the same actor.
+
+    ``gpus``: the ids that Ray assigned, as text; empty on the CPU. Of a life that ended before it finished a
+    clip nothing is known but that a later one followed.
+    """
+
+    node: str
+    gpus: tuple[str, ...]
+    clips: int = 0
+    busy_s: float = 0.0
+    _pids: set[int] = field(default_factory=set, repr=False)
+    _was_restarted: bool = False
+
+    def add(self, life: Life, count: int, seconds: float) -> None:
+        self.node, self.gpus = life.node, life.gpus
+        self.clips += count
+        self.busy_s += seconds
+        self._pids.add(life.pid)
+        self._was_restarted |= life.was_restarted
+
+    @property
+    def restarts(self) -> int:
+        return max(len(self._pids) - 1, int(self._was_restarted))
 
 
 @dataclass
@@ -24,6 +52,7 @@ class StageSummary:
     seconds: float = 0.0
     media_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    actors: dict[str, ActorSummary] = field(default_factory=dict)
     _first_of_kind: dict[str, str] = field(default_factory=dict, repr=False)
 
     def add(self, status: str, reason: str | None, count: int, seconds: float) -> None:
@@ -33,6 +62,11 @@ class StageSummary:
         for line in (reason or "").splitlines():
             kind = re.sub(r"\d[\d.,]*", "", line)
             self.reasons[self._first_of_kind.setdefault(kind, line)] += count
+
+    def add_to_actor(self, told: str, count: int, seconds: float) -> None:
+        """Count clips that an actor worked on."""
+        life = life_of(told)
+        self.actors.setdefault(life.owner, ActorSummary(life.node, life.gpus)).add(life, count, seconds)
 
 
 @dataclass
@@ -51,6 +85,7 @@ class ExtractionSummary:
     measured: Measurement | None = None
     redone: Mapping[str, Counter[str]] = field(default_factory=dict)
     lifted: Mapping[str, Counter[str]] = field(default_factory=dict)
+    passes: int = 0
     nodes_lost: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -63,10 +98,11 @@ class ExtractionSummary:
     def clips_per_s(self) -> float:
         return self.clips / self.seconds if self.seconds else 0.0
 
-    def real_time_factor(self, stage: str) -> float:
-        """Actor seconds of a stage per second of media: 0.1 means ten times faster than real time."""
+    def real_time_factor(self, stage: str) -> float | None:
+        """Actor seconds of a stage per second of media: 0.1 means ten times faster than real time. None where the
+        clips have no duration, as texts."""
         done = self.stages[stage]
-        return done.seconds / done.media_s if done.media_s else 0.0
+        return done.seconds / done.media_s if done.media_s else None
 
     def busy(self, stage: str) -> float:
         """Share of the run that the stage's actors, at their most, spent working."""
@@ -74,8 +110,9 @@ class ExtractionSummary:
         return self.stages[stage].seconds / (self.seconds * actors) if self.seconds else 0.0
 
     def share_of_bare_speed(self, stage: str) -> float | None:
-        """Rate of the run over the rate of the stage's bare model on ready inputs; None if not measured."""
-        if self.measured is None or stage == "decode" or not self.seconds:
+        """Rate of the run over the rate of the stage's bare model on ready inputs; None if that was not measured, or
+        the clips have no duration."""
+        if self.measured is None or stage == "decode" or not self.seconds or not self.stages[stage].media_s:
             return None
         bare = self.measured.seconds_per_media_s[stage] / self.pools[stage].max_actors
         return bare * self.stages[stage].media_s / self.seconds
@@ -101,11 +138,12 @@ class ExtractionSummary:
         media_s = np.bincount(clip, entries["media_s"].to_numpy(), len(ids))
         place = entries.schema.get_field_index("media_s")
         entries = entries.set_column(place, "media_s", pa.array(media_s[clip]))
-        keys = ["stage", "status", "reason"]
+        keys = ["stage", "status", "reason", "actor"]
         sums = entries.group_by(keys).aggregate([("seconds", "sum"), ("media_s", "sum"), ("stage", "count")])
         for row in sums.to_pylist():
             stage = self.stages.setdefault(row["stage"], StageSummary())
             stage.add(row["status"], row["reason"], row["stage_count"], row["seconds_sum"])
+            stage.add_to_actor(row["actor"], row["stage_count"], row["seconds_sum"])
             if row["status"] == "ok":
                 stage.media_s += row["media_s_sum"]
         return ids

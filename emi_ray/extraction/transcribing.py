@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from emi_ray.extraction.batches import Attempt
+from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.runner import Runner
-from emi_ray.extraction.stage import ALWAYS, Stage, limit_threads, own_life, with_outcomes
+from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
 from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import origin_column, origin_of, todo_column
 from emi_ray.extractors import TranscriberSpec
@@ -28,17 +29,16 @@ class Transcribe(Stage):
         workspace: Workspace,
         spec: TranscriberSpec,
         keep: Sequence[str],
-        threads: int,
+        pool: Pool,
         limits: Limits,
         careful: bool = False,
     ) -> None:
-        limit_threads(threads)
+        take_up(pool.threads, pool.num_gpus > 0)
         self._spec = spec
         self._store = TranscriptStore(workspace, spec.fingerprint)
         self._keep = [*keep, "outcomes"]
-        life = own_life()
         self._runner: Runner[str] = Runner(
-            partial(TranscriberTool, spec), self.name, limits, life.owner, life.was_restarted, careful
+            partial(TranscriberTool, spec), self.name, limits, pool.batch_size, careful
         )
 
     def process(self, batch: pa.Table) -> pa.Table:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from emi_ray.config import ExtractorSettings, MediaSettings, validate
+from emi_ray.config import AnySettings, ExtractorSettings, MediaSettings, validate
 from emi_ray.errors import UserError, choices
 from emi_ray.extractors.audio import Prosody
 from emi_ray.extractors.base import Extractor, Features, fingerprint
@@ -93,10 +93,12 @@ def specify(
     wanted: ExtractorSettings,
     media: MediaSettings,
     transcriber: TranscriberSpec | None = None,
+    dtype: str | None = None,
 ) -> ExtractorSpec:
     """Check a configured extractor, and settle what its settings leave open.
 
     Args:
+        dtype: what ``dtype: auto`` means where the extractor will run; None: what it means on this machine.
         transcriber: where the text of clips without a transcript comes from; part of a text extractor's
             identity.
 
@@ -104,12 +106,15 @@ def specify(
         UserError: as :func:`check_settings`, or the weights cannot be had.
     """
     kind, settings = check_settings(modality, wanted)
+    settings = _with_dtype(settings, dtype)
     heard = transcriber if modality == "text" else None
     return ExtractorSpec(kind, kind.resolve(settings), media, heard, wanted.name)
 
 
-def specify_transcriber(wanted: ExtractorSettings, media: MediaSettings) -> TranscriberSpec:
-    """Check the configured recogniser of speech, and settle what its settings leave open.
+def specify_transcriber(
+    wanted: ExtractorSettings, media: MediaSettings, dtype: str | None = None
+) -> TranscriberSpec:
+    """Check the configured recogniser of speech, and settle what its settings leave open; as :func:`specify`.
 
     Raises:
         UserError: there is none of that name, a setting is wrong, or the weights cannot be had.
@@ -117,7 +122,16 @@ def specify_transcriber(wanted: ExtractorSettings, media: MediaSettings) -> Tran
     if wanted.name != Whisper.NAME:
         raise UserError(f"transcriber.name = '{wanted.name}': {choices(wanted.name, [Whisper.NAME])}")
     settings = validate(WhisperSettings, wanted.settings, "transcriber.settings")
-    return TranscriberSpec(Whisper.resolve(settings), media)
+    return TranscriberSpec(Whisper.resolve(_with_dtype(settings, dtype)), media)
+
+
+def wants_dtype(settings: BaseModel) -> bool:
+    """Whether these settings leave the precision open."""
+    return getattr(settings, "dtype", None) == "auto"
+
+
+def _with_dtype(settings: AnySettings, dtype: str | None) -> AnySettings:
+    return settings.model_copy(update={"dtype": dtype}) if dtype and wants_dtype(settings) else settings
 
 
 def check_settings(modality: Modality, wanted: ExtractorSettings) -> tuple[type[Extractor], BaseModel]:
@@ -162,4 +176,5 @@ __all__ = [
     "find_extractor",
     "specify",
     "specify_transcriber",
+    "wants_dtype",
 ]

@@ -10,7 +10,7 @@ from emi_ray.config import MediaSettings, Settings
 from emi_ray.errors import UserError
 from emi_ray.extractors.base import Extractor
 from emi_ray.pretrained.checkpoint import CONTENT, Checkpoint
-from emi_ray.pretrained.loading import best_dtype, choose_device, load_model
+from emi_ray.pretrained.loading import best_dtype, choose_device, load_model, use_tf32
 
 if TYPE_CHECKING:
     import torch
@@ -23,13 +23,14 @@ class PretrainedSettings(Settings):
     """Which weights, and how they run. ``batch_size`` counts steps: images, tokens or 20 ms of sound.
 
     ``revision`` and ``dtype: auto`` are settled once, where the run is started, and travel to the workers as
-    settled: nodes that differ never mix features. On a cluster whose head has no GPU, set ``dtype`` by hand.
+    settled: nodes that differ never mix features. What ``dtype: auto`` means is asked of the nodes that do the work.
     """
 
     weights: str = Field(description="Hugging Face id, or a folder that save_pretrained wrote")
     revision: str | None = Field(None, description="commit, tag or branch; pinned to a commit when run")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: bfloat16 where the processor computes in it, else float32"
+        "auto",
+        description="auto: bfloat16 where the processor computes in it, else float32 (on a GPU with TF32)",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     batch_size: int | None = Field(None, ge=1, description="steps in one pass; null: chosen for the device")
@@ -94,6 +95,7 @@ class Pretrained(Extractor):
         self._folder = Checkpoint(settings.weights, settings.revision).locate()
         self._device = choose_device(settings.device)
         dtype = definite_dtype(settings.dtype)
+        use_tf32(self._device, dtype)
         self._model = load_model(self._model_class(), self._folder, dtype, self._device)
         self._batch_size = settings.batch_size or self._BATCH_SIZE[self._device.type == "cuda"]
 

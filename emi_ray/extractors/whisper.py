@@ -17,7 +17,7 @@ from emi_ray.extractors.pretrained import (
 )
 from emi_ray.media.clip import DecodedClip, Waveform
 from emi_ray.pretrained.checkpoint import Checkpoint
-from emi_ray.pretrained.loading import choose_device, load_model, load_processor, quiet_transformers
+from emi_ray.pretrained.loading import choose_device, load_model, load_processor, quiet_transformers, use_tf32
 from emi_ray.schema import Need
 
 _BATCH_SIZE = (2, 16)
@@ -51,6 +51,7 @@ class Whisper:
         folder = Checkpoint(settings.weights, settings.revision).locate()
         device = choose_device(settings.device)
         dtype = definite_dtype(settings.dtype)
+        use_tf32(device, dtype)
         self._model: Any = load_model(WhisperForConditionalGeneration, folder, dtype, device)
         self._processor = load_processor(AutoProcessor, folder)
         self._options = self._language_options(settings.language)

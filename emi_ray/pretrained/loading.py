@@ -49,6 +49,16 @@ def choose_device(device: str) -> "torch.device":
     return torch.device(device)
 
 
+def use_tf32(device: "torch.device", dtype: str) -> None:
+    """Let a GPU multiply float32 with the ten bits of TF32, as many as a stored float16 feature has: eight times as
+    fast on an A100 or H100."""
+    import torch
+
+    if device.type == "cuda" and dtype == "float32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+
+
 def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device") -> Any:
     """A model in inference mode, its weights cast to ``dtype``.
 

@@ -47,6 +47,10 @@ _ENVIRONMENT = {
 }
 
 
+MAX_RETRIES = 5
+"""Of reading the features and of training an encoder, when nodes die."""
+
+
 @dataclass(frozen=True)
 class SharedData:
     """Tuning data in the object store: a reference, and how large the features are."""
@@ -71,7 +75,8 @@ def share_data(plan: RunPlan, settings: StudySettings) -> SharedData:
     Raises:
         UserError: the corpus or the features do not allow a tuning split.
     """
-    reader: Any = ray.remote(num_cpus=0.1, max_retries=0)(_read)
+    # With retries, Ray reads again what a lost node held; trials that want it wait so long.
+    reader: Any = ray.remote(num_cpus=0.1, max_retries=MAX_RETRIES)(_read)
     reference, size = reader.options(num_returns=2).remote(plan, settings)
     return SharedData(reference, results_of(size))
 
@@ -156,7 +161,7 @@ def train_untouched_encoders(
     settings: StudySettings, shared: SharedData, workspace: Workspace, resources: JobResources
 ) -> None:
     """Train, side by side, the stage-1 encoders that no trial will train otherwise, for all to reuse."""
-    train = ray.remote(max_retries=0)(_train_encoder).options(**resources.options)
+    train = ray.remote(max_retries=MAX_RETRIES)(_train_encoder).options(**resources.options)
     job = _Job(shared.reference, encoder_cache(settings, workspace), settings.metric, resources)
     results_of(
         [

@@ -140,6 +140,12 @@ class TuningStudy:
         trial.set_user_attr(ERROR, reason)
         self.optuna.tell(trial, state=TrialState.FAIL)
 
+    def lose(self, number: int) -> None:
+        """A trial ended with the process or node that it ran in, which says nothing of its settings: it is tried
+        again, once."""
+        self._running.pop(number)
+        self._lose(self.optuna.trials[number])
+
     def is_running(self, number: int) -> bool:
         return number in self._running
 
@@ -210,8 +216,8 @@ class TuningStudy:
         return None
 
     def _lose(self, trial: FrozenTrial) -> None:
-        """Fail a trial whose driver is gone, and queue its parameters again, once; the start is queued by the next
-        driver."""
+        """Fail a trial whose driver or node is gone, and queue its parameters again, once; the start is queued by the
+        next driver."""
         self.optuna.tell(trial.number, state=TrialState.FAIL)
         if START not in trial.user_attrs and RETRY not in trial.user_attrs and trial.params:
             self.optuna.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})

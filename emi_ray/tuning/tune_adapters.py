@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
@@ -89,6 +90,14 @@ class Watcher:
             self.last_failure = f"trial {number}: {reason}"
             self._on_change()
 
+    def lose(self, number: int, reason: str) -> None:
+        """A trial was lost with its process or node."""
+        if self.study.is_running(number):
+            self.study.lose(number)
+            self.failures_in_a_row += 1
+            self.last_failure = f"trial {number}: {reason}"
+            self._on_change()
+
     def _is_over(self, finished: int) -> bool:
         seconds = time.monotonic() - self._started
         return (
@@ -137,13 +146,23 @@ class Failures(tune.Callback):
         self._watcher = watcher
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._watcher.fail(trial.config["number"], _reason(trial))
+        cause = _cause(trial)
+        tell = self._watcher.lose if isinstance(cause, _LOST) else self._watcher.fail
+        tell(trial.config["number"], _reason(cause))
 
 
-def _reason(trial: Trial) -> str:
-    """Why a trial broke down, in a line. Tune has its exception in a file that it has not moved to storage yet."""
+_LOST = (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError, ray.exceptions.ObjectLostError)
+"""What a trial raises whose process or node died, or one that holds the features."""
+
+
+def _cause(trial: Trial) -> Exception | None:
+    """What a trial raised. Tune has it in a file that it has not moved to storage yet."""
     path = Path(trial.pickled_error_file)
     error = cloudpickle.loads(path.read_bytes()) if path.is_file() else None
-    cause = getattr(error, "cause", None) or error
+    return getattr(error, "cause", None) or error
+
+
+def _reason(cause: Exception | None) -> str:
+    """Why a trial broke down, in a line."""
     lines = str(cause).strip().splitlines() or ["no message"]
     return f"{type(cause).__name__}: {lines[0]}"[:_LONGEST_REASON] if cause is not None else "unknown"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import ray
 from pydantic import Field
 
 from emi_ray.config import Settings
@@ -85,3 +86,20 @@ class FaultyModel(Faulty):
 
     NAME = "faulty-model"
     USES_GPU = True
+
+
+class VisionModel(FaultyModel):
+    """The same, of vision."""
+
+    NAME, MODALITY = "faulty-vision", "vision"
+
+
+class AudioModel(FaultyModel):
+    """The same, of sound."""
+
+    NAME, MODALITY = "faulty-audio", "audio"
+
+
+def precision_of_this_node() -> str:
+    """Stands for a device's own: bfloat16 on a GPU."""
+    return "bfloat16" if ray.get_gpu_ids() else "float32"

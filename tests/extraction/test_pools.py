@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 
-from emi_ray.config import ExtractionSettings
-from emi_ray.extraction.pools import Measurement, plan_pools
+from emi_ray.config import ExtractionSettings, WorkspaceConfig
+from emi_ray.extraction.pipeline import ORDER, Pipeline
+from emi_ray.extraction.pools import Measurement, plan_pools, processes_of
 from emi_ray.runtime import MIN_LOGICAL_CPUS, Machine
+from emi_ray.workspace import Workspace
 
 BUILT_IN = dict.fromkeys(["decode", "vision", "motion", "audio", "text"], False)
 PRETRAINED = {"decode": False, "vision": True, "audio": True, "text": True}
@@ -34,13 +38,26 @@ def test_cores_are_shared_by_the_time_that_stages_take():
 
 def test_pretrained_models_share_one_gpu():
     pools = plan_pools(Machine(cpus=16, gpus=1), PRETRAINED, DEFAULTS)
-    assert sum(pool.num_gpus * pool.max_actors for pool in pools.values()) == pytest.approx(1)
-    assert pools["decode"].max_actors == 16
+    assert processes_of(pools) == [["decode"], ["vision", "audio", "text"]]
+    assert (pools["vision"].max_actors, pools["vision"].num_gpus) == (1, 1)
+    assert pools["decode"].max_actors == 15
 
 
 def test_every_gpu_gets_one_actor_of_each_model():
     pools = plan_pools(Machine(cpus=64, gpus=4), PRETRAINED, DEFAULTS)
     assert {pools[name].max_actors for name in ("vision", "audio", "text")} == {4}
+
+
+def test_no_gpus_set_by_hand_keeps_a_model_on_the_cpu():
+    settings = ExtractionSettings.model_validate({"stages": {"audio": {"num_gpus": 0}}})
+    pools = plan_pools(Machine(cpus=8, gpus=2), {"decode": False, "audio": True, "text": True}, settings)
+    assert [pool.num_gpus for pool in pools.values()] == [0, 0, 1]
+
+
+def test_half_a_gpu_set_by_hand_makes_two_processes_a_gpu():
+    settings = ExtractionSettings.model_validate({"stages": {"audio": {"num_gpus": 0.5}}})
+    pools = plan_pools(Machine(cpus=8, gpus=3), PRETRAINED, settings)
+    assert {pools[name].max_actors for name in ("vision", "audio", "text")} == {6}
 
 
 @pytest.mark.parametrize(
@@ -55,3 +72,21 @@ def test_numbers_set_by_hand_win():
     settings = ExtractionSettings.model_validate({"stages": {"audio": {"max_actors": 3, "batch_size": 5}}})
     pool = plan_pools(Machine(cpus=2, gpus=0), BUILT_IN, settings)["audio"]
     assert (pool.max_actors, pool.batch_size) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "by_hand", "processes"),
+    [
+        ({"vision", "audio", "text"}, None, ["decode", "motion", "vision+audio+transcript+text"]),
+        ({"vision"}, None, ["decode", "motion", "audio", "vision+transcript", "text"]),
+        ({"vision", "audio", "text"}, "audio", ["decode", "motion", "audio", "vision+transcript+text"]),
+        ({"vision", "audio", "text"}, "transcript", ["decode", "motion", "transcript", "vision+audio+text"]),
+    ],
+)
+def test_stages_on_the_gpu_stand_together(on_gpu, by_hand, processes):
+    stages = {by_hand: {"num_gpus": 0}} if by_hand else {}
+    config = WorkspaceConfig.model_validate({"extraction": {"stages": stages}})
+    specs = {m: SimpleNamespace(kind=SimpleNamespace(USES_GPU=m in on_gpu)) for m in ORDER}
+    pipeline = Pipeline(Workspace("unused"), config, specs, transcriber=SimpleNamespace())
+    pools = plan_pools(Machine(cpus=16, gpus=2), pipeline.stages, config.extraction)
+    assert ["+".join(names) for names in processes_of(pools)] == processes

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from emi_ray.errors import EmiRayError
+from emi_ray.extraction.actors import Life
 from emi_ray.extraction.careful import CarefulProcess
 from emi_ray.extraction.extracting import ExtractorTool
 from emi_ray.extraction.runner import Runner
@@ -46,7 +47,9 @@ def test_what_a_dead_actor_had_in_hand_is_known_to_its_successor():
         with Note(owner, "text").holding(["c1"]):
             os._exit(1)
     os.waitpid(child, 0)
-    runner = Runner(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS, owner)
+    runner = Runner(
+        partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS, life=Life(owner)
+    )
     first, second = runner.run(clips("one", "segfault"))
     assert first.failure is None
     assert "SIGSEGV" in second.failure[1]

@@ -1,0 +1,95 @@
+"""In which precision models compute: asked once, where they will run, and pinned into their fingerprints.
+
+A cluster's head often has no GPU, so that the driver cannot know.
+"""
+
+from collections.abc import Callable, Iterable
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.extraction.pools import wants_gpu
+from emi_ray.extraction.stage import take_up
+from emi_ray.extractors import check_settings, wants_dtype
+from emi_ray.extractors.whisper import WhisperSettings
+from emi_ray.pretrained.loading import best_dtype
+from emi_ray.runtime import machine
+from emi_ray.schema import Modality
+
+PROBE_GPU = 0.001
+"""Of a GPU, for asking what it computes in."""
+
+ASK_FOR_S = 300.0
+"""A node whose GPUs others use answers when these are done with them."""
+
+
+def settle_precision(
+    config: WorkspaceConfig,
+    modalities: Iterable[Modality],
+    probe: Callable[[], str] = best_dtype,
+) -> dict[str, str]:
+    """By stage, what ``dtype: auto`` means on the nodes that will run it. Needs a Ray session.
+
+    Args:
+        probe: says it of the process that it runs in.
+
+    Raises:
+        UserError: nodes differ, or an extractor's settings are wrong.
+    """
+    modalities = list(modalities)
+    undecided: list[str] = [m for m in modalities if m in config.extractors and _is_open(m, config)]
+    if config.transcriber and "text" in modalities:
+        given = config.transcriber.settings.get("dtype", WhisperSettings().dtype)
+        undecided += ["transcript"] if given == "auto" else []
+    on_gpu = {stage: machine().gpus > 0 and wants_gpu(stage, config.extraction) for stage in undecided}
+    first = {uses_gpu: stage for stage, uses_gpu in reversed(on_gpu.items())}
+    answers = {uses_gpu: _agreed(uses_gpu, probe, stage) for uses_gpu, stage in first.items()}
+    return {stage: answers[uses_gpu] for stage, uses_gpu in on_gpu.items()}
+
+
+def _is_open(modality: Modality, config: WorkspaceConfig) -> bool:
+    kind, settings = check_settings(modality, config.extractors[modality])
+    return kind.USES_GPU and wants_dtype(settings)
+
+
+def _agreed(uses_gpu: bool, probe: Callable[[], str], stage: str) -> str:
+    said = ask_nodes(uses_gpu, probe)
+    if len({dtype for _, dtype in said}) > 1:
+        told = ", ".join(f"node {address} in {dtype}" for address, dtype in said)
+        place = "transcriber" if stage == "transcript" else f"extractors.{stage}"
+        raise UserError(
+            f"Nodes would compute {stage} in different precisions: {told}. Features of one fingerprint must come "
+            f"from one precision: set {place}.settings.dtype, for instance to float32, or leave nodes out."
+        )
+    return said[0][1]
+
+
+def ask_nodes(uses_gpu: bool, probe: Callable[[], str]) -> list[tuple[str, str]]:
+    """The address of each living node that has GPUs, or CPUs, and what ``probe`` says there.
+
+    Raises:
+        UserError: a node does not answer in time, or there is none.
+    """
+    wanted = "GPU" if uses_gpu else "CPU"
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(wanted)]
+    if not nodes:
+        raise UserError(f"The cluster has no node with {wanted}s.")
+    # A process that has looked at GPUs keeps seeing those: it is not used again.
+    task = ray.remote(num_cpus=0, num_gpus=PROBE_GPU if uses_gpu else 0, max_calls=1)(_asked)
+    strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    answers = [task.options(scheduling_strategy=each).remote(probe, uses_gpu) for each in strategies]
+    _, late = ray.wait(answers, num_returns=len(answers), timeout=ASK_FOR_S)
+    addresses = [node["NodeManagerAddress"] for node in nodes]
+    if late:
+        raise UserError(
+            f"Node {addresses[answers.index(late[0])]} has no free {wanted} and did not say within {ASK_FOR_S:g} s "
+            f"in which precision it computes. Wait until it is free, or set dtype in the extractors' settings."
+        )
+    return list(zip(addresses, ray.get(answers), strict=True))
+
+
+def _asked(probe: Callable[[], str], uses_gpu: bool) -> str:
+    take_up(1, uses_gpu)
+    return probe()

@@ -1,0 +1,107 @@
+"""The record of a run: ``extractions/<start>.json`` in the workspace."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import ray
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.extraction.pipeline import Pipeline
+from emi_ray.extraction.summary import ActorSummary, ExtractionSummary
+from emi_ray.workspace import Workspace
+
+FOLDER = "extractions"
+"""Of the records of runs, and of the lock that keeps two runs apart."""
+
+PACKAGES = ("emi-ray", "ray", "torch", "transformers", "numpy", "pyarrow", "av", "opencv-python-headless")
+
+
+class RunRecord:
+    """One run's record: written when the run begins, with ``ended`` null, and again when it ends."""
+
+    def __init__(self, workspace: Workspace, config: WorkspaceConfig, pipeline: Pipeline) -> None:
+        self._workspace = workspace
+        self._config = config
+        self._pipeline = pipeline
+        started = datetime.now(UTC)
+        self._started = started.isoformat(timespec="seconds")
+        self._path = f"{FOLDER}/{started:%Y%m%dT%H%M%S.%f}"[:-3] + "Z.json"
+        self._nodes = [_node(node) for node in ray.nodes() if node["Alive"]]
+
+    def write(self, summary: ExtractionSummary, ended: str | None = None) -> None:
+        """Write the record.
+
+        Args:
+            ended: ``done``, or why the run ended before that; None while it goes on.
+        """
+        self._workspace.write_json(self._path, self._told(summary, ended))
+
+    def _told(self, summary: ExtractionSummary, ended: str | None) -> dict[str, Any]:
+        return {
+            "started": self._started,
+            "seconds": round(summary.seconds, 3),
+            "ended": ended,
+            "clips": summary.clips,
+            "already_done": summary.already_done,
+            "clips_per_s": round(summary.clips_per_s, 3),
+            "bottleneck": summary.bottleneck,
+            "passes": summary.passes,
+            "retries": sum(a.restarts for stage in summary.stages.values() for a in stage.actors.values()),
+            "nodes": self._nodes,
+            "nodes_lost": summary.nodes_lost,
+            "notes": summary.notes,
+            "stages": {name: _stage(summary, name) for name in summary.stages},
+            "fingerprints": {m: spec.fingerprint for m, spec in self._pipeline.specs.items()},
+            "extractors": {m: spec.identity for m, spec in self._pipeline.specs.items()},
+            "versions": _versions(),
+            "configuration": self._config.model_dump(mode="json"),
+        }
+
+
+def _stage(summary: ExtractionSummary, name: str) -> dict[str, Any]:
+    stage = summary.stages[name]
+    pool = summary.pools.get(name)
+    return {
+        "ok": stage.ok,
+        "missing": stage.missing,
+        "failed": stage.failed,
+        "failures": dict(stage.reasons),
+        "busy_s": round(stage.seconds, 3),
+        "busy_share": round(summary.busy(name), 4),
+        "media_s": round(stage.media_s, 3) or None,
+        "real_time_factor": summary.real_time_factor(name),
+        "share_of_bare_model": summary.share_of_bare_speed(name),
+        "pool": vars(pool) if pool else None,
+        "actors": [_actor(actor) for actor in stage.actors.values()],
+    }
+
+
+def _actor(actor: ActorSummary) -> dict[str, Any]:
+    return {
+        "node": actor.node,
+        "gpus": list(actor.gpus),
+        "clips": actor.clips,
+        "busy_s": round(actor.busy_s, 3),
+        "restarts": actor.restarts,
+    }
+
+
+def _node(node: Mapping[str, Any]) -> dict[str, Any]:
+    resources = node["Resources"]
+    return {
+        "address": node["NodeManagerAddress"],
+        "host": node["NodeManagerHostname"],
+        "cpus": resources.get("CPU", 0.0),
+        "gpus": resources.get("GPU", 0.0),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
