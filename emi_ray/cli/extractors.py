@@ -36,13 +36,15 @@ def extractors(
     Example: emi-ray extractors
     """
     from emi_ray.extractors import EXTRACTORS
+    from emi_ray.extractors.own import load_own, registered
     from emi_ray.extractors.whisper import Whisper
 
     if plain:
         for name in EXTRACTORS:
             typer.echo(name)
         return
-    kinds: Sequence[Any] = [*EXTRACTORS.values(), Whisper]
+    entered = [load_own(name, "entry point") for name in registered()]
+    kinds: Sequence[Any] = [*EXTRACTORS.values(), *entered, Whisper]
     with console.status("Looking for weights"), ThreadPoolExecutor(_NUM_THREADS) as threads:
         reaches = list(threads.map(reach, kinds))
     table = _table("Extractors", "name", "modality", "needs", "size", "licence", "there now")

@@ -61,6 +61,7 @@ class Passes:
     on_progress: Progress
     watch: NodeWatch = field(default_factory=NodeWatch)
     _losses: int = 0
+    _told: int = 0
     _may_wait: bool = True
     _is_late: bool = False
 
@@ -71,14 +72,17 @@ class Passes:
             EmiRayError: a stage cannot work, or nodes died or stayed away too often to go on.
         """
         while work.num_rows:
-            self.watch = NodeWatch()
+            self._watch_anew()
             self.summary.pools = self.plan()
             lost = self._stream(self.pipeline, work, self.summary.pools)
-            self.watch.update()
+            self._note_deaths()
             work = self.left(lost) if lost else work.slice(0, 0)
             if work.num_rows and not (self.watch.has_grown or self._began_late() or self._is_excused()):
                 return self._carefully(lost)
         return {}
+
+    def _watch_anew(self) -> None:
+        self.watch, self._told = NodeWatch(), 0
 
     def _began_late(self) -> bool:
         """Whether the pass ended only because actors did not come up in time; asked once."""
@@ -94,7 +98,7 @@ class Passes:
             pools = {name: pool.one_by_one() for name, pool in self.plan().items() if name in alone.stages}
             deaths, rest = 0, lost
             while rest and deaths < CAREFUL_PASSES:
-                self.watch = NodeWatch()
+                self._watch_anew()
                 rest = self._stream(alone, self._left_of(modality, rest), pools, careful=True)
                 deaths += bool(rest) and not self._is_excused()
             if rest:
@@ -105,12 +109,17 @@ class Passes:
         left = self.left(ids)
         return left.filter(left[todo_column(modality)].is_valid())
 
+    def _note_deaths(self) -> None:
+        self.watch.update()
+        self.summary.nodes_lost += self.watch.died[self._told :]
+        self._told = len(self.watch.died)
+
     def _is_excused(self) -> bool:
         """Whether a node died, so that what the pass lost says nothing about clips."""
         self.watch.await_fate()
+        self._note_deaths()
         if not self.watch.died:
             return False
-        self.summary.nodes_lost += self.watch.died
         self._losses += 1
         if self._losses > MAX_NODE_LOSSES:
             raise EmiRayError(

@@ -1,5 +1,6 @@
 """How a stage applies its tool: in its own process as a rule, in a child process where a clip may end it."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -100,7 +101,7 @@ class Runner(Generic[Result]):
 
     def _here(self) -> Batches[Result]:
         if self._batches is None:
-            with WATCH.over(Limits(BUILD_LIMIT_S, self._limits.num_bytes)):
+            with WATCH.over(Limits(BUILD_LIMIT_S, sys.maxsize)):
                 tool = self._build()
             self._feature_dim = tool.feature_dim
             self._batches = Batches(tool, self._stage, self._largest)
