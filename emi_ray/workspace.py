@@ -5,6 +5,7 @@
     features/<modality>/<fingerprint>/    what extractors produced
     index/                                which clips lie in which file; may be deleted at any time
     failures/                             what was quarantined, and why
+    extractions/                          a record of each extraction
     runs/<recipe>/<seed>/                 trained models, their scores and predictions
     studies/                              hyper-parameter searches
     report/                               index.html, scores.json
@@ -36,6 +37,7 @@ from emi_ray.storage import open_uri, require_in_reach, without_credentials
 
 CONFIG = "emi_ray.yaml"
 CLIPS = "clips.parquet"
+EXTRACTIONS = "extractions"
 
 _UPLOAD = "/runtime_resources/working_dir_files/"
 """Where a job of Ray finds what was uploaded with it."""

@@ -11,10 +11,7 @@ import ray
 from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.pipeline import Pipeline
 from emi_ray.extraction.summary import ActorSummary, ExtractionSummary
-from emi_ray.workspace import Workspace
-
-FOLDER = "extractions"
-"""Of the records of runs, and of the lock that keeps two runs apart."""
+from emi_ray.workspace import EXTRACTIONS, Workspace
 
 PACKAGES = ("emi-ray", "ray", "torch", "transformers", "numpy", "pyarrow", "av", "opencv-python-headless")
 
@@ -28,7 +25,7 @@ class RunRecord:
         self._pipeline = pipeline
         started = datetime.now(UTC)
         self._started = started.isoformat(timespec="seconds")
-        self._path = f"{FOLDER}/{started:%Y%m%dT%H%M%S.%f}"[:-3] + "Z.json"
+        self._path = f"{EXTRACTIONS}/{started:%Y%m%dT%H%M%S.%f}"[:-3] + "Z.json"
         self._nodes = [_node(node) for node in ray.nodes() if node["Alive"]]
 
     def write(self, summary: ExtractionSummary, ended: str | None = None) -> None:

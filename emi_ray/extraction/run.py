@@ -15,13 +15,13 @@ from emi_ray.extraction.passes import Passes, Progress
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.precision import settle_precision
-from emi_ray.extraction.record import FOLDER, RunRecord
+from emi_ray.extraction.record import RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.extraction.work import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality
-from emi_ray.workspace import Workspace, sweep
+from emi_ray.workspace import EXTRACTIONS, Workspace, sweep
 
 MEASURE_FROM_CLIPS = 500
 """Shorter runs are over before a measurement would pay."""
@@ -42,7 +42,7 @@ def extract(
         UserError: as :func:`plan_pipeline`, a node does not see the workspace, or another process extracts into it.
         EmiRayError: a stage cannot work at all, or nodes died too often for all clips to be done.
     """
-    with workspace.driving(FOLDER, f"Extraction into {workspace.root}"):
+    with workspace.driving(EXTRACTIONS, f"Extraction into {workspace.root}"):
         return _extract(workspace, config, modalities, retry_failed, on_progress)
 
 

@@ -15,6 +15,7 @@ from emi_ray.report.collect import FailureKind, FeatureSet, Material, collect
 from emi_ray.report.comparison_section import build_comparison
 from emi_ray.report.corpus_plots import coverage_bars, step_histograms
 from emi_ray.report.corpus_section import build_corpus_section
+from emi_ray.report.extraction_section import build_extraction_tables
 from emi_ray.report.headline import headline
 from emi_ray.report.same_clips import same_clips
 from emi_ray.report.scores import build_scores, scores_json
@@ -62,6 +63,7 @@ def render(material: Material) -> str:
         studies=build_study_sections(material.workspace),
         corpus=None if material.clips is None else build_corpus_section(material.clips),
         features=_features(material),
+        extractions=build_extraction_tables(material.workspace),
         making=_making(material),
         commands=_commands(material.place),
         light=PALETTE,

@@ -1,0 +1,66 @@
+"""The runs that made the features, from their records in ``extractions/``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from emi_ray.report.corpus_section import TextTable
+from emi_ray.report.numbers import grouped
+from emi_ray.workspace import EXTRACTIONS, Workspace
+
+MOST_RUNS = 10
+LONGEST_REASON = 120
+
+
+def build_extraction_tables(workspace: Workspace) -> list[TextTable]:
+    """The latest runs, and the stages of the last one that did anything; nothing where there are none."""
+    paths = [path for path in workspace.files(EXTRACTIONS) if path.endswith(".json")]
+    records = [workspace.read_json(path) for path in paths[-MOST_RUNS:]][::-1]
+    if not records:
+        return []
+    left_out = len(paths) - len(records)
+    note = f"{left_out} earlier runs are not listed." if left_out else ""
+    tables = [TextTable("Extraction runs", _RUN, [_run(record) for record in records], note)]
+    told = next((record for record in records if record["stages"]), None)
+    if told:
+        rows = [_stage(name, stage) for name, stage in told["stages"].items()]
+        tables.append(TextTable(f"Stages of the run of {told['started']}", _STAGE, rows, _STAGE_NOTE))
+    return tables
+
+
+_RUN = ("started", "clips", "seconds", "clips/s", "restarts of actors", "nodes", "nodes lost", "ended")
+_STAGE = ("stage", "ok", "missing", "failed", "actors", "GPUs", "busy", "real-time factor", "of bare model")
+_STAGE_NOTE = (
+    "Real-time factor: seconds that actors spent on a second of media. A dash: the number does not apply."
+)
+
+
+def _run(record: Mapping[str, Any]) -> Sequence[str]:
+    return [
+        record["started"],
+        grouped(record["clips"]),
+        f"{record['seconds']:.0f}",
+        f"{record['clips_per_s']:.1f}",
+        grouped(record["retries"]),
+        grouped(len(record["nodes"])),
+        grouped(len(record["nodes_lost"])),
+        (record["ended"] or "not ended")[:LONGEST_REASON],
+    ]
+
+
+def _stage(name: str, stage: Mapping[str, Any]) -> Sequence[str]:
+    gpus = {(actor["node"], gpu) for actor in stage["actors"] for gpu in actor["gpus"]}
+    return [
+        name,
+        grouped(stage["ok"]),
+        grouped(stage["missing"]),
+        grouped(stage["failed"]),
+        grouped(len(stage["actors"])),
+        grouped(len(gpus)) if gpus else "–",
+        f"{stage['busy_share']:.0%}",
+        _number(stage["real_time_factor"], ".4f"),
+        _number(stage["share_of_bare_model"], ".0%"),
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
