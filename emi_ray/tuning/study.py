@@ -144,7 +144,10 @@ class TuningStudy:
         """A trial ended with the process or node that it ran in, which says nothing of its settings: it is tried
         again, once."""
         self._running.pop(number)
-        self._lose(self.optuna.trials[number])
+        trial = self.optuna.trials[number]
+        self._lose(trial)
+        if START in trial.user_attrs:
+            self._queue_start()
 
     def is_running(self, number: int) -> bool:
         return number in self._running

@@ -96,6 +96,18 @@ def test_what_is_given_up_is_tried_again(workspace):
         assert study.ask().values == start.values
 
 
+def test_a_trial_that_was_lost_with_its_node_is_tried_again_once(workspace):
+    with open_study(workspace) as study:
+        run_made_up(study, 1)
+        first = study.ask()
+        study.lose(first.number)
+        again = study.ask()
+        assert again.values == first.values
+        study.lose(again.number)
+        assert study.ask().values != first.values
+        assert (study.counts.lost, study.counts.failed) == (2, 0)
+
+
 def test_a_start_that_failed_is_tried_again_by_the_next_driver(workspace):
     with open_study(workspace) as study:
         study.fail(study.ask().number, "out of memory")

@@ -1,0 +1,94 @@
+"""The stages of a pipeline, one after the other in this process, without Ray."""
+
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from emi_ray.extraction.models import Models
+from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
+from emi_ray.extraction.pools import plan_pools
+from emi_ray.extraction.summary import ExtractionSummary
+from emi_ray.extraction.work import plan_work, store_of
+from emi_ray.failures import read_failures
+from emi_ray.runtime import Machine
+from tests.cluster.test_deaths import new_workspace
+
+SETTINGS = [
+    "extractors.vision.name=tests.cluster.faulty:VisionModel",
+    "extractors.text.name=tests.cluster.faulty:FaultyModel",
+]
+
+
+@pytest.fixture(params=[0, 2])
+def pipeline(request, tmp_path) -> tuple[Pipeline, Machine]:
+    workspace = new_workspace(tmp_path, {"bad": "bad", "crowd": "crowd 2"}, SETTINGS)
+    return plan_pipeline(workspace, workspace.config(), ["vision", "text"]), Machine(2, request.param)
+
+
+def run_here(pipeline: Pipeline, machine: Machine) -> ExtractionSummary:
+    """As Ray Data does it, with one actor a stage."""
+    pools = plan_pools(machine, pipeline.stages, pipeline.config.extraction)
+    clips = pipeline.workspace.clips()
+    table = plan_work(pipeline.workspace, clips, pipeline.specs, pipeline.transcriber).table
+    stages = Models(
+        [pipeline._builder(name, replace(pools[name], num_gpus=1), False) for name in pipeline.stages]
+    )
+    summary = ExtractionSummary(pools=pools, seconds=1.0)
+    done = [summary.add_table(stages(table.slice(start, 8))) for start in range(0, table.num_rows, 8)]
+    assert sorted(chain.from_iterable(done)) == sorted(clips["clip_id"].to_pylist())
+    return summary
+
+
+def test_each_stage_writes_its_features_and_tells_what_came_of_each_clip(pipeline):
+    planned, machine = pipeline
+    summary = run_here(planned, machine)
+    assert {name: (stage.ok, stage.failed) for name, stage in summary.stages.items()} == {
+        "decode": (26, 0),
+        "vision": (25, 1),
+        "text": (25, 1),
+    }
+    for modality, spec in planned.specs.items():
+        store = store_of(planned.workspace, spec)
+        assert len(store.clip_ids()) == 25
+        (failure,) = read_failures(planned.workspace, [store]).to_pylist()
+        assert (failure["clip_id"], failure["error"]) == ("bad", "this clip is bad"), modality
+    (actor,) = summary.stages["text"].actors.values()
+    assert (actor.clips, actor.restarts, actor.gpus) == (26, 0, ())
+
+
+def test_what_has_no_duration_has_no_real_time_factor(pipeline):
+    planned, machine = pipeline
+    summary = run_here(planned, machine)
+    assert summary.real_time_factor("text") is None
+    assert summary.share_of_bare_speed("text") is None
+    assert summary.bottleneck in summary.stages
+
+
+def test_outcomes_are_counted_by_reason_whatever_their_numbers():
+    summary = ExtractionSummary()
+    rows = [("a", "ok", None), ("b", "failed", "took 3 s"), ("c", "failed", "took 4 s")]
+    outcomes = [
+        [
+            {
+                "stage": "decode",
+                "status": "ok",
+                "reason": None,
+                "seconds": 1.0,
+                "media_s": 2.0,
+                "actor": ACTOR,
+            },
+            {"stage": "audio", "status": s, "reason": r, "seconds": 0.5, "media_s": 0.0, "actor": ACTOR},
+        ]
+        for _, s, r in rows
+    ]
+    summary.add_table(pa.table({"clip_id": [clip for clip, *_ in rows], "outcomes": outcomes}))
+    audio = summary.stages["audio"]
+    assert (audio.ok, audio.failed, audio.seconds, audio.media_s) == (1, 2, 1.5, 2.0)
+    assert list(audio.reasons.values()) == [2]
+    assert np.isclose(summary.real_time_factor("audio"), 0.75)
+
+
+ACTOR = '["me", false, "10.0.0.1", 7, ["0"]]'
