@@ -90,6 +90,8 @@ FORMATS = (
 )
 """The demuxers of FFmpeg that may read a file, by name: each reads the media in the file and nothing else."""
 
+MAX_STREAMS = 1000
+"""Streams that a file may declare; FFmpeg's own default."""
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
 """Options for every decoder, those included that FFmpeg uses to find out what a file holds."""
 
@@ -103,7 +105,12 @@ def open_container(file: BinaryIO) -> InputContainer:
     Raises:
         UnreadableError: FFmpeg makes nothing of the file, or it is a playlist, a manifest or the like.
     """
-    options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none", **LIMITS}
+    options = {
+        "format_whitelist": ",".join(FORMATS),
+        "protocol_whitelist": "none",
+        "max_streams": str(MAX_STREAMS),
+    }
+    options |= LIMITS
     if av.logging.get_level() is None:
         av.logging.set_level(av.logging.PANIC)  # prints nothing, and lets errors carry FFmpeg's last words
     try:
@@ -124,7 +131,8 @@ def open_container(file: BinaryIO) -> InputContainer:
 def explain(error: Exception) -> str:
     """FFmpeg's own words, without numbers and places."""
     log = getattr(error, "log", None)
-    if log and "exceeds specified max pixel count" in log[2]:
+    words = log[2] if log else ""
+    if "exceeds specified max pixel count" in words or "Invalid image size" in words:
         return f"a picture of more than {MAX_PIXELS:,} pixels"
     return getattr(error, "strerror", None) or str(error)
 
@@ -137,7 +145,10 @@ def _why_not(error: Exception) -> str:
             "may open further files are not read"
         )
     if isinstance(error, MemoryError):
-        return f"reading its header needs more memory than decoding may use ({explain(error)})"
+        return (
+            f"its header declares more than {MAX_STREAMS:,} streams, or tables that do not fit into the memory that "
+            "decoding may take"
+        )
     return f"not a media file that ffmpeg can read ({explain(error)})"
 
 

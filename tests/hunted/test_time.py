@@ -17,9 +17,12 @@ from made_media import (
     write_film,
     write_sound,
 )
+from pydantic import ValidationError
 
 from emi_ray.config import MediaSettings
+from emi_ray.extraction.summary import StageSummary
 from emi_ray.media.clock import Clock
+from emi_ray.media.decode import DECODERS
 from emi_ray.media.remarks import remarks
 from emi_ray.media.timeline import SoundTimeline
 
@@ -253,3 +256,21 @@ def test_a_size_that_changes_in_mid_stream_squeezes_nothing(tmp_path):
         disc = np.argwhere(pixels.min(axis=2) > 220)
         height, width = np.ptp(disc, axis=0) + 1
         assert height / width == pytest.approx(1.0, abs=0.2)
+
+
+def test_what_happened_to_clips_stands_in_the_summary_sentence_by_sentence():
+    summary = StageSummary()
+    for lost_ms in (40, 900):
+        notes = {"sound_filled_ms": lost_ms, "frames_turned": 18, "frames_decoded": 75}
+        summary.add("ok", "\n".join(remarks(notes)), 1, 0.1)
+    assert summary.reasons == {
+        "18 frames were turned or mirrored as the file asks": 2,
+        "gaps in the sound: 40 ms of silence were put in": 2,
+    }
+
+
+def test_the_decoder_is_chosen_by_name_and_part_of_the_fingerprint():
+    assert set(DECODERS) == {MediaSettings().decoder}
+    assert MediaSettings().deciding({"frames"})["decoder"] == "ffmpeg"
+    with pytest.raises(ValidationError):
+        MediaSettings(decoder="nosuch")
