@@ -20,6 +20,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -203,7 +204,7 @@ def main() -> None:
         DecodeProcess(MediaSettings(), parsed.time_limit) as process,
     ):
         inputs = list(bombs(Path(folder)))
-        for name, data in [*mutants(files, parsed.num, parsed.seed), *inputs]:
+        for name, data in chain(mutants(files, parsed.num, parsed.seed), inputs):
             path = Path(folder) / f"clip{Path(name).suffix if Path(name).suffix in ('.mpg', '.mp4') else ''}"
             path.write_bytes(data)
             started = time.perf_counter()
