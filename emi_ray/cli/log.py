@@ -32,7 +32,7 @@ class WorkspaceLog(logging.Handler):
 
     def __init__(self, workspace: Workspace, verb: str) -> None:
         super().__init__(logging.INFO)
-        self._workspace = workspace
+        self._workspace, self._is_local = workspace, workspace.is_local
         self._path = f"logs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{verb}-{os.getpid()}.jsonl"
         self._lines: list[str] = []
         self._num_written = 0
@@ -51,7 +51,7 @@ class WorkspaceLog(logging.Handler):
         if record.exc_info:
             entry["traceback"] = without_credentials("".join(traceback.format_exception(*record.exc_info)))
         self._lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
-        if self._workspace.is_local or time.monotonic() - self._last_write > _WRITE_EVERY_S:
+        if self._is_local or time.monotonic() - self._last_write > _WRITE_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
@@ -59,7 +59,7 @@ class WorkspaceLog(logging.Handler):
         if self._gave_up or self._num_written == len(self._lines):
             return
         try:
-            if self._workspace.is_local:
+            if self._is_local:
                 self._append()
             else:
                 self._workspace.write_text(self._path, "".join(self._lines))

@@ -49,3 +49,10 @@ def test_a_short_verb_and_a_place_without_a_workspace_are_not_logged(workspace, 
     end_log(0)
     assert not workspace.files("logs")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_workspace_that_cannot_be_opened_is_the_users_mistake_and_nothing_else(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["run", "f2", "-w", "s3:/bucket/x", "--corpus", "table", "--source", "clips.csv"])
+    assert ending.value.code == 2
+    assert "two slashes" in capsys.readouterr().err
