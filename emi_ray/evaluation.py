@@ -16,6 +16,7 @@ from emi_ray.metrics import scores
 from emi_ray.output import write_output
 from emi_ray.recipe import Recipe
 from emi_ray.schema import SPLITS, Label, Split, Stream
+from emi_ray.spreadsheets import may_execute, safe_cell
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
 from emi_ray.training.inputs import read_transcripts
@@ -165,13 +166,15 @@ def predict_table(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) ->
 
 def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
     """Predictions, as of :func:`predict_features`, clipped to the ranges of the labels; null for clips without any
-    modality that the model reads."""
+    modality that the model reads. Ids and names of labels are those that a spreadsheet does not execute."""
     known = pc.not_equal(table["modalities"], "")
     for label in labels:
         clipped = pa.array(_clipped(table, label))
         shown = pc.if_else(known, clipped, pa.scalar(None, clipped.type))
         table = table.set_column(table.column_names.index(label.name), label.name, shown)
-    return table
+    ids = pa.array([safe_cell(clip_id) for clip_id in table["clip_id"].to_pylist()], pa.string())
+    place = table.column_names.index("clip_id")
+    return table.set_column(place, "clip_id", ids).rename_columns(list(map(safe_cell, table.column_names)))
 
 
 def write_submission(
@@ -186,12 +189,19 @@ def write_submission(
         id_width: pad ids with zeros to this many digits; None leaves them as they are spelt.
 
     Raises:
-        UserError: a clip stands in the table twice.
+        UserError: a clip stands in the table twice, or its id is a formula, which a submission cannot spell safely.
     """
     ids = [str(clip_id) for clip_id in table["clip_id"].to_pylist()]
     if len(set(ids)) < len(ids):
         twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
         raise UserError(f"{path}: clip '{twice}' has several predictions; a submission has one row a clip.")
+    if formula := next(
+        (text for text in [*ids, *(label.name for label in labels)] if may_execute(text)), None
+    ):
+        raise UserError(
+            f"{path}: a spreadsheet would execute '{formula}', and a submission spells ids and labels as they are. "
+            "Rename it, or write --form table."
+        )
     columns: dict[str, Any] = {"Filename": [clip_id.zfill(id_width or 0) for clip_id in ids]}
     for label in labels:
         columns[label.name] = _clipped(table, label)

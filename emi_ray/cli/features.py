@@ -16,7 +16,10 @@ def extract(
     workspace: WorkspaceOption,
     overrides: Overrides = None,
     modalities: Annotated[
-        str | None, typer.Option(help="Comma-separated: text,audio,vision,motion. Default: all configured.")
+        list[str] | None,
+        typer.Option(
+            help="Comma-separated: text,audio,vision,motion; may be repeated. Default: all configured."
+        ),
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try only what is quarantined.")] = False,
     plan: Annotated[bool, typer.Option(help="Measure each stage, print the plan, and stop.")] = False,
@@ -41,10 +44,11 @@ def extract(
     show_extraction(summary, target)
 
 
-def _modalities(text: str | None) -> list[Modality] | None:
-    if text is None:
+def _modalities(given: list[str] | None) -> list[Modality] | None:
+    """The modalities that any of the options names, each once."""
+    if not given:
         return None
-    names = [name.strip() for name in text.split(",")]
+    names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
     for name in names:
         if name not in MODALITIES:
             raise UserError(f"--modalities '{name}': {choices(name, MODALITIES)}")

@@ -18,6 +18,7 @@ from emi_ray.exchange.layouts import EXPORTS, Part
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import EMOTIONS, Modality, labels_of
+from emi_ray.spreadsheets import safe_cell
 from emi_ray.transcript_store import transcript_stores
 from emi_ray.workspace import Workspace
 
@@ -71,6 +72,9 @@ def export_features(
     if layout == "folder" and len(chosen) > 1:
         raise UserError(f"--layout folder holds one modality. Add --modality, one of: {', '.join(chosen)}.")
     stores = [_choose(workspace, m, features) for m in chosen]
+    for store in stores:
+        for clip_id in [*store.clip_ids(), *_zeros(store, EXPORTS[layout][store.modality])]:
+            _path(EXPORTS[layout][store.modality], clip_id)  # all are checked before the first is written
     target = Workspace(to)
     done = [_export(store, target, layout, EXPORTS[layout][store.modality], on_progress) for store in stores]
     if layout == "mimicmetrics":
@@ -104,7 +108,7 @@ def export_transcripts(workspace: Workspace, to: str) -> tuple[str, int]:
         )
     table = pd.DataFrame(sorted(rows), columns=["clip_id", "transcript", "origin"])
     target = Workspace(to)
-    target.write_text("transcripts.csv", table.to_csv(index=False))
+    target.write_text("transcripts.csv", table.map(safe_cell).to_csv(index=False))
     return target.path("transcripts.csv"), len(rows)
 
 
@@ -137,14 +141,16 @@ def _export(
             target, _path(part, row.clip_id), values[0] if as_vector and layout == "mimicmetrics" else values
         )
         on_progress(done, total, f"Exporting {store.modality}")
-    without = _without(store) if part.zero_is_missing else []
+    without = _zeros(store, part)
     for clip_id in without:
         write(target, _path(part, clip_id), np.zeros(store.feature_dim, np.float32))
     return Exported(store.modality, store.fingerprint, target.path(part.folder), total, len(without))
 
 
-def _without(store: FeatureStore) -> Sequence[str]:
-    """Ids of the clips that lack the input; not those that were quarantined."""
+def _zeros(store: FeatureStore, part: Part) -> Sequence[str]:
+    """Ids of the clips that are a vector of zeros: those that lack the input; not those that were quarantined."""
+    if not part.zero_is_missing:
+        return []
     failures = read_failures(store.workspace, [store]).to_pylist()
     return [row["clip_id"] for row in failures if row["stage"] == "missing"]
 
@@ -185,5 +191,6 @@ def _write_splits(workspace: Workspace, target: Workspace) -> None:
     for split, name in _SPLIT_FILES.items():
         rows: pd.DataFrame = table[table["split"] == split].drop(columns="split")
         if len(rows):
+            rows["Filename"] = rows["Filename"].map(safe_cell)
             wanted = rows[["Filename"]] if split == "test" else rows
             target.write_text(name, wanted.to_csv(index=False))
