@@ -61,10 +61,26 @@ def init_from_features(
 
 
 def match_ids(spelled: Sequence[str], clip_ids: Collection[str]) -> dict[str, str]:
-    """Clip id → how the source spells it; ids that only lack Hume's padding are matched too."""
+    """Clip id → how the source spells it; ids that only lack Hume's padding are matched too.
+
+    Raises:
+        UserError: two spellings are of one clip.
+    """
     known = set(clip_ids)
+    for clip_id, names in _spellings(spelled).items():
+        if clip_id in known and len(names) > 1 and not set(names) <= known:
+            raise UserError(
+                f"'{names[0]}' and '{names[1]}' are features of one clip, {clip_id}. Remove one of them."
+            )
     padding = {padded(name): name for name in spelled if padded(name) in known}
     return {**padding, **{name: name for name in spelled if name in known}}
+
+
+def _spellings(spelled: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in spelled:
+        found.setdefault(padded(name), []).append(name)
+    return found
 
 
 def _extended(clips: pa.Table, found: pa.Table, where: str) -> pa.Table:

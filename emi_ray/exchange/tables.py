@@ -22,6 +22,23 @@ from emi_ray.storage import open_uri
 ID_NAMES = ("clip_id", "id", "ids", "Filename", "filename", "name")
 """What a column or array of ids is called, the first that is there; else the keys themselves are ids."""
 
+SEQUENCE_NAMES = (
+    *(
+        "timestamp",
+        "timestamp_s",
+        "timestamps_s",
+        "timestamp_ms",
+        "time",
+        "time_s",
+        "time_ms",
+        "seconds",
+        "t",
+    ),
+    *("frame", "frame_id", "frame_idx", "frame_index", "frame_number", "frame_no", "frame_num", "frames"),
+    *("step", "step_id", "step_idx", "step_index", "position", "segment", "window", "index"),
+)
+"""Columns that say when a row is, in any case; the first of them that is there puts rows in order."""
+
 _ROWS_PER_BATCH = 256
 
 
@@ -60,7 +77,9 @@ class KeyedSource(_File):
                     f"{self.place}: beside '{named}' stand {len(others)} arrays ({', '.join(others)}). "
                     "Leave the one with the features."
                 )
-            return dict(sorted((_text(name), (others[0], row)) for row, name in enumerate(held[named][:])))
+            ids = [_text(name) for name in held[named][:]]
+            _refuse_repeated(self.place, ids)
+            return dict(sorted((name, (others[0], row)) for row, name in enumerate(ids)))
 
     def ids(self) -> Sequence[str]:
         return list(self._rows)
@@ -83,7 +102,8 @@ class ParquetSource(_File):
     """A Parquet file with a column of ids and either one column of lists or many columns of numbers.
 
     Lists of lists are the steps of a clip. With columns of numbers, each row is one step, and the rows of a
-    clip stand together.
+    clip stand together. A column that counts frames or tells the time (``SEQUENCE_NAMES``) is no feature: it puts
+    the rows of a clip in order.
     """
 
     @cached_property
@@ -111,8 +131,30 @@ class ParquetSource(_File):
                 return
             if clip_id in left:
                 left.remove(clip_id)
-                values = [value for _, value in rows]
-                yield clip_id, self._array(clip_id, values[0] if len(values) == 1 else values)
+                steps = [value for _, value in rows]
+                yield clip_id, self._in_order(clip_id, steps)
+
+    def _in_order(self, clip_id: str, steps: list[Any]) -> np.ndarray | ClipError:
+        """One clip's features, its rows sorted by the sequence column that they begin with, if there is one."""
+        if self._sequence is None:
+            return self._array(clip_id, steps[0] if len(steps) == 1 else steps)
+        moments = np.array([step[0] for step in steps])
+        if not np.isfinite(moments).all() or len(np.unique(moments)) < len(moments):
+            reason = (
+                f"{self._sequence} is missing or the same in several rows, so that their order is not known"
+            )
+            return ClipError(STAGE, f"{self.place}, {clip_id}: {reason}")
+        return self._array(clip_id, [steps[index][1:] for index in np.argsort(moments)])
+
+    @cached_property
+    def _sequence(self) -> str | None:
+        """The column that puts the rows of a clip in order."""
+        with _open_parquet(self.place) as file:
+            schema = file.schema_arrow
+        if any(_is_list(field.type) for field in schema):
+            return None
+        names = {field.name.lower(): field.name for field in schema if _is_number(field.type)}
+        return next((names[name] for name in SEQUENCE_NAMES if name in names), None)
 
     def _each_row(self) -> Iterator[tuple[str, Any]]:
         named, _ = self._ids
@@ -128,11 +170,11 @@ class ParquetSource(_File):
             return ["features"]
         if len(lists) > 1:
             raise UserError(f"{self.place}: several columns of lists: {', '.join(lists)}. Leave one.")
-        numbers = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
-        found = lists or [name for name in numbers if name not in ID_NAMES]
+        numbers = [field.name for field in schema if _is_number(field.type)]
+        found = lists or [name for name in numbers if name not in ID_NAMES and not _counts(name)]
         if not found:
             raise UserError(f"{self.place}: no column of features, neither a list nor numbers.")
-        return found
+        return [self._sequence, *found] if self._sequence else found
 
 
 _KINDS: Mapping[str, type[KeyedSource] | type[ParquetSource]] = {
@@ -163,6 +205,7 @@ def _open_keyed(path: str) -> Iterator[Mapping[str, Any]]:
         with filesystem.open_input_file(inner) as stream:
             if path.partition("?")[0].lower().endswith(".npz"):
                 with np.load(stream, allow_pickle=False) as held:
+                    _refuse_repeated(path, held.files)
                     yield held
             else:
                 import h5py
@@ -202,6 +245,21 @@ def _list_value(value: pa.Scalar) -> np.ndarray | None:
     if len(sizes) != 1 or len(numbers) % len(flat):
         return np.empty(0)
     return numbers.reshape(len(flat), -1)
+
+
+def _counts(name: str) -> bool:
+    """Whether a column says when a row is, or counts the rows of the file."""
+    return name.lower() in SEQUENCE_NAMES or name.startswith(("Unnamed: ", "__index_level_"))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _refuse_repeated(place: str, ids: Sequence[str]) -> None:
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise UserError(f"{place}: '{twice}' stands there twice. Keep one array of each clip.")
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -16,6 +16,7 @@ from emi_ray.config import MediaSettings
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.media.clip import DecodedClip
+from emi_ray.media.faces import READY_CROPS_RATE_HZ
 from emi_ray.media.source import UnreadableError, open_media
 from emi_ray.schema import Need
 from emi_ray.workspace import suffix_of
@@ -113,14 +114,20 @@ class OpenFace(Extractor):
 def read_openface(text: str, min_confidence: float = 0.7) -> Features:
     """Features (T, 23) of the text of an OpenFace CSV; names may be separated by ``","`` or ``", "``.
 
+    A row with a value that is no number (``-nan(ind)`` as Windows writes it, a line cut short) is a missing step.
+    Where no frame has a time of its own, as in CSVs of image sequences, frames are taken to be those of ready face
+    crops, six a second, in the order of their numbers.
+
     Raises:
-        ClipError: columns are missing, a row is no row of numbers, or no frame can be trusted.
+        ClipError: columns are missing, or no frame can be trusted.
     """
     table = _read_table(text)
-    faces, times, confidences = table.get("face_id"), table["timestamp"], table["confidence"]
+    faces, confidences = table.get("face_id"), table["confidence"]
+    frames = table.get("frame", np.arange(len(confidences), dtype=np.float64))
+    times, untimed = _times(table["timestamp"], frames)
     values = np.stack([table[name] for name in COLUMNS], axis=1)
     trusted = (table["success"] == 1) & (confidences >= min_confidence)
-    trusted &= np.isfinite(values).all(axis=1) & np.isfinite(times)
+    trusted &= np.isfinite(np.column_stack([values, times, confidences])).all(axis=1)
     if not trusted.any():
         reason = f"OpenFace found no face in any of {len(times)} frames (confidence ≥ {min_confidence})"
         raise ClipError("motion", reason)
@@ -129,12 +136,21 @@ def read_openface(text: str, min_confidence: float = 0.7) -> Features:
         weights = [confidences[trusted & (faces == face)].sum() for face in ids]
         trusted &= faces == ids[int(np.argmax(weights))]
     order = np.argsort(times[trusted], kind="stable")
-    dropped = len(np.unique(times)) - int(trusted.sum())
+    moments = times if "frame" not in table or not np.isfinite(frames).all() else frames
+    notes = {"steps_dropped": len(np.unique(moments)) - int(trusted.sum()), "timestamps_assumed": untimed}
     return Features(
         values[trusted][order].astype(np.float32),
         times[trusted][order].astype(np.float32),
-        notes={"steps_dropped": dropped} if dropped else {},
+        notes={name: count for name, count in notes.items() if count > 0},
     )
+
+
+def _times(stamps: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, int]:
+    """The time of each row in seconds, and how many of them are assumed."""
+    known = stamps[np.isfinite(stamps)]
+    if len(np.unique(frames[np.isfinite(frames)])) < 2 or len(np.unique(known)) > 1:
+        return stamps, 0
+    return (frames - np.nanmin(frames)) / READY_CROPS_RATE_HZ, len(frames)
 
 
 def run_feature_extraction(binary: str, video: str, time_limit_s: float) -> str:
@@ -182,10 +198,15 @@ def _read_table(text: str) -> Mapping[str, np.ndarray]:
     lacking = [name for name in (*_QUALITY, *COLUMNS) if name not in names]
     if lacking:
         raise ClipError("motion", f"the OpenFace CSV lacks {len(lacking)} columns (first: {lacking[0]})")
-    wanted = [name for name in ("face_id", *_QUALITY, *COLUMNS) if name in names]
+    wanted = [name for name in ("face_id", "frame", *_QUALITY, *COLUMNS) if name in names]
     places = [names.index(name) for name in wanted]
-    try:
-        values = np.array([[float(row[place]) for place in places] for row in rows[1:] if row])
-    except (ValueError, IndexError) as error:
-        raise ClipError("motion", f"the OpenFace CSV has a row that is not all numbers: {error}") from error
+    values = np.array([[_number(row, place) for place in places] for row in rows[1:] if row])
     return dict(zip(wanted, values.reshape(-1, len(wanted)).T, strict=True))
+
+
+def _number(row: Sequence[str], place: int) -> float:
+    """NaN for whatever is no number: ``-nan(ind)``, ``1.#QNAN``, nothing."""
+    try:
+        return float(row[place])
+    except (ValueError, IndexError):
+        return float("nan")

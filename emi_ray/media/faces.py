@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from emi_ray.media.clip import Faces
+from emi_ray.media.crop_names import order_crops
 from emi_ray.media.doors import MAX_PIXELS
 from emi_ray.media.scaling import rescale, resize
 from emi_ray.media.source import read_folder
@@ -23,18 +24,19 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Faces | None, dict[str, int]]:
     """Read a folder of numbered face images.
 
-    The images are taken in the order of their numbers (2 before 10), other files are ignored, and image n of
-    the sorted list is taken to show second n / 6. Each is padded to a square and resized.
+    The images are taken in the order of time that their names tell (see ``crop_names.py``), those of one face alone.
+    Files that are no images are ignored, and image n of the list is taken to show second n / 6. Each is padded to a
+    square and resized.
 
     Returns:
         The faces, with ``boxes`` NaN as nobody knows them (None if no image can be read), and counts:
-        ``frames_with_face``, ``images_unreadable``.
+        ``frames_with_face``, ``images_unreadable``, ``crops_of_other_faces``.
 
     Raises:
-        UnreadableError: there is no such folder.
+        UnreadableError: there is no such folder, or the names do not tell which image comes when.
     """
     folder = read_folder(faces_dir)
-    names = sorted((name for name in folder.names if _is_image(name)), key=_number_first)
+    names, num_others = order_crops(sorted(name for name in folder.names if _is_image(name)))
     crops: list[np.ndarray] = []
     indices: list[int] = []
     unreadable = 0
@@ -46,6 +48,8 @@ def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Fac
         crops.append(_square(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size_px))
         indices.append(index)
     counts = {"frames_with_face": len(crops), "images_unreadable": unreadable}
+    if num_others:
+        counts["crops_of_other_faces"] = num_others
     if not crops:
         return None, counts
     timestamps_s = (np.array(indices) / READY_CROPS_RATE_HZ).astype(np.float32)
@@ -69,11 +73,6 @@ def _read_image(data: bytes) -> np.ndarray | None:
 
 def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-
-
-def _number_first(name: str) -> tuple[bool, int, str]:
-    stem = PurePosixPath(name).stem
-    return (False, int(stem), name) if stem.isdecimal() else (True, 0, name)
 
 
 def _square(image: np.ndarray, size_px: int) -> np.ndarray:
