@@ -4,7 +4,6 @@ Only the settings that decide *features* live in ``media`` and ``extractors`` an
 ``extraction`` says how fast and where, and never changes a byte of a feature.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -61,19 +60,44 @@ class CorpusSettings(Settings):
 class FaceSettings(Settings):
     """How faces are found, tracked and cropped."""
 
-    detector: Literal["haar", "yunet"] = "haar"
-    yunet_model: str | None = Field(None, description="path of face_detection_yunet_*.onnx")
+    detector: Literal["auto", "haar", "yunet"] = Field(
+        "auto", description="auto: yunet where its weights are at hand, else haar; settled when run"
+    )
+    yunet_model: str | None = Field(
+        None,
+        description="Hugging Face id, or path of face_detection_yunet_*.onnx; null: opencv/face_detection_yunet",
+    )
+    yunet_revision: str | None = Field(None, description="commit, tag or branch; pinned to a commit when run")
+    upright: bool = Field(False, description="turn crops so that the eyes are level; needs yunet")
+    detection_rate_hz: float = Field(
+        1.0, gt=0, description="searches a second; in between a face is followed by its looks"
+    )
     margin: float = Field(0.25, ge=0, le=1, description="added on each side, as a share of the face box")
     size_px: int = Field(224, ge=16, le=1024, description="side of the square crop")
     detection_side_px: int = Field(320, ge=64, description="frames are shrunk to this longer side to detect")
 
-    def model_digest(self) -> str | None:
-        """Hash of the content of the detector's model file; None where the detector has none, or it is not there."""
-        model = Path(self.yunet_model or "").expanduser()
-        if self.detector != "yunet" or not model.is_file():
-            return None
-        with model.open("rb") as stream:
-            return hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide a crop: none of YuNet's for Haar, and no path of weights known by content."""
+        deciding = self.model_dump(mode="json")
+        if self.detector == "haar":
+            return {key: value for key, value in deciding.items() if not key.startswith("yunet_")}
+        if (self.yunet_revision or "").startswith("content:"):
+            deciding["yunet_model"] = None
+        return deciding
+
+    def fits(self, made: Mapping[str, Any]) -> bool:
+        """Whether features made under the deciding settings ``made`` could be made under these."""
+        open_to_choice = {"yunet_model", "yunet_revision"} | (
+            {"detector"} if self.detector == "auto" else set()
+        )
+        return all(
+            made.get(key) == value for key, value in self.deciding().items() if key not in open_to_choice
+        )
+
+    def as_made(self, made: Mapping[str, Any]) -> "FaceSettings":
+        """These settings with the detector and the weights that ``made``, deciding settings of features, names."""
+        chosen = {key: made.get(key) or getattr(self, key) for key in ("detector", "yunet_model")}
+        return self.model_copy(update={**chosen, "yunet_revision": made.get("yunet_revision")})
 
 
 DecoderName = Literal["ffmpeg"]
@@ -107,7 +131,7 @@ class MediaSettings(Settings):
             keys |= {"decoder"}
         deciding = self.model_dump(include=keys, mode="json")
         if "faces" in keys:
-            deciding["faces"]["yunet_model"] = self.faces.model_digest()
+            deciding["faces"] = self.faces.deciding()
         return deciding
 
 

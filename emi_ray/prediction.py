@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.config import CorpusSettings, ExtractionSettings, ExtractorSettings, WorkspaceConfig
+from emi_ray.config import (
+    CorpusSettings,
+    ExtractionSettings,
+    ExtractorSettings,
+    MediaSettings,
+    WorkspaceConfig,
+)
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.listing import Finding
 from emi_ray.corpus.manifest import validate_corpus
@@ -155,12 +161,21 @@ def config_of(
     transcribers = [identity.get("transcriber") for identity in identities.values()]
     transcriber = next(filter(None, transcribers), None)
     return WorkspaceConfig(
-        media=loaded.description.media,
+        media=_media_of(loaded),
         extractors=extractors,
         extraction=extraction,
         transcriber=transcriber
         and ExtractorSettings(name=transcriber["extractor"], settings=transcriber["settings"]),
     )
+
+
+def _media_of(loaded: LoadedModel) -> MediaSettings:
+    """The model's settings of media, with the face detector that its features were made with."""
+    media = loaded.description.media
+    for identity in loaded.description.extractors.values():
+        if faces := identity.get("media", {}).get("faces"):
+            return media.model_copy(update={"faces": media.faces.as_made(faces)})
+    return media
 
 
 def _models(workspace: Workspace, run: str) -> Sequence[LoadedModel]:

@@ -13,6 +13,7 @@ from emi_ray.doctor.check import Check
 from emi_ray.errors import UserError
 from emi_ray.extractors import Extractor, check_settings
 from emi_ray.media.detection import build_finder
+from emi_ray.media.yunet import settle_faces
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
 from emi_ray.workspace import CONFIG, Workspace
 
@@ -140,7 +141,8 @@ def check_inputs(modality: Modality, chosen: Chosen, clips: pa.Table, held: bool
 def check_face_detector(settings: FaceSettings) -> Check:
     """The face detector can be built."""
     try:
+        detector = settle_faces(settings).detector
         build_finder(settings)
     except UserError as error:
         return Check("faces", "problem", str(error))
-    return Check("faces", "ok", f"detector {settings.detector} works")
+    return Check("faces", "ok", f"detector {detector} works")

@@ -21,6 +21,7 @@ from emi_ray.extraction.vigil import Limits, default_memory_limit
 from emi_ray.extraction.work import origin_column, todo_column
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
 from emi_ray.media.detection import build_finder
+from emi_ray.media.yunet import settle_media
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
@@ -140,6 +141,7 @@ def plan_pipeline(
         if m in wanted
     }
     if any("faces" in spec.needs for spec in specs.values()):
+        config = config.model_copy(update={"media": settle_media(config.media)})
         build_finder(config.media.faces)
     return Pipeline(workspace, config, specs, transcriber)
 

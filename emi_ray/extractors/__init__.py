@@ -20,6 +20,7 @@ from emi_ray.extractors.text import HashedNgrams
 from emi_ray.extractors.vision import Appearance
 from emi_ray.extractors.waveform import Sound
 from emi_ray.extractors.whisper import Whisper, WhisperSettings
+from emi_ray.media.yunet import settle_media
 from emi_ray.schema import Modality, Need
 
 EXTRACTORS: dict[str, type[Extractor]] = {
@@ -108,7 +109,10 @@ def specify(
     kind, settings = check_settings(modality, wanted)
     settings = _with_dtype(settings, dtype)
     heard = transcriber if modality == "text" else None
-    return ExtractorSpec(kind, kind.resolve(settings), media, heard, wanted.name)
+    resolved = kind.resolve(settings)
+    if "faces" in kind.needs(resolved):
+        media = settle_media(media)
+    return ExtractorSpec(kind, resolved, media, heard, wanted.name)
 
 
 def specify_transcriber(

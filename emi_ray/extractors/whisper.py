@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from emi_ray.config import MediaSettings
 from emi_ray.errors import ClipError, UserError, choices
+from emi_ray.extractors.device import to_device
 from emi_ray.extractors.pretrained import (
     PretrainedSettings,
     check_pretrained,
@@ -48,12 +49,15 @@ class Whisper:
     def __init__(self, settings: WhisperSettings) -> None:
         from transformers import AutoProcessor, WhisperForConditionalGeneration
 
+        from emi_ray.extractors.spectrogram import LogMel
+
         folder = Checkpoint(settings.weights, settings.revision).locate()
         device = choose_device(settings.device)
         dtype = definite_dtype(settings.dtype)
         use_tf32(device, dtype)
         self._model: Any = load_model(WhisperForConditionalGeneration, folder, dtype, device)
         self._processor = load_processor(AutoProcessor, folder)
+        self._log_mel = LogMel(self._processor.feature_extractor, device)
         self._options = self._language_options(settings.language)
         self._batch_size = settings.batch_size or _BATCH_SIZE[device.type == "cuda"]
 
@@ -113,18 +117,16 @@ class Whisper:
         return waveform.samples
 
     def _short(self, samples: Sequence[np.ndarray]) -> list[str]:
-        return self._generate(self._inputs(samples))
+        features, _ = self._spectrograms(samples, self._processor.feature_extractor.n_samples)
+        return self._generate({"input_features": features})
 
     def _long(self, samples: Sequence[np.ndarray]) -> list[str]:
-        inputs = self._inputs(samples, truncation=False, padding="longest", return_attention_mask=True)
-        return self._generate(inputs, return_timestamps=True)
+        features, mask = self._spectrograms(samples)
+        return self._generate({"input_features": features, "attention_mask": mask}, return_timestamps=True)
 
-    def _inputs(self, samples: Sequence[np.ndarray], **options: Any) -> dict[str, Any]:
-        extractor = self._processor.feature_extractor
-        rate = extractor.sampling_rate
-        inputs = extractor(list(samples), sampling_rate=rate, return_tensors="pt", **options)
-        moved = inputs.to(self._model.device)
-        return {**moved, "input_features": moved["input_features"].to(self._model.dtype)}
+    def _spectrograms(self, samples: Sequence[np.ndarray], num_samples: int | None = None) -> Any:
+        features, mask = self._log_mel(to_device(samples, self._model.device), num_samples)
+        return features.to(self._model.dtype), mask
 
     def _generate(self, inputs: dict[str, Any], **options: Any) -> list[str]:
         import torch

@@ -26,8 +26,8 @@ class Faces:
     """One tracked face: ``crops`` (T, S, S, 3) uint8 RGB; ``boxes`` (T, 4) float32 x, y, width, height as
     shares of the frame's width and height (NaN for ready crops); ``timestamps_s`` (T,) float32.
 
-    ``detected`` (T,) bool: True where a detector (or the corpus) gave the box, False where it was carried
-    over from neighbouring frames.
+    ``detected`` (T,) bool: True where the face was seen (by a detector, by its looks, or by the corpus), False where
+    its box was carried over from neighbouring frames.
     """
 
     crops: np.ndarray

@@ -166,7 +166,7 @@ class _Decoding:
             num_frames = sinks.searcher.num_frames
             self.faces = sinks.searcher.finish()
             self._conclude("faces", picture, num_frames > 0)
-            self._count_faces(num_frames)
+            self._count_faces(num_frames, sinks.searcher.num_frames_of_others)
         self._count(
             {
                 "frames_decoded": picture.num_decoded,
@@ -199,9 +199,10 @@ class _Decoding:
             self.missing.pop(need, None)
             self.failed[need] = reason
 
-    def _count_faces(self, num_frames: int) -> None:
+    def _count_faces(self, num_frames: int, frames_of_others: int) -> None:
         if num_frames and self.faces is None:
             self.missing["faces"] = f"no face found in any of {num_frames} frames"
+        self._count({"frames_of_others": frames_of_others})
         found = int(self.faces.detected.sum()) if self.faces else 0
         present = len(self.faces.detected) if self.faces else 0
         self._count(

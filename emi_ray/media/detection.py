@@ -3,7 +3,6 @@
 import math
 import threading
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -11,7 +10,9 @@ import numpy as np
 
 from emi_ray.config import FaceSettings
 from emi_ray.errors import UserError
+from emi_ray.media.looks import View
 from emi_ray.media.scaling import rescale
+from emi_ray.media.yunet import locate, settle_faces
 
 HAAR_CASCADE = "haarcascade_frontalface_alt2.xml"
 HAAR_SCALE_FACTOR = 1.2
@@ -19,21 +20,14 @@ HAAR_MIN_NEIGHBOURS = 4
 MIN_FACE_SHARE = 0.125
 """Smallest face that is looked for, as a share of the picture's shorter side."""
 YUNET_MIN_SCORE = 0.6
-REACH = 0.35
-"""How far around a known face it is looked for again, in sides of its box."""
-SIZE_CHANGE = 1.3
-"""By what factor a face may grow or shrink from one look to the next."""
 
 
 class FaceDetector(Protocol):
     """Finds faces in a small picture (H, W, 3) uint8 RGB."""
 
-    def find(self, image: np.ndarray, min_px: float, max_px: float) -> np.ndarray:
-        """Boxes (N, 4) float32 in pixels: x, y, width, height.
-
-        Args:
-            min_px, max_px: no face smaller or larger than this is wanted, which may save work.
-        """
+    def find(self, image: np.ndarray, min_px: float) -> np.ndarray:
+        """Faces (N, 5) float32: x, y, width, height in pixels, and by how many radians the face is turned clockwise
+        in the picture (0 where the detector does not tell). Faces smaller than ``min_px`` are left out."""
 
 
 class FaceFinder:
@@ -43,33 +37,24 @@ class FaceFinder:
         self._detector = detector
         self._side_px = side_px
 
-    def survey(self, image: np.ndarray) -> np.ndarray:
-        """All faces in a frame (H, W, 3) uint8 RGB: boxes (N, 4) float32 in its pixels."""
-        scale = self._scale(image)
+    def view(self, image: np.ndarray) -> View:
+        """A frame (H, W, 3) uint8 RGB, shrunk as it is searched."""
+        scale = min(1.0, self._side_px / max(image.shape[:2]))
         small = rescale(image, scale)
-        height, width = small.shape[:2]
-        return self._detector.find(small, MIN_FACE_SHARE * min(height, width), max(height, width)) / scale
+        return View(image, small, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), scale)
 
-    def near(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-        """The face of about the size and place of ``box``, or None: some times as fast as :meth:`survey`."""
-        scale = self._scale(image)
-        x, y, width, height = box
-        left, top = max(0, int(x - REACH * width)), max(0, int(y - REACH * height))
-        region = image[top : int(y + (1 + REACH) * height) + 1, left : int(x + (1 + REACH) * width) + 1]
-        side = max(width, height) * scale
-        found = self._detector.find(rescale(region, scale), side / SIZE_CHANGE, side * SIZE_CHANGE) / scale
-        found[:, :2] += (left, top)
-        return max(found, key=lambda candidate: iou(candidate, box), default=None)
-
-    def _scale(self, image: np.ndarray) -> float:
-        return min(1.0, self._side_px / max(image.shape[:2]))
+    def survey(self, view: View) -> np.ndarray:
+        """All faces in a frame, as :meth:`FaceDetector.find` gives them, in pixels of the frame."""
+        faces = self._detector.find(view.small, MIN_FACE_SHARE * min(view.small.shape[:2]))
+        faces[:, :4] /= view.scale
+        return faces
 
 
 def build_finder(settings: FaceSettings) -> FaceFinder:
     """The finder that the settings describe, built once in each thread, as OpenCV's detectors serve only one.
 
     Raises:
-        UserError: ``yunet`` without a model file that can be used.
+        UserError: as :func:`~emi_ray.media.yunet.settle_faces`, or the weights are no model that OpenCV loads.
     """
     return _built(settings, threading.get_ident())
 
@@ -80,16 +65,8 @@ def _built(settings: FaceSettings, thread: int) -> FaceFinder:
 
 
 def _detector(settings: FaceSettings) -> FaceDetector:
-    if settings.detector == "haar":
-        return HaarDetector()
-    model = settings.yunet_model
-    if model is None or not Path(model).expanduser().is_file():
-        problem = f"the file {model} is not there" if model else "no model file is given"
-        raise UserError(
-            f"media.faces.detector = 'yunet': {problem}. Set media.faces.yunet_model to the path of "
-            "face_detection_yunet_2023mar.onnx, or media.faces.detector=haar."
-        )
-    return YuNetDetector(str(Path(model).expanduser()))
+    settled = settle_faces(settings)
+    return YuNetDetector(str(locate(settled))) if settled.detector == "yunet" else HaarDetector()
 
 
 class HaarDetector:
@@ -99,15 +76,15 @@ class HaarDetector:
         folder = cv2.data.haarcascades  # type: ignore[attr-defined]
         self._cascade = cv2.CascadeClassifier(folder + HAAR_CASCADE)
 
-    def find(self, image: np.ndarray, min_px: float, max_px: float) -> np.ndarray:
+    def find(self, image: np.ndarray, min_px: float) -> np.ndarray:
         found = self._cascade.detectMultiScale(
             cv2.cvtColor(image, cv2.COLOR_RGB2GRAY),
             scaleFactor=HAAR_SCALE_FACTOR,
             minNeighbors=HAAR_MIN_NEIGHBOURS,
             minSize=(math.floor(min_px),) * 2,
-            maxSize=(math.ceil(max_px),) * 2,
         )
-        return np.asarray(found, np.float32).reshape(-1, 4)
+        boxes = np.asarray(found, np.float32).reshape(-1, 4)
+        return np.pad(boxes, ((0, 0), (0, 1)))
 
 
 class YuNetDetector:
@@ -122,14 +99,27 @@ class YuNetDetector:
                 "Give face_detection_yunet_2023mar.onnx."
             ) from None
 
-    def find(self, image: np.ndarray, min_px: float, max_px: float) -> np.ndarray:
+    def find(self, image: np.ndarray, min_px: float) -> np.ndarray:
         self._net.setInputSize((image.shape[1], image.shape[0]))
         _, found = self._net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if found is None:
-            return np.empty((0, 4), np.float32)
+            return np.empty((0, 5), np.float32)
         boxes = np.asarray(found[:, :4], np.float32)
-        side = boxes[:, 2:].max(axis=1)
-        return boxes[(side >= min_px) & (side <= max_px)]
+        faces = np.column_stack([boxes, roll(np.asarray(found[:, 4:14], np.float32))])
+        return faces[boxes[:, 2:].max(axis=1) >= min_px]
+
+
+def roll(landmarks: np.ndarray) -> np.ndarray:
+    """By how many radians each face is turned clockwise, (N,).
+
+    Args:
+        landmarks: (N, 10), x and y of right and left eye, tip of the nose, right and left corner of the mouth; the
+            person's right is on the left of the picture.
+    """
+    points = landmarks.reshape(-1, 5, 2)
+    across = points[:, 1] - points[:, 0] + points[:, 4] - points[:, 3]
+    angles: np.ndarray = np.arctan2(across[:, 1], across[:, 0])
+    return angles
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -124,6 +124,11 @@ class FaceSearcher:
     def num_frames(self) -> int:
         return self._tracker.num_frames
 
+    @property
+    def num_frames_of_others(self) -> int:
+        """After :meth:`finish`: frames with somebody's face, but not that of the person who is followed."""
+        return self._tracker.num_frames_of_others
+
     def take(self, frame: VideoFrame, time_s: float, pixel_aspect: float) -> None:
         self._tracker.see(self.convert(frame, pixel_aspect), time_s)
 

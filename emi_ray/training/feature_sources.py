@@ -76,10 +76,12 @@ def _is_configured(store: FeatureStore, config: WorkspaceConfig) -> bool:
     """Whether a store was made by the configured extractor under the configured settings."""
     extractor = config.extractors.get(store.modality)
     made_by = store.describe()
-    media = config.media.model_dump(mode="json")
+    media, made = config.media.model_dump(mode="json"), dict(made_by.get("media", {}))
+    faces = made.pop("faces", None)
     return (
         extractor is not None
         and made_by["extractor"] == extractor.name
         and extractor.settings.items() <= made_by.get("settings", {}).items()
-        and made_by.get("media", {}).items() <= media.items()
+        and made.items() <= media.items()
+        and (faces is None or config.media.faces.fits(faces))
     )

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_checkpoints import RATE_HZ, WORDS, make_clip
-from transformers import AutoProcessor, WhisperForConditionalGeneration
+from tiny_checkpoints import RATE_HZ, WORDS, make_clip, voice
+from transformers import AutoProcessor, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors import specify
 from emi_ray.extractors.base import fingerprint
+from emi_ray.extractors.spectrogram import LogMel
 from emi_ray.extractors.whisper import Whisper, WhisperSettings
 from emi_ray.media.clip import DecodedClip, Waveform
 
@@ -90,3 +91,17 @@ def test_the_language_decides_the_fingerprint_and_the_batch_size_does_not(whispe
 
     assert of(batch_size=1) == of(batch_size=7)
     assert of() != of(language="es")
+
+
+@pytest.mark.parametrize("seconds", [(0.4, 3.0), (30.0, 7.123), (31.0, 42.37)])
+def test_the_spectrogram_is_that_of_transformers(seconds):
+    extractor = WhisperFeatureExtractor(feature_size=128)
+    sounds = [voice(length, seed).samples for seed, length in enumerate(seconds)]
+    fits = max(seconds) <= 30
+    options = {} if fits else {"truncation": False, "padding": "longest", "return_attention_mask": True}
+    expected = extractor(sounds, sampling_rate=16_000, return_tensors="pt", **options)
+    tensors = [torch.from_numpy(sound) for sound in sounds]
+    features, mask = LogMel(extractor, torch.device("cpu"))(tensors, extractor.n_samples if fits else None)
+    torch.testing.assert_close(features, expected["input_features"], atol=1e-5, rtol=1e-5)
+    if not fits:
+        torch.testing.assert_close(mask, expected["attention_mask"].to(torch.int32))

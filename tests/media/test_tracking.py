@@ -1,42 +1,64 @@
 """Facts about following one face through a clip."""
 
+import cv2
 import numpy as np
 import pytest
 
 from emi_ray.config import FaceSettings
+from emi_ray.media.boxes import UPRIGHT_SLACK, cut_patch, smooth
+from emi_ray.media.looks import View
 from emi_ray.media.scaling import resize
-from emi_ray.media.tracking import FaceTracker, smooth
+from emi_ray.media.tracking import FaceTracker
 
 SETTINGS = FaceSettings(size_px=64, margin=0.25)
 
 
 class Script:
-    """A finder that finds what the script says for each frame: lists of boxes."""
+    """A finder that finds what the script says for each frame, and notes which frames are searched."""
 
     def __init__(self, frames):
         self._frames = [np.array(boxes, np.float32).reshape(-1, 4) for boxes in frames]
         self.surveys = []
         self._now = -1
 
-    def next(self):
+    def __len__(self):
+        return len(self._frames)
+
+    def view(self, image):
         self._now += 1
+        return View(image, image, np.ascontiguousarray(image[..., 0]), 1.0)
 
-    def survey(self, image):
+    def survey(self, view):
         self.surveys.append(self._now)
-        return self._frames[self._now]
-
-    def near(self, image, box):
-        boxes = self._frames[self._now]
-        close = [b for b in boxes if np.abs(b[:2] - box[:2]).max() < 10]
-        return close[0] if close else None
+        return np.pad(self._frames[self._now], ((0, 0), (0, 1)))
 
 
 def track(script, rate_hz=6.0, image=None, settings=SETTINGS):
+    """A face's look is nothing in black pictures: it can be found by a search alone."""
     tracker = FaceTracker(script, settings)
-    for index in range(len(script._frames)):
-        script.next()
+    for index in range(len(script)):
         tracker.see(np.zeros((100, 200, 3), np.uint8) if image is None else image, index / rate_hz)
     return tracker.finish()
+
+
+PEOPLE = np.random.default_rng(7).integers(0, 256, (3, 6, 6, 3), dtype=np.uint8)
+
+
+def scene(*people, backdrop=40):
+    """A picture (200, 400, 3) with people: pairs of a number and a box."""
+    image = np.full((200, 400, 3), backdrop, np.uint8)
+    for person, (x, y, width, height) in people:
+        image[y : y + height, x : x + width] = cv2.resize(PEOPLE[person], (width, height))
+    return image
+
+
+def film(scenes, found=None, settings=SETTINGS, rate_hz=6.0):
+    """Track through scenes, lists of people; ``found`` may say otherwise which boxes a search finds."""
+    script = Script([[box for _, box in people] for people in (found or scenes)])
+    tracker = FaceTracker(script, settings)
+    for index, people in enumerate(scenes):
+        tracker.see(scene(*people, backdrop=40 + 60 * (people != [] and people[0][0])), index / rate_hz)
+    return tracker, tracker.finish(), script
 
 
 def test_the_largest_and_steadiest_face_is_followed():
@@ -62,36 +84,106 @@ def test_a_short_gap_is_bridged_by_interpolation():
 
 
 def test_a_long_gap_is_left_out_and_the_face_is_taken_up_again():
-    face = [20, 20, 40, 40]
-    faces = track(Script([[face]] * 4 + [[]] * 12 + [[face]] * 4))
+    face = [(0, (100, 60, 64, 64))]
+    _, faces, _ = film([face] * 4 + [[]] * 12 + [face] * 8)
     assert faces.detected.all()
-    np.testing.assert_allclose(faces.timestamps_s * 6, [0, 1, 2, 3, 16, 17, 18, 19], atol=1e-4)
+    np.testing.assert_allclose(faces.timestamps_s * 6, [*range(4), *range(16, 24)], atol=1e-4)
 
 
 def test_frames_before_the_first_and_after_the_last_sighting_have_no_crop():
-    faces = track(Script([[]] * 3 + [[[20, 20, 40, 40]]] * 2 + [[]] * 3))
-    np.testing.assert_allclose(faces.timestamps_s * 6, [3, 4], atol=1e-4)
+    face = [(0, (100, 60, 64, 64))]
+    _, faces, _ = film([[]] * 3 + [face] * 4 + [[]] * 3)
+    np.testing.assert_allclose(faces.timestamps_s * 6, [3, 4, 5, 6], atol=1e-4)
 
 
 def test_without_any_sighting_there_is_no_face():
     assert track(Script([[]] * 5)) is None
 
 
-def test_a_known_face_spares_surveys():
-    script = Script([[[20, 20, 40, 40]]] * 13)
-    track(script)
+def test_a_known_face_is_followed_between_searches_to_a_fraction_of_a_pixel():
+    places = [(0, (100 + 2 * index, 60 + index % 3, 64, 64)) for index in range(14)]
+    _, faces, script = film([[place] for place in places])
     assert script.surveys == [0, 6, 12]
-    lost = Script([[[20, 20, 40, 40]]] * 2 + [[]] + [[[20, 20, 40, 40]]] * 2)
-    track(lost)
-    assert lost.surveys == [0, 2, 3]
+    assert faces.detected.all()
+    expected = smooth(np.array([box for _, box in places], float), np.arange(14)) / (400, 200, 400, 200)
+    np.testing.assert_allclose(faces.boxes, expected, atol=0.6 / 200)
+
+
+def test_a_face_that_grows_between_searches_grows_evenly():
+    sizes = [60 + index for index in range(13)]
+    _, faces, _ = film([[(0, (120 - size // 2, 100 - size // 2, size, size))] for size in sizes])
+    assert np.abs(np.diff(faces.boxes[2:-2, 2] * 400) - 1).max() < 0.35
+
+
+def test_a_face_that_is_lost_is_searched_at_once():
+    here, there = [(0, (60, 60, 64, 64))], [(0, (250, 60, 64, 64))]
+    _, faces, script = film([here] * 3 + [there] * 5)
+    assert script.surveys[:2] == [0, 3]
+    assert len(faces.crops) == 8
+
+
+def test_where_nobody_is_no_more_is_searched_than_where_somebody_is():
+    _, nothing, script = film([[]] * 24)
+    assert nothing is None
+    assert script.surveys == [0, 6, 12, 18]
+
+
+def test_a_face_that_appears_between_searches_is_followed_back_to_its_first_frame():
+    face = (0, (100, 60, 64, 64))
+    _, faces, _ = film(
+        [[]] * 3 + [[face]] * 12, settings=SETTINGS.model_copy(update={"detection_rate_hz": 2.0})
+    )
+    assert faces.timestamps_s[0] * 6 == pytest.approx(3, abs=1e-3)
+    assert len(faces.crops) == 12
+
+
+def test_a_false_alarm_is_not_followed_on():
+    thing = (0, (100, 60, 64, 64))
+    _, faces, _ = film([[thing]] * 40, found=[[thing]] + [[]] * 39)
+    assert len(faces.crops) <= 6
+
+
+def test_the_same_person_is_followed_across_cuts_and_the_frames_of_others_are_noted():
+    anna, ben = (1, (60, 40, 80, 80)), (2, (220, 60, 80, 80))
+    tracker, faces, _ = film([[anna]] * 12 + [[ben]] * 9 + [[anna]] * 12)
+    np.testing.assert_allclose(np.rint(faces.timestamps_s * 6), [*range(12), *range(21, 33)])
+    assert tracker.num_frames_of_others == 9
+    np.testing.assert_allclose(faces.boxes[:, 0], 60 / 400, atol=1e-3)
+
+
+def test_another_person_at_the_same_place_after_a_cut_is_another_person():
+    anna, ben = (1, (60, 40, 80, 80)), (2, (62, 42, 80, 80))
+    tracker, faces, _ = film([[anna]] * 12 + [[ben]] * 6)
+    assert len(faces.crops) == 12
+    assert tracker.num_frames_of_others == 6
+
+
+def test_one_person_in_another_place_after_a_cut_is_smoothed_on_either_side_alone():
+    places = [(60, 40, 80, 80)] * 6 + [(200, 40, 80, 80)] * 6
+    tracker = FaceTracker(Script([[place] for place in places]), SETTINGS)
+    for index, place in enumerate(places):
+        tracker.see(scene((1, place), backdrop=40 if index < 6 else 120), index / 6)
+    faces = tracker.finish()
+    np.testing.assert_allclose(faces.boxes[:, 0] * 400, [60] * 6 + [200] * 6, atol=1)
+    assert tracker.num_frames_of_others == 0
+
+
+@pytest.mark.parametrize("degrees", [-20, 15])
+def test_an_upright_crop_turns_the_face_back(degrees):
+    box = np.array([140, 100, 120, 120], np.float32)
+    level = np.zeros((400, 400, 3), np.uint8)
+    level[120:140, 160:180] = 255  # an eye
+    turned = cv2.warpAffine(level, cv2.getRotationMatrix2D((199.5, 159.5), -degrees, 1), (400, 400))
+    expected = cut_patch(level, box, 180, UPRIGHT_SLACK, 180).crop(box, 0.25, 180)
+    found = cut_patch(turned, box, 180, UPRIGHT_SLACK, 180).crop(box, 0.25, 180, np.radians(degrees))
+    assert np.abs(found.astype(int) - expected).mean() < 1
 
 
 def test_many_false_alarms_do_not_pile_up():
     rng = np.random.default_rng(0)
     frames = [[[20, 20, 40, 40], [*rng.uniform(70, 150, 2), 15, 15]] for _ in range(40)]
-    tracker = FaceTracker(script := Script(frames), SETTINGS)
+    tracker = FaceTracker(Script(frames), SETTINGS)
     for index in range(40):
-        script.next()
         tracker.see(np.zeros((200, 200, 3), np.uint8), index / 6)
         assert len(tracker._tracks) <= 5
     assert len(tracker.finish().crops) == 40
@@ -141,8 +233,7 @@ def test_a_long_shot_after_many_short_ones_is_followed():
     places = [20, 60, 100, 140]
     frames = [[[place, place, 30, 30]] for place in places for _ in range(8)]
     frames += [[[160, 20, 30, 30]]] * 60
-    tracker = FaceTracker(script := Script(frames), SETTINGS)
+    tracker = FaceTracker(Script(frames), SETTINGS)
     for index in range(len(frames)):
-        script.next()
         tracker.see(np.zeros((200, 200, 3), np.uint8), index / 6)
     assert len(tracker.finish().crops) == 60
