@@ -8,9 +8,10 @@ import errno
 import functools
 import os
 import re
+import socket
 import time
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -113,8 +114,25 @@ def require_in_reach(filesystem: fs.FileSystem, path: str, named: str) -> None:
         UserError: the bucket is not there, or our credentials do not open it.
         StorageError: nothing answers within :data:`REACH_WITHIN_S`.
     """
+    if named.startswith("hf://"):
+        _find_hub(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), named)
     if isinstance(filesystem, fs.S3FileSystem):
         _ask(os.getpid(), path.partition("/")[0], _options_of(named), without_credentials(named))
+
+
+@functools.cache
+def _find_hub(endpoint: str, named: str) -> None:
+    """Make sure that the Hugging Face hub can be connected to. Behind a proxy that is not known before it is used."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    place = urlsplit(endpoint)
+    try:
+        socket.create_connection((place.hostname or endpoint, place.port or 443), _CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise StorageError(
+            f"{named}: the Hugging Face hub at {endpoint} is out of reach ({error}). Check the network and "
+            "HF_ENDPOINT, or download the data set and give its folder."
+        ) from None
 
 
 def is_outage(error: OSError) -> bool:

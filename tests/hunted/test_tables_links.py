@@ -8,7 +8,7 @@ import pytest
 from emi_ray.config import CorpusSettings
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.manifest import read_corpus
-from emi_ray.errors import UserError
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.exchange.sources import FolderSource
 from emi_ray.workspace import Workspace
 
@@ -53,6 +53,15 @@ def test_a_source_that_is_a_link_to_nothing_is_refused_as_such(tmp_path: Path) -
     (tmp_path / "clips.csv").symlink_to("../annex/objects/x")
     with pytest.raises(UserError, match=r"is a link to \.\./annex/objects/x, which is not there.*fetch it"):
         read_corpus("table", str(tmp_path / "clips.csv"), CorpusSettings())
+
+
+@pytest.mark.timeout(20)
+def test_a_hub_that_is_out_of_reach_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(EmiRayError, match=r"hub at http://127\.0\.0\.1:9 is out of reach"):
+        read_corpus("table", "hf://datasets/nobody/none/clips.csv", CorpusSettings())
 
 
 @pytest.mark.timeout(20)
