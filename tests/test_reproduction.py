@@ -62,8 +62,8 @@ def trainer(fails=()):
 
 
 def test_every_table_names_recipes_that_ship():
-    assert recipes_of("5") == ["f1", "f2", "f3", "f4", "f5", "paper-faithful"]
-    assert set(recipes_of("4")) == {"text", "audio", "vision", "motion"}
+    assert {"f1", "f2", "f3", "f4", "f5", "paper-faithful"} <= set(recipes_of("5"))
+    assert {"text", "audio", "vision", "motion"} <= set(recipes_of("4"))
     assert all(name.startswith("t3-") for name in recipes_of("3"))
     assert len(recipes_of("ablation")) == 3
     assert {"ours", "first-place", "second-place"} <= set(recipes_of("rivals"))
@@ -94,7 +94,8 @@ def test_rows_hold_ours_theirs_and_why_they_cannot_be_compared(workspace):
     missing = next(row for row in tables["Table 5: fusion"].rows if row[0].startswith("f3:"))
     assert missing[1] == "–"
     assert "no such features" in missing[7]
-    assert len(tables["Table 5: fusion, differences"].rows) == 10
+    trained = len(recipes_of("5")) - 1
+    assert len(tables["Table 5: fusion, differences"].rows) == trained * (trained - 1) // 2
     for ending in ("md", "tex", "csv"):
         assert "paper-faithful" in workspace.read_text(f"reproduction/tables.{ending}")
 

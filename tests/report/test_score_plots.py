@@ -27,7 +27,7 @@ def test_large_split_is_drawn_as_the_same_sample_every_time() -> None:
 def test_undefined_scores_leave_gaps() -> None:
     bars = Bars("text", PALETTE["text"], [0.1, float("nan")], float("nan"))
     assert "<svg" in score_bars("x", ["a", "b"], [bars], None)
-    assert "<svg" in run_dots("x", [RecipeScores("text", [0.1, 0.2], float("nan"))], "the paper")
+    assert "<svg" in run_dots("x", [RecipeScores("text", [0.1, 0.2], float("nan"))])
 
 
 @pytest.mark.parametrize("score", [0.2, float("nan")])
