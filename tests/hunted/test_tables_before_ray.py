@@ -94,7 +94,7 @@ def test_clips_to_predict_are_read_before_ray_and_their_faults_are_handed_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     root = workspace_of(tmp_path, "clip_id,split,video,Joy\n1,train,a.mp4,0\n")
-    monkeypatch.setattr(emi_ray.prediction, "load_model", lambda workspace, run: run)
+    monkeypatch.setattr(emi_ray.prediction, "_models", lambda workspace, run: [run])
     monkeypatch.setattr(emi_ray.prediction, "config_of", lambda loaded, extraction: None)
     path = tmp_path / f"new.{suffix}"
     path.write_text("clip_id\tvideo\tJoy\n1\ta.mp4\t99\n2\tgone.mp4\t0\n")

@@ -128,7 +128,11 @@ def test_a_column_of_names_of_people_is_offered_as_the_group(tmp_path: Path) -> 
 
 def test_a_group_in_two_splits_is_warned_of(tmp_path: Path) -> None:
     text = "clip_id,split,group,video,Joy\n1,train,A,a.mp4,0\n2,val,A,a.mp4,1\n3,val,B,b.mp4,0\n"
-    (warning,) = [str(w) for w in read_text_table(tmp_path, text).warnings if "more than one split" in str(w)]
+    (warning,) = [
+        str(w)
+        for w in read_text_table(tmp_path, text).warnings
+        if "have clips in more than one split" in str(w)
+    ]
     assert "1 groups (A, for one)" in warning
     assert warning.endswith("[2 clips: 1, 2]")
 
