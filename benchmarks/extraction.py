@@ -2,6 +2,7 @@
 
     python benchmarks/extraction.py --clips CORPUS/media --part models     # (a) and (d): base-size models
     python benchmarks/extraction.py --clips CORPUS/media --part built-in   # (b) and (c): shared decoding
+    python benchmarks/extraction.py --part texts --num 10000               # MiniLM, real weights, short texts
 
 CORPUS is what ``emi-ray demo`` renders, or any folder of talking clips. Models have the size of the real ones and
 random weights. Every figure is a ratio measured in this run. Rates are without start-up on either side;
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from extraction_inputs import enlarge, new_workspace, save_crops, save_models, spread
+from extraction_texts import texts_part
 from rich.console import Console
 from rich.table import Table
 
@@ -222,12 +224,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=Path, required=True, help="folder of clips")
-    parser.add_argument("--part", choices=["models", "built-in"], required=True)
-    parser.add_argument("--num", type=int, default=48, help="clips to use: a multiple of 48")
+    parser.add_argument("--clips", type=Path, help="folder of clips; not for the part texts")
+    parser.add_argument("--part", choices=["models", "built-in", "texts"], required=True)
+    parser.add_argument(
+        "--num", type=int, default=48, help="clips or texts to use: of clips a multiple of 48"
+    )
     parser.add_argument("--frame-rate", type=float, default=1.0, help="pictures a second for the models")
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS), help="of the part models")
     options = parser.parse_args()
+    if options.part == "texts":
+        with tempfile.TemporaryDirectory() as folder:
+            console.print(texts_part(Path(folder), options.num))
+        return
     media = [str(path.resolve()) for path in sorted(options.clips.iterdir()) if path.is_file()][: options.num]
     with tempfile.TemporaryDirectory() as folder:
         if options.part == "models":

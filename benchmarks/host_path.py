@@ -26,9 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from emi_ray.config import WorkspaceConfig, validate
 from emi_ray.extraction.extracting import Extract
-from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
+from emi_ray.extraction.pipeline import Pipeline, limits_of, plan_pipeline
+from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.stage import ALWAYS, OUTCOME
-from emi_ray.extraction.work import todo_column
+from emi_ray.extraction.work import origin_column, todo_column
 from emi_ray.extractors import pretrained_audio, pretrained_vision
 from emi_ray.extractors.device import pack, unpack
 from emi_ray.media.clip import DecodedClip, Faces, Waveform, pack_clip, table_of
@@ -40,6 +41,7 @@ SOUND_S, RATE_HZ = 7.0, 16_000
 DIM = {"vision": 768, "audio": 1024}
 TINY = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
+POOL = Pool(batch_size=32, max_actors=1, num_cpus=1, num_gpus=0, threads=1)
 PINNED = torch.zeros(64 << 20, dtype=torch.uint8)
 """Stands for pinned memory, which torch keeps and uses again."""
 
@@ -94,6 +96,7 @@ def decoded_batch(num_clips: int, modalities: tuple[Modality, ...]) -> pa.Table:
     table = table_of(rows)
     for modality in modalities:
         table = table.append_column(todo_column(modality), pa.array([1] * num_clips, pa.int32()))
+        table = table.append_column(origin_column(modality), pa.array([""] * num_clips))
     return table.append_column("outcomes", pa.array([[]] * num_clips, pa.list_(OUTCOME)))
 
 
@@ -107,7 +110,7 @@ def travel(table: pa.Table) -> pa.Table:
 
 def without_model(stage: Extract, dim: int) -> None:
     """Build the stage's extractor and put in its model's place one that computes nothing."""
-    extractor: Any = stage._extractor
+    extractor: Any = stage._runner._here()._tool._extractor
     real = extractor._model
     steps = torch.randn(100_000, dim)
 
@@ -129,7 +132,13 @@ def milliseconds(pipeline: Pipeline, modality: Modality, num_clips: int, rounds:
     """Processor time a clip of one stage, from the batch that arrives to the one that leaves, of the best round; and
     how much of it is spent on writing features."""
     stages = list(pipeline.stages)
-    stage = Extract(pipeline.workspace, pipeline.specs[modality], pipeline._needed_after(modality), 1)
+    stage = Extract(
+        pipeline.workspace,
+        pipeline.specs[modality],
+        pipeline._needed_after(modality),
+        POOL,
+        limits_of(pipeline.config.extraction),
+    )
     without_model(stage, DIM[modality])
     before = pipeline._needed_after(stages[stages.index(modality) - 1])
     batch = decoded_batch(num_clips, tuple(pipeline.specs))
@@ -146,7 +155,8 @@ def milliseconds(pipeline: Pipeline, modality: Modality, num_clips: int, rounds:
     for _ in range(rounds):
         on_device.seconds, started = 0.0, time.process_time()
         with on_device:
-            travel(stage(batch))
+            outcomes = travel(stage(batch))["outcomes"].to_pylist()
+        assert all(entry["status"] == "ok" for row in outcomes for entry in row), outcomes[0]
         spent.append((time.process_time() - started - on_device.seconds, writing[0]))
     total, written = min(spent)
     return total / num_clips * 1e3, written / num_clips * 1e3
