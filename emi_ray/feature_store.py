@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from emi_ray.errors import UserError
 from emi_ray.parts import PartFolder
+from emi_ray.precision import Precision
 from emi_ray.schema import FEATURE_COLUMNS, UNKNOWN, Modality, Origin, features_schema
 from emi_ray.workspace import Workspace
 
@@ -66,23 +67,23 @@ class FeatureStore:
         """Whether ``_extractor.json`` is there; a run that was killed at its very start leaves a bare folder."""
         return self.workspace.exists(f"{self.folder}/_extractor.json")
 
-    def create(self, identity: Mapping[str, Any], feature_dim: int, dtype: str = "float16") -> None:
-        """Write ``_extractor.json`` unless it is there.
-
-        Args:
-            dtype: ``float16``, or ``float32`` where that would lose what the features vary by.
-        """
+    def create(self, identity: Mapping[str, Any], feature_dim: int) -> None:
+        """Write ``_extractor.json`` unless it is there."""
         if not self.is_described():
-            description = {
-                **identity,
-                "feature_dim": feature_dim,
-                "dtype": dtype,
-                "fingerprint": self.fingerprint,
-            }
+            description = {**identity, "feature_dim": feature_dim, "fingerprint": self.fingerprint}
             self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
+    def settle_precision(self, precision: Precision, reason: str = "") -> None:
+        """Say in which precision features are kept, and why, unless that is said already. It stays for ever: the rows
+        of a store are alike."""
+        description = self.workspace.read_json(f"{self.folder}/_extractor.json")
+        if "dtype" not in description:
+            settled = {**description, "dtype": precision, "dtype_reason": reason}
+            self.workspace.write_json(f"{self.folder}/_extractor.json", settled)
+        self.__dict__.pop("_description", None)
+
     def describe(self) -> dict[str, Any]:
-        """What ``create`` wrote: the extractor's identity, ``feature_dim``, ``dtype`` and ``fingerprint``."""
+        """The extractor's identity, ``feature_dim``, ``fingerprint``, and once it is settled ``dtype``."""
         return dict(self._description)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A folder of Parquet parts that appear atomically: what they hold, how rows leave, how small ones become few.
+"""A folder of Parquet parts that appear atomically: what they hold, how rows leave, how several become one.
 
 What is done is what the parts hold. ``index/<folder>.parquet`` repeats the small columns of all parts, so that
 resuming and training open one file instead of thousands. An entry of it counts only while its part is there with the
@@ -20,13 +20,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emi_ray.workspace import Workspace
-
-PART_BYTES = 256 << 20
-PART_ROWS = 8192
-"""A part is full at so many bytes, or rows."""
-
-MERGE_FROM = 32
-"""So many small parts are worth merging; fewer are left as they are."""
 
 GROUP_BYTES = 32 << 20
 """Of a row group of a merged part, which is what readers hold in memory at once."""
@@ -98,7 +91,8 @@ class PartFolder:
     def merge(self, parts: Sequence[str]) -> str:
         """Write the rows of several parts as one, and remove those; returns its path."""
         target = f"{self.folder}/part-{digest_of(parts)}.parquet"
-        self._write_grouped(target, (table for part in parts for table in self._read_part(part)))
+        if not self.workspace.exists(target):  # else an earlier attempt was killed while it removed the parts
+            self._write_grouped(target, (table for part in parts for table in self._read_part(part)))
         for part in parts:
             self.workspace.delete(part)
         return target
@@ -114,11 +108,13 @@ class PartFolder:
     def tidy(self) -> None:
         """Remove what stands twice, and bring the index up to the parts."""
         record = self.record()
-        repeated = record.filter(pa.array(_is_repeated(record)))
+        repeated = _only_later_parts(record.filter(pa.array(_is_repeated(record))), record)
         if repeated.num_rows:
-            self.discard(_only_later_parts(repeated, record))
+            self.discard(repeated)
             record = self.record()
-        self.write_index(record)
+        indexed = pc.unique(self._indexed(self.stamps())["part"])
+        if len(indexed) < len(pc.unique(record["part"])):
+            self.write_index(record)
 
     def restamp(self, stamps: Mapping[str, str]) -> None:
         """Note in the index new stamps (by clip id) of what clips were made of, where the content has not changed.
@@ -131,28 +127,6 @@ class PartFolder:
         column = record.column_names.index("source_stamp")
         stamped = pc.coalesce(noted, record["source_stamp"].combine_chunks())
         self.write_index(record.set_column(column, record.schema.field(column), stamped))
-
-    def mergeable(self) -> list[list[str]]:
-        """Groups of small parts, each about one full part together; none where there are few small ones."""
-        record = self.record()
-        counts = {row["values"]: row["counts"] for row in record["part"].value_counts().to_pylist()}
-        sizes = {path: int(stamp.partition(":")[0]) for path, stamp in self.stamps().items()}
-        small = [
-            path
-            for path, size in sizes.items()
-            if size < PART_BYTES / 2 and counts.get(path, PART_ROWS) < PART_ROWS / 2
-        ]
-        if len(small) < MERGE_FROM:
-            return []
-        groups: list[list[str]] = [[]]
-        num_bytes = num_rows = 0
-        for path in small:
-            groups[-1].append(path)
-            num_bytes, num_rows = num_bytes + sizes[path], num_rows + counts[path]
-            if num_bytes >= PART_BYTES or num_rows >= PART_ROWS:
-                groups.append([])
-                num_bytes = num_rows = 0
-        return [group for group in groups if len(group) > 1]
 
     def write_index(self, record: pa.Table) -> None:
         """Keep a record as the index. A workspace that may not be written to goes without."""

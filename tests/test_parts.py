@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emi_ray import parts
+from emi_ray import merging, parts
 from emi_ray.feature_store import ClipFeatures, FeatureStore, steps_of
 from emi_ray.schema import Origin
 from emi_ray.workspace import Workspace
@@ -78,19 +78,19 @@ def test_an_index_is_not_trusted_against_the_parts(store):
 
 
 def test_merged_parts_hold_the_same_rows(store, monkeypatch):
-    monkeypatch.setattr(parts, "PART_ROWS", 20)
+    monkeypatch.setattr(merging, "PART_ROWS", 20)
     before = write_many(store, 40)
-    groups = store.held.mergeable()
+    groups = merging.mergeable(store.held)
     for group in groups:
         store.held.merge(group)
     assert len(store.parts()) <= 5
     assert held(store) == before
-    assert store.held.mergeable() == []
+    assert merging.mergeable(store.held) == []
 
 
 def test_few_small_parts_are_left_as_they_are(store):
-    write_many(store, parts.MERGE_FROM - 1)
-    assert store.held.mergeable() == []
+    write_many(store, merging.MERGE_FROM - 1)
+    assert merging.mergeable(store.held) == []
 
 
 def test_a_merge_that_was_killed_before_it_removed_the_old_parts_loses_and_repeats_nothing(
@@ -171,3 +171,32 @@ def test_equal_features_have_equal_digests_and_others_do_not(store):
     after = dict(zip(*[store.held.record()[name].to_pylist() for name in ("clip_id", "digest")], strict=True))
     assert before["a"] != after["a"]
     assert before["b"] == after["b"]
+
+
+def test_a_writer_merges_its_parts_whenever_they_are_many(store, monkeypatch):
+    monkeypatch.setattr(merging, "PARTS_OF_A_WRITER", 4)
+    filling = merging.Filling(store.held)
+    for index in range(10):
+        filling.add(store.write([row(f"{index}")]), 10)
+    assert len(store.parts()) == 4
+    assert sorted(held(store)) == [str(index) for index in range(10)]
+
+
+def test_a_merge_that_is_repeated_after_a_crash_ends_it(store, monkeypatch):
+    before, old = write_many(store, 4), store.parts()
+    deleted: list[str] = []
+
+    def die(self: Workspace, path: str) -> None:
+        if deleted:
+            raise KeyboardInterrupt
+        deleted.append(path)
+        delete(self, path)
+
+    delete = Workspace.delete
+    monkeypatch.setattr(Workspace, "delete", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.held.merge(old)
+    monkeypatch.undo()
+    store.held.merge(old)
+    assert len(store.parts()) == 1
+    assert held(store) == before

@@ -17,6 +17,7 @@ from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.precision import settle_precision
 from emi_ray.extraction.record import RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
+from emi_ray.extraction.upkeep import tidy_up
 from emi_ray.extraction.work import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
@@ -82,6 +83,8 @@ def _extract(
         )
         for modality, dead in passes.run(work).items():
             _quarantine(pipeline, modality, dead, summary)
+        tidy_up(pipeline)
+        _note_precision(pipeline, summary)
         ended = "done"
     except EmiRayError as error:
         ended = str(error)
@@ -138,6 +141,14 @@ def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary:
     write_failures(pipeline.workspace, failures)
     for _ in failures:
         summary.add_outcome(outcome(modality, "failed", reason))
+
+
+def _note_precision(pipeline: Pipeline, summary: ExtractionSummary) -> None:
+    """Say which features are not kept as float16, and why."""
+    for modality, spec in pipeline.specs.items():
+        store = store_of(pipeline.workspace, spec)
+        if store.is_described() and (reason := store.describe().get("dtype_reason")):
+            summary.note(f"{modality} features are kept as {store.dtype}: {reason}")
 
 
 def _some_media(work: pa.Table) -> list[str]:
