@@ -30,8 +30,9 @@ class Spread:
     _largest: float = 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """Count steps (T, D), in whatever floating-point type; those that are not finite are passed over."""
-        exact = values[np.isfinite(values).all(axis=1)].astype(np.float64)
+        """Count steps (T, D), in whatever floating-point type, but for those that are not finite or beyond float32."""
+        exact = values.astype(np.float64)
+        exact = exact[(np.abs(exact) <= np.finfo(np.float32).max).all(axis=1)]
         if not len(exact):
             return
         if not self._count:
@@ -51,7 +52,7 @@ class Spread:
 
         Infinite where a value is beyond the range; 0 where nothing varies.
         """
-        if self._largest > np.finfo(precision).max:
+        if self._largest > float(np.finfo(precision).max):
             return float("inf"), -1
         if self._count < 2:
             return 0.0, 0

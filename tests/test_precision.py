@@ -24,11 +24,10 @@ RANDOM = np.random.default_rng(0).normal(size=(200, 3))
         (RANDOM * 1e-8, "float32"),
         (RANDOM * 1e5, "float32"),
         (1e9 + RANDOM, None),
-        (RANDOM * 1e300, None),
         (np.full((5, 2), 20_001.0), "float16"),
         (np.hstack([RANDOM, 20_000 + RANDOM[:, :1]]), "float32"),
     ],
-    ids=["plain", "large", "offset", "tiny", "out of range", "doubles", "huge", "constant", "one dimension"],
+    ids=["plain", "large", "offset", "tiny", "out of range", "doubles", "constant", "one dimension"],
 )
 def test_the_least_precision_that_keeps_the_variation_of_every_dimension(values, precision):
     assert spread_of([values[:3], values[3:]]).precision == precision
@@ -42,8 +41,8 @@ def test_the_loss_is_that_of_rounding_over_the_spread():
     assert dimension == errors.argmax()
 
 
-def test_steps_that_are_not_finite_say_nothing():
-    values = np.vstack([RANDOM, [np.nan, 0, 0], [np.inf, 0, 0]])
+def test_steps_that_no_store_can_hold_say_nothing():
+    values = np.vstack([RANDOM, [np.nan, 0, 0], [np.inf, 0, 0], [1e39, 0, 0]])
     assert spread_of([values]).precision == "float16"
 
 

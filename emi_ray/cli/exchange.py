@@ -106,12 +106,13 @@ def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
     table = Table(title="Imported", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("modality", "fingerprint"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("size", "imported", "before", "missing", "refused", "rounding"):
+    for heading in ("size", "imported", "replaced", "before", "missing", "refused", "kept as", "rounding"):
         table.add_column(heading, justify="right")
     for part in parts:
-        counts = (part.feature_dim, part.num_imported, part.num_before, part.num_missing, len(part.reasons))
+        counts = (part.feature_dim, part.num_imported, part.num_replaced, part.num_before, part.num_missing)
         rounding = f"{part.rounding:.1e}" if part.rounding else "none"
-        table.add_row(part.modality, part.fingerprint, *map(str, counts), rounding)
+        refused = str(len(part.reasons))
+        table.add_row(part.modality, part.fingerprint, *map(str, counts), refused, part.dtype, rounding)
     console.print(table)
     for part in parts:
         for clip_id, reason in list(part.reasons.items())[:_NUM_REASONS]:
@@ -126,7 +127,7 @@ def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
             )
     names = ", ".join(f"encoders.{part.modality}.features={part.name}" for part in parts)
     console.print(
-        f"Kept as float16. Next: emi-ray train -w {shlex.quote(workspace)} f2. Where the workspace holds "
+        f"Next: emi-ray train -w {shlex.quote(workspace)} f2. Where the workspace holds "
         f"other features too, name these: {names}",
         soft_wrap=True,
     )

@@ -13,8 +13,6 @@ from emi_ray.exchange.pickles import RefusedError, load_pickle
 STAGE = "import"
 """The stage under which clips that cannot be imported are quarantined."""
 
-HALF_MAX = float(np.finfo(np.float16).max)
-
 
 def read_array(data: bytes, suffix: str) -> np.ndarray:
     """The features (T, D) that a file holds; a vector (D,) is one step.
@@ -50,19 +48,19 @@ def as_steps(value: Any) -> np.ndarray:
     return array
 
 
-def check_half(values: np.ndarray) -> None:
-    """Refuse what the store's float16 cannot hold.
+def check_range(values: np.ndarray, dtype: np.dtype) -> None:
+    """Refuse what a store of ``dtype`` cannot hold.
 
     Raises:
         ClipError: a value is NaN, infinite, or rounds to infinity.
     """
     with np.errstate(over="ignore"):
-        finite = np.isfinite(values.astype(np.float16))
+        finite = np.isfinite(values.astype(dtype))
     if finite.all():
         return
     step, place = np.argwhere(~finite)[0]
     value = values[step, place]
-    reason = f"is more than float16 holds ({HALF_MAX:g})" if np.isfinite(value) else "is no finite number"
+    reason = f"is more than {dtype} holds" if np.isfinite(value) else "is no finite number"
     raise ClipError(STAGE, f"value {place} of step {step} is {value:g}: it {reason}")
 
 

@@ -1,8 +1,8 @@
 """Ready features into the store.
 
-The store keeps float16. What it cannot hold (NaN, infinity, magnitudes above 65,504) costs the clip, with the
-reason; how much the others lose by rounding is measured (``ImportedPart.rounding``), and nothing at all where
-every value is a float16 already.
+The store keeps float16, or float32 where float16 would lose what a dimension varies by over all clips; features that
+float32 does not keep either are refused. A number that is not finite costs the clip, with the reason. How much is
+lost by rounding is measured (``ImportedPart.rounding``): nothing at all where every value is a float16 already.
 """
 
 from collections import Counter
@@ -17,11 +17,13 @@ from emi_ray.corpus.manifest import Finding
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.exchange.clips import init_from_features, match_ids
 from emi_ray.exchange.layouts import LAYOUTS, NOMINAL_RATE_HZ, OpenPart, open_layout
+from emi_ray.exchange.sources import Source
 from emi_ray.exchange.storing import ImportedPart, PartWriter, failure_of
 from emi_ray.extractors import EXTRACTORS
 from emi_ray.extractors.base import fingerprint
 from emi_ray.failures import write_failures
 from emi_ray.feature_store import FeatureStore, stores_of
+from emi_ray.precision import spread_of
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
@@ -69,8 +71,9 @@ def import_features(
         splits: where the splits and labels of a new workspace are; by default the split CSVs in ``source``.
         rate_hz: steps a second, for timestamps. By default 6 for the organisers' vit and 50 for their
             wav2vec2; elsewhere unknown, and timestamps count steps as if there was one a second.
-        extend: the source has got more clips since it was imported: they join the corpus and the features of
-            that time, whose fingerprint stays, so that models trained on these can be given the new clips.
+        extend: the source has got more clips since it was imported, or other features of some: they join the corpus,
+            and join or replace the features of that time, whose fingerprint stays, so that models trained on these
+            can be given the new clips.
         overrides: ``section.key=value`` each, for a new workspace, as in ``corpus.labels=[Joy]``.
 
     Raises:
@@ -94,7 +97,7 @@ def import_features(
         on_progress(0, 0, f"Reading {part.source.place}")
         identity = _identify(layout, part, name, rate_hz)
         store = _store(workspace, identity, extend)
-        parts.append(_import_part(store, identity, part, on_progress))
+        parts.append(_import_part(store, identity, part, on_progress, replaces=extend))
     return Imported(parts, findings)
 
 
@@ -133,11 +136,16 @@ def _store(workspace: Workspace, identity: Mapping[str, Any], extend: bool) -> F
 
 
 def _import_part(
-    store: FeatureStore, identity: Mapping[str, Any], opened: OpenPart, on_progress: Progress
+    store: FeatureStore,
+    identity: Mapping[str, Any],
+    opened: OpenPart,
+    on_progress: Progress,
+    replaces: bool = False,
 ) -> ImportedPart:
     source, workspace = opened.source, store.workspace
     spelled = match_ids(source.ids(), workspace.clips(["clip_id"])["clip_id"].to_pylist())
-    held = store.clip_ids()
+    record = store.held.record()
+    held = dict(zip(record["clip_id"].to_pylist(), record["digest"].to_pylist(), strict=True))
     result = ImportedPart(store.modality, identity["extractor"], store.fingerprint, num_before=len(held))
     result.num_unknown = len(source.ids()) - len(spelled)
     if not spelled:
@@ -145,19 +153,57 @@ def _import_part(
             f"{source.place}: none of its {len(source.ids()):,} ids ({source.ids()[0]}, for one) is a clip of "
             f"{workspace.root}. Import into a new workspace, or name the files as clips.parquet does."
         )
-    todo = {spelling: clip_id for clip_id, spelling in spelled.items() if clip_id not in held}
+    todo = {spelling: clip_id for clip_id, spelling in spelled.items() if replaces or clip_id not in held}
     result.feature_dim = store.feature_dim if held else _usual_dim(opened, sorted(spelled.values()))
     if result.feature_dim:
-        store.create(identity, result.feature_dim)
+        _settle(store, identity, source, sorted(spelled.values()), result)
     _write_missing(store, source.place, spelled, result)
     rate_hz = identity["settings"]["rate_hz"] or NOMINAL_RATE_HZ
-    writer = PartWriter(store, result, rate_hz, opened.part.zero_is_missing)
+    writer = PartWriter(store, result, rate_hz, opened.part.zero_is_missing, held)
     for done, (spelling, values) in enumerate(source.arrays(todo), start=1):
         writer.add(todo[spelling], values)
         on_progress(done, len(todo), f"Importing {store.modality}")
     writer.flush()
     _refuse_nothing(result, source.place)
     return result
+
+
+def _settle(
+    store: FeatureStore,
+    identity: Mapping[str, Any],
+    source: Source,
+    spelled: Sequence[str],
+    result: ImportedPart,
+) -> None:
+    """Describe a new store, and choose the precision that keeps the variation of all of its clips.
+
+    Raises:
+        UserError: not even float32 does.
+    """
+    store.create(identity, result.feature_dim)
+    if "dtype" not in store.describe():
+        spread = spread_of(
+            values
+            for _, values in source.arrays(spelled)
+            if isinstance(values, np.ndarray) and values.shape[1] == result.feature_dim
+        )
+        precision = spread.precision
+        if precision is None:
+            loss, dimension = spread.loss("float32")
+            raise UserError(
+                f"{source.place}: {spread.describe(dimension)}, and float32, the finest that is kept, would lose "
+                f"{min(loss, 1.0):.0%} of that. Subtract each dimension's mean from the features, and import again."
+            )
+        loss, dimension = spread.loss("float16")
+        why = "" if precision == "float16" else _why_single(loss, spread.describe(max(dimension, 0)))
+        store.settle_precision(precision, why)
+    result.dtype = str(store.dtype)
+
+
+def _why_single(loss: float, dimension: str) -> str:
+    if np.isinf(loss):
+        return "a feature is beyond the range of float16"
+    return f"{dimension}, of which float16 would lose {min(loss, 1.0):.0%}"
 
 
 def _usual_dim(opened: OpenPart, spelled: Sequence[str]) -> int:

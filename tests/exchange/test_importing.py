@@ -108,7 +108,7 @@ def test_one_bad_clip_costs_only_itself_and_its_reason_is_kept(workspace, peer_f
     nan[1, 2] = np.nan
     write_pickle(faces / "00002.pkl", make())
     write_pickle(faces / "00003.pkl", nan)
-    write_pickle(faces / "00004.pkl", halves(3, 6) * 1e5)
+    write_pickle(faces / "00004.pkl", halves(3, 6).astype(np.float64) * 1e39)
     write_pickle(faces / "00005.pkl", halves(3, 7))
     (faces / "00006.pkl").write_bytes(b"junk")
     (faces / "00007.pkl").unlink()
@@ -191,6 +191,44 @@ def test_clips_that_come_later_join_the_features_of_before(workspace, tmp_path):
     assert (
         import_features(workspace, "mimicmetrics", str(folder)).parts[0].fingerprint != before[0].fingerprint
     )
+
+
+def test_a_file_that_has_changed_replaces_its_features_and_others_stay(workspace, tmp_path):
+    folder = {name: halves(2, 4, seed=index) for index, name in enumerate("abcd")}
+    source = npy_folder(tmp_path, folder)
+    before = import_features(workspace, "folder", source, "audio").parts[0]
+    store = FeatureStore(workspace, "audio", before.fingerprint)
+    np.save(f"{source}/b.npy", -folder["b"])
+    np.save(f"{source}/c.npy", halves(2, 7))
+    after = import_features(workspace, "folder", source, "audio", extend=True).parts[0]
+    assert after.fingerprint == before.fingerprint
+    assert (after.num_imported, after.num_replaced, list(after.reasons)) == (1, 1, ["c"])
+    held = {row.clip_id: row.values for row in store.rows()}
+    assert sorted(held) == ["a", "b", "d"]
+    np.testing.assert_array_equal(held["b"], -folder["b"])
+    again = import_features(workspace, "folder", source, "audio", extend=True).parts[0]
+    assert (again.num_imported, again.num_replaced) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [(lambda r: r, "float16"), (lambda r: 20_000 + r, "float32"), (lambda r: r * 1e-8, "float32")],
+    ids=["plain", "offset", "tiny"],
+)
+def test_what_features_vary_by_is_kept(workspace, tmp_path, values, dtype):
+    clips = {f"{i}": values(np.random.default_rng(i).normal(size=(20, 4))) for i in range(6)}
+    part = import_features(workspace, "folder", npy_folder(tmp_path, clips), "audio").parts[0]
+    assert part.dtype == dtype
+    for row in FeatureStore(workspace, "audio", part.fingerprint).rows():
+        exact = clips[row.clip_id]
+        error = np.sqrt(np.square(exact - row.values.astype(np.float64)).mean(axis=0)) / exact.std(axis=0)
+        assert error.max() < 0.03
+
+
+def test_doubles_of_which_no_precision_keeps_the_variation_are_refused_with_the_remedy(workspace, tmp_path):
+    clips = {f"{i}": 1e9 + np.random.default_rng(i).normal(size=(20, 4)) for i in range(6)}
+    with pytest.raises(UserError, match=r"dimension \d is 1e\+09 ± .*Subtract each dimension's mean"):
+        import_features(workspace, "folder", npy_folder(tmp_path, clips), "audio")
 
 
 @pytest.mark.parametrize(
