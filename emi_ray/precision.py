@@ -30,7 +30,7 @@ class Spread:
     _largest: float = 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """Count steps (T, D), in whatever floating-point type, but for those that are not finite or beyond float32."""
+        """Count steps (T, D) of any floating-point type, but for those that are not finite or beyond float32."""
         exact = values.astype(np.float64)
         exact = exact[(np.abs(exact) <= np.finfo(np.float32).max).all(axis=1)]
         if not len(exact):

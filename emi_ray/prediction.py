@@ -43,6 +43,7 @@ class NewClips:
     models: tuple[LoadedModel, ...]
     clips: pa.Table
     warnings: tuple[Finding, ...]
+    sources: tuple[str, ...] = ()
 
 
 def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> NewClips:
@@ -65,7 +66,7 @@ def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> Ne
     else:
         listing = read_media(sources)
     corpus = validate_corpus(listing, CorpusSettings())
-    return NewClips(run, models, corpus.clips, corpus.warnings)
+    return NewClips(run, models, corpus.clips, corpus.warnings, tuple(sources))
 
 
 def predict_clips(
@@ -88,7 +89,14 @@ def predict_clips(
             inner.write_config(config_of(loaded, workspace.config().extraction, streams))
             modalities = [loaded.description.recipe.modality_of(stream) for stream in streams]
             extract(inner, inner.config(), modalities, on_progress=on_progress)
-    return _predict(workspace, run, inner, clips)
+    predictions = _predict(workspace, run, inner, clips)
+    made = {
+        "run_keys": [loaded.description.run_key for loaded in models],
+        "sources": list(new.sources),
+        "modalities": [models[-1].description.recipe.modality_of(s) for s in _rounds(models[-1])[-1]],
+    }
+    inner.write_json("prediction.json", made)
+    return predictions
 
 
 def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:

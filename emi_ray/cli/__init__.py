@@ -12,12 +12,13 @@ ensemble.py   ensemble
 reproduce.py  reproduce, stats
 tuning.py     tune, dashboard; tuning_view.py draws them
 doctor.py     doctor
+status.py     status
 whole.py      demo, run
 show.py       tables and progress bars
 """
 
 from emi_ray.cli import corpus, features, recipes, models, compare  # noqa: F401, I001 - in the order of --help
-from emi_ray.cli import ensemble, reproduce, tuning, exchange, extractors, doctor, whole  # noqa: F401
+from emi_ray.cli import ensemble, reproduce, tuning, exchange, extractors, doctor, status, whole  # noqa: F401
 from emi_ray.cli.app import main
 
 __all__ = ["main"]

@@ -240,4 +240,5 @@ def _stage(stage: str, trained: TrainedRecipe) -> dict[str, Any]:
         "best_epoch": outcome.best_epoch,
         "seconds": round(outcome.seconds, 3),
         "reused": stage in trained.reused,
+        "encoder": trained.encoder_keys.get(stage),
     }

@@ -77,6 +77,7 @@ class StageRunner:
     hooks: Hooks
     outcomes: dict[str, StageOutcome] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
+    encoder_keys: dict[str, str] = field(default_factory=dict)
 
     def train(
         self, stage: str, model: Regressor, data: ClipData, rows: Rows, training: TrainingSettings

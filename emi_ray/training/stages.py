@@ -6,7 +6,7 @@ for missing text. In the stage of its own modality it is left out, or likewise z
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,12 +49,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainedRecipe:
-    """The whole trained system, how each stage went (by modality, and ``fusion``), and the clips that it saw."""
+    """The whole trained system, how each stage went (by modality, and ``fusion``), the clips that it saw, and under
+    which keys its encoders are kept."""
 
     model: System
     outcomes: dict[str, StageOutcome]
     reused: frozenset[str]
     rows: Rows
+    encoder_keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -92,7 +94,7 @@ def train_recipe(
         model: System = encoders[recipe.streams[0]]
     else:
         model = run.train_fusion({modality: stage.encoder for modality, stage in encoders.items()})
-    return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused), rows)
+    return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused), rows, run.encoder_keys)
 
 
 def check_steps(recipe: Recipe, data: ClipData) -> None:
@@ -130,6 +132,7 @@ class _Stages(StageRunner):
         elif settings.standardise:
             model.encoder.set_statistics(*feature_statistics(features, rows.train))
         key = encoder_key(self.recipe, modality, self.data, rows, self.seed, self.device)
+        self.encoder_keys[modality] = key
         cache, team = self.hooks.encoder_cache, Team.current()
         is_new = modality not in (self.hooks.resume or {}).get("finished", {})
         if cache is not None and is_new and team.agree(cache.has(modality, key), self.device):

@@ -70,6 +70,7 @@ class Corpus:
                 stamp = row[origin_column(modality)]
                 origin = Origin(content_of(stamp, row), stamp)
                 store = store_of(self.workspace, spec)
+                store.create(spec.identity, 2)
                 if row["clip_id"] in fails:
                     attempt = row[todo_column(modality)]
                     failure = Failure(

@@ -1,0 +1,39 @@
+"""The verb status: what is current, and what the next command would do."""
+
+from rich import box
+from rich.table import Table
+
+from emi_ray.cli.app import Overrides, WorkspaceOption, app, console
+from emi_ray.workspace import Workspace
+
+
+@app.command()
+def status(workspace: WorkspaceOption, overrides: Overrides = None) -> None:
+    """Show what is current, stale, missing or quarantined, and which commands bring it up to date.
+
+    Stale is what was made of files, transcripts, labels or features that have changed since. Nothing is written.
+
+    Example: emi-ray status -w work
+    """
+    from emi_ray.status import read_status
+
+    target = Workspace(workspace)
+    found = read_status(target, target.config(overrides or []))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("what")
+    for heading in ("current", "stale", "missing", "quarantined"):
+        table.add_column(heading, justify="right")
+    for line in found.lines:
+        counts = (line.current, line.stale, line.missing, line.quarantined)
+        table.add_row(line.stage, line.name, *(str(int(count)) if count else "–" for count in counts))
+    console.print(table)
+    for line in found.lines:
+        for why in line.why:
+            console.print(f"  {line.stage} {line.name}: {why}.", markup=False, soft_wrap=True)
+    if not found.commands:
+        console.print("Everything is up to date.")
+        return
+    console.print("To bring it up to date:")
+    for command in found.commands:
+        console.print(f"  {command}", markup=False, soft_wrap=True)

@@ -1,0 +1,33 @@
+"""What a workspace holds that is current, stale, missing or quarantined, and what would bring it up to date.
+
+features.py   features, recognised transcripts, and what was extracted for predictions
+models.py     encoders, runs, studies
+"""
+
+from collections.abc import Sequence
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.status.features import feature_lines, prediction_lines
+from emi_ray.status.line import Line, Status
+from emi_ray.status.models import encoder_line, run_lines, study_lines
+from emi_ray.workspace import Workspace
+
+__all__ = ["Line", "Status", "read_status"]
+
+
+def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
+    """Look at everything in a workspace. Nothing is changed, and media are read only where size or time differ.
+
+    Raises:
+        UserError: the workspace has no corpus.
+    """
+    clips = workspace.clips()
+    runs = run_lines(workspace, clips)
+    lines: Sequence[Line] = [
+        *feature_lines(workspace, config, clips),
+        *encoder_line(workspace, runs),
+        *runs,
+        *study_lines(workspace, config),
+        *prediction_lines(workspace),
+    ]
+    return Status(tuple(lines))

@@ -1,0 +1,146 @@
+"""How features and transcripts stand to the clips' inputs as they are now."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.work import ModalityWork, Work, plan_work, store_of
+from emi_ray.failures import read_failures
+from emi_ray.feature_store import FeatureStore, stores_of
+from emi_ray.schema import MODALITIES
+from emi_ray.status.line import Line
+from emi_ray.training.checkpoint import DESCRIPTION
+from emi_ray.workspace import CLIPS, CONFIG, Workspace
+
+
+def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table) -> Iterator[Line]:
+    """One line a configured extractor, one for the transcripts, one for each other store."""
+    command = f"emi-ray extract -w {workspace.quoted}"
+    shown: set[tuple[str, str]] = set()
+    has_media = any(clips[name].null_count < clips.num_rows for name in ("video", "audio", "transcript"))
+    for modality in MODALITIES if has_media else ():
+        if modality not in config.extractors:
+            continue
+        try:
+            pipeline = plan_pipeline(workspace, config, [modality])
+        except UserError as error:
+            yield Line("features", modality, why=(str(error),))
+            continue
+        work = plan_work(workspace, clips, pipeline.specs, pipeline.transcriber)
+        store = store_of(workspace, pipeline.specs[modality])
+        shown.add((modality, store.fingerprint))
+        if work.transcripts is not None:
+            yield _transcripts(work, clips, command)
+        name = f"{modality} ({config.extractors[modality].name})"
+        yield _line(name, work.by_modality[modality], read_failures(workspace, [store]), command)
+    for modality in MODALITIES:
+        for store in stores_of(workspace, modality):
+            if (modality, store.fingerprint) not in shown:
+                yield _other(store, clips)
+
+
+def prediction_lines(workspace: Workspace) -> Iterator[Line]:
+    """One line for each set of clips that a run was asked about."""
+    for recipe in workspace.folders("predictions"):
+        for seed in workspace.folders(f"predictions/{recipe}"):
+            for name in workspace.folders(f"predictions/{recipe}/{seed}"):
+                yield _prediction(workspace, f"{recipe}/{seed}", name)
+
+
+def _prediction(workspace: Workspace, run: str, name: str) -> Line:
+    inner, where = workspace.inner(f"predictions/{run}/{name}"), f"{run}/{name}"
+    if not (inner.exists(CLIPS) and inner.exists(CONFIG) and inner.exists("prediction.json")):
+        return Line("predictions", where, missing=1, why=("it was not finished",))
+    made = inner.read_json("prediction.json")
+    command = f"emi-ray predict -w {workspace.quoted} {run} --clips {' '.join(made['sources'])} --to FILE"
+    clips = inner.clips()
+    path = f"runs/{run}/{DESCRIPTION}"
+    model = workspace.read_json(path) if workspace.exists(path) else {}
+    if model.get("run_key") != made["run_key"]:
+        why = "the run was trained again since" if model else "the run is gone"
+        return Line(
+            "predictions", where, stale=clips.num_rows, why=(why,), command=command if model else None
+        )
+    try:
+        pipeline = plan_pipeline(inner, inner.config(), made["modalities"])
+        work = plan_work(inner, clips, pipeline.specs, pipeline.transcriber)
+    except UserError as error:
+        return Line("predictions", where, why=(str(error),))
+    stale = {clip_id for each in work.by_modality.values() for clip_id in each.features.changed}
+    reasons = Counter(why for each in work.by_modality.values() for why in each.features.changed.values())
+    missing = work.table.num_rows - len(stale)
+    return Line(
+        "predictions",
+        where,
+        current=clips.num_rows - len(stale) - missing,
+        stale=len(stale),
+        missing=missing,
+        why=tuple(reasons),
+        command=command if work.table.num_rows else None,
+    )
+
+
+def _line(name: str, work: ModalityWork, failures: pa.Table, command: str) -> Line:
+    stale = len(work.features.changed)
+    current = int(work.features.current.sum())
+    todo = int(work.attempts.is_valid().to_numpy(zero_copy_only=False).sum())
+    quarantined = len(work.attempts) - todo - current
+    return Line(
+        "features",
+        name,
+        current=current,
+        stale=stale,
+        missing=todo - stale,
+        quarantined=quarantined,
+        why=(*_reasons(work), *_quarantine(failures, set(work.failures.changed))),
+        command=command if todo else None,
+    )
+
+
+def _reasons(work: ModalityWork) -> Iterator[str]:
+    for why, count in work.features.reasons.items():
+        yield f"{count} stale: {why} ({_some(work.features.changed, why)})"
+    for why, count in work.failures.reasons.items():
+        yield f"{count} can be tried again: {why} ({_some(work.failures.changed, why)})"
+    if untold := int(work.features.untold.sum()):
+        yield f"{untold} cannot be compared: their inputs are not there, or they do not say what they were made of"
+
+
+def _quarantine(failures: pa.Table, lifted: set[str]) -> Iterator[str]:
+    rows = [row for row in failures.to_pylist() if row["clip_id"] not in lifted]
+    if missing := sum(row["stage"] == "missing" for row in rows):
+        yield f"{missing} quarantined for want of an input"
+    if failed := [row for row in rows if row["stage"] != "missing"]:
+        yield f"{len(failed)} quarantined: {failed[0]['clip_id']}: {failed[0]['error']}"
+
+
+def _some(changed: Mapping[str, str], why: str) -> str:
+    ids = [clip_id for clip_id, reason in changed.items() if reason == why]
+    return ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+
+
+def _transcripts(work: Work, clips: pa.Table, command: str) -> Line:
+    """Of the clips without a transcript of their own."""
+    standing = work.transcripts
+    assert standing is not None
+    wanted = clips["transcript"].is_null().to_numpy()
+    ids = clips["clip_id"].to_pylist()
+    stale = [i for i, is_wanted in zip(ids, wanted, strict=True) if is_wanted and i in standing.changed]
+    current = int((standing.current & wanted).sum())
+    missing = int(wanted.sum()) - current - len(stale)
+    why = tuple(f"{len(stale)} stale: {reason}" for reason in {standing.changed[i] for i in stale})
+    return Line("transcripts", "recognised", current, len(stale), missing, 0, why, command if stale else None)
+
+
+def _other(store: FeatureStore, clips: pa.Table) -> Line:
+    held = pc.is_in(clips["clip_id"], value_set=store.held.record()["clip_id"].combine_chunks())
+    current = int(np.sum(held.to_numpy()))
+    name = f"{store.modality} ({store.describe()['extractor']}, {store.fingerprint})"
+    why = ("not made by the configured extractor: extract leaves it alone",)
+    return Line("features", name, current=current, missing=clips.num_rows - current, why=why)

@@ -1,0 +1,105 @@
+"""Whether runs, encoders and studies were made of what the workspace holds now."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from emi_ray.config import WorkspaceConfig, validate
+from emi_ray.errors import UserError
+from emi_ray.schema import labels_of
+from emi_ray.status.line import Line
+from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
+from emi_ray.training.inputs import CLIPS, read_inputs
+from emi_ray.training.run import plan_run, run_key
+from emi_ray.training.run_files import METRICS
+from emi_ray.transcript_store import TranscriptStore
+from emi_ray.tuning.settings import read_settings
+from emi_ray.workspace import Workspace
+
+
+def run_lines(workspace: Workspace, clips: pa.Table) -> list[Line]:
+    """One line a run: whether training it now would give the same."""
+    return [
+        _run_line(workspace, clips, f"{recipe}/{seed}")
+        for recipe in workspace.folders("runs")
+        for seed in workspace.folders(f"runs/{recipe}")
+    ]
+
+
+def _run_line(workspace: Workspace, clips: pa.Table, run: str) -> Line:
+    recipe, _, seed = run.partition("/")
+    command = f"emi-ray train -w {workspace.quoted} {recipe} --seed {seed}"
+    folder = f"runs/{run}"
+    if not (workspace.exists(f"{folder}/{METRICS}") and workspace.exists(f"{folder}/{DESCRIPTION}")):
+        return Line("runs", run, missing=1, why=("it is not finished",), command=command)
+    path = f"{folder}/{DESCRIPTION}"
+    try:
+        made = validate(ModelDescription, workspace.read_json(path), workspace.path(path))
+    except UserError as error:
+        return Line("runs", run, stale=1, why=(f"another version made it: {error}",), command=command)
+    why = stale_because(workspace, clips, made)
+    return Line(
+        "runs", run, current=not why, stale=bool(why), why=tuple(why), command=command if why else None
+    )
+
+
+def stale_because(workspace: Workspace, clips: pa.Table, made: ModelDescription) -> list[str]:
+    """What has changed of that which a run was made of; nothing where training it now would give the same."""
+    if not made.inputs:
+        return ["it does not say what it was made of"]
+    transcripts = made.transcriber and TranscriptStore(workspace, made.transcriber["fingerprint"])
+    now = read_inputs(clips, made.recipe, made.stores(workspace), transcripts or None)
+    if run_key(made.recipe, made.seed, now) == made.run_key:
+        return []
+    changed = []
+    if made.inputs.get(CLIPS) != now[CLIPS]:
+        labels = labels_of(clips.schema)
+        changed.append(
+            "labels, their ranges or their order have changed"
+            if labels != made.labels
+            else "clips, splits, groups or values of labels have changed"
+        )
+    for name, value in now.items():
+        if name != CLIPS and made.inputs.get(name) != value:
+            what = "transcripts" if name == made.recipe.transcript_stream else f"{name} features"
+            changed.append(f"{what} have changed")
+    return changed or ["another version of the training code made it"]
+
+
+def encoder_line(workspace: Workspace, runs: Sequence[Line]) -> list[Line]:
+    """Finished stage-1 encoders: current where a run that is current was made of them."""
+    held = {
+        path.rpartition("/")[2].partition(".")[0]
+        for modality in workspace.folders("encoders")
+        for path in workspace.files(f"encoders/{modality}")
+    }
+    if not held:
+        return []
+    used: dict[bool, set[str]] = {True: set(), False: set()}
+    for line in runs:
+        path = f"runs/{line.name}/{METRICS}"
+        stages = workspace.read_json(path).get("stages", {}) if workspace.exists(path) else {}
+        used[bool(line.current)] |= {stage["encoder"] for stage in stages.values() if stage.get("encoder")}
+    current = held & used[True]
+    stale = held & used[False] - current
+    others = len(held) - len(current) - len(stale)
+    why = (f"{others} belong to searches, or to runs that were replaced",) if others else ()
+    return [Line("encoders", "stage 1", current=len(current), stale=len(stale), why=why)]
+
+
+def study_lines(workspace: Workspace, config: WorkspaceConfig) -> Iterator[Line]:
+    """One line a study: whether further trials would compare with those that it has."""
+    for name in workspace.folders("studies"):
+        if not workspace.exists(f"studies/{name}/study.json"):
+            continue
+        try:
+            settings = read_settings(workspace, name)
+            recipe = settings.recipe
+            is_current = plan_run(workspace, recipe, config, recipe.training.seed).key == settings.data_key
+        except UserError as error:
+            yield Line("studies", name, stale=1, why=(str(error),))
+            continue
+        why = (
+            "" if is_current else "clips, labels or features have changed: go on under another name (--study)"
+        )
+        yield Line("studies", name, current=is_current, stale=not is_current, why=(why,) if why else ())

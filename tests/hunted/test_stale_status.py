@@ -1,0 +1,121 @@
+"""``emi-ray status`` names one clip of each kind of staleness, and the same commands bring all up to date."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from test_stale_features import SPECS, Corpus
+
+from emi_ray.cli import main
+from emi_ray.config import CorpusSettings, WorkspaceConfig
+from emi_ray.recipe import load_recipe
+from emi_ray.schema import Label, clips_schema
+from emi_ray.status import Line, read_status
+from emi_ray.training.run import execute_run, plan_run
+from emi_ray.workspace import CLIPS, Workspace
+
+JOY = Label("Joy")
+SMALL = ["training.epochs=1", "encoders.audio.hidden=8"]
+IDS = [f"{index:02d}" for index in range(12)]
+CONFIG = WorkspaceConfig(corpus=CorpusSettings())
+
+
+def write_clips(corpus: Corpus, joy: float = 0.0) -> None:
+    for index, (clip_id, row) in enumerate(corpus.rows.items()):
+        row["split"] = "train" if index < 8 else "val"
+        row["Joy"] = (index * 7 % 5) / 5 + (joy if clip_id == "03" else 0)  # type: ignore[assignment]
+    table = pa.Table.from_pylist(list(corpus.rows.values()), schema=clips_schema([JOY]))
+    corpus.workspace.write_table(CLIPS, table)
+
+
+def train(workspace: Workspace) -> dict:
+    plan = plan_run(workspace, load_recipe("audio", SMALL), CONFIG, 42)
+    return plan.finished() or execute_run(plan)
+
+
+def lines(workspace: Workspace) -> dict[str, Line]:
+    return {f"{line.stage} {line.name.split()[0]}": line for line in read_status(workspace, CONFIG).lines}
+
+
+def numbers(line: Line) -> tuple[int, ...]:
+    return tuple(map(int, (line.current, line.stale, line.missing, line.quarantined)))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    corpus = Corpus(tmp_path)
+    for clip_id in IDS:
+        corpus.add(clip_id, video=b"film of " + clip_id.encode(), transcript=f"words of {clip_id}")
+    corpus.add("12", video=str(tmp_path / "late.mp4"), transcript="late")
+    corpus.workspace.write_config(CONFIG)
+    write_clips(corpus)
+    corpus.extract(fails=frozenset({"12"}))
+    train(corpus.workspace)
+    return corpus
+
+
+def test_all_is_current_at_first_but_for_what_is_quarantined(corpus):
+    found = lines(corpus.workspace)
+    assert numbers(found["features audio"]) == (12, 0, 0, 1)
+    assert numbers(found["runs audio/42"]) == (1, 0, 0, 0)
+    assert numbers(found["encoders stage"]) == (1, 0, 0, 0)
+    assert read_status(corpus.workspace, CONFIG).commands == []
+
+
+def test_each_kind_of_staleness_is_named_and_mended_with_the_least_work(corpus, tmp_path, capsys):
+    workspace = corpus.workspace
+    corpus.file("00", "video", b"another film")
+    corpus.rows["01"]["transcript"] = "corrected words"
+    (tmp_path / "late.mp4").write_bytes(b"late film")
+    corpus.rows["13"] = {"clip_id": "13", "video": corpus.file("13", "video", b"new"), "transcript": "new"}
+    write_clips(corpus, joy=0.1)
+    found = lines(workspace)
+    assert numbers(found["features audio"]) == (11, 1, 2, 0)
+    assert numbers(found["features text"]) == (11, 1, 1, 1)
+    assert found["features audio"].why[:2] == (
+        "1 stale: the video file changed (00)",
+        "1 can be tried again: the video file was supplied (12)",
+    )
+    assert "1 stale: the transcript changed (01)" in found["features text"].why
+    assert numbers(found["runs audio/42"]) == (0, 1, 0, 0)
+    assert numbers(found["encoders stage"]) == (0, 1, 0, 0)
+    assert read_status(workspace, CONFIG).commands == [
+        f"emi-ray extract -w {workspace.root}",
+        f"emi-ray train -w {workspace.root} audio --seed 42",
+    ]
+    work = corpus.extract()
+    done = {m: len(w.attempts) - w.attempts.null_count for m, w in work.by_modality.items()}
+    assert done == {"vision": 3, "motion": 3, "audio": 3, "text": 2}
+    assert not train(workspace)["stages"]["audio"]["reused"]
+    found = lines(workspace)
+    assert numbers(found["features audio"]) == (14, 0, 0, 0)
+    assert numbers(found["runs audio/42"]) == (1, 0, 0, 0)
+    assert read_status(workspace, CONFIG).commands == []
+    before = train(workspace)
+    assert corpus.extract().table.num_rows == 0
+    assert train(workspace) == before
+
+
+def test_the_verb_says_it_in_words(corpus, capsys):
+    corpus.file("00", "video", b"another film")
+    with pytest.raises(SystemExit) as ending:
+        main(["status", "-w", corpus.workspace.root])
+    assert not ending.value.code
+    said = capsys.readouterr().out
+    assert "the video file changed (00)" in said
+    assert f"emi-ray extract -w {corpus.workspace.root}" in said
+    assert set(SPECS) <= set(said.replace("(", " ").split())
+
+
+def test_a_run_of_other_ranges_is_stale_and_a_moved_corpus_is_not(corpus, tmp_path):
+    workspace = corpus.workspace
+    for clip_id in IDS:
+        path = Path(str(corpus.rows[clip_id]["video"]))
+        corpus.rows[clip_id]["video"] = str(path.rename(tmp_path / f"moved-{path.name}"))
+    write_clips(corpus)
+    assert numbers(lines(workspace)["runs audio/42"]) == (1, 0, 0, 0)
+    assert numbers(lines(workspace)["features audio"]) == (12, 0, 0, 1)
+    clips = workspace.clips()
+    workspace.write_table(CLIPS, clips.cast(clips_schema([Label("Joy", 0, 100)])))
+    found = lines(workspace)["runs audio/42"]
+    assert found.why == ("labels, their ranges or their order have changed",)
