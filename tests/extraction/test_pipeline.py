@@ -1,5 +1,4 @@
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
@@ -124,50 +123,3 @@ def test_a_face_detector_that_is_not_there_is_named_before_anything_starts(table
 def test_an_extractor_that_is_not_there_is_named_with_the_nearest(extracted):
     with pytest.raises(UserError, match=r"extractors\.audio\.name = 'prosodi': did you mean 'prosody'"):
         extract(extracted, extracted.config(["extractors.audio.name=prosodi"]))
-
-
-def test_only_what_was_made_of_other_inputs_is_made_anew(demo_corpus, tmp_path):
-    with (demo_corpus / "clips.csv").open() as stream:
-        rows = list(csv.DictReader(stream))[:4]
-    for row in rows:
-        row["video"] = shutil.copy(demo_corpus / row["video"], tmp_path / f"{row['clip_id']}.mp4")
-        row["transcript"] = "what a lovely day"
-    late = rows[3].pop("video")
-    Path(late).rename(tmp_path / "late.mp4")
-    rows[3]["video"] = late
-
-    def write() -> None:
-        with (tmp_path / "clips.csv").open("w") as stream:
-            writer = csv.DictWriter(stream, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        init_workspace(workspace, "table", str(tmp_path / "clips.csv"), [])
-
-    workspace = Workspace(str(tmp_path / "work"))
-    write()
-    extract(workspace, workspace.config())
-    before = contents(workspace)
-    assert len(before["audio"]) == 3
-    shutil.copy(rows[2]["video"], rows[0]["video"])
-    rows[1]["transcript"] = "no, it is not"
-    Path(tmp_path / "late.mp4").rename(late)
-    write()
-    summary = extract(workspace, workspace.config())
-    assert {name: stage.ok for name, stage in summary.stages.items()} == {
-        "decode": 3,
-        "vision": 2,
-        "motion": 2,
-        "audio": 2,
-        "text": 1,
-    }
-    assert {m: dict(why) for m, why in summary.redone.items()} == {
-        "text": {"the transcript changed": 1},
-        **{m: {"the video file changed": 1} for m in ("vision", "motion", "audio")},
-    }
-    after = contents(workspace)
-    first, second, third, fourth = (row["clip_id"] for row in rows)
-    assert after["audio"][first] == before["audio"][third]
-    assert after["audio"][second] == before["audio"][second]
-    assert after["text"][second] != before["text"][second]
-    assert fourth in after["audio"]
-    assert extract(workspace, workspace.config()).clips == 0
