@@ -30,7 +30,7 @@ from emi_ray.media.origins import Inputs
 from emi_ray.merging import PART_BYTES, PART_ROWS
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import MODALITIES, Label, Modality, clips_schema, features_schema
-from emi_ray.training.run import plan_run
+from emi_ray.training.plan import plan_run
 from emi_ray.workspace import CLIPS, Workspace
 
 BYTES_A_CLIP: dict[Modality, int] = {

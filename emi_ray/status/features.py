@@ -67,6 +67,8 @@ def _prediction(workspace: Workspace, run: str, name: str) -> Line:
         return Line(
             "predictions", where, stale=clips.num_rows, why=(why,), command=command if model else None
         )
+    if not made["modalities"]:
+        return Line("predictions", where, current=clips.num_rows)
     try:
         pipeline = plan_pipeline(inner, inner.config(), made["modalities"])
         work = plan_work(inner, clips, pipeline.specs, pipeline.transcriber)

@@ -10,8 +10,7 @@ from emi_ray.schema import labels_of
 from emi_ray.status.line import Line
 from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
 from emi_ray.training.inputs import CLIPS, read_inputs
-from emi_ray.training.run import plan_run, run_key
-from emi_ray.training.run_files import METRICS
+from emi_ray.training.plan import METRICS, plan_run, run_key
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.tuning.settings import read_settings
 from emi_ray.workspace import Workspace

@@ -11,7 +11,8 @@ from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label, clips_schema
 from emi_ray.status import Line, read_status
-from emi_ray.training.run import execute_run, plan_run
+from emi_ray.training.plan import plan_run
+from emi_ray.training.run import execute_run
 from emi_ray.workspace import CLIPS, Workspace
 
 JOY = Label("Joy")
