@@ -106,12 +106,16 @@ class PartFolder:
             list(pool.map(self._discard, doomed, doomed.values()))
 
     def tidy(self) -> None:
-        """Remove what stands twice, and bring the index up to the parts."""
+        """Remove clips that stand in an earlier part too, and bring the index up to the parts."""
         record = self.record()
         repeated = _only_later_parts(record.filter(pa.array(_is_repeated(record))), record)
         if repeated.num_rows:
             self.discard(repeated)
-            record = self.record()
+        self.refresh_index()
+
+    def refresh_index(self) -> None:
+        """Bring the index up to the parts."""
+        record = self.record()
         indexed = pc.unique(self._indexed(self.stamps())["part"])
         if len(indexed) < len(pc.unique(record["part"])):
             self.write_index(record)

@@ -67,6 +67,7 @@ def _extract(
         already_done=clips.num_rows - work.num_rows, redone=planned.redone, lifted=planned.lifted
     )
     if not work.num_rows:
+        tidy_up(pipeline)  # what a run that was killed at its very end left
         return summary
     record = RunRecord(workspace, config, pipeline)
     record.write(summary)

@@ -62,11 +62,9 @@ def _prediction(workspace: Workspace, run: str, name: str) -> Line:
     clips = inner.clips()
     path = f"runs/{run}/{DESCRIPTION}"
     model = workspace.read_json(path) if workspace.exists(path) else {}
-    if model.get("run_key") != made["run_key"]:
-        why = "the run was trained again since" if model else "the run is gone"
-        return Line(
-            "predictions", where, stale=clips.num_rows, why=(why,), command=command if model else None
-        )
+    if model.get("run_key") not in (None, *made["run_keys"]):
+        why = ("the run was trained again since",)
+        return Line("predictions", where, stale=clips.num_rows, why=why, command=command)
     if not made["modalities"]:
         return Line("predictions", where, current=clips.num_rows)
     try:

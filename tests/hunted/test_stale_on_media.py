@@ -11,6 +11,7 @@ from emi_ray.extraction import decoding
 from emi_ray.extraction.decoding import Decode
 from emi_ray.extraction.extracting import Extract
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
+from emi_ray.extraction.upkeep import tidy_up
 from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import Work, plan_work, store_of
 from emi_ray.failures import read_failures
@@ -32,7 +33,7 @@ def run(workspace: Workspace) -> Work:
 
 def _stages(pipeline: Pipeline, work: Work) -> None:
     needs = {modality: spec.needs for modality, spec in pipeline.specs.items()}
-    decode = Decode(pipeline.config.media, needs, False, 60.0)
+    decode = Decode(pipeline.config.media, needs, False, 60.0, 2.0)
     batch = decode(work.table)
     decode._decoder.close()
     for modality, spec in pipeline.specs.items():
@@ -90,6 +91,20 @@ def test_only_what_was_made_of_other_inputs_is_made_anew(rows, tmp_path):
     assert fourth in after["audio"]
     assert read_failures(workspace).num_rows == 0
     assert run(workspace).table.num_rows == 0
+
+
+def test_upkeep_leaves_the_attempts_of_a_clip_and_its_features_as_they_are(rows, tmp_path):
+    Path(rows[0]["video"]).write_text("no film")
+    workspace = write(rows, tmp_path)
+    pipeline = plan_pipeline(workspace, workspace.config(), MODALITIES)
+    for _ in range(3):
+        work = plan_work(workspace, workspace.clips(), pipeline.specs, retry_failed=True)
+        _stages(
+            pipeline, work if work.table.num_rows else plan_work(workspace, workspace.clips(), pipeline.specs)
+        )
+        tidy_up(pipeline)
+    assert read_failures(workspace)["attempt"].to_pylist() == [3]
+    assert {m: len(held) for m, held in contents(workspace).items()} == {"audio": 3, "text": 4}
 
 
 def test_a_file_that_changes_while_it_is_decoded_is_done_again(rows, tmp_path, monkeypatch):
