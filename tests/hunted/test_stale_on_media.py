@@ -11,6 +11,7 @@ from emi_ray.extraction import decoding
 from emi_ray.extraction.decoding import Decode
 from emi_ray.extraction.extracting import Extract
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
+from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.upkeep import tidy_up
 from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import Work, plan_work, store_of
@@ -18,6 +19,7 @@ from emi_ray.failures import read_failures
 from emi_ray.workspace import Workspace
 
 LIMITS = Limits(120.0, 2 << 30)
+POOL = Pool(batch_size=8, max_actors=1, num_cpus=1, num_gpus=0, threads=1)
 MODALITIES = ["audio", "text"]
 
 
@@ -38,7 +40,7 @@ def _stages(pipeline: Pipeline, work: Work) -> None:
     decode._decoder.close()
     for modality, spec in pipeline.specs.items():
         keep = pipeline._needed_after(modality)
-        batch = Extract(pipeline.workspace, spec, keep, 1, LIMITS)(batch)
+        batch = Extract(pipeline.workspace, spec, keep, POOL, LIMITS)(batch)
     statuses = {o["status"] for row in batch["outcomes"].to_pylist() for o in row}
     assert "broken" not in statuses, batch["outcomes"].to_pylist()
 
