@@ -4,12 +4,16 @@ Ray itself tries an address where nothing answers for ten minutes and more.
 """
 
 import os
+import time
 from typing import Any
 
 from emi_ray.errors import UserError
 
 ANSWER_WITHIN_S = 15.0
 """How long a cluster may take to answer at all."""
+
+NODE_WITHIN_S = 12.0
+"""How long a cluster that is just starting may take to have a node on this machine."""
 
 _TOKEN_HELP = (
     "Set RAY_AUTH_MODE=token, and the cluster's token as RAY_AUTH_TOKEN, as RAY_AUTH_TOKEN_PATH (a file) or in "
@@ -72,15 +76,20 @@ def check_cluster(address: str, named: str | None = None, timeout_s: float = ANS
                     f"{option}: the cluster runs Ray {version}, and here is Ray {ray.__version__}. "
                     f"Install the same version in both places."
                 )
-            nodes = head.living_nodes(timeout_s)
+            deadline = time.monotonic() + NODE_WITHIN_S
+            while not (nodes := head.living_nodes(timeout_s)) & set(find_node_ids()):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.5)
+            else:
+                return
     except grpc.RpcError as error:
         raise UserError(f"{option}: {_reason_of(error, timeout_s)}") from None
-    if not nodes & set(find_node_ids()):
-        raise UserError(
-            f"{option}: a Ray cluster answers there, but this machine is none of its {len(nodes)} nodes. "
-            f"Run the command on one of them, join with ray start --address={address}, or submit it as a job: "
-            f"RAY_ADDRESS=http://HOST:8265 ray job submit --working-dir . -- emi-ray …"
-        )
+    raise UserError(
+        f"{option}: a Ray cluster answers there, but this machine is none of its {len(nodes)} nodes. "
+        f"Run the command on one of them, join with ray start --address={address}, or submit it as a job: "
+        f"RAY_ADDRESS=http://HOST:8265 ray job submit --working-dir . -- emi-ray …"
+    )
 
 
 def answers(address: str, timeout_s: float = 5.0) -> bool:

@@ -15,6 +15,7 @@ from ray.core.generated import gcs_service_pb2 as messages
 from ray.core.generated import gcs_service_pb2_grpc as services
 
 from emi_ray.errors import UserError
+from emi_ray.runtime import address as address_module
 from emi_ray.runtime.address import answers, check_cluster, resolve
 
 
@@ -90,7 +91,19 @@ def test_another_version_of_ray_is_named():
         check_cluster(address)
 
 
-def test_a_machine_that_is_no_node_of_the_cluster_is_told_how_to_join():
+def test_a_cluster_that_is_just_starting_is_waited_for(monkeypatch):
+    from ray._private import services as here
+
+    started = time.monotonic()
+    ours = (b"x" * 28).hex()
+    monkeypatch.setattr(here, "find_node_ids", lambda: {ours} if time.monotonic() > started + 1 else set())
+    with serving(FakeHead()) as (address, _):
+        check_cluster(address)
+    assert time.monotonic() > started + 1
+
+
+def test_a_machine_that_is_no_node_of_the_cluster_is_told_how_to_join(monkeypatch):
+    monkeypatch.setattr(address_module, "NODE_WITHIN_S", 0.1)
     with serving(FakeHead()) as (address, _):
         with pytest.raises(UserError, match="this machine is none of its 1 nodes"):
             check_cluster(address)
