@@ -13,6 +13,7 @@ from emi_ray.workspace import Workspace
 def workspace(tmp_path):
     made = Workspace(str(tmp_path))
     made.write_config(WorkspaceConfig())
+    end_log(0)  # a test that calls a verb without main() leaves its log open in this process
     return made
 
 

@@ -1,5 +1,6 @@
 """Nodes that die, join, or all go: no clip is lost, none quarantined, none twice."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -60,6 +61,11 @@ def test_two_nodes_killed_one_after_the_other_cost_no_clip_and_a_new_one_takes_o
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.skipif(
+    "EMI_RAY_CLUSTER_TESTS" not in os.environ,
+    reason="takes three minutes and, after another cluster in the same process, Ray's native code ends the process: "
+    "run it alone with EMI_RAY_CLUSTER_TESTS=1",
+)
 def test_a_run_whose_nodes_are_all_gone_ends_after_the_stated_time_and_goes_on_later(tmp_path):
     workspace = new_workspace(tmp_path, WORDS, [*SETTINGS, "extraction.wait_for_nodes_s=2"])
     with cluster([0]) as nodes:
