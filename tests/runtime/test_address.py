@@ -3,10 +3,12 @@
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -155,9 +157,9 @@ def test_the_loss_of_the_head_ends_what_works_under_it(how, ends, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_local_session_looks_for_no_other_cluster_and_lets_nobody_in(tmp_path_factory):
+def test_a_local_session_looks_for_no_other_cluster_and_lets_nobody_in():
     """``/tmp/ray/ray_current_cluster`` is where ``ray start --head`` of anybody leaves its address."""
-    folder = tmp_path_factory.mktemp("r")
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # the paths of sockets may be 107 bytes long
     (folder / "ray").mkdir()
     (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
     code = """
