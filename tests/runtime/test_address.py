@@ -171,7 +171,7 @@ for repeat in range(2):
         assert len(ray.nodes()) == 1 and ray.get(ray.remote(lambda: 1).remote()) == 1
         head = s.NodeInfoGcsServiceStub(grpc.insecure_channel(ray.get_runtime_context().gcs_address))
         try:
-            head.CheckAlive(m.CheckAliveRequest(), timeout=5)
+            head.CheckAlive(m.CheckAliveRequest(), timeout=30)
         except grpc.RpcError as error:
             print(error.code().name, "RAY_AUTH_TOKEN" in os.environ)
 print("RAY_AUTH_TOKEN" in os.environ, os.path.exists(os.path.expanduser("~/.ray/auth_token")))
