@@ -10,8 +10,10 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 demo: $(READY)  ## Render a corpus, extract, train, evaluate, report
 	$(BIN)/emi-ray demo -w demo
 
+# Clusters in a process of their own: one process can be connected to one Ray session only.
 test: $(READY)  ## Every test
-	$(BIN)/pytest $(SIDE_BY_SIDE)
+	$(BIN)/pytest $(SIDE_BY_SIDE) --ignore tests/cluster
+	$(BIN)/pytest tests/cluster
 
 check: $(READY)  ## Style, types, architecture and the fast tests
 	$(BIN)/ruff format --check .
