@@ -5,15 +5,17 @@ READY := $(VENV)/.installed
 # Files of tests in two processes, each with a Ray session of its own: most of their time is waiting for Ray.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
+# These start clusters of their own, and a process can be connected to one Ray session only.
+CLUSTERS := tests/cluster/test_node_deaths.py tests/cluster/test_placement.py
+
 .PHONY: demo test check format install clean
 
 demo: $(READY)  ## Render a corpus, extract, train, evaluate, report
 	$(BIN)/emi-ray demo -w demo
 
-# Clusters in a process of their own: one process can be connected to one Ray session only.
 test: $(READY)  ## Every test
-	$(BIN)/pytest $(SIDE_BY_SIDE) --ignore tests/cluster
-	$(BIN)/pytest tests/cluster
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(CLUSTERS:%=--ignore %)
+	$(BIN)/pytest $(CLUSTERS)
 
 check: $(READY)  ## Style, types, architecture and the fast tests
 	$(BIN)/ruff format --check .
