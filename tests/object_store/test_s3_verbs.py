@@ -58,7 +58,9 @@ def test_every_verb_works_behind_a_uri(s3, table, ray_session, capsys):
         name.removeprefix("all verbs/").split("/")[0] for name in s3.names() if name.startswith("all verbs/")
     }
     assert {"emi_ray.yaml", "clips.parquet", "features", "runs", "report"} <= folders
-    own = [name for name in s3.names() if name.startswith("all verbs/")]  # other tests leave leases of the dead
+    own = [
+        name for name in s3.names() if name.startswith("all verbs/")
+    ]  # other tests leave leases of the dead
     assert not [name for name in own if "/ray/" in name or "/.driver" in name]
     assert not s3.client().list_multipart_uploads(Bucket="bucket").get("Uploads")
 
