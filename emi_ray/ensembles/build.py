@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.comparison import codes_of_clips
-from emi_ray.config import Settings, dump_yaml
 from emi_ray.ensemble_weights import MEAN, EnsembleWeights, Method, combine, fit_weights
 from emi_ray.ensembles.answers import MemberAnswers, cross_fitted
 from emi_ray.ensembles.files import ENSEMBLE, EnsembleDescription, Member
@@ -28,6 +27,7 @@ from emi_ray.errors import UserError
 from emi_ray.metrics import scores
 from emi_ray.recipe import recipe_names
 from emi_ray.schema import Label
+from emi_ray.settings import Settings, dump_yaml
 from emi_ray.training.checkpoint import DESCRIPTION, WEIGHTS
 from emi_ray.training.run_files import METRICS, SPLIT, without_nan
 from emi_ray.training.transcripts import TOKENIZER

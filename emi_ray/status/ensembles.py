@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from emi_ray.config import validate
 from emi_ray.ensembles import ENSEMBLE, EnsembleDescription, read_description
 from emi_ray.errors import UserError
+from emi_ray.settings import validate
 from emi_ray.status.line import Line
 from emi_ray.status.models import is_made_of_runs, stale_because, train_command
 from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from emi_ray.config import WorkspaceConfig, validate
+from emi_ray.config import WorkspaceConfig
 from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import UserError
 from emi_ray.schema import labels_of
+from emi_ray.settings import validate
 from emi_ray.status.line import Line
 from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
 from emi_ray.training.inputs import CLIPS, read_inputs
