@@ -25,7 +25,7 @@ from extraction_texts import texts_part
 from rich.console import Console
 from rich.table import Table
 
-from emi_ray.config import WorkspaceConfig, validate
+from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction import extract
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extraction.run import propose_pools
@@ -35,6 +35,7 @@ from emi_ray.media.decode import decode_clip
 from emi_ray.media.source import ClipSource
 from emi_ray.runtime import ray_session
 from emi_ray.schema import Modality
+from emi_ray.settings import validate
 from emi_ray.workspace import Workspace
 
 ROWS: dict[str, Modality] = {

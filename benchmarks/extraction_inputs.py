@@ -9,12 +9,13 @@ import pyarrow as pa
 import torch
 import transformers
 
-from emi_ray.config import CorpusSettings, WorkspaceConfig, validate
+from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.manifest import validate_corpus
 from emi_ray.media.decode import decode_clip
 from emi_ray.media.source import ClipSource
 from emi_ray.schema import Modality
+from emi_ray.settings import validate
 from emi_ray.workspace import CLIPS, Workspace
 
 TRANSCRIPT = "so I was walking home and then I saw what she had done and it made me really happy"

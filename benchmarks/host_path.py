@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emi_ray.config import WorkspaceConfig, validate
+from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.extracting import Extract
 from emi_ray.extraction.pipeline import Pipeline, limits_of, plan_pipeline
 from emi_ray.extraction.pools import Pool
@@ -34,6 +34,7 @@ from emi_ray.extractors import pretrained_audio, pretrained_vision
 from emi_ray.extractors.device import pack, unpack
 from emi_ray.media.clip import DecodedClip, Faces, Waveform, pack_clip, table_of
 from emi_ray.schema import Modality
+from emi_ray.settings import validate
 from emi_ray.workspace import Workspace
 
 NUM_CROPS, CROP_PX = 42, 224

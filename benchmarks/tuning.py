@@ -31,8 +31,9 @@ from authors_script import AuthorsScript
 from made_features import PAPER_DIMS, PAPER_STEPS, make_clips
 from made_workspace import write_workspace
 
-from emi_ray.config import WorkspaceConfig, validate
+from emi_ray.config import WorkspaceConfig
 from emi_ray.runtime import ray_session
+from emi_ray.settings import validate
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.plan import RunPlan, plan_run
 from emi_ray.tuning.objective import score_recipe

@@ -4,23 +4,14 @@ Only the settings that decide *features* live in ``media`` and ``extractors`` an
 ``extraction`` says how fast and where, and never changes a byte of a feature.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from emi_ray.errors import UserError, choices
 from emi_ray.schema import Modality, Need
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
+from emi_ray.settings import Settings, read_yaml, validate
 
 CorpusKind = Literal["vidmimic2", "table", "demo"]
 
@@ -221,128 +212,6 @@ class WorkspaceConfig(Settings):
         }
 
 
-AnySettings = TypeVar("AnySettings", bound=BaseModel)
-
-
-def validate(
-    model: type[AnySettings], values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()
-) -> AnySettings:
-    """Check ``values``, after ``section.key=value`` overrides, against ``model``.
-
-    Args:
-        where: the file or option they came from, named in the message, as overridden where they alone are right.
-
-    Raises:
-        UserError: names each wrong field, its value and what is allowed.
-    """
-    try:
-        return model.model_validate(apply_overrides(values, overrides))
-    except ValidationError as error:
-        if overrides and _is_valid(model, values):
-            where = f"override of {where}"
-        lines = [_explain(model, problem, where) for problem in error.errors()]
-        raise UserError("\n".join(lines)) from None
-
-
-def read_yaml(text: str, where: str) -> dict[str, Any]:
-    """Parse a YAML mapping; numbers such as ``1e-4``, which YAML 1.1 calls text, are read as numbers."""
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not valid YAML: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{where} must hold a mapping of settings, not {type(values).__name__}.")
-    return values
-
-
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set ``section.key=value`` in nested ``values``; the value is read as YAML (``true``, ``3``, ``[1, 2]``).
-
-    Raises:
-        UserError: when an override has no ``=`` or goes through something that is not a section.
-    """
-    result: dict[str, Any] = _copy(values)
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise UserError(
-                f"'{override}' is not a setting: write section.key=value, as in training.epochs=3."
-            )
-        *sections, key = path.split(".")
-        place = result
-        for section in sections:
-            if place.get(section) is None:
-                place[section] = {}
-            place = place[section]
-            if not isinstance(place, dict):
-                raise UserError(f"'{override}': '{section}' is a value, not a section.")
-        try:
-            place[key] = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
-            raise UserError(f"'{override}': the value '{text}' is not valid YAML.") from None
-    return result
-
-
 def load_config(path: Path) -> WorkspaceConfig:
     """Read and check one configuration file from the local disk."""
     return validate(WorkspaceConfig, read_yaml(path.read_text(), str(path)), str(path))
-
-
-def dump_yaml(settings: BaseModel, exclude_defaults: bool = False) -> str:
-    """Settings as YAML, in the order of their declaration."""
-    values = settings.model_dump(mode="json", exclude_defaults=exclude_defaults)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with the float syntax of YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-
-
-def _is_valid(model: type[BaseModel], values: Mapping[str, Any]) -> bool:
-    try:
-        model.model_validate(values)
-    except ValidationError:
-        return False
-    return True
-
-
-def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
-    location = [str(part) for part in problem["loc"]]
-    field = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
-        return f"{where}: unknown setting '{field}': {choices(location[-1], known)}"
-    return f"{where}: {field} = {problem['input']!r}: {problem['msg']}."
-
-
-def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
-    """Names of the fields of the settings found by walking ``path`` down from ``model``."""
-    for part in path:
-        annotation = (
-            model.model_fields[part].annotation
-            if _is_settings(model) and part in model.model_fields
-            else None
-        )
-        arguments = [a for a in getattr(annotation, "__args__", ()) if _is_settings(a)]
-        if _is_settings(annotation):
-            model = annotation
-        elif arguments:
-            model = arguments[-1]
-    return sorted(model.model_fields) if _is_settings(model) else []
-
-
-def _is_settings(candidate: Any) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

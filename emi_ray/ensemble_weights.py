@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 from scipy.optimize import nnls
 
-from emi_ray.config import Settings
+from emi_ray.settings import Settings
 
 Method = Literal["mean", "fitted"]
 

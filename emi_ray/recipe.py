@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from emi_ray.config import read_yaml, validate
 from emi_ray.errors import UserError, choices
 from emi_ray.recipe_checks import unread_settings
 from emi_ray.recipe_schema import (
@@ -25,6 +24,7 @@ from emi_ray.recipe_schema import (
     TrainingSettings,
 )
 from emi_ray.schema import MODALITIES
+from emi_ray.settings import read_yaml, validate
 
 __all__ = [
     "OTHER_FEATURES",

@@ -7,7 +7,6 @@ their difference from the default: a file that spells out every default, as a ru
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from emi_ray.config import Settings
 from emi_ray.recipe_schema import (
     EncoderSettings,
     FusionSettings,
@@ -17,6 +16,7 @@ from emi_ray.recipe_schema import (
     TrainingSettings,
 )
 from emi_ray.schema import Stream
+from emi_ray.settings import Settings
 
 _STAGE = tuple(StageOverrides.model_fields)
 _BACKBONE = (

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from emi_ray.config import Settings
 from emi_ray.schema import Modality, Stream
+from emi_ray.settings import Settings
 
 SplitName = Literal["official", "expanded", "pooled"]
 

@@ -5,7 +5,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from emi_ray.config import Settings
 from emi_ray.recipe_parts import (
     EncoderSettings,
     FusionSettings,
@@ -17,6 +16,7 @@ from emi_ray.recipe_parts import (
     TrainingSettings,
 )
 from emi_ray.schema import MODALITIES, Modality, Stream
+from emi_ray.settings import Settings
 
 __all__ = [
     "EncoderSettings",

@@ -7,6 +7,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from emi_ray.cli.app import app
+from emi_ray.cli.compare import _write as write_differences
 from emi_ray.comparison import compare, read_systems
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
@@ -101,6 +102,15 @@ def test_what_cannot_be_compared_is_refused(workspace):
     rewrite(workspace, "bad/1", lambda table: table.head(2))
     with pytest.raises(UserError, match="2 clips in common"):
         compare(workspace, read_systems(workspace, ["good", "bad/1"]))
+
+
+def test_differences_that_are_written_hold_no_formulas(workspace, tmp_path):
+    formula = "=HYPERLINK(A1)"
+    for run in [f"{name}/{seed}" for name in ("good", "bad") for seed in (1, 2)]:
+        rewrite(workspace, run, lambda t: t.rename(columns={"Joy": formula, "true_Joy": f"true_{formula}"}))
+    found = compare(workspace, read_systems(workspace, ["good/1", "bad/1"]))
+    write_differences(found, tmp_path / "d.csv")
+    assert f"good/1,bad/1,'{formula}," in (tmp_path / "d.csv").read_text()
 
 
 def test_the_verb_prints_verdicts_and_writes_differences(workspace, tmp_path):

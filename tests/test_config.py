@@ -1,8 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from emi_ray.config import MediaSettings, WorkspaceConfig, apply_overrides, dump_yaml, read_yaml, validate
+from emi_ray.config import MediaSettings, WorkspaceConfig
 from emi_ray.errors import UserError
+from emi_ray.settings import apply_overrides, dump_yaml, read_yaml, validate
 
 
 def test_a_dumped_configuration_reads_back_the_same():

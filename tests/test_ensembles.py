@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pytest
 from planted import planted_workspace
 from typer.testing import CliRunner
@@ -16,8 +17,10 @@ from emi_ray.prediction import predict_split
 from emi_ray.recipe import load_recipe
 from emi_ray.report import build_report
 from emi_ray.schema import EMOTIONS
+from emi_ray.status import read_status
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
+from emi_ray.workspace import CLIPS
 
 SMALL = ["training.epochs=2", "training.lr=3e-3"]
 
@@ -134,3 +137,76 @@ def test_the_verb_makes_a_run_that_predict_takes(workspace, tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert len(pd.read_csv(to)) == 12
+
+
+def ensemble_lines(workspace):
+    lines = read_status(workspace, WorkspaceConfig()).lines
+    return {line.name: line for line in lines if line.stage == "runs"}
+
+
+def test_the_status_tells_whether_the_members_are_current_and_how_to_make_an_ensemble_again(workspace):
+    build_ensemble(workspace, ["text/1", "audio/1"], "told", "fitted", seed=7)
+    clips = workspace.clips()
+    line = ensemble_lines(workspace)["told/7"]
+    assert (line.current, line.stale, line.missing, line.command) == (1, 0, 0, None)
+    joy = pc.subtract(1.0, clips["Joy"]).cast(clips.schema.field("Joy").type)
+    workspace.write_table(CLIPS, clips.set_column(clips.column_names.index("Joy"), clips.field("Joy"), joy))
+    try:
+        found = read_status(workspace, WorkspaceConfig())
+        line = next(line for line in found.lines if line.name == "told/7")
+        assert (line.current, line.stale, line.missing) == (0, 1, 0)
+        assert line.why[0].startswith("member text/1: clips, splits, groups or values of labels")
+        again = f"emi-ray ensemble -w {workspace.root} text/1 audio/1 --name told --weights fitted --seed 7"
+        assert line.command == again
+        train = f"emi-ray train -w {workspace.root} text --seed 1"
+        assert found.commands.index(train) < found.commands.index(again)
+        done = CliRunner().invoke(app, ["status", "-w", workspace.root])
+        assert done.exit_code == 0, done.output
+    finally:
+        workspace.write_table(CLIPS, clips)
+
+
+def test_an_ensemble_is_stale_after_a_member_was_trained_again_and_outlives_one_that_is_gone(workspace):
+    build_ensemble(workspace, ["text/1", "audio/1"], "kept", seed=7)
+    path = "runs/text/1/model.json"
+    model = workspace.read_json(path)
+    workspace.write_json(path, {**model, "run_key": "another"})
+    try:
+        assert ensemble_lines(workspace)["kept/7"].why == ("member text/1 was trained again since",)
+        workspace.delete(path)
+        assert ensemble_lines(workspace)["kept/7"].current == 1
+    finally:
+        workspace.write_json(path, model)
+    workspace.delete("runs/kept/7/metrics.json")
+    line = ensemble_lines(workspace)["kept/7"]
+    assert (line.missing, line.command) == (1, None)
+    workspace.delete("runs/kept/7")
+
+
+def test_predictions_of_an_ensemble_are_stale_once_its_members_are_others(workspace):
+    build_ensemble(workspace, ["text/1", "audio/1"], "asked", seed=7)
+    keys = [member["run_key"] for member in workspace.read_json("runs/asked/7/ensemble.json")["members"]]
+    inner = workspace.inner("predictions/asked/7/some")
+    inner.write_table(CLIPS, workspace.clips().slice(0, 3))
+    inner.write_config(WorkspaceConfig())
+
+    def line(run_keys):
+        made = {"run_keys": run_keys, "sources": ["new.mp4"], "modalities": []}
+        inner.write_json("prediction.json", made)
+        lines = read_status(workspace, WorkspaceConfig()).lines
+        return next(line for line in lines if line.stage == "predictions")
+
+    assert line(keys).current == 3
+    assert line([keys[0], "another"]).stale == 3
+
+
+def test_a_member_that_is_gone_is_trained_again_before_its_stale_ensemble(workspace):
+    build_ensemble(workspace, ["text/1", "audio/1"], "last", seed=7)
+    clips = workspace.clips()
+    joy = pc.subtract(1.0, clips["Joy"]).cast(clips.schema.field("Joy").type)
+    workspace.write_table(CLIPS, clips.set_column(clips.column_names.index("Joy"), clips.field("Joy"), joy))
+    workspace.delete("runs/audio/1")
+    found = read_status(workspace, WorkspaceConfig())
+    names = [line.name for line in found.lines if line.stage == "runs"]
+    assert names.index("audio/1") < names.index("last/7")
+    assert f"emi-ray train -w {workspace.root} audio --seed 1" in found.commands

@@ -1,8 +1,8 @@
 import pytest
 
-from emi_ray.config import dump_yaml
 from emi_ray.errors import UserError
 from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.settings import dump_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())

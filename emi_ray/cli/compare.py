@@ -7,6 +7,7 @@ import typer
 
 from emi_ray.cli.app import WorkspaceOption, app, console
 from emi_ray.cli.show import decimal, table
+from emi_ray.spreadsheets import safe_cell
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ def _write(found: "Comparison", path: Path) -> None:
 
     rows = [
         {
-            "first": pair.first,
-            "second": pair.second,
-            "label": name,
+            "first": safe_cell(pair.first),
+            "second": safe_cell(pair.second),
+            "label": safe_cell(name),
             "difference": difference.value,
             "low": difference.low,
             "high": difference.high,

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.config import WorkspaceConfig, read_yaml, validate
+from emi_ray.config import WorkspaceConfig
 from emi_ray.corpus.files import absolute
 from emi_ray.corpus.listing import Finding, about, ids_where
 from emi_ray.corpus.manifest import ADAPTORS, Corpus, read_corpus
 from emi_ray.errors import UserError, choices
 from emi_ray.schema import MEDIA_COLUMNS
+from emi_ray.settings import read_yaml, validate
 from emi_ray.workspace import CLIPS, CONFIG, Workspace
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
-from emi_ray.config import CorpusSettings, WorkspaceConfig, validate
+from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.corpus.files import absolute, join, kind_of
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.corpus.manifest import validate_corpus
@@ -14,6 +14,7 @@ from emi_ray.corpus.table import read_table
 from emi_ray.corpus.vidmimic2 import padded, read_vidmimic2, spelled_test_ids
 from emi_ray.errors import UserError
 from emi_ray.schema import clips_schema, labels_of
+from emi_ray.settings import validate
 from emi_ray.workspace import CLIPS, CONFIG, Workspace
 
 _SPLIT_FILE = "train_split.csv"

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from emi_ray.config import AnySettings, ExtractorSettings, MediaSettings, validate
+from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import UserError, choices
 from emi_ray.extractors.audio import Prosody
 from emi_ray.extractors.base import Extractor, Features, fingerprint
@@ -22,6 +22,7 @@ from emi_ray.extractors.waveform import Sound
 from emi_ray.extractors.whisper import Whisper, WhisperSettings
 from emi_ray.media.yunet import settle_media
 from emi_ray.schema import Modality, Need
+from emi_ray.settings import AnySettings, validate
 
 EXTRACTORS: dict[str, type[Extractor]] = {
     extractor.NAME: extractor

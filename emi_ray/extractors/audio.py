@@ -6,7 +6,6 @@ from dataclasses import fields
 import numpy as np
 from pydantic import Field
 
-from emi_ray import config
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.extractors.moving import slope_around, std_around
@@ -27,6 +26,7 @@ from emi_ray.extractors.sound.spectrum import (
     spectral_shape,
 )
 from emi_ray.media.clip import DecodedClip, Waveform
+from emi_ray.settings import Settings
 
 SAMPLE_RATE_HZ = 16_000
 HOP = 320
@@ -46,7 +46,7 @@ _SHAPE_SCALES = np.array([1, 1, 10, 10, 15, 4, 1, 1, 1, 1, *[10] * 5])
 """Round figures near the means and deviations of close speech."""
 
 
-class ProsodySettings(config.Settings):
+class ProsodySettings(Settings):
     """What is measured in each step."""
 
     num_mels: int = Field(40, ge=20, le=64, description="log-mel bands between 60 and 7600 Hz")

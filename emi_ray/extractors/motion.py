@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from emi_ray import config
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.extractors.image.boxes import BOX_NAMES, box_dynamics
@@ -13,6 +12,7 @@ from emi_ray.extractors.image.flow import FLOW_NAMES, face_flows, flow_statistic
 from emi_ray.extractors.image.regions import FACE_SHARE
 from emi_ray.extractors.moving import mean_around, std_around
 from emi_ray.media.clip import DecodedClip, Faces
+from emi_ray.settings import Settings
 
 CONTEXT_NAMES = ("speed_around", "speed_variation", "burst")
 SUMMARY_NAMES = (
@@ -29,7 +29,7 @@ _CONTEXT_STEPS = 7
 _SUMMARY_UNIT = 0.1
 
 
-class FlowSettings(config.Settings):
+class FlowSettings(Settings):
     """Which part of a crop is watched."""
 
     face_share: float = Field(

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from emi_ray import config
 from emi_ray.config import MediaSettings
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors.base import Extractor, Features
@@ -19,6 +18,7 @@ from emi_ray.media.clip import DecodedClip
 from emi_ray.media.faces import READY_CROPS_RATE_HZ
 from emi_ray.media.source import UnreadableError, open_media
 from emi_ray.schema import Need
+from emi_ray.settings import Settings
 from emi_ray.workspace import suffix_of
 
 _UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
@@ -31,7 +31,7 @@ COLUMNS = (
 _QUALITY = ("timestamp", "confidence", "success")
 
 
-class OpenFaceSettings(config.Settings):
+class OpenFaceSettings(Settings):
     """Where the measurements come from, and which are trusted."""
 
     binary: str | None = Field(

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field
 
-from emi_ray.config import MediaSettings, Settings
+from emi_ray.config import MediaSettings
 from emi_ray.errors import UserError
 from emi_ray.extractors.base import Extractor
 from emi_ray.pretrained.checkpoint import CONTENT, Checkpoint
 from emi_ray.pretrained.loading import best_dtype, choose_device, load_model, use_tf32
+from emi_ray.settings import Settings
 
 if TYPE_CHECKING:
     import torch

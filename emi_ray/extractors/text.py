@@ -10,10 +10,10 @@ import numpy as np
 import regex
 from pydantic import Field
 
-from emi_ray import config
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.media.clip import DecodedClip
+from emi_ray.settings import Settings
 
 _TOKEN = regex.compile(
     r"(?w)(?P<word>[\p{L}\p{M}\p{N}\p{Extended_Pictographic}\p{Regional_Indicator}].*?)\b"
@@ -62,7 +62,7 @@ _FAMILIES = {"word": (0.5, 1.0), "pair": (0.25, 0.6), "char": (0.25, 0.6)}
 """For each family of n-grams: its share of the hashed dimensions, and its norm before the last scaling."""
 
 
-class HashedNgramsSettings(config.Settings):
+class HashedNgramsSettings(Settings):
     """How large the vector is."""
 
     dim: int = Field(768, ge=64, le=16384, description="size of the vector")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from emi_ray import config
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.extractors.image.regions import (
@@ -33,6 +32,7 @@ from emi_ray.extractors.image.texture import (
     low_frequencies,
 )
 from emi_ray.media.clip import DecodedClip, Faces
+from emi_ray.settings import Settings
 
 _CHUNK_FRAMES = 64
 _LBP_GRID = 3
@@ -41,7 +41,7 @@ _SMALL = 32
 _ORDERS = {"face": 8, "eyes": 6, "mouth": 6}
 
 
-class AppearanceSettings(config.Settings):
+class AppearanceSettings(Settings):
     """Which part of a crop is described."""
 
     face_share: float = Field(

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emi_ray import config
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.media.clip import DecodedClip, Waveform
+from emi_ray.settings import Settings
 
 SAMPLE_RATE_HZ = 16_000
 STEP = 320
 """Samples a step: 20 ms, as one hidden state of a speech model has."""
 
 
-class SoundSettings(config.Settings):
+class SoundSettings(Settings):
     """There is nothing to choose: ``media.max_audio_s`` bounds the length."""
 
 

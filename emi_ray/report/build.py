@@ -9,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import emi_ray
-from emi_ray.config import dump_yaml
 from emi_ray.report import numbers
 from emi_ray.report.collect import FailureKind, FeatureSet, Material, collect
 from emi_ray.report.comparison_section import build_comparison
@@ -23,6 +22,7 @@ from emi_ray.report.study_section import build_study_sections
 from emi_ray.report.style import DARK_PALETTE, PALETTE
 from emi_ray.report.svg import printable
 from emi_ray.report.systems import build_systems
+from emi_ray.settings import dump_yaml
 from emi_ray.workspace import Workspace
 
 INDEX = "report/index.html"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from emi_ray.config import read_yaml
 from emi_ray.schema import snake
+from emi_ray.settings import read_yaml
 from emi_ray.workspace import Workspace
 
 RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "recipe.yaml", "versions.json")

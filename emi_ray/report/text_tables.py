@@ -5,6 +5,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from emi_ray.spreadsheets import safe_cell
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -49,12 +51,16 @@ def latex_document(tables: Sequence[TextTable], title: str) -> str:
 
 
 def csv_text(tables: Sequence[TextTable]) -> str:
-    """All tables one below the other, the title of its table in the first column of each row."""
+    """All tables one below the other, the title of its table in the first column of each row.
+
+    Titles and headings of columns and rows hold names from the corpus: a spreadsheet does not execute them.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for table in tables:
-        writer.writerow(["table", *table.headings])
-        writer.writerows([table.title, *row] for row in table.rows)
+        writer.writerow(["table", *map(safe_cell, table.headings)])
+        for name, *values in table.rows:
+            writer.writerow([safe_cell(table.title), safe_cell(name), *values])
     return text.getvalue()
 
 

@@ -2,11 +2,13 @@
 
 features.py   features, recognised transcripts, and what was extracted for predictions
 models.py     encoders, runs, studies
+ensembles.py  ensembles of runs
 """
 
 from collections.abc import Sequence
 
 from emi_ray.config import WorkspaceConfig
+from emi_ray.status.ensembles import ensemble_lines
 from emi_ray.status.features import feature_lines, prediction_lines
 from emi_ray.status.line import Line, Status
 from emi_ray.status.models import encoder_line, run_lines, study_lines
@@ -27,6 +29,7 @@ def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
         *feature_lines(workspace, config, clips),
         *encoder_line(workspace, runs),
         *runs,
+        *ensemble_lines(workspace, clips),
         *study_lines(workspace, config),
         *prediction_lines(workspace),
     ]

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.config import WorkspaceConfig
+from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import UserError
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extraction.work import ModalityWork, Work, plan_work, store_of
@@ -60,9 +61,7 @@ def _prediction(workspace: Workspace, run: str, name: str) -> Line:
     made = inner.read_json("prediction.json")
     command = f"emi-ray predict -w {workspace.quoted} {run} --clips {' '.join(made['sources'])} --to FILE"
     clips = inner.clips()
-    path = f"runs/{run}/{DESCRIPTION}"
-    model = workspace.read_json(path) if workspace.exists(path) else {}
-    if model.get("run_key") not in (None, *made["run_keys"]):
+    if _run_keys(workspace, run) not in ([], made["run_keys"]):
         why = ("the run was trained again since",)
         return Line("predictions", where, stale=clips.num_rows, why=why, command=command)
     if not made["modalities"]:
@@ -84,6 +83,15 @@ def _prediction(workspace: Workspace, run: str, name: str) -> Line:
         why=tuple(reasons),
         command=command if work.table.num_rows else None,
     )
+
+
+def _run_keys(workspace: Workspace, run: str) -> list[str]:
+    """Of the model of a run, or of the members of an ensemble in their order; empty where the run is gone."""
+    folder = f"runs/{run}"
+    if workspace.exists(f"{folder}/{ENSEMBLE}"):
+        return [member["run_key"] for member in workspace.read_json(f"{folder}/{ENSEMBLE}")["members"]]
+    path = f"{folder}/{DESCRIPTION}"
+    return [workspace.read_json(path)["run_key"]] if workspace.exists(path) else []
 
 
 def _line(name: str, work: ModalityWork, failures: pa.Table, command: str) -> Line:

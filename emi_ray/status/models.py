@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from emi_ray.config import WorkspaceConfig, validate
+from emi_ray.config import WorkspaceConfig
+from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import UserError
 from emi_ray.schema import labels_of
+from emi_ray.settings import validate
 from emi_ray.status.line import Line
 from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
 from emi_ray.training.inputs import CLIPS, read_inputs
@@ -17,17 +19,28 @@ from emi_ray.workspace import Workspace
 
 
 def run_lines(workspace: Workspace, clips: pa.Table) -> list[Line]:
-    """One line a run: whether training it now would give the same."""
+    """One line a trained run: whether training it now would give the same."""
     return [
         _run_line(workspace, clips, f"{recipe}/{seed}")
         for recipe in workspace.folders("runs")
         for seed in workspace.folders(f"runs/{recipe}")
+        if not is_made_of_runs(workspace, f"runs/{recipe}/{seed}")
     ]
 
 
-def _run_line(workspace: Workspace, clips: pa.Table, run: str) -> Line:
+def is_made_of_runs(workspace: Workspace, folder: str) -> bool:
+    """Whether a folder under ``runs/`` is an ensemble's, finished or not: its members are copied there first."""
+    return workspace.exists(f"{folder}/{ENSEMBLE}") or "members" in workspace.folders(folder)
+
+
+def train_command(workspace: Workspace, run: str) -> str:
+    """What trains the run ``recipe/seed``."""
     recipe, _, seed = run.partition("/")
-    command = f"emi-ray train -w {workspace.quoted} {recipe} --seed {seed}"
+    return f"emi-ray train -w {workspace.quoted} {recipe} --seed {seed}"
+
+
+def _run_line(workspace: Workspace, clips: pa.Table, run: str) -> Line:
+    command = train_command(workspace, run)
     folder = f"runs/{run}"
     if not (workspace.exists(f"{folder}/{METRICS}") and workspace.exists(f"{folder}/{DESCRIPTION}")):
         return Line("runs", run, missing=1, why=("it is not finished",), command=command)

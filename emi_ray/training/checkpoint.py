@@ -13,13 +13,14 @@ import torch
 from pydantic import Field
 from safetensors.torch import load, save
 
-from emi_ray.config import MediaSettings, Settings, validate
+from emi_ray.config import MediaSettings
 from emi_ray.errors import UserError, choices
 from emi_ray.feature_store import FeatureStore
 from emi_ray.models.backbone import TOKEN_DIM
 from emi_ray.models.build import System, build_model
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Label, Stream
+from emi_ray.settings import Settings, validate
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.transcripts import TOKENIZER, parse_tokenizer, with_tokens
 from emi_ray.workspace import Workspace

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from emi_ray.config import dump_yaml
 from emi_ray.errors import UserError
 from emi_ray.metrics import scores
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Stream, snake
+from emi_ray.settings import dump_yaml
 from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.clip_data import ClipData

@@ -18,9 +18,10 @@ from statistics import fmean
 import ray
 from optuna.trial import FrozenTrial, TrialState
 
-from emi_ray.config import Settings, WorkspaceConfig, dump_yaml
+from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
+from emi_ray.settings import Settings, dump_yaml
 from emi_ray.training import runs
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.resources import JobResources

@@ -15,10 +15,10 @@ import numpy as np
 import ray
 from pydantic import Field
 
-from emi_ray.config import Settings
 from emi_ray.errors import ClipError
 from emi_ray.extractors import Extractor, Features
 from emi_ray.media.clip import DecodedClip
+from emi_ray.settings import Settings
 
 _poisoned = False
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from table_files import read_text_table
 
-from emi_ray.config import apply_overrides
 from emi_ray.errors import UserError
 from emi_ray.metrics import scores
 from emi_ray.schema import EMOTIONS, Label, snake
+from emi_ray.settings import apply_overrides
 
 
 def with_labels(folder: Path, *names: str, **settings: object):

@@ -23,6 +23,12 @@ def test_what_latex_and_markdown_would_read_as_commands_is_escaped() -> None:
     assert rows[1] == ["50 % of a_b & c", "x|y_{1} #2 \\end", "−0.1 … <b>"]
 
 
+def test_names_in_csv_are_no_formulas_and_numbers_stay_as_they_are() -> None:
+    table = TextTable("=T()", ["label", "=H()"], [["@sum(A1)", "+0.1 to +0.2"]], "")
+    rows = list(csv.reader(io.StringIO(csv_text([table]))))
+    assert rows == [["table", "label", "'=H()"], ["'=T()", "'@sum(A1)", "+0.1 to +0.2"]]
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
 def test_latex_compiles(tmp_path: Path) -> None:
     wide = TextTable("Wide", [f"column {i}" for i in range(20)], [["0.123 ± 0.004"] * 20] * 3, "")

@@ -8,11 +8,12 @@ import torch
 import transformers as hf
 from planted import planted_data, planted_workspace
 
-from emi_ray.config import WorkspaceConfig, dump_yaml
+from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run, predict_features
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe
+from emi_ray.settings import dump_yaml
 from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.plan import plan_run

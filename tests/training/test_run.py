@@ -6,12 +6,13 @@ import pytest
 import torch
 from planted import planted_workspace
 
-from emi_ray.config import WorkspaceConfig, read_yaml
+from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run
 from emi_ray.metrics import scores
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS
+from emi_ray.settings import read_yaml
 from emi_ray.training.checkpoint import find_run, load_model
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run

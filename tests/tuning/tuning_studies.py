@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from emi_ray.config import validate
+from emi_ray.settings import validate
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.rows import split_rows
 from emi_ray.tuning.objective import Score

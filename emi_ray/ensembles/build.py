@@ -1,0 +1,200 @@
+"""Making a run of several finished ones: weights are fitted, and the files of a run written."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.comparison import codes_of_clips
+from emi_ray.ensemble_weights import MEAN, EnsembleWeights, Method, combine, fit_weights
+from emi_ray.ensembles.answers import MemberAnswers, cross_fitted
+from emi_ray.ensembles.files import ENSEMBLE, EnsembleDescription, Member
+from emi_ray.ensembles.members import (
+    NUM_FOLDS,
+    common_labels,
+    member_folders,
+    rows_at,
+    test_clips,
+    true_values,
+    validation_clips,
+)
+from emi_ray.errors import UserError
+from emi_ray.metrics import scores
+from emi_ray.recipe import recipe_names
+from emi_ray.schema import Label
+from emi_ray.settings import Settings, dump_yaml
+from emi_ray.training.checkpoint import DESCRIPTION, WEIGHTS
+from emi_ray.training.run_files import METRICS, SPLIT, without_nan
+from emi_ray.training.transcripts import TOKENIZER
+from emi_ray.workspace import Workspace
+
+
+class _About(Settings):
+    """``recipe.yaml`` of an ensemble: for the reader, for no recipe makes it."""
+
+    name: str
+    title: str
+    members: tuple[str, ...]
+
+
+def build_ensemble(
+    workspace: Workspace, runs: Sequence[str], name: str, method: Method = "mean", seed: int = 42
+) -> dict[str, Any]:
+    """Make one run of several finished ones; an ensemble of that name and seed is replaced.
+
+    Args:
+        runs: ``f2/42``, or a recipe, which stands for all its seeds.
+        name: of its folder under ``runs/``.
+        seed: names the folder, and draws the folds.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        UserError: fewer than two runs, a run is not finished or is an ensemble itself, the runs have other labels or
+            no validation clip that none of them learnt from, or the name is a recipe's.
+    """
+    folders = member_folders(workspace, runs)
+    folder = f"runs/{name}/{seed}"
+    if name in recipe_names() or (
+        workspace.folders(f"runs/{name}") and not _is_ensembles_folder(workspace, name)
+    ):
+        raise UserError(f"--name {name}: a recipe is called so; choose another name for the ensemble.")
+    tables = {member: workspace.read_table(f"{member}/predictions.parquet") for member in folders}
+    labels = common_labels(workspace, folders, tables)
+    val = validation_clips(workspace, folders, tables)
+    said = MemberAnswers.of([rows_at(table, val) for table in tables.values()], labels)
+    readable = np.isfinite(said.values).all(axis=2).any(axis=0)
+    said = said.at(readable)
+    truth = true_values(tables, said.clip_ids, labels)
+    weights, fold_weights, folds = _fit(workspace, said, truth, method, seed)
+    values = cross_fitted(combine(weights, said.values, said.patterns), said, fold_weights, folds)
+    test = MemberAnswers.of([rows_at(table, test_clips(tables)) for table in tables.values()], labels)
+    described = [workspace.read_json(f"{member}/{DESCRIPTION}") for member in folders]
+    description = EnsembleDescription(
+        members=tuple(
+            Member(run=member.removeprefix("runs/"), run_key=each["run_key"])
+            for member, each in zip(folders, described, strict=True)
+        ),
+        labels=tuple(Label(**label) for label in described[0]["labels"]),
+        seed=seed,
+        weights=weights,
+        fold_weights=fold_weights,
+        folds={clip_id: int(fold) for clip_id, fold in zip(said.clip_ids, folds, strict=True)},
+    )
+    workspace.delete(folder)
+    _copy_models(workspace, folders, folder)
+    tested = combine(weights, test.values, test.patterns)
+    parts = [(said, values, truth, "val"), (test, tested, true_values(tables, test.clip_ids, labels), "test")]
+    workspace.write_table(f"{folder}/predictions.parquet", _predictions(parts))
+    metrics = _metrics(name, description, values, truth, len(readable) - int(readable.sum()))
+    _write_rest(workspace, folder, description, said.clip_ids, folders, metrics)
+    return metrics
+
+
+def _is_ensembles_folder(workspace: Workspace, name: str) -> bool:
+    return all(
+        workspace.exists(f"runs/{name}/{seed}/{ENSEMBLE}") for seed in workspace.folders(f"runs/{name}")
+    )
+
+
+def _copy_models(workspace: Workspace, folders: Sequence[str], to: str) -> None:
+    for index, member in enumerate(folders):
+        for file in (WEIGHTS, DESCRIPTION, TOKENIZER):
+            if workspace.exists(f"{member}/{file}"):
+                workspace.write_bytes(
+                    f"{to}/members/{index}/{file}", workspace.read_bytes(f"{member}/{file}")
+                )
+
+
+def _fit(
+    workspace: Workspace, said: MemberAnswers, truth: np.ndarray, method: Method, seed: int
+) -> tuple[EnsembleWeights, tuple[EnsembleWeights, ...], np.ndarray]:
+    """Weights for new clips, and for each fold those that were fitted without it; and the fold of each clip."""
+    codes = codes_of_clips(workspace, said.clip_ids)
+    num_groups = int(codes.max()) + 1
+    if method == "mean":
+        return MEAN, (), np.full(len(codes), -1)
+    if num_groups < NUM_FOLDS:
+        raise UserError(
+            f"Weights are fitted in {NUM_FOLDS} folds between people, but the validation clips are of {num_groups}: "
+            "use --weights mean."
+        )
+    order = np.random.default_rng(seed).permutation(num_groups)
+    folds = (np.argsort(order) % NUM_FOLDS)[codes]
+    fitted = []
+    for fold in range(NUM_FOLDS):
+        own = said.at(folds != fold)
+        fitted.append(fit_weights(own.values, truth[folds != fold], own.patterns))
+    return fit_weights(said.values, truth, said.patterns), tuple(fitted), folds
+
+
+def _predictions(parts: Sequence[tuple[MemberAnswers, np.ndarray, np.ndarray, str]]) -> pa.Table:
+    tables = []
+    for said, values, truth, split in parts:
+        table = said.table(values)
+        modalities = table["modalities"]
+        table = table.drop_columns("modalities").add_column(
+            1, "split", pa.array([split] * len(values), pa.string())
+        )
+        for index, label in enumerate(said.labels):
+            column = pa.array(truth[:, index], pa.float64(), mask=np.isnan(truth[:, index]))
+            table = table.append_column(f"true_{label}", column)
+        table = table.append_column("modalities", modalities)
+        scored = np.isfinite(truth).any(axis=1) & np.isfinite(values).all(axis=1)
+        tables.append(table.append_column("scored", pa.array(scored)))
+    return pa.concat_tables(tables)
+
+
+def _metrics(
+    name: str, description: EnsembleDescription, values: np.ndarray, truth: np.ndarray, num_unread: int
+) -> dict[str, Any]:
+    key = json.dumps(
+        [description.model_dump(mode="json")["members"], description.weights.method, description.seed]
+    )
+    found = scores(values, truth, description.labels)
+    return without_nan(
+        {
+            "recipe": name,
+            "seed": description.seed,
+            **found,
+            "num_left_out": {"val": num_unread},
+            "members": [member.run for member in description.members],
+            "weights": description.weights.method,
+            "stages": {},
+            "run_key": hashlib.blake2b(key.encode(), digest_size=6).hexdigest(),
+        }
+    )
+
+
+def _write_rest(
+    workspace: Workspace,
+    folder: str,
+    description: EnsembleDescription,
+    val: Sequence[str],
+    folders: Sequence[str],
+    metrics: Mapping[str, Any],
+) -> None:
+    learnt: dict[str, None] = {}
+    for member in folders:
+        split = workspace.read_table(f"{member}/{SPLIT}")
+        learnt |= dict.fromkeys(split.filter(pc.not_equal(split["split"], "val"))["clip_id"].to_pylist())
+    clip_ids = [*learnt, *val]
+    splits = ["train"] * len(learnt) + ["val"] * len(val)
+    workspace.write_table(f"{folder}/{SPLIT}", pa.table({"clip_id": clip_ids, "split": splits}))
+    members = [member.run for member in description.members]
+    how = "Mean" if description.weights.method == "mean" else "Fitted weights"
+    about = _About(name=metrics["recipe"], title=f"{how} of {', '.join(members)}", members=tuple(members))
+    workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(about))
+    header = pd.DataFrame(
+        columns=["stage", "epoch", "train_loss", "val_loss", "val_pearson", "lr", "seconds"]
+    )
+    workspace.write_text(f"{folder}/history.csv", header.to_csv(index=False))
+    workspace.write_json(f"{folder}/versions.json", workspace.read_json(f"{folders[0]}/versions.json"))
+    workspace.write_json(f"{folder}/{ENSEMBLE}", description.model_dump(mode="json"))
+    workspace.write_json(f"{folder}/{METRICS}", dict(metrics))

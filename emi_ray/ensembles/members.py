@@ -1,0 +1,93 @@
+"""The runs that an ensemble is made of: which they are, the clips that they have in common, and their labels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.ensembles.files import ENSEMBLE
+from emi_ray.errors import UserError
+from emi_ray.training.checkpoint import DESCRIPTION, find_run
+from emi_ray.training.run_files import METRICS, SPLIT
+from emi_ray.workspace import Workspace
+
+NUM_FOLDS = 5
+
+
+def member_folders(workspace: Workspace, runs: Sequence[str]) -> list[str]:
+    folders: list[str] = []
+    for run in runs:
+        name = run.strip("/").removeprefix("runs/")
+        seeds = workspace.folders(f"runs/{name}") if "/" not in name else []
+        folders += [f"runs/{name}/{seed}" for seed in seeds] or [find_run(workspace, run)]
+    folders = list(dict.fromkeys(folders))
+    if len(folders) < 2:
+        raise UserError("An ensemble needs two runs at least: name several, or a recipe with several seeds.")
+    for folder in folders:
+        if workspace.exists(f"{folder}/{ENSEMBLE}"):
+            raise UserError(f"{folder} is an ensemble itself: name its members instead.")
+        if not workspace.exists(f"{folder}/{METRICS}"):
+            raise UserError(f"{folder} is not finished: finish it with emi-ray train.")
+    return folders
+
+
+def common_labels(workspace: Workspace, folders: Sequence[str], tables: Mapping[str, pa.Table]) -> list[str]:
+    first = workspace.read_json(f"{folders[0]}/{DESCRIPTION}")["labels"]
+    for folder in folders:
+        if workspace.read_json(f"{folder}/{DESCRIPTION}")["labels"] != first:
+            raise UserError(f"{folders[0]} and {folder} predict other labels: they make no ensemble.")
+        if "modalities" not in tables[folder].column_names:
+            raise UserError(f"{folder} was made by an earlier version, which kept less: train it again.")
+    return [label["name"] for label in first]
+
+
+def validation_clips(
+    workspace: Workspace, folders: Sequence[str], tables: Mapping[str, pa.Table]
+) -> list[str]:
+    """Clips that some member was validated on and none learnt from, in the order of the first that has them."""
+    learnt: set[str] = set()
+    for folder in folders:
+        split = workspace.read_table(f"{folder}/{SPLIT}")
+        learnt |= set(split.filter(pc.not_equal(split["split"], "val"))["clip_id"].to_pylist())
+    clips: dict[str, None] = {}
+    for table in tables.values():
+        own = table.filter(pc.and_(pc.equal(table["split"], "val"), table["scored"]))
+        clips |= dict.fromkeys(clip_id for clip_id in own["clip_id"].to_pylist() if clip_id not in learnt)
+    if len(clips) < NUM_FOLDS:
+        raise UserError(
+            f"The runs have {len(clips)} validation clips that none of them learnt from, which is too few: train "
+            "them on the same split."
+        )
+    return list(clips)
+
+
+def test_clips(tables: Mapping[str, pa.Table]) -> list[str]:
+    clips: dict[str, None] = {}
+    for table in tables.values():
+        clips |= dict.fromkeys(table.filter(pc.equal(table["split"], "test"))["clip_id"].to_pylist())
+    return list(clips)
+
+
+def rows_at(table: pa.Table, clip_ids: Sequence[str]) -> pa.Table:
+    """Rows of some clips in their order; of a clip that is not there, nulls and no modalities."""
+    place = pc.index_in(pa.array(clip_ids, pa.string()), table["clip_id"].combine_chunks())
+    taken = table.take(place)
+    column = taken.column_names.index("modalities")
+    taken = taken.set_column(column, "modalities", pc.fill_null(taken["modalities"], ""))
+    return taken.set_column(0, "clip_id", pa.array(clip_ids, pa.string()))
+
+
+def true_values(tables: Mapping[str, pa.Table], clip_ids: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """(N, L), NaN where unknown; the members agree, or it is an error."""
+    truth = np.full((len(clip_ids), len(labels)), np.nan)
+    for folder, table in tables.items():
+        own = rows_at(table, clip_ids)
+        values = np.stack([own[f"true_{label}"].to_numpy().astype(np.float64) for label in labels], axis=1)
+        both = np.isfinite(values) & np.isfinite(truth)
+        if (values[both] != truth[both]).any():
+            raise UserError(
+                f"{folder} was scored against other labels than the runs before it: train it again."
+            )
+        truth = np.where(np.isfinite(values), values, truth)
+    return truth

@@ -1,0 +1,49 @@
+"""An ensemble scored again from its files alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from emi_ray.ensembles.files import is_ensemble, load_ensemble
+from emi_ray.errors import UserError
+from emi_ray.evaluation import evaluate_run as evaluate_single
+from emi_ray.evaluation import predict_table
+from emi_ray.metrics import scores
+from emi_ray.schema import SPLITS, Split
+from emi_ray.training.checkpoint import find_run
+from emi_ray.training.run_files import without_nan
+from emi_ray.workspace import Workspace
+
+
+def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
+    """As :func:`emi_ray.evaluation.evaluate_run`; an ensemble is scored on val and test."""
+    if not is_ensemble(workspace, run):
+        return evaluate_single(workspace, run, splits)
+    folder, loaded = find_run(workspace, run), load_ensemble(workspace, run)
+    held = workspace.read_table(f"{folder}/predictions.parquet")
+    held = held.filter(held["scored"])
+    result: dict[str, Any] = {"recipe": folder.split("/")[1], "seed": loaded.description.seed}
+    names = [label.name for label in loaded.description.labels]
+    clips = workspace.clips()
+    for split in splits:
+        own = held.filter(pc.equal(held["split"], split))
+        if not own.num_rows:
+            continue
+        wanted = clips.filter(pc.is_in(clips["clip_id"], own["clip_id"].combine_chunks()))
+        if wanted.num_rows < own.num_rows:
+            raise UserError(f"{folder} was made with clips that the corpus no longer has: make it again.")
+        said = loaded.combine(
+            [predict_table(workspace, one, wanted) for one in loaded.members], split == "val"
+        )
+        order = pc.index_in(said["clip_id"], own["clip_id"].combine_chunks())
+        true = own.take(order)
+        values, truth = (
+            np.stack([t[c].to_numpy() for c in cols], axis=1)
+            for t, cols in ((said, names), (true, [f"true_{name}" for name in names]))
+        )
+        result[split] = scores(values, truth, loaded.description.labels, split)
+    result = without_nan(result)
+    workspace.write_json(f"{folder}/evaluation.json", result)
+    return result

@@ -1,0 +1,83 @@
+"""Whether ensembles were made of what the workspace holds now: an ensemble is current if its members are."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from emi_ray.ensembles import ENSEMBLE, EnsembleDescription, read_description
+from emi_ray.errors import UserError
+from emi_ray.settings import validate
+from emi_ray.status.line import Line
+from emi_ray.status.models import is_made_of_runs, stale_because, train_command
+from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
+from emi_ray.training.plan import METRICS
+from emi_ray.workspace import Workspace
+
+
+def ensemble_lines(workspace: Workspace, clips: pa.Table) -> Iterator[Line]:
+    """One line an ensemble; before one that has to be made again, one for each member whose own run is gone."""
+    for name in workspace.folders("runs"):
+        for seed in workspace.folders(f"runs/{name}"):
+            if is_made_of_runs(workspace, f"runs/{name}/{seed}"):
+                yield from _lines_of(workspace, clips, f"{name}/{seed}")
+
+
+def _lines_of(workspace: Workspace, clips: pa.Table, run: str) -> Iterator[Line]:
+    folder = f"runs/{run}"
+    if not (workspace.exists(f"{folder}/{ENSEMBLE}") and workspace.exists(f"{folder}/{METRICS}")):
+        unfinished = "the ensemble is not finished: make it again with emi-ray ensemble"
+        yield Line("runs", run, missing=1, why=(unfinished,))
+        return
+    try:
+        description = read_description(workspace, folder)
+        copies = _copies(workspace, folder, description)
+    except UserError as error:
+        other = f"another version made it: make it again with emi-ray ensemble: {error}"
+        yield Line("runs", run, stale=1, why=(other,))
+        return
+    why = _stale_because(workspace, clips, description, copies)
+    if not why:
+        yield Line("runs", run, current=1)
+        return
+    for member in description.members:
+        recipe, _, seed = member.run.partition("/")
+        if seed not in workspace.folders(f"runs/{recipe}"):
+            yield _gone(workspace, member.run, run)
+    yield Line("runs", run, stale=1, why=why, command=_command(workspace, run, description))
+
+
+def _copies(workspace: Workspace, folder: str, description: EnsembleDescription) -> list[ModelDescription]:
+    """The members' models as the ensemble holds them."""
+    paths = [f"{folder}/members/{index}/{DESCRIPTION}" for index in range(len(description.members))]
+    return [validate(ModelDescription, workspace.read_json(path), workspace.path(path)) for path in paths]
+
+
+def _stale_because(
+    workspace: Workspace,
+    clips: pa.Table,
+    description: EnsembleDescription,
+    copies: Sequence[ModelDescription],
+) -> tuple[str, ...]:
+    """What has changed of each member; a member whose own run is gone is judged by the copy in the ensemble."""
+    reasons: list[str] = []
+    for member, copy in zip(description.members, copies, strict=True):
+        own = f"runs/{member.run}/{DESCRIPTION}"
+        if workspace.exists(own) and workspace.read_json(own).get("run_key") != member.run_key:
+            reasons.append(f"member {member.run} was trained again since")
+        else:
+            reasons += [f"member {member.run}: {why}" for why in stale_because(workspace, clips, copy)]
+    return tuple(reasons)
+
+
+def _gone(workspace: Workspace, member: str, run: str) -> Line:
+    why = (f"the ensemble {run} was made of it, and cannot be made again without it",)
+    return Line("runs", member, missing=1, why=why, command=train_command(workspace, member))
+
+
+def _command(workspace: Workspace, run: str, description: EnsembleDescription) -> str:
+    name, _, seed = run.partition("/")
+    members = " ".join(member.run for member in description.members)
+    return (
+        f"emi-ray ensemble -w {workspace.quoted} {members} --name {name} "
+        f"--weights {description.weights.method} --seed {seed}"
+    )
