@@ -1,4 +1,4 @@
-"""A small version of benchmarks/coverage.py: intervals hold the truth as often as they say."""
+"""A small version of benchmarks/interval_coverage.py: intervals hold the truth as often as they say."""
 
 import numpy as np
 

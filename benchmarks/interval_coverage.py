@@ -1,6 +1,6 @@
 """How often the 95 % intervals of the report and of `emi-ray compare` hold the truth, over simulated corpora.
 
-    python benchmarks/coverage.py --corpora 200 --people 40 --clips 20 --seeds 3
+    python benchmarks/interval_coverage.py --corpora 200 --people 40 --clips 20 --seeds 3
 
 Every corpus has people with some clips each, six labels, most of them zero as in Hume-Vidmimic2, and two systems
 under a few seeds. Labels and errors of one person's clips resemble each other, the two systems make partly the
