@@ -1,10 +1,13 @@
 """How news of running trainings reach the driver."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+OnProgress = Callable[[str, Mapping[str, Any]], None]
+"""Called after every epoch with the name of the job and what ``history.csv`` will say of the epoch."""
 
 
 class _Inbox:

@@ -1,0 +1,238 @@
+"""Training runs side by side: each stage-1 encoder and each run is one Ray task.
+
+Ray starts as many of them at once as the cluster's GPUs or cores allow, keeps their processes for the next ones,
+repeats those whose process or node is lost, and uses nodes that join. An encoder that several runs share is one task,
+for which all of them wait. Features are read by tasks too, into Ray's object store: once a command, mapped by all
+processes of a node. One large run over several workers is :mod:`emi_ray.training.ray_worker`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from emi_ray.errors import EmiRayError
+from emi_ray.feature_store import FeatureStore
+from emi_ray.training.clip_data import PackedFeatures, join_clips, read_packed
+from emi_ray.training.inbox import Inbox, OnProgress
+from emi_ray.training.plan import EncoderJob, Place, RunPlan, encoder_jobs
+from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
+from emi_ray.training.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from emi_ray.training.encoder_job import EncoderDone
+
+_MAX_RETRIES = 3
+"""How often a task is repeated after its process or its node was lost."""
+
+_POLL_EVERY_S = 0.3
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the task of a run or an encoder is told beside its data."""
+
+    name: str
+    inbox: Inbox
+    resources: JobResources
+    force: bool
+    checkpoint_every_s: float
+
+
+@dataclass
+class SideBySide:
+    """The runs of one command, from the first task to the last result."""
+
+    plans: Mapping[int, RunPlan]
+    force: bool
+    gpus_per_run: float | None
+    checkpoint_every_s: float
+    on_progress: OnProgress
+    settle: Callable[..., None]
+    _features: dict[str, Any] = field(default_factory=dict)
+    _encoders: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, on_plan: Callable[[int, int], None]) -> None:
+        """Submit everything, then hear of it until it is done."""
+        workspace = next(iter(self.plans.values())).workspace
+        self._clips = ray.put(workspace.clips())
+        inbox = Inbox()
+        try:
+            sized = self._size()
+            jobs = {job.key: job for plan in self.plans.values() for job in encoder_jobs(plan)}
+            if self.force:
+                for key in [*jobs, *(plan.key for plan in self.plans.values())]:
+                    Unfinished(workspace, key).forget()
+            on_plan(len(self.plans), min(sized.concurrent, max(len(jobs), len(self.plans))))
+            self._submit_encoders(list(jobs.values()), inbox, sized)
+            self._collect(self._submit_runs(inbox, sized), inbox)
+        finally:
+            inbox.close()
+
+    def _size(self) -> JobResources:
+        largest = max(_feature_bytes(plan) for plan in self.plans.values())
+        return size_jobs(largest, None, self.gpus_per_run, smallest_gpu_bytes())
+
+    def _share_out(self, sized: JobResources, num_jobs: int) -> list[JobResources]:
+        return [sized] * num_jobs if self.gpus_per_run else sized.shared_out(num_jobs)
+
+    def _submit_encoders(self, jobs: list[EncoderJob], inbox: Inbox, sized: JobResources) -> None:
+        """One task for each encoder, those that take longest first."""
+        serves = Counter(job.key for plan in self.plans.values() for job in encoder_jobs(plan))
+        jobs.sort(key=lambda job: _cost(job.plan, [job.modality]), reverse=True)
+        for job, resources in zip(jobs, self._share_out(sized, len(jobs)), strict=True):
+            others = f" (+{serves[job.key] - 1})" if serves[job.key] > 1 else ""
+            told = self._job(f"{job.plan.name} {job.modality}{others}", inbox, resources)
+            modalities = [job.modality] if job.modality in job.plan.stores else []
+            packed = [self._read(job.plan, modality) for modality in modalities]
+            self._encoders[job.key] = _task(_train_encoder, resources, told.name).remote(
+                told, job, self._clips, modalities, *packed
+            )
+
+    def _submit_runs(self, inbox: Inbox, sized: JobResources) -> dict[Any, int]:
+        order = sorted(
+            self.plans, key=lambda i: _cost(self.plans[i], self.plans[i].recipe.streams), reverse=True
+        )
+        running = {}
+        for index, resources in zip(order, self._share_out(sized, len(order)), strict=True):
+            plan = self.plans[index]
+            told = self._job(plan.name, inbox, resources)
+            encoders = [self._encoders[job.key] for job in encoder_jobs(plan)]
+            packed = [self._read(plan, modality) for modality in plan.stores]
+            reference = _task(_train_run, resources, told.name).remote(
+                told, plan, self._clips, [*plan.stores], len(encoders), *encoders, *packed
+            )
+            running[reference] = index
+        return running
+
+    def _job(self, name: str, inbox: Inbox, resources: JobResources) -> _Job:
+        return _Job(name, inbox, resources, self.force, self.checkpoint_every_s)
+
+    def _read(self, plan: RunPlan, modality: Any) -> Any:
+        """The packed features of an encoder in the object store, read by one task a command."""
+        limit, extras = plan.max_steps.get(modality), plan.recipe.encoders[modality].extras
+        key = json.dumps([plan.stores[modality].folder, limit, extras])
+        if key not in self._features:
+            read = ray.remote(num_cpus=0.1, max_retries=_MAX_RETRIES)(_read_features)
+            self._features[key] = read.remote(plan.stores[modality], self._clips, limit, extras)
+        return self._features[key]
+
+    def _collect(self, running: dict[Any, int], inbox: Inbox) -> None:
+        waiting = dict(running)
+        while waiting:
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_EVERY_S)
+            for job, scores in inbox.take():
+                self.on_progress(job, scores)
+            for reference in done:
+                index = waiting.pop(reference)
+                try:
+                    self.settle(index, {**ray.get(reference), "already_finished": False})
+                except ray.exceptions.RayError as error:
+                    self.settle(index, None, _problem(self.plans[index], error))
+
+
+def _task(function: Callable[..., Any], resources: JobResources, name: str) -> Any:
+    # Without max_calls=0 a process that used a GPU ends with its task, and the next one imports torch again.
+    task: Any = ray.remote(max_retries=_MAX_RETRIES, max_calls=0)(function)
+    return task.options(name=f"train {name}", **resources.options)
+
+
+def _read_features(
+    store: FeatureStore, clips: pa.Table, max_steps: int | None, extras: Sequence[str]
+) -> PackedFeatures:
+    return read_packed(store, clips["clip_id"].combine_chunks(), max_steps=max_steps, extras=extras)
+
+
+def _train_encoder(
+    told: _Job, job: EncoderJob, clips: pa.Table, modalities: Sequence[Any], *packed: PackedFeatures
+) -> "EncoderDone":
+    """What the task of an encoder runs."""
+    from emi_ray.training.encoder_job import train_encoder  # imports torch, which the driver does not need
+
+    device = told.resources.take_up()
+    data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
+    unfinished = Unfinished(job.plan.workspace, job.key, told.checkpoint_every_s)
+    return train_encoder(
+        job,
+        job.plan.with_texts(data) if job.modality == job.plan.recipe.transcript_stream else data,
+        unfinished,
+        device=device,
+        place=_place(),
+        on_epoch_end=lambda scores: told.inbox.tell(told.name, scores),
+        reuse=not told.force,
+    )
+
+
+def _train_run(
+    told: _Job,
+    plan: RunPlan,
+    clips: pa.Table,
+    modalities: Sequence[Any],
+    num_encoders: int,
+    *encoders_and_features: Any,
+) -> dict[str, Any]:
+    """What the task of a run runs, once its encoders are trained."""
+    from emi_ray.training.encoder_job import earlier_of
+    from emi_ray.training.run import execute_run
+
+    encoders, packed = encoders_and_features[:num_encoders], encoders_and_features[num_encoders:]
+    device = told.resources.take_up()
+    data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
+    unfinished = Unfinished(plan.workspace, plan.key, told.checkpoint_every_s)
+    metrics = execute_run(
+        plan,
+        data=plan.with_texts(data),
+        device=device,
+        place=_place(),
+        on_epoch_end=lambda scores: told.inbox.tell(told.name, scores),
+        on_checkpoint=unfinished.keep,
+        resume=unfinished.load(),
+        earlier=earlier_of(encoders),
+    )
+    unfinished.forget()
+    return metrics
+
+
+def _place() -> Place:
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    return Place(ray.util.get_node_ip_address(), tuple(map(str, gpus)))
+
+
+def _feature_bytes(plan: RunPlan) -> int:
+    return sum(_num_bytes(store) for store in plan.stores.values())
+
+
+def _num_bytes(store: FeatureStore) -> int:
+    """How much memory all features of a store take, from its record, without reading them."""
+    steps = int(pc.sum(store.held.record()["num_steps"]).as_py() or 0)
+    return steps * store.feature_dim * store.dtype.itemsize
+
+
+def _cost(plan: RunPlan, modalities: Iterable[Any]) -> tuple[bool, int]:
+    """What to sort trainings by: those with a backbone take longest, then those that read most over all epochs."""
+    recipe, chosen = plan.recipe, list(modalities)
+    read = [
+        recipe.training_of(recipe.encoders[m]).epochs * _num_bytes(plan.stores[m])
+        for m in chosen
+        if m in plan.stores
+    ]
+    return bool(recipe.finetuned & {*chosen}), sum(read)
+
+
+def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
+    """What the user is told of a run that did not end."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, EmiRayError):
+        return cause
+    again = "Started again, it resumes from its last checkpoint."
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return EmiRayError(f"Training {plan.name} broke down: {type(cause).__name__}: {cause}. {again}")
+    return EmiRayError(
+        f"Training {plan.name} was lost {_MAX_RETRIES + 1} times: its process was killed, perhaps for want of "
+        f"memory, or its node went away ({type(error).__name__}). {again}"
+    )
