@@ -86,10 +86,12 @@ def presence_loss(log_odds: Tensor, targets: Tensor, complete: bool = False) -> 
     return _mean_error(error, log_odds, targets, complete)
 
 
-def normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of diagonal normals (B, K) from the standard normal, mean over B."""
+def normal_divergence(mean: Tensor, log_variance: Tensor, counted: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of diagonal normals (B, K) from the standard normal: the mean over the clips that
+    ``counted`` (B,) bool names, 0 where it names none."""
     per_clip = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
-    return per_clip.mean()
+    # Not per_clip[counted].mean(): a GPU's host would wait to learn the size.
+    return per_clip.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 def build_objective(objective: ObjectiveSettings) -> Loss:

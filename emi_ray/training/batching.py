@@ -36,8 +36,9 @@ class Batcher:
         self._sizes = np.sum(sizes, axis=0)
 
     def inputs(self, rows: np.ndarray) -> Inputs:
-        """The features of some clips."""
-        return {modality: packed.gather(rows) for modality, packed in self._packed.items()}
+        """The features of some clips. Their rows are all that is copied to the device."""
+        chosen = torch.from_numpy(rows).to(self.device)
+        return {modality: packed.gather(rows, chosen) for modality, packed in self._packed.items()}
 
     def targets(self, rows: np.ndarray) -> Tensor:
         """The targets of some clips on the [0, 1] scale, (B, L) float32."""
@@ -78,40 +79,47 @@ class _Resident:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self._values = torch.from_numpy(packed.values).to(device)
-        self._starts, self._lengths, self._present = packed.starts, packed.lengths, packed.present
+            self._starts = torch.from_numpy(packed.starts).to(device)
+            self._lengths = torch.from_numpy(packed.lengths).to(device)
+            self._present = torch.from_numpy(packed.present).to(device)
+        self._last = torch.maximum(self._starts, self._starts + self._lengths - 1).clamp_(
+            max=max(0, len(self._values) - 1)
+        )
+        self._packed = packed
         self._device = device
-        self._pooled = packed.pooled
 
-    def gather(self, rows: np.ndarray) -> Sequences:
-        present = torch.from_numpy(self._present[rows]).to(self._device)
-        return Sequences(present, lambda: self._padding(rows), self._flat(rows), self._pooled)
+    def gather(self, rows: np.ndarray, chosen: Tensor) -> Sequences:
+        """The clips of ``rows``, (B,) int64; ``chosen`` holds the same numbers on the device."""
+        packed = self._packed
+        flat = None
+        if self._device.type == "cpu":
+            flat = FlatSteps(self._values, packed.starts[rows], packed.lengths[rows])
+        return Sequences(self._present[chosen], lambda: self._padding(rows, chosen), flat, packed.pooled)
 
-    def _flat(self, rows: np.ndarray) -> FlatSteps | None:
-        if self._device.type != "cpu":
-            return None
-        return FlatSteps(self._values, self._starts[rows], self._lengths[rows])
-
-    def _padding(self, rows: np.ndarray) -> Padding:
-        descending = np.argsort(-self._lengths[rows], kind="stable")
-        parts = _groups(self._lengths[rows[descending]], self._values.shape[1])
+    def _padding(self, rows: np.ndarray, chosen: Tensor) -> Padding:
+        lengths = self._packed.lengths[rows]
+        descending = np.argsort(-lengths, kind="stable")
+        parts = _groups(lengths[descending], self._packed.feature_dim)
         if len(parts) == 1:
-            return Padding((self._pad(rows),))
-        groups = tuple(self._pad(rows[descending[part]]) for part in parts)
-        return Padding(groups, torch.from_numpy(np.argsort(descending)).to(self._device))
+            return Padding((self._pad(lengths, chosen),))
+        places = torch.from_numpy(descending).to(self._device)
+        groups = tuple(self._pad(lengths[descending[part]], chosen[places[part]]) for part in parts)
+        return Padding(groups, torch.argsort(places))
 
-    def _pad(self, rows: np.ndarray) -> PaddedGroup:
-        lengths = self._lengths[rows]
-        steps = np.arange(max(1, int(lengths.max(initial=0))))
-        mask = torch.from_numpy(steps < lengths[:, None]).to(self._device)
+    def _pad(self, lengths: np.ndarray, chosen: Tensor) -> PaddedGroup:
+        """``lengths`` is of the clips in ``chosen``: the shapes are known without asking the device."""
+        steps = torch.arange(max(1, int(lengths.max(initial=0))), device=self._device)
+        counts = self._lengths[chosen, None]
+        mask = steps < counts
         if not len(self._values):  # nobody has this modality
-            return PaddedGroup(torch.zeros((*mask.shape, self._values.shape[1]), device=self._device), mask)
+            return PaddedGroup(
+                torch.zeros((*mask.shape, self._packed.feature_dim), device=self._device), mask
+            )
         # Under the mask the clip's own last step stands again: finite, and close by in memory.
-        own = np.minimum(steps, np.maximum(lengths - 1, 0)[:, None])
-        index = torch.from_numpy((self._starts[rows, None] + own).reshape(-1)).to(self._device)
-        values = self._values.index_select(0, index.clamp_(max=len(self._values) - 1)).float()
-        values = values.view(*mask.shape, -1)
+        index = torch.minimum(self._starts[chosen, None] + steps, self._last[chosen, None])
+        values = self._values.index_select(0, index.view(-1)).float().view(*mask.shape, -1)
         if not lengths.all():  # what lies there is a step of another clip
-            values[torch.from_numpy(lengths == 0).to(self._device)] = 0.0
+            values.masked_fill_((counts == 0)[:, :, None], 0.0)
         return PaddedGroup(values, mask)
 
 

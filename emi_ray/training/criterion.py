@@ -46,9 +46,8 @@ class Criterion:
         elif outputs.log_odds is not None:
             loss = loss + objective.zero_inflated * presence_loss(outputs.log_odds, targets, complete)
         for latent in outputs.latents:
-            codes = latent.values[latent.present]
-            if len(codes):
-                loss = loss + objective.latent_prior * normal_divergence(*codes.chunk(2, dim=1))
+            mean, log_variance = latent.values.chunk(2, dim=1)
+            loss = loss + objective.latent_prior * normal_divergence(mean, log_variance, latent.present)
         return loss
 
     def _of_predictions(self, predictions: Tensor, targets: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def test_every_part_of_the_objective_is_added_at_its_weight():
         main(X, Y)
         + 0.25 * (main(X + 0.1, Y) + main(X - 0.1, Y))
         + 0.25 * presence_loss(outputs.log_odds, Y)
-        + 0.1 * normal_divergence(latent[:, :2], latent[:, 2:])
+        + 0.1 * normal_divergence(latent[:, :2], latent[:, 2:], EVERYONE)
     )
     torch.testing.assert_close(Criterion(objective, complete=True)(outputs, Y), expected)
 
@@ -71,7 +71,7 @@ def test_a_clip_that_lacks_a_modality_is_left_out_of_what_is_said_of_it_alone(co
         return Criterion(objective, complete)(outputs, Y)
 
     main = build_objective(objective)
-    divergence = normal_divergence(latent[some][:, :2], latent[some][:, 2:])
+    divergence = normal_divergence(latent[some][:, :2], latent[some][:, 2:], EVERYONE[some])
     expected = main(X, Y) + 0.5 * main(X[some], Y[some]) + 0.1 * divergence
     torch.testing.assert_close(loss(), expected)
     branch[~some] = latent[~some] = 77.0
@@ -170,9 +170,9 @@ def test_kinds_of_predictions_do_not_mix():
 
 
 def test_the_divergence_from_the_standard_normal_is_zero_for_itself():
-    assert normal_divergence(torch.zeros(4, 3), torch.zeros(4, 3)).item() == 0
+    assert normal_divergence(torch.zeros(4, 3), torch.zeros(4, 3), EVERYONE[:4]).item() == 0
     expected = torch.distributions.kl_divergence(
         torch.distributions.Normal(torch.full((4, 3), 0.5), 2.0), torch.distributions.Normal(0.0, 1.0)
     )
-    found = normal_divergence(torch.full((4, 3), 0.5), torch.full((4, 3), 2.0).square().log())
+    found = normal_divergence(torch.full((4, 3), 0.5), torch.full((4, 3), 2.0).square().log(), EVERYONE[:4])
     torch.testing.assert_close(found, expected.sum(dim=1).mean())
