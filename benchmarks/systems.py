@@ -4,15 +4,15 @@
     python benchmarks/systems.py f2 f2@4 f2:objective.binomial=0.5 f2:objective.memory=256 --keep FOLDER
 
 A variant is a recipe, a colon, and settings joined by commas; ``@4`` averages four seeds of it. Every draw makes new
-features, people and labels, every seed new weights; ensembles share no seed. An inner part of train chooses the epochs
-of all systems alike. What is compared is the score of the same clips of val, which decide nothing.
+features, people and labels, every seed new weights; ensembles share no seed. An inner part of train chooses the
+epochs of all systems alike. What is compared is the score of the same clips of val, which decide nothing.
 
-The difference to a system is given with two 95 % intervals: one over draws, people and seeds drawn anew, and Student's
-over the draws, which are few. Each variant is compared with the first one that has as many members.
+The difference to a system is given with two 95 % intervals: one over draws, people and seeds drawn anew, and
+Student's over the draws, which are few. Each variant is compared with the first one that has as many members.
 
-Predictions are kept in ``--keep``, one file for each draw, seed and system: a run that was cut off goes on where it was,
-and ``--only-table`` shows what there is. Features are narrower and shorter than the paper's and layers narrower, so
-that a run takes seconds.
+Predictions are kept in ``--keep``, one file for each draw, seed and system: a run that was cut off goes on where it
+was, and ``--only-table`` shows what there is. Features and, with ``--width``, layers are narrower than the paper's,
+so that a run takes seconds.
 """
 
 import argparse
