@@ -14,9 +14,12 @@ from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
 from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import origin_column, origin_of, todo_column
 from emi_ray.extractors import TranscriberSpec
+from emi_ray.extractors.whisper import Heard
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
+
+NO_SPEECH = "no speech was found in the sound (transcriber.settings.vad)"
 
 
 class Transcribe(Stage):
@@ -37,7 +40,7 @@ class Transcribe(Stage):
         self._spec = spec
         self._store = TranscriptStore(workspace, spec.fingerprint)
         self._keep = [*keep, "outcomes"]
-        self._runner: Runner[str] = Runner(
+        self._runner: Runner[Heard] = Runner(
             partial(TranscriberTool, spec), self.name, limits, pool.batch_size, careful
         )
 
@@ -50,13 +53,13 @@ class Transcribe(Stage):
             self._store.create(self._spec.identity)
         results = self._runner.run([unpack_clip(row) for row in heard])
         origins = {row["clip_id"]: origin_of(row[origin_column("text")]) for row in heard}
-        self._store.write({r.clip_id: r.result for r in results if r.result is not None}, origins)
+        self._store.write({r.clip_id: r.result.text for r in results if r.result is not None}, origins)
         by_id = {result.clip_id: result for result in results}
         told = [_told(row, by_id.get(row["clip_id"])) if row in mute else row for row in rows]
         for name in ("transcript", "missing", "failed"):
             column = pa.array([row[name] for row in told], pa.string())
             batch = batch.set_column(batch.schema.get_field_index(name), name, column)
-        outcomes = {result.clip_id: result.outcome(self.name) for result in results}
+        outcomes = {result.clip_id: _outcome(self.name, result) for result in results}
         return with_outcomes(batch, outcomes).select(self._keep)
 
 
@@ -68,11 +71,19 @@ class TranscriberTool:
     def __init__(self, spec: TranscriberSpec) -> None:
         self._whisper = spec.build()
 
-    def __call__(self, clips: Sequence[DecodedClip]) -> list[str]:
+    def __call__(self, clips: Sequence[DecodedClip]) -> list[Heard]:
         return self._whisper.transcribe(clips)
 
     def use_less_memory(self) -> bool:
         return self._whisper.use_less_memory()
+
+
+def _outcome(stage: str, attempt: Attempt[Heard]) -> dict[str, Any]:
+    """The outcome of one clip, with a remark where nobody speaks in it: the summary counts these."""
+    told = attempt.outcome(stage)
+    if attempt.result is not None and not attempt.result.has_speech:
+        told["reason"] = NO_SPEECH
+    return told
 
 
 def _wants_sound(row: Mapping[str, Any]) -> bool:
@@ -80,10 +91,10 @@ def _wants_sound(row: Mapping[str, Any]) -> bool:
     return row["transcript"] is None and "empty" not in json.loads(row["missing"]).get("transcript", "")
 
 
-def _told(row: Mapping[str, Any], result: Attempt[str] | None) -> dict[str, Any]:
+def _told(row: Mapping[str, Any], result: Attempt[Heard] | None) -> dict[str, Any]:
     """A row with its transcript, or with the reason why there is none."""
     missing, failed = json.loads(row["missing"]), json.loads(row["failed"])
-    transcript = result.result if result else None
+    transcript = result.result.text if result and result.result else None
     if result is None and "waveform" in failed:
         failed["transcript"] = f"no transcript is given, and the sound cannot be read: {failed['waveform']}"
     elif result is None:
@@ -91,6 +102,8 @@ def _told(row: Mapping[str, Any], result: Attempt[str] | None) -> dict[str, Any]
         missing["transcript"] = f"no transcript is given, and there is nothing to recognise one from: {why}"
     elif result.failure is not None:
         failed["transcript"] = result.failure[1]
+    elif result.result is not None and not result.result.has_speech:
+        missing["transcript"] = f"no transcript is given, and {NO_SPEECH}"
     elif not transcript:
         missing["transcript"] = "no transcript is given, and no words were recognised in the sound"
     return {

@@ -51,6 +51,7 @@ def workspace(
         *("extractors.audio.name=wav2vec2", f"extractors.audio.settings.weights={wav2vec2}"),
         *("extractors.text.name=gte-base", f"extractors.text.settings.weights={bert}"),
         *("transcriber.name=whisper", f"transcriber.settings.weights={whisper}"),
+        "transcriber.settings.vad=false",
     ]
     workspace = Workspace(str(folder / "workspace"))
     init_workspace(workspace, "table", str(folder / "clips.csv"), settings)
