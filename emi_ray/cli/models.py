@@ -268,7 +268,7 @@ def report(workspace: WorkspaceOption) -> None:
 
     Example: emi-ray report -w work
     """
-    from emi_ray.report import build_report
+    from emi_ray.reporting import build_report
 
     target = Workspace(workspace)
     target.config()  # a workspace must be there

@@ -10,7 +10,7 @@ from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
 from emi_ray.cli.models import RECIPE_SECTIONS
 from emi_ray.cli.show import training_progress
 from emi_ray.errors import UserError
-from emi_ray.report.text_tables import TextTable, csv_text, latex_document, markdown
+from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, markdown
 from emi_ray.workspace import Workspace
 
 ALL_TABLES = "3,4,5,ablation,rivals"
@@ -74,7 +74,7 @@ def stats(
 
     Example: emi-ray stats -w work --to stats.tex
     """
-    from emi_ray.report.statistics import statistics_tables
+    from emi_ray.reporting.statistics import statistics_tables
 
     target = Workspace(workspace)
     target.config()  # a workspace must be there

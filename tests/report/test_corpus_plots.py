@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from emi_ray.report.collect import FeatureSet
-from emi_ray.report.corpus_plots import coverage_bars, label_histograms, step_histograms
+from emi_ray.reporting.collect import FeatureSet
+from emi_ray.reporting.corpus_plots import coverage_bars, label_histograms, step_histograms
 from emi_ray.schema import Label
 
 

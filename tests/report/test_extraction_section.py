@@ -1,6 +1,6 @@
 from emi_ray.config import WorkspaceConfig
-from emi_ray.report import build_report
-from emi_ray.report.extraction_section import build_extraction_tables
+from emi_ray.reporting import build_report
+from emi_ray.reporting.extraction_section import build_extraction_tables
 from emi_ray.workspace import Workspace
 
 RECORD = {

@@ -10,7 +10,7 @@ import pytest
 from fabricated_workspace import write_full
 from scipy import stats
 
-from emi_ray.report import build_report
+from emi_ray.reporting import build_report
 from emi_ray.schema import EMOTIONS
 from emi_ray.workspace import Workspace
 

@@ -13,7 +13,7 @@ from fabricated_workspace import HOSTILE_ID, add_features, add_run, write_corpus
 
 from emi_ray.failures import Failure, write_failures
 from emi_ray.recipe import load_recipe
-from emi_ray.report import build_report, paper
+from emi_ray.reporting import build_report, paper
 from emi_ray.schema import EMOTIONS, Label, clips_schema, snake
 from emi_ray.workspace import Workspace
 
@@ -47,7 +47,7 @@ def full_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are put together but not drawn, which takes most of the time."""
     for module in ("score_plots", "corpus_plots"):
-        monkeypatch.setattr(f"emi_ray.report.{module}.inline_svg", lambda *_: "<svg></svg>")
+        monkeypatch.setattr(f"emi_ray.reporting.{module}.inline_svg", lambda *_: "<svg></svg>")
 
 
 def build(workspace: Workspace) -> str:

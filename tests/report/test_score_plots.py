@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from emi_ray.comparison import Answers
-from emi_ray.report.runs import Epoch
-from emi_ray.report.score_plots import (
+from emi_ray.reporting.runs import Epoch
+from emi_ray.reporting.score_plots import (
     Bars,
     RecipeScores,
     prediction_scatter,
@@ -11,7 +11,7 @@ from emi_ray.report.score_plots import (
     score_bars,
     training_curves,
 )
-from emi_ray.report.style import PALETTE
+from emi_ray.reporting.style import PALETTE
 
 
 def test_large_split_is_drawn_as_the_same_sample_every_time() -> None:

@@ -4,9 +4,9 @@ from xml.etree import ElementTree
 import pytest
 from fabricated_workspace import write_corpus
 
-from emi_ray.report import build_report
-from emi_ray.report.studies import read_studies
-from emi_ray.report.study_section import build_study_sections
+from emi_ray.reporting import build_report
+from emi_ray.reporting.studies import read_studies
+from emi_ray.reporting.study_section import build_study_sections
 from emi_ray.workspace import Workspace
 
 DROPOUT = '{"name": "FloatDistribution", "attributes": {"step": null, "low": 0.1, "high": 0.7, "log": false}}'

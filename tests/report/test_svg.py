@@ -1,7 +1,7 @@
 import pytest
 
-from emi_ray.report.style import DARK_PALETTE, PALETTE, panel_grid, report_style
-from emi_ray.report.svg import inline_svg
+from emi_ray.reporting.style import DARK_PALETTE, PALETTE, panel_grid, report_style
+from emi_ray.reporting.svg import inline_svg
 
 
 def test_every_colour_of_the_light_page_has_a_dark_one() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 from emi_ray.comparison import Answers
-from emi_ray.report.numbers import grouped, score, signed
-from emi_ray.report.text_tables import TextTable
+from emi_ray.reporting.numbers import grouped, score, signed
+from emi_ray.reporting.text_tables import TextTable
 from emi_ray.schema import Label
 
 _TITLES = {

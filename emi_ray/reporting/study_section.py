@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from emi_ray.report.numbers import UNKNOWN, plural, score, signed
-from emi_ray.report.studies import Study, read_studies
-from emi_ray.report.study_plots import front_plot, importance_bars, search_history, slices
-from emi_ray.report.text_tables import TextTable
+from emi_ray.reporting.numbers import UNKNOWN, plural, score, signed
+from emi_ray.reporting.studies import Study, read_studies
+from emi_ray.reporting.study_plots import front_plot, importance_bars, search_history, slices
+from emi_ray.reporting.text_tables import TextTable
 from emi_ray.workspace import Workspace
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from emi_ray.comparison import FEWEST_CLIPS, Answers, read_answers
 from emi_ray.metrics import mean_score, pearson
-from emi_ray.report.runs import Run
+from emi_ray.reporting.runs import Run
 from emi_ray.workspace import Workspace
 
 _LEAST_SHARE = 0.5

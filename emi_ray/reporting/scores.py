@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from emi_ray.recipe import Recipe
-from emi_ray.report.collect import Material
-from emi_ray.report.numbers import score
-from emi_ray.report.paper import OTHER_FEATURES, Basis, differences_from_paper, paper_score
-from emi_ray.report.runs import Run, label_scores, number
-from emi_ray.report.same_clips import SameClips
-from emi_ray.report.score_plots import RecipeScores, run_dots
+from emi_ray.reporting.collect import Material
+from emi_ray.reporting.numbers import score
+from emi_ray.reporting.paper import OTHER_FEATURES, Basis, differences_from_paper, paper_score
+from emi_ray.reporting.runs import Run, label_scores, number
+from emi_ray.reporting.same_clips import SameClips
+from emi_ray.reporting.score_plots import RecipeScores, run_dots
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emi_ray.comparison import Comparison, System, compare
-from emi_ray.report.collect import Material
-from emi_ray.report.numbers import p_value, score, signed
-from emi_ray.report.same_clips import SameClips
-from emi_ray.report.text_tables import TextTable
+from emi_ray.reporting.collect import Material
+from emi_ray.reporting.numbers import p_value, score, signed
+from emi_ray.reporting.same_clips import SameClips
+from emi_ray.reporting.text_tables import TextTable
 from emi_ray.resampling import Difference
 
 MOST_SYSTEMS = 8

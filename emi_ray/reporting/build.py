@@ -9,19 +9,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import emi_ray
-from emi_ray.report import numbers
-from emi_ray.report.collect import FailureKind, FeatureSet, Material, collect
-from emi_ray.report.comparison_section import build_comparison
-from emi_ray.report.corpus_plots import coverage_bars, step_histograms
-from emi_ray.report.corpus_section import build_corpus_section
-from emi_ray.report.extraction_section import build_extraction_tables
-from emi_ray.report.headline import headline
-from emi_ray.report.same_clips import same_clips
-from emi_ray.report.scores import build_scores, scores_json
-from emi_ray.report.study_section import build_study_sections
-from emi_ray.report.style import DARK_PALETTE, PALETTE
-from emi_ray.report.svg import printable
-from emi_ray.report.systems import build_systems
+from emi_ray.reporting import numbers
+from emi_ray.reporting.collect import FailureKind, FeatureSet, Material, collect
+from emi_ray.reporting.comparison_section import build_comparison
+from emi_ray.reporting.corpus_plots import coverage_bars, step_histograms
+from emi_ray.reporting.corpus_section import build_corpus_section
+from emi_ray.reporting.extraction_section import build_extraction_tables
+from emi_ray.reporting.headline import headline
+from emi_ray.reporting.same_clips import same_clips
+from emi_ray.reporting.scores import build_scores, scores_json
+from emi_ray.reporting.study_section import build_study_sections
+from emi_ray.reporting.style import DARK_PALETTE, PALETTE
+from emi_ray.reporting.svg import printable
+from emi_ray.reporting.systems import build_systems
 from emi_ray.settings import dump_yaml
 from emi_ray.workspace import Workspace
 
