@@ -8,15 +8,15 @@ import errno
 import functools
 import os
 import re
-import socket
 import time
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.time_limit import within
 
 RETRIES = 10
 """The pauses between tries begin at 25 ms and double: an outage of 25 s is outlived."""
@@ -30,7 +30,11 @@ _ASK_TIMEOUT_S = 4.0
 
 _S3 = re.compile(r"s3://(?P<bucket>[^/?]*)(?P<key>/[^?]*)?(?:\?(?P<query>.*))?", re.DOTALL)
 _S3_OPTIONS = ("region", "scheme", "endpoint_override", "force_virtual_addressing")
-_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^/@\s'\"?#]*@(?=[^/\s])", re.IGNORECASE)
+_CREDENTIALS = re.compile(
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?!anonymous@)(?!(?:(?<=abfs://)|(?<=abfss://))[^:/@\s]*@)[^/@\s'\"?#]*@(?=[^/\s])",
+    re.IGNORECASE,
+)
+"""User names and passwords; ``gs://anonymous@bucket`` and ``abfs://container@account`` hold none."""
 _ONE_SLASH = re.compile(r"(s3a?|s3n|gs|gcs|hdfs|viewfs|abfss?|https?|hf|file):/?(?!/)(?P<rest>.*)", re.DOTALL)
 
 _RIGHTS = "s3:ListBucket on the bucket, s3:GetObject, s3:PutObject and s3:DeleteObject on what is in it"
@@ -82,7 +86,11 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
             return _open_s3(uri)
         if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
             uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={REACH_WITHIN_S:.0f}"
-        return fs.FileSystem.from_uri(uri)
+        return within(2 * REACH_WITHIN_S, lambda: fs.FileSystem.from_uri(uri))
+    except TimeoutError:
+        raise StorageError(
+            f"{uri} does not answer within {2 * REACH_WITHIN_S:.0f} s. Check the network."
+        ) from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
         raise UserError(f"{uri}: {error}. Give a local path, or a URI such as s3://bucket/folder.") from None
     except OSError as error:
@@ -105,34 +113,6 @@ def _absolute(path: Path) -> Path:
 def without_credentials(text: str) -> str:
     """A URI, or any text with URIs in it, without the user names and passwords before ``@``."""
     return _CREDENTIALS.sub(r"\g<scheme>", text)
-
-
-def require_in_reach(filesystem: fs.FileSystem, path: str, named: str) -> None:
-    """Make sure that an object store answers and lets us in; asked once a process and bucket.
-
-    Raises:
-        UserError: the bucket is not there, or our credentials do not open it.
-        StorageError: nothing answers within :data:`REACH_WITHIN_S`.
-    """
-    if named.startswith("hf://"):
-        _find_hub(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), named)
-    if isinstance(filesystem, fs.S3FileSystem):
-        _ask(os.getpid(), path.partition("/")[0], _options_of(named), without_credentials(named))
-
-
-@functools.cache
-def _find_hub(endpoint: str, named: str) -> None:
-    """Make sure that the Hugging Face hub can be connected to. Behind a proxy that is not known before it is used."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return
-    place = urlsplit(endpoint)
-    try:
-        socket.create_connection((place.hostname or endpoint, place.port or 443), _CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise StorageError(
-            f"{named}: the Hugging Face hub at {endpoint} is out of reach ({error}). Check the network and "
-            "HF_ENDPOINT, or download the data set and give its folder."
-        ) from None
 
 
 def is_outage(error: OSError) -> bool:
@@ -243,6 +223,16 @@ def _region_of(bucket: str) -> str:
             f"s3://{bucket}: its region cannot be found out ({_aws_code(str(error))}). Set AWS_REGION, and "
             f"AWS_ENDPOINT_URL where the store is not Amazon's."
         ) from None
+
+
+def ask_s3(path: str, named: str) -> None:
+    """Make sure that an S3 bucket answers and lets us in; asked once a process and bucket.
+
+    Raises:
+        UserError: the bucket is not there, or our credentials do not open it.
+        StorageError: nothing answers within :data:`REACH_WITHIN_S`.
+    """
+    _ask(os.getpid(), path.partition("/")[0], _options_of(named), without_credentials(named))
 
 
 @functools.lru_cache(maxsize=64)

@@ -32,9 +32,10 @@ from pyarrow import fs
 from emi_ray.config import WorkspaceConfig
 from emi_ray.driver import driving
 from emi_ray.errors import UserError
+from emi_ray.reach import require_in_reach
 from emi_ray.schema import MEDIA_COLUMNS
 from emi_ray.settings import dump_yaml, read_yaml, validate
-from emi_ray.storage import open_uri, require_in_reach, without_credentials
+from emi_ray.storage import open_uri, without_credentials
 
 CONFIG = "emi_ray.yaml"
 CLIPS = "clips.parquet"

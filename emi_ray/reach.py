@@ -1,0 +1,127 @@
+"""Whether a store answers, asked when a command first names it: a sentence in time instead of a wait without end.
+
+S3 has time limits of its own. The libraries of the other stores wait for minutes, or for as long as a server that
+took the connection says nothing.
+"""
+
+import functools
+import os
+import re
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from emi_ray import storage
+from emi_ray.storage import StorageError, ask_s3, without_credentials
+from emi_ray.time_limit import within
+
+_CONNECT_TIMEOUT_S = 5.0
+
+_REMEDIES = {
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS or gcloud auth application-default login; a public bucket is "
+    "gs://anonymous@bucket",
+    "abfs": "az login, or AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET",
+    "hdfs": "HADOOP_CONF_DIR and kinit",
+    "hf": "HF_ENDPOINT, hf auth login; or download the data set and give its folder",
+}
+"""By kind of store: what lets one in."""
+
+_REASONS = (
+    r"CURL error \[\d+\]=(.*?)(?: error_info|[}\n]|$)",
+    r"HTTP/?\s*code=(\d+)",
+    r"last message of (.*?)(?: error_info|[}\n]|$)",
+    r"^(?:\[Errno -?\d+\] )?(.*?)(?:\n|$)",
+)
+"""Where in the words of a library its reason stands, the most telling first."""
+
+
+def require_in_reach(filesystem: fs.FileSystem, path: str, named: str) -> None:
+    """Make sure that a store answers and lets us in; asked once a process and bucket.
+
+    Args:
+        path: of a file or folder, as ``filesystem`` spells it.
+        named: its URI.
+
+    Raises:
+        UserError: the bucket is not there, or our credentials do not open it.
+        StorageError: nothing answers within ``storage.REACH_WITHIN_S``, or what answers is of no use.
+    """
+    if isinstance(filesystem, fs.S3FileSystem):
+        ask_s3(path, named)
+    elif not isinstance(filesystem, fs.LocalFileSystem):
+        place = without_credentials(named)
+        store = (os.getpid(), _server(place))
+        if store not in _ANSWERED:
+            _ask(filesystem, path, place)
+            _ANSWERED.add(store)
+
+
+_ANSWERED: set[tuple[int, str]] = set()
+"""Process and server or bucket of each store that has answered."""
+
+
+def _server(uri: str) -> str:
+    """Scheme and authority; of the Hugging Face hub the repository too, for each has rights of its own."""
+    parts = urlsplit(uri)
+    repository = "/".join(parts.path.split("/")[:3]) if parts.scheme == "hf" else ""
+    return f"{parts.scheme}://{parts.netloc}{repository}?{parts.query}"
+
+
+def _ask(filesystem: fs.FileSystem, path: str, named: str) -> None:
+    """Ask after one path; whether there is anything does not matter."""
+    if named.startswith("hf://"):
+        _find_hub(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), named)
+    limit_s = 2 * storage.REACH_WITHIN_S  # the library of Google gives up after the limit, and a little later
+    try:
+        within(limit_s, lambda: filesystem.get_file_info(path))
+    except TimeoutError:
+        raise StorageError(f"{named} does not answer within {limit_s:.0f} s. {_remedy(named)}") from None
+    except _errors_of(named) as error:
+        raise StorageError(
+            f"{named} is out of reach, or does not let us in ({_reason(error)}). {_remedy(named)}"
+        ) from None
+
+
+def _errors_of(named: str) -> tuple[type[Exception], ...]:
+    """What the library of a store raises where it gets no answer.
+
+    That of the hub passes on what its HTTP client raises, which is no OSError. Its own error is a kind of both.
+    """
+    if not named.startswith("hf://"):
+        return OSError, ValueError, pa.ArrowException
+    from huggingface_hub.errors import HfHubHTTPError
+
+    bases: tuple[Any, ...] = HfHubHTTPError.__bases__
+    return OSError, ValueError, *bases
+
+
+@functools.cache
+def _find_hub(endpoint: str, named: str) -> None:
+    """Make sure that the Hugging Face hub can be connected to. Behind a proxy that is not known before it is used."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    place = urlsplit(endpoint)
+    port = place.port or (80 if place.scheme == "http" else 443)
+    try:
+        socket.create_connection((place.hostname or endpoint, port), _CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise StorageError(
+            f"{named}: the Hugging Face hub at {endpoint} is out of reach ({error}). Check the network and "
+            "HF_ENDPOINT, or download the data set and give its folder."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    text = without_credentials(str(error))
+    found = next(match[1] for pattern in _REASONS if (match := re.search(pattern, text)))
+    return found.strip().rstrip(".")[:200] or type(error).__name__
+
+
+def _remedy(named: str) -> str:
+    scheme = named.partition("://")[0]
+    kind = {"gcs": "gs", "abfss": "abfs", "viewfs": "hdfs"}.get(scheme, scheme)
+    access = f" and what lets you in ({_REMEDIES[kind]})" if kind in _REMEDIES else ""
+    return f"Check its name, the network{access}."
