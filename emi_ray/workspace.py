@@ -14,6 +14,7 @@ Everything is written under another name and then renamed, so that a file either
 """
 
 import json
+import os
 import shlex
 import time
 import uuid
@@ -94,6 +95,17 @@ class Workspace:
         """A folder of this workspace as a workspace of its own."""
         root, question, query = self.root.partition("?")
         return Workspace(f"{root.rstrip('/')}/{relative}{question}{query}")
+
+    def require_writable(self) -> None:
+        """Refuse a local workspace that this user, or a mount that is only read, does not let us write.
+
+        Raises:
+            UserError: as said.
+        """
+        if self.is_local and not os.access(self.path(), os.W_OK):
+            raise UserError(
+                f"{self.root} may not be written by this user. Check its owner, permissions and mount."
+            )
 
     def exists(self, relative: str) -> bool:
         return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound

@@ -35,6 +35,7 @@ def extract(
     from emi_ray import extraction
     from emi_ray.runtime import ray_session
 
+    extraction.check(target, config, chosen)
     if plan:
         with ray_session(address):
             show_plan(*extraction.plan(target, config, chosen))

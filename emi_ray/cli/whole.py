@@ -48,12 +48,15 @@ def run(
 
     Example: emi-ray run f1 f2 -w work --corpus vidmimic2 --source /data/hume
     """
+    from emi_ray import extraction
     from emi_ray.runtime import ray_session
     from emi_ray.training.inputs import require_labels
 
     names, settings = split_arguments(recipes)
     init(workspace, corpus, source, settings)
-    require_labels(Workspace(workspace))
+    target = Workspace(workspace)
+    require_labels(target)
+    extraction.check(target, target.config())
     with ray_session(address, streaming=True):
         extract(workspace)
         for run_name in train(names, workspace, seed=seed, workers=workers):

@@ -10,6 +10,6 @@ decoding.py, extracting.py, transcribing.py   the actors
 summary.py    what a run did, stage by stage
 """
 
-from emi_ray.extraction.run import extract, plan
+from emi_ray.extraction.run import check, extract, plan
 
-__all__ = ["extract", "plan"]
+__all__ = ["check", "extract", "plan"]

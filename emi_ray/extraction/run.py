@@ -28,6 +28,19 @@ MEASURE_FROM_CLIPS = 500
 """Shorter runs are over before a measurement would pay."""
 
 
+def check(
+    workspace: Workspace, config: WorkspaceConfig, modalities: Sequence[Modality] | None = None
+) -> None:
+    """Refuse in seconds, before a Ray session is started, what a run could only fail of.
+
+    Raises:
+        UserError: as :func:`plan_pipeline`, or the workspace has no corpus or may not be written.
+    """
+    workspace.clips(["clip_id"])
+    workspace.require_writable()
+    plan_pipeline(workspace, config, modalities)
+
+
 def extract(
     workspace: Workspace,
     config: WorkspaceConfig,

@@ -58,9 +58,11 @@ def resolve_pretrained(settings: AnyPretrained) -> AnyPretrained:
     """``settings`` with exact weights and a definite dtype.
 
     Raises:
-        UserError: the weights cannot be had.
+        UserError: the weights cannot be had, or have no such layer.
     """
     exact = Checkpoint(settings.weights, settings.revision).pinned()
+    if isinstance(num_layers := exact.read_json("config.json").get("num_hidden_layers"), int):
+        check_layer(getattr(settings, "layer", "last"), num_layers)
     dtype = definite_dtype(settings.dtype)
     return settings.model_copy(update={"weights": exact.weights, "revision": exact.revision, "dtype": dtype})
 

@@ -1,6 +1,6 @@
 """Speech → transcript, by Whisper."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -93,8 +93,18 @@ class Whisper:
 
     @classmethod
     def resolve(cls, settings: WhisperSettings) -> WhisperSettings:
-        """Settle the revision and the dtype once, where the run is started."""
-        return resolve_pretrained(settings)
+        """Settle the revision and the dtype once, where the run is started.
+
+        Raises:
+            UserError: the weights cannot be had, or do not know the language.
+        """
+        resolved = resolve_pretrained(settings)
+        generation = Checkpoint(resolved.weights, resolved.revision).read_json("generation_config.json")
+        if generation:
+            _check_language(
+                settings.language, generation.get("is_multilingual"), generation.get("lang_to_id")
+            )
+        return resolved
 
     @classmethod
     def check(cls, settings: WhisperSettings) -> list[str]:
@@ -182,14 +192,30 @@ class Whisper:
 
     def _language_options(self, language: str | None) -> dict[str, str]:
         generation = self._model.generation_config
-        if not getattr(generation, "is_multilingual", False):
-            if language not in (None, "en"):
-                raise UserError(f"language = '{language}': these weights know English only.")
+        is_multilingual = getattr(generation, "is_multilingual", False)
+        _check_language(language, is_multilingual, getattr(generation, "lang_to_id", None))
+        if not is_multilingual:
             return {}
-        known = [token.strip("<|>") for token in generation.lang_to_id]
-        if language is not None and language not in known:
-            raise UserError(f"language = '{language}': {choices(language, known)}")
         return {"task": "transcribe", **({"language": language} if language else {})}
+
+
+def _check_language(
+    language: str | None, is_multilingual: bool | None, lang_to_id: Mapping[str, int] | None
+) -> None:
+    """Refuse a language that the weights do not know, by what their generation settings say.
+
+    Raises:
+        UserError: they do not know it.
+    """
+    if language is None:
+        return
+    if not is_multilingual:
+        if language != "en":
+            raise UserError(f"language = '{language}': these weights know English only.")
+        return
+    known = [token.strip("<|>") for token in lang_to_id or {}]
+    if language not in known:
+        raise UserError(f"language = '{language}': {choices(language, known)}")
 
 
 def _build_vad(settings: WhisperSettings) -> "VoiceActivity | None":

@@ -50,10 +50,15 @@ class Checkpoint:
         """
         if self.is_folder:
             folder = self.locate()
+            if not _has_weights(folder):
+                raise UserError(
+                    f"weights = '{self.weights}': the folder has no weights, or lacks some of their files. Copy them "
+                    "there, or give a folder that `save_pretrained` wrote."
+                )
             return Checkpoint(str(folder), CONTENT + content_hash(folder))
         if self.revision and _COMMIT.fullmatch(self.revision):
             return self
-        config = self._cached_config() or self._download_config()
+        config = self._cached("config.json") or self._download_config()
         return replace(self, revision=config.parent.name)
 
     def locate(self) -> Path:
@@ -84,6 +89,17 @@ class Checkpoint:
             return Reach("no", str(error))
         return Reach("hub")
 
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the checkpoint as far as it is here; empty where it is not."""
+        path: Any = self._folder() / name if self.is_folder else self._cached(name)
+        if path is None or not path.is_file():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is no JSON ({error}). Restore the checkpoint.") from None
+        return found if isinstance(found, dict) else {}
+
     def _folder(self) -> Path:
         folder = Path(self.weights).expanduser().resolve()
         if not (folder / "config.json").is_file():
@@ -95,12 +111,12 @@ class Checkpoint:
             raise UserError(f"revision = '{self.revision}': the folder '{self.weights}' has none. Drop it.")
         return folder
 
-    def _cached_config(self) -> Path | None:
+    def _cached(self, name: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
         try:
-            found = try_to_load_from_cache(self.weights, "config.json", revision=self.revision)
+            found = try_to_load_from_cache(self.weights, name, revision=self.revision)
         except HFValidationError as error:
             self._refuse(str(error))
         return Path(found) if isinstance(found, str) else None
