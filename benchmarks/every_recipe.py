@@ -40,16 +40,8 @@ def main() -> None:
     )
     parser.add_argument("settings", nargs="*", help="of all recipes, as training.epochs=3")
     options = parser.parse_args()
-    workspace, checkpoints = str(options.to / "workspace"), options.to / "checkpoints"
-    if not Workspace(workspace).exists("emi_ray.yaml"):
-        emi_ray("demo", "-w", workspace, "--clips", str(options.clips))
-    texts = [text for text in Workspace(workspace).clips()["transcript"].to_pylist() if text]
-    stand_ins = save_stand_ins(checkpoints, texts)
-    for name in named_extractors():
-        modality, folder = stand_ins[name]
-        chosen = [f"extractors.{modality}.name={name}", f"extractors.{modality}.settings.weights={folder}"]
-        emi_ray("extract", "-w", workspace, "--modalities", modality, *chosen)
-    emi_ray("extract", "-w", workspace, "--modalities", "audio", "extractors.audio.name=waveform")
+    workspace = str(options.to / "workspace")
+    stand_ins = prepare(workspace, options.to / "checkpoints", options.clips)
     plain = [name for name in recipe_names() if "finetuned" not in name]
     defaults = ("appearance", "prosody", "hashed-ngrams", "flow")
     modalities = ("vision", "audio", "text", "motion")
@@ -70,6 +62,20 @@ def main() -> None:
     print(f"\n{'recipe':<40}{'val r':>8}{'paper, on other features':>26}")
     for name in recipe_names():
         print(f"{name:<40}{trained[name]['val_pearson']:>8.3f}{paper_score(name) or '–':>26}")
+
+
+def prepare(workspace: str, checkpoints: Path, clips: int) -> dict[str, tuple[str, Path]]:
+    """A rendered corpus with the features of every extractor that recipes name; the stand-ins by extractor."""
+    if not Workspace(workspace).exists("emi_ray.yaml"):
+        emi_ray("demo", "-w", workspace, "--clips", str(clips))
+    texts = [text for text in Workspace(workspace).clips()["transcript"].to_pylist() if text]
+    stand_ins = save_stand_ins(checkpoints, texts)
+    for name in named_extractors():
+        modality, folder = stand_ins[name]
+        chosen = [f"extractors.{modality}.name={name}", f"extractors.{modality}.settings.weights={folder}"]
+        emi_ray("extract", "-w", workspace, "--modalities", modality, *chosen)
+    emi_ray("extract", "-w", workspace, "--modalities", "audio", "extractors.audio.name=waveform")
+    return stand_ins
 
 
 def emi_ray(*arguments: str) -> None:

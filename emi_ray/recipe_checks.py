@@ -84,8 +84,12 @@ def _of_encoder(recipe: Recipe, name: Stream, encoder: EncoderSettings) -> Itera
     drops = encoder.projection == "mlp" or (encoder.recurrent is not None and encoder.recurrent_layers > 1)
     if recipe.stages == "joint" and encoder.type not in ("steps", "finetune") and not drops:
         yield from _changed(where, encoder, ("dropout",), "nothing of the encoder is dropped out")
-    if recipe.stages == "joint":
-        yield from _changed(where, encoder, _STAGE, "under stages 'joint' an encoder has no stage of its own")
+    if recipe.stages == "joint" and recipe.fusion is not None:
+        why = "under stages 'joint' an encoder has no stage of its own"
+        yield from _changed(where, encoder, (*_STAGE, "missing"), why)
+    elif recipe.fusion is not None and recipe.fusion.type == "late":
+        why = "under fusion.type 'late' a member learns from the clips that have its modality"
+        yield from _changed(where, encoder, ("missing",), why)
 
 
 def _of_fusion(recipe: Recipe, fusion: FusionSettings) -> Iterator[Unread]:
@@ -100,11 +104,20 @@ def _of_fusion(recipe: Recipe, fusion: FusionSettings) -> Iterator[Unread]:
             yield Unread(f"fusion.latents.{modality}", fusion.latents[modality], "there is no such encoder")
     else:
         yield from _changed("fusion", fusion, ("latents",), "only fusion.type 'concat' reads it")
+    ratio = ("encoder_lr_ratio",)
     if recipe.stages == "frozen" and fusion.encoder_lr_ratio:
-        names = ("encoder_lr_ratio",)
         yield from _changed(
-            "fusion", fusion, names, "under stages 'frozen' the encoders do not learn in fusion"
+            "fusion", fusion, ratio, "under stages 'frozen' the encoders do not learn in fusion"
         )
+    if not any(_learns(encoder) for encoder in recipe.encoders.values()):
+        yield from _changed("fusion", fusion, ratio, "no encoder has anything that learns")
+
+
+def _learns(encoder: EncoderSettings) -> bool:
+    """Whether an encoder has weights of its own."""
+    if encoder.type in ("steps", "finetune"):
+        return encoder.type == "finetune"
+    return encoder.type == "attention" or encoder.projection != "none" or encoder.recurrent is not None
 
 
 def _without_fusion(recipe: Recipe) -> Iterator[Unread]:

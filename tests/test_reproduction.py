@@ -1,11 +1,21 @@
 """The paper's tables, filled from runs; training itself is tested elsewhere."""
 
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from planted import planted_workspace
 
 from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.errors import UserError
+from emi_ray.recipe import load_recipe
 from emi_ray.reproduction import load_recipes, recipes_of, reproduce
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, clips_schema
 from emi_ray.training.runs import RunResult
@@ -62,8 +72,9 @@ def trainer(fails=()):
 
 
 def test_every_table_names_recipes_that_ship():
-    assert {"f1", "f2", "f3", "f4", "f5", "paper-faithful"} <= set(recipes_of("5"))
-    assert {"text", "audio", "vision", "motion"} <= set(recipes_of("4"))
+    assert recipes_of("5") == ["f1-faithful", "paper-faithful", "f3-faithful", "f4-faithful", "f5-faithful"]
+    assert recipes_of("4") == ["text-faithful", "audio-faithful", "vision-faithful", "motion-faithful"]
+    assert {"text", "f1", "f2", "f5"} <= set(recipes_of("twins"))
     assert all(name.startswith("t3-") for name in recipes_of("3"))
     assert len(recipes_of("ablation")) == 3
     assert {"ours", "first-place", "second-place"} <= set(recipes_of("rivals"))
@@ -71,16 +82,26 @@ def test_every_table_names_recipes_that_ship():
         recipes_of("6")
 
 
+@pytest.mark.parametrize("table", ["3", "4", "5"])
+def test_each_row_of_a_table_of_the_paper_is_filled_by_one_recipe(table):
+    papers = [load_recipe(name).paper for name in recipes_of(table)]
+    assert all(paper.table == int(table) for paper in papers)
+    rows = [paper.row for paper in papers]
+    assert len(set(rows)) == len(rows)
+
+
 def test_rows_hold_ours_theirs_and_why_they_cannot_be_compared(workspace):
     recipes = load_recipes(["4", "5"])
-    made = reproduce(workspace, ["4", "5"], recipes, 3, WorkspaceConfig(), trainer(fails=["f3"]))
+    made = reproduce(workspace, ["4", "5"], recipes, 3, WorkspaceConfig(), trainer(fails=["f3-faithful"]))
     tables = {table.title: table for table in made}
     text = next(
-        row for row in tables["Table 4: encoders of the staged system"].rows if row[0].startswith("text:")
+        row
+        for row in tables["Table 4: encoders of the staged system"].rows
+        if row[0].startswith("text-faithful:")
     )
     scores = []
     for seed in (42, 43, 44):
-        table = workspace.read_table(f"runs/text/{seed}/predictions.parquet").to_pandas()
+        table = workspace.read_table(f"runs/text-faithful/{seed}/predictions.parquet").to_pandas()
         scores.append(np.mean([np.corrcoef(table[name], table[f"true_{name}"])[0, 1] for name in EMOTIONS]))
     mean = f"{np.mean(scores):.4f}"
     assert text[1] == f"{mean} ± {np.std(scores, ddof=1):.4f}"
@@ -89,9 +110,9 @@ def test_rows_hold_ours_theirs_and_why_they_cannot_be_compared(workspace):
     assert text[3:6] == ["3", "60", "0.3950"]
     assert text[6] == f"{np.mean(scores) - 0.395:+.4f}"
     assert text[7] == "on other features; on other clips"
-    by_label = next(row for row in tables["Table 4 by label"].rows if row[0] == "motion")
+    by_label = next(row for row in tables["Table 4 by label"].rows if row[0] == "motion-faithful")
     assert by_label[1].endswith("(−0.007)")
-    missing = next(row for row in tables["Table 5: fusion"].rows if row[0].startswith("f3:"))
+    missing = next(row for row in tables["Table 5: fusion"].rows if row[0].startswith("f3-faithful:"))
     assert missing[1] == "–"
     assert "no such features" in missing[7]
     trained = len(recipes_of("5")) - 1
@@ -102,7 +123,7 @@ def test_rows_hold_ours_theirs_and_why_they_cannot_be_compared(workspace):
 
 def test_settings_reach_the_recipes_that_have_such_a_part():
     recipes = load_recipes(
-        ["4", "rivals"], ["encoders.text.backbone=/tiny", "fusion.hidden=16", "training.epochs=2"]
+        ["twins", "rivals"], ["encoders.text.backbone=/tiny", "fusion.hidden=16", "training.epochs=2"]
     )
     assert recipes["text"].encoders["text"].backbone is None
     assert recipes["first-place-finetuned"].encoders["text"].backbone == "/tiny"
@@ -111,3 +132,42 @@ def test_settings_reach_the_recipes_that_have_such_a_part():
     assert {recipe.training.epochs for recipe in recipes.values()} == {2}
     with pytest.raises(UserError, match="epochz"):
         load_recipes(["4"], ["training.epochz=2"])
+
+
+SMALL = [f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision", "motion")]
+
+
+def start_reproducing(workspace):
+    command = [sys.executable, "-m", "emi_ray", "reproduce", "-w", workspace.root, "--tables", "4"]
+    command += ["--seeds", "2", "training.epochs=20", *SMALL]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with open(workspace.path("log"), "ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def written(workspace):
+    """When each finished run wrote its metrics."""
+    names = [f"runs/{recipe}/{seed}/metrics.json" for recipe in recipes_of("4") for seed in (42, 43)]
+    return {name: os.stat(workspace.path(name)).st_mtime_ns for name in names if workspace.exists(name)}
+
+
+@pytest.mark.slow
+def test_reproduce_that_is_killed_goes_on_where_it_was_and_fills_every_row(tmp_path):
+    workspace = planted_workspace(tmp_path, num_train=96, num_val=48)
+    driver = start_reproducing(workspace)
+    while len(written(workspace)) < 2 and driver.poll() is None:
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+    time.sleep(3)  # its workers end by themselves
+    before = written(workspace)
+    assert 2 <= len(before) < 8
+    assert not workspace.exists("reproduction/tables.csv")
+
+    again = start_reproducing(workspace)
+    assert again.wait() == 0, workspace.read_bytes("log").decode()[-3000:]
+    assert before.items() <= written(workspace).items(), "a finished run was trained twice"
+    rows = list(csv.DictReader(io.StringIO(workspace.read_text("reproduction/tables.csv"))))
+    filled = [row for row in rows if row["table"].startswith("Table 4: ")]
+    assert [row["seeds"] for row in filled] == ["2"] * 4
+    assert all(" ± " in row["ours"] for row in filled)

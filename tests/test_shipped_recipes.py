@@ -136,7 +136,12 @@ def test_each_part_of_the_second_place_can_be_switched_off_alone():
 
 def test_the_ablation_differs_in_nothing_but_how_it_is_trained():
     staged, frozen, joint = (load_recipe(f"ablation-{way}") for way in ("staged", "frozen", "joint"))
-    assert staged.encoders == frozen.encoders == joint.encoders
+    assert staged.encoders == frozen.encoders
+    # What a stage of its own does with clips that lack the modality is nothing that joint training reads.
+    without_stage = {
+        name: one.model_copy(update={"missing": "skip"}) for name, one in staged.encoders.items()
+    }
+    assert without_stage == joint.encoders
     assert staged.objective == frozen.objective == joint.objective
     assert staged.training == frozen.training == joint.training
     assert joint.training_of(joint.fusion).epochs == 2 * staged.training.epochs

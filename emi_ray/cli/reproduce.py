@@ -14,12 +14,13 @@ from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, m
 from emi_ray.workspace import Workspace
 
 ALL_TABLES = "3,4,5,ablation,rivals"
+TABLES_HELP = "Tables to fill, joined by commas; twins: the paper's systems with our settings (text, f2, …)."
 
 
 @app.command()
 def reproduce(
     workspace: WorkspaceOption,
-    tables: Annotated[str, typer.Option(help="Tables to fill, joined by commas.")] = ALL_TABLES,
+    tables: Annotated[str, typer.Option(help=TABLES_HELP)] = ALL_TABLES,
     seeds: Annotated[int, typer.Option(help="Seeds of each system.", min=1)] = 5,
     any_features: Annotated[
         bool, typer.Option("--any-features", help="On whatever features there are, not those it names.")

@@ -30,7 +30,7 @@ LABEL_SCORES: Mapping[str, tuple[float, ...]] = {
     "vision": (0.049, 0.214, 0.136, 0.082, 0.203, 0.237),
     "motion": (-0.007, 0.210, 0.099, 0.046, 0.195, 0.240),
 }
-"""Table 4 of the paper: by recipe, r of each of :data:`emi_ray.schema.EMOTIONS`."""
+"""Table 4 of the paper: by modality, r of each of :data:`emi_ray.schema.EMOTIONS`."""
 
 OTHER_FEATURES = "on other features"
 OTHER_CLIPS = "on other clips"

@@ -28,9 +28,16 @@ _LATEX = {
     "−": "$-$",
     "±": r"$\pm$",
     "–": "--",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
     "…": r"\dots{}",
+    "[": "{[}",  # what follows the end of a row in brackets, or as a star, is an option of that end
+    "*": "{*}",
     "\u00a0": "~",
 }
+_LAST_OF_LATIN = "\u017f"
+_NOT_IN_T1 = "ĦħĸĿŀŉŦŧſ"
+_PUNCTUATION = "—‘’“”„•†‡€"
 
 
 def markdown(tables: Sequence[TextTable]) -> str:
@@ -65,8 +72,18 @@ def csv_text(tables: Sequence[TextTable]) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text with everything escaped that LaTeX would take for a command."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    """Text with everything escaped that LaTeX would take for a command.
+
+    A letter that pdflatex has no form for in its usual fonts (Chinese, Cyrillic, …) is named by its code point.
+    """
+    return "".join(_LATEX.get(letter) or _known_letter(letter) for letter in text)
+
+
+def _known_letter(letter: str) -> str:
+    is_latin = letter.isprintable() and letter <= _LAST_OF_LATIN and letter not in _NOT_IN_T1
+    if is_latin or letter in _PUNCTUATION:
+        return letter
+    return " " if letter.isspace() else f"{{[}}U+{ord(letter):04X}]"
 
 
 def _markdown(table: TextTable) -> str:

@@ -32,7 +32,11 @@ def test_names_in_csv_are_no_formulas_and_numbers_stay_as_they_are() -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
 def test_latex_compiles(tmp_path: Path) -> None:
     wide = TextTable("Wide", [f"column {i}" for i in range(20)], [["0.123 ± 0.004"] * 20] * 3, "")
-    (tmp_path / "tables.tex").write_text(latex_document([HOSTILE, wide], "A title & more"))
+    latin = "".join(chr(code) for code in range(0x20, 0x180))
+    names = TextTable(
+        "Names", ["name", "[r]"], [["[a] row", "*"], ["*", "Радость 喜 🎉\t≥"], [latin, "—“”€"]], ""
+    )
+    (tmp_path / "tables.tex").write_text(latex_document([HOSTILE, wide, names], "A title & more"))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
