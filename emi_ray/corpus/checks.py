@@ -126,8 +126,13 @@ def _check_files(listing: Listing, columns: list[str]) -> Iterator[Finding]:
     for name in columns:
         message = f"{where}: {name}: the file is missing. Such clips will be quarantined"
         yield from about("warning", message, ids_where(clips, pc.invert(found[name])))
+        web = pc.and_(unknown[name], pc.match_substring_regex(clips[name], r"^(?i)(https?|ftp)://"))
+        message = (
+            f"{where}: {name}: web addresses are not read. Such clips will be quarantined: download them"
+        )
+        yield from about("warning", message, ids_where(clips, web))
         message = f"{where}: {name}: cannot be listed from here, so not checked"
-        yield from about("info", message, ids_where(clips, unknown[name]))
+        yield from about("info", message, ids_where(clips, pc.and_not(unknown[name], web)))
 
 
 def _count(mask: pa.ChunkedArray) -> int:

@@ -32,6 +32,12 @@ _OTHER_FORMATS = {
     b"\x28\xb5\x2f\xfd": "compressed with Zstandard. Unpack it",
     b"BZh": "compressed with bzip2. Unpack it",
     b"\xfd7zXZ": "compressed with xz. Unpack it",
+    b"ARROW1": "an Arrow or Feather file. Save it as Parquet",
+    b"FEA1": "a Feather file. Save it as Parquet",
+    b"\x89HDF": "an HDF5 file. Save the table as Parquet or CSV",
+    b"SQLite format 3": "an SQLite database. Save the table as Parquet or CSV",
+    b"{": "JSON. Save it as Parquet or CSV",
+    b"[{": "JSON. Save it as Parquet or CSV",
     b"version https://git-lfs": "the pointer of a Git LFS file. Fetch the file itself: git lfs pull",
 }
 
@@ -66,7 +72,7 @@ def parse_csv(data: pa.Buffer, path: str, encoding: str | None = None) -> pa.Tab
     for magic, what in _OTHER_FORMATS.items():
         if data[: len(magic)].to_pybytes() == magic:
             raise UserError(f"{path} is no text table but {what}.")
-    text = decode(data.to_pybytes(), path, encoding)
+    text = decode(data.to_pybytes(), path, encoding).replace("\n\ufeff", "\n")  # files that were joined
     first, _, rest = text.partition("\n")
     announced = first.strip().strip('"').lower().removeprefix("sep=") if "sep=" in first.lower() else ""
     if announced in DELIMITERS or announced == "\\t":
@@ -134,7 +140,11 @@ def numbers(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     no value of the column has a point, unless all could as well be thousands (``1,234``).
     """
     if not _is_text(column.type):
-        values = column.cast(pa.float64(), safe=False)
+        try:
+            values = column.cast(pa.float64(), safe=False)
+        except pa.ArrowNotImplementedError:  # lists, dates, bytes
+            nothing = pa.chunked_array([pa.nulls(len(column), pa.float64())])
+            return nothing, pc.is_valid(column)
         known = pc.invert(pc.is_nan(values))
         return pc.if_else(known, values, pa.scalar(None, pa.float64())), pc.and_(pc.is_null(column), False)
     text = pc.utf8_trim_whitespace(column.cast(pa.string()))
@@ -194,13 +204,25 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def _is_blank(column: pa.ChunkedArray) -> bool:
+    text = column.drop_null()
+    return not len(text) or (
+        _is_text(text.type) and pc.all(pc.equal(pc.utf8_trim_whitespace(text), "")).as_py()
+    )
+
+
 def _with_clean_names(table: pa.Table, path: str) -> pa.Table:
-    """The table with names without white space around them.
+    """The table with names without white space around them, and without the empty columns behind the last one that
+    spreadsheets write.
 
     Raises:
         UserError: two columns have one name, or a name holds a line break or another control character.
     """
     names = [name.strip() for name in table.schema.names]
+    kept = [place for place, name in enumerate(names) if name or not _is_blank(table.column(place))]
+    table, names = table.select(kept), [names[place] for place in kept]
+    if (num_unnamed := names.count("")) > 1:
+        raise UserError(f"{path}: {num_unnamed} columns hold values and have no name. Name or remove them.")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: column '{repeated[0]}' stands there twice. Rename or remove one.")
     if odd := next((name for name in names if any(unicodedata.category(c) == "Cc" for c in name)), None):

@@ -127,7 +127,7 @@ def _out_of_range(listing: Listing, label: Label, values: np.ndarray, declared: 
     if not wrong.any():
         return []
     message = (
-        f"{listing.where}: {label.name} = {values[wrong][0]:g} is outside [{label.low:g}, {label.high:g}]. "
+        f"{listing.where}: {label.name} = {values[wrong][0]:.15g} is outside [{label.low:g}, {label.high:g}]. "
         f"Correct it, or declare the range: '{_range_setting(label.name)}'"
     )
     return about("error", message, _ids(listing, wrong))

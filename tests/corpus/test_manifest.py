@@ -109,12 +109,13 @@ def test_files_are_checked_behind_uris_and_unknown_places_are_said_to_be_uncheck
 ) -> None:
     (tmp_path / "a b.mp4").write_bytes(b"video")
     corpus = table(
-        f"clip_id,video\n1,file://{tmp_path}/a%20b.mp4\n2,file://{tmp_path}/gone.mp4\n3,https://example.org/c.mp4\n"
+        f"clip_id,video\n1,file://{tmp_path}/a%20b.mp4\n2,file://{tmp_path}/gone.mp4\n3,https://example.org/c.mp4\n4,nowhere://c/d.mp4\n"
     )
     found = {f.message.split(": ", 1)[1]: f.examples for f in corpus.findings if "video:" in f.message}
     assert found == {
         "video: the file is missing. Such clips will be quarantined": ("2",),
-        "video: cannot be listed from here, so not checked": ("3",),
+        "video: web addresses are not read. Such clips will be quarantined: download them": ("3",),
+        "video: cannot be listed from here, so not checked": ("4",),
     }
 
 
