@@ -19,12 +19,13 @@ from emi_ray.exchange.clips import init_from_features, match_ids
 from emi_ray.exchange.layouts import LAYOUTS, NOMINAL_RATE_HZ, OpenPart, open_layout
 from emi_ray.exchange.sources import Source
 from emi_ray.exchange.storing import ImportedPart, PartWriter, failure_of
+from emi_ray.exchange.tables import ParquetSource
 from emi_ray.extractors import EXTRACTORS
 from emi_ray.extractors.base import fingerprint
 from emi_ray.failures import write_failures
 from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.precision import spread_of
-from emi_ray.schema import Modality
+from emi_ray.schema import EMOTION_LABELS, Modality, labels_of, snake
 from emi_ray.workspace import Workspace
 
 VERSION = 1
@@ -92,6 +93,8 @@ def import_features(
     findings = init_from_features(
         workspace, source, splits, spelled, pads_ids=pads_ids, extend=extend, overrides=overrides
     )
+    for part in opened:
+        _refuse_labels(workspace, part.source)
     parts = []
     for part in opened:
         on_progress(0, 0, f"Reading {part.source.place}")
@@ -108,6 +111,22 @@ def _check_name(name: str | None, opened: Sequence[OpenPart]) -> None:
         raise UserError(f"--name '{name}' is what an extractor is called. Give another name.")
     if len(opened) > 1:
         raise UserError(f"--name '{name}' would be that of {len(opened)} modalities. Add --modality.")
+
+
+def _refuse_labels(workspace: Workspace, source: Source) -> None:
+    """Refuse a table in which labels stand among the features: a model would be given what it has to predict.
+
+    Raises:
+        UserError: as said.
+    """
+    if not isinstance(source, ParquetSource):
+        return
+    labels = {snake(label.name) for label in (*labels_of(workspace.clips().schema), *EMOTION_LABELS)}
+    if found := [name for name in source.feature_names() if snake(name) in labels]:
+        raise UserError(
+            f"{source.place}: columns of labels stand among the features ({', '.join(found)}). Leave them out of "
+            "this table, and name a table of labels by --splits."
+        )
 
 
 def _identify(layout: str, opened: OpenPart, name: str | None, rate_hz: float | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from emi_ray.errors import ClipError, UserError, choices
 from emi_ray.exchange.arrays import STAGE, as_steps
+from emi_ray.exchange.columns import SEQUENCE_NAMES, as_numbers, counts, is_list, is_number, tells_when
 from emi_ray.exchange.sources import Source, hash_file
 from emi_ray.schema import Modality
 from emi_ray.storage import open_uri
@@ -22,24 +23,8 @@ from emi_ray.storage import open_uri
 ID_NAMES = ("clip_id", "id", "ids", "Filename", "filename", "name")
 """What a column or array of ids is called, the first that is there; else the keys themselves are ids."""
 
-SEQUENCE_NAMES = (
-    *(
-        "timestamp",
-        "timestamp_s",
-        "timestamps_s",
-        "timestamp_ms",
-        "time",
-        "time_s",
-        "time_ms",
-        "seconds",
-        "t",
-    ),
-    *("frame", "frame_id", "frame_idx", "frame_index", "frame_number", "frame_no", "frame_num", "frames"),
-    *("step", "step_id", "step_idx", "step_index", "position", "segment", "window", "index"),
-)
-"""Columns that say when a row is, in any case; the first of them that is there puts rows in order."""
-
 _ROWS_PER_BATCH = 256
+_EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
 
 
 @dataclass(frozen=True)
@@ -79,6 +64,11 @@ class KeyedSource(_File):
                 )
             ids = [_text(name) for name in held[named][:]]
             _refuse_repeated(self.place, ids)
+            if (num_rows := len(held[others[0]])) != len(ids):
+                raise UserError(
+                    f"{self.place}: '{named}' has {len(ids)} ids and '{others[0]}' {num_rows} rows, so that it is "
+                    "not known which belong together. Write them again."
+                )
             return dict(sorted((name, (others[0], row)) for row, name in enumerate(ids)))
 
     def ids(self) -> Sequence[str]:
@@ -124,6 +114,12 @@ class ParquetSource(_File):
     def ids(self) -> Sequence[str]:
         return sorted(self._ids[1])
 
+    def feature_names(self) -> Sequence[str]:
+        """The columns of numbers that are taken for features, or the one column of lists."""
+        with _open_parquet(self.place) as file:
+            columns = self._feature_columns(file.schema_arrow)
+        return [name for name in columns if name != self._sequence]
+
     def arrays(self, wanted: Collection[str]) -> Iterator[tuple[str, np.ndarray | ClipError]]:
         left = set(wanted)
         for clip_id, rows in groupby(self._each_row(), key=lambda row: row[0]):
@@ -141,7 +137,8 @@ class ParquetSource(_File):
         moments = np.array([step[0] for step in steps])
         if not np.isfinite(moments).all() or len(np.unique(moments)) < len(moments):
             reason = (
-                f"{self._sequence} is missing or the same in several rows, so that their order is not known"
+                f"{self._sequence} is missing, no number, or the same in several rows, so that their order is "
+                "not known"
             )
             return ClipError(STAGE, f"{self.place}, {clip_id}: {reason}")
         return self._array(clip_id, [steps[index][1:] for index in np.argsort(moments)])
@@ -151,9 +148,9 @@ class ParquetSource(_File):
         """The column that puts the rows of a clip in order."""
         with _open_parquet(self.place) as file:
             schema = file.schema_arrow
-        if any(_is_list(field.type) for field in schema):
+        if any(is_list(field.type) for field in schema):
             return None
-        names = {field.name.lower(): field.name for field in schema if _is_number(field.type)}
+        names = {field.name.strip().lower(): field.name for field in schema if tells_when(field.type)}
         return next((names[name] for name in SEQUENCE_NAMES if name in names), None)
 
     def _each_row(self) -> Iterator[tuple[str, Any]]:
@@ -165,13 +162,13 @@ class ParquetSource(_File):
                 yield from zip(ids, _row_values(batch, columns), strict=True)
 
     def _feature_columns(self, schema: pa.Schema) -> list[str]:
-        lists = [field.name for field in schema if _is_list(field.type)]
+        lists = [field.name for field in schema if is_list(field.type)]
         if "features" in lists:
             return ["features"]
         if len(lists) > 1:
             raise UserError(f"{self.place}: several columns of lists: {', '.join(lists)}. Leave one.")
-        numbers = [field.name for field in schema if _is_number(field.type)]
-        found = lists or [name for name in numbers if name not in ID_NAMES and not _counts(name)]
+        numbers = [field.name for field in schema if is_number(field.type)]
+        found = lists or [name for name in numbers if name not in ID_NAMES and not counts(name)]
         if not found:
             raise UserError(f"{self.place}: no column of features, neither a list nor numbers.")
         return [self._sequence, *found] if self._sequence else found
@@ -204,6 +201,8 @@ def _open_keyed(path: str) -> Iterator[Mapping[str, Any]]:
     try:
         with filesystem.open_input_file(inner) as stream:
             if path.partition("?")[0].lower().endswith(".npz"):
+                if stream.size() <= len(_EMPTY_ZIP):
+                    raise UserError(f"{path} holds no array.")
                 with np.load(stream, allow_pickle=False) as held:
                     _refuse_repeated(path, held.files)
                     yield held
@@ -227,18 +226,17 @@ def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def _row_values(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[Any]:
-    if _is_list(batch.schema.field(columns[0]).type):
+    if is_list(batch.schema.field(columns[0]).type):
         for value in batch[columns[0]]:
             yield _list_value(value)
         return
-    steps = np.stack([batch[name].to_numpy(zero_copy_only=False) for name in columns], axis=1)
-    yield from steps.astype(np.float64)
+    yield from np.stack([as_numbers(batch[name]) for name in columns], axis=1)
 
 
 def _list_value(value: pa.Scalar) -> np.ndarray | None:
     """A list of numbers (D,), or of lists of numbers of one size (T, D)."""
     flat = value.values
-    if flat is None or not _is_list(flat.type):
+    if flat is None or not is_list(flat.type):
         return None if flat is None else flat.to_numpy(zero_copy_only=False)
     numbers = flat.flatten().to_numpy(zero_copy_only=False)
     sizes = {len(step) if step.is_valid else -1 for step in flat}
@@ -247,23 +245,10 @@ def _list_value(value: pa.Scalar) -> np.ndarray | None:
     return numbers.reshape(len(flat), -1)
 
 
-def _counts(name: str) -> bool:
-    """Whether a column says when a row is, or counts the rows of the file."""
-    return name.lower() in SEQUENCE_NAMES or name.startswith(("Unnamed: ", "__index_level_"))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
-
-
 def _refuse_repeated(place: str, ids: Sequence[str]) -> None:
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise UserError(f"{place}: '{twice}' stands there twice. Keep one array of each clip.")
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _dataset(value: Any) -> Any:

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 
 from emi_ray.errors import ClipError, UserError
+from emi_ray.exchange import import_features
 from emi_ray.exchange.clips import match_ids
 from emi_ray.exchange.tables import KeyedSource, ParquetSource
 from emi_ray.extractors.openface import COLUMNS, read_openface
 from emi_ray.media.crop_names import order_crops
 from emi_ray.media.faces import read_ready_crops
 from emi_ray.media.source import UnreadableError
+from emi_ray.workspace import Workspace
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,53 @@ def test_rows_of_one_moment_cost_their_clip(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "f.parquet")
     ((_, error),) = ParquetSource("audio", str(tmp_path / "f.parquet")).arrays(["a"])
     assert isinstance(error, ClipError)
-    assert "frame is missing or the same in several rows" in error.reason
+    assert "frame is missing, no number, or the same in several rows" in error.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "moments"),
+    [
+        ("frame", ["frame_10", "frame_2", "frame_1"]),
+        ("frame", ["00010.jpg", "00002.jpg", "00001.jpg"]),
+        ("time", pd.to_timedelta([10, 2, 1], unit="s")),
+        ("timestamp", pd.to_datetime([10, 2, 1], unit="s")),
+        ("start", [1.0, 0.2, 0.1]),
+        (" Frame ", [10, 2, 1]),
+    ],
+)
+def test_a_sequence_column_of_any_type_puts_rows_in_order(tmp_path: Path, name: str, moments: object) -> None:
+    frame = pd.DataFrame({"clip_id": ["a"] * 3, name: moments, "x": [3.0, 2.0, 1.0]})
+    frame.to_parquet(tmp_path / "f.parquet")
+    ((_, values),) = ParquetSource("audio", str(tmp_path / "f.parquet")).arrays(["a"])
+    np.testing.assert_array_equal(values, [[1], [2], [3]])
+
+
+def test_a_sequence_column_of_words_costs_the_clips(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"clip_id": ["a", "a"], "frame": ["first", "second"], "x": [2.0, 1.0]})
+    frame.to_parquet(tmp_path / "f.parquet")
+    ((_, error),) = ParquetSource("audio", str(tmp_path / "f.parquet")).arrays(["a"])
+    assert isinstance(error, ClipError)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_ids_beside_another_number_of_rows_are_refused(tmp_path: Path, num_rows: int) -> None:
+    np.savez(tmp_path / "f.npz", clip_id=np.array(["a", "b"]), features=np.ones((num_rows, 4)))
+    with pytest.raises(UserError, match=f"2 ids and 'features' {num_rows} rows"):
+        KeyedSource("audio", str(tmp_path / "f.npz")).ids()
+
+
+def test_an_npz_of_nothing_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz")
+    with pytest.raises(UserError, match="holds no array"):
+        KeyedSource("audio", str(tmp_path / "f.npz")).ids()
+
+
+def test_labels_among_the_features_are_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"clip_id": ["a", "b"], "x": [2.0, 1.0], "Empathic Pain": [0.5, 0.7]})
+    frame.to_parquet(tmp_path / "f.parquet")
+    workspace = Workspace(str(tmp_path / "work"))
+    with pytest.raises(UserError, match=r"labels stand among the features \(Empathic Pain\)"):
+        import_features(workspace, "table", str(tmp_path / "f.parquet"), "audio")
 
 
 def test_an_id_twice_in_an_npz_is_refused(tmp_path: Path) -> None:
