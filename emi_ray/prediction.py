@@ -3,9 +3,12 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.csv import write_csv
 
 from emi_ray.config import (
     CorpusSettings,
@@ -21,10 +24,11 @@ from emi_ray.corpus.table import read_clips
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.ensembles import is_ensemble, load_ensemble
 from emi_ray.errors import UserError
-from emi_ray.evaluation import predict_table
+from emi_ray.evaluation import as_intensities, predict_table, write_submission
 from emi_ray.extraction import extract
 from emi_ray.extractors import find_extractor
-from emi_ray.schema import Modality, Split, Stream
+from emi_ray.output import write_output
+from emi_ray.schema import Label, Modality, Split, Stream
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.workspace import CLIPS, Workspace, suffix_of
 
@@ -44,6 +48,52 @@ class NewClips:
     clips: pa.Table
     warnings: tuple[Finding, ...]
     sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One row a clip.
+
+    Attributes:
+        table: ``clip_id``, one column a label as the model computed it, and ``modalities``, those that the clip has.
+        labels: the columns, with the range of each.
+        streams: what the model reads.
+    """
+
+    workspace: Workspace
+    table: pa.Table
+    labels: tuple[Label, ...]
+    streams: tuple[Stream, ...]
+
+    @property
+    def intensities(self) -> pa.Table:
+        """The table clipped to the ranges of the labels, with nulls for clips that have nothing the model reads."""
+        return as_intensities(self.table, self.labels)
+
+    @property
+    def unknown(self) -> Sequence[str]:
+        """Ids of the clips that have nothing the model reads."""
+        rows = zip(self.table["clip_id"].to_pylist(), self.table["modalities"].to_pylist(), strict=True)
+        return [clip_id for clip_id, modalities in rows if not modalities]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """:attr:`intensities` as a data frame."""
+        return self.intensities.to_pandas()
+
+    def write_csv(self, to: str) -> None:
+        """Write :attr:`intensities` to a path or URI."""
+        sheet = BytesIO()
+        write_csv(self.intensities, sheet)
+        write_output(to, sheet.getvalue())
+
+    def write_submission(self, to: str, id_width: int | None = None) -> None:
+        """Write a submission to the challenge: ``Filename`` and one column a label.
+
+        Args:
+            id_width: pad ids with zeros to so many digits; by default they are spelt as in the test list.
+        """
+        table = self.table if id_width is not None else as_test_list_spells(self.workspace, self.table)
+        write_submission(table, to, self.labels, id_width)
 
 
 def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> NewClips:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from emi_ray import api
 from emi_ray.cli.app import WorkspaceOption, app, console
 from emi_ray.cli.show import decimal, table
 from emi_ray.spreadsheets import safe_cell
-from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
     from emi_ray.comparison import Comparison
@@ -32,12 +32,7 @@ def compare(
 
     Example: emi-ray compare -w work f1 f2 ours --label Joy
     """
-    from emi_ray.comparison import compare as compare_systems
-    from emi_ray.comparison import read_systems
-
-    target = Workspace(workspace)
-    target.config()  # a workspace must be there
-    found = compare_systems(target, read_systems(target, runs or [], split), label)
+    found = api.compare(workspace, runs or (), labels=label, split=split)
     _show(found)
     if to is not None:
         _write(found, to)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from emi_ray import api
 from emi_ray.cli.app import Overrides, WorkspaceOption, app, console
 from emi_ray.cli.show import show_findings
 from emi_ray.config import CorpusKind
@@ -21,10 +22,8 @@ def init(
 
     Example: emi-ray init -w work --corpus table --source clips.csv media.frame_rate_hz=10
     """
-    from emi_ray.corpus.setup import init_workspace
-
     target = Workspace(workspace)
-    found = init_workspace(target, corpus, source, overrides or [])
+    found = api.init(target, source, corpus=corpus, settings=overrides or ())
     show_findings(found.findings)
     console.print(
         f"Wrote {target.shown('clips.parquet')}. Next: emi-ray extract -w {target.quoted}",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from emi_ray import api
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app
 from emi_ray.cli.show import progress_bar, show_extraction, show_plan
 from emi_ray.errors import UserError, choices
@@ -30,18 +31,19 @@ def extract(
     Example: emi-ray extract -w work --modalities audio,text
     """
     target = Workspace(workspace)
-    config = target.config(overrides or [])
     chosen = _modalities(modalities)
-    from emi_ray import extraction
-    from emi_ray.runtime import ray_session
-
-    extraction.check(target, config, chosen)
     if plan:
-        with ray_session(address):
-            show_plan(*extraction.plan(target, config, chosen))
+        show_plan(*api.plan_extraction(target, chosen, settings=overrides or (), address=address))
         return
-    with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
-        summary = extraction.extract(target, config, chosen, retry_failed, advance)
+    with progress_bar("Extracting features") as advance:
+        summary = api.extract(
+            target,
+            chosen,
+            settings=overrides or (),
+            retry_failed=retry_failed,
+            address=address,
+            on_progress=advance,
+        )
     show_extraction(summary, target)
 
 

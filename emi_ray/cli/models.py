@@ -1,26 +1,25 @@
 """Verbs about models: train, evaluate, predict, report."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from emi_ray import api
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
 from emi_ray.cli.show import progress_bar, show_comparison, show_findings, show_scores, training_progress
-from emi_ray.errors import EmiRayError, UserError
-from emi_ray.output import check_output, write_output
+from emi_ray.errors import UserError
+from emi_ray.output import check_output
 from emi_ray.schema import SPLITS, labels_of
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pyarrow import Table
-
+    from emi_ray.prediction import Predictions
+    from emi_ray.training.runs import RunResult
 
 FEW_CLIPS = 30
 """Fewer validation clips are remarked on."""
 
-RECIPE_SECTIONS = ("training", "encoders", "fusion", "objective")
 RunArgument = Annotated[str, typer.Argument(help="RECIPE/SEED, as under runs/ of the workspace: f2/42.")]
 RecipesArgument = Annotated[
     list[str], typer.Argument(metavar="RECIPE... [SECTION.KEY=VALUE]...", help="Recipes, then settings.")
@@ -62,59 +61,46 @@ def train(
     Example: emi-ray train -w work f1 f2 ours --seed 1 --seed 2 --seed 3
     """
     console.print("Starting Ray and reading the recipes …", style="dim")
-    from emi_ray.recipe import load_recipe
-    from emi_ray.runtime import ray_session
-    from emi_ray.training.inputs import require_labels
-
     target = Workspace(workspace)
-    config = target.config()
-    defaults = {name: getattr(config, name) for name in RECIPE_SECTIONS}
     names, overrides = split_arguments(recipes)
-    loaded = [load_recipe(name, overrides, defaults, any_features) for name in names]
-    require_labels(target)
-    with ray_session(address):
-        from emi_ray.training.runs import RunRequest, RunResult, train_runs
+    requests = api.plan_runs(target, names, overrides, seed or (), any_features)
+    loaded = list({request.recipe.name: request.recipe for request in requests}.values())
+    with training_progress(loaded, len(requests)) as progress:
 
-        requests = [RunRequest(recipe, one) for recipe in loaded for one in seed or [recipe.training.seed]]
-        with training_progress(loaded, len(requests)) as progress:
+        def show(result: "RunResult") -> None:
+            progress.settle(f"{result.recipe.name}/{result.seed}")
+            if result.metrics is not None:
+                _show_run(result.metrics, target)
 
-            def show(result: RunResult) -> None:
-                progress.settle(f"{result.recipe.name}/{result.seed}")
-                if result.metrics is not None:
-                    _show_run(result.metrics, target)
-
-            results = train_runs(
-                target,
-                requests,
-                config,
-                num_workers=workers,
-                force=force,
-                gpus_per_run=gpus_per_run,
-                on_progress=progress.advance,
-                on_plan=progress.plan,
-                on_result=show,
-            )
-    problems = [result.problem for result in results if result.problem is not None]
+        results = api.train_runs(
+            target,
+            requests,
+            workers=workers,
+            force=force,
+            gpus_per_run=gpus_per_run,
+            address=address,
+            on_progress=progress.advance,
+            on_plan=progress.plan,
+            on_result=show,
+        )
     done = [(result.recipe, result.metrics) for result in results if result.metrics is not None]
     if len(done) > 1:
         show_comparison(done)
-    if problems:
-        raise _together(problems, len(done))
+    api.raise_problems(results)
     return [f"{recipe.name}/{metrics['seed']}" for recipe, metrics in done]
 
 
-def _warn_of_unknown(predictions: "Table", reads: Iterable[str], shown: str) -> None:
-    """Say what no clip has of the modalities that the model reads, and which clips it knew nothing of."""
-    had = dict(zip(predictions["clip_id"].to_pylist(), predictions["modalities"].to_pylist(), strict=True))
-    nowhere = set(reads).difference(*(modalities.split(",") for modalities in had.values()))
-    if nowhere and predictions.num_rows:
+def _warn_of_unknown(predictions: "Predictions", shown: str) -> None:
+    """Warn of modalities that the model reads and no clip has, and of clips that have none of them."""
+    had = predictions.table["modalities"].to_pylist()
+    nowhere = set(predictions.streams).difference(*(modalities.split(",") for modalities in had))
+    if nowhere and had:
         _warn(f"no clip has {' or '.join(sorted(nowhere))}, which the model reads too.")
-    unknown = [clip_id for clip_id, modalities in had.items() if not modalities]
-    if unknown:
+    if unknown := predictions.unknown:
         named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
         _warn(
-            f"{len(unknown)} of {predictions.num_rows} clips have nothing that the model reads; their "
-            f"intensities are {shown}: {named}."
+            f"{len(unknown)} of {len(had)} clips have nothing that the model reads; their intensities are {shown}: "
+            f"{named}."
         )
 
 
@@ -172,15 +158,6 @@ def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
         console.print(f"Wrote run {run} to {workspace.shown('runs')}.")
 
 
-def _together(problems: Sequence[EmiRayError], num_done: int) -> EmiRayError:
-    """One error for all: the user's mistake if any is."""
-    if len(problems) == 1 and not num_done:
-        return problems[0]
-    kind = UserError if any(isinstance(problem, UserError) for problem in problems) else EmiRayError
-    reasons = "".join(f"\n  {problem}" for problem in problems)
-    return kind(f"{num_done} runs are done; {len(problems)} could not be made:{reasons}")
-
-
 @app.command()
 def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
     """Score a trained run again from its files alone, on every labelled split, and on harder clips.
@@ -189,11 +166,11 @@ def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
 
     Example: emi-ray evaluate -w work f2/42
     """
-    from emi_ray.ensembles import evaluate_run, is_ensemble
+    from emi_ray.ensembles import is_ensemble
     from emi_ray.robustness import measure_robustness
 
     target = Workspace(workspace)
-    result = evaluate_run(target, run)
+    result = api.evaluate(target, run)
     for split in (split for split in SPLITS if split in result):
         score, num_clips = result[split][f"{split}_pearson"], result[split][f"num_{split}"]
         shown = "not defined" if score is None else f"{score:.4f}"
@@ -227,39 +204,27 @@ def predict(
 
     Example: emi-ray predict -w work f2/42 --clips new/*.mp4 --to intensities.csv
     """
-    from pyarrow.csv import write_csv
-
-    from emi_ray.ensembles import labels_and_streams
-    from emi_ray.evaluation import as_intensities, write_submission
-    from emi_ray.prediction import as_test_list_spells, predict_clips, predict_split, read_new_clips
-    from emi_ray.runtime import ray_session
-    from emi_ray.training.checkpoint import find_run
-
     target = Workspace(workspace)
-    sources = [*(clips or []), *(more or [])]
     if more and not clips:
         raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
-    find_run(target, run)
     check_output(to)
-    if sources:
-        found = read_new_clips(target, run, sources)
-        show_findings(found.warnings)
-        with ray_session(address, streaming=True), progress_bar("Extracting features") as advance:
-            predictions = predict_clips(target, found, advance)
-    else:
-        predictions = predict_split(target, run, "test")
-    labels, streams = labels_and_streams(target, run)
+    with progress_bar("Extracting features") as advance:
+        predictions = api.predict(
+            target,
+            run,
+            [*(clips or []), *(more or [])],
+            address=address,
+            on_progress=advance,
+            on_findings=show_findings,
+        )
     if form == "submission":
-        if id_width is None:
-            predictions = as_test_list_spells(target, predictions)
-        write_submission(predictions, to, labels, id_width)
+        predictions.write_submission(to, id_width)
     else:
-        sheet = BytesIO()
-        write_csv(as_intensities(predictions, labels), sheet)
-        write_output(to, sheet.getvalue())
-    console.print(f"Wrote {predictions.num_rows} rows to {to}.", markup=False, soft_wrap=True)
-    shown = "blank" if form == "table" else "what the model says knowing nothing"
-    _warn_of_unknown(predictions, streams, shown)
+        predictions.write_csv(to)
+    console.print(f"Wrote {predictions.table.num_rows} rows to {to}.", markup=False, soft_wrap=True)
+    _warn_of_unknown(
+        predictions, "blank" if form == "table" else "what the model predicts when every input is missing"
+    )
 
 
 @app.command()
@@ -268,9 +233,4 @@ def report(workspace: WorkspaceOption) -> None:
 
     Example: emi-ray report -w work
     """
-    from emi_ray.reporting import build_report
-
-    target = Workspace(workspace)
-    target.config()  # a workspace must be there
-    build_report(target)
-    console.print(f"Report: {target.shown('report/index.html')}")
+    console.print(f"Report: {api.report(workspace)}")

@@ -1,17 +1,19 @@
 """Verbs about the paper: reproduce, stats."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from emi_ray.api import RECIPE_SECTIONS
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
-from emi_ray.cli.models import RECIPE_SECTIONS
 from emi_ray.cli.show import training_progress
 from emi_ray.errors import UserError
-from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, markdown
 from emi_ray.workspace import Workspace
+
+if TYPE_CHECKING:
+    from emi_ray.reporting.text_tables import TextTable
 
 ALL_TABLES = "3,4,5,ablation,rivals"
 TABLES_HELP = "Tables to fill, joined by commas; twins: the paper's systems with our settings (text, f2, …)."
@@ -76,6 +78,7 @@ def stats(
     Example: emi-ray stats -w work --to stats.tex
     """
     from emi_ray.reporting.statistics import statistics_tables
+    from emi_ray.reporting.text_tables import csv_text, latex_document, markdown
 
     target = Workspace(workspace)
     target.config()  # a workspace must be there
@@ -90,7 +93,7 @@ def stats(
         console.print(f"Wrote {to}.")
 
 
-def show_tables(tables: list[TextTable]) -> None:
+def show_tables(tables: list["TextTable"]) -> None:
     """Tables of finished text, each with its note."""
     for each in tables:
         shown = Table(title=each.title)

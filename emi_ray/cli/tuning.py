@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from emi_ray import api
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
-from emi_ray.cli.models import RECIPE_SECTIONS
 from emi_ray.workspace import Workspace
 
 StorageOption = Annotated[
@@ -26,7 +26,7 @@ def tune(
     overrides: Overrides = None,
     trials: Annotated[
         int, typer.Option(help="Finished trials in all, with those of earlier commands.", min=1)
-    ] = 30,
+    ] = api.DEFAULT_TRIALS,
     study: Annotated[str | None, typer.Option(help="Name of the study; none: RECIPE-SPACE.")] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which no new trial starts.", min=1)
@@ -85,20 +85,13 @@ def tune(
     Example: emi-ray tune -w work f2 --space search_spaces/fusion.yaml --trials 100
     """
     from emi_ray.cli.tuning_view import show_outcome, study_progress
-    from emi_ray.runtime import ray_session
     from emi_ray.tuning.mlflow_log import mlflow_logger
-    from emi_ray.tuning.settings import RecipeSource
-    from emi_ray.tuning.tune import TuneOptions, plan_tuning
-    from emi_ray.tuning.tune import tune as run_search
+    from emi_ray.tuning.tune import TuneOptions
 
     target = Workspace(workspace)
-    config = target.config()
-    source = RecipeSource(
-        recipe, tuple(overrides or ()), {name: getattr(config, name) for name in RECIPE_SECTIONS}
-    )
     options = TuneOptions(
         space=space,
-        study=study or f"{Path(recipe).stem}-{space.stem}".lower(),
+        study=study or api.study_name(recipe, space),
         trials=trials,
         timeout_s=timeout,
         metric=metric,
@@ -115,9 +108,9 @@ def tune(
         storage=storage,
     )
     log = mlflow_logger(mlflow, options.study) if mlflow else None
-    plan = plan_tuning(target, config, source, options)
-    with ray_session(address), study_progress(options, log) as view:
-        outcome = run_search(plan, view.update, view.note)
+    plan = api.plan_search(target, recipe, overrides or (), options)
+    with study_progress(options, log) as view:
+        outcome = api.run_search(plan, address=address, on_change=view.update, on_note=view.note)
     if outcome is not None:
         show_outcome(outcome, options.study, target)
 

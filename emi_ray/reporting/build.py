@@ -78,7 +78,7 @@ def render(material: Material) -> str:
 def _environment() -> Environment:
     """Everything that the template prints is escaped; a name that it does not know is an error."""
     environment = Environment(
-        loader=PackageLoader("emi_ray", "report"),
+        loader=PackageLoader("emi_ray", "reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,146 @@
+"""Extracted features for one's own work: as NumPy arrays, a data frame, a torch or a Hugging Face data set."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from emi_ray.feature_store import FeatureStore, find_store, steps_of
+from emi_ray.schema import Modality
+from emi_ray.workspace import Workspace
+
+if TYPE_CHECKING:
+    from datasets import Dataset as HuggingFaceDataset
+    from torch.utils.data import Dataset as TorchDataset
+
+
+def read_features(
+    workspace: Workspace | str | os.PathLike[str], modality: Modality, extractor: str | None = None
+) -> "FeatureSet":
+    """The features of one modality of a workspace.
+
+    Args:
+        extractor: name of the extractor that made them; needed where several have been used.
+
+    Raises:
+        UserError: there are none, or several sets of them.
+
+    >>> features = emi_ray.read_features("work", "text")
+    >>> len(features), features["clip00"].shape
+    (48, (1, 768))
+    """
+    target = workspace if isinstance(workspace, Workspace) else Workspace(os.fspath(workspace))
+    return FeatureSet(target, find_store(target, modality, extractor=extractor))
+
+
+class FeatureSet(Mapping[str, np.ndarray]):
+    """By clip id the features (num_steps, feature_dim). Read from the store when first used, and then kept in memory.
+
+    Clips without features, such as those in quarantine, are not there.
+    """
+
+    def __init__(self, workspace: Workspace, store: FeatureStore) -> None:
+        self._workspace = workspace
+        self._store = store
+        self._tables: list[pa.Table] | None = None
+        self._place: dict[str, tuple[int, int]] = {}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How they were made: ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …"""
+        return self._store.describe()
+
+    def __getitem__(self, clip_id: str) -> np.ndarray:
+        tables = self._read()
+        table, row = self._place[clip_id]
+        return steps_of(tables[table].slice(row, 1))
+
+    def timestamps_s(self, clip_id: str) -> np.ndarray:
+        """Seconds from the start of the clip to the middle of each step, (num_steps,)."""
+        tables = self._read()
+        table, row = self._place[clip_id]
+        stamps: np.ndarray = tables[table].slice(row, 1)["timestamps_s"].combine_chunks().flatten().to_numpy()
+        return stamps
+
+    def __iter__(self) -> Iterator[str]:
+        self._read()
+        return iter(self._place)
+
+    def __len__(self) -> int:
+        self._read()
+        return len(self._place)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a clip, in the order of the corpus: ``clip_id``, ``split``, the labels, and ``features``, an array.
+
+        >>> emi_ray.read_features("work", "text").to_pandas()["features"][0].shape
+        (1, 768)
+        """
+        rows = self._rows()
+        frame = rows.to_pandas()
+        frame["features"] = [self[clip_id] for clip_id in frame["clip_id"]]
+        return frame
+
+    def to_torch(self, split: str | None = None) -> "TorchDataset[dict[str, Any]]":
+        """A map-style data set of ``clip_id``, ``features`` (num_steps, feature_dim) and ``labels`` (num_labels,).
+
+        >>> item = emi_ray.read_features("work", "text").to_torch("val")[0]
+        >>> item["features"].shape, item["labels"].shape
+        (torch.Size([1, 768]), torch.Size([2]))
+        """
+        from torch import tensor
+        from torch.utils.data import Dataset
+
+        rows, features = self._rows(split), self
+        ids = rows["clip_id"].to_pylist()
+        names = rows.column_names[2:]
+        labels = (
+            np.column_stack([rows[name].to_numpy() for name in names]) if names else np.zeros((len(ids), 0))
+        )
+
+        class Clips(Dataset[dict[str, Any]]):
+            def __len__(self) -> int:
+                return len(ids)
+
+            def __getitem__(self, index: int) -> dict[str, Any]:
+                values = tensor(features[ids[index]]).float()
+                return {"clip_id": ids[index], "features": values, "labels": tensor(labels[index]).float()}
+
+        return Clips()
+
+    def to_datasets(self, split: str | None = None) -> "HuggingFaceDataset":
+        """A Hugging Face ``datasets.Dataset`` with ``clip_id``, ``split``, the labels, and ``features`` as lists.
+
+        Raises:
+            ImportError: the package ``datasets`` is not installed.
+        """
+        from datasets import Dataset
+
+        rows = self._rows(split)
+        values = [self[clip_id].astype(np.float32).tolist() for clip_id in rows["clip_id"].to_pylist()]
+        return Dataset(rows.append_column("features", pa.array(values, pa.list_(pa.list_(pa.float32())))))
+
+    def _rows(self, split: str | None = None) -> pa.Table:
+        """``clip_id``, ``split`` and labels of the clips that have features, in the order of the corpus."""
+        from emi_ray.schema import labels_of
+
+        clips = self._workspace.clips()
+        clips = clips.select(["clip_id", "split", *(label.name for label in labels_of(clips.schema))])
+        wanted = [
+            clip_id in self and split in (None, own)
+            for clip_id, own in zip(clips["clip_id"].to_pylist(), clips["split"].to_pylist(), strict=True)
+        ]
+        return clips.filter(pa.array(wanted, pa.bool_()))
+
+    def _read(self) -> list[pa.Table]:
+        if self._tables is None:
+            self._tables = list(self._store.tables())
+            self._place = {
+                clip_id: (index, row)
+                for index, table in enumerate(self._tables)
+                for row, clip_id in enumerate(table["clip_id"].to_pylist())
+            }
+        return self._tables
