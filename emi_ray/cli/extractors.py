@@ -79,7 +79,7 @@ def reach(kind: Any) -> str:
         if "openface_csv" in kind.NEEDS:
             found = shutil.which(OPENFACE_BINARY)
             return "yes" if found else "CSVs only"
-        return "yes"
+        return "with an extra" if kind.check(kind.Settings()) else "yes"
     if (weights := default_weights(kind)) is None:
         return "give them"
     from emi_ray.pretrained.checkpoint import Checkpoint

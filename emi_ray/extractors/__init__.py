@@ -10,6 +10,7 @@ from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import UserError, choices
 from emi_ray.extractors.audio import Prosody
 from emi_ray.extractors.base import Extractor, Features, fingerprint
+from emi_ray.extractors.egemaps import Egemaps
 from emi_ray.extractors.motion import Flow, MotionSummary
 from emi_ray.extractors.openface import OpenFace
 from emi_ray.extractors.own import is_own, load_own, registered, source_digest
@@ -28,7 +29,7 @@ EXTRACTORS: dict[str, type[Extractor]] = {
     extractor.NAME: extractor
     for extractor in (
         *(HashedNgrams, GteBase, BertLarge, MiniLm, HfText),
-        *(Prosody, Sound, Wav2Vec2, WavLM, Hubert, Wav2Vec2Emotion, HfAudio),
+        *(Prosody, Egemaps, Sound, Wav2Vec2, WavLM, Hubert, Wav2Vec2Emotion, HfAudio),
         *(Appearance, Dinov2Face, Dinov2Frame, VitFace, HfVision),
         *(Flow, MotionSummary, OpenFace),
     )

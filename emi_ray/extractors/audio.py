@@ -19,7 +19,7 @@ from emi_ray.extractors.sound.contour import (
 from emi_ray.extractors.sound.pitch import Pitch, estimate_pitch
 from emi_ray.extractors.sound.spectrum import (
     SHAPE_NAMES,
-    cosine_basis,
+    cepstra_of,
     decibels,
     mel_weights,
     power_spectrum,
@@ -75,6 +75,7 @@ class Prosody(Extractor):
     """
 
     NAME = "prosody"
+    VERSION = 2
     MODALITY = "audio"
     NEEDS = frozenset({"waveform"})
     DIM = 120
@@ -83,7 +84,6 @@ class Prosody(Extractor):
     def __init__(self, settings: ProsodySettings) -> None:
         super().__init__(settings)
         self._mel = mel_weights(settings.num_mels, _WINDOW, SAMPLE_RATE_HZ, 60, 7600)
-        self._cosines = cosine_basis(_NUM_CEPSTRA, settings.num_mels)
 
     @property
     def feature_dim(self) -> int:
@@ -108,7 +108,7 @@ class Prosody(Extractor):
         _check(waveform)
         spectra, courses = zip(*map(self._measure, _chunks(waveform.samples)), strict=True)
         shape, course = np.concatenate(spectra), _join(courses)
-        cepstra = np.einsum("tm,km->tk", course.mel, self._cosines)
+        cepstra = cepstra_of(course.mel, _NUM_CEPSTRA)
         curves = contour(course, self.settings.voicing_threshold)
         blocks = [
             (course.mel + 40) / 20,

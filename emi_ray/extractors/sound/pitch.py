@@ -1,4 +1,10 @@
-"""Pitch of many windows of sound at once: YIN (de Cheveigné & Kawahara 2002) through the FFT."""
+"""Pitch of many windows of sound at once: YIN (de Cheveigné & Kawahara 2002) through the FFT.
+
+Our own, because librosa's ``yin`` gives no periodicity, from which voicing and the harmonics-to-noise ratio come, and
+errs more in noise: on a gliding voice at 0 dB SNR it is off by more than half a semitone in 4.6 % of the steps (9.4 %
+at 16 kHz), this in 1.2 %; without noise both err by less than 4 cents. ``pyin`` knows voicing, at 511 ms for 10 s of
+sound against 12 ms, and compiles for 14 s when it first runs (``benchmarks/pitch.py``).
+"""
 
 from dataclasses import dataclass
 
