@@ -9,7 +9,6 @@ import faulthandler
 import json
 import os
 import re
-import signal
 import tempfile
 import threading
 import time
@@ -54,7 +53,7 @@ class Note:
     """
 
     def __init__(self, owner: str, stage: str) -> None:
-        folder = Path(tempfile.gettempdir()) / f"emi-ray-in-hand-{os.getuid()}"
+        folder = Path(tempfile.gettempdir()) / f"emi-ray-in-hand-{_own_user()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         _forget_old(folder)
         self._file = folder / f"{re.sub(r'[^A-Za-z0-9]', '_', owner)}-{stage}.json"
@@ -124,7 +123,13 @@ class Watch:
 
 def end_process() -> None:
     """End this process at once, as a crash would: Ray starts a successor, which repeats what was in hand."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    psutil.Process().kill()
+
+
+def _own_user() -> str:
+    """This user, as a part of a file's name; Windows has no numbers of users."""
+    name = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    return re.sub(r"\W", "_", name)
 
 
 def _nowhere() -> int:

@@ -1,0 +1,55 @@
+"""Other programs, systems and users on the machine."""
+
+import subprocess
+import sys
+
+import pytest
+
+from emi_ray.config import WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.extraction import extract
+from emi_ray.workspace import EXTRACTIONS, Workspace
+
+WITHOUT_UNIX = """
+import builtins, importlib, os, pkgutil, signal, sys
+import emi_ray
+
+importing = builtins.__import__
+def on_windows(name, names=None, *rest, **more):
+    asks = (names or {}).get("__name__") or ""
+    if name in ("fcntl", "resource", "pwd", "grp", "termios") and asks.startswith("emi_ray"):
+        raise ImportError(name)
+    return importing(name, names, *rest, **more)
+builtins.__import__ = on_windows
+for module in pkgutil.walk_packages(emi_ray.__path__, "emi_ray."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+
+from emi_ray.extraction.vigil import Note
+from emi_ray.workspace import Workspace
+for name in ("getuid", "fork", "killpg", "setsid"):
+    delattr(os, name)
+for name in ("SIGKILL", "SIGHUP", "SIGALRM", "pthread_kill"):
+    delattr(signal, name)
+Note("actor", "text")
+with Workspace(sys.argv[1]).driving("extractions", "Extraction"):
+    pass
+"""
+"""Of the modules of this package alone: others look at the system that they really run on."""
+
+
+@pytest.mark.slow
+def test_no_module_needs_what_windows_has_not(tmp_path):
+    """Modules and functions of Unix alone are taken away, then everything is imported and a workspace is driven."""
+    command = [sys.executable, "-c", WITHOUT_UNIX, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_second_extraction_is_refused_and_names_the_first(tmp_path):
+    workspace = Workspace(str(tmp_path))
+    with (
+        workspace.driving(EXTRACTIONS, "Extraction"),
+        pytest.raises(UserError, match=r"Extraction into .* is being driven by process \d+ on "),
+    ):
+        extract(workspace, WorkspaceConfig())
