@@ -8,18 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emi_ray.api import (
-        Model,
-        compare,
-        evaluate,
-        extract,
-        init,
-        load_model,
-        predict,
-        report,
-        train,
-        tune,
-    )
+    from emi_ray.api.data import extract, init
+    from emi_ray.api.results import Model, compare, evaluate, load_model, predict, report
+    from emi_ray.api.training import train, tune
     from emi_ray.errors import ClipError, EmiRayError, UserError
     from emi_ray.extractors.base import Extractor, Features
     from emi_ray.features import FeatureSet, read_features
@@ -29,18 +20,18 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Workspace": "emi_ray.workspace",
-    "init": "emi_ray.api",
-    "extract": "emi_ray.api",
+    "init": "emi_ray.api.data",
+    "extract": "emi_ray.api.data",
     "read_features": "emi_ray.features",
     "FeatureSet": "emi_ray.features",
-    "train": "emi_ray.api",
-    "tune": "emi_ray.api",
-    "evaluate": "emi_ray.api",
-    "predict": "emi_ray.api",
-    "load_model": "emi_ray.api",
-    "Model": "emi_ray.api",
-    "compare": "emi_ray.api",
-    "report": "emi_ray.api",
+    "train": "emi_ray.api.training",
+    "tune": "emi_ray.api.training",
+    "evaluate": "emi_ray.api.results",
+    "predict": "emi_ray.api.results",
+    "load_model": "emi_ray.api.results",
+    "Model": "emi_ray.api.results",
+    "compare": "emi_ray.api.results",
+    "report": "emi_ray.api.results",
     "Extractor": "emi_ray.extractors.base",
     "Features": "emi_ray.extractors.base",
     "EmiRayError": "emi_ray.errors",

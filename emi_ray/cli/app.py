@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from emi_ray import __version__
 from emi_ray.cli.log import begin_log, end_log
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.storage import explain, without_credentials
@@ -22,6 +23,21 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="From raw talking-face clips to emotion intensities, scored and explained. Start with: emi-ray demo",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"emi-ray {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _application(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None: ...
 
 
 def _begin_log(context: typer.Context, root: str) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from emi_ray import api
+from emi_ray.api import results
 from emi_ray.cli.app import WorkspaceOption, app, console
 from emi_ray.cli.show import decimal, table
 from emi_ray.spreadsheets import safe_cell
@@ -32,7 +32,7 @@ def compare(
 
     Example: emi-ray compare -w work f1 f2 ours --label Joy
     """
-    found = api.compare(workspace, runs or (), labels=label, split=split)
+    found = results.compare(workspace, runs or (), labels=label, split=split)
     _show(found)
     if to is not None:
         _write(found, to)

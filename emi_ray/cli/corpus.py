@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from emi_ray import api
+from emi_ray.api import data
 from emi_ray.cli.app import Overrides, WorkspaceOption, app, console
 from emi_ray.cli.show import show_findings
 from emi_ray.config import CorpusKind
@@ -23,7 +23,7 @@ def init(
     Example: emi-ray init -w work --corpus table --source clips.csv media.frame_rate_hz=10
     """
     target = Workspace(workspace)
-    found = api.init(target, source, corpus=corpus, settings=overrides or ())
+    found = data.init(target, source, corpus=corpus, settings=overrides or ())
     show_findings(found.findings)
     console.print(
         f"Wrote {target.shown('clips.parquet')}. Next: emi-ray extract -w {target.quoted}",

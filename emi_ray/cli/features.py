@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from emi_ray import api
+from emi_ray.api import data
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app
 from emi_ray.cli.show import progress_bar, show_extraction, show_plan
 from emi_ray.errors import UserError, choices
@@ -33,10 +33,10 @@ def extract(
     target = Workspace(workspace)
     chosen = _modalities(modalities)
     if plan:
-        show_plan(*api.plan_extraction(target, chosen, settings=overrides or (), address=address))
+        show_plan(*data.plan_extraction(target, chosen, settings=overrides or (), address=address))
         return
     with progress_bar("Extracting features") as advance:
-        summary = api.extract(
+        summary = data.extract(
             target,
             chosen,
             settings=overrides or (),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from emi_ray import api
+from emi_ray.api import results, training
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
 from emi_ray.cli.show import progress_bar, show_comparison, show_findings, show_scores, training_progress
 from emi_ray.errors import UserError
@@ -63,7 +63,7 @@ def train(
     console.print("Starting Ray and reading the recipes …", style="dim")
     target = Workspace(workspace)
     names, overrides = split_arguments(recipes)
-    requests = api.plan_runs(target, names, overrides, seed or (), any_features)
+    requests = training.plan_runs(target, names, overrides, seed or (), any_features)
     loaded = list({request.recipe.name: request.recipe for request in requests}.values())
     with training_progress(loaded, len(requests)) as progress:
 
@@ -72,7 +72,7 @@ def train(
             if result.metrics is not None:
                 _show_run(result.metrics, target)
 
-        results = api.train_runs(
+        found = training.train_runs(
             target,
             requests,
             workers=workers,
@@ -83,10 +83,10 @@ def train(
             on_plan=progress.plan,
             on_result=show,
         )
-    done = [(result.recipe, result.metrics) for result in results if result.metrics is not None]
+    done = [(result.recipe, result.metrics) for result in found if result.metrics is not None]
     if len(done) > 1:
         show_comparison(done)
-    api.raise_problems(results)
+    training.raise_problems(found)
     return [f"{recipe.name}/{metrics['seed']}" for recipe, metrics in done]
 
 
@@ -170,7 +170,7 @@ def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
     from emi_ray.robustness import measure_robustness
 
     target = Workspace(workspace)
-    result = api.evaluate(target, run)
+    result = results.evaluate(target, run)
     for split in (split for split in SPLITS if split in result):
         score, num_clips = result[split][f"{split}_pearson"], result[split][f"num_{split}"]
         shown = "not defined" if score is None else f"{score:.4f}"
@@ -209,7 +209,7 @@ def predict(
         raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
     check_output(to)
     with progress_bar("Extracting features") as advance:
-        predictions = api.predict(
+        predictions = results.predict(
             target,
             run,
             [*(clips or []), *(more or [])],
@@ -233,4 +233,4 @@ def report(workspace: WorkspaceOption) -> None:
 
     Example: emi-ray report -w work
     """
-    console.print(f"Report: {api.report(workspace)}")
+    console.print(f"Report: {results.report(workspace)}")

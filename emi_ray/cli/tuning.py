@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from emi_ray import api
+from emi_ray.api import training
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
 from emi_ray.workspace import Workspace
 
@@ -26,7 +26,7 @@ def tune(
     overrides: Overrides = None,
     trials: Annotated[
         int, typer.Option(help="Finished trials in all, with those of earlier commands.", min=1)
-    ] = api.DEFAULT_TRIALS,
+    ] = training.DEFAULT_TRIALS,
     study: Annotated[str | None, typer.Option(help="Name of the study; none: RECIPE-SPACE.")] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds after which no new trial starts.", min=1)
@@ -91,7 +91,7 @@ def tune(
     target = Workspace(workspace)
     options = TuneOptions(
         space=space,
-        study=study or api.study_name(recipe, space),
+        study=study or training.study_name(recipe, space),
         trials=trials,
         timeout_s=timeout,
         metric=metric,
@@ -108,9 +108,9 @@ def tune(
         storage=storage,
     )
     log = mlflow_logger(mlflow, options.study) if mlflow else None
-    plan = api.plan_search(target, recipe, overrides or (), options)
+    plan = training.plan_search(target, recipe, overrides or (), options)
     with study_progress(options, log) as view:
-        outcome = api.run_search(plan, address=address, on_change=view.update, on_note=view.note)
+        outcome = training.run_search(plan, address=address, on_change=view.update, on_note=view.note)
     if outcome is not None:
         show_outcome(outcome, options.study, target)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import emi_ray
-from emi_ray import api, features
+from emi_ray import features
+from emi_ray.api import data, results, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -40,18 +41,18 @@ def reading_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def examples_in_order() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(recurse=False)
     order = [
-        api.init,
-        api.extract,
+        data.init,
+        data.extract,
         features.read_features,
         features.FeatureSet.to_pandas,
         features.FeatureSet.to_torch,
-        api.train,
-        api.tune,
-        api.evaluate,
-        api.predict,
-        api.load_model,
-        api.compare,
-        api.report,
+        training.train,
+        training.tune,
+        results.evaluate,
+        results.predict,
+        results.load_model,
+        results.compare,
+        results.report,
     ]
     return [test for each in order for test in finder.find(each, globs={"emi_ray": emi_ray})]
 

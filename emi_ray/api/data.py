@@ -1,0 +1,94 @@
+"""From a corpus to features: init, extract."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from emi_ray.api.inputs import Overrides, WorkspaceLike, overrides_of, workspace_of
+from emi_ray.config import CorpusKind
+from emi_ray.schema import Modality
+
+if TYPE_CHECKING:  # the command line shows its first line before these are imported
+    from emi_ray.corpus.manifest import Corpus
+    from emi_ray.extraction.measure import Measurement
+    from emi_ray.extraction.pools import Pool
+    from emi_ray.extraction.summary import ExtractionSummary
+
+
+def init(
+    workspace: WorkspaceLike,
+    source: str | os.PathLike[str],
+    *,
+    corpus: CorpusKind = "table",
+    settings: Overrides = (),
+) -> "Corpus":
+    """Read a corpus into a workspace.
+
+    Args:
+        source: folder, table (CSV, Parquet) or URI of the corpus.
+        corpus: what the source is: ``table``, ``folder`` or ``vidmimic2``.
+
+    Returns:
+        The checked clips, and as ``findings`` what is remarkable about them.
+
+    Raises:
+        UserError: the corpus cannot work, or a setting is wrong; nothing is written then.
+
+    >>> corpus = emi_ray.init("work", "clips.csv")
+    >>> corpus.clips.num_rows, [label.name for label in corpus.labels]
+    (48, ['Joy', 'Fear'])
+    """
+    from emi_ray.corpus.setup import init_workspace
+
+    return init_workspace(workspace_of(workspace), corpus, os.fspath(source), overrides_of(settings))
+
+
+def extract(
+    workspace: WorkspaceLike,
+    modalities: Sequence[Modality] | None = None,
+    *,
+    settings: Overrides = (),
+    retry_failed: bool = False,
+    address: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> "ExtractionSummary":
+    """Turn the clips of a workspace into features. What is done already is not done again.
+
+    Args:
+        modalities: by default all that the workspace has extractors for.
+        retry_failed: try only what is quarantined.
+        on_progress: called with the number of clips that are done, and of all.
+
+    Returns:
+        What was done, what was quarantined and why, and how fast it went.
+
+    >>> summary = emi_ray.extract("work", ["text"])
+    >>> summary.stages["text"].ok, summary.stages["text"].failed
+    (48, 0)
+    """
+    from emi_ray import extraction
+    from emi_ray.runtime import ray_session
+
+    target = workspace_of(workspace)
+    config = target.config(overrides_of(settings))
+    extraction.check(target, config, modalities)
+    with ray_session(address, streaming=True):
+        return extraction.extract(target, config, modalities, retry_failed, on_progress)
+
+
+def plan_extraction(
+    workspace: WorkspaceLike,
+    modalities: Sequence[Modality] | None = None,
+    *,
+    settings: Overrides = (),
+    address: str | None = None,
+) -> "tuple[dict[str, Pool], Measurement]":
+    """Try each stage of an extraction on a few clips, and propose how many actors it should have. Writes nothing."""
+    from emi_ray import extraction
+    from emi_ray.runtime import ray_session
+
+    target = workspace_of(workspace)
+    config = target.config(overrides_of(settings))
+    extraction.check(target, config, modalities)
+    with ray_session(address):
+        return extraction.plan(target, config, modalities)

@@ -1,0 +1,154 @@
+"""What a model is worth and what it predicts: evaluate, predict, load_model, compare, report."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from emi_ray.api.inputs import WorkspaceLike, workspace_of
+from emi_ray.corpus.listing import Finding
+from emi_ray.errors import UserError
+from emi_ray.schema import Split
+from emi_ray.workspace import Workspace
+
+if TYPE_CHECKING:  # the command line shows its first line before these are imported
+    from emi_ray.comparison import Comparison
+    from emi_ray.prediction import Predictions
+
+
+def evaluate(workspace: WorkspaceLike, run: str) -> dict[str, Any]:
+    """Score a run again from its files alone, on every split that has labels.
+
+    Args:
+        run: ``recipe/seed``, or the recipe where it has one seed only.
+
+    Returns:
+        By split the scores, as ``result["val"]["val_pearson"]``; None for a score that does not exist.
+
+    >>> emi_ray.evaluate("work", "text/1")["val"]["num_val"]
+    16
+    """
+    from emi_ray.ensembles import evaluate_run
+
+    return evaluate_run(workspace_of(workspace), run)
+
+
+def predict(
+    workspace: WorkspaceLike,
+    run: str,
+    clips: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    *,
+    split: Split = "test",
+    address: str | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_findings: Callable[[Sequence[Finding]], None] = lambda findings: None,
+) -> "Predictions":
+    """Predict clips that a model has never seen.
+
+    Args:
+        clips: media files, folders of them, or one table with ``clip_id``, media and ``transcript``. None: the clips
+            of the workspace's own ``split``.
+        on_findings: called with what is wrong with the clips, before their features are extracted.
+
+    >>> found = emi_ray.predict("work", "text/1", "new.csv").to_pandas()
+    >>> list(found.columns)
+    ['clip_id', 'Joy', 'Fear', 'modalities']
+    """
+    from emi_ray.ensembles import labels_and_streams
+    from emi_ray.prediction import Predictions, predict_clips, predict_split, read_new_clips
+    from emi_ray.runtime import ray_session
+    from emi_ray.training.checkpoint import find_run
+
+    target = workspace_of(workspace)
+    find_run(target, run)
+    sources = (
+        [os.fspath(clips)] if isinstance(clips, str | os.PathLike) else [os.fspath(each) for each in clips]
+    )
+    if sources:
+        found = read_new_clips(target, run, sources)
+        on_findings(found.warnings)
+        with ray_session(address, streaming=True):
+            table = predict_clips(target, found, on_progress)
+    else:
+        table = predict_split(target, run, split)
+    labels, streams = labels_and_streams(target, run)
+    return Predictions(target, table, tuple(labels), tuple(streams))
+
+
+class Model:
+    """A trained model, or an ensemble, in its workspace. Made by :func:`load_model`."""
+
+    def __init__(self, workspace: Workspace, run: str) -> None:
+        self.workspace = workspace
+        self.run = run
+
+    def predict(
+        self, clips: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (), **options: Any
+    ) -> "Predictions":
+        """As :func:`predict`, by this model."""
+        return predict(self.workspace, self.run, clips, **options)
+
+    def __repr__(self) -> str:
+        return f"<emi_ray model {self.run} of {self.workspace.root}>"
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """The trained model whose folder, or URI of a folder, is given: ``work/runs/f2/42``.
+
+    It stays in its workspace, where the features of new clips are kept.
+
+    Raises:
+        UserError: there is no finished run.
+
+    >>> model = emi_ray.load_model("work/runs/text/1")
+    >>> model.predict("new.csv").to_pandas().shape
+    (2, 4)
+    """
+    from emi_ray.ensembles import labels_and_streams
+
+    root, found, run = os.fspath(path).rstrip("/").rpartition("/runs/")
+    if not found:
+        raise UserError(f"{path} is not the folder of a run: give WORKSPACE/runs/RECIPE/SEED.")
+    workspace = Workspace(root)
+    labels_and_streams(workspace, run)
+    return Model(workspace, run)
+
+
+def compare(
+    workspace: WorkspaceLike,
+    runs: Sequence[str] = (),
+    *,
+    labels: Sequence[str] | None = None,
+    split: Literal["val", "test"] = "val",
+) -> "Comparison":
+    """Compare systems on the clips that all of them are scored on.
+
+    Args:
+        runs: recipes with all their seeds (``f2``) or single runs (``f2/42``); None: all recipes of the workspace.
+        labels: by default all.
+
+    Returns:
+        Mean scores, and for each pair of systems the difference with its 95 % interval and corrected p-value.
+
+    >>> emi_ray.compare("work", ["text/1", "text/2"]).pairs[0].first
+    'text/1'
+    """
+    from emi_ray.comparison import compare as compare_systems
+    from emi_ray.comparison import read_systems
+
+    target = workspace_of(workspace)
+    target.config()  # a workspace must be there
+    return compare_systems(target, read_systems(target, runs, split), labels)
+
+
+def report(workspace: WorkspaceLike) -> str:
+    """Write the HTML report of everything that a workspace holds; returns its path or URI.
+
+    >>> emi_ray.report("work").endswith("work/report/index.html")
+    True
+    """
+    from emi_ray.reporting import build_report
+
+    target = workspace_of(workspace)
+    target.config()  # a workspace must be there
+    build_report(target)
+    return target.shown("report/index.html")

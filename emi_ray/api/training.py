@@ -1,0 +1,169 @@
+"""From features to models: train, tune."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emi_ray.api.inputs import Overrides, WorkspaceLike, overrides_of, recipe_defaults, workspace_of
+from emi_ray.errors import EmiRayError, UserError
+
+if TYPE_CHECKING:  # the command line shows its first line before these are imported
+    from emi_ray.training.runs import RunRequest, RunResult
+    from emi_ray.tuning.outcome import Outcome
+    from emi_ray.tuning.tune import OnChange, TuneOptions, TunePlan
+
+DEFAULT_TRIALS = 30
+
+
+def train(
+    workspace: WorkspaceLike,
+    recipes: str | Sequence[str],
+    *,
+    settings: Overrides = (),
+    seeds: Sequence[int] = (),
+    workers: int = 1,
+    gpus_per_run: float | None = None,
+    any_features: bool = False,
+    force: bool = False,
+    address: str | None = None,
+) -> list["RunResult"]:
+    """Train recipes with one or several seeds, as many runs at once as there are GPUs or cores.
+
+    Args:
+        recipes: names of shipped recipes, or paths of YAML files.
+        seeds: by default ``training.seed`` of each recipe.
+        workers: processes that share each batch of one large run.
+        any_features: train on whatever features there are, not on those that the recipe names.
+        force: train again what is finished.
+
+    Returns:
+        One result a run, with its ``metrics``.
+
+    Raises:
+        UserError: a run cannot be trained. Those that can are trained first.
+
+    >>> results = emi_ray.train("work", "text", seeds=[1, 2], settings={"training.epochs": 3})
+    >>> [result.metrics["seed"] for result in results]
+    [1, 2]
+    """
+    requests = plan_runs(
+        workspace, [recipes] if isinstance(recipes, str) else recipes, settings, seeds, any_features
+    )
+    results = train_runs(
+        workspace, requests, workers=workers, gpus_per_run=gpus_per_run, force=force, address=address
+    )
+    raise_problems(results)
+    return results
+
+
+def plan_runs(
+    workspace: WorkspaceLike,
+    recipes: Sequence[str],
+    settings: Overrides = (),
+    seeds: Sequence[int] = (),
+    any_features: bool = False,
+) -> list["RunRequest"]:
+    """The runs that :func:`train` would train, checked without starting Ray."""
+    from emi_ray.recipe import load_recipe
+    from emi_ray.training.inputs import require_labels
+    from emi_ray.training.runs import RunRequest
+
+    target = workspace_of(workspace)
+    defaults, overrides = recipe_defaults(target), overrides_of(settings)
+    loaded = [load_recipe(name, overrides, defaults, any_features) for name in recipes]
+    require_labels(target)
+    return [RunRequest(recipe, seed) for recipe in loaded for seed in seeds or [recipe.training.seed]]
+
+
+def train_runs(
+    workspace: WorkspaceLike, requests: Sequence["RunRequest"], *, address: str | None = None, **options: Any
+) -> list["RunResult"]:
+    """Train planned runs; ``options`` are those of :func:`emi_ray.training.runs.train_runs`. A run that cannot be
+    trained is a result with a ``problem``."""
+    from emi_ray.runtime import ray_session
+
+    target = workspace_of(workspace)
+    num_workers = options.pop("workers", 1)
+    with ray_session(address):
+        from emi_ray.training import runs
+
+        return runs.train_runs(target, requests, target.config(), num_workers=num_workers, **options)
+
+
+def raise_problems(results: Sequence["RunResult"]) -> None:
+    """Raise one error for all runs that could not be trained: a ``UserError`` if any is the user's mistake."""
+    problems = [result.problem for result in results if result.problem is not None]
+    if not problems:
+        return
+    if len(results) == 1:
+        raise problems[0]
+    kind = UserError if any(isinstance(problem, UserError) for problem in problems) else EmiRayError
+    reasons = "".join(f"\n  {problem}" for problem in problems)
+    raise kind(f"{len(results) - len(problems)} runs are done; {len(problems)} could not be made:{reasons}")
+
+
+def tune(
+    workspace: WorkspaceLike,
+    recipe: str,
+    space: str | os.PathLike[str],
+    *,
+    settings: Overrides = (),
+    study: str | None = None,
+    trials: int = DEFAULT_TRIALS,
+    address: str | None = None,
+    **options: Any,
+) -> "Outcome | None":
+    """Search for better settings of a recipe. A study that was interrupted goes on.
+
+    Args:
+        space: YAML file of what may vary, as in ``search_spaces/``.
+        study: name of the study; by default made of the recipe and the search space.
+        trials: finished trials in all, with those of earlier calls.
+        options: further fields of :class:`emi_ray.tuning.tune.TuneOptions`.
+
+    Returns:
+        The best settings beside the recipe's own; None where ``timeout_s`` ended the search too early to tell.
+
+    >>> outcome = emi_ray.tune("work", "text", "space.yaml", trials=3, confirm=0, seeds=1,
+    ...                        settings={"training.epochs": 2})
+    >>> outcome.finished
+    3
+    """
+    from emi_ray.tuning.tune import TuneOptions
+
+    name = study or study_name(recipe, space)
+    wanted = TuneOptions(space=Path(space), study=name, trials=trials, **options)
+    return run_search(plan_search(workspace, recipe, settings, wanted), address=address)
+
+
+def study_name(recipe: str, space: str | os.PathLike[str]) -> str:
+    """What a study is called that was given no name."""
+    return f"{Path(recipe).stem}-{Path(space).stem}".lower()
+
+
+def plan_search(
+    workspace: WorkspaceLike, recipe: str, settings: Overrides, options: "TuneOptions"
+) -> "TunePlan":
+    """A search, checked without starting Ray."""
+    from emi_ray.tuning.settings import RecipeSource
+    from emi_ray.tuning.tune import plan_tuning
+
+    target = workspace_of(workspace)
+    source = RecipeSource(recipe, tuple(overrides_of(settings)), recipe_defaults(target))
+    return plan_tuning(target, target.config(), source, options)
+
+
+def run_search(
+    plan: "TunePlan",
+    *,
+    address: str | None = None,
+    on_change: "OnChange" = lambda study: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> "Outcome | None":
+    """Run a planned search, or go on with it."""
+    from emi_ray.runtime import ray_session
+    from emi_ray.tuning.tune import tune as search
+
+    with ray_session(address):
+        return search(plan, on_change, on_note)
