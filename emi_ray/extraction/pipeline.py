@@ -11,10 +11,12 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
+from emi_ray.extraction.balance import balance_pools
 from emi_ray.extraction.decoding import Decode
 from emi_ray.extraction.extracting import Extract
 from emi_ray.extraction.models import Models
 from emi_ray.extraction.pools import Pool, processes_of, wants_gpu
+from emi_ray.extraction.precision import kept_precision
 from emi_ray.extraction.stage import ALWAYS, Stage
 from emi_ray.extraction.transcribing import Transcribe
 from emi_ray.extraction.vigil import Limits, default_memory_limit
@@ -118,8 +120,9 @@ def plan_pipeline(
     """The configured extractor of each modality, by default of all that are configured.
 
     Args:
-        precision: by stage, what ``dtype: auto`` means where the stage runs (``precision.py``); by default what it
-            means on this machine.
+        precision: by stage, what ``dtype: auto`` means where the stage runs. Features that are there keep the
+            precision in which they were made (``precision.py``); without either, it means what it means on this
+            machine.
 
     Raises:
         UserError: a modality has no extractor, an extractor's settings are wrong, its weights or the
@@ -131,7 +134,7 @@ def plan_pipeline(
             f"No extractor is configured for {modality}: set extractors.{modality}.name "
             f"(emi-ray extractors lists them)."
         )
-    precision = precision or {}
+    precision = {**(precision or {}), **kept_precision(workspace, config, wanted)}
     transcriber = None
     if config.transcriber and "text" in wanted:
         transcriber = specify_transcriber(config.transcriber, config.media, precision.get("transcript"))
@@ -167,6 +170,7 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
     context.wait_for_min_actors_s = wait_for_actors_s
     context.max_errored_blocks = -1  # a block whose worker keeps dying is run again clip by clip
     context.target_max_block_size = 64 * 2**20
+    balance_pools()
 
 
 def _on(pools: Mapping[str, Pool], names: Sequence[str]) -> dict[str, Any]:

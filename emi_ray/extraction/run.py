@@ -1,7 +1,7 @@
 """One extraction run: what is to do, through the pipeline, until nothing is left without an outcome."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,6 +79,7 @@ def _extract(
     summary = ExtractionSummary(
         already_done=clips.num_rows - work.num_rows, redone=planned.redone, lifted=planned.lifted
     )
+    _note_kept_precision(pipeline, precision, summary)
     if not work.num_rows:
         tidy_up(pipeline)  # what a run that was killed at its very end left
         return summary
@@ -155,6 +156,19 @@ def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary:
     write_failures(pipeline.workspace, failures)
     for _ in failures:
         summary.add_outcome(outcome(modality, "failed", reason))
+
+
+def _note_kept_precision(pipeline: Pipeline, asked: Mapping[str, str], summary: ExtractionSummary) -> None:
+    """Say where features that are there have another precision than the nodes would choose now."""
+    for stage, dtype in asked.items():
+        spec = pipeline.transcriber if stage == "transcript" else pipeline.specs[stage]  # type: ignore[index]
+        used = getattr(spec.settings, "dtype", dtype) if spec else dtype
+        if used != dtype:
+            place = "transcriber" if stage == "transcript" else f"extractors.{stage}"
+            summary.note(
+                f"{stage} computes in {used}, as for the features that are there; these nodes would choose {dtype}. "
+                f"To make all features anew: {place}.settings.dtype={dtype}"
+            )
 
 
 def _note_precision(pipeline: Pipeline, summary: ExtractionSummary) -> None:

@@ -76,12 +76,13 @@ def _is_configured(store: FeatureStore, config: WorkspaceConfig) -> bool:
     """Whether a store was made by the configured extractor under the configured settings."""
     extractor = config.extractors.get(store.modality)
     made_by = store.describe()
+    chosen = {k: v for k, v in extractor.settings.items() if (k, v) != ("dtype", "auto")} if extractor else {}
     media, made = config.media.model_dump(mode="json"), dict(made_by.get("media", {}))
     faces = made.pop("faces", None)
     return (
         extractor is not None
         and made_by["extractor"] == extractor.name
-        and extractor.settings.items() <= made_by.get("settings", {}).items()
+        and chosen.items() <= made_by.get("settings", {}).items()
         and made.items() <= media.items()
         and (faces is None or config.media.faces.fits(faces))
     )

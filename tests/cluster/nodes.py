@@ -54,6 +54,22 @@ def _add_node(made: Cluster, gpus: int, cpus: int) -> object:
     )
 
 
+def have_nodes(made: Cluster, gpus: Sequence[int]) -> None:
+    """Add and remove nodes, so that there is one for each number of GPUs beside the head."""
+    wanted = [*gpus]
+    for node in list(made.worker_nodes):
+        if node._ray_params.num_gpus in wanted:
+            wanted.remove(node._ray_params.num_gpus)
+        else:
+            made.remove_node(node)
+    for count in wanted:
+        add_node(made, count)
+    deadline = time.monotonic() + 60
+    while ray.cluster_resources().get("GPU", 0) != sum(gpus):
+        assert time.monotonic() < deadline, "a node that was removed is still there"
+        time.sleep(0.2)
+
+
 def kill_node(node: object) -> None:
     """SIGKILL a raylet and all that it started, at once, as a machine goes."""
     process = psutil.Process(node.all_processes["raylet"][0].process.pid)  # type: ignore[attr-defined]

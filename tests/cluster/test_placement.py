@@ -1,6 +1,8 @@
 """Every GPU works: on one node and on several, whatever their numbers; and in the workers' precision."""
 
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,41 +10,56 @@ from emi_ray.errors import UserError
 from emi_ray.extraction import extract
 from emi_ray.extraction.precision import ask_nodes, settle_precision
 from tests.cluster.faulty import precision_of_this_node
-from tests.cluster.nodes import cluster
+from tests.cluster.nodes import cluster, have_nodes
 from tests.cluster.test_deaths import new_workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 NAMES = {
     "vision": "tests.cluster.faulty:VisionModel",
     "audio": "tests.cluster.faulty:AudioModel",
     "text": "tests.cluster.faulty:FaultyModel",
 }
+EACH = 16
+"""Blocks for each GPU, of two clips each."""
 
 
-@pytest.mark.parametrize("gpus", [[1], [2, 4]])
-def test_every_gpu_has_each_model_and_works_as_much_as_the_others(gpus, tmp_path):
-    words = {f"w{index:03d}": f"word {index}" for index in range(40 * sum(gpus))}
+def record_of_a_run(folder: Path, num_gpus: int, seconds: float) -> dict[str, Any]:
+    """Extract with three models that take ``seconds`` for a clip, and read the run's record."""
+    words = {f"w{index:03d}": f"word {index}" for index in range(2 * EACH * num_gpus - 24)}
     settings = [
         *(f"extractors.{modality}.name={name}" for modality, name in NAMES.items()),
-        *(f"extractors.{modality}.settings.seconds=0.2" for modality in NAMES),
+        *(f"extractors.{modality}.settings.seconds={seconds}" for modality in NAMES),
         *(f"extraction.stages.{stage}.batch_size=2" for stage in ("decode", *NAMES)),
-        *("extraction.rows_per_block=2", "extraction.measure=false"),
+        *("extraction.stages.decode.max_actors=2", "extraction.rows_per_block=2"),
+        "extraction.measure=false",
     ]
-    workspace = new_workspace(tmp_path, words, settings)
-    with cluster(gpus):
-        extract(workspace, workspace.config(), list(NAMES))
-        (record,) = [workspace.read_json(path) for path in workspace.files("extractions")]
+    workspace = new_workspace(folder, words, settings)
+    extract(workspace, workspace.config(), list(NAMES))
+    (record,) = [workspace.read_json(path) for path in workspace.files("extractions")]
+    return record
+
+
+def require_that_all_gpus_worked_alike(record: dict[str, Any], gpus: list[int]) -> None:
+    """Each model has one actor on each GPU, and the busiest GPU has at most 1.3 times the clips of the idlest."""
     assert record["ended"] == "done"
     for modality in NAMES:
-        clips: Counter[tuple[str, str]] = Counter()
-        for actor in record["stages"][modality]["actors"]:
-            assert len(actor["gpus"]) == 1
-            clips[actor["node"], actor["gpus"][0]] += actor["clips"]
-        assert {gpu for _, gpu in clips} == {str(gpu) for gpu in range(max(gpus))}
-        busiest = [actor["clips"] for actor in record["stages"][modality]["actors"]]
-        assert len(busiest) == sum(gpus)
-        assert max(busiest) <= 1.3 * min(busiest), busiest
+        actors = record["stages"][modality]["actors"]
+        ids = Counter(gpu for actor in actors for gpu in actor["gpus"])
+        assert ids == Counter(str(gpu) for count in gpus for gpu in range(count))
+        assert len(actors) == sum(gpus)
+        clips = [actor["clips"] for actor in actors]
+        assert max(clips) <= 1.3 * min(clips), (modality, gpus, clips)
+
+
+def test_every_gpu_has_each_model_and_works_as_much_as_the_others(tmp_path):
+    """Nodes of 1, 2, 4 and 6 GPUs, and of 2 and 4. Models that are faster than decoding leave GPUs waiting for work,
+    slower ones never; both must spread evenly."""
+    with cluster([]) as nodes:
+        for gpus, seconds in (([1], 0.0), ([2], 0.0), ([2, 4], 0.0), ([4], 0.1), ([6], 0.0)):
+            have_nodes(nodes, gpus)
+            folder = tmp_path / "-".join(map(str, gpus))
+            require_that_all_gpus_worked_alike(record_of_a_run(folder, sum(gpus), seconds), gpus)
 
 
 def test_workers_settle_the_precision_and_nodes_that_differ_are_named(tmp_path):
