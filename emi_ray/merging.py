@@ -1,8 +1,12 @@
-"""Small parts become few: while actors write, each merges its own; at the end of a run, those that are left."""
+"""Small parts become few: while actors write, each merges its own; at the end of a run, those that are left.
 
+Actors on GPUs do not merge. They write raw parts, and tasks on any node make full parts of these during the run.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from emi_ray.parts import PartFolder
+from emi_ray.parts import RAW, PartFolder
 
 PART_BYTES = 256 << 20
 PART_ROWS = 8192
@@ -39,20 +43,41 @@ class Filling:
 
 
 def mergeable(folder: PartFolder) -> list[list[str]]:
-    """Groups of small parts, each about one full part together; none where there are few small ones."""
-    sizes = {path: int(stamp.partition(":")[0]) for path, stamp in folder.stamps().items()}
+    """Groups of parts to merge, each about one full part together: raw parts, and small ones where these are many."""
+    sizes = _sizes(folder)
+    raw = {path for path in sizes if is_raw(path)}
     if len(sizes) < MERGE_FROM:
-        return []
+        return _groups(raw, sizes, {})
     counts = {row["values"]: row["counts"] for row in folder.record()["part"].value_counts().to_pylist()}
-    small = [p for p in sizes if sizes[p] < PART_BYTES / 2 and counts.get(p, PART_ROWS) < PART_ROWS / 2]
-    if len(small) < MERGE_FROM:
-        return []
+    small = {p for p in sizes if sizes[p] < PART_BYTES / 2 and counts.get(p, PART_ROWS) < PART_ROWS / 2}
+    groups = _groups(raw | small if len(small) >= MERGE_FROM else raw, sizes, counts)
+    return [group for group in groups if len(group) > 1 or is_raw(group[0])]
+
+
+def full_groups(folder: PartFolder, busy: Collection[str]) -> list[list[str]]:
+    """Groups of raw parts that fill a part or are many, of those that are not ``busy``."""
+    sizes = _sizes(folder)
+    groups = _groups({path for path in sizes if is_raw(path) and path not in busy}, sizes, {})
+    return [g for g in groups if sum(sizes[p] for p in g) >= PART_BYTES or len(g) >= PARTS_OF_A_WRITER]
+
+
+def is_raw(path: str) -> bool:
+    """Whether a part is in the layout that is cheap to write."""
+    return path.rpartition("/")[2].startswith(RAW)
+
+
+def _sizes(folder: PartFolder) -> dict[str, int]:
+    return {path: int(stamp.partition(":")[0]) for path, stamp in folder.stamps().items()}
+
+
+def _groups(paths: Iterable[str], sizes: Mapping[str, int], counts: Mapping[str, int]) -> list[list[str]]:
+    """Paths in groups of one full part each; the last may be smaller."""
     groups: list[list[str]] = [[]]
     num_bytes = num_rows = 0
-    for path in small:
+    for path in sorted(paths):
         groups[-1].append(path)
-        num_bytes, num_rows = num_bytes + sizes[path], num_rows + counts[path]
+        num_bytes, num_rows = num_bytes + sizes[path], num_rows + counts.get(path, 0)
         if num_bytes >= PART_BYTES or num_rows >= PART_ROWS:
             groups.append([])
             num_bytes = num_rows = 0
-    return [group for group in groups if len(group) > 1]
+    return [group for group in groups if group]

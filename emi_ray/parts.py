@@ -24,10 +24,10 @@ from emi_ray.workspace import Workspace
 GROUP_BYTES = 32 << 20
 """Of a row group of a merged part, which is what readers hold in memory at once."""
 
-_INDEX_FROM = 8
-"""So many parts that the index lacks are worth writing it anew."""
+PART, RAW = "part", "raw"
+"""How the names of parts begin. A raw part is cheap to write, and merging brings it into the layout of all others."""
 
-_THREADS = 32
+_INDEX_FROM, _THREADS = 8, 32  # so many parts that the index lacks are worth writing it anew
 _AHEAD = 3
 _ATTEMPTS = 5
 
@@ -82,9 +82,9 @@ class PartFolder:
                 if attempt == _ATTEMPTS - 1:
                     raise
 
-    def write(self, table: pa.Table, names: Iterable[str]) -> str:
+    def write(self, table: pa.Table, names: Iterable[str], kind: str = PART) -> str:
         """Write one part, named by a hash of ``names``; returns its path."""
-        path = f"{self.folder}/part-{digest_of(names)}.parquet"
+        path = f"{self.folder}/{kind}-{digest_of(names)}.parquet"
         self.workspace.write_table(path, table)
         return path
 

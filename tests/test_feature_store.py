@@ -1,11 +1,14 @@
+import datasets
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from emi_ray.errors import UserError
 from emi_ray.failures import Failure, read_failures, write_failures
 from emi_ray.feature_store import ClipFeatures, FeatureStore, find_store, steps_of
+from emi_ray.merging import is_raw, mergeable
 from emi_ray.workspace import Workspace
 
 
@@ -61,6 +64,41 @@ def test_duckdb_and_pandas_read_the_files_without_us(store):
     assert row == ("a", 2, pytest.approx(float(features("a", 2).values[1, 3])))
     frame = pd.read_parquet(store.workspace.path(store.parts()[0]))
     np.testing.assert_array_equal(frame["features"][0].reshape(2, 4), features("a", 2).values)
+
+
+def test_datasets_reads_the_files_without_us(store):
+    store.write([features("a", 2)])
+    store.held.merge([store.write([features("b", 3)], raw=True)])
+    files = [store.workspace.path(part) for part in store.parts()]
+    cache = store.workspace.path("cache")
+    read = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+    for row in read.with_format("numpy"):
+        expected = features(row["clip_id"], int(row["num_steps"])).values
+        np.testing.assert_array_equal(np.asarray(row["features"]).reshape(-1, 4), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_raw_parts_hold_the_same_and_merging_makes_them_like_all_others(store, dtype):
+    store.settle_precision(dtype)
+    rows = [features("a", 2), features("b", 3)]
+    listed = store.write(rows)
+    (expected,) = store.tables()
+    record = store.held.record().drop_columns("part")
+    store.workspace.delete(listed)
+    raw = store.write(rows, raw=True)
+    assert is_raw(raw)
+    (table,) = store.tables()
+    assert table.equals(expected)
+    assert store.held.record().drop_columns("part").equals(record)
+    (group,) = mergeable(store.held)
+    store.held.merge(group)
+    (merged,) = store.parts()
+    assert not is_raw(merged)
+    assert pq.read_table(store.workspace.path(merged)).schema.field("features") == expected.schema.field(
+        "features"
+    )
+    (table,) = store.tables()
+    assert table.equals(expected)
 
 
 def test_a_failure_stands_until_the_clip_has_features(store):

@@ -1,6 +1,7 @@
 """The stage of one modality: decoded clips → features in the store."""
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -48,7 +49,9 @@ class Extract(Stage):
         self.name = self._modality = spec.kind.MODALITY
         self._spec = spec
         self._store = store_of(workspace, spec)
-        self._filling = Filling(self._store.held)
+        self._model_is_free = threading.Lock()
+        # On a GPU writing must not hold up the model: raw parts are cheap, and tasks merge them (upkeep.py).
+        self._filling = None if pool.num_gpus else Filling(self._store.held)
         self._keep = [*keep, "outcomes"]
         self._runner: Runner[Features] = Runner(
             partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful
@@ -58,7 +61,7 @@ class Extract(Stage):
     def process(self, batch: pa.Table) -> pa.Table:
         todo = todo_column(self._modality)
         mine = batch.filter(batch[todo].is_valid()) if batch[todo].null_count else batch  # a filter copies
-        results = self._in_precision(self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)])))
+        results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]))
         self._write(results, mine)
         outcomes = {result.clip_id: result.outcome(self._modality) for result in results}
         return with_outcomes(batch, outcomes).select(self._keep)
@@ -68,9 +71,10 @@ class Extract(Stage):
         absences = {clip.clip_id: self._absence(clip) for clip in clips}
         absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
         ready = [clip for clip in clips if not absences[clip.clip_id]]
-        results = self._runner.run(ready)
-        _refuse_failing_alike(results)
-        return absent + results
+        with self._model_is_free:
+            results = self._runner.run(ready)
+            _refuse_failing_alike(results)
+            return self._in_precision(absent + results)
 
     def _absence(self, clip: DecodedClip) -> tuple[str, str] | None:
         """(stage, reason) of the first input that the extractor needs and the clip has not."""
@@ -100,7 +104,9 @@ class Extract(Stage):
         done = [(r.clip_id, r.result) for r in results if r.result is not None]
         lost = [(r.clip_id, r.failure) for r in results if r.failure is not None]
         rows = [ClipFeatures(i, f.values, f.timestamps_s, f.extras, known[i][1]) for i, f in done]
-        self._filling.add(self._store.write(rows), sum(row.values.nbytes for row in rows))
+        part = self._store.write(rows, raw=self._filling is None)
+        if self._filling is not None:
+            self._filling.add(part, sum(row.values.nbytes for row in rows))
         write_failures(
             self._store.workspace,
             [Failure(i, self._modality, fingerprint, *why, *known[i]) for i, why in lost],

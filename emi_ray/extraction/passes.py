@@ -26,6 +26,7 @@ from emi_ray.extraction.nodes import NodeWatch
 from emi_ray.extraction.pipeline import Pipeline, configure_ray_data
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.summary import ExtractionSummary
+from emi_ray.extraction.upkeep import Upkeep
 from emi_ray.extraction.work import todo_column
 from emi_ray.schema import Modality
 
@@ -56,6 +57,7 @@ class Passes:
 
     pipeline: Pipeline
     summary: ExtractionSummary
+    upkeep: Upkeep
     left: Left
     plan: Planner
     on_progress: Progress
@@ -144,6 +146,7 @@ class Passes:
         configure_ray_data(longest_s, START_S if are_many and self._may_wait else -1)
         for table in self._blocks_of(pipeline.build(work, pools, careful)):
             _stop_if_broken(table)
+            self.upkeep.look()
             lost.difference_update(self.summary.add_table(table, are_new=not careful))
             self.on_progress(self.summary.clips, total)
             if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS:

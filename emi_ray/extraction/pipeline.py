@@ -35,7 +35,7 @@ MAX_ROWS_PER_BLOCK = 512
 """Where a block is decoded to more than 64 MiB, Ray Data passes it on in pieces."""
 
 MAX_BATCHES_AT_ONCE = 3
-"""In a process with several models."""
+"""In a process on a GPU. One for each model and one that is written, within the memory that these take."""
 
 
 @dataclass(frozen=True)
@@ -176,15 +176,15 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
 def _on(pools: Mapping[str, Pool], names: Sequence[str]) -> dict[str, Any]:
     """How ``map_batches`` is told of the processes that run these stages."""
     pool = pools[names[0]]
-    threads = min(len(names), MAX_BATCHES_AT_ONCE) if pool.num_gpus else 1
+    threads = min(len(names) + 1, MAX_BATCHES_AT_ONCE) if pool.num_gpus else 1
     return {
         "batch_size": _largest_batch(pools, names),
         "batch_format": "pyarrow",
         "compute": ActorPoolStrategy(
             size=pool.max_actors,
             max_tasks_in_flight_per_actor=threads + 1,  # more would wait at one actor while another is idle
-            max_concurrent_calls_per_actor=threads if threads > 1 else None,
-            enable_true_multi_threading=threads > 1,
+            max_concurrent_calls_per_actor=threads if pool.num_gpus else None,
+            enable_true_multi_threading=bool(pool.num_gpus),
         ),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,

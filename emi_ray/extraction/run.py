@@ -17,7 +17,7 @@ from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.precision import settle_precision
 from emi_ray.extraction.record import RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.extraction.upkeep import tidy_up
+from emi_ray.extraction.upkeep import Upkeep, tidy_up
 from emi_ray.extraction.work import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
@@ -89,16 +89,18 @@ def _extract(
     try:
         if work.num_rows >= MEASURE_FROM_CLIPS and config.extraction.measure:
             summary.measured = _measured(pipeline, work, summary)
+        upkeep = Upkeep(pipeline)
         passes = Passes(
             pipeline,
             summary,
+            upkeep,
             left=lambda ids: _left(pipeline, clips, ids, retry_failed),
             plan=lambda: propose_pools(pipeline, summary.measured),
             on_progress=on_progress,
         )
         for modality, dead in passes.run(work).items():
             _quarantine(pipeline, modality, dead, summary)
-        tidy_up(pipeline)
+        upkeep.finish()
         _note_precision(pipeline, summary)
         ended = "done"
     except EmiRayError as error:

@@ -1,6 +1,7 @@
 """The stage that turns sound into text where a clip has no transcript."""
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -40,6 +41,7 @@ class Transcribe(Stage):
         self._spec = spec
         self._store = TranscriptStore(workspace, spec.fingerprint)
         self._keep = [*keep, "outcomes"]
+        self._model_is_free = threading.Lock()
         self._runner: Runner[Heard] = Runner(
             partial(TranscriberTool, spec), self.name, limits, pool.batch_size, careful
         )
@@ -51,7 +53,9 @@ class Transcribe(Stage):
         heard = [row for row in mute if row["waveform"] is not None]
         if heard:
             self._store.create(self._spec.identity)
-        results = self._runner.run([unpack_clip(row) for row in heard])
+        clips = [unpack_clip(row) for row in heard]
+        with self._model_is_free:
+            results = self._runner.run(clips)
         origins = {row["clip_id"]: origin_of(row[origin_column("text")]) for row in heard}
         self._store.write({r.clip_id: r.result.text for r in results if r.result is not None}, origins)
         by_id = {result.clip_id: result for result in results}

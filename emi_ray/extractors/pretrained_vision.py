@@ -80,7 +80,12 @@ class VisionBackbone(Pretrained):
     def _forward(self, parts: list[np.ndarray]) -> "torch.Tensor":
         import torch
 
-        prepared = [self._transform(part, self._model.dtype) for part in to_device(parts, self._device)]
+        images = to_device(parts, self._device)
+        if len({part.shape[1:] for part in images}) == 1:
+            images = [
+                torch.cat(images)
+            ]  # each launch of a kernel costs the host more than the copy the device
+        prepared = [self._transform(part, self._model.dtype) for part in images]
         every_layer = self.settings.layer != "last"
         output = self._model(pixel_values=torch.cat(prepared), output_hidden_states=every_layer)
         hidden = select_layer(output, self.settings.layer)

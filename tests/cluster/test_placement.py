@@ -20,7 +20,7 @@ NAMES = {
     "audio": "tests.cluster.faulty:AudioModel",
     "text": "tests.cluster.faulty:FaultyModel",
 }
-EACH = 16
+EACH = 8
 """Blocks for each GPU, of two clips each."""
 
 
