@@ -5,10 +5,13 @@
 The stages of vision and sound run over decoded clips as Ray Data hands them over: 42 face crops a clip, or 7 s of
 sound. The model is replaced by one that returns numbers of the right shape at once. Operations of torch are left out,
 as they run on the model's device; all else is counted, in all threads of the process: unpacking, batching, the copy
-to pinned memory, checking and writing features, and handing the batch on.
+to pinned memory, checking and writing features, and handing the batch on. Passes are as large as on a GPU. Writing
+happens in another thread than the model's; its share is told. What merging costs is told too: tasks on any node
+do it, outside of the actor.
 """
 
 import argparse
+import ctypes
 import tempfile
 import time
 from collections.abc import Sequence
@@ -33,6 +36,7 @@ from emi_ray.extraction.work import origin_column, todo_column
 from emi_ray.extractors import pretrained_audio, pretrained_vision
 from emi_ray.extractors.device import pack, unpack
 from emi_ray.media.clip import DecodedClip, Faces, Waveform, pack_clip, table_of
+from emi_ray.merging import mergeable
 from emi_ray.schema import Modality
 from emi_ray.settings import validate
 from emi_ray.workspace import Workspace
@@ -42,7 +46,13 @@ SOUND_S, RATE_HZ = 7.0, 16_000
 DIM = {"vision": 768, "audio": 1024}
 TINY = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
-POOL = Pool(batch_size=32, max_actors=1, num_cpus=1, num_gpus=0, threads=1)
+STEPS = {"vision": 128, "audio": 16_000}
+"""Of one pass on a GPU."""
+
+POOL = Pool(batch_size=32, max_actors=1, num_cpus=1, num_gpus=1, threads=1)
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Of ``mallopt(3)``."""
+
 PINNED = torch.zeros(64 << 20, dtype=torch.uint8)
 """Stands for pinned memory, which torch keeps and uses again."""
 
@@ -60,6 +70,14 @@ class OnDevice(TorchDispatchMode):
             return function(*arguments, **(named or {}))
         finally:
             self.seconds += time.thread_time() - started
+
+
+def keep_memory() -> None:
+    """Have freed memory stay with the process, as torch keeps that of a GPU. Else each tensor that stands for one on
+    the device costs the host its pages."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, -1)
 
 
 def copied(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
@@ -80,7 +98,11 @@ def save_models(folder: Path) -> list[str]:
     return [
         f"extractors.{modality}.{key}={value}"
         for modality, name in (("vision", "dinov2-face"), ("audio", "wav2vec2"))
-        for key, value in (("name", name), ("settings.weights", folder / modality))
+        for key, value in (
+            ("name", name),
+            ("settings.weights", folder / modality),
+            ("settings.batch_size", STEPS[modality]),
+        )
     ]
 
 
@@ -129,9 +151,11 @@ def without_model(stage: Extract, dim: int) -> None:
     extractor._model = Model()
 
 
-def milliseconds(pipeline: Pipeline, modality: Modality, num_clips: int, rounds: int) -> tuple[float, float]:
-    """Processor time a clip of one stage, from the batch that arrives to the one that leaves, of the best round; and
-    how much of it is spent on writing features."""
+def milliseconds(
+    pipeline: Pipeline, modality: Modality, num_clips: int, rounds: int
+) -> tuple[float, float, float]:
+    """Processor time a clip of one stage, from the batch that arrives to the one that leaves, of the best round; how
+    much of it is spent on writing features; and what merging these takes elsewhere."""
     stages = list(pipeline.stages)
     stage = Extract(
         pipeline.workspace,
@@ -160,7 +184,11 @@ def milliseconds(pipeline: Pipeline, modality: Modality, num_clips: int, rounds:
         assert all(entry["status"] == "ok" for row in outcomes for entry in row), outcomes[0]
         spent.append((time.process_time() - started - on_device.seconds, writing[0]))
     total, written = min(spent)
-    return total / num_clips * 1e3, written / num_clips * 1e3
+    started, folder = time.process_time(), stage._store.held
+    for group in mergeable(folder):
+        folder.merge(group)
+    merging = time.process_time() - started
+    return total / num_clips * 1e3, written / num_clips * 1e3, merging / num_clips * 1e3
 
 
 def main() -> None:
@@ -171,8 +199,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of which the best counts")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()
     pretrained_vision.to_device = pretrained_audio.to_device = copied
-    table = Table("stage", "input of a clip", "ms of processor time a clip", "of it writing")
+    table = Table(
+        *("stage", "input of a clip", "ms of processor time a clip", "of it writing"),
+        "merging, outside of the actor",
+    )
     with tempfile.TemporaryDirectory() as folder:
         settings = save_models(Path(folder))
         settings += ["extractors.text=null"]
