@@ -35,7 +35,9 @@ def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
     pools = plan_pools(machine(), pipeline.stages, pipeline.config.extraction)
     uses_gpu = any(pool.num_gpus for pool in pools.values())
     threads = {name: pool.threads for name, pool in pools.items()}
-    task = ray.remote(max_retries=0, max_calls=1, num_cpus=1, num_gpus=1 if uses_gpu else 0)(_measure)
+    task = ray.remote(
+        max_retries=0, max_calls=1, num_cpus=0 if uses_gpu else 1, num_gpus=1 if uses_gpu else 0
+    )(_measure)
     answer = task.remote(pipeline, sources, threads)
     try:
         seconds, media_s, num_clips = ray.get(answer, timeout=MEASURE_LIMIT_S)

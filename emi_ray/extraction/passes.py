@@ -155,7 +155,9 @@ class Passes:
                 )
                 return lost
         if self.watch.has_grown:
-            self.summary.note(f"{', '.join(self.watch.joined)} joined and was not used: too little was left")
+            self.summary.note(
+                f"{', '.join(self.watch.joined)} joined late: pools stayed as they were, since too little was left"
+            )
         return lost
 
     def _blocks_of(self, dataset: Dataset) -> Iterator[pa.Table]:

@@ -1,5 +1,6 @@
 """THE pipeline: manifest → decode → motion → vision → audio → transcript → text, features written on the way."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -79,7 +80,9 @@ class Pipeline:
         )
         for names in processes_of(pools):
             builders = [self._builder(name, pools[name], careful) for name in names]
-            dataset = dataset.map_batches(Models, fn_constructor_args=(builders,), **_on(pools, names))
+            dataset = dataset.map_batches(
+                Models, fn_constructor_args=(builders,), **_on(pools, names, work.num_rows)
+            )
         return dataset
 
     def _builder(self, stage: str, pool: Pool, careful: bool) -> Callable[[], Stage]:
@@ -173,12 +176,13 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
     balance_pools()
 
 
-def _on(pools: Mapping[str, Pool], names: Sequence[str]) -> dict[str, Any]:
+def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict[str, Any]:
     """How ``map_batches`` is told of the processes that run these stages."""
     pool = pools[names[0]]
+    each = math.ceil(num_clips / pool.max_actors)  # Ray joins blocks until they fill a batch
     threads = min(len(names) + 1, MAX_BATCHES_AT_ONCE) if pool.num_gpus else 1
     return {
-        "batch_size": _largest_batch(pools, names),
+        "batch_size": min(_largest_batch(pools, names), each),
         "batch_format": "pyarrow",
         "compute": ActorPoolStrategy(
             size=pool.max_actors,
@@ -206,10 +210,11 @@ def _blocks(work: pa.Table, pools: Mapping[str, Pool], rows_per_block: int) -> l
 
     Each task of a stage costs the driver some 7 ms, so that 0.2 ms a clip and stage need blocks of dozens, and six
     stages blocks of hundreds. Blocks that are larger than asked for are multiples of the largest batch: a rest of a
-    batch computes slowly. Batches of text are large because text is tiny; they take several blocks.
+    batch computes slowly. Batches of text are large because text is tiny; they take several blocks. Where there are
+    fewer clips than would give every actor a block of the size asked for, blocks are smaller.
     """
     actors = max(pool.max_actors for pool in pools.values())
     wanted = min(work.num_rows // (actors * BLOCKS_PER_ACTOR), MAX_ROWS_PER_BLOCK)
     largest = _largest_batch(pools, list(pools))
-    rows = max(wanted - wanted % largest, rows_per_block)
+    rows = max(wanted - wanted % largest, min(rows_per_block, math.ceil(work.num_rows / actors)))
     return [work.slice(start, rows) for start in range(0, work.num_rows, rows)]

@@ -12,6 +12,9 @@ GPU_BATCH_SIZE = {"text": 512}
 """Clips a batch on a CPU and on a GPU, where it is not 8 and 32. An extractor sorts the clips of a batch by length
 before it forms the batches of its model. Text is tiny: a large window costs nothing and leaves little padding."""
 
+CPUS_OF_AN_ACTOR = 0.25
+"""That an actor on the CPU reserves at most."""
+
 MODEL_ACTORS = 4
 THREADS_OF_A_MODEL = 8
 """On a CPU a model has an actor for each core, at most four, since each holds the weights; beyond these, an actor for
@@ -57,8 +60,8 @@ def plan_pools(
 
     Pretrained models share the GPUs evenly, whatever each of them costs: one process a GPU holds all models (see
     :func:`processes_of`), so that their pools are equally large. Stages on the CPU share the cores that these
-    leave, by the time that they take. Actors on the CPU reserve a fraction of a logical CPU each, so that all
-    pools always fit at once: a pool that waits for CPUs which the others hold would wait for ever.
+    leave, by the time that they take. Actors on the CPU reserve a fraction of a logical CPU each, and those on a GPU
+    none, so that all pools always fit at once: a pool that waits for CPUs which the others hold would wait for ever.
 
     Args:
         stages: by name, whether a stage runs a pretrained model.
@@ -76,18 +79,28 @@ def plan_pools(
     share = cores / sum(weights.values()) if weights else 0.0
     pools = {}
     for name, is_model in stages.items():
+        sizes = by_hand.get(name, StageSettings())
         if name in on_gpu:
-            sizes = by_hand.get(name, StageSettings())
             pools[name] = replace(together, batch_size=sizes.batch_size or GPU_BATCH_SIZE.get(name, 32))
             continue
+        actors = max(1, math.floor(weights[name] * share + 0.5))
         if is_model:
             actors = max(min(cores, MODEL_ACTORS), cores // THREADS_OF_A_MODEL)
-            pool = Pool(_batch_size(name), actors, 0.25, 0.0, max(cores // actors, 1))
-        else:
-            actors = max(1, math.floor(weights[name] * share + 0.5))
-            pool = Pool(_batch_size(name), actors, 0.25, 0.0, 1)
-        pools[name] = _by_hand(pool, by_hand.get(name, StageSettings()))
-    return pools
+        threads = max(cores // actors, 1) if is_model else 1
+        pools[name] = _by_hand(Pool(_batch_size(name), actors, CPUS_OF_AN_ACTOR, 0.0, threads), sizes)
+    return _reserving_no_more(pools, machine.cpus, by_hand)
+
+
+def _reserving_no_more(
+    pools: dict[str, Pool], cpus: int, by_hand: Mapping[str, StageSettings]
+) -> dict[str, Pool]:
+    """The same pools, whose actors on the CPU reserve less each where they are more than four to a core."""
+    free = [
+        name for name in pools if not pools[name].num_gpus and not by_hand.get(name, StageSettings()).num_cpus
+    ]
+    actors = sum(pools[name].max_actors for name in free)
+    share = min(CPUS_OF_AN_ACTOR, math.floor(100 * cpus / max(actors, 1)) / 100)
+    return {name: replace(pool, num_cpus=share) if name in free else pool for name, pool in pools.items()}
 
 
 def wants_gpu(stage: str, settings: ExtractionSettings) -> bool:
@@ -116,7 +129,7 @@ def _gpu_pool(machine: Machine, by_hand: Sequence[StageSettings]) -> Pool:
     share = max((each.num_gpus for each in by_hand if each.num_gpus), default=1.0)
     actors = machine.gpus * math.floor(1 / share)
     actors = min([actors, *(each.max_actors for each in by_hand if each.max_actors)])
-    cpus = max((each.num_cpus for each in by_hand if each.num_cpus), default=0.25)
+    cpus = max((each.num_cpus for each in by_hand if each.num_cpus), default=0.0)
     threads = max((each.threads for each in by_hand if each.threads), default=1)
     return Pool(1, actors, cpus, share, threads)
 

@@ -1,9 +1,10 @@
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
-from emi_ray.extraction.pipeline import ORDER, Pipeline
+from emi_ray.extraction.pipeline import ORDER, Pipeline, _blocks
 from emi_ray.extraction.pools import Measurement, plan_pools, processes_of
 from emi_ray.runtime import MIN_LOGICAL_CPUS, Machine
 from emi_ray.workspace import Workspace
@@ -22,6 +23,24 @@ def test_all_pools_of_a_small_machine_fit_at_once():
 def test_no_machine_is_asked_for_more_than_it_has(cpus):
     pools = plan_pools(Machine(cpus, gpus=0), BUILT_IN, DEFAULTS)
     assert sum(pool.max_actors * pool.num_cpus for pool in pools.values()) <= max(cpus, MIN_LOGICAL_CPUS)
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (1, 4), (2, 8), (8, 8)])
+@pytest.mark.parametrize("stages", [BUILT_IN, PRETRAINED])
+def test_all_pools_fit_into_a_cluster_with_few_cores(cpus, gpus, stages):
+    """Started by ``ray start``, a node has no more logical CPUs than cores."""
+    pools = plan_pools(Machine(cpus, gpus), stages, DEFAULTS)
+    assert all(pool.num_cpus == 0 for pool in pools.values() if pool.num_gpus)
+    assert all(pool.max_actors >= 1 for pool in pools.values())
+    assert sum(pool.max_actors * pool.num_cpus for pool in pools.values()) <= cpus
+
+
+@pytest.mark.parametrize(("num_clips", "rows"), [(3, 1), (60, 8), (1000, 16), (100_000, 512)])
+def test_few_clips_are_spread_over_all_actors(num_clips, rows):
+    pools = plan_pools(Machine(cpus=1, gpus=8), PRETRAINED, DEFAULTS)
+    blocks = _blocks(pa.table({"clip_id": pa.array(range(num_clips))}), pools, DEFAULTS.rows_per_block)
+    assert blocks[0].num_rows == rows
+    assert sum(block.num_rows for block in blocks) == num_clips
 
 
 def test_cores_are_shared_by_the_time_that_stages_take():
