@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from emi_ray.errors import EmiRayError
-from emi_ray.extraction import extract
+from emi_ray.extraction import extract, passes
 from emi_ray.extraction.nodes import Node, NodeWatch
 from emi_ray.failures import read_failures
 from emi_ray.workspace import Workspace
@@ -40,7 +40,8 @@ def written_ids(workspace: Workspace) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_nodes_killed_one_after_the_other_cost_no_clip_and_a_new_one_takes_over(tmp_path):
+def test_two_nodes_killed_one_after_the_other_cost_no_clip_and_a_new_one_takes_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "WORTH_NEW_POOLS", 20)
     workspace = new_workspace(tmp_path, WORDS, SETTINGS)
     with cluster([0, 0]) as nodes:
         first, second = nodes.worker_nodes
@@ -49,11 +50,12 @@ def test_two_nodes_killed_one_after_the_other_cost_no_clip_and_a_new_one_takes_o
         kill_node(first)
         await_parts(workspace, 5)
         kill_node(second)
-        add_node(nodes)
+        add_node(nodes, cpus=12)  # more than both had
         thread.join(timeout=240)
         assert not thread.is_alive()
     (summary,) = ended
     assert not isinstance(summary, Exception), summary
+    assert [note for note in summary.notes if note.endswith("joined: pools were made anew for all nodes")]
     assert read_failures(workspace).num_rows == 0
     assert written_ids(workspace) == sorted(held(workspace))
     assert len(held(workspace)) == 200

@@ -9,9 +9,11 @@ import pytest
 from emi_ray.errors import UserError
 from emi_ray.extraction import extract
 from emi_ray.extraction.precision import ask_nodes, settle_precision
+from emi_ray.merging import is_raw
 from tests.cluster.faulty import precision_of_this_node
 from tests.cluster.nodes import cluster, have_nodes
-from tests.cluster.test_deaths import new_workspace
+from tests.cluster.test_deaths import held, new_workspace
+from tests.cluster.test_node_deaths import written_ids
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -36,6 +38,8 @@ def record_of_a_run(folder: Path, num_gpus: int, seconds: float) -> dict[str, An
     ]
     workspace = new_workspace(folder, words, settings)
     extract(workspace, workspace.config(), list(NAMES))
+    assert written_ids(workspace) == sorted([*held(workspace)] * len(NAMES))
+    assert not [path for path in workspace.files("features", recursive=True) if is_raw(path)]
     (record,) = [workspace.read_json(path) for path in workspace.files("extractions")]
     return record
 

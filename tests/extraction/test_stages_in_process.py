@@ -1,5 +1,7 @@
 """The stages of a pipeline, one after the other in this process, without Ray."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 
@@ -13,6 +15,7 @@ from emi_ray.extraction.pools import plan_pools
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.extraction.work import plan_work, store_of
 from emi_ray.failures import read_failures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.runtime import Machine
 from tests.cluster.test_deaths import new_workspace
 
@@ -92,3 +95,55 @@ def test_outcomes_are_counted_by_reason_whatever_their_numbers():
 
 
 ACTOR = '["me", false, "10.0.0.1", 7, ["0"]]'
+
+
+def on_gpu(pipeline: Pipeline) -> tuple[Models, list[pa.Table]]:
+    """The models in one process, as on a GPU, and decoded batches of eight."""
+    pools = plan_pools(Machine(2, 1), pipeline.stages, pipeline.config.extraction)
+    decode, *models = [pipeline._builder(name, pools[name], False) for name in pipeline.stages]
+    table = plan_work(pipeline.workspace, pipeline.workspace.clips(), pipeline.specs).table
+    decoded = decode()(table)
+    return Models(models), [decoded.slice(start, 8) for start in range(0, table.num_rows, 8)]
+
+
+def test_one_batch_is_written_while_the_model_computes_the_next(pipeline, monkeypatch):
+    planned, _ = pipeline
+    stages, batches = on_gpu(planned)
+    write, writers, both_write = FeatureStore.write, [], threading.Event()
+
+    def wait_for_another(self: FeatureStore, rows: list, raw: bool = False) -> str | None:
+        if self.modality == "vision":
+            writers.append(len(rows))
+            if len(writers) == 2:
+                both_write.set()
+            assert both_write.wait(20), "no other batch came through the model meanwhile"
+        return write(self, rows, raw)
+
+    monkeypatch.setattr(FeatureStore, "write", wait_for_another)
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(stages, batches))
+    assert [table["clip_id"].to_pylist() for table in done] == [b["clip_id"].to_pylist() for b in batches]
+    summary = ExtractionSummary()
+    for table in done:
+        summary.add_table(table)
+    assert {name: stage.ok for name, stage in summary.stages.items()} == {
+        "decode": 26,
+        "vision": 25,
+        "text": 25,
+    }
+    for spec in planned.specs.values():
+        assert len(store_of(planned.workspace, spec).clip_ids()) == 25
+
+
+def test_what_cannot_be_written_is_told_of_all_clips_of_the_batch(pipeline, monkeypatch):
+    planned, _ = pipeline
+    stages, batches = on_gpu(planned)
+
+    def is_full(self: FeatureStore, rows: list, raw: bool = False) -> str | None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FeatureStore, "write", is_full)
+    outcomes = stages(batches[0])["outcomes"].to_pylist()
+    assert [[entry["status"] for entry in row] for row in outcomes] == [["broken"]] * 8
+    assert all("No space left on device" in row[0]["reason"] for row in outcomes)
+    assert all(not store_of(planned.workspace, spec).parts() for spec in planned.specs.values())
