@@ -142,11 +142,13 @@ class Passes:
         settings = pipeline.config.extraction
         # A clip that hangs is decoded up to four times: whole, then sound, pictures and the rest apart.
         longest_s = 4 * settings.time_limit_s * pools["decode"].batch_size + 2 * settings.batch_limit_s
+        uses_gpus = any(pool.num_gpus for pool in pools.values())
         are_many = any(pool.num_gpus and pool.max_actors > 1 for pool in pools.values())
         configure_ray_data(longest_s, START_S if are_many and self._may_wait else -1)
         for table in self._blocks_of(pipeline.build(work, pools, careful)):
             _stop_if_broken(table)
-            self.upkeep.look()
+            if uses_gpus:
+                self.upkeep.look()
             lost.difference_update(self.summary.add_table(table, are_new=not careful))
             self.on_progress(self.summary.clips, total)
             if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS:

@@ -15,7 +15,7 @@ from tests.cluster.nodes import cluster, have_nodes
 from tests.cluster.test_deaths import held, new_workspace
 from tests.cluster.test_node_deaths import written_ids
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NAMES = {
     "vision": "tests.cluster.faulty:VisionModel",
