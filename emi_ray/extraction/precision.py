@@ -61,7 +61,8 @@ def kept_precision(
     """
     kept: dict[str, str] = {}
     undecided = _undecided(config, modalities)
-    for modality in config.extractors.keys() & set(modalities):
+    concerned = {"text" if stage == "transcript" else stage for stage in undecided}
+    for modality in config.extractors.keys() & set(modalities) & concerned:
         fitting: dict[FeatureStore, dict[str, str]] = {}
         for store in stores_of(workspace, modality):
             precision = _precision_of(store, undecided)
