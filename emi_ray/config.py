@@ -201,6 +201,11 @@ class WorkspaceConfig(Settings):
     fusion: dict[str, Any] = Field(default_factory=dict)
     objective: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def recipe_defaults(self) -> dict[str, Any]:
+        """What is set for all recipes, by section."""
+        return {name: getattr(self, name) for name in ("training", "encoders", "fusion", "objective")}
+
     @field_validator("extractors", mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:

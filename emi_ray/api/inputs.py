@@ -13,8 +13,6 @@ WorkspaceLike = Workspace | str | os.PathLike[str]
 Overrides = Mapping[str, Any] | Sequence[str]
 """Settings: ``{"training.epochs": 30}``, or as the command line has them, ``["training.epochs=30"]``."""
 
-_RECIPE_SECTIONS = ("training", "encoders", "fusion", "objective")
-
 
 def workspace_of(given: WorkspaceLike) -> Workspace:
     """The workspace that a path, a URI or a workspace names."""
@@ -36,5 +34,4 @@ def overrides_of(settings: Overrides) -> list[str]:
 
 def recipe_defaults(workspace: Workspace) -> dict[str, Any]:
     """What ``emi_ray.yaml`` sets for all recipes."""
-    config = workspace.config()
-    return {name: getattr(config, name) for name in _RECIPE_SECTIONS}
+    return workspace.config().recipe_defaults

@@ -1,5 +1,6 @@
 """How features and transcripts stand to the clips' inputs as they are now."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -59,7 +60,7 @@ def _prediction(workspace: Workspace, run: str, name: str) -> Line:
     if not (inner.exists(CLIPS) and inner.exists(CONFIG) and inner.exists("prediction.json")):
         return Line("predictions", where, missing=1, why=("it was not finished",))
     made = inner.read_json("prediction.json")
-    command = f"emi-ray predict -w {workspace.quoted} {run} --clips {' '.join(made['sources'])} --to FILE"
+    command = f"emi-ray predict -w {workspace.quoted} {run} --clips {shlex.join(made['sources'])} --to FILE"
     clips = inner.clips()
     if _run_keys(workspace, run) not in ([], made["run_keys"]):
         why = ("the run was trained again since",)

@@ -1,12 +1,16 @@
 """Whether runs, encoders and studies were made of what the workspace holds now."""
 
-from collections.abc import Iterator, Sequence
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import UserError
+from emi_ray.recipe import Recipe, load_recipe, recipe_names
 from emi_ray.schema import labels_of
 from emi_ray.settings import validate
 from emi_ray.status.line import Line
@@ -16,6 +20,9 @@ from emi_ray.training.plan import METRICS, plan_run, run_key
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.tuning.settings import read_settings
 from emi_ray.workspace import Workspace
+
+_SETTLED = ("name", "title", "paper", "backbone_config", "backbone_revision")
+"""What a recipe says of itself, and what is settled when it is trained: no settings to give."""
 
 
 def run_lines(workspace: Workspace, clips: pa.Table) -> list[Line]:
@@ -33,10 +40,35 @@ def is_made_of_runs(workspace: Workspace, folder: str) -> bool:
     return workspace.exists(f"{folder}/{ENSEMBLE}") or "members" in workspace.folders(folder)
 
 
-def train_command(workspace: Workspace, run: str) -> str:
-    """What trains the run ``recipe/seed``."""
+def train_command(workspace: Workspace, run: str, made: Recipe | None = None) -> str:
+    """What trains the run ``recipe/seed`` again.
+
+    Args:
+        made: the recipe that it was trained by; the command repeats the settings in which it differs from the
+            shipped one.
+    """
     recipe, _, seed = run.partition("/")
-    return f"emi-ray train -w {workspace.quoted} {recipe} --seed {seed}"
+    if recipe not in recipe_names():
+        return f"emi-ray train -w {workspace.quoted} {recipe}.yaml --seed {seed}"  # a file of the user's own
+    settings = [shlex.quote(each) for each in _own_settings(workspace, made)] if made else []
+    return " ".join([f"emi-ray train -w {workspace.quoted} {recipe} --seed {seed}", *settings])
+
+
+def _own_settings(workspace: Workspace, made: Recipe) -> Iterator[str]:
+    """``section.key=value`` of each setting that differs from what the shipped recipe would be trained by now."""
+    own = load_recipe(made.name, (), workspace.config().recipe_defaults)
+    return _differences(made.model_dump(mode="json"), own.model_dump(mode="json"), "")
+
+
+def _differences(made: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Iterator[str]:
+    for key, value in made.items():
+        path = f"{where}{key}"
+        if key in _SETTLED or value == own.get(key):
+            continue
+        if isinstance(value, Mapping) and isinstance(own.get(key), Mapping):
+            yield from _differences(value, own[key], f"{path}.")
+        else:
+            yield f"{path}={json.dumps(value)}"
 
 
 def _run_line(workspace: Workspace, clips: pa.Table, run: str) -> Line:
@@ -50,9 +82,9 @@ def _run_line(workspace: Workspace, clips: pa.Table, run: str) -> Line:
     except UserError as error:
         return Line("runs", run, stale=1, why=(f"another version made it: {error}",), command=command)
     why = stale_because(workspace, clips, made)
-    return Line(
-        "runs", run, current=not why, stale=bool(why), why=tuple(why), command=command if why else None
-    )
+    if not why:
+        return Line("runs", run, current=1)
+    return Line("runs", run, stale=1, why=tuple(why), command=train_command(workspace, run, made.recipe))
 
 
 def stale_because(workspace: Workspace, clips: pa.Table, made: ModelDescription) -> list[str]:

@@ -11,6 +11,7 @@ from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label, clips_schema
 from emi_ray.status import Line, read_status
+from emi_ray.status.models import train_command
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
 from emi_ray.workspace import CLIPS, Workspace
@@ -82,7 +83,7 @@ def test_each_kind_of_staleness_is_named_and_mended_with_the_least_work(corpus, 
     assert numbers(found["encoders stage"]) == (0, 1, 0, 0)
     assert read_status(workspace, CONFIG).commands == [
         f"emi-ray extract -w {workspace.root}",
-        f"emi-ray train -w {workspace.root} audio --seed 42",
+        f"emi-ray train -w {workspace.root} audio --seed 42 encoders.audio.hidden=8 training.epochs=1",
     ]
     work = corpus.extract()
     done = {m: len(w.attempts) - w.attempts.null_count for m, w in work.by_modality.items()}
@@ -106,6 +107,19 @@ def test_the_verb_says_it_in_words(corpus, capsys):
     assert "the video file changed (00)" in said
     assert f"emi-ray extract -w {corpus.workspace.root}" in said
     assert set(SPECS) <= set(said.replace("(", " ").split())
+
+
+def test_a_run_is_trained_again_by_its_own_settings(corpus):
+    """The command that is shown repeats them; settings of all runs in ``emi_ray.yaml`` are none of its own."""
+    write_clips(corpus, joy=0.1)
+    (command,) = read_status(corpus.workspace, CONFIG).commands
+    *_, seed, hidden, epochs = command.split()
+    plan = plan_run(corpus.workspace, load_recipe("audio", [hidden, epochs]), CONFIG, int(seed))
+    execute_run(plan)
+    assert read_status(corpus.workspace, CONFIG).commands == []
+    corpus.workspace.write_config(CONFIG.model_copy(update={"training": {"epochs": 1}}))
+    assert train_command(corpus.workspace, "audio/42", plan.recipe).endswith("42 encoders.audio.hidden=8")
+    assert train_command(corpus.workspace, "mine/1", plan.recipe).endswith("mine.yaml --seed 1")
 
 
 def test_a_run_of_other_ranges_is_stale_and_a_moved_corpus_is_not(corpus, tmp_path):
