@@ -101,6 +101,19 @@ def test_raw_parts_hold_the_same_and_merging_makes_them_like_all_others(store, d
     assert table.equals(expected)
 
 
+def test_a_batch_that_is_repeated_after_its_raw_part_was_merged_stands_once(store):
+    rows = [features("a", 2), features("b", 3)]
+    store.held.merge([store.write(rows, raw=True)])
+    store.write(rows, raw=True)  # as by a process that was killed before it could say that it had written
+    assert [row.clip_id for row in store.rows()] == ["a", "b"]
+    for group in mergeable(store.held):
+        store.held.merge(group)
+    store.held.tidy()
+    (table,) = store.tables()
+    assert table["clip_id"].to_pylist() == store.held.record()["clip_id"].to_pylist() == ["a", "b"]
+    assert not [path for path in store.parts() if is_raw(path)]
+
+
 def test_a_failure_stands_until_the_clip_has_features(store):
     failures = [
         Failure("a", "audio", store.fingerprint, "media", "broken"),
