@@ -17,8 +17,9 @@ from emi_ray.transcript_store import TranscriptStore
 LOOK_EVERY_S = 20.0
 """Between two looks for raw parts."""
 
-MERGE_CPUS = 0.25
-"""Of a logical CPU, as actors reserve: a merge finds room beside them."""
+BESIDE_ACTORS_CPUS = 0.25
+"""That a merge during a run reserves, so that it finds room beside the actors. At the end it takes a whole CPU, which
+bounds how many run at once on a node, and so their memory."""
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Upkeep:
         for spec in self.pipeline.specs.values():
             folder = store_of(self.pipeline.workspace, spec).held
             for group in full_groups(folder, busy):
-                self._running[_start(folder, group)] = group
+                self._running[_start(folder, group, BESIDE_ACTORS_CPUS)] = group
 
     def finish(self) -> None:
         """Wait for the merges, and bring the folders that the run has written to into order."""
@@ -69,16 +70,16 @@ def tidy_up(pipeline: Pipeline) -> None:
         held.append(TranscriptStore(pipeline.workspace, pipeline.transcriber.fingerprint).held)
     groups = [(folder, group) for folder in [*held, *failures] for group in mergeable(folder)]
     if groups:
-        ray.get([_start(folder, group) for folder, group in groups])
+        ray.get([_start(folder, group, 1) for folder, group in groups])
     for folder in held:
         folder.tidy()
     for folder in failures:  # a clip stands there once an attempt
         folder.refresh_index()
 
 
-def _start(folder: PartFolder, parts: list[str]) -> Any:
+def _start(folder: PartFolder, parts: list[str], num_cpus: float) -> Any:
     """A task that merges parts."""
-    return ray.remote(num_cpus=MERGE_CPUS, max_retries=3)(_merge).remote(folder, parts)
+    return ray.remote(num_cpus=num_cpus, max_retries=3)(_merge).remote(folder, parts)
 
 
 def _merge(folder: PartFolder, parts: list[str]) -> None:
