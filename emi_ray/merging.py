@@ -6,7 +6,7 @@ Actors on GPUs do not merge. They write raw parts, and tasks on any node make fu
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from emi_ray.parts import RAW, PartFolder
+from emi_ray.parts import PartFolder, is_raw
 
 PART_BYTES = 256 << 20
 PART_ROWS = 8192
@@ -59,11 +59,6 @@ def full_groups(folder: PartFolder, busy: Collection[str]) -> list[list[str]]:
     sizes = _sizes(folder)
     groups = _groups({path for path in sizes if is_raw(path) and path not in busy}, sizes, {})
     return [g for g in groups if sum(sizes[p] for p in g) >= PART_BYTES or len(g) >= PARTS_OF_A_WRITER]
-
-
-def is_raw(path: str) -> bool:
-    """Whether a part is in the layout that is cheap to write."""
-    return path.rpartition("/")[2].startswith(RAW)
 
 
 def _sizes(folder: PartFolder) -> dict[str, int]:

@@ -8,31 +8,28 @@ A new part is there before an old one goes. So what is killed in between leaves 
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from emi_ray.read_ahead import ahead
 from emi_ray.workspace import Workspace
 
 GROUP_BYTES = 32 << 20
 """Of a row group of a merged part, which is what readers hold in memory at once."""
 
-PART, RAW = "part", "raw"
-"""How the names of parts begin. A raw part is cheap to write, and merging brings it into the layout of all others."""
+PART, RAW = "part-{}.parquet", "_raw-{}"
+"""How parts are named. A raw part is cheap to write, and merging brings it into the layout of all others. Until then
+pandas, DuckDB and ``datasets`` pass it over, as its name begins with an underscore and has no suffix."""
 
 _INDEX_FROM, _THREADS = 8, 32  # so many parts that the index lacks are worth writing it anew
 _AHEAD = 3
 _ATTEMPTS = 5
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class PartFolder:
     def stamps(self) -> dict[str, str]:
         """Path → size and time of change of each part, sorted by path."""
         stamps = self.workspace.stamps(self.folder)
-        return {path: stamp for path, stamp in stamps.items() if path.endswith(".parquet")}
+        return {path: stamp for path, stamp in stamps.items() if path.endswith(".parquet") or is_raw(path)}
 
     def record(self) -> pa.Table:
         """The small columns of all rows, and ``part``, in the order of the parts.
@@ -84,13 +81,13 @@ class PartFolder:
 
     def write(self, table: pa.Table, names: Iterable[str], kind: str = PART) -> str:
         """Write one part, named by a hash of ``names``; returns its path."""
-        path = f"{self.folder}/{kind}-{digest_of(names)}.parquet"
+        path = f"{self.folder}/{kind.format(digest_of(names))}"
         self.workspace.write_table(path, table)
         return path
 
     def merge(self, parts: Sequence[str]) -> str:
         """Write the rows of several parts as one, and remove those; returns its path."""
-        target = f"{self.folder}/part-{digest_of(parts)}.parquet"
+        target = f"{self.folder}/{PART.format(digest_of(parts))}"
         if not self.workspace.exists(target):  # else an earlier attempt was killed while it removed the parts
             self._write_grouped(target, (table for part in parts for table in self._read_part(part)))
         for part in parts:
@@ -208,7 +205,7 @@ class PartFolder:
                 table = file.read(columns) if group is None else file.read_row_group(group, columns)
             return self.modern(table, columns)
 
-        return _ahead(read, units())
+        return ahead(read, units(), _AHEAD)
 
     def _read_part(self, part: str) -> Iterator[pa.Table]:
         with self.workspace.open_table(part) as file:
@@ -221,7 +218,7 @@ class PartFolder:
             table.filter(pc.invert(pc.is_in(table["clip_id"], value_set=gone)))
             for table in self._read_part(part)
         )
-        self._write_grouped(f"{self.folder}/part-{digest_of([part, *clip_ids])}.parquet", kept)
+        self._write_grouped(f"{self.folder}/{PART.format(digest_of([part, *clip_ids]))}", kept)
         self.workspace.delete(part)
 
     def _write_grouped(self, path: str, tables: Iterable[pa.Table]) -> None:
@@ -236,6 +233,11 @@ class PartFolder:
             yield from groups
 
         self.workspace.write_tables(path, first.schema, all_groups())
+
+
+def is_raw(path: str) -> bool:
+    """Whether a part is in the layout that is cheap to write."""
+    return path.rpartition("/")[2].startswith(RAW.format(""))
 
 
 def digest_of(names: Iterable[str]) -> str:
@@ -282,18 +284,3 @@ def _until_none_vanishes(read: Callable[[], pa.Table]) -> pa.Table:
         except FileNotFoundError:
             continue
     return read()
-
-
-def _ahead(read: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
-    """What ``read`` makes of each item, in order; while one is used, the next few are read in threads."""
-    pool = ThreadPoolExecutor(_AHEAD)
-    reading: deque = deque()
-    try:
-        for item in items:
-            reading.append(pool.submit(read, item))
-            if len(reading) > _AHEAD:
-                yield reading.popleft().result()
-        while reading:
-            yield reading.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

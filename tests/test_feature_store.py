@@ -8,7 +8,8 @@ import pytest
 from emi_ray.errors import UserError
 from emi_ray.failures import Failure, read_failures, write_failures
 from emi_ray.feature_store import ClipFeatures, FeatureStore, find_store, steps_of
-from emi_ray.merging import is_raw, mergeable
+from emi_ray.merging import mergeable
+from emi_ray.parts import is_raw
 from emi_ray.workspace import Workspace
 
 
@@ -99,6 +100,16 @@ def test_raw_parts_hold_the_same_and_merging_makes_them_like_all_others(store, d
     )
     (table,) = store.tables()
     assert table.equals(expected)
+
+
+def test_other_readers_pass_over_raw_parts_instead_of_failing(store):
+    store.write([features("a", 2)])
+    store.write([features("b", 3)], raw=True)
+    folder = store.workspace.path(store.folder)
+    assert pd.read_parquet(folder)["clip_id"].tolist() == ["a"]
+    found = duckdb.sql(f"select clip_id from '{folder}/*.parquet'").fetchall()
+    assert found == [("a",)]
+    assert store.clip_ids() == {"a", "b"}
 
 
 def test_a_batch_that_is_repeated_after_its_raw_part_was_merged_stands_once(store):

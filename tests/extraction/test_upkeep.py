@@ -8,6 +8,7 @@ from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.upkeep import LOOK_EVERY_S, Upkeep
 from emi_ray.extraction.work import store_of
 from emi_ray.feature_store import ClipFeatures, FeatureStore
+from emi_ray.parts import is_raw
 from tests.cluster.test_deaths import new_workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -40,5 +41,5 @@ def test_raw_parts_are_merged_once_they_are_many_and_all_of_them_at_the_end(tmp_
     assert len(group) == 5
     write_raw(pipeline, 5, 1)
     upkeep.finish()
-    assert not [path for path in store.parts() if merging.is_raw(path)]
+    assert not [path for path in store.parts() if is_raw(path)]
     assert {row.clip_id: row.values[0, 0] for row in store.rows()} == {f"c{i:02d}": i for i in range(6)}

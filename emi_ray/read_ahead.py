@@ -1,0 +1,24 @@
+"""Reading in threads what will be wanted next."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(read: Callable[[Item], Result], items: Iterator[Item], num: int) -> Iterator[Result]:
+    """What ``read`` makes of each item, in order. While one result is used, the next ``num`` are read in threads."""
+    pool = ThreadPoolExecutor(num)
+    reading: deque = deque()
+    try:
+        for item in items:
+            reading.append(pool.submit(read, item))
+            if len(reading) > num:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
