@@ -26,6 +26,7 @@ from emi_ray.ensembles import is_ensemble, load_ensemble
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, predict_table, write_submission
 from emi_ray.extraction import extract
+from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extractors import find_extractor
 from emi_ray.output import write_output
 from emi_ray.schema import Label, Modality, Split, Stream
@@ -109,7 +110,7 @@ def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> Ne
     """
     models = tuple(_models(workspace, run))
     for loaded in models:
-        config_of(loaded, ExtractionSettings())
+        _refuse_other_features(workspace, run, loaded)
     if len(sources) == 1 and suffix_of(sources[0]) in TABLE_SUFFIXES:
         held = workspace.config().corpus
         listing = read_clips(sources[0], held.encoding)
@@ -169,6 +170,26 @@ def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table
     spelled = spelled_test_ids(corpus.source) if corpus.kind == "vidmimic2" and corpus.source else {}
     ids = [spelled.get(clip_id, clip_id) for clip_id in predictions["clip_id"].to_pylist()]
     return predictions.set_column(0, "clip_id", pa.array(ids, pa.string()))
+
+
+def _refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -> None:
+    """Make sure that the features which the model reads can be made of new clips here.
+
+    Raises:
+        UserError: as :func:`config_of` and ``plan_pipeline``, or this version's extractor makes other features.
+    """
+    description = loaded.description
+    for streams in _rounds(loaded):
+        config = config_of(loaded, ExtractionSettings(), streams)
+        modalities = {stream: description.recipe.modality_of(stream) for stream in streams}
+        specs = plan_pipeline(workspace, config, modalities.values()).specs if streams else {}
+        for stream, modality in modalities.items():
+            if specs[modality].fingerprint != description.fingerprint(stream):
+                raise UserError(
+                    f"Run {run} was trained on {stream} features {description.fingerprint(stream)} of another "
+                    f"version of '{description.extractors[stream]['extractor']}'; this version makes "
+                    f"{specs[modality].fingerprint}. Extract and train it again: emi-ray status -w {workspace.quoted}"
+                )
 
 
 def _rounds(loaded: LoadedModel) -> list[list[Stream]]:

@@ -24,12 +24,12 @@ def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
         UserError: the workspace has no corpus.
     """
     clips = workspace.clips()
-    runs = run_lines(workspace, clips)
+    runs = run_lines(workspace, clips, config)
     lines: Sequence[Line] = [
         *feature_lines(workspace, config, clips),
         *encoder_line(workspace, runs),
         *runs,
-        *ensemble_lines(workspace, clips),
+        *ensemble_lines(workspace, clips, config),
         *study_lines(workspace, config),
         *prediction_lines(workspace),
     ]

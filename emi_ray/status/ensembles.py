@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from emi_ray.config import WorkspaceConfig
 from emi_ray.ensembles import ENSEMBLE, EnsembleDescription, read_description
 from emi_ray.errors import UserError
 from emi_ray.settings import validate
@@ -14,15 +15,15 @@ from emi_ray.training.plan import METRICS
 from emi_ray.workspace import Workspace
 
 
-def ensemble_lines(workspace: Workspace, clips: pa.Table) -> Iterator[Line]:
+def ensemble_lines(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig) -> Iterator[Line]:
     """One line an ensemble; before one that has to be made again, one for each member whose own run is gone."""
     for name in workspace.folders("runs"):
         for seed in workspace.folders(f"runs/{name}"):
             if is_made_of_runs(workspace, f"runs/{name}/{seed}"):
-                yield from _lines_of(workspace, clips, f"{name}/{seed}")
+                yield from _lines_of(workspace, clips, config, f"{name}/{seed}")
 
 
-def _lines_of(workspace: Workspace, clips: pa.Table, run: str) -> Iterator[Line]:
+def _lines_of(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, run: str) -> Iterator[Line]:
     folder = f"runs/{run}"
     if not (workspace.exists(f"{folder}/{ENSEMBLE}") and workspace.exists(f"{folder}/{METRICS}")):
         unfinished = "the ensemble is not finished: make it again with emi-ray ensemble"
@@ -35,7 +36,7 @@ def _lines_of(workspace: Workspace, clips: pa.Table, run: str) -> Iterator[Line]
         other = f"another version made it: make it again with emi-ray ensemble: {error}"
         yield Line("runs", run, stale=1, why=(other,))
         return
-    why = _stale_because(workspace, clips, description, copies)
+    why = _stale_because(workspace, clips, config, description, copies)
     if not why:
         yield Line("runs", run, current=1)
         return
@@ -55,6 +56,7 @@ def _copies(workspace: Workspace, folder: str, description: EnsembleDescription)
 def _stale_because(
     workspace: Workspace,
     clips: pa.Table,
+    config: WorkspaceConfig,
     description: EnsembleDescription,
     copies: Sequence[ModelDescription],
 ) -> tuple[str, ...]:
@@ -65,7 +67,9 @@ def _stale_because(
         if workspace.exists(own) and workspace.read_json(own).get("run_key") != member.run_key:
             reasons.append(f"member {member.run} was trained again since")
         else:
-            reasons += [f"member {member.run}: {why}" for why in stale_because(workspace, clips, copy)]
+            reasons += [
+                f"member {member.run}: {why}" for why in stale_because(workspace, clips, config, copy)
+            ]
     return tuple(reasons)
 
 

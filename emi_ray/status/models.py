@@ -15,6 +15,7 @@ from emi_ray.schema import labels_of
 from emi_ray.settings import validate
 from emi_ray.status.line import Line
 from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
+from emi_ray.training.feature_sources import find_stores
 from emi_ray.training.inputs import CLIPS, read_inputs
 from emi_ray.training.plan import METRICS, plan_run, run_key
 from emi_ray.transcript_store import TranscriptStore
@@ -25,10 +26,10 @@ _SETTLED = ("name", "title", "paper", "backbone_config", "backbone_revision")
 """What a recipe says of itself, and what is settled when it is trained: no settings to give."""
 
 
-def run_lines(workspace: Workspace, clips: pa.Table) -> list[Line]:
+def run_lines(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig) -> list[Line]:
     """One line a trained run: whether training it now would give the same."""
     return [
-        _run_line(workspace, clips, f"{recipe}/{seed}")
+        _run_line(workspace, clips, config, f"{recipe}/{seed}")
         for recipe in workspace.folders("runs")
         for seed in workspace.folders(f"runs/{recipe}")
         if not is_made_of_runs(workspace, f"runs/{recipe}/{seed}")
@@ -71,7 +72,7 @@ def _differences(made: Mapping[str, Any], own: Mapping[str, Any], where: str) ->
             yield f"{path}={json.dumps(value)}"
 
 
-def _run_line(workspace: Workspace, clips: pa.Table, run: str) -> Line:
+def _run_line(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, run: str) -> Line:
     command = train_command(workspace, run)
     folder = f"runs/{run}"
     if not (workspace.exists(f"{folder}/{METRICS}") and workspace.exists(f"{folder}/{DESCRIPTION}")):
@@ -81,20 +82,22 @@ def _run_line(workspace: Workspace, clips: pa.Table, run: str) -> Line:
         made = validate(ModelDescription, workspace.read_json(path), workspace.path(path))
     except UserError as error:
         return Line("runs", run, stale=1, why=(f"another version made it: {error}",), command=command)
-    why = stale_because(workspace, clips, made)
+    why = stale_because(workspace, clips, config, made)
     if not why:
         return Line("runs", run, current=1)
     return Line("runs", run, stale=1, why=tuple(why), command=train_command(workspace, run, made.recipe))
 
 
-def stale_because(workspace: Workspace, clips: pa.Table, made: ModelDescription) -> list[str]:
+def stale_because(
+    workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, made: ModelDescription
+) -> list[str]:
     """What has changed of that which a run was made of; nothing where training it now would give the same."""
     if not made.inputs:
         return ["it does not say what it was made of"]
     transcripts = made.transcriber and TranscriptStore(workspace, made.transcriber["fingerprint"])
     now = read_inputs(clips, made.recipe, made.stores(workspace), transcripts or None)
     if run_key(made.recipe, made.seed, now) == made.run_key:
-        return []
+        return list(_other_extractors(workspace, config, made))
     changed = []
     if made.inputs.get(CLIPS) != now[CLIPS]:
         labels = labels_of(clips.schema)
@@ -108,6 +111,17 @@ def stale_because(workspace: Workspace, clips: pa.Table, made: ModelDescription)
             what = "transcripts" if name == made.recipe.transcript_stream else f"{name} features"
             changed.append(f"{what} have changed")
     return changed or ["another version of the training code made it"]
+
+
+def _other_extractors(workspace: Workspace, config: WorkspaceConfig, made: ModelDescription) -> Iterator[str]:
+    """Encoders that would read other features now, because another extractor, or other settings of it, are set."""
+    try:
+        stores = find_stores(workspace, made.recipe, config)
+    except UserError:  # it is not told which would be read: training says what is lacking
+        return
+    for stream, store in stores.items():
+        if store.fingerprint != made.fingerprint(stream):
+            yield f"{stream} would be trained on the features {store.fingerprint} of the extractor that is set now"
 
 
 def encoder_line(workspace: Workspace, runs: Sequence[Line]) -> list[Line]:

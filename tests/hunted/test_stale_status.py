@@ -7,7 +7,11 @@ import pytest
 from test_stale_features import SPECS, Corpus
 
 from emi_ray.cli import main
-from emi_ray.config import CorpusSettings, WorkspaceConfig
+from emi_ray.config import CorpusSettings, ExtractorSettings, WorkspaceConfig
+from emi_ray.errors import UserError
+from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extractors.audio import Prosody
+from emi_ray.prediction import read_new_clips
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label, clips_schema
 from emi_ray.status import Line, read_status
@@ -120,6 +124,31 @@ def test_a_run_is_trained_again_by_its_own_settings(corpus):
     corpus.workspace.write_config(CONFIG.model_copy(update={"training": {"epochs": 1}}))
     assert train_command(corpus.workspace, "audio/42", plan.recipe).endswith("42 encoders.audio.hidden=8")
     assert train_command(corpus.workspace, "mine/1", plan.recipe).endswith("mine.yaml --seed 1")
+
+
+def test_a_run_on_features_of_an_extractor_that_is_no_longer_set_is_stale(corpus):
+    changed = {**CONFIG.extractors, "audio": ExtractorSettings(name="prosody", settings={"num_mels": 30})}
+    other = CONFIG.model_copy(update={"extractors": changed})
+    spec = plan_pipeline(corpus.workspace, other, ["audio"]).specs["audio"]
+    corpus.extract({"audio": spec})
+    found = next(line for line in read_status(corpus.workspace, other).lines if line.name == "audio/42")
+    assert found.why == (
+        f"audio would be trained on the features {spec.fingerprint} of the extractor that is set now",
+    )
+    assert numbers(lines(corpus.workspace)["runs audio/42"]) == (1, 0, 0, 0)
+
+
+def test_a_run_on_features_of_another_version_of_its_extractor_predicts_nothing_new(
+    corpus, tmp_path, monkeypatch
+):
+    (tmp_path / "new.mp4").write_bytes(b"film")
+    sources = [str(tmp_path / "new.mp4")]
+    read_new_clips(corpus.workspace, "audio/42", sources)
+    monkeypatch.setattr(Prosody, "VERSION", Prosody.VERSION + 1)
+    with pytest.raises(
+        UserError, match=r"audio/42 was trained on audio features .* another version of 'prosody'"
+    ):
+        read_new_clips(corpus.workspace, "audio/42", sources)
 
 
 def test_a_run_of_other_ranges_is_stale_and_a_moved_corpus_is_not(corpus, tmp_path):
