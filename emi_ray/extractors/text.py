@@ -65,7 +65,7 @@ _FAMILIES = {"word": (0.5, 1.0), "pair": (0.25, 0.6), "char": (0.25, 0.6)}
 class HashedNgramsSettings(Settings):
     """How large the vector is."""
 
-    dim: int = Field(768, ge=64, le=16384, description="size of the vector")
+    dim: int = Field(4096, ge=64, le=16384, description="size of the vector")
 
 
 class HashedNgrams(Extractor):
@@ -83,13 +83,17 @@ class HashedNgrams(Extractor):
     with their vowel signs and accents; in scripts without spaces each ideograph or syllable is one. Emoji, symbols
     and faces such as ``:)`` are words too. Letter case and Unicode variants (NFKC) do not matter. The transcript has
     no clock, so its one timestamp is 0.
+
+    The more dimensions, the fewer n-grams share one: a ridge reaches r = .49 with 768, .59 with 4096 and .63 with
+    16384 on the emotion intensities of tweets (``benchmarks/text_features.py``). An inverse document frequency of
+    the training texts adds nothing to the lower weight of function words (.56 with 4096).
     """
 
     NAME = "hashed-ngrams"
     VERSION = 2
     MODALITY = "text"
     NEEDS = frozenset({"transcript"})
-    DIM = 768
+    DIM = 4096
     Settings = HashedNgramsSettings
 
     def __init__(self, settings: HashedNgramsSettings) -> None:

@@ -1,6 +1,10 @@
-"""What the report prints, line by line, against scipy on the files of the runs."""
+"""What the report prints, line by line, against scipy on the files of the runs: of a made-up workspace with several
+runs, and, among the slow tests, of a rendered demo that went through extraction and training."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -52,6 +56,16 @@ class Report:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return Report(write_full(Path(tmp_path_factory.mktemp("report"))))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    root = tmp_path_factory.mktemp("demo")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-m", "emi_ray", "demo", "-w", str(root), "--clips", "96"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return Report(Workspace(str(root)))
 
 
 def correlations(table: pd.DataFrame) -> np.ndarray:
@@ -156,3 +170,67 @@ def test_calibration_is_what_scipy_says(report: Report) -> None:
         u = stats.mannwhitneyu(said[above], said[~above]).statistic / (above.sum() * (~above).sum())
         expected = [stats.linregress(said, true).slope, (said - true).mean(), above.mean(), u]
         assert [float(cell) for cell in rows[name][1:]] == pytest.approx(expected, abs=5.1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_two_lines_of_a_demo_are_what_scipy_says(demo: Report) -> None:
+    """One line of headline, one of scores, eight of the corpus, six of calibration, six of differences by label."""
+    table = demo.predictions("f2/42")
+    table = table[(table["split"] == "val") & table["scored"]].reset_index(drop=True)
+    r = correlations(table)
+    mean, low, high, gain, single, *_ = (each for each in numbers(demo.headline) if each != 95.0)
+    assert mean == pytest.approx(r.mean(), abs=5.1e-5)
+    assert (low, high) == pytest.approx(interval_over_people(demo, table), abs=0.02)
+    assert gain == pytest.approx(r.mean() - single, abs=6e-4)
+
+    (row,) = (row for row in demo.tables()["Scores"][1:] if row[:2] == ["f2", "42"])
+    mae = np.mean([np.abs(table[name] - table[f"true_{name}"]).mean() for name in EMOTIONS])
+    assert float(row[2]) == pytest.approx(r.mean(), abs=5.1e-5)
+    assert [float(cell) for cell in row[3:9]] == pytest.approx(r.tolist(), abs=5.1e-4)
+    assert float(row[10]) == pytest.approx(mae, abs=5.1e-4)
+    assert row[11] == str(len(table))
+
+    clips = demo.workspace.clips().to_pandas()
+    train, val = (clips[clips["split"] == split] for split in ("train", "val"))
+    headings, *rows = demo.tables()["Labels"]
+    lines = {row[0]: dict(zip(headings, row, strict=True)) for row in rows}
+    tables = demo.tables()["Calibration"][1:]
+    for name, (label, *calibration) in zip(EMOTIONS, tables, strict=True):
+        expected = stats.ks_2samp(train[name], val[name], method="asymp")
+        assert float(lines[name]["mean, train"]) == pytest.approx(train[name].mean(), abs=5.1e-5)
+        assert float(lines[name]["KS"]) == pytest.approx(expected.statistic, abs=5.1e-4)
+        assert lines[name]["at the lowest, val"] == f"{(val[name] == 0).mean():.1%}".replace("%", " %")
+        said, true, above = table[name], table[f"true_{name}"], table[f"true_{name}"] > 0
+        u = stats.mannwhitneyu(said[above], said[~above]).statistic / (above.sum() * (~above).sum())
+        slope = stats.linregress(said, true).slope
+        assert label == name
+        expected = [slope, (said - true).mean(), above.mean(), u]
+        assert [float(cell) for cell in calibration] == pytest.approx(expected, abs=5.1e-3)
+
+    headings, *rows = demo.tables()["Correlation of the labels"]
+    both = pd.concat([train, val])
+    for row in rows:
+        for other, cell in zip(headings[1:], row[1:], strict=True):
+            if other in EMOTIONS and other != row[0] and cell.strip("–"):
+                expected = stats.pearsonr(both[row[0]], both[other]).statistic
+                assert float(cell) == pytest.approx(expected, abs=5.1e-3)
+
+
+def interval_over_people(demo: Report, table: pd.DataFrame) -> tuple[float, float]:
+    """Percentile interval of the mean r over people drawn again, expanded as Hesterberg (2015) does."""
+    clips = demo.workspace.clips().to_pandas().set_index("clip_id")
+    group = clips.loc[table["clip_id"], "group"]
+    person = group.fillna(group.index.to_series()).to_numpy()  # who names none is one of its own
+    rows = [np.flatnonzero(person == name) for name in np.unique(person)]
+    said, true = (table[[f"{prefix}{name}" for name in EMOTIONS]].to_numpy() for prefix in ("", "true_"))
+
+    def mean_r(drawn: np.ndarray) -> float:
+        chosen = np.concatenate([rows[int(index)] for index in drawn])
+        return float(np.mean([np.corrcoef(said[chosen, i], true[chosen, i])[0, 1] for i in range(6)]))
+
+    random = np.random.default_rng(0)
+    drawn = [mean_r(random.integers(len(rows), size=len(rows))) for _ in range(2000)]
+    wider = np.sqrt(len(rows) / (len(rows) - 1)) * stats.t.ppf(0.975, len(rows) - 1)
+    low, high = np.nanquantile(drawn, stats.norm.cdf([-wider, wider]))
+    return float(low), float(high)
