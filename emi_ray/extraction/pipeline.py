@@ -15,9 +15,9 @@ from emi_ray.errors import UserError
 from emi_ray.extraction.balance import balance_pools
 from emi_ray.extraction.decoding import Decode
 from emi_ray.extraction.extracting import Extract
+from emi_ray.extraction.kept import kept_precision, with_kept_detector
 from emi_ray.extraction.models import Models
 from emi_ray.extraction.pools import Pool, processes_of, wants_gpu
-from emi_ray.extraction.precision import kept_precision
 from emi_ray.extraction.stage import ALWAYS, Stage
 from emi_ray.extraction.transcribing import Transcribe
 from emi_ray.extraction.vigil import Limits, default_memory_limit
@@ -124,8 +124,8 @@ def plan_pipeline(
 
     Args:
         precision: by stage, what ``dtype: auto`` means where the stage runs. Features that are there keep the
-            precision in which they were made (``precision.py``); without either, it means what it means on this
-            machine.
+            precision in which they were made, and their face detector (``kept.py``); without either, it means what it
+            means on this machine.
 
     Raises:
         UserError: a modality has no extractor, an extractor's settings are wrong, its weights or the
@@ -137,6 +137,7 @@ def plan_pipeline(
             f"No extractor is configured for {modality}: set extractors.{modality}.name "
             f"(emi-ray extractors lists them)."
         )
+    config = config.model_copy(update={"media": with_kept_detector(workspace, config, wanted)})
     precision = {**(precision or {}), **kept_precision(workspace, config, wanted)}
     transcriber = None
     if config.transcriber and "text" in wanted:

@@ -1,25 +1,21 @@
 """In which precision models compute: asked once, where they will run, and pinned into their fingerprints.
 
-A cluster's head often has no GPU, so that the driver cannot know. Features that are there keep their precision: every
-later command computes the same fingerprint, on whatever machine it runs.
+A cluster's head often has no GPU, so that the driver cannot know.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
+from emi_ray.extraction.kept import undecided_stages
 from emi_ray.extraction.pools import wants_gpu
 from emi_ray.extraction.stage import take_up
-from emi_ray.extractors import check_settings, specify, specify_transcriber, wants_dtype
-from emi_ray.extractors.whisper import WhisperSettings
-from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.pretrained.loading import best_dtype
 from emi_ray.runtime import machine
 from emi_ray.schema import Modality
-from emi_ray.workspace import Workspace
 
 PROBE_GPU = 0.001
 """Of a GPU, for asking what it computes in."""
@@ -41,66 +37,11 @@ def settle_precision(
     Raises:
         UserError: nodes differ, or an extractor's settings are wrong.
     """
-    undecided = _undecided(config, modalities)
+    undecided = undecided_stages(config, modalities)
     on_gpu = {stage: machine().gpus > 0 and wants_gpu(stage, config.extraction) for stage in undecided}
     first = {uses_gpu: stage for stage, uses_gpu in reversed(on_gpu.items())}
     answers = {uses_gpu: _agreed(uses_gpu, probe, stage) for uses_gpu, stage in first.items()}
     return {stage: answers[uses_gpu] for stage, uses_gpu in on_gpu.items()}
-
-
-def kept_precision(
-    workspace: Workspace, config: WorkspaceConfig, modalities: Collection[Modality]
-) -> dict[str, str]:
-    """By stage, what ``dtype: auto`` meant when the configured extractor made the features that are there.
-
-    Where it has made features in several precisions, those of the most clips count. Stages without features are left
-    out.
-
-    Raises:
-        UserError: an extractor's settings are wrong, or its weights cannot be had.
-    """
-    kept: dict[str, str] = {}
-    undecided = _undecided(config, modalities)
-    concerned = {"text" if stage == "transcript" else stage for stage in undecided}
-    for modality in config.extractors.keys() & set(modalities) & concerned:
-        fitting: dict[FeatureStore, dict[str, str]] = {}
-        for store in stores_of(workspace, modality):
-            precision = _precision_of(store, undecided)
-            if precision and store.parts() and _fingerprint(config, modality, precision) == store.fingerprint:
-                fitting[store] = precision
-        if fitting:
-            kept |= fitting[max(fitting, key=lambda store: len(store.clip_ids()))]
-    return kept
-
-
-def _precision_of(store: FeatureStore, undecided: Iterable[str]) -> dict[str, str]:
-    """By undecided stage, in which precision a store's features were made."""
-    identity = store.describe()
-    made_by = {store.modality: identity, "transcript": identity.get("transcriber") or {}}
-    found = {stage: made_by.get(stage, {}).get("settings", {}).get("dtype") for stage in undecided}
-    return {stage: dtype for stage, dtype in found.items() if dtype}
-
-
-def _fingerprint(config: WorkspaceConfig, modality: Modality, precision: Mapping[str, str]) -> str:
-    transcriber = None
-    if config.transcriber and modality == "text":
-        transcriber = specify_transcriber(config.transcriber, config.media, precision.get("transcript"))
-    wanted = config.extractors[modality]
-    return specify(modality, wanted, config.media, transcriber, precision.get(modality)).fingerprint
-
-
-def _undecided(config: WorkspaceConfig, modalities: Collection[Modality]) -> list[str]:
-    """The stages whose settings leave the precision open."""
-    undecided: list[str] = [m for m in modalities if m in config.extractors and _is_open(m, config)]
-    if config.transcriber and "text" in modalities:
-        given = config.transcriber.settings.get("dtype", WhisperSettings().dtype)
-        undecided += ["transcript"] if given == "auto" else []
-    return undecided
-
-
-def _is_open(modality: Modality, config: WorkspaceConfig) -> bool:
-    kind, settings = check_settings(modality, config.extractors[modality])
-    return kind.USES_GPU and wants_dtype(settings)
 
 
 def _agreed(uses_gpu: bool, probe: Callable[[], str], stage: str) -> str:

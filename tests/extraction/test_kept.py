@@ -1,4 +1,4 @@
-"""Features keep the precision in which they were made, whatever machine looks at them later."""
+"""Features keep the precision and the face detector of their making, whatever machine looks at them later."""
 
 import csv
 
@@ -10,6 +10,7 @@ from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.work import store_of
 from emi_ray.feature_store import ClipFeatures
 from emi_ray.media.origins import Inputs
+from emi_ray.media.yunet import settle_faces
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Origin
 from emi_ray.status.features import feature_lines
@@ -72,3 +73,29 @@ def test_of_two_precisions_that_of_the_most_clips_is_kept_and_one_that_is_set_co
     assert few != many
     assert plan_pipeline(workspace, config, ["audio"]).specs["audio"].fingerprint == many
     assert plan_pipeline(workspace, in_float32, ["audio"]).specs["audio"].fingerprint == few
+
+
+def test_features_of_haar_stay_when_the_weights_of_yunet_come_to_be_there(tmp_path, monkeypatch):
+    place = tmp_path / "clips.csv"
+    place.write_text(
+        "clip_id,split,video\n" + "".join(f"{clip},train,{tmp_path}/{clip}.mp4\n" for clip in CLIPS)
+    )
+    for clip in CLIPS:
+        (tmp_path / f"{clip}.mp4").touch()
+    workspace = Workspace(str(tmp_path / "workspace"))
+    init_workspace(workspace, "table", str(place), [])
+    config = workspace.config()
+    monkeypatch.setattr("emi_ray.media.yunet._cached", lambda settings: None)
+    made = plan_pipeline(workspace, config, ["vision"])
+    spec = made.specs["vision"]
+    store = store_of(workspace, spec)
+    store.create(spec.identity, 2)
+    store.write([ClipFeatures("a", np.ones((1, 2), np.float16), np.zeros(1, np.float32), {})])
+    weights = tmp_path / "yunet" / "weights.onnx"
+    weights.parent.mkdir()
+    weights.touch()
+    monkeypatch.setattr("emi_ray.media.yunet._cached", lambda settings: weights)
+    assert settle_faces(config.media.faces).detector == "yunet"
+    planned = plan_pipeline(workspace, config, ["vision"])
+    assert planned.config.media.faces.detector == "haar"
+    assert planned.specs["vision"].fingerprint == spec.fingerprint
