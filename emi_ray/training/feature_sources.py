@@ -18,8 +18,8 @@ def find_stores(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig) -
     """The store of each encoder of a recipe; a text backbone that is fine-tuned reads none.
 
     An encoder's ``features`` names a fingerprint or an extractor. Without it the only store of the modality
-    serves; of several, the one that the workspace's configured extractor made. A speech backbone that is
-    fine-tuned reads the store of :data:`SOUND`.
+    serves; of several, the one that the workspace's configured extractor made, in its newest version. A speech
+    backbone that is fine-tuned reads the store of :data:`SOUND`.
 
     Raises:
         UserError: there is none, several fit, or a speech backbone is to read something else than sound.
@@ -56,10 +56,16 @@ def _find(workspace: Workspace, stream: Stream, recipe: Recipe, config: Workspac
         if all(store.describe()["extractor"] != wanted for store in held):
             raise UserError(_explain(workspace, modality, wanted, held))
         return find_store(workspace, modality, extractor=wanted)
-    configured = [store for store in held if _is_configured(store, config)]
+    configured = _newest([store for store in held if _is_configured(store, config)])
     if len(held) > 1 and len(configured) == 1:
         return configured[0]
     return find_store(workspace, modality)
+
+
+def _newest(stores: Sequence[FeatureStore]) -> list[FeatureStore]:
+    """Those that the newest version of their extractor, and of decoding, made."""
+    versions = [(s.describe().get("version", 0), s.describe().get("media_version", 0)) for s in stores]
+    return [store for store, made_by in zip(stores, versions, strict=True) if made_by == max(versions)]
 
 
 def _explain(workspace: Workspace, modality: Modality, wanted: str, held: Sequence[FeatureStore]) -> str:

@@ -151,6 +151,17 @@ def test_a_run_on_features_of_another_version_of_its_extractor_predicts_nothing_
         read_new_clips(corpus.workspace, "audio/42", sources)
 
 
+def test_features_of_a_newer_version_are_the_ones_that_training_reads(corpus, monkeypatch):
+    before = plan_run(corpus.workspace, load_recipe("audio", SMALL), CONFIG, 42)
+    monkeypatch.setattr(Prosody, "VERSION", Prosody.VERSION + 1)
+    spec = plan_pipeline(corpus.workspace, CONFIG, ["audio"]).specs["audio"]
+    assert spec.fingerprint not in before.fingerprints.values()
+    corpus.extract({"audio": spec})
+    plan = plan_run(corpus.workspace, load_recipe("audio", SMALL), CONFIG, 42)
+    assert plan.fingerprints == {"audio": spec.fingerprint}
+    assert numbers(lines(corpus.workspace)["runs audio/42"]) == (0, 1, 0, 0)
+
+
 def test_a_run_of_other_ranges_is_stale_and_a_moved_corpus_is_not(corpus, tmp_path):
     workspace = corpus.workspace
     for clip_id in IDS:
