@@ -1,11 +1,12 @@
 """Kills at random during an extraction, until it is done: workers, nodes, the driver. Nothing may be lost or twice.
 
-    python -m benchmarks.chaos --minutes 5 --seed 1
+    python -m benchmarks.chaos --minutes 5 --seed 1 2 3 4
 
 A head and two nodes run on this machine, as processes of Ray of their own; `emi-ray extract` runs against them. Every
-few seconds one process is killed with SIGKILL: a worker (4 of 8 kills), a node with all that it started (2 of 8; a
-new one is started), or the driver (2 of 8; the same command is given again). When the extraction is done, or the
-minutes are over and it is left to finish, its store is compared with that of an undisturbed run.
+few seconds, while actors are at work, one process is killed with SIGKILL: an actor (6 of 8 kills), a node with all
+that it started (1 of 8; a new one is started), or the driver (1 of 8; the same command is given again). When the
+extraction is done, or the minutes are over and it is left to finish, its store is compared with that of an
+undisturbed run. Each seed is a run of its own.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,20 +60,23 @@ class Chaos:
             )
 
     def kill_something(self) -> None:
-        choice = random.choice(["worker"] * 4 + ["node"] * 2 + ["driver"] * 2)
+        choice = random.choice(["actor"] * 6 + ["node", "driver"])
         getattr(self, f"_kill_{choice}")()
 
-    def _kill_worker(self) -> None:
-        raylets = [node.all_processes["raylet"][0].process.pid for node in self.cluster.worker_nodes]
-        workers = [
-            child
-            for pid in raylets
-            for child in psutil.Process(pid).children(recursive=True)
-            if "MapWorker" in child.name() or "emi_ray" in " ".join(child.cmdline())
-        ]
-        if workers:
-            random.choice(workers).kill()
-            self.kills["worker"] += 1
+    def actors(self) -> list[psutil.Process]:
+        """The processes that decode and extract now, and the decoders that they started."""
+        found = []
+        for node in self.cluster.worker_nodes:
+            with suppress(psutil.NoSuchProcess):
+                raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+                family = raylet.children(recursive=True)
+                found += [process for process in family if _is_actor(process)]
+        return found
+
+    def _kill_actor(self) -> None:
+        with suppress(psutil.NoSuchProcess, IndexError):
+            random.choice(self.actors()).kill()
+            self.kills["actor"] += 1
 
     def _kill_node(self) -> None:
         node = random.choice(list(self.cluster.worker_nodes))
@@ -94,33 +98,42 @@ class Chaos:
         self.start_driver()
 
 
+def _is_actor(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return "MapWorker" in process.name() or "emi_ray.media.worker" in process.cmdline()
+    return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument(
         "--pause", type=float, default=8.0, help="longest pause between two kills, in seconds"
     )
     options = parser.parse_args()
-    random.seed(options.seed)
     os.environ["RAY_AUTH_MODE"] = "disabled"
     with tempfile.TemporaryDirectory(prefix="emi-ray-chaos-") as name:
         folder = Path(name)
         table = _table(folder, options.clips)
         calm = _workspace(folder / "calm", table)
-        subprocess.run(
-            [sys.executable, "-m", "emi_ray", "extract", "-w", calm.root], check=True, env=environment()
-        )
-        began = time.monotonic()
-        with _cluster() as cluster:
-            chaos = Chaos(cluster, _workspace(folder / "chaos", table), folder / "log")
-            _torment(chaos, options.minutes, options.pause)
-        seconds = time.monotonic() - began
-        print(f"seed {options.seed}: {chaos.kills.total()} kills in {seconds:.0f} s: {dict(chaos.kills)}")
-        _compare(calm, chaos.workspace)
+        command = [sys.executable, "-m", "emi_ray", "extract", "-w", calm.root]
+        subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
+        kills: Counter[str] = Counter()
+        for seed in options.seed:
+            random.seed(seed)
+            began = time.monotonic()
+            with _cluster() as cluster:
+                chaos = Chaos(cluster, _workspace(folder / f"seed{seed}", table), folder / f"log{seed}")
+                _torment(chaos, options.minutes, options.pause)
+            seconds = time.monotonic() - began
+            print(f"seed {seed}: {chaos.kills.total()} kills in {seconds:.0f} s: {dict(chaos.kills)}")
+            _compare(calm, chaos.workspace)
+            kills += chaos.kills
+        print(f"{len(options.seed)} seeds: {kills.total()} kills: {dict(kills)}", flush=True)
 
 
 def environment() -> dict[str, str]:
@@ -139,12 +152,13 @@ def _torment(chaos: Chaos, minutes: float, longest_pause_s: float) -> None:
             if chaos.driver.returncode == 0:
                 return
             chaos.start_driver()  # it gave up, and says to repeat the command
-        chaos.kill_something()
+        if chaos.actors():
+            chaos.kill_something()
     for _ in range(5):
         if chaos.driver.wait(timeout=1200) == 0:
             return
         chaos.start_driver()
-    raise SystemExit(f"the extraction does not finish:\\n{chaos.log.read_text()[-3000:]}")
+    raise SystemExit(f"the extraction does not finish:\n{chaos.log.read_text()[-3000:]}")
 
 
 def _compare(calm: Workspace, tormented: Workspace) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/s3_requests.py --clips 2000
 
 Starts moto's server on this machine (``pip install 'emi_ray[dev]'``), runs the verbs as processes of their own, and
-counts what the server was asked, by method. Lists are GETs.
+counts what the server was asked, by method. Lists are GETs. ``--paths`` prints what each request asked for.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote
 
 import boto3
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -30,9 +31,11 @@ class CountingHandler(WSGIRequestHandler):
     """Counts requests by method and prints nothing."""
 
     counts: ClassVar[Counter[str]] = Counter()
+    paths: ClassVar[Counter[str]] = Counter()
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         self.counts[self.command] += 1
+        self.paths[f"{self.command} {unquote(self.path)}"] += 1
 
     def log(self, *_: object) -> None:
         return
@@ -52,7 +55,9 @@ def write_corpus(path: Path, num_clips: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=2000)
-    num_clips = parser.parse_args().clips
+    parser.add_argument("--paths", action="store_true", help="print each request")
+    options = parser.parse_args()
+    num_clips = options.clips
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -79,11 +84,15 @@ def main() -> None:
             "report",
         ):
             CountingHandler.counts.clear()
+            CountingHandler.paths.clear()
             name, *arguments = verb.split()
             command = [sys.executable, "-m", "emi_ray", name, "-w", "s3://bucket/work", *arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             counts = ", ".join(f"{count} {method}" for method, count in CountingHandler.counts.most_common())
             print(f"{name:10}{CountingHandler.counts.total():6} requests: {counts}", flush=True)
+            if options.paths:
+                for path, count in CountingHandler.paths.items():
+                    print(f"{count:6} {path}")
             if done.returncode:
                 sys.exit(done.stdout + done.stderr)
 
