@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-RENEW_EVERY_S = 15.0
+RENEW_EVERY_S = 20.0
 LAPSES_AFTER_S = 60.0
 SETTLE_S = 1.0
 """Of two drivers that start at once, the later record stands after this time."""
@@ -114,29 +114,25 @@ def _leasing(filesystem: fs.FileSystem, path: str, what: str, instead: str) -> I
 
 
 class _Lease:
-    """The record of the one driver: who it is. Its age is that of the file, by the store's clock."""
+    """The record of the one driver: who it is. Its age is told by the store's own clock."""
 
     def __init__(self, filesystem: fs.FileSystem, path: str) -> None:
         self.lost_to: str | None = None
         self._filesystem = filesystem
         self._path = path
         self._token = uuid.uuid4().hex
+        self._written = time.monotonic()
 
     def living_holder(self) -> str | None:
         """The name of another driver whose lease has not lapsed."""
-        info = self._filesystem.get_file_info(self._path)
-        if info.type != fs.FileType.File or time.time() - info.mtime.timestamp() > LAPSES_AFTER_S:
-            return None
         record = self._read()
-        return None if record.get("token") in (None, self._token) else str(record.get("driver"))
+        if record.get("token") in (None, self._token) or self._age_s() > LAPSES_AFTER_S:
+            return None
+        return str(record.get("driver"))
 
     def write(self) -> None:
-        record = json.dumps({"driver": own_name(), "token": self._token})
-        if isinstance(self._filesystem, fs.LocalFileSystem):
-            Path(self._path).write_text(record)
-            return
-        with self._filesystem.open_output_stream(self._path) as stream:
-            stream.write(record.encode())
+        self._write(self._path, json.dumps({"driver": own_name(), "token": self._token}))
+        self._written = time.monotonic()
 
     def renew_until(self, over: threading.Event) -> None:
         while not over.wait(RENEW_EVERY_S):
@@ -153,15 +149,38 @@ class _Lease:
         if self.lost_to is not None:
             return
         try:
-            if self._read().get("token") == self._token:
+            is_certain = (
+                time.monotonic() - self._written < LAPSES_AFTER_S / 2
+            )  # nobody may have taken it over
+            if is_certain or self._read().get("token") == self._token:
                 self._filesystem.delete_file(self._path)
         except OSError:
             return
 
+    def _age_s(self) -> float:
+        """Seconds since the record was written. The clock of this machine may be minutes off: the store's present is
+        the time of a file that is written now."""
+        probe = f"{self._path}.{self._token}"
+        self._write(probe, "")
+        now = self._changed(probe)
+        self._filesystem.delete_file(probe)
+        return now - self._changed(self._path)
+
+    def _changed(self, path: str) -> float:
+        info = self._filesystem.get_file_info(path)
+        return info.mtime.timestamp() if info.type == fs.FileType.File else float("-inf")
+
+    def _write(self, path: str, text: str) -> None:
+        if isinstance(self._filesystem, fs.LocalFileSystem):
+            Path(path).write_text(text)
+            return
+        with self._filesystem.open_output_stream(path) as stream:
+            stream.write(text.encode())
+
     def _read(self) -> dict[str, Any]:
         try:
-            with self._filesystem.open_input_stream(self._path) as stream:
-                record = json.loads(stream.read() or b"{}")
+            with self._filesystem.open_input_file(self._path) as file:
+                record = json.loads(file.read() or b"{}")
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
         return record if isinstance(record, dict) else {}

@@ -65,7 +65,10 @@ class FeatureStore:
 
     def is_described(self) -> bool:
         """Whether ``_extractor.json`` is there; a run that was killed at its very start leaves a bare folder."""
-        return self.workspace.exists(f"{self.folder}/_extractor.json")
+        try:
+            return bool(self._description)
+        except FileNotFoundError:
+            return False
 
     def create(self, identity: Mapping[str, Any], feature_dim: int) -> None:
         """Write ``_extractor.json`` unless it is there."""
@@ -76,11 +79,13 @@ class FeatureStore:
     def settle_precision(self, precision: Precision, reason: str = "") -> None:
         """Say in which precision features are kept, and why, unless that is said already. It stays for ever: the rows
         of a store are alike."""
-        description = self.workspace.read_json(f"{self.folder}/_extractor.json")
-        if "dtype" not in description:
-            settled = {**description, "dtype": precision, "dtype_reason": reason}
+        if "dtype" in self._description:
+            return
+        del self.__dict__["_description"]  # another process may have said it since
+        if "dtype" not in self._description:
+            settled = {**self._description, "dtype": precision, "dtype_reason": reason}
             self.workspace.write_json(f"{self.folder}/_extractor.json", settled)
-        self.__dict__.pop("_description", None)
+            self.__dict__["_description"] = settled
 
     def describe(self) -> dict[str, Any]:
         """The extractor's identity, ``feature_dim``, ``fingerprint``, and once it is settled ``dtype``."""
@@ -238,14 +243,22 @@ def stores_of(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
 
 
 def find_store(
-    workspace: Workspace, modality: Modality, *, extractor: str | None = None, fingerprint: str | None = None
+    workspace: Workspace,
+    modality: Modality,
+    *,
+    extractor: str | None = None,
+    fingerprint: str | None = None,
+    held: Sequence[FeatureStore] | None = None,
 ) -> FeatureStore:
     """The one store of a modality that fits; narrowed by extractor name or fingerprint where given.
+
+    Args:
+        held: all stores of the modality, where they are known.
 
     Raises:
         UserError: there is none, or several fit; the message lists what there is.
     """
-    held = [store for store in stores_of(workspace, modality) if store.parts()]
+    held = [store for store in held or stores_of(workspace, modality) if store.parts()]
     names = {store.fingerprint: store.describe()["extractor"] for store in held}
     fitting = [
         store

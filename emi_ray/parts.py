@@ -1,8 +1,7 @@
 """A folder of Parquet parts that appear atomically: what they hold, how rows leave, how several become one.
 
-What is done is what the parts hold. ``index/<folder>.parquet`` repeats the small columns of all parts, so that
-resuming and training open one file instead of thousands. An entry of it counts only while its part is there with the
-size and the time of change that the entry names; every other part is opened. The index may be deleted at any time.
+What is done is what the parts hold. An index (``part_index.py``) repeats it, so that resuming and training open one
+file instead of thousands; parts that the index does not know are opened.
 
 A new part is there before an old one goes. So what is killed in between leaves rows twice, never none.
 """
@@ -11,12 +10,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from emi_ray.part_index import PartIndex
+from emi_ray.part_rows import grouped, in_order, is_repeated, only_later_parts
 from emi_ray.read_ahead import ahead
 from emi_ray.workspace import Workspace
 
@@ -30,6 +31,8 @@ pandas, DuckDB and ``datasets`` pass it over, as its name begins with an undersc
 _INDEX_FROM, _THREADS = 8, 32  # so many parts that the index lacks are worth writing it anew
 _AHEAD = 3
 _ATTEMPTS = 5
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -104,78 +107,97 @@ class PartFolder:
 
     def tidy(self) -> None:
         """Remove clips that stand in an earlier part too, and bring the index up to the parts."""
-        record = self.record()
-        repeated = _only_later_parts(record.filter(pa.array(_is_repeated(record))), record)
+        found = self._look_whole()
+        repeated = only_later_parts(found.rows.filter(pa.array(is_repeated(found.rows))), found.rows)
         if repeated.num_rows:
             self.discard(repeated)
-        self.refresh_index()
+            found = self._look_whole()
+        if found.num_unknown:
+            self._index.write(found.rows, found.stamps)
 
     def refresh_index(self) -> None:
         """Bring the index up to the parts."""
-        record = self.record()
-        indexed = pc.unique(self._indexed(self.stamps())["part"])
-        if len(indexed) < len(pc.unique(record["part"])):
-            self.write_index(record)
+        found = _until_none_vanishes(self._look)
+        if found.num_unknown:
+            self._index.write(found.rows, found.stamps)
 
     def restamp(self, stamps: Mapping[str, str]) -> None:
         """Note in the index new stamps (by clip id) of what clips were made of, where the content has not changed.
 
         The parts stay as they are: without the index the same is found out again.
         """
-        record = self.record()
+        found = self._look_whole()
+        record = found.rows
         place = pc.index_in(record["clip_id"], value_set=pa.array(list(stamps), pa.string()))
         noted = pa.array(list(stamps.values()), pa.string()).take(place.combine_chunks())
         column = record.column_names.index("source_stamp")
         stamped = pc.coalesce(noted, record["source_stamp"].combine_chunks())
-        self.write_index(record.set_column(column, record.schema.field(column), stamped))
-
-    def write_index(self, record: pa.Table) -> None:
-        """Keep a record as the index. A workspace that may not be written to goes without."""
-        stamps = self.stamps()
-        place = pc.index_in(record["part"], value_set=pa.array(list(stamps), pa.string()))
-        stamp = pa.array(list(stamps.values()), pa.string()).take(place.combine_chunks())
-        try:
-            self.workspace.write_table(
-                self._index_path, record.append_column("part_stamp", stamp).filter(pc.is_valid(stamp))
-            )
-        except PermissionError:
-            return
+        self._index.write(record.set_column(column, record.schema.field(column), stamped), found.stamps)
 
     @property
-    def _index_path(self) -> str:
-        return f"index/{self.folder}.parquet"
+    def _index(self) -> PartIndex:
+        return PartIndex(self.workspace, self.folder)
+
+    def _look_whole(self) -> "_Found":
+        """What the parts hold: whole rows where the index is to repeat these, else the record."""
+        return _until_none_vanishes(lambda: self._look(whole=True))
+
+    def _look(self, whole: bool = False) -> "_Found":
+        stamps = self.stamps()
+        whole = whole and not self.workspace.is_local and sum(map(_size_of, stamps.values())) <= GROUP_BYTES
+        known = self._index.read(stamps) if stamps else None
+        if known is None or not set(self.schema.names) <= set(known.column_names):
+            known = self._empty
+        elif not whole:
+            known = known.select(self._empty.column_names).cast(self._empty.schema)
+        elif not self._is_whole(known):
+            known = self._empty
+        parts = set(pc.unique(known["part"]).to_pylist())
+        unknown = [part for part in stamps if part not in parts]
+        if not unknown:
+            return _Found(stamps, known, 0)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            read = self._whole_of if whole else self._record_of
+            tables = [*pool.map(read, unknown, [stamps[part] for part in unknown])]
+        if known.num_rows:
+            tables.insert(0, known)
+        rows = pa.concat_tables(tables, promote_options="default").combine_chunks()
+        return _Found(stamps, in_order(rows, stamps), len(unknown))
+
+    @property
+    def _empty(self) -> pa.Table:
+        """A record without a row."""
+        return self.schema.append(pa.field("part", pa.string())).empty_table()
+
+    def _is_whole(self, rows: pa.Table) -> bool:
+        """Whether rows have more than the columns of the record."""
+        return set(rows.column_names) > set(self._empty.column_names)
 
     def _record(self) -> pa.Table:
-        stamps = self.stamps()
-        held = self._indexed(stamps)
-        known = set(pc.unique(held["part"]).to_pylist())
-        unknown = [part for part in stamps if part not in known]
-        if not unknown:
-            return held
-        with ThreadPoolExecutor(_THREADS) as pool:
-            record = pa.concat_tables([held, *pool.map(self._record_of, unknown)]).combine_chunks()
-        place = pc.index_in(record["part"], value_set=pa.array(list(stamps), pa.string()))
-        record = record.take(pa.array(np.argsort(place.to_numpy(), kind="stable")))
-        if len(unknown) >= _INDEX_FROM:
-            self.write_index(record)
-        return record
+        found = self._look()
+        if found.num_unknown >= _INDEX_FROM:
+            self._index.write(found.rows, found.stamps)
+        return found.rows
 
-    def _indexed(self, stamps: Mapping[str, str]) -> pa.Table:
-        """What the index says of the parts that still are as it knew them, in the order of the parts."""
-        wanted = self.schema.append(pa.field("part", pa.string()))
-        try:
-            table = self.workspace.read_table(self._index_path)
-        except (FileNotFoundError, pa.ArrowInvalid):
-            return wanted.empty_table()
-        if table.column_names != [*wanted.names, "part_stamp"]:
-            return wanted.empty_table()
-        known = pa.array([f"{part} {stamp}" for part, stamp in stamps.items()], pa.string())
-        named = pc.binary_join_element_wise(table["part"], table["part_stamp"], " ")
-        return table.filter(pc.is_in(named, value_set=known)).select(wanted.names).cast(wanted)
+    def _open(self, part: str, stamp: str | None = None) -> pq.ParquetFile:
+        """A part. Behind a URI small ones are read at once: a request for each of their columns would cost more.
 
-    def _record_of(self, part: str) -> pa.Table:
+        Args:
+            stamp: size and time of change, where they are known.
+        """
+        if self.workspace.is_local or stamp is None or _size_of(stamp) > GROUP_BYTES:
+            return self.workspace.open_table(part)
+        return pq.ParquetFile(pa.BufferReader(self.workspace.read_bytes(part)))
+
+    def _whole_of(self, part: str, stamp: str) -> pa.Table:
+        """All columns of one part, and ``part``."""
+        with self._open(part, stamp) as file:
+            table = self.modern(file.read(), None)
+        return table.append_column("part", pa.array([part] * table.num_rows, pa.string()))
+
+    def _record_of(self, part: str, stamp: str) -> pa.Table:
         """The record of one part, read from it alone."""
-        with self.workspace.open_table(part) as file:
+        with self._open(part, stamp) as file:
             columns = self.schema.names if set(self.schema.names) <= set(file.schema_arrow.names) else None
             groups = [
                 self.modern(file.read_row_group(group, columns), self.schema.names)
@@ -188,10 +210,14 @@ class PartFolder:
 
     def _read_all(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
         """All rows; parts that are read as a whole where they are small, else a row group at a time."""
+        stamps = self.stamps()
+        if (repeated := self._repeated_whole(stamps)) is not None:
+            wanted = [name for name in columns or repeated.column_names if name in repeated.column_names]
+            return iter([self.modern(repeated.select([n for n in wanted if n != "part"]), columns)])
 
         def units() -> Iterator[tuple[str, int | None, pq.FileMetaData | None]]:
-            for part, stamp in self.stamps().items():
-                if int(stamp.partition(":")[0]) <= GROUP_BYTES:
+            for part, stamp in stamps.items():
+                if _size_of(stamp) <= GROUP_BYTES:
                     yield part, None, None
                     continue
                 with self.workspace.open_table(part) as file:
@@ -201,11 +227,21 @@ class PartFolder:
 
         def read(unit: tuple[str, int | None, pq.FileMetaData | None]) -> pa.Table:
             part, group, metadata = unit
+            if group is None:
+                with self._open(part, stamps[part]) as file:
+                    return self.modern(file.read(columns), columns)
             with self.workspace.open_table(part, metadata) as file:
-                table = file.read(columns) if group is None else file.read_row_group(group, columns)
-            return self.modern(table, columns)
+                return self.modern(file.read_row_group(group, columns), columns)
 
         return ahead(read, units(), _AHEAD)
+
+    def _repeated_whole(self, stamps: Mapping[str, str]) -> pa.Table | None:
+        """All rows of all parts, where the index repeats them."""
+        if self.workspace.is_local or not stamps:
+            return None
+        rows = self._index.read(stamps)
+        is_all = rows is not None and len(pc.unique(rows["part"])) == len(stamps)
+        return rows if is_all and self._is_whole(rows) else None
 
     def _read_part(self, part: str) -> Iterator[pa.Table]:
         with self.workspace.open_table(part) as file:
@@ -223,7 +259,7 @@ class PartFolder:
 
     def _write_grouped(self, path: str, tables: Iterable[pa.Table]) -> None:
         """Write a part of large row groups; none where there is no row."""
-        groups = _grouped(tables)
+        groups = grouped(tables, GROUP_BYTES)
         first = next(groups, None)
         if first is None:
             return
@@ -240,43 +276,27 @@ def is_raw(path: str) -> bool:
     return path.rpartition("/")[2].startswith(RAW.format(""))
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a folder holds: the stamps of its parts, their rows with ``part`` in the order of the parts, and how many
+    parts the index did not know."""
+
+    stamps: Mapping[str, str]
+    rows: pa.Table
+    num_unknown: int
+
+
+def _size_of(stamp: str) -> int:
+    """Bytes of a part of this stamp."""
+    return int(stamp.partition(":")[0])
+
+
 def digest_of(names: Iterable[str]) -> str:
     """Sixteen hexadecimal digits of a hash of names, in whatever order."""
     return hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest()
 
 
-def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of about :data:`GROUP_BYTES`."""
-    waiting: list[pa.Table] = []
-    num_bytes = 0
-    for table in tables:
-        if not table.num_rows:
-            continue
-        waiting.append(table)
-        num_bytes += table.nbytes
-        if num_bytes >= GROUP_BYTES:
-            yield pa.concat_tables(waiting)
-            waiting, num_bytes = [], 0
-    if waiting:
-        yield pa.concat_tables(waiting)
-
-
-def _is_repeated(record: pa.Table) -> np.ndarray:
-    """Whether the row's clip stands in an earlier row too."""
-    ids = record["clip_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    repeated = np.ones(len(ids), dtype=bool)
-    repeated[np.unique(ids, return_index=True)[1]] = False
-    return repeated
-
-
-def _only_later_parts(repeated: pa.Table, record: pa.Table) -> pa.Table:
-    """Of the repeated rows, those whose part does not hold the first row of the clip, which must stay."""
-    ids = pc.index_in(repeated["clip_id"], value_set=record["clip_id"].combine_chunks())
-    first_part = record["part"].take(ids)
-    return repeated.filter(pc.not_equal(repeated["part"], first_part))
-
-
-def _until_none_vanishes(read: Callable[[], pa.Table]) -> pa.Table:
+def _until_none_vanishes(read: Callable[[], Result]) -> Result:
     """Repeat a reading during which a running extraction merged parts."""
     for _ in range(_ATTEMPTS - 1):
         try:

@@ -19,7 +19,7 @@ import shlex
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -108,7 +108,14 @@ class Workspace:
             )
 
     def exists(self, relative: str) -> bool:
-        return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound
+        """Whether there is such a file."""
+        if self.is_local:
+            return self.filesystem.get_file_info(self.path(relative)).type == fs.FileType.File
+        try:  # one request, where get_file_info makes a second to look for a folder
+            self.filesystem.open_input_file(self.path(relative)).close()
+        except FileNotFoundError:
+            return False
+        return True
 
     def files(self, relative: str, recursive: bool = False) -> list[str]:
         """Relative paths of the files (not folders) under a folder, sorted; none if the folder is not there."""
@@ -139,9 +146,16 @@ class Workspace:
         elif kind == fs.FileType.File:
             self.filesystem.delete_file(self.path(relative))
 
+    def delete_file(self, relative: str) -> None:
+        """Remove a file; nothing happens if it is not there."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.path(relative))
+
     def read_bytes(self, relative: str) -> bytes:
-        with self.filesystem.open_input_stream(self.path(relative)) as stream:
-            return stream.read()
+        with self.filesystem.open_input_file(
+            self.path(relative)
+        ) as file:  # a stream asks for 256 KiB at a time
+            return file.read()
 
     def write_bytes(self, relative: str, data: bytes) -> None:
         """Write a whole file; it appears atomically."""
@@ -161,6 +175,9 @@ class Workspace:
         self.write_text(relative, json.dumps(value, indent=2) + "\n")
 
     def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A small Parquet file. Behind a URI it is read whole, by two requests."""
+        if not self.is_local:
+            return pq.read_table(pa.BufferReader(self.read_bytes(relative)), columns=columns)
         return pq.read_table(
             self.path(relative), filesystem=self.filesystem, columns=columns, partitioning=None
         )
@@ -205,11 +222,13 @@ class Workspace:
         Raises:
             UserError: there is no workspace here, or a setting is wrong.
         """
-        if not self.exists(CONFIG):
+        try:
+            text = self.read_text(CONFIG)
+        except FileNotFoundError:
             raise UserError(
                 f"No workspace at {self.root}: {CONFIG} is not there. Make one with emi-ray init."
-            )
-        values = read_yaml(without_credentials(self.read_text(CONFIG)), self.shown(CONFIG))
+            ) from None
+        values = read_yaml(without_credentials(text), self.shown(CONFIG))
         return validate(WorkspaceConfig, values, self.shown(CONFIG), overrides)
 
     def write_config(self, config: WorkspaceConfig) -> None:
@@ -221,9 +240,10 @@ class Workspace:
         Raises:
             UserError: the workspace has no corpus yet.
         """
-        if not self.exists(CLIPS):
-            raise UserError(f"{self.root} has no {CLIPS}: read a corpus into it with emi-ray init.")
-        return _without_stored_credentials(self.read_table(CLIPS, columns))
+        try:
+            return _without_stored_credentials(self.read_table(CLIPS, columns))
+        except FileNotFoundError:
+            raise UserError(f"{self.root} has no {CLIPS}: read a corpus into it with emi-ray init.") from None
 
     @contextmanager
     def driving(self, relative: str, what: str, instead: str = "") -> Iterator[None]:

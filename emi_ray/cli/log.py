@@ -1,7 +1,8 @@
 """The log of a long command: ``logs/<time>-<verb>-<process>.jsonl`` in its workspace, one event a line.
 
-It holds when the command began and how it ended, its progress, its warnings, and what Ray says besides, which is kept
-off the terminal. Behind a URI the file is written anew every minute, for such stores cannot append.
+It holds when the command began and how it ended, the events of ``emi_ray.events`` with their fields, progress,
+warnings, and what Ray says besides, which is kept off the terminal. Behind a URI the file is written anew every
+minute, for such stores cannot append.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 import time
 import traceback
 from datetime import UTC, datetime
+from typing import Any
 
 from emi_ray.errors import EmiRayError
 from emi_ray.storage import without_credentials
@@ -42,12 +44,15 @@ class WorkspaceLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self._gave_up or len(self._lines) >= _MAX_LINES:
             return
-        entry = {
+        entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "source": record.name,
             "message": without_credentials(record.getMessage()),
         }
+        if (event := getattr(record, "event", None)) is not None:
+            entry["event"] = event
+            entry["fields"] = json.loads(without_credentials(json.dumps(record.fields, default=str)))  # type: ignore[attr-defined]
         if record.exc_info:
             entry["traceback"] = without_credentials("".join(traceback.format_exception(*record.exc_info)))
         self._lines.append(json.dumps(entry, ensure_ascii=False) + "\n")

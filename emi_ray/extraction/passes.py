@@ -22,6 +22,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayError
 
 from emi_ray.errors import EmiRayError
+from emi_ray.events import tell
 from emi_ray.extraction.nodes import NodeWatch
 from emi_ray.extraction.pipeline import Pipeline, configure_ray_data
 from emi_ray.extraction.pools import Pool
@@ -113,7 +114,9 @@ class Passes:
 
     def _note_deaths(self) -> None:
         self.watch.update()
-        self.summary.nodes_lost += self.watch.died[self._told :]
+        for node in self.watch.died[self._told :]:
+            self.summary.nodes_lost.append(node)
+            tell("node_lost", node=node)
         self._told = len(self.watch.died)
 
     def _is_excused(self) -> bool:
@@ -138,6 +141,7 @@ class Passes:
         if not lost:
             return lost
         self.summary.passes += 1
+        tell("pass_began", number=self.summary.passes, clips=len(lost), careful=careful)
         total = self.summary.clips + (0 if careful else len(lost))
         settings = pipeline.config.extraction
         # A clip that hangs is decoded up to four times: whole, then sound, pictures and the rest apart.

@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.events import tell
 from emi_ray.extraction.batches import outcome
 from emi_ray.extraction.measure import measure
 from emi_ray.extraction.passes import Passes, Progress
@@ -109,6 +110,8 @@ def _extract(
     finally:
         summary.seconds = time.perf_counter() - started
         record.write(summary, ended)
+        rate = round(summary.clips_per_s, 3)
+        tell("extraction_ended", ended=ended, clips=summary.clips, clips_per_s=rate, passes=summary.passes)
     return summary
 
 
@@ -156,8 +159,9 @@ def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary:
         for clip_id, number, origin in attempts
     ]
     write_failures(pipeline.workspace, failures)
-    for _ in failures:
+    for failure in failures:
         summary.add_outcome(outcome(modality, "failed", reason))
+        tell("clip_quarantined", clip_id=failure.clip_id, stage=modality, reason=reason)
 
 
 def _note_kept_precision(pipeline: Pipeline, asked: Mapping[str, str], summary: ExtractionSummary) -> None:

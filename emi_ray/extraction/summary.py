@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emi_ray.events import count, tell
 from emi_ray.extraction.actors import Life, life_of
 from emi_ray.extraction.pools import Measurement, Pool
 
@@ -143,12 +144,26 @@ class ExtractionSummary:
         for row in sums.to_pylist():
             stage = self.stages.setdefault(row["stage"], StageSummary())
             stage.add(row["status"], row["reason"], row["stage_count"], row["seconds_sum"])
+            count("clips", stage=row["stage"], status=row["status"], count=row["stage_count"])
             stage.add_to_actor(row["actor"], row["stage_count"], row["seconds_sum"])
             if row["status"] == "ok":
                 stage.media_s += row["media_s_sum"]
+        _tell_failures(entries, clip, ids)
         return ids
 
     def add_outcome(self, outcome: Mapping[str, Any]) -> None:
         """Count what one stage made of one clip."""
         stage = self.stages.setdefault(outcome["stage"], StageSummary())
         stage.add(outcome["status"], outcome["reason"], 1, outcome["seconds"])
+        count("clips", stage=outcome["stage"], status=outcome["status"], count=1)
+
+
+def _tell_failures(entries: pa.Table, clip: np.ndarray, ids: Sequence[str]) -> None:
+    """An event for each clip that is quarantined.
+
+    Args:
+        entries: outcomes; ``clip`` says for each which of ``ids`` it is about.
+    """
+    failed = pc.equal(entries["status"], "failed").to_numpy(zero_copy_only=False)
+    for row, which in zip(entries.filter(pa.array(failed)).to_pylist(), clip[failed], strict=True):
+        tell("clip_quarantined", clip_id=ids[which], stage=row["stage"], reason=row["reason"])

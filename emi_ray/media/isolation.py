@@ -31,7 +31,8 @@ class DecodeProcess:
     """Decodes clips one after another in a child process, which is replaced whenever it dies.
 
     When decoding dies of a clip, or takes too long, sound and pictures are tried once more apart, so that one
-    bad stream does not cost the other.
+    bad stream does not cost the other. A clip of one stream is tried once more too, unless it took too long: what
+    killed the decoder may have been the machine's want of memory, or a hand.
 
     Args:
         time_limit_s: for each attempt; a clip takes four times as long at the very worst.
@@ -57,7 +58,7 @@ class DecodeProcess:
         try:
             return self._attempt(source, needs)
         except _DecodingDiedError as death:
-            return self._salvage(source, needs, str(death))
+            return self._salvage(source, needs, death)
 
     def close(self) -> None:
         """End the child process; the next ``decode`` would start another."""
@@ -81,12 +82,14 @@ class DecodeProcess:
             self.close()
             raise
 
-    def _salvage(self, source: ClipSource, needs: frozenset[Need], reason: str) -> dict[str, Any]:
+    def _salvage(
+        self, source: ClipSource, needs: frozenset[Need], first: "_DecodingDiedError"
+    ) -> dict[str, Any]:
         """Decode sound, pictures and the rest apart. What kills the decoder again is failed."""
         decoded = DecodedClip(source.clip_id)
         parts = [part for part in (needs - SOUND - PICTURES, needs & SOUND, needs & PICTURES) if part]
-        if len(parts) == 1:
-            return pack_clip(_without(decoded, parts[0], reason))
+        if len(parts) == 1 and not first.may_be_chance:
+            return pack_clip(_without(decoded, parts[0], str(first)))
         for part in parts:
             try:
                 decoded = _joined(decoded, unpack_clip(self._attempt(source, part)))
@@ -96,7 +99,11 @@ class DecodeProcess:
 
 
 class _DecodingDiedError(Exception):
-    """The child died over a clip; the message says of what."""
+    """The child died over a clip; the message says of what. ``may_be_chance``: something else may have killed it."""
+
+    def __init__(self, reason: str, may_be_chance: bool = False) -> None:
+        super().__init__(reason)
+        self.may_be_chance = may_be_chance
 
 
 class _Child:
@@ -132,7 +139,7 @@ class _Child:
         except TimeoutError:
             raise _DecodingDiedError(f"decoding took longer than {time_limit_s:g} s") from None
         except EOFError:
-            raise _DecodingDiedError(f"decoding crashed ({self._cause_of_death()})") from None
+            raise _DecodingDiedError(f"decoding crashed ({self._cause_of_death()})", True) from None
         if "outage" in answer:
             raise StorageError(answer["outage"])
         if "error" in answer:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from emi_ray.runtime.address import check_cluster, resolve
+from emi_ray.runtime.metrics import exporting_metrics
 from emi_ray.runtime.nodes import CORES, await_nodes
 from emi_ray.runtime.watch import HeadLost, HeadWatch
 
@@ -78,7 +79,7 @@ def _local(num_gpus: int | None, streaming: bool) -> Iterator[None]:
                 **_QUIET,
             )
         try:
-            with _quiet():
+            with _quiet(), exporting_metrics():
                 yield
         finally:
             ray.shutdown()
@@ -95,7 +96,7 @@ def _cluster(address: str) -> Iterator[None]:
     watch = HeadWatch(resolved)
     watch.start()
     try:
-        with _quiet():
+        with _quiet(), exporting_metrics():
             await_nodes()
             yield
     except BaseException as error:

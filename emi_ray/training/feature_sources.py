@@ -51,15 +51,15 @@ def _find(workspace: Workspace, stream: Stream, recipe: Recipe, config: Workspac
     modality, wanted = recipe.modality_of(stream), _wanted(recipe.encoders[stream])
     held = stores_of(workspace, modality)
     if wanted is not None and any(store.fingerprint == wanted for store in held):
-        return find_store(workspace, modality, fingerprint=wanted)
+        return find_store(workspace, modality, fingerprint=wanted, held=held)
     if wanted is not None:
         if all(store.describe()["extractor"] != wanted for store in held):
             raise UserError(_explain(workspace, modality, wanted, held))
-        return find_store(workspace, modality, extractor=wanted)
+        return find_store(workspace, modality, extractor=wanted, held=held)
     configured = _newest([store for store in held if _is_configured(store, config)])
     if len(held) > 1 and len(configured) == 1:
         return configured[0]
-    return find_store(workspace, modality)
+    return find_store(workspace, modality, held=held)
 
 
 def _newest(stores: Sequence[FeatureStore]) -> list[FeatureStore]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from typing import Any
 
@@ -51,7 +52,7 @@ class RunPlan:
     def folder(self) -> str:
         return f"runs/{self.recipe.name}/{self.seed}"
 
-    @property
+    @cached_property
     def stores(self) -> dict[Stream, FeatureStore]:
         return {
             stream: FeatureStore(self.workspace, self.recipe.modality_of(stream), fingerprint)
@@ -89,7 +90,10 @@ class RunPlan:
     def finished(self) -> dict[str, Any] | None:
         """The metrics of this very run if it is finished; None if it is not, or ran with other settings."""
         path = f"{self.folder}/{METRICS}"
-        found = self.workspace.read_json(path) if self.workspace.exists(path) else {}
+        try:
+            found = self.workspace.read_json(path)
+        except FileNotFoundError:
+            return None
         return found if found.get("run_key") == self.key else None
 
 

@@ -95,7 +95,7 @@ def write_run(
     tokenizer = (
         load_tokenizer(recipe.encoders[recipe.transcript_stream]) if recipe.transcript_stream else None
     )
-    workspace.delete(f"{folder}/{METRICS}")
+    workspace.delete_file(f"{folder}/{METRICS}")
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
     workspace.write_text(f"{folder}/history.csv", history.to_csv(index=False))
     table = predictions_table(data, shown, split_names, predictions, recipe)

@@ -1,12 +1,13 @@
 """The runs of one command: planned, locked against other commands, trained side by side or one after the other."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.events import count, tell
 from emi_ray.recipe import Recipe
 from emi_ray.training.inbox import OnProgress
 from emi_ray.training.plan import RunPlan, plan_run
@@ -66,7 +67,12 @@ def train_runs(
 
     def settle(index: int, metrics: dict[str, Any] | None, problem: EmiRayError | None = None) -> None:
         results[index] = RunResult(requests[index].recipe, requests[index].seed, metrics, problem)
+        _tell_result(results[index])
         on_result(results[index])
+
+    def progress(job: str, scores: Mapping[str, Any]) -> None:
+        count("epoch", run=job, stage=scores["stage"], epoch=scores["epoch"], score=scores["val_pearson"])
+        on_progress(job, scores)
 
     with ExitStack() as locks:
         plans: dict[int, RunPlan] = {}
@@ -89,14 +95,22 @@ def train_runs(
             on_plan(len(plans), 1)
             for index, plan in plans.items():
                 try:
-                    metrics = train_distributed(plan, num_workers, force, on_progress)
+                    metrics = train_distributed(plan, num_workers, force, progress)
                 except EmiRayError as error:
                     settle(index, None, error)
                 else:
                     settle(index, {**metrics, "already_finished": False})
         elif plans:
-            SideBySide(plans, force, gpus_per_run, checkpoint_every_s, on_progress, settle).run(on_plan)
+            SideBySide(plans, force, gpus_per_run, checkpoint_every_s, progress, settle).run(on_plan)
     return [results[index] for index in range(len(requests))]
+
+
+def _tell_result(result: RunResult) -> None:
+    run = f"{result.recipe.name}/{result.seed}"
+    if result.metrics is None:
+        tell("run_failed", run=run, reason=str(result.problem))
+    elif not result.metrics["already_finished"]:
+        tell("run_finished", run=run, val_pearson=result.metrics["val_pearson"])
 
 
 def _remove_leftovers(plan: RunPlan) -> None:

@@ -56,6 +56,7 @@ class SideBySide:
     settle: Callable[..., None]
     _features: dict[str, Any] = field(default_factory=dict)
     _encoders: dict[str, Any] = field(default_factory=dict)
+    _bytes: dict[str, int] = field(default_factory=dict)
 
     def run(self, on_plan: Callable[[int, int], None]) -> None:
         """Submit everything, then hear of it until it is done."""
@@ -75,8 +76,23 @@ class SideBySide:
             inbox.close()
 
     def _size(self) -> JobResources:
-        largest = max(_feature_bytes(plan) for plan in self.plans.values())
+        largest = max(self._bytes_of(plan, plan.stores) for plan in self.plans.values())
         return size_jobs(largest, None, self.gpus_per_run, smallest_gpu_bytes())
+
+    def _bytes_of(self, plan: RunPlan, streams: Iterable[Any]) -> int:
+        """How much memory the features of some encoders take; each store is asked once a command."""
+        total = 0
+        for store in (plan.stores[stream] for stream in streams if stream in plan.stores):
+            if store.folder not in self._bytes:
+                self._bytes[store.folder] = _num_bytes(store)
+            total += self._bytes[store.folder]
+        return total
+
+    def _cost(self, plan: RunPlan, streams: Iterable[Any]) -> tuple[bool, int]:
+        """What to sort trainings by: those with a backbone first, then those that read most over all epochs."""
+        recipe, chosen = plan.recipe, list(streams)
+        read = [recipe.training_of(recipe.encoders[m]).epochs * self._bytes_of(plan, [m]) for m in chosen]
+        return bool(recipe.finetuned & {*chosen}), sum(read)
 
     def _share_out(self, sized: JobResources, num_jobs: int) -> list[JobResources]:
         return [sized] * num_jobs if self.gpus_per_run else sized.shared_out(num_jobs)
@@ -84,7 +100,7 @@ class SideBySide:
     def _submit_encoders(self, jobs: list[EncoderJob], inbox: Inbox, sized: JobResources) -> None:
         """One task for each encoder, those that take longest first."""
         serves = Counter(job.key for plan in self.plans.values() for job in encoder_jobs(plan))
-        jobs.sort(key=lambda job: _cost(job.plan, [job.modality]), reverse=True)
+        jobs.sort(key=lambda job: self._cost(job.plan, [job.modality]), reverse=True)
         for job, resources in zip(jobs, self._share_out(sized, len(jobs)), strict=True):
             others = f" (+{serves[job.key] - 1})" if serves[job.key] > 1 else ""
             told = self._job(f"{job.plan.name} {job.modality}{others}", inbox, resources)
@@ -96,7 +112,7 @@ class SideBySide:
 
     def _submit_runs(self, inbox: Inbox, sized: JobResources) -> dict[Any, int]:
         order = sorted(
-            self.plans, key=lambda i: _cost(self.plans[i], self.plans[i].recipe.streams), reverse=True
+            self.plans, key=lambda i: self._cost(self.plans[i], self.plans[i].recipe.streams), reverse=True
         )
         running = {}
         for index, resources in zip(order, self._share_out(sized, len(order)), strict=True):
@@ -203,25 +219,10 @@ def _place() -> Place:
     return Place(ray.util.get_node_ip_address(), tuple(map(str, gpus)))
 
 
-def _feature_bytes(plan: RunPlan) -> int:
-    return sum(_num_bytes(store) for store in plan.stores.values())
-
-
 def _num_bytes(store: FeatureStore) -> int:
     """How much memory all features of a store take, from its record, without reading them."""
     steps = int(pc.sum(store.held.record()["num_steps"]).as_py() or 0)
     return steps * store.feature_dim * store.dtype.itemsize
-
-
-def _cost(plan: RunPlan, modalities: Iterable[Any]) -> tuple[bool, int]:
-    """What to sort trainings by: those with a backbone take longest, then those that read most over all epochs."""
-    recipe, chosen = plan.recipe, list(modalities)
-    read = [
-        recipe.training_of(recipe.encoders[m]).epochs * _num_bytes(plan.stores[m])
-        for m in chosen
-        if m in plan.stores
-    ]
-    return bool(recipe.finetuned & {*chosen}), sum(read)
 
 
 def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:

@@ -44,12 +44,13 @@ class Unfinished:
 
     def load(self) -> dict[str, Any] | None:
         """The last state that was kept; None where there is none."""
-        if not self.workspace.exists(self.path):
+        try:
+            data = self.workspace.read_bytes(self.path)
+        except FileNotFoundError:
             return None
         import torch  # not at the top: the driver only removes states
 
-        stream = io.BytesIO(self.workspace.read_bytes(self.path))
-        state: dict[str, Any] = torch.load(stream, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return state
 
     def keep(self, build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
@@ -67,4 +68,4 @@ class Unfinished:
 
     def forget(self) -> None:
         """Remove the state: the training is finished, or is to begin anew."""
-        self.workspace.delete(self.path)
+        self.workspace.delete_file(self.path)

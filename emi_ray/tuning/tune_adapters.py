@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from emi_ray.errors import EmiRayError
+from emi_ray.events import count, tell
 from emi_ray.tuning.study import TuningStudy
 
 OnChange = Callable[[], None]
@@ -64,9 +65,11 @@ class Watcher:
             return False
         if "score" in result:
             self.study.complete(number, result["score"])
+            self._tell_end(number, "complete", score=result["score"].value)
             self.failures_in_a_row = 0
         elif self.study.report(number, result["step"], result["value"]):
             self.study.prune(number)
+            self._tell_end(number, "pruned", score=result["value"])
             self.failures_in_a_row = 0
             self._on_change()
             return True
@@ -86,6 +89,7 @@ class Watcher:
     def fail(self, number: int, reason: str) -> None:
         if self.study.is_running(number):
             self.study.fail(number, reason)
+            self._tell_end(number, "failed", reason=reason)
             self.failures_in_a_row += 1
             self.last_failure = f"trial {number}: {reason}"
             self._on_change()
@@ -94,9 +98,14 @@ class Watcher:
         """A trial was lost with its process or node."""
         if self.study.is_running(number):
             self.study.lose(number)
+            self._tell_end(number, "lost", reason=reason)
             self.failures_in_a_row += 1
             self.last_failure = f"trial {number}: {reason}"
             self._on_change()
+
+    def _tell_end(self, number: int, state: str, **fields: Any) -> None:
+        tell("trial_ended", study=self.study.name, trial=number, state=state, **fields)
+        count("trials", study=self.study.name, states=asdict(self.study.counts))
 
     def _is_over(self, finished: int) -> bool:
         seconds = time.monotonic() - self._started

@@ -6,6 +6,7 @@ import pytest
 from emi_ray.cli import log, main
 from emi_ray.cli.log import LOG, begin_log, end_log
 from emi_ray.config import WorkspaceConfig
+from emi_ray.events import count, tell
 from emi_ray.workspace import Workspace
 
 
@@ -57,3 +58,13 @@ def test_a_workspace_that_cannot_be_opened_is_the_users_mistake_and_nothing_else
         main(["run", "f2", "-w", "s3:/bucket/x", "--corpus", "table", "--source", "clips.csv"])
     assert ending.value.code == 2
     assert "two slashes" in capsys.readouterr().err
+
+
+def test_events_are_in_the_log_with_their_fields_and_counts_are_not(workspace):
+    begin_log("extract", workspace.root)
+    tell("clip_quarantined", clip_id="c1", stage="audio", reason="s3://KEY:topsecret@bucket/x cannot be read")
+    count("clips", stage="audio", status="ok", count=3)
+    end_log(0)
+    found = [entry for entry in entries(workspace) if "event" in entry]
+    fields = {"clip_id": "c1", "stage": "audio", "reason": "s3://bucket/x cannot be read"}
+    assert [(entry["event"], entry["fields"]) for entry in found] == [("clip_quarantined", fields)]

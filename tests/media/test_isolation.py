@@ -42,11 +42,24 @@ def pid_of(process):
     return process._child._process.pid
 
 
-def kill_soon(process, sign):
-    """Send a signal to the child, a little later."""
-    timer = threading.Timer(0.3, os.kill, (pid_of(process), sign))
-    timer.start()
-    return timer
+def keep_killing(process, sign, times, between=lambda: None):
+    """Send a signal to the child, a little after it is ready; then to its successors."""
+
+    def kill():
+        killed = set()
+        while len(killed) < times:
+            child = process._child
+            if child is None or not child._is_ready or child._process.pid in killed:
+                time.sleep(0.02)
+                continue
+            time.sleep(0.3)
+            between()
+            os.kill(child._process.pid, sign)
+            killed.add(child._process.pid)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
 
 
 def is_running(pid):
@@ -92,12 +105,23 @@ def test_a_clip_that_takes_too_long_fails_and_the_next_is_decoded(good, stuck):
 def test_a_crash_fails_the_clip_and_the_next_is_decoded(good, stuck, sign):
     with DecodeProcess(MEDIA, 60) as process:
         process.decode(ClipSource("warm", video=good), SIGHT_AND_SOUND)
-        timer = kill_soon(process, sign)
+        killing = keep_killing(process, sign, times=2)
         crashed = unpack_clip(process.decode(ClipSource("bad", video=stuck), frozenset({"frames", "faces"})))
-        timer.join()
+        killing.join()
         assert set(crashed.failed) == {"frames", "faces"}
         assert crashed.failed["faces"].startswith(f"decoding crashed (signal {int(sign)}, {sign.name}")
         assert unpack_clip(process.decode(ClipSource("next", video=good), SIGHT_AND_SOUND)).frames
+
+
+@pytest.mark.slow
+def test_what_kills_the_decoder_once_costs_no_clip(good, stuck):
+    with DecodeProcess(MEDIA, 60) as process:
+        process.decode(ClipSource("warm", video=good), SIGHT_AND_SOUND)
+        killing = keep_killing(process, signal.SIGKILL, 1, between=lambda: os.replace(good, stuck))
+        clip = unpack_clip(process.decode(ClipSource("whole", video=stuck), frozenset({"frames"})))
+        killing.join()
+    assert clip.failed == {}
+    assert clip.frames
 
 
 def test_a_picture_that_never_ends_does_not_cost_the_sound(tmp_path, stuck):

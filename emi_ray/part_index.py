@@ -1,0 +1,68 @@
+"""The index of a folder of parts: ``index/<folder>.parquet`` repeats what the parts hold, so that one file is opened
+instead of thousands.
+
+On a disk it repeats the small columns. Behind a URI, where every file that is opened costs requests, it repeats whole
+rows as long as all parts together are small. An entry counts only while its part is there with the size and the time
+of change that the entry names. The index may be deleted at any time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from emi_ray.part_rows import of_parts
+from emi_ray.workspace import Workspace
+
+_STAMP = "part_stamp"
+
+_latest: dict[tuple[str, str, tuple[str, ...]], pa.Table] = {}
+"""What was last read behind a URI, by where it lies and the parts that were there."""
+
+
+@dataclass(frozen=True)
+class PartIndex:
+    """The index of the parts in one folder of a workspace."""
+
+    workspace: Workspace
+    folder: str
+
+    @property
+    def path(self) -> str:
+        return f"index/{self.folder}.parquet"
+
+    def read(self, stamps: Mapping[str, str]) -> pa.Table | None:
+        """The rows of those parts that still are as the index knew them, in the order of the parts, with ``part``;
+        None where there is no index that can be read.
+
+        Args:
+            stamps: path → size and time of change of each part, sorted by path.
+        """
+        key = (self.workspace.root, self.folder, tuple(f"{part} {stamp}" for part, stamp in stamps.items()))
+        if key in _latest:
+            return _latest[key]
+        try:
+            table = self.workspace.read_table(self.path)
+        except (FileNotFoundError, pa.ArrowInvalid):
+            return None
+        if not {"part", _STAMP} <= set(table.column_names):
+            return None
+        named = pc.binary_join_element_wise(table["part"], table[_STAMP], " ")
+        table = table.filter(pc.is_in(named, value_set=pa.array(key[2], pa.string()))).drop_columns([_STAMP])
+        if not self.workspace.is_local:
+            _latest.clear()
+            _latest[key] = table
+        return table
+
+    def write(self, rows: pa.Table, stamps: Mapping[str, str]) -> None:
+        """Keep ``rows``, which have a column ``part``, as the index. Rows of parts that are not among ``stamps`` are
+        left out. A workspace that may not be written to goes without an index."""
+        _latest.clear()
+        stamp = of_parts(rows, stamps, list(stamps.values()))
+        try:
+            self.workspace.write_table(
+                self.path, rows.append_column(_STAMP, stamp).filter(pc.is_valid(stamp))
+            )
+        except PermissionError:
+            return
