@@ -38,7 +38,6 @@ FAST_DEATH = {
     "health_check_failure_threshold": 4,
     "health_check_timeout_ms": 1000,
 }
-NODE = {"num_cpus": 4, "resources": {"cores": 1}, "object_store_memory": 300 * 2**20}
 NUM_NODES = 2
 
 
@@ -88,7 +87,7 @@ class Chaos:
                 continue
         self.cluster.worker_nodes.discard(node)
         self.kills["node"] += 1
-        self.cluster.add_node(**NODE)
+        _add_node(self.cluster)
 
     def _kill_driver(self) -> None:
         assert self.driver is not None
@@ -211,10 +210,19 @@ def _cluster() -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": 300 * 2**20})
     try:
         for _ in range(NUM_NODES):
-            cluster.add_node(**NODE)
+            _add_node(cluster)
         yield cluster
     finally:
         cluster.shutdown()
+
+
+def _add_node(cluster: Cluster) -> None:
+    """Ray gives a node 30 s to start, which a busy machine may exceed."""
+    for _ in range(3):
+        with suppress(Exception):
+            cluster.add_node(num_cpus=4, resources={"cores": 1}, object_store_memory=300 * 2**20, wait=True)
+            return
+    raise SystemExit("no node starts on this machine")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from emi_ray.errors import EmiRayError
 from emi_ray.runtime.address import check_cluster, resolve
 from emi_ray.runtime.metrics import exporting_metrics
 from emi_ray.runtime.nodes import CORES, await_nodes
@@ -20,6 +21,8 @@ MIN_LOGICAL_CPUS = 8
 
 STREAMING_STORE_BYTES_PER_CORE = 512 * 2**20
 """Object store of a local session through which clips only stream: bounds the memory of what is in flight."""
+
+_START_TRIES = 3
 
 _LEAVE_WITHIN_S = 5.0
 """Leaving a cluster whose head is gone may hang in native code."""
@@ -68,21 +71,43 @@ def _local(num_gpus: int | None, streaming: bool) -> Iterator[None]:
 
     cores = os.cpu_count() or 1
     with _own_token():
-        with _without_native_chatter():
-            ray.init(
-                address="local",
-                num_cpus=max(MIN_LOGICAL_CPUS, cores),
-                num_gpus=num_gpus,
-                resources={CORES: cores},
-                object_store_memory=cores * STREAMING_STORE_BYTES_PER_CORE if streaming else None,
-                include_dashboard=False,
-                **_QUIET,
-            )
+        _start(
+            address="local",
+            num_cpus=max(MIN_LOGICAL_CPUS, cores),
+            num_gpus=num_gpus,
+            resources={CORES: cores},
+            object_store_memory=cores * STREAMING_STORE_BYTES_PER_CORE if streaming else None,
+            include_dashboard=False,
+            **_QUIET,
+        )
         try:
             with _quiet(), exporting_metrics():
                 yield
         finally:
             ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """``ray.init``, once more where a busy machine needs longer than the 30 s that Ray gives its own processes.
+
+    Raises:
+        EmiRayError: Ray does not start in time.
+    """
+    import ray
+
+    for _ in range(_START_TRIES):
+        try:
+            with _without_native_chatter():
+                ray.init(**options)
+            return
+        except Exception as error:  # Ray raises nothing narrower
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise EmiRayError(
+        f"Ray did not start on this machine within 30 s, {_START_TRIES} times in a row: the machine is too busy, or "
+        f"short of memory. Start again when it has time."
+    )
 
 
 @contextmanager

@@ -1,0 +1,174 @@
+"""How long an extraction takes on clusters that are not here, what holds it up, and what it costs.
+
+    python benchmarks/simulate.py                                  # the table, from simulate_costs.yaml
+    python benchmarks/simulate.py --record 360p=W/extractions/START.json
+    python benchmarks/simulate.py --measure --clips CLIPS --num 240   # the check against runs on this machine
+
+The model. Clips flow through pools of processes, one pool a stage, so that the rate is that of the slowest pool, or
+of all cores together where the stages on CPUs want more than there are:
+
+    rate = min over stages (processes of the stage / seconds a clip), cores / (CPU seconds a clip over all stages)
+    time = start-up + clips / rate / (share of the machines' time that is left by spot losses)
+
+A lost spot machine is away until another has come and loaded its models, and what it had in hand is done again.
+Assumed: stages overlap fully, storage and network keep up, decoding grows with the number of cores, and the driver
+costs ``driver_s`` a clip, one after the other. Seconds a clip on CPUs are measured; those on GPUs are assumed, for
+none was at hand; prices are those of the file.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+GPUS, CORES_PER_GPU, CLIPS = (1, 8, 64), (4, 12, 24), (12_660, 1_000_000)
+COSTS = Path(__file__).with_name("simulate_costs.yaml")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """``stages``: how many processes those stages have that are bound to a number; the others share the cores."""
+
+    cores: float
+    gpus: int = 0
+    stages: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds a clip of each stage on a core and on a GPU, and of the driver; seconds until the first clip flows."""
+
+    cpu: Mapping[str, float]
+    gpu: Mapping[str, float]
+    driver_s: float
+    start_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    clips_per_s: float
+    bottleneck: str
+    seconds: float
+
+
+def simulate(costs: Costs, cluster: Cluster, clips: int, spot: Mapping[str, float] | None = None) -> Outcome:
+    """What an extraction of so many clips comes to."""
+    rates = {"all cores": cluster.cores / sum(costs.cpu.values())}
+    rates |= {
+        stage: n / costs.cpu[stage] for stage, n in (cluster.stages or {}).items() if stage in costs.cpu
+    }
+    if costs.gpu:  # each process holds all models and has one GPU, which they share
+        rates["GPU models"] = cluster.gpus / sum(costs.gpu.values())
+    rates["driver"] = 1 / costs.driver_s
+    bottleneck = min(rates, key=rates.__getitem__)
+    rate = rates[bottleneck] * (1 - _lost_share(spot))
+    return Outcome(rate, bottleneck, costs.start_s + clips / rate)
+
+
+def _lost_share(spot: Mapping[str, float] | None) -> float:
+    """Which part of its time a machine is away, or does again what a lost one had in hand."""
+    if not spot:
+        return 0.0
+    lost_s = spot["losses_per_machine_hour"] * (spot["replaced_after_s"] + spot["done_again_s"])
+    return lost_s / (3600 + lost_s)
+
+
+def costs_of(record: Mapping[str, Any], start_s: float, driver_s: float) -> Costs:
+    """Seconds a clip on CPUs, as a record of an extraction measured them. Where more was wanted than there are cores,
+    processes waited for a core while they were busy, and that is taken off again."""
+    busy = {name: stage["busy_s"] for name, stage in record["stages"].items()}
+    cores = record["cores"] if "cores" in record else sum(node["cpus"] for node in record["nodes"])
+    there = cores * max(record["seconds"] - start_s, 1.0)
+    share = min(1.0, there / sum(busy.values())) / max(record["clips"], 1)
+    return Costs({name: seconds * share for name, seconds in busy.items()}, {}, driver_s, start_s)
+
+
+def print_table(told: Mapping[str, Any], measured: Mapping[str, Costs]) -> None:
+    """A row for each number of clips, resolution, number of GPUs, and of cores beside each GPU."""
+    print("clips,resolution,GPUs,cores,clips/s,bottleneck,hours,hours with spot losses,USD,USD on spot")
+    for clips, (name, cpu), gpus, per_gpu in itertools.product(CLIPS, measured.items(), GPUS, CORES_PER_GPU):
+        costs = Costs(cpu.cpu, told["gpu_assumed_s"], cpu.driver_s, told["start_s"])
+        cluster, price = Cluster(gpus * per_gpu, gpus), told["usd_per_hour"]
+        calm, spot = simulate(costs, cluster, clips), simulate(costs, cluster, clips, told["spot"])
+        hourly = gpus * price["gpu"] + cluster.cores * price["core"]
+        on_spot = spot.seconds / 3600 * hourly * price["spot_share"]
+        numbers = (
+            f"{calm.clips_per_s:.1f},{calm.bottleneck},{calm.seconds / 3600:.2f},{spot.seconds / 3600:.2f}"
+        )
+        print(
+            f"{clips},{name},{gpus},{cluster.cores},{numbers},{calm.seconds / 3600 * hourly:.2f},{on_spot:.2f}"
+        )
+    print("measured: seconds a clip on CPUs: " + json.dumps({n: dict(c.cpu) for n, c in measured.items()}))
+    print("assumed: seconds a clip on a GPU, prices, spot losses: " + json.dumps(told["gpu_assumed_s"]))
+
+
+def measure(clips: Path, num: int) -> None:
+    """Extract on this machine with one and with two processes that decode, and tell each run from the other."""
+    with tempfile.TemporaryDirectory(prefix="emi-ray-simulate-") as name:
+        folder = Path(name)
+        start_s = _extract(folder / "few", clips, 4, 1)["seconds"]
+        records = {workers: _extract(folder / str(workers), clips, num, workers) for workers in (1, 2)}
+    for known, told in ((1, 2), (2, 1)):
+        costs = costs_of(records[known], start_s, driver_s=0.001)
+        cluster = Cluster(os.cpu_count() or 1, stages={"decode": told})
+        foretold, seen = simulate(costs, cluster, num), records[told]["seconds"]
+        print(
+            f"{told} workers, foretold from {known}: {foretold.seconds:.1f} s ({foretold.bottleneck}), measured "
+            f"{seen:.1f} s, ratio {foretold.seconds / seen:.2f}; start-up {start_s:.1f} s"
+        )
+
+
+def _extract(workspace: Path, clips: Path, num: int, workers: int) -> dict[str, Any]:
+    """The record of an extraction of so many clips with so many processes that decode."""
+    media = sorted(path for path in clips.rglob("*") if path.suffix in (".mp4", ".mov", ".mkv", ".avi"))
+    workspace.mkdir()
+    with (workspace / "clips.csv").open("w") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["clip_id", "split", "video"])
+        rows.writerows([f"{i:06}", "test", str(media[i % len(media)].resolve())] for i in range(num))
+    emi_ray, place = [sys.executable, "-m", "emi_ray"], ["-w", str(workspace / "w")]
+    table = ["--corpus", "table", "--source", str(workspace / "clips.csv")]
+    pools = [f"extraction.stages.{s}.max_actors=1" for s in ("motion", "vision", "audio")]
+    settings = [*pools, f"extraction.stages.decode.max_actors={workers}", "extraction.measure=false"]
+    subprocess.run([*emi_ray, "init", *place, *table], check=True, stdout=subprocess.DEVNULL)
+    what = ["--modalities", "motion,vision,audio"]
+    subprocess.run([*emi_ray, "extract", *place, *what, *settings], check=True, stdout=subprocess.DEVNULL)
+    (record,) = (workspace / "w" / "extractions").glob("*.json")
+    return {**json.loads(record.read_text()), "cores": os.cpu_count()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--costs", type=Path, default=COSTS, help="YAML or JSON")
+    parser.add_argument("--record", action="append", default=[], help="NAME=RECORD: costs on CPUs, measured")
+    parser.add_argument("--measure", action="store_true", help="check the model against runs on this machine")
+    parser.add_argument("--clips", type=Path, help="folder of clips, for --measure")
+    parser.add_argument("--num", type=int, default=240)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.clips, options.num)
+        return
+    told = yaml.safe_load(options.costs.read_text())
+    measured = {
+        name: Costs(cpu, {}, told["driver_s"], told["start_s"])
+        for name, cpu in told["cpu_measured_s"].items()
+    }
+    for name, _, path in (text.partition("=") for text in options.record):
+        measured[name] = costs_of(json.loads(Path(path).read_text()), told["start_s"], told["driver_s"])
+    print_table(told, measured)
+
+
+if __name__ == "__main__":
+    main()

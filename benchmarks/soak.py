@@ -1,0 +1,115 @@
+"""Whether a long extraction keeps its pace and its memory: thousands of small clips, text and sound.
+
+    python benchmarks/soak.py --clips 10000
+
+Memory is the unique set size of the driver and of all of the command's processes together, read every second. The
+slope is that of a straight line through the second half of the readings, a thousand clips; the pace of the first and
+the last tenth is told by the times at which the parts of the text features appeared, without the first part, which
+waits for models and processes to start.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+
+from emi_ray.workspace import Workspace
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=10_000)
+    num = parser.parse_args().clips
+    with tempfile.TemporaryDirectory(prefix="emi-ray-soak-") as name:
+        folder = Path(name)
+        table = _write_corpus(folder, num)
+        emi_ray, place = [sys.executable, "-m", "emi_ray"], ["-w", str(folder / "w")]
+        told = ["--corpus", "table", "--source", str(table)]
+        subprocess.run([*emi_ray, "init", *place, *told], check=True, stdout=subprocess.DEVNULL)
+        settings = ["extraction.measure=false", "--modalities", "text,audio"]
+        driver = subprocess.Popen([*emi_ray, "extract", *place, *settings], stdout=subprocess.DEVNULL)
+        readings = _watch(driver, Workspace(str(folder / "w")))
+        print(f"exit code {driver.returncode}, {readings[-1][0] - readings[0][0]:.0f} s")
+        _tell(readings, num)
+
+
+def _write_corpus(folder: Path, num: int) -> Path:
+    """Sounds of a third of a second, a few of them under many names, each clip with a sentence of its own."""
+    import av
+
+    draw = np.random.default_rng(0)
+    for index in range(20):
+        with av.open(str(folder / f"{index}.wav"), "w") as file:
+            stream = file.add_stream("pcm_s16le", rate=16000, layout="mono")
+            noise = (draw.normal(0, 3000, (1, 5333))).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+            frame.sample_rate = 16000
+            file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+    with (folder / "clips.csv").open("w") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["clip_id", "split", "audio", "transcript"])
+        rows.writerows([f"{i:06}", "test", f"{i % 20}.wav", f"word {i} and word {i * 7}"] for i in range(num))
+    return folder / "clips.csv"
+
+
+Reading = tuple[float, int, int, int]
+"""Time in s, clips done, bytes of the driver, bytes of all processes."""
+
+
+def _watch(driver: "subprocess.Popen[bytes]", workspace: Workspace) -> list[Reading]:
+    over = threading.Event()
+    threading.Thread(target=lambda: (driver.wait(), over.set()), daemon=True).start()
+    rows: dict[str, int] = {}
+    readings: list[Reading] = []
+    while not over.wait(1.0):
+        for part in Path(workspace.root).glob("features/text/*/part-*.parquet"):
+            if part.name not in rows:  # merged parts hold rows that were counted before
+                rows[part.name] = pq.read_metadata(part).num_rows
+        done = sum(
+            rows[part.name]
+            for part in Path(workspace.root).glob("features/text/*/part-*.parquet")
+            if part.name in rows
+        )
+        whole, own = 0, 0
+        for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
+            try:
+                size = process.memory_full_info().uss
+            except psutil.Error:
+                continue
+            whole += size
+            own = size if process.pid == driver.pid else own
+        readings.append((time.monotonic(), done, own, whole))
+    return readings
+
+
+def _tell(readings: list[Reading], num: int) -> None:
+    times, done, own, whole = (np.array(column, dtype=float) for column in zip(*readings, strict=True))
+    flowing = (done > 0.02 * num) & (done < 0.99 * num)
+    for name, column in (("driver", own), ("all processes", whole)):
+        second_half = flowing & (done > num / 2)
+        slope = np.polyfit(done[second_half], column[second_half], 1)[0] * 1000
+        first, last = (column[flowing & part].mean() / 2**20 for part in (done < num / 5, done > 0.8 * num))
+        print(
+            f"{name}: {first:.0f} MiB in the first fifth, {last:.0f} in the last, {slope / 2**20:+.2f} a 1,000 clips"
+        )
+
+    def rate(low: float, high: float) -> float:
+        within = flowing & (done >= low * num) & (done <= high * num)
+        return float(np.polyfit(times[within], done[within], 1)[0])
+
+    print(f"clips/s: {rate(0.02, 0.12):.1f} in the first tenth, {rate(0.89, 0.99):.1f} in the last")
+
+
+if __name__ == "__main__":
+    main()
