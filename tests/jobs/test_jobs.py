@@ -1,22 +1,25 @@
-"""The jobs against a real head node, started and stopped by the test."""
+"""The jobs against a real head node that wants a token, started and stopped by the test."""
 
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 from planted import planted_workspace
 
+from emi_ray.corpus.setup import init_workspace
 from emi_ray.tuning.storage import journal_path, open_storage
 from emi_ray.tuning.study import kind_of
 from emi_ray.workspace import Workspace
@@ -24,11 +27,12 @@ from emi_ray.workspace import Workspace
 ROOT = Path(__file__).parents[2]
 SPACE = "parameters: {fusion.dropout: {uniform: [0.1, 0.7]}, fusion.hidden: {choice: [8, 16, 32]}}"
 SMALL = [f"encoders.{modality}.hidden=16" for modality in ("text", "audio", "vision")]
-ENVIRONMENT = {
+WITHOUT_TOKEN = {
     **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
     "RAY_AUTH_MODE": "disabled",
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
+ENVIRONMENT = {**WITHOUT_TOKEN, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def first_of_free_ports(count: int) -> int:
@@ -78,6 +82,8 @@ def await_answer(url: str, process: subprocess.Popen) -> None:
         assert process.poll() is None, "ray start ended"
         try:
             urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.HTTPError:  # it wants a token
+            return
         except OSError:
             time.sleep(0.5)
         else:
@@ -85,9 +91,21 @@ def await_answer(url: str, process: subprocess.Popen) -> None:
     raise AssertionError(f"{url} does not answer")
 
 
-def submit(head: str, *command: str) -> subprocess.CompletedProcess:
+def submit(head: str, *command: str, env: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess:
     line = ["ray", "job", "submit", "--address", head, "--working-dir", ".", "--", "python", *command]
-    return subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def submit_and_stop(head: str, name: str, command: Sequence[str], when: Callable[[], bool]) -> None:
+    """Submit a job, and stop it by its name as soon as ``when`` is true."""
+    line = ["ray", "job", "submit", "--address", head, "--working-dir", ".", "--no-wait"]
+    line += ["--submission-id", name, "--", "python", *command]
+    subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, check=True)
+    deadline = time.monotonic() + 240
+    while not when():
+        assert time.monotonic() < deadline, f"{name} does nothing"
+        time.sleep(0.1)
+    subprocess.run(["ray", "job", "stop", "--address", head, name], env=ENVIRONMENT, check=True)
 
 
 @pytest.mark.slow
@@ -128,6 +146,64 @@ def kinds_of(workspace: Workspace) -> list[str]:
     ]
 
 
+def num_finished(workspace: Workspace) -> int:
+    return sum(kind in ("complete", "pruned") for kind in kinds_of(workspace))
+
+
+@pytest.mark.slow
+def test_a_submission_without_the_token_is_refused(head, tmp_path):
+    done = submit(head, "jobs/train.py", "f2", "-w", str(tmp_path), env=WITHOUT_TOKEN)
+    assert done.returncode != 0
+    assert "token" in (done.stdout + done.stderr).lower()
+    assert not list(tmp_path.iterdir())
+
+
+def parts_of(workspace: Workspace) -> list[str]:
+    return [path for path in workspace.files("features", recursive=True) if path.endswith(".parquet")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_extraction_that_is_stopped_and_submitted_again_leaves_each_clip_once(head, tmp_path):
+    ids = [f"c{index:04}" for index in range(12_000)]
+    rows = [f"{clip_id},train,word {clip_id} of many\n" for clip_id in ids]
+    (tmp_path / "clips.csv").write_text("clip_id,split,transcript\n" + "".join(rows))
+    workspace = Workspace(str(tmp_path / "w"))
+    init_workspace(workspace, "table", str(tmp_path / "clips.csv"))
+    command = ["jobs/extract.py", "-w", workspace.root, "--modalities", "text"]
+    command += ["extraction.measure=false", "extraction.stages.text.max_actors=1"]
+    submit_and_stop(head, "extraction", command, lambda: bool(parts_of(workspace)))
+    left = len(ids) - sum(workspace.read_table(part, ["clip_id"]).num_rows for part in parts_of(workspace))
+    done = submit(head, *command)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert 0 < left < len(ids)
+    held = [i for part in parts_of(workspace) for i in workspace.read_table(part)["clip_id"].to_pylist()]
+    assert sorted(held) == ids
+    assert "Extraction" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_that_is_stopped_and_submitted_again_does_what_is_missing(head, tmp_path):
+    workspace = planted_workspace(tmp_path / "w", num_train=48, num_val=24)
+    seeds = [f"--seed={seed}" for seed in range(10)]
+    command = ["jobs/train.py", "f1", *SMALL, "fusion.hidden=16", "training.epochs=10", *seeds]
+    command += ["--any-features", "-w", workspace.root]
+
+    def finished() -> dict[str, float]:
+        paths = Path(workspace.root).glob("runs/f1/*/metrics.json")
+        return {path.parent.name: path.stat().st_mtime for path in paths}
+
+    submit_and_stop(head, "training", command, lambda: bool(finished()))
+    before = finished()
+    done = submit(head, *command)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    after = finished()
+    assert len(before) < len(after) == 10
+    assert before.items() <= after.items(), "what was finished is not done again"
+    assert "Validation Pearson r" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_stopped_job_leaves_a_study_that_goes_on(head, tmp_path):
@@ -135,13 +211,8 @@ def test_a_stopped_job_leaves_a_study_that_goes_on(head, tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE)
     arguments = ["jobs/tune.py", "f1", *SMALL, "fusion.hidden=16", "training.epochs=12", "-w", workspace.root]
     arguments += ["--space", str(tmp_path / "space.yaml"), "--study", "s", "--seeds", "0"]
-    endless = ["ray", "job", "submit", "--address", head, "--working-dir", ".", "--no-wait"]
-    endless += ["--submission-id", "endless", "--", "python"]
-    subprocess.run([*endless, *arguments, "--trials", "500"], cwd=ROOT, env=ENVIRONMENT, check=True)
-    while sum(kind in ("complete", "pruned") for kind in kinds_of(workspace)) < 2:
-        time.sleep(0.2)
-    subprocess.run(["ray", "job", "stop", "--address", head, "endless"], env=ENVIRONMENT, check=True)
-    before = sum(kind in ("complete", "pruned") for kind in kinds_of(workspace))
+    submit_and_stop(head, "endless", [*arguments, "--trials", "500"], lambda: num_finished(workspace) >= 2)
+    before = num_finished(workspace)
     done = submit(head, *arguments, "--trials", str(before + 3))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     kinds = kinds_of(workspace)

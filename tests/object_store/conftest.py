@@ -3,12 +3,14 @@
 import http.server
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, ThreadedMotoServer, create_backend_app
+from werkzeug.serving import make_server
 
 from emi_ray import storage
 
@@ -43,6 +45,39 @@ def s3() -> Iterator[Server]:
     server.client().create_bucket(Bucket="bucket")
     yield server
     running.stop()
+
+
+@dataclass
+class Faltering:
+    """A real S3 server in front of which a door can be shut: it answers 503 while ``is_out``."""
+
+    application: Any
+    is_out: bool = False
+    address: str = ""
+
+    def __call__(self, environment: dict, start_response: Callable) -> Iterable[bytes]:
+        if self.is_out:
+            start_response("503 Service Unavailable", [("Content-Length", "0")])
+            return []
+        return self.application(environment, start_response)
+
+    def uri(self, path: str) -> str:
+        return f"s3://bucket/{path}?{OPTIONS}{self.address}"
+
+
+@pytest.fixture
+def faltering() -> Iterator[Faltering]:
+    """A server of its own with one bucket, ``bucket``."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    door = Faltering(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, door, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    door.address = f"127.0.0.1:{server.server_port}"
+    boto3.client("s3", endpoint_url=f"http://{door.address}", region_name="us-east-1").create_bucket(
+        Bucket="bucket"
+    )
+    yield door
+    server.shutdown()
 
 
 class Misbehaving(http.server.ThreadingHTTPServer):
