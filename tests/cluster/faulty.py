@@ -81,6 +81,15 @@ class Faulty(Extractor):
         return True
 
 
+class Harmless(Faulty):
+    """Counts letters whatever they say, as another modality."""
+
+    NAME, MODALITY = "harmless", "audio"
+
+    def _harm(self, words: str, num_clips: int) -> None:
+        return
+
+
 class FaultyModel(Faulty):
     """The same, as a pretrained model that wants a GPU."""
 

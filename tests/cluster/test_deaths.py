@@ -32,8 +32,8 @@ def new_workspace(folder: Path, words: dict[str, str], settings: list[str]) -> W
     return workspace
 
 
-def held(workspace: Workspace) -> set[str]:
-    spec = plan_pipeline(workspace, workspace.config()).specs["text"]
+def held(workspace: Workspace, modality: str = "text") -> set[str]:
+    spec = plan_pipeline(workspace, workspace.config(), [modality]).specs[modality]
     return store_of(workspace, spec).clip_ids()
 
 
@@ -42,10 +42,11 @@ def failed(workspace: Workspace) -> dict[str, tuple[str, str]]:
     return {row["clip_id"]: (row["stage"], row["error"]) for row in rows}
 
 
-def test_clips_that_crash_hang_or_eat_memory_are_alone_in_quarantine(tmp_path):
+def test_clips_that_crash_hang_or_eat_memory_are_alone_in_quarantine_in_that_modality(tmp_path):
     bad = {"c05-crash": "segfault", "c11-hang": "sleep", "c17-hog": "memory", "c18-bad": "bad"}
-    workspace = new_workspace(tmp_path, bad, LIMITS)
-    summary = extract(workspace, workspace.config(), ["text"])
+    audio = "extractors.audio.name=tests.cluster.faulty:Harmless"
+    workspace = new_workspace(tmp_path, bad, [*LIMITS, audio])
+    summary = extract(workspace, workspace.config(), ["audio", "text"])
     lost = failed(workspace)
     assert lost.keys() == bad.keys()
     assert {stage for stage, _ in lost.values()} == {"text"}
@@ -53,6 +54,7 @@ def test_clips_that_crash_hang_or_eat_memory_are_alone_in_quarantine(tmp_path):
     assert "longer than 12 s" in lost["c11-hang"][1]
     assert "more than 0.5 GiB" in lost["c17-hog"][1]
     assert len(held(workspace)) == 24
+    assert len(held(workspace, "audio")) == 28
     assert summary.seconds < 90
 
 

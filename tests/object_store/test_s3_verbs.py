@@ -28,10 +28,10 @@ def table(tmp_path):
     return str(path)
 
 
-def run(*arguments: str) -> None:
+def run(*arguments: str, ends: int = 0) -> None:
     with pytest.raises(SystemExit) as ending:
         main(list(arguments))
-    assert not ending.value.code
+    assert (ending.value.code or 0) == ends
 
 
 @pytest.mark.slow
@@ -46,11 +46,15 @@ def test_every_verb_works_behind_a_uri(s3, table, ray_session, capsys):
     run("evaluate", "-w", uri, "text/42")
     run("report", "-w", uri)
     run("doctor", "-w", uri)
+    workspace = Workspace(uri)
+    with workspace.driving("extractions", "Extraction"), workspace.driving("runs/text/42", "Run text/42"):
+        run("extract", "-w", uri, "--modalities", "text", ends=2)
+        run("train", "-w", uri, "text", "--force", "encoders.text.hidden=16", ends=2)
+    assert capsys.readouterr().err.count("is being driven by process") == 2
     out = s3.uri("out put/p.csv")
     run("predict", "-w", uri, "text/42", "--to", out)
     run("predict", "-w", uri, "text/42", "--form", "submission", "--to", s3.uri("out put/s.csv"))
     held = s3.client().get_object(Bucket="bucket", Key="out put/p.csv")["Body"].read().decode()
-    workspace = Workspace(uri)
     num_test = workspace.clips()["split"].to_pylist().count("test")
     assert len(list(csv.DictReader(io.StringIO(held)))) == num_test
     assert "out put/s.csv" in s3.names()
