@@ -26,7 +26,7 @@ exit $code
 """,
     "scontrol": r"""
 case $1 in
-    show) for name in $(echo "$3" | tr , ' '); do echo "$name"; done ;;
+    show) for name in $(echo "$3" | tr , ' '); do echo "$name"; sleep 0.05; done ;;
     requeue) echo "requeue $2" >>"$LOG" ;;
 esac
 """,
