@@ -1,0 +1,43 @@
+"""A local session on a machine that is too busy for Ray to start in time."""
+
+import pytest
+import ray
+
+from emi_ray.errors import EmiRayError
+from emi_ray.runtime import session
+
+SLOW = "The current node timed out during startup. This could happen because …"
+
+
+def starting(monkeypatch: pytest.MonkeyPatch, *outcomes: Exception | None) -> list[dict]:
+    """Ray's start ends thus, one after the other; returns the calls."""
+    calls: list[dict] = []
+    left = list(outcomes)
+
+    def init(**options):
+        calls.append(options)
+        if (error := left.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return calls
+
+
+def test_a_start_that_is_too_slow_is_tried_again(monkeypatch):
+    calls = starting(monkeypatch, Exception(SLOW), None)
+    session._start(address="local")
+    assert calls == [{"address": "local"}] * 2
+
+
+def test_a_machine_that_never_has_time_is_a_sentence(monkeypatch):
+    starting(monkeypatch, *[Exception(SLOW)] * 3)
+    with pytest.raises(EmiRayError, match="3 times in a row: the machine is too busy"):
+        session._start(address="local")
+
+
+def test_what_else_is_wrong_is_raised_as_it_is(monkeypatch):
+    calls = starting(monkeypatch, ValueError("num_cpus"), None)
+    with pytest.raises(ValueError, match="num_cpus"):
+        session._start()
+    assert len(calls) == 1
