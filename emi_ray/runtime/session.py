@@ -6,7 +6,7 @@ import secrets
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -199,9 +199,16 @@ class _ToOurLog(logging.Handler):
         ours.handle(record)
 
 
+def _to_our_log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+    """Takes what Ray would print of a raylet's warnings."""
+    for line in data.get("lines", ()):
+        logging.getLogger("emi_ray.ray").warning(line)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Leave the terminal to our own progress bars and summaries; Ray's own files keep everything."""
+    from ray._private import worker
     from ray.data import DataContext
 
     DataContext.get_current().enable_progress_bars = False
@@ -221,9 +228,12 @@ def _quiet() -> Iterator[None]:
         handler.setLevel(logging.CRITICAL + 1)
     for logger in loggers:
         logger.addHandler(forward)
+    printing = worker.print_to_stdstream
+    worker.print_to_stdstream = _to_our_log  # what raylets warn of is printed whatever the settings say
     try:
         yield
     finally:
+        worker.print_to_stdstream = printing
         for logger in loggers:
             logger.removeHandler(forward)
         for handler, level in terminals:

@@ -41,3 +41,16 @@ def test_what_else_is_wrong_is_raised_as_it_is(monkeypatch):
     with pytest.raises(ValueError, match="num_cpus"):
         session._start()
     assert len(calls) == 1
+
+
+def test_what_raylets_warn_of_goes_to_our_log_and_not_to_the_terminal(monkeypatch, caplog, capsys):
+    from ray._private import worker
+
+    before = worker.print_to_stdstream
+    with session._quiet(), caplog.at_level("WARNING", "emi_ray.ray"):
+        worker.print_to_stdstream(
+            {"lines": ["12 processes were started"], "pid": "raylet"}, ignore_prefix=False
+        )
+    assert "12 processes were started" in caplog.text
+    assert capsys.readouterr().out == ""
+    assert worker.print_to_stdstream is before
