@@ -139,13 +139,13 @@ def written_ids(workspace: Workspace) -> list[str]:
 
 
 def test_verbs_whose_head_dies_say_so_and_finish_under_a_new_one(tmp_path):
-    texts = new_workspace(tmp_path / "texts", WORDS, ["extractors.text.settings.seconds=0.15"])
+    texts = new_workspace(tmp_path / "texts", WORDS, ["extractors.text.settings.seconds=0.3"])
     runs = planted_workspace(tmp_path / "runs", num_train=48, num_val=24)
     calm = planted_workspace(tmp_path / "calm", num_train=48, num_val=24)
     study = planted_workspace(tmp_path / "study", num_train=48, num_val=24)
     (tmp_path / "space.yaml").write_text(SPACE)
     seeds = [f"--seed={seed}" for seed in range(40, 46)]
-    train = ["train", "f1", *SMALL, "training.epochs=8", *seeds]
+    train = ["train", "f1", *SMALL, "training.epochs=20", *seeds]
     verbs = {
         "extract": (texts, ["extract", "--modalities", "text"]),
         "train": (runs, train),
@@ -153,7 +153,7 @@ def test_verbs_whose_head_dies_say_so_and_finish_under_a_new_one(tmp_path):
     }
     with cluster(8, 0) as (address, _):
         drivers = {name: start(address, workspace, *line) for name, (workspace, line) in verbs.items()}
-        await_parts(texts, 2)
+        await_that(lambda: len(written_ids(texts)) > 0, drivers["extract"])
         await_that(lambda: num_finished(study) >= 1, drivers["tune"])
         await_that(lambda: bool(runs.files("runs", recursive=True)), drivers["train"])
     for name, driver in drivers.items():
