@@ -53,6 +53,8 @@ def ray_session(
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ warnings cut through progress bars
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A thread that Ray Data leaves behind would else connect to whatever cluster runs on this machine.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray  # after the environment is set, which Ray reads on import
 
     if ray.is_initialized():
@@ -207,7 +209,10 @@ def _to_our_log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave the terminal to our own progress bars and summaries; Ray's own files keep everything."""
+    """Leave the terminal to our own progress bars and summaries; Ray's own files keep everything.
+
+    After an error Ray stays silent: its threads may still be at work, and would print that they cannot go on.
+    """
     from ray._private import worker
     from ray.data import DataContext
 
@@ -232,10 +237,10 @@ def _quiet() -> Iterator[None]:
     worker.print_to_stdstream = _to_our_log  # what raylets warn of is printed whatever the settings say
     try:
         yield
+        for handler, level in terminals:
+            handler.setLevel(level)
     finally:
         worker.print_to_stdstream = printing
         for logger in loggers:
             logger.removeHandler(forward)
-        for handler, level in terminals:
-            handler.setLevel(level)
         logging.getLogger("emi_ray").removeHandler(nowhere)

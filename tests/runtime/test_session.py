@@ -1,5 +1,8 @@
 """A local session on a machine that is too busy for Ray to start in time."""
 
+import logging
+import sys
+
 import pytest
 import ray
 
@@ -54,3 +57,15 @@ def test_what_raylets_warn_of_goes_to_our_log_and_not_to_the_terminal(monkeypatc
     assert "12 processes were started" in caplog.text
     assert capsys.readouterr().out == ""
     assert worker.print_to_stdstream is before
+
+
+def test_after_an_error_rays_threads_print_nothing(capsys):
+    logger = logging.getLogger("ray.data")
+    logger.addHandler(terminal := logging.StreamHandler(sys.stderr))
+    try:
+        with pytest.raises(KeyError), session._quiet():
+            raise KeyError
+        logger.error("Full stack trace: …")
+        assert capsys.readouterr().err == ""
+    finally:
+        logger.removeHandler(terminal)
