@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emi_ray import merging, part_rows, parts
+from emi_ray import merging, parts
 from emi_ray.feature_store import ClipFeatures, FeatureStore, steps_of
 from emi_ray.schema import Origin
 from emi_ray.workspace import Workspace
@@ -116,7 +116,7 @@ def test_rows_leave_and_others_stay_as_they_are(store):
 
 
 def test_what_is_merged_while_it_is_read_costs_no_row(store, monkeypatch):
-    monkeypatch.setattr(part_rows, "AHEAD", 1)
+    monkeypatch.setattr(parts, "_AHEAD", 1)
     before = write_many(store, 12)
     seen = []
     for index, table in enumerate(store.tables(["clip_id", "num_steps", "features"])):
