@@ -47,6 +47,7 @@ _RIVALS = (
     "first-place-vad",
     "first-place-finetuned",
     "text-finetuned",
+    "late-fusion",
     "ours",
 )
 _COMPARED = ("5", "ablation", "rivals")

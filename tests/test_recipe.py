@@ -171,11 +171,11 @@ def test_an_encoder_without_a_sensible_name_or_modality_is_refused(tmp_path, old
         ("text", "stages=joint"),
         ("second-place", "encoders.audio.missing=zero"),
         ("first-place", "encoders.text.missing=zero"),
-        ("ours", "encoders.text.missing=zero"),
+        ("late-fusion", "encoders.text.missing=zero"),
         ("first-place", "fusion.encoder_lr_ratio=1.0"),
-        ("ours", "fusion.hidden=64"),
-        ("ours", "fusion.lr=1e-3"),
-        ("ours", "objective.auxiliary=0.5"),
+        ("late-fusion", "fusion.hidden=64"),
+        ("late-fusion", "fusion.lr=1e-3"),
+        ("late-fusion", "objective.auxiliary=0.5"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(name, override):
@@ -188,12 +188,14 @@ def test_a_setting_that_nothing_reads_is_refused(name, override):
 
 def test_what_a_workspace_sets_for_all_recipes_is_passed_over_where_nothing_reads_it():
     workspace = {"fusion": {"hidden": 64}, "training": {"plateau_patience": 6}}
-    assert load_recipe("ours", [], workspace) == load_recipe("ours", ["training.plateau_patience=6"])
+    assert load_recipe("late-fusion", [], workspace) == load_recipe(
+        "late-fusion", ["training.plateau_patience=6"]
+    )
     assert load_recipe("f2", [], workspace).fusion.hidden == 64
     assert load_recipe("first-place", [], workspace).training == load_recipe("first-place").training
 
 
-@pytest.mark.parametrize("name", ["f2", "first-place", "ours", "text-finetuned"])
+@pytest.mark.parametrize("name", ["f2", "first-place", "ours", "late-fusion", "text-finetuned"])
 def test_a_recipe_that_spells_out_every_setting_is_read_as_it_stands(name, tmp_path):
     recipe = load_recipe(name)
     path = tmp_path / f"{name}.yaml"

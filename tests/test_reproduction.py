@@ -128,7 +128,7 @@ def test_settings_reach_the_recipes_that_have_such_a_part():
     assert recipes["text"].encoders["text"].backbone is None
     assert recipes["first-place-finetuned"].encoders["text"].backbone == "/tiny"
     assert recipes["second-place"].fusion.hidden == 16
-    assert recipes["ours"].fusion.hidden != 16  # late fusion has no such part
+    assert recipes["late-fusion"].fusion.hidden != 16  # late fusion has no such part
     assert {recipe.training.epochs for recipe in recipes.values()} == {2}
     with pytest.raises(UserError, match="epochz"):
         load_recipes(["4"], ["training.epochz=2"])

@@ -17,7 +17,7 @@ DIMS = {"text": 4, "audio": 4, "vision": 4, "motion": 4}
 
 
 def train(data, *overrides, hooks=None):
-    recipe = load_recipe("ours", [*SMALL, "training.lr=3e-3", *overrides])
+    recipe = load_recipe("late-fusion", [*SMALL, "training.lr=3e-3", *overrides])
     return train_recipe(recipe, data, split_rows(data), seed=2, hooks=hooks)
 
 
@@ -45,7 +45,7 @@ def test_weights_follow_what_each_modality_knows_of_each_label():
     nonsense, knows_first = random.random((500, 2)), targets.copy()
     knows_first[:, 1] = 1 - targets[:, 1]  # says the opposite of the second label
     knows_first[::7] = np.nan
-    model = build_model(load_recipe("ours", SMALL), DIMS, 2)
+    model = build_model(load_recipe("late-fusion", SMALL), DIMS, 2)
     set_late_weights(model, [knows_first, nonsense, nonsense, nonsense], targets)
     assert model.weight[0, 0] == pytest.approx(1.0, abs=0.05)
     assert model.weight[0, 1] == 0
