@@ -48,3 +48,8 @@ def of_parts(rows: pa.Table, stamps: Mapping[str, str], values: list) -> pa.Arra
     """For each row the value of its part, null where the part is not among ``stamps``."""
     parts = rows["part"].combine_chunks()
     return pa.array(values).take(pc.index_in(parts, value_set=pa.array(list(stamps), pa.string())))
+
+
+def size_of(stamp: str) -> int:
+    """Bytes of a part of this stamp."""
+    return int(stamp.partition(":")[0])

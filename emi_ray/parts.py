@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from emi_ray.part_index import PartIndex
-from emi_ray.part_rows import grouped, in_order, is_repeated, only_later_parts
+from emi_ray.part_rows import grouped, in_order, is_repeated, only_later_parts, size_of
 from emi_ray.read_ahead import ahead
 from emi_ray.workspace import Workspace
 
@@ -29,8 +29,7 @@ PART, RAW = "part-{}.parquet", "_raw-{}"
 pandas, DuckDB and ``datasets`` pass it over, as its name begins with an underscore and has no suffix."""
 
 _INDEX_FROM, _THREADS = 8, 32  # so many parts that the index lacks are worth writing it anew
-_AHEAD = 3
-_ATTEMPTS = 5
+_AHEAD, _ATTEMPTS = 3, 5
 
 Result = TypeVar("Result")
 
@@ -144,7 +143,7 @@ class PartFolder:
 
     def _look(self, whole: bool = False) -> "_Found":
         stamps = self.stamps()
-        whole = whole and not self.workspace.is_local and sum(map(_size_of, stamps.values())) <= GROUP_BYTES
+        whole = whole and not self.workspace.is_local and sum(map(size_of, stamps.values())) <= GROUP_BYTES
         known = self._index.read(stamps) if stamps else None
         if known is None or not set(self.schema.names) <= set(known.column_names):
             known = self._empty
@@ -185,7 +184,7 @@ class PartFolder:
         Args:
             stamp: size and time of change, where they are known.
         """
-        if self.workspace.is_local or stamp is None or _size_of(stamp) > GROUP_BYTES:
+        if self.workspace.is_local or stamp is None or size_of(stamp) > GROUP_BYTES:
             return self.workspace.open_table(part)
         return pq.ParquetFile(pa.BufferReader(self.workspace.read_bytes(part)))
 
@@ -217,7 +216,7 @@ class PartFolder:
 
         def units() -> Iterator[tuple[str, int | None, pq.FileMetaData | None]]:
             for part, stamp in stamps.items():
-                if _size_of(stamp) <= GROUP_BYTES:
+                if size_of(stamp) <= GROUP_BYTES:
                     yield part, None, None
                     continue
                 with self.workspace.open_table(part) as file:
@@ -284,11 +283,6 @@ class _Found:
     stamps: Mapping[str, str]
     rows: pa.Table
     num_unknown: int
-
-
-def _size_of(stamp: str) -> int:
-    """Bytes of a part of this stamp."""
-    return int(stamp.partition(":")[0])
 
 
 def digest_of(names: Iterable[str]) -> str:
