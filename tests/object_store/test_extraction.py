@@ -26,7 +26,7 @@ def parts_of(workspace: Workspace) -> list[str]:
 
 
 def await_parts(workspace: Workspace, least: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while len(parts_of(workspace)) < least:
         assert time.monotonic() < deadline, "no features came"
         time.sleep(0.2)
