@@ -151,11 +151,13 @@ def test_verbs_whose_head_dies_say_so_and_finish_under_a_new_one(tmp_path):
         "tune": (study, tune(tmp_path / "space.yaml", 200)),
     }
     with cluster(8, 0) as (address, _):
-        drivers = {name: start(address, workspace, *line) for name, (workspace, line) in verbs.items()}
-        await_that(lambda: len(written_ids(texts)) > 0, drivers["extract"])
+        drivers = {name: start(address, *verbs[name][:1], *verbs[name][1]) for name in ("tune", "train")}
         await_that(lambda: bool(trials_of(study)), drivers["tune"])
-        await_that(lambda: bool(runs.files("encoders", recursive=True)), drivers["train"])
-    for name, driver in drivers.items():
+        drivers["extract"] = start(address, texts, *verbs["extract"][1])
+        await_that(lambda: len(written_ids(texts)) > 0, drivers["extract"])
+        at_work = {name: driver for name, driver in drivers.items() if driver.process.poll() is None}
+    assert {"tune", "extract"} <= at_work.keys()  # a training of small runs may be over
+    for name, driver in at_work.items():
         code, printed = driver.end()
         assert code == 1, (name, printed)
         assert f"Failed: The head of the Ray cluster at {address} no longer answers" in printed, (
