@@ -30,7 +30,7 @@ def read_features(
 
     >>> features = emi_ray.read_features("work", "text")
     >>> len(features), features["clip00"].shape
-    (48, (1, 768))
+    (48, (1, 4096))
     """
     target = workspace if isinstance(workspace, Workspace) else Workspace(os.fspath(workspace))
     return FeatureSet(target, find_store(target, modality, extractor=extractor))
@@ -77,7 +77,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
         """One row a clip, in the order of the corpus: ``clip_id``, ``split``, the labels, and ``features``, an array.
 
         >>> emi_ray.read_features("work", "text").to_pandas()["features"][0].shape
-        (1, 768)
+        (1, 4096)
         """
         rows = self._rows()
         frame = rows.to_pandas()
@@ -89,7 +89,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
 
         >>> item = emi_ray.read_features("work", "text").to_torch("val")[0]
         >>> item["features"].shape, item["labels"].shape
-        (torch.Size([1, 768]), torch.Size([2]))
+        (torch.Size([1, 4096]), torch.Size([2]))
         """
         from torch import tensor
         from torch.utils.data import Dataset

@@ -1,4 +1,4 @@
-"""Text without a download: hashed word and character n-grams, and a few measures of style."""
+"""Text without a download: hashed word and character n-grams, a sentiment lexicon, and a few measures of style."""
 
 import hashlib
 import unicodedata
@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import regex
 from pydantic import Field
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
@@ -58,6 +59,10 @@ STYLE_NAMES = (
     *_GROUPS,
 )
 _STYLE_WEIGHT = 0.15
+SENTIMENT_NAMES = ("compound", "positive", "negative", "neutral", "most", "least", "total", "emotional_words")
+_SENTIMENT_WEIGHT = 0.67
+_USUAL_NEUTRAL = 0.7
+"""Share of neutral words in most texts."""
 _FAMILIES = {"word": (0.5, 1.0), "pair": (0.25, 0.6), "char": (0.25, 0.6)}
 """For each family of n-grams: its share of the hashed dimensions, and its norm before the last scaling."""
 
@@ -76,21 +81,24 @@ class HashedNgrams(Extractor):
     - ``word`` (half): words; function words count less;
     - ``pair`` (a quarter): pairs of neighbouring words;
     - ``char`` (a quarter): 3 to 5 characters within a word and its ends, so *love* and *loved* are close;
-    - style: length, variety, punctuation, laughter, lengthened letters, shares of groups of English words.
+    - style: length, variety, punctuation, laughter, lengthened letters, shares of groups of English words;
+    - sentiment: what VADER says of the text (Hutto and Gilbert 2014; MIT licence): its four scores, and the highest,
+      lowest and total valence and the number of the words in its lexicon. English, with emoji and faces; other
+      languages have zeros there.
 
     An n-gram falls into the bucket, with the sign, that BLAKE2 gives it (Weinberger et al. 2009), and weighs
     1 + ln(count); each family is scaled to a fixed norm. Words are those of Unicode's rules (UAX 29) in any script,
     with their vowel signs and accents; in scripts without spaces each ideograph or syllable is one. Emoji, symbols
-    and faces such as ``:)`` are words too. Letter case and Unicode variants (NFKC) do not matter. The transcript has
-    no clock, so its one timestamp is 0.
+    and faces such as ``:)`` are words too. Unicode variants (NFKC) do not matter, and letter case only to VADER,
+    which takes capitals for emphasis. The transcript has no clock, so its one timestamp is 0.
 
-    The more dimensions, the fewer n-grams share one: a ridge reaches r = .49 with 768, .59 with 4096 and .63 with
-    16384 on the emotion intensities of tweets (``benchmarks/text_features.py``). An inverse document frequency of
-    the training texts adds nothing to the lower weight of function words (.56 with 4096).
+    The more dimensions, the fewer n-grams share one. On the emotion intensities of tweets a ridge reaches r = .60 with
+    768 and .67 with 4096, without the lexicon .49 and .59 (``benchmarks/text_features.py``). An inverse document
+    frequency of the training texts adds nothing to the lower weight of function words.
     """
 
     NAME = "hashed-ngrams"
-    VERSION = 2
+    VERSION = 3
     MODALITY = "text"
     NEEDS = frozenset({"transcript"})
     DIM = 4096
@@ -98,7 +106,8 @@ class HashedNgrams(Extractor):
 
     def __init__(self, settings: HashedNgramsSettings) -> None:
         super().__init__(settings)
-        hashed = settings.dim - len(STYLE_NAMES)
+        self._sentiment = SentimentIntensityAnalyzer()
+        hashed = settings.dim - len(STYLE_NAMES) - len(SENTIMENT_NAMES)
         self._sizes = {family: int(hashed * share) for family, (share, _) in _FAMILIES.items()}
         self._sizes["word"] += hashed - sum(self._sizes.values())
 
@@ -109,7 +118,7 @@ class HashedNgrams(Extractor):
     def feature_names(self) -> list[str]:
         """One name a dimension, such as ``word_0``, ``char_5`` or ``exclamations``."""
         buckets = [f"{family}_{bucket}" for family, size in self._sizes.items() for bucket in range(size)]
-        return [*buckets, *STYLE_NAMES]
+        return [*buckets, *STYLE_NAMES, *SENTIMENT_NAMES]
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
         """One step a clip: (1, dim) float32.
@@ -132,15 +141,39 @@ class HashedNgrams(Extractor):
         parts = [
             _hashed(grams[family], self._sizes[family]) * norm for family, (_, norm) in _FAMILIES.items()
         ]
-        vector = np.concatenate([*parts, _style(text, words) * _STYLE_WEIGHT])
+        sentiment = self._sentiment_of(transcript, words) * _SENTIMENT_WEIGHT
+        vector = np.concatenate([*parts, _style(text, words) * _STYLE_WEIGHT, sentiment])
         values = (vector / np.sqrt(np.sum(vector**2))).astype(np.float32)
         return Features(values[None], np.zeros(1, np.float32))
+
+    def _sentiment_of(self, transcript: str, words: Sequence[str]) -> np.ndarray:
+        """The features ``SENTIMENT_NAMES``, each about [-1, 1]; zeros where the lexicon has none of the words."""
+        scores = self._sentiment.polarity_scores(_visible(transcript))  # capitals are emphasis
+        valences = [self._sentiment.lexicon[word] for word in words if word in self._sentiment.lexicon]
+        if not valences and not scores["compound"]:
+            return np.zeros(len(SENTIMENT_NAMES))
+        return np.array(
+            [
+                scores["compound"],
+                scores["pos"],
+                scores["neg"],
+                scores["neu"] - _USUAL_NEUTRAL,
+                max([*valences, 0]) / 4,
+                min([*valences, 0]) / 4,
+                np.clip(sum(valences) / 4, -2, 2),
+                min(1.0, len(valences) / 5),
+            ]
+        )
 
 
 def normalized(transcript: str) -> str:
     """Lower case, one form for each character (NFKC), one apostrophe, and nothing that cannot be seen."""
+    return _visible(transcript).lower()
+
+
+def _visible(transcript: str) -> str:
     text = _INVISIBLE.sub("", _SPACES.sub(" ", transcript))
-    return unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower()
+    return unicodedata.normalize("NFKC", text).replace("\u2019", "'")
 
 
 def words_of(text: str) -> list[str]:

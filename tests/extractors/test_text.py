@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emi_ray.errors import ClipError
-from emi_ray.extractors.text import STYLE_NAMES, HashedNgrams
+from emi_ray.extractors.text import SENTIMENT_NAMES, HashedNgrams
 from emi_ray.media.clip import DecodedClip
 
 HAPPY = "I was so happy and proud of my sister when she won!"
@@ -83,8 +83,24 @@ def test_apostrophes_of_either_kind_are_one():
 @pytest.mark.parametrize("mark", ["!", "?"])
 def test_punctuation_shows_in_the_style(mark):
     column = {"!": "exclamations", "?": "questions"}[mark]
-    index = STYLE_NAMES.index(column) - len(STYLE_NAMES)
+    index = HashedNgrams(HashedNgrams.Settings()).feature_names().index(column)
     assert vector(f"you won{mark}")[index] > vector("you won")[index] == 0
+
+
+def sentiment(transcript: str) -> dict[str, float]:
+    return dict(zip(SENTIMENT_NAMES, vector(transcript)[-len(SENTIMENT_NAMES) :], strict=True))
+
+
+def test_the_lexicon_tells_glad_from_sad_and_heeds_negation():
+    glad, sad, negated = map(sentiment, ("what a happy day", "what a sad day", "what a not happy day"))
+    assert glad["compound"] > 0 > sad["compound"]
+    assert glad["positive"] > 0 == sad["positive"]
+    assert negated["compound"] < 0
+    assert sentiment("so glad 😭")["least"] == 0 < sentiment("so glad")["most"]
+
+
+def test_the_lexicon_says_nothing_of_what_it_does_not_know():
+    assert set(sentiment("der zug fährt nach hause").values()) == {0.0}
 
 
 @pytest.mark.parametrize("transcript", ["", "  \n\t", "...", "?!"])
