@@ -23,7 +23,8 @@ import torch
 from authors_script import AuthorsScript, Epoch
 from made_features import PAPER_STEPS, make_clips
 
-from emi_ray.feature_store import ClipFeatures, FeatureStore
+from emi_ray.feature_layout import ClipFeatures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import MODALITIES
 from emi_ray.training.clip_data import ClipData, PackedFeatures, read_packed

@@ -8,7 +8,6 @@ after a crash replaces its own part instead of adding a second; should a clip ne
 take the first.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.errors import UserError
+from emi_ray.feature_layout import ClipFeatures, as_bytes, features_table, modern, steps_of
 from emi_ray.parts import PART, RAW, PartFolder
 from emi_ray.precision import Precision
-from emi_ray.schema import FEATURE_COLUMNS, UNKNOWN, Modality, Origin, features_schema
+from emi_ray.schema import FEATURE_COLUMNS, Modality, Origin
 from emi_ray.workspace import Workspace
 
 RECORD = pa.schema(
@@ -33,17 +33,6 @@ RECORD = pa.schema(
     ]
 )
 """What is known of all clips of a store without their features."""
-
-
-@dataclass(frozen=True)
-class ClipFeatures:
-    """One row of a store: ``values`` (T, D), ``timestamps_s`` (T,), ``extras`` name → (T,)."""
-
-    clip_id: str
-    values: np.ndarray
-    timestamps_s: np.ndarray
-    extras: Mapping[str, np.ndarray]
-    origin: Origin = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -116,9 +105,9 @@ class FeatureStore:
         """
         if not rows:
             return None
-        table = _features_table(rows, self.dtype, {"emi_ray.fingerprint": self.fingerprint})
+        table = features_table(rows, self.dtype, {"emi_ray.fingerprint": self.fingerprint})
         names = (f"{row.clip_id} {row.origin.source}".rstrip() for row in rows)
-        return self.held.write(_as_bytes(table) if raw else table, names, RAW if raw else PART)
+        return self.held.write(as_bytes(table) if raw else table, names, RAW if raw else PART)
 
     def parts(self) -> list[str]:
         """Relative paths of the Parquet files, sorted."""
@@ -147,92 +136,7 @@ class FeatureStore:
                 )
 
     def _modern(self, table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-        """A table of any layout in the present one: raw parts hold bytes; until 2026-11 features were lists of
-        fixed-size lists, and rows said neither what they were made of nor what they hold."""
-        if "features" not in table.column_names:
-            return table
-        dtype = pa.from_numpy_dtype(self.dtype)
-        if pa.types.is_large_binary(table.schema.field("features").type):
-            table = _as_lists(table, dtype)
-        elif pa.types.is_fixed_size_list(table.schema.field("features").type.value_type):
-            table = _flattened(table)
-        if table.schema.field("features").type.value_type != dtype:
-            kind = features_schema(dtype, (), {}).field("features").type
-            table = _with_features(table, table["features"].cast(kind))
-        wanted = FEATURE_COLUMNS if columns is None else columns
-        for name in ("source", "source_stamp"):
-            if name in wanted and name not in table.column_names:
-                nothing = pa.array([""] * table.num_rows, pa.string())
-                table = table.append_column(pa.field(name, pa.string(), False), nothing)
-        if "digest" in wanted and "digest" not in table.column_names:
-            digests = pa.array(_digests_of(table), pa.string())
-            table = table.append_column(pa.field("digest", pa.string(), False), digests)
-        extras = [name for name in table.column_names if name not in FEATURE_COLUMNS]
-        return table.select([name for name in (*FEATURE_COLUMNS, *extras) if name in table.column_names])
-
-
-def steps_of(table: pa.Table) -> np.ndarray:
-    """All steps of all clips of a store's table, one below the other: (sum of num_steps, D)."""
-    values: np.ndarray = table["features"].combine_chunks().flatten().to_numpy()
-    num_steps = int(table["num_steps"].to_numpy().sum())
-    return values.reshape(num_steps, -1) if num_steps else values.reshape(0, 0)
-
-
-def content_digest(values: np.ndarray, timestamps_s: np.ndarray, extras: Mapping[str, np.ndarray]) -> str:
-    """Sixteen hexadecimal digits of a hash of one clip's features as they are stored."""
-    digest = hashlib.blake2b(f"{values.dtype} {values.shape}".encode(), digest_size=8)
-    for name, part in [("", values), ("timestamps_s", timestamps_s), *sorted(extras.items())]:
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
-
-
-def _flattened(table: pa.Table) -> pa.Table:
-    """Features as one list of numbers a clip, without copying these."""
-    lists = table["features"].combine_chunks()
-    dim, numbers = lists.values.type.list_size, lists.values.values
-    kind = pa.large_list(pa.field("item", numbers.type, False))
-    offsets = pa.array(lists.offsets.to_numpy().astype(np.int64) * dim + lists.values.offset * dim)
-    flat = pa.LargeListArray.from_arrays(offsets, numbers, type=kind)
-    return _with_features(table, flat)
-
-
-def _as_bytes(table: pa.Table) -> pa.Table:
-    """Features as one value of bytes a clip, without copying them."""
-    lists = table["features"].combine_chunks()
-    width = lists.type.value_type.bit_width // 8
-    ends = pa.py_buffer(lists.offsets.to_numpy() * width)
-    values = pa.Array.from_buffers(pa.large_binary(), len(lists), [None, ends, lists.values.buffers()[1]])
-    return _with_features(table, values)
-
-
-def _as_lists(table: pa.Table, dtype: pa.DataType) -> pa.Table:
-    """Inverse of :func:`_as_bytes`."""
-    values = table["features"].combine_chunks()
-    _, ends, data = values.buffers()
-    width = dtype.bit_width // 8
-    offsets = np.frombuffer(ends, np.int64)[values.offset : values.offset + len(values) + 1] // width
-    numbers = pa.Array.from_buffers(dtype, data.size // width, [None, data])
-    kind = pa.large_list(pa.field("item", dtype, False))
-    return _with_features(table, pa.LargeListArray.from_arrays(pa.array(offsets), numbers, type=kind))
-
-
-def _with_features(table: pa.Table, values: pa.Array | pa.ChunkedArray) -> pa.Table:
-    return table.set_column(
-        table.column_names.index("features"), pa.field("features", values.type, False), values
-    )
-
-
-def _digests_of(table: pa.Table) -> list[str]:
-    extras = [name for name in table.column_names if name not in FEATURE_COLUMNS]
-    found = []
-    for index in range(table.num_rows):
-        row = table.slice(index, 1)
-        per_step = {
-            name: row[name].combine_chunks().flatten().to_numpy() for name in ("timestamps_s", *extras)
-        }
-        found.append(content_digest(steps_of(row), per_step.pop("timestamps_s"), per_step))
-    return found
+        return modern(table, columns, pa.from_numpy_dtype(self.dtype))
 
 
 def stores_of(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
@@ -278,37 +182,3 @@ def find_store(
             else f"Make them: emi-ray extract -w {workspace.quoted} --modalities {modality}."
         )
     )
-
-
-def _features_table(rows: Sequence[ClipFeatures], dtype: np.dtype, metadata: Mapping[str, str]) -> pa.Table:
-    extras = sorted(rows[0].extras)
-    schema = features_schema(
-        pa.from_numpy_dtype(dtype), extras, {**metadata, "emi_ray.feature_dim": str(rows[0].values.shape[1])}
-    )
-    steps = [np.ascontiguousarray(row.values, dtype=dtype) for row in rows]
-    lengths = np.array([len(part) for part in steps])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    per_step = {name: [row.extras[name].astype(np.float32) for row in rows] for name in extras}
-    stamps = [row.timestamps_s.astype(np.float32) for row in rows]
-    digests = [
-        content_digest(part, stamps[i], {name: per_step[name][i] for name in extras})
-        for i, part in enumerate(steps)
-    ]
-
-    def lists(parts: Sequence[np.ndarray]) -> pa.Array:
-        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(np.concatenate(parts)))
-
-    numbers = pa.array(np.concatenate(steps).reshape(-1))
-    columns = [
-        pa.array([row.clip_id for row in rows]),
-        pa.array(lengths.astype(np.int32)),
-        pa.LargeListArray.from_arrays(
-            pa.array(offsets * rows[0].values.shape[1]), numbers, type=schema.field("features").type
-        ),
-        lists(stamps),
-        pa.array([row.origin.source for row in rows]),
-        pa.array([row.origin.stamp for row in rows]),
-        pa.array(digests),
-        *(lists(per_step[name]) for name in extras),
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)

@@ -16,8 +16,6 @@ Everything is written under another name and then renamed, so that a file either
 import json
 import os
 import shlex
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from emi_ray.appearing import Appearing, sweep
 from emi_ray.config import WorkspaceConfig
 from emi_ray.driver import driving
 from emi_ray.errors import UserError
@@ -255,33 +254,14 @@ class Workspace:
         with driving(self.filesystem, self.path(f"{relative}/.driver"), what, instead):
             yield
 
-    def _appearing(self, relative: str) -> "_Appearing":
-        return _Appearing(self, relative)
+    def sweep(self, relative: str) -> None:
+        """Remove the half-written files that a killed process left under a folder more than an hour ago."""
+        if self.is_local:
+            sweep(self.filesystem, self.path(relative))
 
-
-class _Appearing:
-    """Context manager: gives a hidden name to write to, renamed to the real one when all went well."""
-
-    def __init__(self, workspace: Workspace, relative: str) -> None:
-        folder, _, name = relative.rpartition("/")
-        self._filesystem = workspace.filesystem
-        self._folder = workspace.path(folder)
-        self._final = workspace.path(relative)
+    def _appearing(self, relative: str) -> Appearing:
         # A file of an object store appears only when it is complete: no detour is needed.
-        self._hidden = f"{self._folder}/.{name}.{uuid.uuid4().hex}" if workspace.is_local else self._final
-
-    def __enter__(self) -> str:
-        if self._hidden != self._final:
-            self._filesystem.create_dir(self._folder, recursive=True)
-        return self._hidden
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._hidden == self._final:
-            return
-        if kind is None:
-            self._filesystem.move(self._hidden, self._final)
-        elif self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
-            self._filesystem.delete_file(self._hidden)
+        return Appearing(self.filesystem, self.path(relative), detour=self.is_local)
 
 
 def _without_stored_credentials(clips: pa.Table) -> pa.Table:
@@ -294,19 +274,6 @@ def _without_stored_credentials(clips: pa.Table) -> pa.Table:
                 place, clips.schema.field(name), pa.chunked_array([plain], clips[name].type)
             )
     return clips
-
-
-def sweep(workspace: Workspace, relative: str) -> None:
-    """Remove the half-written files that a killed process left under a folder more than an hour ago."""
-    selector = fs.FileSelector(workspace.path(relative), allow_not_found=True, recursive=True)
-    long_ago = time.time() - 3600
-    for info in workspace.filesystem.get_file_info(selector) if workspace.is_local else ():
-        if (
-            info.type == fs.FileType.File
-            and info.base_name.startswith(".")
-            and info.mtime.timestamp() < long_ago
-        ):
-            workspace.filesystem.delete_file(info.path)
 
 
 def suffix_of(path: str) -> str:

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from emi_ray import merging, parts
-from emi_ray.feature_store import ClipFeatures, FeatureStore, steps_of
+from emi_ray.feature_layout import ClipFeatures, steps_of
+from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Origin
 from emi_ray.workspace import Workspace
 

@@ -7,7 +7,8 @@ import pytest
 from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.extracting import _choose_precision, _fit_for_store
 from emi_ray.extractors import Features
-from emi_ray.feature_store import ClipFeatures, FeatureStore
+from emi_ray.feature_layout import ClipFeatures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.precision import spread_of
 from emi_ray.training.clip_data import read_packed
 from emi_ray.workspace import Workspace

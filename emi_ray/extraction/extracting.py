@@ -18,7 +18,7 @@ from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import origin_column, origin_of, store_of, todo_column
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
 from emi_ray.failures import Failure, write_failures
-from emi_ray.feature_store import ClipFeatures
+from emi_ray.feature_layout import ClipFeatures
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
 from emi_ray.merging import Filling
 from emi_ray.precision import Precision, spread_of

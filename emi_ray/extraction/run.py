@@ -23,7 +23,7 @@ from emi_ray.extraction.work import origin_column, origin_of, plan_work, store_o
 from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality
-from emi_ray.workspace import EXTRACTIONS, Workspace, sweep
+from emi_ray.workspace import EXTRACTIONS, Workspace
 
 MEASURE_FROM_CLIPS = 500
 """Shorter runs are over before a measurement would pay."""
@@ -71,7 +71,7 @@ def _extract(
     started = time.perf_counter()
     precision = settle_precision(config, modalities or config.extractors)
     pipeline = plan_pipeline(workspace, config, modalities, precision)
-    sweep(workspace, "features")
+    workspace.sweep("features")
     clips = workspace.clips()
     planned = plan_work(workspace, clips, pipeline.specs, pipeline.transcriber, retry_failed)
     work = planned.table

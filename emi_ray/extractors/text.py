@@ -92,7 +92,7 @@ class HashedNgrams(Extractor):
     and faces such as ``:)`` are words too. Unicode variants (NFKC) do not matter, and letter case only to VADER,
     which takes capitals for emphasis. The transcript has no clock, so its one timestamp is 0.
 
-    The more dimensions, the fewer n-grams share one. On the emotion intensities of tweets a ridge reaches r = .60 with
+    The more dimensions, the fewer n-grams share one. On the emotion intensities of tweets a ridge reaches r .60 with
     768 and .67 with 4096, without the lexicon .49 and .59 (``benchmarks/text_features.py``). An inverse document
     frequency of the training texts adds nothing to the lower weight of function words.
     """

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.errors import EmiRayError, UserError
-from emi_ray.feature_store import FeatureStore, steps_of
+from emi_ray.feature_layout import steps_of
+from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Label, Stream, labels_of
 from emi_ray.workspace import Workspace
 

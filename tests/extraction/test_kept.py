@@ -8,7 +8,7 @@ import pytest
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.work import store_of
-from emi_ray.feature_store import ClipFeatures
+from emi_ray.feature_layout import ClipFeatures
 from emi_ray.media.origins import Inputs
 from emi_ray.media.yunet import settle_faces
 from emi_ray.recipe import load_recipe

@@ -7,7 +7,8 @@ from emi_ray import merging
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.upkeep import LOOK_EVERY_S, Upkeep
 from emi_ray.extraction.work import store_of
-from emi_ray.feature_store import ClipFeatures, FeatureStore
+from emi_ray.feature_layout import ClipFeatures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.parts import is_raw
 from tests.cluster.test_deaths import new_workspace
 

@@ -15,7 +15,7 @@ from emi_ray.extraction.work import Work, origin_column, plan_work, store_of, to
 from emi_ray.extractors import TranscriberSpec, specify
 from emi_ray.extractors.whisper import WhisperSettings
 from emi_ray.failures import Failure, read_failures, write_failures
-from emi_ray.feature_store import ClipFeatures
+from emi_ray.feature_layout import ClipFeatures
 from emi_ray.media.origins import content_of
 from emi_ray.schema import MEDIA_COLUMNS, Origin, clips_schema
 from emi_ray.transcript_store import TranscriptStore

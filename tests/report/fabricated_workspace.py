@@ -11,7 +11,8 @@ import yaml
 
 from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.failures import Failure, write_failures
-from emi_ray.feature_store import ClipFeatures, FeatureStore
+from emi_ray.feature_layout import ClipFeatures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.metrics import scores
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Modality, clips_schema
 from emi_ray.workspace import Workspace

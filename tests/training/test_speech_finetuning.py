@@ -9,7 +9,8 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run
 from emi_ray.extractors.waveform import STEP, Sound, SoundSettings
-from emi_ray.feature_store import ClipFeatures, FeatureStore
+from emi_ray.feature_layout import ClipFeatures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.media.clip import DecodedClip, Waveform
 from emi_ray.models.backbone import resolve_backbone
 from emi_ray.models.sequences import PaddedGroup, padded

@@ -9,7 +9,8 @@ from planted import planted_workspace
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run, predict_features
-from emi_ray.feature_store import ClipFeatures, FeatureStore
+from emi_ray.feature_layout import ClipFeatures
+from emi_ray.feature_store import FeatureStore
 from emi_ray.prediction import config_of, predict_split
 from emi_ray.recipe import load_recipe
 from emi_ray.training.checkpoint import load_model
