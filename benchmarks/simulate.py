@@ -31,6 +31,8 @@ from typing import Any
 
 import yaml
 
+from emi_ray.corpus.folder import VIDEO_SUFFIXES
+
 GPUS, CORES_PER_GPU, CLIPS = (1, 8, 64), (4, 12, 24), (12_660, 1_000_000)
 COSTS = Path(__file__).with_name("simulate_costs.yaml")
 
@@ -130,7 +132,7 @@ def measure(clips: Path, num: int) -> None:
 
 def _extract(workspace: Path, clips: Path, num: int, workers: int) -> dict[str, Any]:
     """The record of an extraction of so many clips with so many processes that decode."""
-    media = sorted(path for path in clips.rglob("*") if path.suffix in (".mp4", ".mov", ".mkv", ".avi"))
+    media = sorted(path for path in clips.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES)
     workspace.mkdir()
     with (workspace / "clips.csv").open("w") as stream:
         rows = csv.writer(stream)
