@@ -63,8 +63,9 @@ class Workspace:
         return place
 
     def __getstate__(self) -> dict[str, str]:
-        """The file system is opened anew by whoever is sent a workspace: it has connections, and no patience left."""
-        return {"root": self.root}
+        """The file system is opened anew by whoever is sent a workspace: it has connections, and no patience left.
+        Other processes may have another working directory, so that they are told the whole path."""
+        return {"root": self.path() if self.is_local else self.root}
 
     @property
     def quoted(self) -> str:

@@ -89,6 +89,10 @@ def _local(num_gpus: int | None, streaming: bool) -> Iterator[None]:
             ray.shutdown()
 
 
+_TOO_SLOW = ("timed out during startup", "Timed out waiting for file")
+"""What Ray says where its own processes do not start in time."""
+
+
 def _start(**options: Any) -> None:
     """``ray.init``, once more where a busy machine needs longer than the 30 s that Ray gives its own processes.
 
@@ -103,7 +107,7 @@ def _start(**options: Any) -> None:
                 ray.init(**options)
             return
         except Exception as error:  # Ray raises nothing narrower
-            if "timed out during startup" not in str(error):
+            if not any(words in str(error) for words in _TOO_SLOW):
                 raise
             ray.shutdown()
     raise EmiRayError(

@@ -200,7 +200,7 @@ def test_text_asks_the_hidden_states_of_a_speech_model_that_learns(workspace, sp
 def test_mistakes_about_speech_models_are_refused_with_a_remedy(tmp_path, workspace, speech):
     bert = tmp_path / "bert"
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    hf.BertConfig(vocab_size=9, **shape).save_pretrained(bert)
+    hf.BertModel(hf.BertConfig(vocab_size=9, **shape)).save_pretrained(bert)
     with pytest.raises(UserError, match="audio takes one of wav2vec2"):
         resolve_backbones(recipe_of("audio-finetuned", f"encoders.audio.backbone={bert}"))
     with pytest.raises(UserError, match="text takes a text encoder"):

@@ -83,10 +83,10 @@ def test_ranges_keep_their_kind(tmp_path):
 
 def test_a_star_means_every_encoder_of_the_recipe():
     recipe = load_recipe("f1")
-    changes = overrides({"encoders.*.hidden": 64, "training.lr": 1e-05, "stages": "joint"}, recipe)
+    changes = overrides({"encoders.*.hidden": 64, "training.lr": 1e-05, "fusion.hidden": 32}, recipe)
     changed = load_recipe("f1", changes)
     assert [changed.encoders[m].hidden for m in changed.modalities] == [64, 64, 64]
-    assert (changed.training.lr, changed.stages) == (1e-5, "joint")
+    assert (changed.training.lr, changed.fusion.hidden) == (1e-5, 32)
 
 
 def test_what_a_stage_leaves_open_is_what_training_says():
