@@ -8,14 +8,20 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 # These start clusters of their own, and a process can be connected to one Ray session only.
 CLUSTERS := tests/cluster/test_node_deaths.py tests/cluster/test_placement.py
 
-.PHONY: demo test check format install clean
+.PHONY: demo test test-long check format install clean
 
 demo: $(READY)  ## Render a corpus, extract, train, evaluate, report
 	$(BIN)/emi-ray demo -w demo
 
-test: $(READY)  ## Every test
+test: $(READY)  ## Every test but those of test-long
 	$(BIN)/pytest $(SIDE_BY_SIDE) $(CLUSTERS:%=--ignore %)
 	$(BIN)/pytest $(CLUSTERS)
+
+# Nodes, heads and stores that die under whole commands.
+LONG := tests/cluster/test_verbs_without_nodes.py tests/object_store/test_extraction.py
+
+test-long: $(READY)  ## The few tests that take minutes each
+	EMI_RAY_LONG_TESTS=1 $(BIN)/pytest $(LONG)
 
 check: $(READY)  ## Style, types, architecture and the fast tests
 	$(BIN)/ruff format --check .

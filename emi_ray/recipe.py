@@ -105,17 +105,22 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
 def _validate_read(
     values: dict[str, Any], where: str, overrides: Sequence[str], workspace: Mapping[str, Any]
 ) -> Recipe:
-    """The recipe, without what the workspace sets for all recipes and this one does not read.
+    """The recipe, without what the workspace sets for all recipes and this one does not read, and without what its
+    file sets for a part that an override replaces: ``stages=joint`` leaves encoders no stage of their own.
 
     Raises:
         UserError: a setting is unknown or wrong, or the recipe or an override sets what nothing reads.
     """
     recipe = validate(Recipe, values, where, overrides)
     given = {override.partition("=")[0] for override in overrides}
+    as_written = (
+        {path for path, _, _ in unread_settings(validate(Recipe, values, where))} if overrides else None
+    )
     refused = []
     for path, value, why in unread_settings(recipe):
         parts = path.split(".")
-        if path not in given and _holds(workspace, parts):
+        replaced = as_written is not None and path not in as_written and _holds(values, parts)
+        if path not in given and (replaced or _holds(workspace, parts)):
             values = _without(values, parts)
         else:
             refused.append(f"{where}: {path} = {value!r} has no effect: {why}. Leave it out.")

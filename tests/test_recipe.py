@@ -201,3 +201,11 @@ def test_a_recipe_that_spells_out_every_setting_is_read_as_it_stands(name, tmp_p
     path = tmp_path / f"{name}.yaml"
     path.write_text(dump_yaml(recipe))
     assert load_recipe(str(path)) == recipe
+
+
+def test_an_override_of_the_stages_replaces_what_the_recipe_says_of_stages_of_its_own():
+    recipe = load_recipe("f1", ["stages=joint"])
+    assert recipe.stages == "joint"
+    assert recipe.encoders["text"].missing == "skip"
+    with pytest.raises(UserError, match=r"encoders.text.missing = 'zero' has no effect"):
+        load_recipe("f1", ["stages=joint", "encoders.text.missing=zero"])

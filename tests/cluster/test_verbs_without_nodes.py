@@ -20,7 +20,13 @@ from emi_ray.tuning.study import kind_of
 from emi_ray.workspace import Workspace
 from tests.cluster.test_deaths import new_workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        "EMI_RAY_LONG_TESTS" not in os.environ, reason="takes minutes: make test-long runs it"
+    ),
+]
 
 ROOT = Path(__file__).parents[2]
 SPACE = "parameters: {fusion.dropout: {uniform: [0.1, 0.7]}, fusion.hidden: {choice: [8, 16, 32]}}"
