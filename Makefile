@@ -18,7 +18,8 @@ test: $(READY)  ## Every test but those of test-long
 	$(BIN)/pytest $(CLUSTERS)
 
 # Nodes, heads and stores that die under whole commands.
-LONG := tests/cluster/test_verbs_without_nodes.py tests/object_store/test_extraction.py tests/jobs
+LONG := tests/cluster/test_verbs_without_nodes.py tests/cluster/test_node_deaths.py \
+	tests/object_store/test_extraction.py tests/jobs
 
 test-long: $(READY)  ## The few tests that take minutes each
 	EMI_RAY_LONG_TESTS=1 $(BIN)/pytest $(LONG)
