@@ -15,7 +15,13 @@ from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
 from emi_ray.workspace import Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        "EMI_RAY_LONG_TESTS" not in os.environ, reason="takes minutes: make test-long runs it"
+    ),
+]
 
 SEEDS = range(42, 50)
 SMALL = [f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision")]
