@@ -22,7 +22,7 @@ LONG := tests/cluster/test_verbs_without_nodes.py tests/cluster/test_node_deaths
 	tests/object_store/test_extraction.py tests/training/test_killed_driver.py tests/jobs
 
 test-long: $(READY)  ## The few tests that take minutes each
-	EMI_RAY_LONG_TESTS=1 $(BIN)/pytest $(LONG)
+	for file in $(LONG); do EMI_RAY_LONG_TESTS=1 $(BIN)/pytest $$file || exit 1; done
 
 check: $(READY)  ## Style, types, architecture and the fast tests
 	$(BIN)/ruff format --check .

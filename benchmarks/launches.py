@@ -1,4 +1,4 @@
-"""What a training step asks of a device: operators, copies to it, and waits for it.
+"""Count what one training step does on a device: kernels, copies from the host, and waits of the host.
 
     python benchmarks/launches.py f2
 
@@ -13,6 +13,7 @@ import argparse
 import os
 import time
 from collections import Counter
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -23,7 +24,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import load_recipe
-from emi_ray.recipe_schema import ObjectiveSettings, TrainingSettings
 from emi_ray.training import batching, loop, stage_runner
 from emi_ray.training.clip_data import ClipData
 from emi_ray.training.rows import Rows, split_rows
@@ -62,18 +62,10 @@ def _measuring(device: torch.device):
     """A stand-in for ``fit`` that counts what one step does, and then trains as usual."""
 
     def fit(
-        model: Regressor,
-        data: ClipData,
-        train: np.ndarray,
-        val: np.ndarray,
-        training: TrainingSettings,
-        objective: ObjectiveSettings,
-        *,
-        seed: int,
-        stage: str = "fit",
-        **others,
+        model: Regressor, data: ClipData, train: np.ndarray, val: np.ndarray, *settings: Any, **options: Any
     ):
-        rows = Rows(train, val, others.get("inner"))
+        rows, (training, objective) = Rows(train, val, options.get("inner")), settings
+        seed, stage = options["seed"], options["stage"]
         fitting = loop._Fitting(model, data, rows, training, objective, seed, stage, device)
         model.train()
         fitting.criterion.start_epoch()
@@ -83,17 +75,7 @@ def _measuring(device: torch.device):
         kernels, copies, waits = _count(fitting, batches[WARM_UP])
         speed = _speed(fitting, batches) if device.type == "cuda" else ""
         print(f"  {stage:<8}{kernels:>5}{copies:>4}{waits:>4}{speed}")
-        return FIT(
-            model,
-            data,
-            train,
-            val,
-            training,
-            objective,
-            seed=seed,
-            stage=stage,
-            **{**others, "device": device},
-        )
+        return FIT(model, data, train, val, *settings, **options)
 
     return fit
 

@@ -1,6 +1,6 @@
 """Planning and resuming a million clips: seconds, memory and files, with a delay added to every file that is opened.
 
-    python benchmarks/scale.py --folder /tmp/scale --clips 1000000
+    python benchmarks/scale.py --folder DIR --clips 1000000
 
 Media are hard links to empty files and features have two dimensions; the parts are as many as features of usual sizes
 would fill (text 1.5 KB a clip, audio 717 KB, vision 86 KB, motion 4 KB). Each measurement is a process of its own, so

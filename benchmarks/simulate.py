@@ -64,7 +64,7 @@ class Outcome:
 
 
 def simulate(costs: Costs, cluster: Cluster, clips: int, spot: Mapping[str, float] | None = None) -> Outcome:
-    """What an extraction of so many clips comes to."""
+    """Throughput, bottleneck and duration of an extraction of ``clips`` clips."""
     rates = {"all cores": cluster.cores / sum(costs.cpu.values())}
     rates |= {
         stage: n / costs.cpu[stage] for stage, n in (cluster.stages or {}).items() if stage in costs.cpu

@@ -102,7 +102,7 @@ class Bench:
         self.outcomes: dict[str, dict] = json.loads(results.read_text()) if results.exists() else {}
 
     def train(self, variants: list[Variant]) -> None:
-        """Train what is not kept: first the first seed of every variant on all draws, then the second, …"""
+        """Train every system without a stored result: the first seed of each variant on all draws, then the next."""
         for seed in range(self.options.seeds):
             for variant in variants:
                 for draw in range(self.options.draws):

@@ -83,7 +83,7 @@ def score(x: np.ndarray, y: np.ndarray, weighting: Weighting) -> float:
 
 
 def ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Predictions for ``new``; the strength is the one of STRENGTHS that serves five folds of x best."""
+    """Predict ``new`` by ridge regression; five-fold cross-validation on ``x`` chooses the strength."""
     kernel, fold = x @ x.T, np.random.default_rng(0).permutation(len(y)) % 5
 
     def fit(rows: np.ndarray, strength: float) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Extracted features for one's own work: as NumPy arrays, a data frame, a torch or a Hugging Face data set."""
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +10,14 @@ import pyarrow as pa
 from emi_ray.feature_layout import steps_of
 from emi_ray.feature_store import FeatureStore, find_store
 from emi_ray.schema import Modality
-from emi_ray.workspace import Workspace
+from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:
     from datasets import Dataset as HuggingFaceDataset
     from torch.utils.data import Dataset as TorchDataset
 
 
-def read_features(
-    workspace: Workspace | str | os.PathLike[str], modality: Modality, extractor: str | None = None
-) -> "FeatureSet":
+def read_features(workspace: WorkspaceLike, modality: Modality, extractor: str | None = None) -> "FeatureSet":
     """The features of one modality of a workspace.
 
     Args:
@@ -33,7 +30,7 @@ def read_features(
     >>> len(features), features["clip00"].shape
     (48, (1, 4096))
     """
-    target = workspace if isinstance(workspace, Workspace) else Workspace(os.fspath(workspace))
+    target = workspace_of(workspace)
     return FeatureSet(target, find_store(target, modality, extractor=extractor))
 
 

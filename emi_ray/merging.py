@@ -6,6 +6,7 @@ Actors on GPUs do not merge. They write raw parts, and tasks on any node make fu
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from emi_ray.part_rows import size_of
 from emi_ray.parts import PartFolder, is_raw
 
 PART_BYTES = 256 << 20
@@ -62,7 +63,7 @@ def full_groups(folder: PartFolder, busy: Collection[str]) -> list[list[str]]:
 
 
 def _sizes(folder: PartFolder) -> dict[str, int]:
-    return {path: int(stamp.partition(":")[0]) for path, stamp in folder.stamps().items()}
+    return {path: size_of(stamp) for path, stamp in folder.stamps().items()}
 
 
 def _groups(paths: Iterable[str], sizes: Mapping[str, int], counts: Mapping[str, int]) -> list[list[str]]:

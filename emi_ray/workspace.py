@@ -277,6 +277,14 @@ def _without_stored_credentials(clips: pa.Table) -> pa.Table:
     return clips
 
 
+WorkspaceLike = Workspace | str | os.PathLike[str]
+
+
+def workspace_of(given: WorkspaceLike) -> Workspace:
+    """The workspace that a path, a URI or a workspace names."""
+    return given if isinstance(given, Workspace) else Workspace(os.fspath(given))
+
+
 def suffix_of(path: str) -> str:
     """The suffix of a local path's or URI's file, in lower case with its dot; a ``?query`` is no part of it."""
     plain = path.partition("?")[0] if "://" in path else path

@@ -4,9 +4,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from emi_ray.api.inputs import Overrides, WorkspaceLike, overrides_of, workspace_of
+from emi_ray.api.inputs import Overrides, overrides_of
 from emi_ray.config import CorpusKind
 from emi_ray.schema import Modality
+from emi_ray.workspace import WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.corpus.manifest import Corpus

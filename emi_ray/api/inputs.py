@@ -1,22 +1,13 @@
 """What every function of the API takes: workspaces and settings."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emi_ray.errors import UserError
-from emi_ray.workspace import Workspace
-
-WorkspaceLike = Workspace | str | os.PathLike[str]
 
 Overrides = Mapping[str, Any] | Sequence[str]
 """Settings: ``{"training.epochs": 30}``, or as the command line has them, ``["training.epochs=30"]``."""
-
-
-def workspace_of(given: WorkspaceLike) -> Workspace:
-    """The workspace that a path, a URI or a workspace names."""
-    return given if isinstance(given, Workspace) else Workspace(os.fspath(given))
 
 
 def overrides_of(settings: Overrides) -> list[str]:
@@ -30,8 +21,3 @@ def overrides_of(settings: Overrides) -> list[str]:
     if isinstance(settings, Mapping):
         return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
     return list(settings)
-
-
-def recipe_defaults(workspace: Workspace) -> dict[str, Any]:
-    """What ``emi_ray.yaml`` sets for all recipes."""
-    return workspace.config().recipe_defaults

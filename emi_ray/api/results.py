@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from emi_ray.api.inputs import WorkspaceLike, workspace_of
 from emi_ray.corpus.listing import Finding
 from emi_ray.errors import UserError
 from emi_ray.schema import Split
-from emi_ray.workspace import Workspace
+from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.comparison import Comparison

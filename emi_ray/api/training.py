@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emi_ray.api.inputs import Overrides, WorkspaceLike, overrides_of, recipe_defaults, workspace_of
+from emi_ray.api.inputs import Overrides, overrides_of
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.workspace import WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.training.runs import RunRequest, RunResult
@@ -51,7 +52,7 @@ def train(
         workspace, [recipes] if isinstance(recipes, str) else recipes, settings, seeds, any_features
     )
     results = train_runs(
-        workspace, requests, workers=workers, gpus_per_run=gpus_per_run, force=force, address=address
+        workspace, requests, num_workers=workers, gpus_per_run=gpus_per_run, force=force, address=address
     )
     raise_problems(results)
     return results
@@ -70,7 +71,7 @@ def plan_runs(
     from emi_ray.training.runs import RunRequest
 
     target = workspace_of(workspace)
-    defaults, overrides = recipe_defaults(target), overrides_of(settings)
+    defaults, overrides = target.config().recipe_defaults, overrides_of(settings)
     loaded = [load_recipe(name, overrides, defaults, any_features) for name in recipes]
     require_labels(target)
     return [RunRequest(recipe, seed) for recipe in loaded for seed in seeds or [recipe.training.seed]]
@@ -84,11 +85,10 @@ def train_runs(
     from emi_ray.runtime import ray_session
 
     target = workspace_of(workspace)
-    num_workers = options.pop("workers", 1)
     with ray_session(address):
         from emi_ray.training import runs
 
-        return runs.train_runs(target, requests, target.config(), num_workers=num_workers, **options)
+        return runs.train_runs(target, requests, target.config(), **options)
 
 
 def raise_problems(results: Sequence["RunResult"]) -> None:
@@ -150,7 +150,7 @@ def plan_search(
     from emi_ray.tuning.tune import plan_tuning
 
     target = workspace_of(workspace)
-    source = RecipeSource(recipe, tuple(overrides_of(settings)), recipe_defaults(target))
+    source = RecipeSource(recipe, tuple(overrides_of(settings)), target.config().recipe_defaults)
     return plan_tuning(target, target.config(), source, options)
 
 

@@ -75,7 +75,7 @@ def train(
         found = training.train_runs(
             target,
             requests,
-            workers=workers,
+            num_workers=workers,
             force=force,
             gpus_per_run=gpus_per_run,
             address=address,

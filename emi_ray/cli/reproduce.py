@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from emi_ray.api.inputs import recipe_defaults
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
 from emi_ray.cli.show import training_progress
 from emi_ray.errors import UserError
@@ -49,7 +48,7 @@ def reproduce(
     if stray := [setting for setting in settings or [] if "=" not in setting]:
         raise UserError(f"'{stray[0]}' is no setting: SECTION.KEY=VALUE. Tables are named by --tables.")
     names = [name for name in tables.split(",") if name]
-    defaults = recipe_defaults(target)
+    defaults = config.recipe_defaults
     recipes = load_recipes(names, settings or [], defaults, any_features)
     with ray_session(address), training_progress(list(recipes.values()), len(recipes) * seeds) as progress:
         made = reproduce(

@@ -32,7 +32,7 @@ MEASURE_FROM_CLIPS = 500
 def check(
     workspace: Workspace, config: WorkspaceConfig, modalities: Sequence[Modality] | None = None
 ) -> None:
-    """Refuse in seconds, before a Ray session is started, what a run could only fail of.
+    """Check the settings, extractors and workspace of an extraction in seconds, without a Ray session.
 
     Raises:
         UserError: as :func:`plan_pipeline`, or the workspace has no corpus or may not be written.

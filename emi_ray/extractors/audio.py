@@ -6,9 +6,9 @@ from dataclasses import fields
 import numpy as np
 from pydantic import Field
 
-from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Extractor, Features
 from emi_ray.extractors.moving import slope_around, std_around
+from emi_ray.extractors.sound.checks import check_sound
 from emi_ray.extractors.sound.contour import (
     CONTEXT_NAMES,
     CONTOUR_NAMES,
@@ -105,7 +105,7 @@ class Prosody(Extractor):
         return [self._features(clip.waveform) for clip in clips if clip.waveform]
 
     def _features(self, waveform: Waveform) -> Features:
-        _check(waveform)
+        check_sound(waveform, SAMPLE_RATE_HZ)
         spectra, courses = zip(*map(self._measure, _chunks(waveform.samples)), strict=True)
         shape, course = np.concatenate(spectra), _join(courses)
         cepstra = cepstra_of(course.mel, _NUM_CEPSTRA)
@@ -142,15 +142,6 @@ class Prosody(Extractor):
             zero_crossings=(negative[:, 1:] != negative[:, :-1]).mean(axis=1, dtype=np.float32),
             pitch=pitch,
         )
-
-
-def _check(waveform: Waveform) -> None:
-    if waveform.sample_rate_hz != SAMPLE_RATE_HZ:
-        raise ClipError("audio", f"the sound is at {waveform.sample_rate_hz} Hz, not at {SAMPLE_RATE_HZ} Hz")
-    if not len(waveform.samples):
-        raise ClipError("audio", "the sound is empty")
-    if not np.isfinite(waveform.samples).all():
-        raise ClipError("audio", "the sound holds values that are not numbers")
 
 
 def _chunks(samples: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The Geneva minimalistic acoustic parameter set of sound, by openSMILE."""
+"""Audio extractor: the extended Geneva Minimalistic Acoustic Parameter Set (eGeMAPS), computed by openSMILE."""
 
 from collections.abc import Sequence
 from importlib import metadata
@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from emi_ray.config import MediaSettings
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors.base import Extractor, Features
+from emi_ray.extractors.sound.checks import check_sound
 from emi_ray.media.clip import DecodedClip, Waveform
 from emi_ray.settings import Settings
 
@@ -95,12 +96,7 @@ class Egemaps(Extractor):
         return [self._features(clip.waveform) for clip in clips if clip.waveform]
 
     def _features(self, sound: Waveform) -> Features:
-        if sound.sample_rate_hz != SAMPLE_RATE_HZ:
-            raise ClipError("audio", f"the sound is at {sound.sample_rate_hz} Hz, not at {SAMPLE_RATE_HZ} Hz")
-        if not len(sound.samples):
-            raise ClipError("audio", "the sound is empty")
-        if not np.isfinite(sound.samples).all():
-            raise ClipError("audio", "the sound holds values that are not numbers")
+        check_sound(sound, SAMPLE_RATE_HZ)
         missing = max(0, round(_SHORTEST_S * SAMPLE_RATE_HZ) - len(sound.samples))
         samples = np.pad(sound.samples.astype(np.float32, copy=False), (0, missing))
         found = self._smile.process_signal(samples, SAMPLE_RATE_HZ)
