@@ -8,7 +8,7 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 # These start clusters of their own, and a process can be connected to one Ray session only.
 CLUSTERS := tests/cluster/test_node_deaths.py tests/cluster/test_placement.py
 
-.PHONY: demo test test-long check format install clean
+.PHONY: demo test test-long check docs format install clean
 
 demo: $(READY)  ## Render a corpus, extract, train, evaluate, report
 	$(BIN)/emi-ray demo -w demo
@@ -31,6 +31,9 @@ check: $(READY)  ## Style, types, architecture and the fast tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow"
 
+docs: $(READY)  ## The documentation, into site/; a broken link or page is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -44,4 +47,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

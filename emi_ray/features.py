@@ -26,9 +26,10 @@ def read_features(workspace: WorkspaceLike, modality: Modality, extractor: str |
     Raises:
         UserError: there are none, or several sets of them.
 
-    >>> features = emi_ray.read_features("work", "text")
-    >>> len(features), features["clip00"].shape
-    (48, (1, 4096))
+    Examples:
+        >>> features = emi_ray.read_features("work", "text")
+        >>> len(features), features["clip00"].shape
+        (48, (1, 4096))
     """
     target = workspace_of(workspace)
     return FeatureSet(target, find_store(target, modality, extractor=extractor))
@@ -74,8 +75,9 @@ class FeatureSet(Mapping[str, np.ndarray]):
     def to_pandas(self) -> pd.DataFrame:
         """One row a clip, in the order of the corpus: ``clip_id``, ``split``, the labels, and ``features``, an array.
 
-        >>> emi_ray.read_features("work", "text").to_pandas()["features"][0].shape
-        (1, 4096)
+        Examples:
+            >>> emi_ray.read_features("work", "text").to_pandas()["features"][0].shape
+            (1, 4096)
         """
         rows = self._rows()
         frame = rows.to_pandas()
@@ -85,9 +87,10 @@ class FeatureSet(Mapping[str, np.ndarray]):
     def to_torch(self, split: str | None = None) -> "TorchDataset[dict[str, Any]]":
         """A map-style data set of ``clip_id``, ``features`` (num_steps, feature_dim) and ``labels`` (num_labels,).
 
-        >>> item = emi_ray.read_features("work", "text").to_torch("val")[0]
-        >>> item["features"].shape, item["labels"].shape
-        (torch.Size([1, 4096]), torch.Size([2]))
+        Examples:
+            >>> item = emi_ray.read_features("work", "text").to_torch("val")[0]
+            >>> item["features"].shape, item["labels"].shape
+            (torch.Size([1, 4096]), torch.Size([2]))
         """
         from torch import tensor
         from torch.utils.data import Dataset

@@ -35,9 +35,10 @@ def init(
     Raises:
         UserError: the corpus cannot work, or a setting is wrong; nothing is written then.
 
-    >>> corpus = emi_ray.init("work", "clips.csv")
-    >>> corpus.clips.num_rows, [label.name for label in corpus.labels]
-    (48, ['Joy', 'Fear'])
+    Examples:
+        >>> corpus = emi_ray.init("work", "clips.csv")
+        >>> corpus.clips.num_rows, [label.name for label in corpus.labels]
+        (48, ['Joy', 'Fear'])
     """
     from emi_ray.corpus.setup import init_workspace
 
@@ -63,9 +64,10 @@ def extract(
     Returns:
         What was done, what was quarantined and why, and how fast it went.
 
-    >>> summary = emi_ray.extract("work", ["text"])
-    >>> summary.stages["text"].ok, summary.stages["text"].failed
-    (48, 0)
+    Examples:
+        >>> summary = emi_ray.extract("work", ["text"])
+        >>> summary.stages["text"].ok, summary.stages["text"].failed
+        (48, 0)
     """
     from emi_ray import extraction
     from emi_ray.runtime import ray_session

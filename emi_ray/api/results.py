@@ -23,8 +23,9 @@ def evaluate(workspace: WorkspaceLike, run: str) -> dict[str, Any]:
     Returns:
         By split the scores, as ``result["val"]["val_pearson"]``; None for a score that does not exist.
 
-    >>> emi_ray.evaluate("work", "text/1")["val"]["num_val"]
-    16
+    Examples:
+        >>> emi_ray.evaluate("work", "text/1")["val"]["num_val"]
+        16
     """
     from emi_ray.ensembles import evaluate_run
 
@@ -48,9 +49,10 @@ def predict(
             of the workspace's own ``split``.
         on_findings: called with what is wrong with the clips, before their features are extracted.
 
-    >>> found = emi_ray.predict("work", "text/1", "new.csv").to_pandas()
-    >>> list(found.columns)
-    ['clip_id', 'Joy', 'Fear', 'modalities']
+    Examples:
+        >>> found = emi_ray.predict("work", "text/1", "new.csv").to_pandas()
+        >>> list(found.columns)
+        ['clip_id', 'Joy', 'Fear', 'modalities']
     """
     from emi_ray.ensembles import labels_and_streams
     from emi_ray.prediction import Predictions, predict_clips, predict_split, read_new_clips
@@ -98,9 +100,10 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     Raises:
         UserError: there is no finished run.
 
-    >>> model = emi_ray.load_model("work/runs/text/1")
-    >>> model.predict("new.csv").to_pandas().shape
-    (2, 4)
+    Examples:
+        >>> model = emi_ray.load_model("work/runs/text/1")
+        >>> model.predict("new.csv").to_pandas().shape
+        (2, 4)
     """
     from emi_ray.ensembles import labels_and_streams
 
@@ -128,8 +131,9 @@ def compare(
     Returns:
         Mean scores, and for each pair of systems the difference with its 95 % interval and corrected p-value.
 
-    >>> emi_ray.compare("work", ["text/1", "text/2"]).pairs[0].first
-    'text/1'
+    Examples:
+        >>> emi_ray.compare("work", ["text/1", "text/2"]).pairs[0].first
+        'text/1'
     """
     from emi_ray.comparison import compare as compare_systems
     from emi_ray.comparison import read_systems
@@ -142,8 +146,9 @@ def compare(
 def report(workspace: WorkspaceLike) -> str:
     """Write the HTML report of everything that a workspace holds; returns its path or URI.
 
-    >>> emi_ray.report("work").endswith("work/report/index.html")
-    True
+    Examples:
+        >>> emi_ray.report("work").endswith("work/report/index.html")
+        True
     """
     from emi_ray.reporting import build_report
 

@@ -44,9 +44,10 @@ def train(
     Raises:
         UserError: a run cannot be trained. Those that can are trained first.
 
-    >>> results = emi_ray.train("work", "text", seeds=[1, 2], settings={"training.epochs": 3})
-    >>> [result.metrics["seed"] for result in results]
-    [1, 2]
+    Examples:
+        >>> results = emi_ray.train("work", "text", seeds=[1, 2], settings={"training.epochs": 3})
+        >>> [result.metrics["seed"] for result in results]
+        [1, 2]
     """
     requests = plan_runs(
         workspace, [recipes] if isinstance(recipes, str) else recipes, settings, seeds, any_features
@@ -125,10 +126,11 @@ def tune(
     Returns:
         The best settings beside the recipe's own; None where ``timeout_s`` ended the search too early to tell.
 
-    >>> outcome = emi_ray.tune("work", "text", "space.yaml", trials=3, confirm=0, seeds=1,
-    ...                        settings={"training.epochs": 2})
-    >>> outcome.finished
-    3
+    Examples:
+        >>> outcome = emi_ray.tune("work", "text", "space.yaml", trials=3, confirm=0, seeds=1,
+        ...                        settings={"training.epochs": 2})
+        >>> outcome.finished
+        3
     """
     from emi_ray.tuning.tune import TuneOptions
 
