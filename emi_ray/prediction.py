@@ -1,8 +1,7 @@
 """Raw clips that a model has never seen → predictions."""
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import pandas as pd
@@ -10,30 +9,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import write_csv
 
-from emi_ray.config import (
-    CorpusSettings,
-    ExtractionSettings,
-    ExtractorSettings,
-    MediaSettings,
-    WorkspaceConfig,
-)
-from emi_ray.corpus.folder import read_media
+from emi_ray.config import ExtractionSettings, ExtractorSettings, MediaSettings, WorkspaceConfig
+from emi_ray.corpus.files import absolute
 from emi_ray.corpus.listing import Finding
-from emi_ray.corpus.manifest import validate_corpus
-from emi_ray.corpus.table import read_clips
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
-from emi_ray.ensembles import is_ensemble, load_ensemble
+from emi_ray.ensembles import describe_models, is_ensemble, load_ensemble
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, predict_table, write_submission
 from emi_ray.extraction import extract
 from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.work import changed_inputs
 from emi_ray.extractors import find_extractor
+from emi_ray.feature_store import FeatureStore
+from emi_ray.new_clips import Record, Round, Written, place_of, read_record, read_sources
 from emi_ray.output import write_output
 from emi_ray.schema import Label, Modality, Split, Stream
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
-from emi_ray.workspace import CLIPS, Workspace, suffix_of
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+from emi_ray.workspace import CLIPS, Workspace
 
 
 @dataclass(frozen=True)
@@ -59,12 +51,14 @@ class Predictions:
         table: ``clip_id``, one column a label as the model computed it, and ``modalities``, those that the clip has.
         labels: the columns, with the range of each.
         streams: what the model reads.
+        place: where the features of clips that the model has never seen are kept; None for the workspace's own clips.
     """
 
     workspace: Workspace
     table: pa.Table
     labels: tuple[Label, ...]
     streams: tuple[Stream, ...]
+    place: Workspace | None = None
 
     @property
     def intensities(self) -> pa.Table:
@@ -86,6 +80,7 @@ class Predictions:
         sheet = BytesIO()
         write_csv(self.intensities, sheet)
         write_output(to, sheet.getvalue())
+        self._remember(Written(absolute(to)))
 
     def write_submission(self, to: str, id_width: int | None = None) -> None:
         """Write a submission to the challenge: ``Filename`` and one column a label.
@@ -95,6 +90,12 @@ class Predictions:
         """
         table = self.table if id_width is not None else as_test_list_spells(self.workspace, self.table)
         write_submission(table, to, self.labels, id_width)
+        self._remember(Written(absolute(to), "submission", id_width))
+
+    def _remember(self, written: Written) -> None:
+        """Note where the predictions were written to, for the command that brings them up to date."""
+        if self.place is not None:
+            replace(read_record(self.place), written=written).write(self.place)
 
 
 def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> NewClips:
@@ -108,15 +109,11 @@ def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> Ne
     Raises:
         UserError: there is no such run, it reads features that were imported, or a source is not there or no media.
     """
+    run = find_run(workspace, run).removeprefix("runs/")
     models = tuple(_models(workspace, run))
     for loaded in models:
         _refuse_other_features(workspace, run, loaded)
-    if len(sources) == 1 and suffix_of(sources[0]) in TABLE_SUFFIXES:
-        held = workspace.config().corpus
-        listing = read_clips(sources[0], held.encoding)
-    else:
-        listing = read_media(sources)
-    corpus = validate_corpus(listing, CorpusSettings())
+    corpus = read_sources(workspace, sources)
     return NewClips(run, models, corpus.clips, corpus.warnings, tuple(sources))
 
 
@@ -127,40 +124,54 @@ def predict_clips(
 ) -> pa.Table:
     """Extract the features that the run was trained on from new clips, and predict. Needs a Ray session.
 
-    The features stay in ``predictions/`` of the workspace, so that the same command goes on where it stopped.
+    The features stay in ``predictions/`` of the workspace, so that the same command goes on where it stopped. It
+    makes anew what belongs to files or transcripts that have changed since.
 
     Returns:
         As of :func:`emi_ray.evaluation.predict_features`, one row a clip.
     """
-    models, clips, run = new.models, new.clips, new.run
-    inner = workspace.inner(f"predictions/{run}/{_digest(clips)}")
-    inner.write_table(CLIPS, clips)
-    for loaded in models:  # members on the same features find them done
-        for streams in _rounds(loaded):
-            inner.write_config(config_of(loaded, workspace.config().extraction, streams))
-            modalities = [loaded.description.recipe.modality_of(stream) for stream in streams]
-            extract(inner, inner.config(), modalities, on_progress=on_progress)
-    predictions = _predict(workspace, run, inner, clips)
-    made = {
-        "run_keys": [loaded.description.run_key for loaded in models],
-        "sources": list(new.sources),
-        "modalities": [models[-1].description.recipe.modality_of(s) for s in _rounds(models[-1])[-1]],
-    }
-    inner.write_json("prediction.json", made)
+    place = place_of(workspace, new.run, new.sources)
+    place.write_table(CLIPS, new.clips)
+    rounds = tuple(_extractions(new.models, workspace.config().extraction))
+    record = Record(
+        tuple(loaded.description.run_key for loaded in new.models), tuple(map(absolute, new.sources)), rounds
+    )
+    record.write(place)
+    for each in rounds:
+        place.write_config(each.config)
+        extract(place, place.config(), each.modalities, on_progress=on_progress)
+    predictions = _predict(workspace, new.run, place, new.clips)
+    replace(record, finished=True).write(place)
     return predictions
+
+
+def _extractions(models: Iterable[LoadedModel], settings: ExtractionSettings) -> Iterator[Round]:
+    """The extractions that serve all models, each once."""
+    done: list[Round] = []
+    for loaded in models:
+        for streams in _rounds(loaded):
+            modalities = tuple(loaded.description.recipe.modality_of(stream) for stream in streams)
+            found = Round(config_of(loaded, settings, streams), modalities)
+            if found not in done:
+                done.append(found)
+                yield found
 
 
 def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
     """Predict a split of the workspace's own corpus from its features.
 
     Raises:
-        UserError: there is no such run, or the split has no clip.
+        UserError: there is no such run, the split has no clip, or clips of it have other files or transcripts now
+            than those that their features were made of.
     """
     clips = workspace.clips()
     find_run(workspace, run)
     chosen = clips.filter(pc.equal(clips["split"], split))
     if not chosen.num_rows:
         raise UserError(f"{workspace.root} has no clip in its {split} split: name clips with --clips.")
+    for description in describe_models(workspace, run):
+        for store in description.stores(workspace).values():
+            _refuse_changed(store, chosen)
     return _predict(workspace, run, workspace, chosen)
 
 
@@ -170,6 +181,15 @@ def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table
     spelled = spelled_test_ids(corpus.source) if corpus.kind == "vidmimic2" and corpus.source else {}
     ids = [spelled.get(clip_id, clip_id) for clip_id in predictions["clip_id"].to_pylist()]
     return predictions.set_column(0, "clip_id", pa.array(ids, pa.string()))
+
+
+def _refuse_changed(store: FeatureStore, clips: pa.Table) -> None:
+    if changed := changed_inputs(store, clips):
+        clip_id, why = next(iter(changed.items()))
+        raise UserError(
+            f"The {store.modality} features of {len(changed)} clips were made of other inputs than these clips have "
+            f"now ({clip_id}, for one: {why}). Make them anew: emi-ray extract -w {store.workspace.quoted}"
+        )
 
 
 def _refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -> None:
@@ -270,8 +290,3 @@ def _predict(workspace: Workspace, run: str, place: Workspace, clips: pa.Table) 
         return predict_table(place, load_model(workspace, run), clips)
     loaded = load_ensemble(workspace, run)
     return loaded.combine([predict_table(place, member, clips) for member in loaded.members])
-
-
-def _digest(clips: pa.Table) -> str:
-    named = "\n".join(map(str, clips.drop_columns("split").to_pylist()))
-    return hashlib.blake2b(named.encode(), digest_size=6).hexdigest()

@@ -13,6 +13,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.ensemble_weights import MEAN, combine, fit_weights
 from emi_ray.ensembles import build_ensemble, evaluate_run
 from emi_ray.errors import UserError
+from emi_ray.new_clips import Record
 from emi_ray.prediction import predict_split
 from emi_ray.recipe import load_recipe
 from emi_ray.reporting import build_report
@@ -184,7 +185,9 @@ def test_an_ensemble_is_stale_after_a_member_was_trained_again_and_outlives_one_
     workspace.delete("runs/kept/7")
 
 
-def test_predictions_of_an_ensemble_are_stale_once_its_members_are_others(workspace):
+def test_predictions_of_an_ensemble_are_stale_once_its_members_are_others(workspace, tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index:05d}.wav").touch()
     build_ensemble(workspace, ["text/1", "audio/1"], "asked", seed=7)
     keys = [member["run_key"] for member in workspace.read_json("runs/asked/7/ensemble.json")["members"]]
     inner = workspace.inner("predictions/asked/7/some")
@@ -192,8 +195,7 @@ def test_predictions_of_an_ensemble_are_stale_once_its_members_are_others(worksp
     inner.write_config(WorkspaceConfig())
 
     def line(run_keys):
-        made = {"run_keys": run_keys, "sources": ["new.mp4"], "modalities": []}
-        inner.write_json("prediction.json", made)
+        Record(tuple(run_keys), (str(tmp_path),), (), finished=True).write(inner)
         lines = read_status(workspace, WorkspaceConfig()).lines
         return next(line for line in lines if line.stage == "predictions")
 

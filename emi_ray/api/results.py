@@ -11,6 +11,7 @@ from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.comparison import Comparison
+    from emi_ray.new_clips import place_of
     from emi_ray.prediction import Predictions
 
 
@@ -69,10 +70,12 @@ def predict(
         on_findings(found.warnings)
         with ray_session(address, streaming=True):
             table = predict_clips(target, found, on_progress)
+        place = place_of(target, found.run, sources)
     else:
+        place = None
         table = predict_split(target, run, split)
     labels, streams = labels_and_streams(target, run)
-    return Predictions(target, table, tuple(labels), tuple(streams))
+    return Predictions(target, table, tuple(labels), tuple(streams), place)
 
 
 class Model:

@@ -16,6 +16,7 @@ from emi_ray.ensembles.build import build_ensemble
 from emi_ray.ensembles.files import (
     ENSEMBLE,
     EnsembleDescription,
+    describe_models,
     is_ensemble,
     labels_and_streams,
     load_ensemble,
@@ -27,6 +28,7 @@ __all__ = [
     "ENSEMBLE",
     "EnsembleDescription",
     "build_ensemble",
+    "describe_models",
     "evaluate_run",
     "is_ensemble",
     "labels_and_streams",

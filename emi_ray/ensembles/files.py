@@ -10,7 +10,13 @@ from emi_ray.ensemble_weights import EnsembleWeights, combine
 from emi_ray.ensembles.answers import MemberAnswers, cross_fitted
 from emi_ray.schema import Label
 from emi_ray.settings import Settings, validate
-from emi_ray.training.checkpoint import DESCRIPTION, LoadedModel, find_run, load_folder
+from emi_ray.training.checkpoint import (
+    LoadedModel,
+    ModelDescription,
+    find_run,
+    load_folder,
+    read_model_description,
+)
 from emi_ray.workspace import Workspace
 
 ENSEMBLE = "ensemble.json"
@@ -96,11 +102,20 @@ def load_ensemble(workspace: Workspace, run: str) -> LoadedEnsemble:
 
 def labels_and_streams(workspace: Workspace, run: str) -> tuple[tuple[Label, ...], list[str]]:
     """The labels that a run predicts, and the encoders that it reads with, over all its members."""
+    described = describe_models(workspace, run)
+    streams = dict.fromkeys(name for each in described for name in each.recipe.encoders)
+    return described[0].labels, list(streams)
+
+
+def describe_models(workspace: Workspace, run: str) -> list[ModelDescription]:
+    """What is known of a run's model, or of those of an ensemble's members; no weights are read.
+
+    Raises:
+        UserError: there is no such finished run, or another version made it.
+    """
     folder = find_run(workspace, run)
     folders = [folder]
     if is_ensemble(workspace, run):
-        count = len(workspace.read_json(f"{folder}/{ENSEMBLE}")["members"])
+        count = len(read_description(workspace, folder).members)
         folders = [f"{folder}/members/{index}" for index in range(count)]
-    described = [workspace.read_json(f"{each}/{DESCRIPTION}") for each in folders]
-    streams = dict.fromkeys(name for each in described for name in each["recipe"]["encoders"])
-    return tuple(Label(**label) for label in described[0]["labels"]), list(streams)
+    return [read_model_description(workspace, each) for each in folders]

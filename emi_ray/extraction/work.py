@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emi_ray.config import ExtractorSettings
+from emi_ray.errors import UserError
 from emi_ray.extraction.standing import Standing, compare
-from emi_ray.extractors import ExtractorSpec, TranscriberSpec
+from emi_ray.extractors import ExtractorSpec, TranscriberSpec, check_settings
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.media.origins import Inputs
@@ -100,6 +102,24 @@ class Work:
                 held.discard(each.stale)
             if each.restamped:
                 held.restamp(each.restamped)
+
+
+def changed_inputs(store: FeatureStore, clips: pa.Table) -> dict[str, str]:
+    """Clips whose features in a store are of other inputs than the clips have now: clip id → what has changed.
+
+    Features that were imported, or made by an extractor that is not there any more, cannot be compared.
+
+    Args:
+        clips: with transcripts as the corpus gives them.
+    """
+    made_by = store.describe()
+    wanted = ExtractorSettings(name=made_by["extractor"], settings=made_by.get("settings", {}))
+    try:
+        kind, settings = check_settings(store.modality, wanted)
+    except UserError:
+        return {}
+    stamps = Inputs(clips).stamps(kind.needs(settings), recognises="transcriber" in made_by)
+    return compare(store.held.record(), clips["clip_id"].combine_chunks(), stamps, clips).changed
 
 
 def plan_work(

@@ -1,17 +1,19 @@
 """What a workspace holds that is current, stale, missing or quarantined, and what would bring it up to date.
 
-features.py   features, recognised transcripts, and what was extracted for predictions
-models.py     encoders, runs, studies
-ensembles.py  ensembles of runs
+features.py     features and recognised transcripts
+models.py       encoders, runs, studies
+ensembles.py    ensembles of runs
+predictions.py  predictions of clips that no run had seen
 """
 
 from collections.abc import Sequence
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.status.ensembles import ensemble_lines
-from emi_ray.status.features import feature_lines, prediction_lines
+from emi_ray.status.features import feature_lines
 from emi_ray.status.line import Line, Status
 from emi_ray.status.models import encoder_line, run_lines, study_lines
+from emi_ray.status.predictions import prediction_lines
 from emi_ray.workspace import Workspace
 
 __all__ = ["Line", "Status", "read_status"]
@@ -25,12 +27,13 @@ def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
     """
     clips = workspace.clips()
     runs = run_lines(workspace, clips, config)
+    ensembles = list(ensemble_lines(workspace, clips, config))
     lines: Sequence[Line] = [
         *feature_lines(workspace, config, clips),
         *encoder_line(workspace, runs),
         *runs,
-        *ensemble_lines(workspace, clips, config),
+        *ensembles,
         *study_lines(workspace, config),
-        *prediction_lines(workspace),
+        *prediction_lines(workspace, [*runs, *ensembles]),
     ]
     return Status(tuple(lines))

@@ -1,7 +1,5 @@
 """How features and transcripts stand to the clips' inputs as they are now."""
 
-import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -9,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import UserError
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extraction.work import ModalityWork, Work, plan_work, store_of
@@ -17,8 +14,7 @@ from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import MODALITIES
 from emi_ray.status.line import Line
-from emi_ray.training.checkpoint import DESCRIPTION
-from emi_ray.workspace import CLIPS, CONFIG, Workspace
+from emi_ray.workspace import Workspace
 
 
 def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table) -> Iterator[Line]:
@@ -45,54 +41,6 @@ def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table
         for store in stores_of(workspace, modality):
             if (modality, store.fingerprint) not in shown:
                 yield _other(store, clips)
-
-
-def prediction_lines(workspace: Workspace) -> Iterator[Line]:
-    """One line for each set of clips that a run was asked about."""
-    for recipe in workspace.folders("predictions"):
-        for seed in workspace.folders(f"predictions/{recipe}"):
-            for name in workspace.folders(f"predictions/{recipe}/{seed}"):
-                yield _prediction(workspace, f"{recipe}/{seed}", name)
-
-
-def _prediction(workspace: Workspace, run: str, name: str) -> Line:
-    inner, where = workspace.inner(f"predictions/{run}/{name}"), f"{run}/{name}"
-    if not (inner.exists(CLIPS) and inner.exists(CONFIG) and inner.exists("prediction.json")):
-        return Line("predictions", where, missing=1, why=("it was not finished",))
-    made = inner.read_json("prediction.json")
-    command = f"emi-ray predict -w {workspace.quoted} {run} --clips {shlex.join(made['sources'])} --to FILE"
-    clips = inner.clips()
-    if _run_keys(workspace, run) not in ([], made["run_keys"]):
-        why = ("the run was trained again since",)
-        return Line("predictions", where, stale=clips.num_rows, why=why, command=command)
-    if not made["modalities"]:
-        return Line("predictions", where, current=clips.num_rows)
-    try:
-        pipeline = plan_pipeline(inner, inner.config(), made["modalities"])
-        work = plan_work(inner, clips, pipeline.specs, pipeline.transcriber)
-    except UserError as error:
-        return Line("predictions", where, why=(str(error),))
-    stale = {clip_id for each in work.by_modality.values() for clip_id in each.features.changed}
-    reasons = Counter(why for each in work.by_modality.values() for why in each.features.changed.values())
-    missing = work.table.num_rows - len(stale)
-    return Line(
-        "predictions",
-        where,
-        current=clips.num_rows - len(stale) - missing,
-        stale=len(stale),
-        missing=missing,
-        why=tuple(reasons),
-        command=command if work.table.num_rows else None,
-    )
-
-
-def _run_keys(workspace: Workspace, run: str) -> list[str]:
-    """Of the model of a run, or of the members of an ensemble in their order; empty where the run is gone."""
-    folder = f"runs/{run}"
-    if workspace.exists(f"{folder}/{ENSEMBLE}"):
-        return [member["run_key"] for member in workspace.read_json(f"{folder}/{ENSEMBLE}")["members"]]
-    path = f"{folder}/{DESCRIPTION}"
-    return [workspace.read_json(path)["run_key"]] if workspace.exists(path) else []
 
 
 def _line(name: str, work: ModalityWork, failures: pa.Table, command: str) -> Line:

@@ -134,10 +134,7 @@ def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
     Raises:
         UserError: no finished model is there, or another version of the package made it.
     """
-    if not workspace.exists(f"{folder}/{DESCRIPTION}"):
-        raise UserError(f"{workspace.path(folder)} holds no trained model yet: finish it with emi-ray train.")
-    values = workspace.read_json(f"{folder}/{DESCRIPTION}")
-    description = validate(ModelDescription, values, workspace.path(f"{folder}/{DESCRIPTION}"))
+    description = read_model_description(workspace, folder)
     recipe = description.recipe
     dims = {name: description.feature_dim(name) for name in description.extractors}
     if recipe.transcript_stream is not None:
@@ -153,6 +150,18 @@ def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
         ) from None
     tokenizer = workspace.read_text(f"{folder}/{TOKENIZER}") if recipe.transcript_stream else None
     return LoadedModel(model.eval(), description, tokenizer)
+
+
+def read_model_description(workspace: Workspace, folder: str) -> ModelDescription:
+    """``model.json`` of a folder.
+
+    Raises:
+        UserError: no finished model is there, or another version of the package made it.
+    """
+    path = f"{folder}/{DESCRIPTION}"
+    if not workspace.exists(path):
+        raise UserError(f"{workspace.path(folder)} holds no trained model yet: finish it with emi-ray train.")
+    return validate(ModelDescription, workspace.read_json(path), workspace.path(path))
 
 
 def find_run(workspace: Workspace, run: str) -> str:

@@ -1,0 +1,106 @@
+"""Whether predictions of new clips belong to these clips, and to the model, as they are now."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from emi_ray.ensembles import ENSEMBLE
+from emi_ray.errors import EmiRayError
+from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.work import plan_work
+from emi_ray.new_clips import RECORD, Record, read_record, read_sources
+from emi_ray.status.line import Line
+from emi_ray.training.checkpoint import DESCRIPTION
+from emi_ray.workspace import CLIPS, Workspace
+
+
+def prediction_lines(workspace: Workspace, runs: Sequence[Line]) -> Iterator[Line]:
+    """One line for each set of clips that a run was asked about.
+
+    Args:
+        runs: how runs and ensembles stand: what a stale one predicted is stale.
+    """
+    stale = {line.name for line in runs if line.stale}
+    for recipe in workspace.folders("predictions"):
+        for seed in workspace.folders(f"predictions/{recipe}"):
+            for name in workspace.folders(f"predictions/{recipe}/{seed}"):
+                yield _prediction(workspace, f"{recipe}/{seed}", name, stale)
+
+
+def _prediction(workspace: Workspace, run: str, name: str, stale_runs: set[str]) -> Line:
+    place, where = workspace.inner(f"predictions/{run}/{name}"), f"{run}/{name}"
+    if not (place.exists(CLIPS) and place.exists(RECORD)):
+        return Line("predictions", where, missing=1, why=("it was not begun",))
+    before = place.clips()
+    try:
+        record = read_record(place)
+    except EmiRayError as error:
+        return Line("predictions", where, stale=before.num_rows, why=(str(error),))
+    keys = _run_keys(workspace, run)
+    if not keys:
+        return Line("predictions", where, current=before.num_rows, why=("the run is not there any more",))
+    command = _command(workspace, run, record)
+    if not record.finished:
+        return Line(
+            "predictions", where, missing=before.num_rows, why=("it was not finished",), command=command
+        )
+    if keys != record.run_keys or run in stale_runs:
+        why = "the run was trained again since" if keys != record.run_keys else "the run is stale"
+        return Line("predictions", where, stale=before.num_rows, why=(why,), command=command)
+    try:
+        now = read_sources(workspace, record.sources).clips
+        return _compared(place, where, record, before, now, command)
+    except EmiRayError as error:
+        why = f"it cannot be compared: {error}"
+        return Line("predictions", where, current=before.num_rows, why=(why,))
+
+
+def _compared(
+    place: Workspace, where: str, record: Record, before: pa.Table, now: pa.Table, command: str
+) -> Line:
+    """How the clips that the sources name now stand to what was extracted of those that they named."""
+    changed: dict[str, str] = {}
+    todo: set[str] = set()
+    for each in record.rounds:
+        pipeline = plan_pipeline(place, each.config, each.modalities)
+        work = plan_work(place, now, pipeline.specs, pipeline.transcriber)
+        todo.update(work.table["clip_id"].to_pylist())
+        for modality in work.by_modality.values():
+            changed |= modality.features.changed
+    gone = set(before["clip_id"].to_pylist()) - set(now["clip_id"].to_pylist())
+    new = todo - set(changed)
+    why = [f"{count} stale: {reason}" for reason, count in Counter(changed.values()).items()]
+    if gone:
+        why.append(f"{len(gone)} stale: {sorted(gone)[0]} is no longer among the clips")
+    stale = len(changed) + len(gone)
+    return Line(
+        "predictions",
+        where,
+        current=now.num_rows - len(todo),
+        stale=stale,
+        missing=len(new),
+        why=tuple(why),
+        command=command if todo or gone else None,
+    )
+
+
+def _command(workspace: Workspace, run: str, record: Record) -> str:
+    written = record.written
+    words = [f"emi-ray predict -w {workspace.quoted} {run} --clips {shlex.join(record.sources)}"]
+    words.append(f"--to {shlex.quote(written.to) if written else 'FILE'}")
+    if written and written.form != "table":
+        words.append(f"--form {written.form}")
+    if written and written.id_width is not None:
+        words.append(f"--id-width {written.id_width}")
+    return " ".join(words)
+
+
+def _run_keys(workspace: Workspace, run: str) -> tuple[str, ...]:
+    """Of the model of a run, or of the members of an ensemble in their order; empty where the run is gone."""
+    folder = f"runs/{run}"
+    if workspace.exists(f"{folder}/{ENSEMBLE}"):
+        return tuple(member["run_key"] for member in workspace.read_json(f"{folder}/{ENSEMBLE}")["members"])
+    path = f"{folder}/{DESCRIPTION}"
+    return (workspace.read_json(path)["run_key"],) if workspace.exists(path) else ()
