@@ -2,7 +2,7 @@
 
 On a disk the driver holds a lock, which the kernel lets go of however the process ends. Behind a URI, and on mounts
 without locks, it keeps a lease: a small file that it writes anew again and again, and that counts for nothing once
-its driver has been silent for a minute.
+its driver has been silent for a minute. A driver that finds the lease in other hands ends at once.
 """
 
 import errno
@@ -12,14 +12,16 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.interruption import end_main_thread
+from emi_ray.time_limit import within
 
 try:
     import fcntl
@@ -30,6 +32,12 @@ RENEW_EVERY_S = 20.0
 LAPSES_AFTER_S = 60.0
 SETTLE_S = 1.0
 """Of two drivers that start at once, the later record stands after this time."""
+
+_LEAVE_WITHIN_S = 5.0
+"""For giving a lease back while the store may be out of reach."""
+
+_WAY_OUT_S = 40.0
+"""For a driver that lost its lease to end what it has begun; then its process ends."""
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
@@ -51,7 +59,8 @@ def driving(filesystem: fs.FileSystem, path: str, what: str, instead: str = "") 
 
     Raises:
         UserError: another process does; ``what`` begins the message, ``instead`` is one more way out.
-        EmiRayError: this process was silent for so long that another took over.
+        EmiRayError: this process was silent for so long that another took over. The block is interrupted then, as by
+            Ctrl-C, if the main thread is in it; else it goes on to its end.
     """
     if not isinstance(filesystem, fs.LocalFileSystem):
         with _leasing(filesystem, path, what, instead):
@@ -97,27 +106,59 @@ def _leasing(filesystem: fs.FileSystem, path: str, what: str, instead: str) -> I
     time.sleep(SETTLE_S)
     if (other := lease.living_holder()) is not None:
         raise driven_by(what, other, instead)
+    try:
+        with renewing(lease.renew, RENEW_EVERY_S, what, LAPSES_AFTER_S):
+            yield
+    finally:
+        with suppress(OSError):  # out of reach: the lease lapses by itself
+            within(_LEAVE_WITHIN_S, lease.leave)
+
+
+@contextmanager
+def renewing(
+    renew: Callable[[], str | None], every_s: float, what: str, lapses_after_s: float
+) -> Iterator[None]:
+    """While the block lasts, call ``renew`` in a thread every ``every_s`` seconds, until it names another driver.
+
+    Raises:
+        EmiRayError: it did; the block was interrupted where the main thread is in it.
+    """
     over = threading.Event()
-    renewing = threading.Thread(target=lease.renew_until, args=(over,), name="emi-ray-lease", daemon=True)
-    renewing.start()
+    taken: list[EmiRayError] = []
+    is_main = threading.current_thread() is threading.main_thread()
+
+    def watch() -> None:
+        while not over.wait(every_s):
+            if (other := renew()) is not None:
+                taken.append(
+                    EmiRayError(
+                        f"{what} was taken over by {other}, since this process gave no sign of life for "
+                        f"{lapses_after_s:.0f} seconds. Nothing is lost; let the other finish."
+                    )
+                )
+                if is_main:
+                    end_main_thread(over, str(taken[0]), _WAY_OUT_S)
+                return
+
+    thread = threading.Thread(target=watch, name="emi-ray-lease", daemon=True)
+    thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if not taken:
+            raise
     finally:
         over.set()
-        renewing.join()
-        lease.leave()
-    if lease.lost_to is not None:
-        raise EmiRayError(
-            f"{what} was taken over by {lease.lost_to}, since this process gave no sign of life for "
-            f"{LAPSES_AFTER_S:.0f} seconds. Nothing is lost; let the other finish."
-        )
+        thread.join(_LEAVE_WITHIN_S)  # it may be waiting for a store that is out of reach
+    if taken:
+        raise taken[0]
 
 
 class _Lease:
     """The record of the one driver: who it is. Its age is told by the store's own clock."""
 
     def __init__(self, filesystem: fs.FileSystem, path: str) -> None:
-        self.lost_to: str | None = None
+        self._lost_to: str | None = None
         self._filesystem = filesystem
         self._path = path
         self._token = uuid.uuid4().hex
@@ -134,28 +175,21 @@ class _Lease:
         self._write(self._path, json.dumps({"driver": own_name(), "token": self._token}))
         self._written = time.monotonic()
 
-    def renew_until(self, over: threading.Event) -> None:
-        while not over.wait(RENEW_EVERY_S):
-            try:
-                self.lost_to = self.living_holder()
-                if self.lost_to is not None:
-                    return
+    def renew(self) -> str | None:
+        """Give a sign of life; returns the name of another driver who has taken over, if one has."""
+        with suppress(OSError):  # an outage; the next time may reach the store
+            self._lost_to = self.living_holder()
+            if self._lost_to is None:
                 self.write()
-            except OSError:  # an outage; the next time may reach the store
-                continue
+        return self._lost_to
 
     def leave(self) -> None:
-        """Give the lease back. Where the store is out of reach it lapses by itself."""
-        if self.lost_to is not None:
+        """Give the lease back."""
+        if self._lost_to is not None:
             return
-        try:
-            is_certain = (
-                time.monotonic() - self._written < LAPSES_AFTER_S / 2
-            )  # nobody may have taken it over
-            if is_certain or self._read().get("token") == self._token:
-                self._filesystem.delete_file(self._path)
-        except OSError:
-            return
+        nobody_may_have_it = time.monotonic() - self._written < LAPSES_AFTER_S / 2
+        if nobody_may_have_it or self._read().get("token") == self._token:
+            self._filesystem.delete_file(self._path)
 
     def _age_s(self) -> float:
         """Seconds since the record was written. The clock of this machine may be minutes off: the store's present is

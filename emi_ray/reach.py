@@ -38,19 +38,20 @@ _REASONS = (
 """Where in the words of a library its reason stands, the most telling first."""
 
 
-def require_in_reach(filesystem: fs.FileSystem, path: str, named: str) -> None:
+def require_in_reach(filesystem: fs.FileSystem, path: str, named: str, is_first: bool = True) -> None:
     """Make sure that a store answers and lets us in; asked once a process and bucket.
 
     Args:
         path: of a file or folder, as ``filesystem`` spells it.
         named: its URI.
+        is_first: False where another process of the command has had an answer.
 
     Raises:
         UserError: the bucket is not there, or our credentials do not open it.
-        StorageError: nothing answers within ``storage.REACH_WITHIN_S``, or what answers is of no use.
+        StorageError: nothing answers within ``storage.ANSWER_WITHIN_S``, or what answers is of no use.
     """
     if isinstance(filesystem, fs.S3FileSystem):
-        ask_s3(path, named)
+        ask_s3(path, named, is_first)
     elif not isinstance(filesystem, fs.LocalFileSystem):
         place = without_credentials(named)
         store = (os.getpid(), _server(place))
@@ -74,7 +75,7 @@ def _ask(filesystem: fs.FileSystem, path: str, named: str) -> None:
     """Ask after one path; whether there is anything does not matter."""
     if named.startswith("hf://"):
         _find_hub(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), named)
-    limit_s = 2 * storage.REACH_WITHIN_S  # the library of Google gives up after the limit, and a little later
+    limit_s = storage.ANSWER_WITHIN_S
     try:
         within(limit_s, lambda: filesystem.get_file_info(path))
     except TimeoutError:

@@ -21,8 +21,12 @@ from emi_ray.time_limit import within
 RETRIES = 10
 """The pauses between tries begin at 25 ms and double: an outage of 25 s is outlived."""
 
-REACH_WITHIN_S = 20.0
-"""How long a store may be out of reach when a command begins."""
+REACH_WITHIN_S = 22.0
+"""How long a store that answers may be too busy to serve when a command begins."""
+
+ANSWER_WITHIN_S = 10.0
+"""How long a store may not answer at all when a command begins: a closed port, or silence, most often of a place that
+is spelt wrong."""
 
 _READ_TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 5.0
@@ -85,11 +89,11 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         if uri.startswith("s3://"):
             return _open_s3(uri)
         if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
-            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={REACH_WITHIN_S:.0f}"
-        return within(2 * REACH_WITHIN_S, lambda: fs.FileSystem.from_uri(uri))
+            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={0.8 * ANSWER_WITHIN_S:.0f}"
+        return within(ANSWER_WITHIN_S, lambda: fs.FileSystem.from_uri(uri))
     except TimeoutError:
         raise StorageError(
-            f"{uri} does not answer within {2 * REACH_WITHIN_S:.0f} s. Check the network."
+            f"{uri} does not answer within {ANSWER_WITHIN_S:.0f} s. Check the network."
         ) from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
         raise UserError(f"{uri}: {error}. Give a local path, or a URI such as s3://bucket/folder.") from None
@@ -143,6 +147,13 @@ def explain(error: OSError) -> str:
             f"when it is back, the same command goes on."
         )
     return text
+
+
+def in_words(error: BaseException | None) -> str:
+    """Any error as a sentence: of storage with its remedy, else our own as it is, and others behind their type."""
+    if isinstance(error, OSError):
+        return explain(error)
+    return str(error) if isinstance(error, EmiRayError) else f"{type(error).__name__}: {error}"
 
 
 def _explain_local(error: OSError, text: str) -> str:
@@ -215,7 +226,12 @@ def _s3(
 
 def _region_of(bucket: str) -> str:
     try:
-        return str(fs.resolve_s3_region(bucket))
+        return within(ANSWER_WITHIN_S, lambda: str(fs.resolve_s3_region(bucket)))
+    except TimeoutError:
+        raise StorageError(
+            f"s3://{bucket}: Amazon does not answer within {ANSWER_WITHIN_S:.0f} s. Check the network; set "
+            f"AWS_ENDPOINT_URL where the store is not Amazon's."
+        ) from None
     except OSError as error:
         if "not found" in str(error):
             raise UserError(f"There is no bucket s3://{bucket}. Check its name.") from None
@@ -225,20 +241,24 @@ def _region_of(bucket: str) -> str:
         ) from None
 
 
-def ask_s3(path: str, named: str) -> None:
+def ask_s3(path: str, named: str, is_first: bool = True) -> None:
     """Make sure that an S3 bucket answers and lets us in; asked once a process and bucket.
+
+    Args:
+        is_first: False where another process of the command has had an answer, so that silence is an outage.
 
     Raises:
         UserError: the bucket is not there, or our credentials do not open it.
-        StorageError: nothing answers within :data:`REACH_WITHIN_S`.
+        StorageError: nothing answers within :data:`ANSWER_WITHIN_S`, or what answers serves nobody within
+            :data:`REACH_WITHIN_S`.
     """
-    _ask(os.getpid(), path.partition("/")[0], _options_of(named), without_credentials(named))
+    _ask(os.getpid(), path.partition("/")[0], _options_of(named), without_credentials(named), is_first)
 
 
 @functools.lru_cache(maxsize=64)
-def _ask(process: int, bucket: str, options: tuple[tuple[str, str], ...], named: str) -> None:
+def _ask(process: int, bucket: str, options: tuple[tuple[str, str], ...], named: str, is_first: bool) -> None:
     impatient = _s3(process, bucket, options, patient=False)
-    deadline, pause_s = time.monotonic() + REACH_WITHIN_S, 0.25
+    began, pause_s = time.monotonic(), 0.25
     while True:
         try:
             impatient.get_file_info(fs.FileSelector(bucket, recursive=False))
@@ -247,7 +267,9 @@ def _ask(process: int, bucket: str, options: tuple[tuple[str, str], ...], named:
             reason = f"{named}: {explain(error)}"
             if re.search(_KEY_WORDS, str(error)) or not is_outage(error):
                 raise UserError(reason) from None
-            if time.monotonic() + pause_s > deadline:
+            is_silent = is_first and "NETWORK_CONNECTION" in str(error)
+            patience_s = ANSWER_WITHIN_S - _ASK_TIMEOUT_S if is_silent else REACH_WITHIN_S
+            if time.monotonic() - began + pause_s > patience_s:
                 raise StorageError(reason) from None
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 4.0)

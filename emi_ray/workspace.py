@@ -51,10 +51,15 @@ class Workspace:
 
     root: str
 
+    @property
+    def _was_sent(self) -> bool:
+        """Whether another process, which has reached the store, has sent this workspace."""
+        return bool(self.__dict__.get("_sent"))
+
     @cached_property
     def _place(self) -> tuple[fs.FileSystem, str]:
         place = open_uri(self.root)
-        require_in_reach(*place, self.root)
+        require_in_reach(*place, self.root, is_first=not self._was_sent)
         if _UPLOAD in place[1]:
             raise UserError(
                 f"{self.root} lies in the upload of this job, which no other node sees and which is deleted after "
@@ -62,10 +67,10 @@ class Workspace:
             )
         return place
 
-    def __getstate__(self) -> dict[str, str]:
+    def __getstate__(self) -> dict[str, Any]:
         """The file system is opened anew by whoever is sent a workspace: it has connections, and no patience left.
         Other processes may have another working directory, so that they are told the whole path."""
-        return {"root": self.path() if self.is_local else self.root}
+        return {"root": self.path() if self.is_local else self.root, "_sent": True}
 
     @property
     def quoted(self) -> str:

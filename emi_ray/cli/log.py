@@ -11,17 +11,20 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from emi_ray.errors import EmiRayError
 from emi_ray.storage import without_credentials
+from emi_ray.time_limit import within
 from emi_ray.workspace import CONFIG, Workspace
 
 LOGGED = ("demo", "extract", "predict", "run", "train", "tune")
 """Verbs that may take long."""
 
 _WRITE_EVERY_S = 60.0
+_LAST_WORDS_S = 10.0
 _MAX_LINES = 20_000
 """Further lines are left out, for a file behind a URI is held in memory."""
 
@@ -97,5 +100,6 @@ def end_log(code: int, message: str = "") -> None:
     logs = [handler for handler in LOG.handlers if isinstance(handler, WorkspaceLog)]
     for handler in logs:
         LOG.info("ended with exit code %d%s", code, f": {message}" if message else "")
-        handler.flush()
+        with suppress(TimeoutError):  # a store that is out of reach does not hold up the end
+            within(_LAST_WORDS_S, handler.flush)
         LOG.removeHandler(handler)

@@ -11,9 +11,16 @@ import ray
 from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.pipeline import Pipeline
 from emi_ray.extraction.summary import ActorSummary, ExtractionSummary
+from emi_ray.time_limit import within
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 PACKAGES = ("emi-ray", "ray", "torch", "transformers", "numpy", "pyarrow", "av", "opencv-python-headless")
+
+
+DONE = "done"
+
+_LAST_WORDS_S = 10.0
+"""For the record of a run that failed, perhaps because the store is out of reach."""
 
 
 class RunRecord:
@@ -32,9 +39,18 @@ class RunRecord:
         """Write the record.
 
         Args:
-            ended: ``done``, or why the run ended before that; None while it goes on.
+            ended: :data:`DONE`, or why the run ended before that; None while it goes on.
         """
         self._workspace.write_json(self._path, self._told(summary, ended))
+
+    def end(self, summary: ExtractionSummary, ended: str) -> None:
+        """Write the record for the last time. That of a run that failed is written if it can be at once: what made
+        the run fail is to be told, and not that its record could not be written."""
+        if ended == DONE:
+            self.write(summary, ended)
+            return
+        with suppress(OSError):
+            within(_LAST_WORDS_S, lambda: self.write(summary, ended))
 
     def _told(self, summary: ExtractionSummary, ended: str | None) -> dict[str, Any]:
         return {

@@ -16,13 +16,14 @@ from emi_ray.extraction.passes import Passes, Progress
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.precision import settle_precision
-from emi_ray.extraction.record import RunRecord
+from emi_ray.extraction.record import DONE, RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.extraction.upkeep import Upkeep, tidy_up
 from emi_ray.extraction.work import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality
+from emi_ray.storage import in_words
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 MEASURE_FROM_CLIPS = 500
@@ -103,13 +104,13 @@ def _extract(
             _quarantine(pipeline, modality, dead, summary)
         upkeep.finish()
         _note_precision(pipeline, summary)
-        ended = "done"
-    except EmiRayError as error:
-        ended = str(error)
+        ended = DONE
+    except (EmiRayError, OSError) as error:
+        ended = in_words(error)
         raise
     finally:
         summary.seconds = time.perf_counter() - started
-        record.write(summary, ended)
+        record.end(summary, ended)
         rate = round(summary.clips_per_s, 3)
         tell("extraction_ended", ended=ended, clips=summary.clips, clips_per_s=rate, passes=summary.passes)
     return summary

@@ -13,8 +13,8 @@ import cv2
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from emi_ray.errors import EmiRayError
 from emi_ray.extraction.batches import outcome
+from emi_ray.storage import in_words
 
 OUTCOME = pa.struct(
     [
@@ -52,8 +52,7 @@ class Stage(ABC):
         try:
             return self.process(batch)
         except Exception as error:  # noqa: BLE001 - becomes the error that ends the run
-            reason = str(error) if isinstance(error, EmiRayError) else f"{type(error).__name__}: {error}"
-            broken = [outcome(self.name, "broken", reason)]
+            broken = [outcome(self.name, "broken", in_words(error))]
             outcomes = pa.array([broken] * batch.num_rows, pa.list_(OUTCOME))
             return pa.table({"clip_id": batch["clip_id"], "outcomes": outcomes})
 

@@ -4,13 +4,11 @@ Nothing can work on without the head. Ray leaves calls hanging for a minute and 
 without a word. So a thread asks the head again and again.
 """
 
-import os
-import signal
-import sys
 import threading
 import time
 
 from emi_ray.errors import EmiRayError
+from emi_ray.interruption import end_main_thread
 from emi_ray.runtime.address import answers
 
 SILENT_FOR_S = 30.0
@@ -67,19 +65,4 @@ class HeadWatch:
         if self._over.is_set():
             return
         self.is_lost = True
-        if self._may_interrupt:
-            _interrupt_main_thread()
-            if self._over.wait(_WAY_OUT_S):
-                return
-        sys.stdout.flush()
-        print(f"Failed: {HeadLost(self.address)}", file=sys.stderr, flush=True)
-        os._exit(1)
-
-
-def _interrupt_main_thread() -> None:
-    """As Ctrl-C does. A real signal, where there is one for threads, wakes system calls too."""
-    main = threading.main_thread().ident
-    if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, signal.SIGINT)
-    else:
-        signal.raise_signal(signal.SIGINT)
+        end_main_thread(self._over, str(HeadLost(self.address)), _WAY_OUT_S, self._may_interrupt)

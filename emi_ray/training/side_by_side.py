@@ -18,6 +18,7 @@ import ray
 
 from emi_ray.errors import EmiRayError
 from emi_ray.feature_store import FeatureStore
+from emi_ray.storage import in_words
 from emi_ray.training.clip_data import PackedFeatures, join_clips, read_packed
 from emi_ray.training.inbox import Inbox, OnProgress
 from emi_ray.training.plan import EncoderJob, Place, RunPlan, encoder_jobs
@@ -232,7 +233,7 @@ def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
         return cause
     again = "Started again, it resumes from its last checkpoint."
     if isinstance(error, ray.exceptions.RayTaskError):
-        return EmiRayError(f"Training {plan.name} broke down: {type(cause).__name__}: {cause}. {again}")
+        return EmiRayError(f"Training {plan.name} broke down: {in_words(cause).rstrip('.')}. {again}")
     return EmiRayError(
         f"Training {plan.name} was lost {_MAX_RETRIES + 1} times: its process was killed, perhaps for want of "
         f"memory, or its node went away ({type(error).__name__}). {again}"

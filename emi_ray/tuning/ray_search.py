@@ -19,6 +19,7 @@ from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
 from emi_ray.runtime import machine
 from emi_ray.schema import Stream
+from emi_ray.storage import in_words
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.plan import RunPlan
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
@@ -92,7 +93,7 @@ def results_of(references: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, EmiRayError):
             raise error.cause from None
-        raise EmiRayError(f"A worker broke down: {type(error.cause).__name__}: {error.cause}") from error
+        raise EmiRayError(f"A worker broke down: {in_words(error.cause)}") from error
 
 
 def plan_resources(

@@ -5,7 +5,6 @@ file beside it, which the kernel lets go of however the driver ends. Behind a UR
 (``--storage``), where the driver writes its name and the time into the study itself, again and again.
 """
 
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from emi_ray.driver import driven_by, own_name
+from emi_ray.driver import driven_by, own_name, renewing
 from emi_ray.errors import UserError
 from emi_ray.tuning.settings import Direction, study_folder
 from emi_ray.workspace import Workspace
@@ -132,30 +131,27 @@ def _beating(held: optuna.Study) -> Iterator[None]:
     _refuse_living(held)
     held.set_user_attr(OWNER, {**own, "time": time.time()})
     time.sleep(_SETTLE_S)  # of two that start at once, the later record stands
-    over = threading.Event()
     away = suppress(StorageInternalError, SQLAlchemyError)
 
-    def is_own() -> bool:
-        return bool(_owner(held).get("token") == own["token"])
+    def other() -> str | None:
+        owner = _owner(held)
+        return None if owner.get("token") == own["token"] else str(owner.get("driver"))
 
-    def beat() -> None:
-        while not over.wait(_BEAT_EVERY_S):
-            with away:  # the next beat may reach the database
-                if not is_own():
-                    return
-                held.set_user_attr(OWNER, {**own, "time": time.time()})
+    def beat() -> str | None:
+        with away:  # the next beat may reach the database
+            if (taken_by := other()) is not None:
+                return taken_by
+            held.set_user_attr(OWNER, {**own, "time": time.time()})
+        return None
 
-    if not is_own():
-        raise driven_by(f"Study {held.study_name}", str(_owner(held).get("driver")), _INSTEAD_OF_BEATING)
-    beating = threading.Thread(target=beat, daemon=True)
-    beating.start()
+    if (earlier := other()) is not None:
+        raise driven_by(f"Study {held.study_name}", earlier, _INSTEAD_OF_BEATING)
     try:
-        yield
+        with renewing(beat, _BEAT_EVERY_S, f"Study {held.study_name}", _SILENT_FOR_S):
+            yield
     finally:
-        over.set()
-        beating.join()
         with away:
-            if is_own():
+            if other() is None:
                 held.set_user_attr(OWNER, {})
 
 

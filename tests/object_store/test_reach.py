@@ -16,7 +16,7 @@ from emi_ray.time_limit import within
 @pytest.fixture(params=["closed port", "silent server"])
 def port(request, monkeypatch) -> Iterator[int]:
     """A port of this machine that nobody listens at, or where a server takes connections and says nothing."""
-    monkeypatch.setattr(storage, "REACH_WITHIN_S", 1.0)
+    monkeypatch.setattr(storage, "ANSWER_WITHIN_S", 1.0)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if request.param == "silent server":

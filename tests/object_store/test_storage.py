@@ -2,6 +2,8 @@
 
 import pickle
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -116,21 +118,42 @@ def test_what_a_server_refuses_is_a_sentence_with_its_remedy(misbehaving, status
         Workspace(misbehaving.uri("work")).exists("x")
 
 
+VERBS = {
+    "init": ["--corpus", "table", "--source", "{table}"],
+    "extract": [],
+    "train": ["f1"],
+    "tune": ["f1", "--space", "search_spaces/fusion.yaml"],
+    "evaluate": ["f1/42"],
+    "predict": ["f1/42", "--to", "{folder}/p.csv"],
+    "report": [],
+    "status": [],
+}
+
+
 @pytest.mark.parametrize("listens", [False, True], ids=["closed port", "silent server"])
-def test_a_server_that_does_not_answer_is_a_sentence_in_time(monkeypatch, listens, capsys):
-    monkeypatch.setattr(storage, "REACH_WITHIN_S", 1.0)
-    monkeypatch.setattr(storage, "_ASK_TIMEOUT_S", 1.0)
+def test_a_server_that_does_not_answer_is_a_sentence_in_time_of_every_verb(
+    monkeypatch, listens, capsys, tmp_path
+):
+    monkeypatch.setattr(storage, "ANSWER_WITHIN_S", 0.5)
+    monkeypatch.setattr(storage, "_ASK_TIMEOUT_S", 0.5)
+    (tmp_path / "clips.csv").write_text("clip_id,split,transcript\na,train,hello\n")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:
             silent.listen()
-        started = time.monotonic()
         uri = f"s3://bucket/w?scheme=http&region=x&endpoint_override=127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(SystemExit) as ending:
-            main(["extract", "-w", uri])
-    assert ending.value.code == 1
-    assert "s3://bucket is out of reach" in " ".join(capsys.readouterr().err.split())
-    assert time.monotonic() - started < 10
+        for verb, options in VERBS.items():
+            storage._s3.cache_clear()
+            started = time.monotonic()
+            filled = [each.format(table=tmp_path / "clips.csv", folder=tmp_path) for each in options]
+            with pytest.raises(SystemExit) as ending:
+                main([verb, "-w", uri, *filled])
+            said = " ".join(capsys.readouterr().err.split())
+            assert ending.value.code == 1, (verb, said)
+            assert said.startswith("Failed: s3://bucket/w"), verb
+            assert "s3://bucket is out of reach" in said, verb
+            assert time.monotonic() - started < 10, verb
+    storage._s3.cache_clear()
 
 
 def test_an_outage_that_passes_is_outlived(misbehaving, s3, monkeypatch):
@@ -187,12 +210,61 @@ def test_a_lease_lapses_when_its_driver_no_longer_renews_it(s3, quick_leases, mo
         pass
 
 
-def test_a_driver_that_was_replaced_says_so(s3, quick_leases):
+TAKEN_OVER = '{"driver": "process 2 on elsewhere", "token": "other"}'
+
+
+def test_a_driver_that_was_replaced_is_ended_in_its_middle_and_says_so(s3, quick_leases):
     workspace = Workspace(s3.uri("replaced"))
-    driving = workspace.driving("runs", "Run f2/42")
-    driving.__enter__()
-    workspace.write_text("runs/.driver", '{"driver": "process 2 on elsewhere", "token": "other"}')
-    time.sleep(0.5)
+
+    def work() -> None:
+        with workspace.driving("runs/1", "Run f2/1"), workspace.driving("runs/2", "Run f2/2"):
+            for _ in range(60):  # once may come between its reading and its writing
+                workspace.write_text("runs/1/.driver", TAKEN_OVER)
+                time.sleep(1)
+
+    started = time.monotonic()
     with pytest.raises(EmiRayError, match="taken over by process 2 on elsewhere"):
-        driving.__exit__(None, None, None)
-    assert workspace.exists("runs/.driver")
+        work()
+    assert time.monotonic() - started < 20
+    assert workspace.exists("runs/1/.driver")
+    assert not workspace.exists("runs/2/.driver")
+
+
+STUCK = """
+import signal, sys, time
+from pyarrow import fs
+from emi_ray import driver
+driver.SETTLE_S, driver.RENEW_EVERY_S, driver._WAY_OUT_S = 0.05, 0.1, 0.3
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as native code does
+with driver._leasing(fs.LocalFileSystem(), sys.argv[1], "Run f2/42", ""):
+    print("driving", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_driver_that_was_replaced_and_is_stuck_ends_with_its_process(tmp_path):
+    lease = tmp_path / "lease"
+    command = [sys.executable, "-c", STUCK, str(lease)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "driving\n"
+        other = tmp_path / "other"  # moved into its place, so that it is never read half-written
+        other.write_text(TAKEN_OVER)
+        for _ in range(20):
+            other.write_text(TAKEN_OVER)
+            other.replace(lease)
+            time.sleep(0.05)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert said.startswith("Failed: Run f2/42 was taken over by process 2 on elsewhere")
+
+
+def test_the_last_words_of_a_driver_do_not_wait_for_a_store_that_is_out_of_reach(
+    s3, quick_leases, monkeypatch
+):
+    monkeypatch.setattr(driver, "_LEAVE_WITHIN_S", 0.2)
+    monkeypatch.setattr(driver._Lease, "leave", lambda self: time.sleep(60))
+    started = time.monotonic()
+    with Workspace(s3.uri("left")).driving("runs", "Run f2/42"):
+        pass
+    assert time.monotonic() - started < 20
