@@ -11,7 +11,6 @@ from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.comparison import Comparison
-    from emi_ray.new_clips import place_of
     from emi_ray.prediction import Predictions
 
 
@@ -56,6 +55,7 @@ def predict(
         ['clip_id', 'Joy', 'Fear', 'modalities']
     """
     from emi_ray.ensembles import labels_and_streams
+    from emi_ray.new_clips import place_of
     from emi_ray.prediction import Predictions, predict_clips, predict_split, read_new_clips
     from emi_ray.runtime import ray_session
     from emi_ray.training.checkpoint import find_run
