@@ -1,0 +1,120 @@
+"""What only a GPU can show of extraction: the features of the CPU, failures of a real device, whole runs."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_checkpoints import make_clip
+
+from emi_ray.config import ExtractorSettings, MediaSettings
+from emi_ray.corpus.setup import init_workspace
+from emi_ray.extraction import extract
+from emi_ray.extractors import specify
+from emi_ray.extractors.whisper import Whisper, WhisperSettings
+from emi_ray.workspace import EXTRACTIONS, Workspace
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+MODELS = {
+    "dinov2": ("vision", "dinov2-face"),
+    "vit": ("vision", "vit-face"),
+    "wav2vec2": ("audio", "wav2vec2"),
+    "hubert": ("audio", "hubert"),
+    "wavlm": ("audio", "wavlm"),
+    "bert": ("text", "gte-base"),
+}
+
+
+def features(checkpoint: Path, modality: str, name: str, **settings: object) -> list[np.ndarray]:
+    wanted = ExtractorSettings(name=name, settings={"weights": str(checkpoint), **settings})
+    extractor = specify(modality, wanted, MediaSettings()).build()
+    return [f.values.astype(np.float64) for f in extractor.extract([make_clip(i) for i in range(5)])]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.01), ("bfloat16", 0.15), ("float16", 0.03)])
+@pytest.mark.parametrize("model", MODELS)
+def test_features_are_those_of_the_cpu_within_the_rounding_of_the_precision(model, dtype, tolerance, request):
+    checkpoint = request.getfixturevalue(model)
+    expected = features(checkpoint, *MODELS[model], dtype="float32", device="cpu")
+    found = features(checkpoint, *MODELS[model], dtype=dtype, device="cuda")
+    for there, here in zip(expected, found, strict=True):
+        assert here.shape == there.shape
+        assert np.abs(here - there).max() <= tolerance * np.abs(there).max()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_features_on_the_gpu_do_not_depend_on_the_batch(model, request):
+    checkpoint = request.getfixturevalue(model)
+    together = features(checkpoint, *MODELS[model], dtype="float32", device="cuda")
+    alone = features(checkpoint, *MODELS[model], dtype="float32", device="cuda", batch_size=1)
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(one - other).max() <= 0.01 * np.abs(other).max()
+
+
+def test_whisper_hears_on_the_gpu_what_it_hears_on_the_cpu(whisper):
+    clips = [make_clip(seed, seconds=seconds) for seed, seconds in enumerate([2, 33, 4])]
+
+    def heard(device: str) -> list[str]:
+        settings = {"dtype": "float32", "language": "en", "vad": False, "device": device}
+        recogniser = Whisper(WhisperSettings(weights=str(whisper), **settings))
+        return [words.text for words in recogniser.transcribe(clips)]
+
+    assert heard("cuda") == heard("cpu")
+
+
+@pytest.fixture(scope="module")
+def clips(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of twelve clips."""
+    with (demo_corpus / "clips.csv").open() as stream:
+        rows = list(csv.DictReader(stream))[:12]
+    for row in rows:
+        row["video"] = str(demo_corpus / row["video"])
+    path = tmp_path_factory.mktemp("clips") / "clips.csv"
+    with path.open("w") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def record_of(workspace: Workspace) -> dict:
+    return json.loads(workspace.read_text(sorted(workspace.files(EXTRACTIONS))[-1]))
+
+
+def test_one_process_on_the_gpu_runs_every_model_in_bfloat16(
+    ray_session, clips, tmp_path, dinov2, wav2vec2, bert
+):
+    settings = [
+        *("extractors.vision.name=dinov2-face", f"extractors.vision.settings.weights={dinov2}"),
+        *("extractors.audio.name=wav2vec2", f"extractors.audio.settings.weights={wav2vec2}"),
+        *("extractors.text.name=gte-base", f"extractors.text.settings.weights={bert}"),
+    ]
+    workspace = Workspace(str(tmp_path / "w"))
+    init_workspace(workspace, "table", str(clips), settings)
+    summary = extract(workspace, workspace.config())
+    record = record_of(workspace)
+    for modality in ("vision", "audio", "text"):
+        assert summary.stages[modality].failed == 0
+        [actor] = record["stages"][modality]["actors"]
+        assert actor["gpus"] == ["0"]
+        folders = workspace.folders(f"features/{modality}")
+        identity = workspace.read_json(f"features/{modality}/{Path(folders[0]).name}/store.json")
+        assert "bfloat16" in json.dumps(identity)
+
+
+@pytest.mark.parametrize("harm", ["memory", "assertion"])
+def test_what_goes_wrong_on_the_device_costs_no_clip(harm, ray_session, clips, tmp_path):
+    name = "tests.extractors.hungry:Hungry"
+    once = f"extractors.text.settings.once={tmp_path / 'once'}"
+    own = "extractors.text.settings.mb_per_clip=400" if harm == "memory" else once
+    workspace = Workspace(str(tmp_path / "w"))
+    init_workspace(workspace, "table", str(clips), [f"extractors.text.name={name}", own])
+    summary = extract(workspace, workspace.config(), ["text"])
+    assert summary.stages["text"].ok == 12
+    assert summary.stages["text"].failed == 0
