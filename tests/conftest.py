@@ -20,6 +20,15 @@ for _name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REG
     os.environ.pop(_name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless it is asked for."""
+    if "EMI_RAY_LONG_TESTS" in os.environ:
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long runs it"))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One small local Ray session with its own folder: logical CPUs only, no dashboard, no authentication."""

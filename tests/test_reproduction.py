@@ -2,15 +2,11 @@
 
 import csv
 import io
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from killed_driver import RunsCommand
 from planted import planted_workspace
 
 from emi_ray.config import CorpusSettings, WorkspaceConfig
@@ -137,36 +133,25 @@ def test_settings_reach_the_recipes_that_have_such_a_part():
 SMALL = [f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision", "motion")]
 
 
-def start_reproducing(workspace):
-    command = [sys.executable, "-m", "emi_ray", "reproduce", "-w", workspace.root, "--tables", "4"]
-    command += ["--seeds", "2", "training.epochs=20", *SMALL]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with open(workspace.path("log"), "ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-
-def written(workspace):
-    """When each finished run wrote its metrics."""
-    names = [f"runs/{recipe}/{seed}/metrics.json" for recipe in recipes_of("4") for seed in (42, 43)]
-    return {name: os.stat(workspace.path(name)).st_mtime_ns for name in names if workspace.exists(name)}
-
-
 @pytest.mark.slow
 def test_reproduce_that_is_killed_goes_on_where_it_was_and_fills_every_row(tmp_path):
     workspace = planted_workspace(tmp_path, num_train=96, num_val=48)
-    driver = start_reproducing(workspace)
-    while len(written(workspace)) < 2 and driver.poll() is None:
-        time.sleep(0.02)
-    driver.send_signal(signal.SIGKILL)
-    assert driver.wait() == -signal.SIGKILL
-    time.sleep(3)  # its workers end by themselves
-    before = written(workspace)
-    assert 2 <= len(before) < 8
+    command = [
+        "reproduce",
+        "-w",
+        workspace.root,
+        "--tables",
+        "4",
+        "--seeds",
+        "2",
+        "training.epochs=20",
+        *SMALL,
+    ]
+    runs = [f"{recipe}/{seed}" for recipe in recipes_of("4") for seed in (42, 43)]
+    eight = RunsCommand(workspace, command, runs)
+    before = eight.kill_after_two()
     assert not workspace.exists("reproduction/tables.csv")
-
-    again = start_reproducing(workspace)
-    assert again.wait() == 0, workspace.read_bytes("log").decode()[-3000:]
-    assert before.items() <= written(workspace).items(), "a finished run was trained twice"
+    assert before.items() <= eight.repeat().items(), "a finished run was trained twice"
     rows = list(csv.DictReader(io.StringIO(workspace.read_text("reproduction/tables.csv"))))
     filled = [row for row in rows if row["table"].startswith("Table 4: ")]
     assert [row["seeds"] for row in filled] == ["2"] * 4

@@ -197,7 +197,8 @@ class Passes:
                 yield block
         finally:
             is_left.set()
-            pump.join(timeout=LEAVE_S)  # its actors are killed then: none writes into the next pass
+            if self.watch.now:  # without nodes there is nobody to wait for
+                pump.join(timeout=LEAVE_S)  # its actors are killed then: none writes into the next pass
 
     def _give_up_without_nodes(self) -> None:
         patience = self.pipeline.config.extraction.wait_for_nodes_s

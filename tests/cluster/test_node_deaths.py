@@ -1,6 +1,5 @@
 """Nodes that die, join, or all go: no clip is lost, none quarantined, none twice."""
 
-import os
 import threading
 import time
 
@@ -37,8 +36,7 @@ def written_ids(workspace: Workspace) -> list[str]:
     return sorted(clip_id for part in parts for clip_id in workspace.read_table(part)["clip_id"].to_pylist())
 
 
-@pytest.mark.skipif("EMI_RAY_LONG_TESTS" not in os.environ, reason="takes minutes: make test-long runs it")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_two_nodes_killed_40_s_apart_cost_no_clip_and_a_new_one_takes_over(tmp_path, monkeypatch):
     monkeypatch.setattr(passes, "WORTH_NEW_POOLS", 20)

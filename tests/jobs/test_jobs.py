@@ -162,8 +162,7 @@ def parts_of(workspace: Workspace) -> list[str]:
     return [path for path in workspace.files("features", recursive=True) if path.endswith(".parquet")]
 
 
-@pytest.mark.skipif("EMI_RAY_LONG_TESTS" not in os.environ, reason="takes minutes: make test-long runs it")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_an_extraction_that_is_stopped_and_submitted_again_leaves_each_clip_once(head, tmp_path):
     ids = [f"c{index:04}" for index in range(12_000)]
@@ -183,8 +182,7 @@ def test_an_extraction_that_is_stopped_and_submitted_again_leaves_each_clip_once
     assert "Extraction" in done.stdout
 
 
-@pytest.mark.skipif("EMI_RAY_LONG_TESTS" not in os.environ, reason="takes minutes: make test-long runs it")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_training_that_is_stopped_and_submitted_again_does_what_is_missing(head, tmp_path):
     workspace = planted_workspace(tmp_path / "w", num_train=48, num_val=24)

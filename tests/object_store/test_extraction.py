@@ -46,8 +46,7 @@ def run(workspace: Workspace) -> int:
     return int(ending.value.code or 0)
 
 
-@pytest.mark.skipif("EMI_RAY_LONG_TESTS" not in os.environ, reason="takes minutes: make test-long runs it")
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_outages_and_kills_cost_no_clip_and_leave_each_row_once(
     faltering, tmp_path, ray_session, monkeypatch, capsys
