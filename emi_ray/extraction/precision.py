@@ -9,12 +9,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.errors import UserError
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.extraction.kept import undecided_stages
 from emi_ray.extraction.pools import wants_gpu
 from emi_ray.extraction.stage import take_up
 from emi_ray.pretrained.loading import best_dtype
 from emi_ray.runtime import machine
+from emi_ray.runtime.nodes import answers_of
 from emi_ray.schema import Modality
 
 PROBE_GPU = 0.001
@@ -61,6 +62,7 @@ def ask_nodes(uses_gpu: bool, probe: Callable[[], str]) -> list[tuple[str, str]]
 
     Raises:
         UserError: a node does not answer in time, or there is none.
+        EmiRayError: all of them died meanwhile.
     """
     wanted = "GPU" if uses_gpu else "CPU"
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(wanted)]
@@ -77,7 +79,11 @@ def ask_nodes(uses_gpu: bool, probe: Callable[[], str]) -> list[tuple[str, str]]
             f"Node {addresses[answers.index(late[0])]} has no free {wanted} and did not say within {ASK_FOR_S:g} s "
             f"in which precision it computes. Wait until it is free, or set dtype in the extractors' settings."
         )
-    return list(zip(addresses, ray.get(answers), strict=True))
+    if not (said := answers_of(nodes, answers)):
+        raise EmiRayError(
+            f"All nodes with {wanted}s died when they were asked for their precision. Try again."
+        )
+    return said
 
 
 def _asked(probe: Callable[[], str], uses_gpu: bool) -> str:

@@ -12,6 +12,7 @@ from emi_ray.extraction.work import store_of
 from emi_ray.failures import failure_parts
 from emi_ray.merging import full_groups, mergeable
 from emi_ray.parts import PartFolder
+from emi_ray.runtime import results_of
 from emi_ray.transcript_store import TranscriptStore
 
 LOOK_EVERY_S = 20.0
@@ -70,7 +71,7 @@ def tidy_up(pipeline: Pipeline) -> None:
         held.append(TranscriptStore(pipeline.workspace, pipeline.transcriber.fingerprint).held)
     groups = [(folder, group) for folder in [*held, *failures] for group in mergeable(folder)]
     if groups:
-        ray.get([_start(folder, group, 1) for folder, group in groups])
+        results_of([_start(folder, group, 1) for folder, group in groups])
     for folder in held:
         folder.tidy()
     for folder in failures:  # a clip stands there once an attempt

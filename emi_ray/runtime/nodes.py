@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -120,11 +120,20 @@ def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tupl
     task = ray.remote(num_cpus=0)(function)
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     asked = [task.options(scheduling_strategy=s).remote(*arguments) for s in strategies]
+    return answers_of(nodes, asked)
+
+
+def answers_of(nodes: Sequence[Mapping[str, Any]], asked: Sequence[Any]) -> list[tuple[str, Any]]:
+    """The address and the answer of each node that a task was sent to, but for those that died meanwhile."""
+    import ray
+
     answers = []
     for node, reference in zip(nodes, asked, strict=True):
         try:
             answers.append((node["NodeManagerAddress"], ray.get(reference)))
-        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.WorkerCrashedError):
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError:
             continue
     return answers
 

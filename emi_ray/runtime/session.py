@@ -7,13 +7,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from emi_ray.errors import EmiRayError
 from emi_ray.runtime.address import check_cluster, resolve
 from emi_ray.runtime.metrics import exporting_metrics
 from emi_ray.runtime.nodes import CORES, await_nodes
+from emi_ray.runtime.results import in_a_sentence
 from emi_ray.runtime.watch import HeadLost, HeadWatch
 
 MIN_LOGICAL_CPUS = 8
@@ -48,7 +49,7 @@ def ray_session(
 
     Raises:
         UserError: no cluster answers there, or it lets us not in; known within 30 s.
-        EmiRayError: the head of the cluster was lost within the block.
+        EmiRayError: the head of the cluster was lost within the block, or what else Ray could not mend.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ warnings cut through progress bars
@@ -58,13 +59,16 @@ def ray_session(
     import ray  # after the environment is set, which Ray reads on import
 
     if ray.is_initialized():
-        yield
+        session: AbstractContextManager[None] = nullcontext()
     elif address == "local":
-        with _local(num_gpus, streaming):
-            yield
+        session = _local(num_gpus, streaming)
     else:
-        with _cluster(address):
+        session = _cluster(address)
+    try:
+        with session:
             yield
+    except ray.exceptions.RayError as error:
+        raise in_a_sentence(error) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ without a word. So a thread asks the head again and again.
 import threading
 import time
 
-from emi_ray.errors import EmiRayError
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.interruption import end_main_thread
 from emi_ray.runtime.address import answers
 
@@ -51,7 +51,7 @@ class HeadWatch:
         """Whether an error in the block is due to the loss of the head, which may be too recent for the thread."""
         if self.is_lost:
             return True
-        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        if isinstance(error, (UserError, KeyboardInterrupt, SystemExit, GeneratorExit)):
             return False
         return not answers(self.address)
 

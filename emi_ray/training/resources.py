@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from emi_ray.errors import UserError
-from emi_ray.runtime import CORES, machine
+from emi_ray.runtime import CORES, machine, results_of
 
 if TYPE_CHECKING:  # the driver needs no torch
     import torch
@@ -118,7 +118,7 @@ def smallest_gpu_bytes() -> int | None:
     """Memory of a GPU of the session, asked where one is; None where there is none."""
     if not machine().gpus:
         return None
-    answer: int | None = ray.get(ray.remote(num_gpus=1, num_cpus=0)(_memory_of_gpu).remote())
+    answer: int | None = results_of(ray.remote(num_gpus=1, num_cpus=0)(_memory_of_gpu).remote())
     return answer
 
 

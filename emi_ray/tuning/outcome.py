@@ -21,13 +21,14 @@ from optuna.trial import FrozenTrial, TrialState
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
+from emi_ray.runtime import results_of
 from emi_ray.settings import Settings, dump_yaml
 from emi_ray.training import runs
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.resources import JobResources
 from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
 from emi_ray.tuning.objective import score_recipe
-from emi_ray.tuning.ray_search import SharedData, encoder_cache, results_of
+from emi_ray.tuning.ray_search import MAX_RETRIES, SharedData, encoder_cache
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import lower_is_better, study_folder
 from emi_ray.tuning.study import START, TuningStudy
@@ -138,7 +139,7 @@ def confirm(
     seeds = [own_seed + 1 + index for index in range(_CONFIRMING_SEEDS if how_many else 0)]
     if seeds:
         on_note(f"training {len(trials)} trials again under {len(seeds)} other seeds, on the tuning split")
-    score = ray.remote(max_retries=1)(_score).options(**resources.options)
+    score = ray.remote(max_retries=MAX_RETRIES)(_score).options(**resources.options)
     job = (shared.reference, metric, encoder_cache(study.settings, workspace), resources)
     pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
     judged: dict[int, list[Judged]] = {

@@ -17,9 +17,8 @@ from ray import tune
 
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
-from emi_ray.runtime import machine
+from emi_ray.runtime import machine, results_of
 from emi_ray.schema import Stream
-from emi_ray.storage import in_words
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.plan import RunPlan
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
@@ -49,7 +48,7 @@ _ENVIRONMENT = {
 
 
 MAX_RETRIES = 5
-"""Of reading the features and of training an encoder, when nodes die."""
+"""Of reading the features, training an encoder and confirming a trial, when nodes die."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +79,6 @@ def share_data(plan: RunPlan, settings: StudySettings) -> SharedData:
     reader: Any = ray.remote(num_cpus=0.1, max_retries=MAX_RETRIES)(_read)
     reference, size = reader.options(num_returns=2).remote(plan, settings)
     return SharedData(reference, results_of(size))
-
-
-def results_of(references: Any) -> Any:
-    """What remote functions return.
-
-    Raises:
-        EmiRayError: as one of them raised it, or saying how one broke down.
-    """
-    try:
-        return ray.get(references)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, EmiRayError):
-            raise error.cause from None
-        raise EmiRayError(f"A worker broke down: {in_words(error.cause)}") from error
 
 
 def plan_resources(

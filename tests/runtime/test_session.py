@@ -1,13 +1,14 @@
-"""A local session on a machine that is too busy for Ray to start in time."""
+"""A local session on a machine that is too busy for Ray to start in time, and what its errors become."""
 
 import logging
+import os
 import sys
 
 import pytest
 import ray
 
 from emi_ray.errors import EmiRayError
-from emi_ray.runtime import session
+from emi_ray.runtime import results_of, session
 
 SLOW = "The current node timed out during startup. This could happen because …"
 
@@ -69,3 +70,31 @@ def test_after_an_error_rays_threads_print_nothing(capsys):
         assert capsys.readouterr().err == ""
     finally:
         logger.removeHandler(terminal)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (EmiRayError("the disk is full."), r"^the disk is full\.$"),
+        (PermissionError(13, "no", "/data/x"), "^A worker broke down: /data/x may not be written or read"),
+        (KeyError("x"), "^A worker broke down: KeyError: 'x'$"),
+    ],
+)
+def test_what_a_task_raises_is_one_sentence(error, says, ray_session):
+    def breaks() -> None:
+        raise error
+
+    with pytest.raises(EmiRayError, match=says):
+        results_of(ray.remote(breaks).remote())
+    with pytest.raises(EmiRayError, match=says), session.ray_session():
+        ray.get(ray.remote(breaks).remote())
+
+
+@pytest.mark.slow
+def test_a_process_that_the_command_cannot_do_without_is_said_to_be_lost(ray_session):
+    def die() -> None:
+        os._exit(1)
+
+    with pytest.raises(EmiRayError, match=r"^Ray lost a process or a node .* the same command goes on\.$"):
+        results_of(ray.remote(max_retries=0)(die).remote())
