@@ -1,4 +1,4 @@
-"""Decoded frames as a person sees them: square pixels, upright, not mirrored, standard dynamic range."""
+"""Decoded frames as a person sees them: square pixels, upright, not mirrored, progressive, standard dynamic range."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,11 +11,14 @@ from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from emi_ray.media.interlaced import Deinterlacer, is_interlaced
 from emi_ray.media.tone import HLG, PQ, ToneMapper
 
 PLAUSIBLE_ASPECTS = (0.1, 10.0)
 """A pixel that a file declares narrower or wider than this is taken for square."""
 BT2020 = 9
+UNSPECIFIED, IPT = 2, 15
+"""Matrix coefficients by their numbers in ITU-T H.273; IPT is what Dolby Vision's profile 5 holds."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,8 @@ def orientation_of(frame: VideoFrame) -> Orientation:
     The matrix maps (x, y) to (a x + c y, b x + d y), and holds a, b, -, c, d, - in 16.16 fixed point (ISO/IEC
     14496-12, ``tkhd``).
     """
-    try:
-        kinds = list(cast(Iterable[SideData], frame.side_data))
-    except ValueError:
-        # PyAV does not list side data where one is of a kind it does not know, such as EXIF; it knows the turn.
+    kinds = _side_data(frame)
+    if kinds is None:
         return _QUARTERS[round(frame.rotation / 90) % 4]
     matrices = [data for data in kinds if data.type is Type.DISPLAYMATRIX]
     if not matrices:
@@ -61,6 +62,25 @@ def orientation_of(frame: VideoFrame) -> Orientation:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, a < 0, d < 0)
     return Orientation(True, c < 0, b < 0)
+
+
+def needs_dolby_metadata(frame: VideoFrame) -> bool:
+    """Whether a frame's colours are right only after Dolby Vision's metadata (RPU) is applied, which is not done.
+
+    So it is in profile 5. The pictures of other profiles are ordinary HDR or SDR without it.
+    """
+    if frame.colorspace == IPT:
+        return True
+    kinds = {data.type for data in _side_data(frame) or ()}
+    return frame.colorspace == UNSPECIFIED and bool(kinds & {Type.DOVI_METADATA, Type.DOVI_RPU_BUFFER})
+
+
+def _side_data(frame: VideoFrame) -> list[SideData] | None:
+    """What accompanies a frame; None where PyAV cannot list it, because one is of a kind it does not know (EXIF)."""
+    try:
+        return list(cast(Iterable[SideData], frame.side_data))
+    except ValueError:
+        return None
 
 
 class RgbConverter:
@@ -72,8 +92,8 @@ class RgbConverter:
         scale_of: (width, height) of the first frame as it is seen → the factor to scale it by; above 1 is taken as 1.
 
     Attributes:
-        notes: how many frames had pixels that were not square, were turned or mirrored, came in HDR, or in another
-            size.
+        notes: how many frames had pixels that were not square, were turned or mirrored, were interlaced, came in HDR,
+            in Dolby Vision that is not understood, or in another size.
     """
 
     def __init__(self, scale_of: Callable[[float, float], float]) -> None:
@@ -81,6 +101,7 @@ class RgbConverter:
         self._canvas: tuple[int, int] | None = None
         self._seen: tuple[float, float] = (0, 0)
         self._reformatter = VideoReformatter()
+        self._deinterlace = Deinterlacer()
         self._mappers: dict[int, ToneMapper] = {}
         self.notes: Counter[str] = Counter()
 
@@ -103,7 +124,7 @@ class RgbConverter:
         width, height = self._fitted(upright)
         self._count(orientation, aspect, frame, upright)
         target = (height, width) if orientation.transposed else (width, height)
-        pixels = orientation.apply(self._scaled(frame, *target))
+        pixels = orientation.apply(self._scaled(self._deinterlace(frame), *target))
         if (width, height) != self._canvas:
             pixels = _bordered(pixels, *self._canvas)
         return np.ascontiguousarray(pixels)
@@ -135,7 +156,9 @@ class RgbConverter:
             {
                 "frames_turned": int(orientation != UPRIGHT),
                 "frames_squared": int(aspect != 1.0),
+                "frames_deinterlaced": int(is_interlaced(frame)),
                 "frames_tone_mapped": int(frame.color_trc in (PQ, HLG)),
+                "frames_of_dolby_vision": int(needs_dolby_metadata(frame)),
                 "frames_resized": int(upright != self._seen),
             }
         )

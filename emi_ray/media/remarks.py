@@ -14,6 +14,8 @@ SENTENCES = {
     "frames_resized": "the size of the pictures changes: {} frames were fitted into the first one's",
     "frames_squared": "pixels that are not square: {} frames were stretched to what a player shows",
     "frames_turned": "{} frames were turned or mirrored as the file asks",
+    "frames_deinterlaced": "interlaced film: of {} frames the lines of one moment were kept and the others filled in",
+    "frames_of_dolby_vision": "Dolby Vision: {} frames need metadata that is not read, so their colours are wrong",
     "frames_tone_mapped": "high dynamic range: {} frames were mapped to the range of a standard screen",
     "sound_filled_ms": "gaps in the sound: {} ms of silence were put in",
     "sound_cut_ms": "sound that is there twice: {} ms were cut",
@@ -23,6 +25,7 @@ SENTENCES = {
     "sound_scaled": "the sound went beyond full scale: all of it was scaled down",
     "samples_clipped": "{} samples beyond full scale were clipped",
     "images_unreadable": "{} face images cannot be read",
+    "crops_of_other_faces": "{} face images are of other faces than the one with most images, and were left out",
 }
 """By note; ``{}`` is its count, other names in braces are those of further notes."""
 

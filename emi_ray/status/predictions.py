@@ -46,15 +46,16 @@ def _prediction(workspace: Workspace, run: str, name: str, stale_runs: set[str])
         return Line(
             "predictions", where, missing=before.num_rows, why=("it was not finished",), command=command
         )
-    if keys != record.run_keys or run in stale_runs:
-        why = "the run was trained again since" if keys != record.run_keys else "the run is stale"
-        return Line("predictions", where, stale=before.num_rows, why=(why,), command=command)
     try:
         now = read_sources(workspace, record.sources).clips
-        return _compared(place, where, record, before, now, command)
+        line = _compared(place, where, record, before, now, command)
     except EmiRayError as error:
         why = f"it cannot be compared: {error}"
-        return Line("predictions", where, current=before.num_rows, why=(why,))
+        line = Line("predictions", where, current=before.num_rows, why=(why,))
+    if keys == record.run_keys and run not in stale_runs:
+        return line
+    why = "the run was trained again since" if keys != record.run_keys else "the run is stale"
+    return Line("predictions", where, stale=before.num_rows, why=(why, *line.why), command=command)
 
 
 def _compared(

@@ -1,15 +1,17 @@
 """Pictures that were once seen otherwise than a person sees them."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import cv2
 import numpy as np
 import pytest
+from av.sidedata.sidedata import Type
 from made_media import decode, picture, write_film
 
 from emi_ray.media.clip import DecodedClip
-from emi_ray.media.pictures import UPRIGHT, Orientation, RgbConverter
+from emi_ray.media.pictures import UPRIGHT, Orientation, RgbConverter, needs_dolby_metadata
 from emi_ray.media.remarks import remarks
 from emi_ray.media.tone import HLG, PQ, ToneMapper
 
@@ -203,3 +205,53 @@ def square(pixels):
     border = 96 - np.array(pixels.shape[:2])
     (above, left), (below, right) = border // 2, border - border // 2
     return cv2.copyMakeBorder(pixels, above, below, left, right, cv2.BORDER_REPLICATE)
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("mpeg2video", {"flags": "+ildct+ilme"}),
+        ("libx264", {"x264-params": "interlaced=1:tff=1"}),
+    ],
+)
+def test_of_interlaced_frames_the_lines_of_one_moment_are_seen(tmp_path, codec, options):
+    """A disc that moves by 24 pixels from one field to the next: combed edges as decoded, none as seen."""
+    rows, columns = np.mgrid[:96, :160]
+
+    def disc(middle):
+        inside = (columns - middle) ** 2 + (rows - 48) ** 2 < 30**2
+        return np.repeat(np.where(inside, 220, 40).astype(np.uint8)[:, :, np.newaxis], 3, axis=2)
+
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 160, 96, "yuv420p", 4_000_000
+        for index in range(25):
+            pixels = np.where(rows[:, :, np.newaxis] % 2 == 0, disc(60 + index), disc(84 + index))
+            frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    clip = decode(tmp_path / "a.mkv", "frames")
+    assert clip.notes["frames_deinterlaced"] == len(clip.frames.pixels) == 6
+    for pixels, time_s in zip(clip.frames.pixels, clip.frames.timestamps_s, strict=True):
+        moments = [disc(middle + round(time_s * 25)) for middle in (60, 84)]
+        assert min(np.abs(pixels.astype(int) - moment).mean() for moment in moments) < 4
+    assert any("interlaced film: of 6 frames" in sentence for sentence in remarks(clip.notes))
+
+
+def test_progressive_frames_are_left_as_they_are(tmp_path):
+    clip = decode(write_film(tmp_path / "a.mkv", [picture()] * 10), "frames")
+    assert "frames_deinterlaced" not in clip.notes
+
+
+def test_dolby_vision_that_needs_its_metadata_is_said():
+    def frame(colorspace, *kinds):
+        return SimpleNamespace(
+            colorspace=colorspace, side_data=[SimpleNamespace(type=kind) for kind in kinds]
+        )
+
+    assert needs_dolby_metadata(frame(15))
+    assert needs_dolby_metadata(frame(2, Type.DOVI_METADATA))
+    assert not needs_dolby_metadata(frame(9, Type.DOVI_METADATA))
+    assert not needs_dolby_metadata(frame(2, Type.DISPLAYMATRIX))
+    assert "colours are wrong" in remarks({"frames_of_dolby_vision": 6})[0]

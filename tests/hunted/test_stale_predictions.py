@@ -171,21 +171,20 @@ def test_status_names_what_has_changed_and_the_same_command_mends_it(trained, tm
     assert "cannot be compared" in line().why[0]
 
 
-def test_what_a_stale_run_predicted_is_stale_and_is_written_again_to_where_it_was(
-    trained, tmp_path, monkeypatch
-):
+def test_what_a_stale_run_predicted_is_stale_beside_what_else_has_changed(trained, tmp_path):
     (tmp_path / "new.wav").write_bytes(b"sound")
     new = read_new_clips(trained, "audio", [str(tmp_path / "new.wav")])
     assert new.run == "audio/1"
     predict_clips(trained, new)
+    (tmp_path / "new.wav").write_bytes(b"other")
     clips = trained.clips()
     trained.write_table(CLIPS, clips.cast(clips_schema([Label("Joy", 0, 2)])))
     try:
         lines = [
             each for each in read_status(trained, WorkspaceConfig()).lines if each.stage == "predictions"
         ]
-        assert lines
-        assert {each.why for each in lines} == {("the run is stale",)}
+        assert {each.why[0] for each in lines} == {"the run is stale"}
+        assert any("1 stale: the sound file changed" in each.why for each in lines)
     finally:
         trained.write_table(CLIPS, clips)
 
