@@ -43,7 +43,7 @@ WORDS = 20
 DISTINCT = 64
 """Files of each kind; the clips of a run share them in turn."""
 
-NUM_CLIPS = {"vision": 2_400, "audio": 6_000, "text": 60_000, "decoding": 600}
+NUM_CLIPS = {"vision": 2_400, "audio": 10_000, "text": 60_000, "decoding": 600}
 MODALITY: dict[str, Modality] = {
     "vision": "vision",
     "audio": "audio",

@@ -60,6 +60,7 @@ class Batches(Generic[Result]):
         self._stage = stage
         self.largest = largest
         """Clips that are tried at once; None: all that come."""
+        self._free_since = float("-inf")
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
         """An attempt for each clip, in order.
@@ -84,9 +85,16 @@ class Batches(Generic[Result]):
                 return self._one_by_one(clips, error)
             lack = f"{type(error).__name__}: {error}"
         else:
-            seconds = (time.perf_counter() - started) / len(clips)
+            seconds = self._seconds_since(started) / len(clips)
             return [Attempt(c.clip_id, r, None, seconds) for c, r in zip(clips, results, strict=True)]
         return self._in_less_memory(clips, lack)  # outside of the handler, whose traceback holds the tensors
+
+    def _seconds_since(self, started: float) -> float:
+        """Seconds spent on a batch that ends now. Batches of several threads overlap, and the device works through
+        them in their order: what passed before the last one ended was spent on that one."""
+        now = time.perf_counter()
+        started, self._free_since = max(started, self._free_since), now
+        return now - started
 
     def _in_less_memory(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
         free_device_memory()

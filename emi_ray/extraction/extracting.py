@@ -1,7 +1,6 @@
 """The stage of one modality: decoded clips → features in the store."""
 
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
 from emi_ray.extraction.vigil import Limits
 from emi_ray.extraction.work import origin_column, origin_of, store_of, todo_column
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
+from emi_ray.extractors.turns import Turn
 from emi_ray.failures import Failure, write_failures
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
@@ -49,7 +49,7 @@ class Extract(Stage):
         self.name = self._modality = spec.kind.MODALITY
         self._spec = spec
         self._store = store_of(workspace, spec)
-        self._model_is_free = threading.Lock()
+        self._turn = Turn()
         # On a GPU writing must not hold up the model: raw parts are cheap, and tasks merge them (upkeep.py).
         self._filling = None if pool.num_gpus else Filling(self._store.held)
         self._keep = [*keep, "outcomes"]
@@ -71,7 +71,7 @@ class Extract(Stage):
         absences = {clip.clip_id: self._absence(clip) for clip in clips}
         absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
         ready = [clip for clip in clips if not absences[clip.clip_id]]
-        with self._model_is_free:
+        with self._turn:
             results = self._runner.run(ready)
             _refuse_failing_alike(results)
             return self._in_precision(absent + results)

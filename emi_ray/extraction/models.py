@@ -10,8 +10,9 @@ from emi_ray.extraction.stage import Stage
 class Models(Stage):
     """Stages one after the other, as a chain of pools would run them.
 
-    Several batches may be on their way at once, each in a thread of its own. A stage lets one batch at a time to its
-    model: while that computes, other threads prepare the next batch and write the features of the one before.
+    Several batches may be on their way at once, each in a thread of its own. A stage lets one thread at a time give
+    work to its model; while the GPU computes it, other threads give it the next batch, prepare the one after, and
+    write the features of the one before.
 
     Args:
         builders: of the stages, in their order.

@@ -35,8 +35,8 @@ BLOCKS_PER_ACTOR = 8
 MAX_ROWS_PER_BLOCK = 512
 """Where a block is decoded to more than 64 MiB, Ray Data passes it on in pieces."""
 
-MAX_BATCHES_AT_ONCE = 3
-"""In a process on a GPU. One for each model and one that is written, within the memory that these take."""
+BATCHES_AT_ONCE = 5
+"""In a process on a GPU, each in a thread: one or two for the GPU, others that are prepared or written meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict
     """How ``map_batches`` is told of the processes that run these stages."""
     pool = pools[names[0]]
     each = math.ceil(num_clips / pool.max_actors)  # Ray joins blocks until they fill a batch
-    threads = min(len(names) + 1, MAX_BATCHES_AT_ONCE) if pool.num_gpus else 1
+    threads = BATCHES_AT_ONCE if pool.num_gpus else 1
     return {
         "batch_size": min(_largest_batch(pools, names), each),
         "batch_format": "pyarrow",

@@ -57,6 +57,8 @@ class Note:
         folder.mkdir(mode=0o700, exist_ok=True)
         _forget_old(folder)
         self._file = folder / f"{re.sub(r'[^A-Za-z0-9]', '_', owner)}-{stage}.json"
+        self._lock = threading.Lock()
+        self._in_hand: set[str] = set()
 
     def left_behind(self) -> set[str]:
         """The clips that this actor had in hand when it died."""
@@ -67,10 +69,18 @@ class Note:
 
     @contextmanager
     def holding(self, clip_ids: Iterable[str]) -> Iterator[None]:
-        """While the block lasts, the note says that these clips are in hand."""
-        self._file.write_text(json.dumps([*clip_ids]))
+        """While the block lasts, the note says that these clips are in hand, beside those of other threads."""
+        mine = set(clip_ids)
+        with self._lock:
+            self._in_hand |= mine
+            self._file.write_text(json.dumps(sorted(self._in_hand)))
         yield
-        self._file.unlink(missing_ok=True)
+        with self._lock:
+            self._in_hand -= mine
+            if self._in_hand:
+                self._file.write_text(json.dumps(sorted(self._in_hand)))
+            else:
+                self._file.unlink(missing_ok=True)
 
 
 class Watch:

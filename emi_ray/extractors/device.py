@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emi_ray.extractors.turns import turn_lent
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,5 +45,20 @@ def unpack(packed: "torch.Tensor", arrays: Sequence[np.ndarray]) -> "list[torch.
 
 
 def to_host(values: "torch.Tensor") -> np.ndarray:
-    """Features as an array of float16, as they are stored: rounded on the device, so half of the bytes travel."""
-    return values.half().cpu().numpy()
+    """Features as an array of float16, as they are stored: rounded on the device, so half of the bytes travel.
+
+    From a GPU they travel to pinned memory, at ten times the rate of pageable memory. Until they are here, other
+    threads may use the model.
+    """
+    import torch
+
+    rounded = values.half()
+    if rounded.device.type == "cpu":
+        return rounded.numpy()
+    pinned = torch.empty(rounded.shape, dtype=torch.float16, pin_memory=True)
+    pinned.copy_(rounded, non_blocking=True)
+    arrived = torch.cuda.Event(blocking=True)  # a thread that waits leaves its core to others
+    arrived.record()
+    with turn_lent():
+        arrived.synchronize()
+    return pinned.numpy()

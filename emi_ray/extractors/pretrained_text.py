@@ -82,16 +82,20 @@ class HfText(Pretrained):
     def _forward(self, tokens: Any, batch: Sequence[int]) -> list[np.ndarray]:
         """Steps (T, D) of each text of a batch."""
         chosen = {name: [rows[index] for index in batch] for name, rows in tokens.items()}
-        inputs = self._tokenizer.pad(chosen, return_tensors="pt").to(self._device)
+        padded = self._tokenizer.pad(chosen, return_tensors="pt")
+        # Kept on the host: indexing with it on the device would wait for the device.
+        is_token = padded["attention_mask"].bool().numpy()
+        inputs = padded.to(self._device)
         output = self._model(**inputs, output_hidden_states=self.settings.layer != "last")
         hidden = select_layer(output, self.settings.layer).float()
-        mask = inputs["attention_mask"].bool()
         if not self.settings.sequence:
-            hidden, mask = self._pooled(hidden, mask)[:, None], mask[:, :1]
+            hidden = self._pooled(hidden, inputs["attention_mask"].bool())
         if self.settings.normalize:
             hidden = hidden / hidden.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        kept, counts = to_host(hidden[mask]), mask.sum(1).cpu().numpy()
-        return np.split(kept, np.cumsum(counts)[:-1])
+        steps = to_host(hidden)
+        if not self.settings.sequence:
+            return np.split(steps, len(steps))
+        return [rows[tokens] for rows, tokens in zip(steps, is_token, strict=True)]
 
     def _pooled(self, hidden: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
         if self.settings.pooling == "cls":

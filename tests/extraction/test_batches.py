@@ -1,3 +1,6 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -70,3 +73,33 @@ def test_errors_are_told_apart_by_type_and_by_words():
     assert is_device_lost(torch.AcceleratorError("anything", 700))
     assert not is_device_lost(RuntimeError("shape mismatch"))
     assert not is_device_lost(ClipError("vision", "CUDA error in its title"))
+
+
+def test_seconds_of_batches_that_overlap_are_counted_once():
+    batches, barrier = Batches(Slow(), "vision"), threading.Barrier(2)
+    found = []
+
+    def run(clips):
+        barrier.wait()
+        found.extend(batches.run(clips))
+
+    threads = [threading.Thread(target=run, args=(CLIPS[i : i + 4],)) for i in (0, 4)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(each.seconds for each in found) <= time.perf_counter() - started
+
+
+class Slow:
+    """Takes a while."""
+
+    feature_dim = 1
+
+    def __call__(self, clips):
+        time.sleep(0.2)
+        return clips
+
+    def use_less_memory(self) -> bool:
+        return False

@@ -54,3 +54,16 @@ def test_what_a_dead_actor_had_in_hand_is_known_to_its_successor():
     assert first.failure is None
     assert "SIGSEGV" in second.failure[1]
     assert not Note(owner, "text").left_behind()
+
+
+def test_what_several_threads_of_an_actor_have_in_hand_is_written_down_together():
+    owner = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    note = Note(owner, "text")
+    first, second = note.holding(["c1"]), note.holding(["c2"])
+    first.__enter__()
+    second.__enter__()
+    assert Note(owner, "text").left_behind() == {"c1", "c2"}
+    first.__exit__(None, None, None)
+    assert Note(owner, "text").left_behind() == {"c2"}
+    second.__exit__(None, None, None)
+    assert not Note(owner, "text").left_behind()

@@ -37,27 +37,44 @@ def features(checkpoint: Path, modality: str, name: str, **settings: object) -> 
     return [f.values.astype(np.float64) for f in extractor.extract([make_clip(i) for i in range(5)])]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.01), ("bfloat16", 0.15), ("float16", 0.03)])
+@pytest.fixture
+def full_precision(monkeypatch) -> None:
+    """Without TF32, whose ten bits these random weights amplify."""
+    monkeypatch.setattr("emi_ray.extractors.pretrained.use_tf32", lambda device, dtype: None)
+    monkeypatch.setattr("emi_ray.extractors.whisper.use_tf32", lambda device, dtype: None)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.parametrize("model", MODELS)
-def test_features_are_those_of_the_cpu_within_the_rounding_of_the_precision(model, dtype, tolerance, request):
+def test_features_are_those_of_the_cpu(model, request, full_precision):
     checkpoint = request.getfixturevalue(model)
     expected = features(checkpoint, *MODELS[model], dtype="float32", device="cpu")
-    found = features(checkpoint, *MODELS[model], dtype=dtype, device="cuda")
+    found = features(checkpoint, *MODELS[model], dtype="float32", device="cuda")
     for there, here in zip(expected, found, strict=True):
         assert here.shape == there.shape
-        assert np.abs(here - there).max() <= tolerance * np.abs(there).max()
+        assert np.abs(here - there).max() <= 0.002 * np.abs(there).max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("model", MODELS)
+def test_in_less_precision_features_are_nearly_those_of_the_cpu(model, dtype, request):
+    checkpoint = request.getfixturevalue(model)
+    expected = np.concatenate(features(checkpoint, *MODELS[model], dtype="float32", device="cpu"))
+    found = np.concatenate(features(checkpoint, *MODELS[model], dtype=dtype, device="cuda"))
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.995
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_features_on_the_gpu_do_not_depend_on_the_batch(model, request):
+def test_features_on_the_gpu_do_not_depend_on_the_batch(model, request, full_precision):
     checkpoint = request.getfixturevalue(model)
     together = features(checkpoint, *MODELS[model], dtype="float32", device="cuda")
     alone = features(checkpoint, *MODELS[model], dtype="float32", device="cuda", batch_size=1)
     for one, other in zip(together, alone, strict=True):
-        assert np.abs(one - other).max() <= 0.01 * np.abs(other).max()
+        assert np.abs(one - other).max() <= 0.002 * np.abs(other).max()
 
 
-def test_whisper_hears_on_the_gpu_what_it_hears_on_the_cpu(whisper):
+def test_whisper_hears_on_the_gpu_what_it_hears_on_the_cpu(whisper, full_precision):
     clips = [make_clip(seed, seconds=seconds) for seed, seconds in enumerate([2, 33, 4])]
 
     def heard(device: str) -> list[str]:
@@ -91,7 +108,7 @@ def test_one_process_on_the_gpu_runs_every_model_in_bfloat16(
     ray_session, clips, tmp_path, dinov2, wav2vec2, bert
 ):
     settings = [
-        *("extractors.vision.name=dinov2-face", f"extractors.vision.settings.weights={dinov2}"),
+        *("extractors.vision.name=dinov2-frame", f"extractors.vision.settings.weights={dinov2}"),
         *("extractors.audio.name=wav2vec2", f"extractors.audio.settings.weights={wav2vec2}"),
         *("extractors.text.name=gte-base", f"extractors.text.settings.weights={bert}"),
     ]
