@@ -76,8 +76,12 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     if (slashes := _ONE_SLASH.fullmatch(uri)) and "://" not in uri:
         scheme = uri.partition(":")[0]
         raise UserError(f"{uri}: a URI has two slashes: {scheme}://{slashes['rest'].lstrip('/')}")
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{os.fsencode(uri)!r}: a name that is not UTF-8 text. Rename it.") from None
     if "://" not in uri:
-        return fs.LocalFileSystem(), str(_absolute(Path(uri).expanduser()))
+        return fs.LocalFileSystem(), str(_absolute(_at_home(uri)))
     if without_credentials(uri) != uri:
         raise UserError(
             f"{without_credentials(uri)} was given with credentials in the URI, which would be printed and stored. "
@@ -101,6 +105,15 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         reason = str(error).partition("\n")[0]
         needs = " Hadoop's libhdfs and a Java runtime must be there." if "libjvm" in reason else ""
         raise UserError(f"{uri} cannot be opened: {reason}.{needs}") from None
+
+
+def _at_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no HOME, and no such user
+        raise UserError(
+            f"{path}: there is no home folder that ~ could stand for. Give the whole path."
+        ) from None
 
 
 def _absolute(path: Path) -> Path:

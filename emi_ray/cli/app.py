@@ -1,6 +1,7 @@
 """The application: what verbs share, and how errors become exit codes."""
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -12,6 +13,9 @@ from emi_ray import __version__
 from emi_ray.cli.log import begin_log, end_log
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.storage import explain, without_credentials
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 console = Console()
 errors = Console(stderr=True)
@@ -65,11 +69,14 @@ Overrides = Annotated[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb. Exit codes: 0 ok, 1 the work failed, 2 the user's mistake."""
+    """Run a verb. Exit codes: 0 ok, 1 the work failed, 2 the user's mistake, 130 interrupted."""
     _show_notes()
     try:
         app(args=arguments)
     except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only cut through the end
+            _end("Interrupted. What is finished is kept: the same command goes on from there.", INTERRUPTED)
         end_log(int(ending.code or 0))
         raise
     except UserError as error:

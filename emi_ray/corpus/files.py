@@ -55,13 +55,23 @@ def join_all(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def kind_of(path: str) -> fs.FileType:
-    """Whether there is a file, a folder or nothing."""
+    """Whether there is a file, a folder or nothing.
+
+    Raises:
+        UserError: a pipe, socket or device is there: reading it would wait for whoever fills it, and only once.
+    """
     filesystem, inner = _reached(path)
-    return filesystem.get_file_info(inner).type
+    kind = filesystem.get_file_info(inner).type
+    if kind == fs.FileType.Unknown:
+        raise UserError(
+            f"{path} is a pipe, socket or device. Write what it gives into a file, and name that."
+        )
+    return kind
 
 
 def list_folder(folder: str) -> dict[str, bool]:
-    """Names in a folder, and whether each is a folder itself; nothing where there is no such folder.
+    """Names in a folder, and whether each is a folder itself; nothing where there is no such folder. Names may be no
+    text (:func:`is_text`).
 
     Raises:
         UserError: the folder cannot be listed.
@@ -79,8 +89,18 @@ def list_folder(folder: str) -> dict[str, bool]:
     return {info.base_name: info.type == fs.FileType.Directory for info in infos}
 
 
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8 text. File systems of Unix allow any bytes, tables and messages do not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def walk(folder: str) -> list[str]:
-    """Paths, relative to the folder, of all files in it and below it, sorted; hidden ones are left out."""
+    """Paths, relative to the folder, of all files in it and below it, sorted; hidden ones are left out. Paths may be
+    no text (:func:`is_text`)."""
     filesystem, inner = _reached(folder)
     if isinstance(filesystem, fs.LocalFileSystem):
         return sorted(_walk_local(inner))
@@ -138,7 +158,7 @@ def exist(paths: pa.ChunkedArray) -> pa.ChunkedArray:
         except UserError:
             unlisted.append(parent)
         else:
-            known.extend(f"{parent}/{name}" for name in names)
+            known.extend(f"{parent}/{name}" for name in names if is_text(name))
     found = pc.is_in(
         pc.binary_join_element_wise(split["parent"], split["name"], "/"), pa.array(known, pa.string())
     )
@@ -192,6 +212,8 @@ def read_buffer(path: str) -> pa.Buffer:
         UserError: there is no such file, or it cannot be read.
     """
     filesystem, inner = _reached(path)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        kind_of(path)
     try:
         with filesystem.open_input_file(inner) as stream:
             return stream.read_buffer()

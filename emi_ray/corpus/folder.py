@@ -1,5 +1,6 @@
 """A corpus without a table: every media file is a clip of the test split, to extract and to predict."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import unquote
@@ -7,7 +8,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from emi_ray.corpus.files import absolute, is_uri, join, kind_of, nothing_at, walk
+from emi_ray.corpus.files import absolute, is_text, is_uri, join, kind_of, nothing_at, walk
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.errors import UserError
 
@@ -32,10 +33,16 @@ def read_media(paths: Sequence[str]) -> Listing:
         media, others = _media_at(path)
         found.update(dict.fromkeys(media))
         num_others += others
+    files, nameless = list(filter(is_text, found)), [file for file in found if not is_text(file)]
     findings = []
     if num_others:
         findings.append(Finding("info", f"{num_others:,} files that are no media were left alone."))
-    files = list(found)
+    if nameless:
+        message = (
+            f"{len(nameless):,} media files are left out, because their names are not UTF-8 text: rename "
+            f"{os.fsencode(nameless[0])!r}, for one."
+        )
+        findings.append(Finding("warning", message))
     clips = pa.table(
         {
             "clip_id": _clip_ids(files),

@@ -1,6 +1,7 @@
 """Where one modality's ready features lie: a folder of one file a clip, or one file of many clips."""
 
 import hashlib
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from emi_ray.corpus.files import join, list_folder, read_buffer
+from emi_ray.corpus.files import is_text, join, list_folder, read_buffer
 from emi_ray.errors import ClipError, UserError
 from emi_ray.exchange.arrays import READERS, STAGE, read_array
 from emi_ray.schema import Modality
@@ -53,13 +54,17 @@ class FolderSource:
         """Id → file name.
 
         Raises:
-            UserError: two files have one id.
+            UserError: two files have one id, or a name is no text.
         """
         found: dict[str, str] = {}
         for name, is_folder in sorted(list_folder(self.place).items()):
             stem, dot, suffix = name.rpartition(".")
             if is_folder or not stem or dot + suffix.lower() not in READERS:
                 continue
+            if not is_text(name):
+                raise UserError(
+                    f"{self.place}: the name {os.fsencode(name)!r} is not UTF-8 text. Rename the file."
+                )
             if stem in found:
                 raise UserError(f"{self.place}: {found[stem]} and {name} are one clip. Remove one of them.")
             found[stem] = name

@@ -127,7 +127,7 @@ class _Decoding:
         if file is None:
             self.missing |= dict.fromkeys(sorted(needs), "the clip has no media file")
             return
-        sinks = _Sinks(self.media, needs)
+        sinks, notes = _Sinks(self.media, needs), FileNotes(0.0, 0)
         try:
             with open_media(file) as stream:
                 notes = DECODERS[self.media.decoder](stream, sinks.all, serving)

@@ -47,6 +47,8 @@ def open_media(media: str | bytes) -> BinaryIO:
             raise UnreadableError(f"file not found: {media}")
         if kind == fs.FileType.Directory:
             raise UnreadableError(f"a folder stands where a file is expected: {media}")
+        if kind == fs.FileType.Unknown:  # reading a pipe would wait for whoever fills it
+            raise UnreadableError(f"a pipe, socket or device stands where a file is expected: {media}")
         if isinstance(filesystem, fs.LocalFileSystem):
             stream = cast(BinaryIO, open(path, "rb"))  # noqa: SIM115 - the caller closes it
         else:
@@ -76,11 +78,13 @@ def read_folder(uri: str) -> "Folder":
     filesystem, path = _locate(uri)
     try:
         infos = filesystem.get_file_info(fs.FileSelector(path))
+        names = [info.base_name for info in infos if info.type == fs.FileType.File]
     except OSError as error:
         raise_if_outage(error)
         reason = "folder not found" if isinstance(error, FileNotFoundError) else _in_words(error)
         raise UnreadableError(f"{reason}: {uri}") from error
-    names = [info.base_name for info in infos if info.type == fs.FileType.File]
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"a file's name is not UTF-8 text, in the folder {uri}") from error
     return Folder(filesystem, path, tuple(names))
 
 
