@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -102,12 +102,14 @@ class Workspace:
         return Workspace(f"{root.rstrip('/')}/{relative}{question}{query}")
 
     def require_writable(self) -> None:
-        """Refuse a local workspace that this user, or a mount that is only read, does not let us write.
-
-        Raises:
-            UserError: as said.
-        """
-        if self.is_local and not os.access(self.path(), os.W_OK):
+        """Refuse a place, there already or not, where no local workspace can be written (``UserError``)."""
+        if not self.is_local:
+            return
+        place = Path(self.path())
+        nearest = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        if not nearest.is_dir():
+            raise UserError(f"{self.root}: {nearest} is no folder. Name another place for the workspace.")
+        if not os.access(nearest, os.W_OK):
             raise UserError(
                 f"{self.root} may not be written by this user. Check its owner, permissions and mount."
             )

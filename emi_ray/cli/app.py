@@ -13,6 +13,7 @@ from emi_ray import __version__
 from emi_ray.cli.log import begin_log, end_log
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.storage import explain, without_credentials
+from emi_ray.workspace import Workspace
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -44,7 +45,14 @@ def _application(
 ) -> None: ...
 
 
-def _begin_log(context: typer.Context, root: str) -> str:
+_READING = ("compare", "dashboard", "doctor", "export-features", "stats", "status")
+"""Verbs that write nothing into the workspace."""
+
+
+def _open_workspace(context: typer.Context, root: str) -> str:
+    """Before any work: refuse a workspace that cannot be written, and begin the verb's log in it."""
+    if context.info_name not in _READING:
+        Workspace(root).require_writable()
     begin_log(context.info_name or "", root)
     return root
 
@@ -55,7 +63,7 @@ WorkspaceOption = Annotated[
         "--workspace",
         "-w",
         help="Folder or URI (s3://…) that holds all of one project.",
-        callback=_begin_log,
+        callback=_open_workspace,
     ),
 ]
 AddressOption = Annotated[

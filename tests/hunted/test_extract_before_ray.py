@@ -98,9 +98,37 @@ def test_a_modality_without_an_extractor_and_a_workspace_without_clips(work, cap
     assert "emi-ray init" in refusal(command, capsys)
 
 
-def test_a_workspace_that_may_not_be_written(work, capsys, monkeypatch):
+WRITING = [
+    "init --corpus table --source clips.csv",
+    "extract",
+    "train audio",
+    "evaluate audio/1",
+    "predict audio/1 --to x.csv",
+    "report",
+    "ensemble a/1 b/1 --name c",
+    "import-features --layout folder --source x",
+    "tune audio --space x.yaml",
+    "reproduce",
+    "demo",
+    "run audio --corpus table --source clips.csv",
+]
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_workspace_that_may_not_be_written(command, work, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    assert "may not be written" in refusal(["extract", "-w", str(work)], capsys)
+    assert "may not be written" in refusal([*command.split(), "-w", str(work)], capsys)
+
+
+def test_a_workspace_that_is_a_file_and_one_that_is_only_read(work, capsys, monkeypatch):
+    file = str(work.parent / "clips.csv")
+    for place in (file, f"{file}/below"):
+        command = ["init", "-w", place, "--corpus", "table", "--source", "clips.csv"]
+        assert "clips.csv is no folder. Name another place" in refusal(command, capsys)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(SystemExit) as ending:
+        main(["status", "-w", str(work)])
+    assert not ending.value.code
 
 
 def test_run_refuses_the_same_before_it_extracts(work, capsys):
