@@ -20,12 +20,13 @@ for _name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REG
     os.environ.pop(_name, None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what takes minutes, unless it is asked for."""
-    if "EMI_RAY_LONG_TESTS" in os.environ:
-        return
+    """Tests that need a Ray session are slow, and those that take minutes are left out unless they are asked for."""
     for item in items:
-        if item.get_closest_marker("long"):
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("long") and "EMI_RAY_LONG_TESTS" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long runs it"))
 
 

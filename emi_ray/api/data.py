@@ -27,7 +27,7 @@ def init(
 
     Args:
         source: folder, table (CSV, Parquet) or URI of the corpus.
-        corpus: what the source is: ``table``, ``folder`` or ``vidmimic2``.
+        corpus: what the source is: ``table``, ``vidmimic2``, or ``demo`` for the folder of a rendered corpus.
 
     Returns:
         The checked clips, and as ``findings`` what is remarkable about them.
