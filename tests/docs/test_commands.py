@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import typer
 
-from emi_ray.cli import app as cli_app
 from emi_ray.cli.app import app
 from emi_ray.config import WorkspaceConfig
 from emi_ray.recipe import load_recipe, recipe_names
@@ -38,7 +37,8 @@ def test_every_command_on_a_page_is_accepted(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli_app, "begin_log", lambda *_: None)  # it would look for the workspace
+    for parameter in (each for verb in VERBS.values() for each in verb.params):
+        monkeypatch.setattr(parameter, "callback", None)  # that of -w would open the workspace
     for verb, *arguments in commands_of(page):
         assert verb in VERBS, f"{page.name}: there is no verb {verb}"
         command, settings = VERBS[verb], [part for part in arguments if re.match(r"[a-z_]+(\.\w+)+=", part)]
