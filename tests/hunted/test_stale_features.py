@@ -173,6 +173,7 @@ def test_ready_crops_are_compared_image_by_image(corpus, tmp_path):
     assert corpus.todo() == {}
 
 
+@pytest.mark.slow  # a store that is not there is asked for 25 s
 def test_what_cannot_be_looked_at_is_kept(corpus):
     Path(str(corpus.rows["a"]["video"])).unlink()
     corpus.rows["b"]["video"] = "s3://no-such-bucket-of-mine/b.mp4?endpoint_override=127.0.0.1:9&scheme=http"

@@ -130,6 +130,7 @@ VERBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listens", [False, True], ids=["closed port", "silent server"])
 def test_a_server_that_does_not_answer_is_a_sentence_in_time_of_every_verb(
     monkeypatch, listens, capsys, tmp_path
