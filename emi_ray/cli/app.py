@@ -1,6 +1,7 @@
 """The application: what verbs share, and how errors become exit codes."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from emi_ray import __version__
 from emi_ray.cli.log import begin_log, end_log
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.storage import explain, without_credentials
+from emi_ray.time_limit import is_call_left
 from emi_ray.workspace import Workspace
 
 INTERRUPTED = 130
@@ -77,7 +79,22 @@ Overrides = Annotated[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb. Exit codes: 0 ok, 1 the work failed, 2 the user's mistake, 130 interrupted."""
+    """Run a verb. Exit codes: 0 ok, 1 the work failed, 2 the user's mistake, 130 interrupted.
+
+    Args:
+        arguments: by default those of this process, which ends then.
+    """
+    try:
+        _run(arguments)
+    except SystemExit as ending:
+        if arguments is None and is_call_left():  # the library of a store would wait for it for minutes
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(ending.code or 0))
+        raise
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     _show_notes()
     try:
         app(args=arguments)

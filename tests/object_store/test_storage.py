@@ -157,6 +157,30 @@ def test_a_server_that_does_not_answer_is_a_sentence_in_time_of_every_verb(
     storage._s3.cache_clear()
 
 
+GIVING_UP = """
+import sys
+from emi_ray.cli import app
+from emi_ray.storage import open_uri
+from emi_ray.time_limit import within
+
+def verb(args):
+    filesystem, path = open_uri(sys.argv[1])
+    within(0.3, lambda: filesystem.get_file_info(path))
+
+app.app = verb
+app.main()
+"""
+
+
+def test_a_call_that_was_given_up_does_not_hold_up_the_end_of_the_process():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"s3://bucket/w?scheme=http&region=x&endpoint_override=127.0.0.1:{silent.getsockname()[1]}"
+        ended = subprocess.run([sys.executable, "-c", GIVING_UP, uri], timeout=60, check=False)
+    assert ended.returncode == 1
+
+
 def test_an_outage_that_passes_is_outlived(misbehaving, s3, monkeypatch):
     misbehaving.status = 503
     monkeypatch.setattr(storage, "REACH_WITHIN_S", 20.0)
