@@ -16,7 +16,8 @@ def to_device(arrays: Sequence[np.ndarray], device: "torch.device") -> "list[tor
     """Arrays of one dtype and of any shapes as tensors on ``device``.
 
     To a GPU they travel as one copy from pinned memory, which does not wait: the GPU may still be busy with the batch
-    before. On the CPU they stay where they are, and must not be written to.
+    before. Until they lie there, other threads may use the model. On the CPU they stay where they are, and must not
+    be written to.
     """
     import torch
 
@@ -25,7 +26,9 @@ def to_device(arrays: Sequence[np.ndarray], device: "torch.device") -> "list[tor
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     pinned = torch.empty(sum(array.nbytes for array in arrays), dtype=torch.uint8, pin_memory=True)
-    return unpack(pack(arrays, pinned).to(device, non_blocking=True), arrays)
+    with turn_lent():
+        packed = pack(arrays, pinned)
+    return unpack(packed.to(device, non_blocking=True), arrays)
 
 
 def pack(arrays: Sequence[np.ndarray], memory: "torch.Tensor") -> "torch.Tensor":

@@ -40,7 +40,7 @@ class VisionBackbone(Pretrained):
 
     MODALITY = "vision"
     Settings: ClassVar[type[BaseModel]] = VisionSettings
-    _BATCH_SIZE = (16, 128)
+    _BATCH_SIZE = (16, 512)
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)

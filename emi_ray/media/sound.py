@@ -127,7 +127,10 @@ class AudioSink(StreamSink[AudioFrame]):
     def _aligned(self) -> list[np.ndarray]:
         """The chunks with equal numbers of rows: one channel stands for two where both occur."""
         num_rows = max(len(chunk) for chunk in self._chunks)
-        return [np.broadcast_to(chunk, (num_rows, chunk.shape[1])) for chunk in self._chunks]
+        return [
+            chunk if len(chunk) == num_rows else np.broadcast_to(chunk, (num_rows, chunk.shape[1]))
+            for chunk in self._chunks
+        ]
 
 
 class _Mixer:

@@ -13,6 +13,7 @@ from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction import extract
 from emi_ray.extractors import specify
+from emi_ray.extractors.pixels import ImageTransform
 from emi_ray.extractors.whisper import Whisper, WhisperSettings
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
@@ -39,11 +40,19 @@ def features(checkpoint: Path, modality: str, name: str, **settings: object) -> 
 
 @pytest.fixture
 def full_precision(monkeypatch) -> None:
-    """Without TF32, whose ten bits these random weights amplify."""
+    """The same arithmetic as on a CPU, without TF32: random weights amplify each difference."""
     monkeypatch.setattr("emi_ray.extractors.pretrained.use_tf32", lambda device, dtype: None)
     monkeypatch.setattr("emi_ray.extractors.whisper.use_tf32", lambda device, dtype: None)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+    def resized(self: ImageTransform, pixels: torch.Tensor) -> torch.Tensor:
+        """As on a GPU: on a CPU, torch resizes bytes in fixed-point arithmetic."""
+        size = self._target(pixels.shape[2], pixels.shape[3])
+        larger = torch.nn.functional.interpolate(pixels.float(), size, mode=self.filter, antialias=True)
+        return torch.round(larger).clamp(0, 255)
+
+    monkeypatch.setattr(ImageTransform, "_resized", resized)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -54,6 +63,13 @@ def test_features_are_those_of_the_cpu(model, request, full_precision):
     for there, here in zip(expected, found, strict=True):
         assert here.shape == there.shape
         assert np.abs(here - there).max() <= 0.002 * np.abs(there).max()
+
+
+def test_a_resized_pixel_differs_by_at_most_one_level_from_that_of_the_cpu():
+    transform = ImageTransform(64, (56, 56), "bicubic", (1.0,) * 3, (0.0,) * 3)
+    crops = torch.from_numpy(make_clip(1).faces.crops)
+    here, there = (transform(part, torch.float32).cpu() for part in (crops.cuda(), crops))
+    assert (here - there).abs().max() <= 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
