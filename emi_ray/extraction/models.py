@@ -8,8 +8,8 @@ import pyarrow as pa
 from emi_ray.extraction.stage import Stage
 
 SWITCH_INTERVAL_S = 0.0005
-"""After which a thread that computes in Python lets another one on; Python's own is 5 ms. A thread that gives a GPU its
-work asks for the interpreter at each of some hundred kernels, which take some 10 µs each."""
+"""After which a thread that computes in Python lets another one on; Python's own is 5 ms. A thread that gives a GPU
+its work asks for the interpreter at each of some hundred kernels, which take some 10 µs each."""
 
 
 class Models(Stage):
