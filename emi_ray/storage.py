@@ -21,7 +21,7 @@ from emi_ray.time_limit import within
 RETRIES = 10
 """The pauses between tries begin at 25 ms and double: an outage of 25 s is outlived."""
 
-REACH_WITHIN_S = 22.0
+REACH_WITHIN_S = 23.0
 """How long a store that answers may be too busy to serve when a command begins."""
 
 ANSWER_WITHIN_S = 10.0
@@ -285,4 +285,4 @@ def _ask(process: int, bucket: str, options: tuple[tuple[str, str], ...], named:
             if time.monotonic() - began + pause_s > patience_s:
                 raise StorageError(reason) from None
         time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 4.0)
+        pause_s = min(2 * pause_s, 2.0)
