@@ -42,16 +42,16 @@ from ray.cluster_utils import Cluster
 from tests.cluster.nodes import FAST_DEATH, add_node
 head = {"num_cpus": int(sys.argv[1]), "include_dashboard": False, "_system_config": FAST_DEATH}
 cluster = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": 200 * 2**20})
-nodes = [add_node(cluster) for _ in range(int(sys.argv[2]))]
+nodes = [add_node(cluster, cpus=int(sys.argv[3])) for _ in range(int(sys.argv[2]))]
 print(cluster.address, *(node.all_processes["raylet"][0].process.pid for node in nodes), flush=True)
 time.sleep(3600)
 """
 
 
 @contextmanager
-def cluster(head_cpus: int, num_nodes: int) -> Iterator[tuple[str, list[int]]]:
+def cluster(head_cpus: int, num_nodes: int, cpus: int = 4) -> Iterator[tuple[str, list[int]]]:
     """A cluster in a process of its own: its address, and its nodes' raylets. It dies at the end."""
-    command = [sys.executable, "-c", CLUSTER, str(head_cpus), str(num_nodes)]
+    command = [sys.executable, "-c", CLUSTER, str(head_cpus), str(num_nodes), str(cpus)]
     process = subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -131,6 +131,44 @@ def test_a_node_that_dies_while_tuning_costs_no_trial(tmp_path):
     kinds = kinds_of(workspace)
     assert sum(kind in ("complete", "pruned") for kind in kinds) == 8
     assert set(kinds) <= {"complete", "pruned", "lost"}, "what was lost is done again, and nothing failed"
+
+
+def has_worker(raylet: int) -> bool:
+    """Whether a worker of Ray Train runs on a node."""
+    with suppress(psutil.NoSuchProcess):
+        family = psutil.Process(raylet).children(recursive=True)
+        return any("RayTrainWorker" in process.name() for process in family)
+    return False
+
+
+def test_a_node_that_dies_under_one_of_two_workers_changes_nothing(tmp_path):
+    runs = planted_workspace(tmp_path / "runs", num_train=48, num_val=24)
+    calm = planted_workspace(tmp_path / "calm", num_train=48, num_val=24)
+    train = [
+        "train",
+        "text",
+        "encoders.text.hidden=16",
+        "training.epochs=300",
+        "--workers",
+        "2",
+        "--any-features",
+    ]
+    with cluster(0, 3, cpus=1) as (
+        address,
+        raylets,
+    ):  # one worker a node, and a node for the one that is lost
+        driver = start(address, runs, *train)
+        await_that(lambda: sum(map(has_worker, raylets)) == 2, driver)
+        time.sleep(6)
+        assert driver.process.poll() is None
+        kill(next(raylet for raylet in raylets if has_worker(raylet)))
+        code, printed = driver.end()
+    assert code == 0, printed
+    code, printed = start("local", calm, *train).end()
+    assert code == 0, printed
+    file = "runs/text/42/model.safetensors"
+    assert runs.read_bytes(file) == calm.read_bytes(file)
+    assert not runs.files("runs/text/42/ray", recursive=True)
 
 
 def written_ids(workspace: Workspace) -> list[str]:

@@ -143,3 +143,16 @@ def test_metrics_name_the_gpus_of_the_encoders_too():
     earlier = earlier_of(done)
     assert earlier.trained == {"text": Place("a", ("0",)), "audio": Place("a", ("1",))}
     assert (earlier.started, earlier.seconds) == (4.0, 5.0)
+
+
+def test_a_run_that_ray_train_gives_up_says_the_cause_and_no_traceback():
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from emi_ray.training.ray_worker import _cause_of
+
+    told = "Traceback (most recent call last):\n  File a\nKeyError: 'x'\n"
+    group = WorkerGroupError("[Rank 1]\n" + told, {1: UserExceptionWithTraceback(KeyError("x"), told)})
+    assert _cause_of(group).endswith("KeyError: 'x'")
+    assert "Traceback" not in _cause_of(group)
+    assert _cause_of(ControllerError(ValueError("no placement"))) == "ValueError: no placement"
