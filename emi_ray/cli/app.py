@@ -1,5 +1,6 @@
 """The application: what verbs share, and how errors become exit codes."""
 
+import atexit
 import logging
 import os
 import signal
@@ -100,10 +101,11 @@ def _run(arguments: Sequence[str] | None) -> None:
         app(args=arguments)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only cut through the end
-            _end("Interrupted. What is finished is kept: the same command goes on from there.", INTERRUPTED)
+            _end_interrupted()
         end_log(int(ending.code or 0))
         raise
+    except KeyboardInterrupt:  # a second one, while the first was dealt with
+        _end_interrupted()
     except UserError as error:
         _end(f"Error: {error}", 2)
     except EmiRayError as error:
@@ -125,6 +127,17 @@ def _show_notes() -> None:
     if not logger.handlers:
         logger.addHandler(_Notes())
         logger.setLevel(logging.INFO)
+
+
+def _end_interrupted() -> NoReturn:
+    """End without the interpreter's own way out: threads of Ray that are still at work can crash it (SIGSEGV)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _end("Interrupted. What is finished is kept: the same command goes on from there.", INTERRUPTED)
+    finally:
+        atexit._run_exitfuncs()  # Ray ends its processes there
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -53,3 +53,28 @@ def test_a_second_extraction_is_refused_and_names_the_first(tmp_path):
         pytest.raises(UserError, match=r"Extraction into .* is being driven by process \d+ on "),
     ):
         extract(workspace, WorkspaceConfig())
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import emi_ray.status
+from emi_ray.cli import main
+
+def at_work(*_):
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    time.sleep(20)
+
+emi_ray.status.read_status = at_work
+main(["status", "-w", sys.argv[1]])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_ctrl_c_ends_with_one_sentence_and_exit_code_130(tmp_path):
+    Workspace(str(tmp_path)).write_config(WorkspaceConfig())
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == [
+        "Interrupted. What is finished is kept: the same command goes on from there."
+    ]
