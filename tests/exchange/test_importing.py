@@ -193,38 +193,6 @@ def test_clips_that_come_later_join_the_features_of_before(workspace, tmp_path):
     )
 
 
-def test_a_file_that_has_changed_replaces_its_features_and_others_stay(workspace, tmp_path):
-    folder = {name: halves(2, 4, seed=index) for index, name in enumerate("abcd")}
-    source = npy_folder(tmp_path, folder)
-    before = import_features(workspace, "folder", source, "audio").parts[0]
-    store = FeatureStore(workspace, "audio", before.fingerprint)
-    np.save(f"{source}/b.npy", -folder["b"])
-    np.save(f"{source}/c.npy", halves(2, 7))
-    after = import_features(workspace, "folder", source, "audio", extend=True).parts[0]
-    assert after.fingerprint == before.fingerprint
-    assert (after.num_imported, after.num_replaced, list(after.reasons)) == (1, 1, ["c"])
-    held = {row.clip_id: row.values for row in store.rows()}
-    assert sorted(held) == ["a", "b", "d"]
-    np.testing.assert_array_equal(held["b"], -folder["b"])
-    again = import_features(workspace, "folder", source, "audio", extend=True).parts[0]
-    assert (again.num_imported, again.num_replaced) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("values", "dtype"),
-    [(lambda r: r, "float16"), (lambda r: 20_000 + r, "float32"), (lambda r: r * 1e-8, "float32")],
-    ids=["plain", "offset", "tiny"],
-)
-def test_what_features_vary_by_is_kept(workspace, tmp_path, values, dtype):
-    clips = {f"{i}": values(np.random.default_rng(i).normal(size=(20, 4))) for i in range(6)}
-    part = import_features(workspace, "folder", npy_folder(tmp_path, clips), "audio").parts[0]
-    assert part.dtype == dtype
-    for row in FeatureStore(workspace, "audio", part.fingerprint).rows():
-        exact = clips[row.clip_id]
-        error = np.sqrt(np.square(exact - row.values.astype(np.float64)).mean(axis=0)) / exact.std(axis=0)
-        assert error.max() < 0.03
-
-
 def test_doubles_of_which_no_precision_keeps_the_variation_are_refused_with_the_remedy(workspace, tmp_path):
     clips = {f"{i}": 1e9 + np.random.default_rng(i).normal(size=(20, 4)) for i in range(6)}
     with pytest.raises(UserError, match=r"dimension \d is 1e\+09 ± .*Subtract each dimension's mean"):

@@ -69,6 +69,7 @@ main(["status", "-w", sys.argv[1]])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 def test_ctrl_c_ends_with_one_sentence_and_exit_code_130(tmp_path):
     Workspace(str(tmp_path)).write_config(WorkspaceConfig())
