@@ -29,6 +29,7 @@ from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.extraction.upkeep import Upkeep
 from emi_ray.extraction.work import todo_column
+from emi_ray.runtime.results import in_a_sentence
 from emi_ray.schema import Modality
 
 MAX_NODE_LOSSES = 10
@@ -189,9 +190,7 @@ class Passes:
                     )
                     return
                 if isinstance(block, RayError):
-                    raise EmiRayError(
-                        f"Ray ended the run: {block} What is done is kept; the same command goes on."
-                    )
+                    raise in_a_sentence(block)
                 if isinstance(block, Exception):
                     raise block
                 yield block

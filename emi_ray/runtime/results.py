@@ -1,5 +1,6 @@
 """What remote functions return, and what Ray's errors mean."""
 
+import re
 from typing import Any
 
 from emi_ray.errors import EmiRayError
@@ -25,11 +26,17 @@ def in_a_sentence(error: Exception) -> EmiRayError:
     from ray.exceptions import RayTaskError
 
     if not isinstance(error, RayTaskError):
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
         return EmiRayError(
-            f"Ray lost a process or a node that the command cannot do without ({type(error).__name__}: {reason}). "
-            f"What is done is kept; the same command goes on."
+            f"Ray lost a process or a node that the command cannot do without ({type(error).__name__}: "
+            f"{_reason_of(str(error))}). What is done is kept; the same command goes on."
         )
     if isinstance(error.cause, EmiRayError):
         return error.cause
     return EmiRayError(f"A worker broke down: {in_words(error.cause)}")
+
+
+def _reason_of(text: str) -> str:
+    """The last line of a traceback within Ray's words, where there is one; else their first line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+    return [*lines[:1], *raised][-1].rstrip(".") if lines else "no reason given"

@@ -9,6 +9,7 @@ import ray
 
 from emi_ray.errors import EmiRayError
 from emi_ray.runtime import results_of, session
+from emi_ray.runtime.results import in_a_sentence
 
 SLOW = "The current node timed out during startup. This could happen because …"
 
@@ -98,3 +99,8 @@ def test_a_process_that_the_command_cannot_do_without_is_said_to_be_lost(ray_ses
 
     with pytest.raises(EmiRayError, match=r"^Ray lost a process or a node .* the same command goes on\.$"):
         results_of(ray.remote(max_retries=0)(die).remote())
+
+
+def test_of_an_actor_that_could_not_be_made_the_cause_is_told():
+    said = "The actor died because of an error raised in its creation task, ray::A\n  File a\nOSError: no model\n"
+    assert "(RayError: OSError: no model)." in str(in_a_sentence(ray.exceptions.RayError(said)))
