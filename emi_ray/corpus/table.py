@@ -23,6 +23,9 @@ from emi_ray.schema import GROUP, MEDIA_COLUMNS, SPLITS
 TABLES = ("clips.csv", "clips.parquet")
 """What a table is called in a folder that is given as the source."""
 
+_NO_VALUE = pa.array(["NA", "N/A", "<NA>", "nan", "NaN", "NAN", "None", "none", "null", "NULL"])
+"""What programs write for a value that is not there; in a column of text it may be a word."""
+
 _PATH_COLUMNS = tuple(name for name in MEDIA_COLUMNS if name != "transcript")
 
 
@@ -82,9 +85,22 @@ def _listing(
         )
         clips = clips.append_column("transcript", transcripts)
         findings += remarks
+    findings += [
+        finding for name in ("transcript", GROUP) for finding in _words_for_nothing(clips, name, path)
+    ]
     for label in roles.labels:
         clips = clips.append_column(label, table[label])
     return Listing(clips, roles.labels, path, findings=tuple(findings), needs_media=needs_media)
+
+
+def _words_for_nothing(clips: pa.Table, name: str, path: str) -> list[Finding]:
+    if name not in clips.column_names:
+        return []
+    found = pc.is_in(clips[name], value_set=_NO_VALUE)
+    message = (
+        f"{path}: {name}: NA, None, nan and the like are taken for text. Leave cells without a value empty"
+    )
+    return about("warning", message, ids_where(clips, found))
 
 
 def read_clips(path: str, encoding: str | None = None) -> Listing:

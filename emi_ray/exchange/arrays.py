@@ -102,9 +102,10 @@ def _from_torch(tensor: Any) -> np.ndarray:
     import torch
 
     tensor = tensor.detach().cpu()
-    if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
         raise ClipError(STAGE, f"a tensor of {tensor.dtype}, {tensor.layout} cannot be read")
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    # numpy has neither bfloat16 nor types of one byte
+    return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
 
 
 def _read_npy(data: bytes) -> Any:

@@ -96,3 +96,17 @@ def test_npy_files_are_never_unpickled(hostile):
     with pytest.raises(ClipError, match=r"no \.npy of numbers"):
         read_array(buffer.getvalue(), ".npy")
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16])
+def test_tensors_of_small_floats_are_read(dtype):
+    stream = io.BytesIO()
+    torch.save(torch.tensor([[0.5, -2.0]]).to(dtype), stream)
+    np.testing.assert_array_equal(read_array(stream.getvalue(), ".pt"), [[0.5, -2.0]])
+
+
+def test_a_tensor_in_compressed_rows_cannot_be_read():
+    stream = io.BytesIO()
+    torch.save(torch.eye(3).to_sparse_csr(), stream)
+    with pytest.raises(ClipError, match=r"torch.sparse_csr cannot be read"):
+        read_array(stream.getvalue(), ".pt")

@@ -69,3 +69,14 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, content: bytes, says:
 def test_addresses_of_the_web_are_warned_of(tmp_path):
     corpus = read_text_table(tmp_path, ROWS.replace("a.mp4", "https://example.org/a.mp4"))
     assert "web addresses are not read" in messages(corpus)
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "None", "<NA>"])
+def test_words_that_programs_write_for_nothing_are_warned_of_in_columns_of_text(
+    tmp_path: Path, word: str
+) -> None:
+    rows = f"clip_id,split,group,transcript\n1,train,{word},none of it\n2,val,p,{word}\n"
+    found = read_text_table(tmp_path, rows)
+    assert found.clips["transcript"].to_pylist() == ["none of it", word]
+    said = [finding for finding in found.findings if "are taken for text" in finding.message]
+    assert [finding.examples for finding in said] == [("2",), ("1",)]
