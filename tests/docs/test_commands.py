@@ -10,7 +10,8 @@ import typer
 from emi_ray.cli.app import app
 from emi_ray.config import WorkspaceConfig
 from emi_ray.recipe import load_recipe, recipe_names
-from emi_ray.settings import validate
+from emi_ray.settings import read_yaml, validate
+from emi_ray.tuning.search_space import load_space
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "benchmarks" / "README.md"])
@@ -45,6 +46,27 @@ def test_every_command_on_a_page_is_accepted(
         if "--help" not in arguments and any(part.startswith("-w") for part in arguments):
             command.make_context(verb, list(arguments))  # ends the test where an option is unknown or missing
         _check_settings(verb, arguments, settings)
+
+
+def files_of(page: Path) -> list[str]:
+    """The YAML files that a page shows."""
+    return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("page", "number", "file"),
+    [(page.stem, number, file) for page in PAGES for number, file in enumerate(files_of(page))],
+)
+def test_every_yaml_file_on_a_page_is_valid(page: str, number: int, file: str, tmp_path: Path) -> None:
+    path = tmp_path / "shown.yaml"
+    path.write_text(file)
+    content = read_yaml(file, page)
+    if "parameters" in content:
+        load_space(path)
+    elif "encoders" in content:
+        load_recipe(str(path))
+    else:
+        validate(WorkspaceConfig, content, page)
 
 
 def _check_settings(verb: str, arguments: list[str], settings: list[str]) -> None:
