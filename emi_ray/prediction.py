@@ -18,9 +18,8 @@ from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, predict_table, write_submission
 from emi_ray.extraction import extract
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import changed_inputs
+from emi_ray.extraction.work import what_changed
 from emi_ray.extractors import find_extractor
-from emi_ray.feature_store import FeatureStore
 from emi_ray.new_clips import Record, Round, Written, place_of, read_record, read_sources
 from emi_ray.output import write_output
 from emi_ray.schema import Label, Modality, Split, Stream
@@ -171,7 +170,8 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
         raise UserError(f"{workspace.root} has no clip in its {split} split: name clips with --clips.")
     for description in describe_models(workspace, run):
         for store in description.stores(workspace).values():
-            _refuse_changed(store, chosen)
+            if changed := what_changed(store, chosen):
+                raise UserError(changed)
     return _predict(workspace, run, workspace, chosen)
 
 
@@ -181,15 +181,6 @@ def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table
     spelled = spelled_test_ids(corpus.source) if corpus.kind == "vidmimic2" and corpus.source else {}
     ids = [spelled.get(clip_id, clip_id) for clip_id in predictions["clip_id"].to_pylist()]
     return predictions.set_column(0, "clip_id", pa.array(ids, pa.string()))
-
-
-def _refuse_changed(store: FeatureStore, clips: pa.Table) -> None:
-    if changed := changed_inputs(store, clips):
-        clip_id, why = next(iter(changed.items()))
-        raise UserError(
-            f"The {store.modality} features of {len(changed)} clips were made of other inputs than these clips have "
-            f"now ({clip_id}, for one: {why}). Make them anew: emi-ray extract -w {store.workspace.quoted}"
-        )
 
 
 def _refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from emi_ray.errors import EmiRayError, UserError
 from emi_ray.workspace import WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
+    from emi_ray.feature_store import FeatureStore
     from emi_ray.training.runs import RunRequest, RunResult
     from emi_ray.tuning.outcome import Outcome
     from emi_ray.tuning.tune import OnChange, TuneOptions, TunePlan
@@ -76,6 +78,21 @@ def plan_runs(
     loaded = [load_recipe(name, overrides, defaults, any_features) for name in recipes]
     require_labels(target)
     return [RunRequest(recipe, seed) for recipe in loaded for seed in seeds or [recipe.training.seed]]
+
+
+def stale_features(workspace: WorkspaceLike, requests: Sequence["RunRequest"]) -> list[str]:
+    """Sentences on features that planned runs would read and that no longer belong to their clips' files or
+    transcripts. Training takes them as they are."""
+    from emi_ray.extraction.work import what_changed
+    from emi_ray.training.feature_sources import find_stores
+
+    target = workspace_of(workspace)
+    stores: dict[str, FeatureStore] = {}
+    for request in requests:
+        with suppress(UserError):  # training says what is lacking
+            stores |= {s.folder: s for s in find_stores(target, request.recipe, target.config()).values()}
+    clips = target.clips()
+    return [said for store in stores.values() if (said := what_changed(store, clips))]
 
 
 def train_runs(

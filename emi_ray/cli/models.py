@@ -64,6 +64,8 @@ def train(
     target = Workspace(workspace)
     names, overrides = split_arguments(recipes)
     requests = training.plan_runs(target, names, overrides, seed or (), any_features)
+    for stale in training.stale_features(target, requests):
+        _warn(f"{stale}, and train again.")
     loaded = list({request.recipe.name: request.recipe for request in requests}.values())
     with training_progress(loaded, len(requests)) as progress:
 

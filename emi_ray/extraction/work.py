@@ -104,8 +104,8 @@ class Work:
                 held.restamp(each.restamped)
 
 
-def changed_inputs(store: FeatureStore, clips: pa.Table) -> dict[str, str]:
-    """Clips whose features in a store are of other inputs than the clips have now: clip id → what has changed.
+def what_changed(store: FeatureStore, clips: pa.Table) -> str:
+    """A sentence on clips whose features in a store are of other inputs than the clips have now; "" if there is none.
 
     Features that were imported, or made by an extractor that is not there any more, cannot be compared.
 
@@ -117,9 +117,16 @@ def changed_inputs(store: FeatureStore, clips: pa.Table) -> dict[str, str]:
     try:
         kind, settings = check_settings(store.modality, wanted)
     except UserError:
-        return {}
+        return ""
     stamps = Inputs(clips).stamps(kind.needs(settings), recognises="transcriber" in made_by)
-    return compare(store.held.record(), clips["clip_id"].combine_chunks(), stamps, clips).changed
+    changed = compare(store.held.record(), clips["clip_id"].combine_chunks(), stamps, clips).changed
+    if not changed:
+        return ""
+    clip_id, why = next(iter(changed.items()))
+    return (
+        f"The {store.modality} features of {len(changed)} clips were made of other inputs than these clips have now "
+        f"({clip_id}, for one: {why}). Make them anew: emi-ray extract -w {store.workspace.quoted}"
+    )
 
 
 def plan_work(

@@ -10,6 +10,7 @@ import pytest
 from test_stale_features import Corpus
 
 import emi_ray.prediction
+from emi_ray.api.training import plan_runs, stale_features
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.pipeline import plan_pipeline
@@ -203,3 +204,18 @@ def test_clips_of_the_corpus_whose_files_have_changed_are_refused_with_the_remed
     finally:
         path.write_bytes(content)
     assert predict_split(trained, "audio/1", "test").equals(before)
+
+
+def test_training_on_features_of_files_that_have_changed_says_so(trained):
+    requests = plan_runs(trained, ["audio", "text"])
+    assert stale_features(trained, requests) == []
+    path = Path(trained.clips()["video"].to_pylist()[0])
+    content = path.read_bytes()
+    path.write_bytes(b"another")
+    try:
+        (said,) = stale_features(trained, requests)
+        assert said.startswith(
+            "The audio features of 1 clips were made of other inputs than these clips have now (00,"
+        )
+    finally:
+        path.write_bytes(content)
