@@ -145,5 +145,5 @@ def test_what_cannot_be_written_is_told_of_all_clips_of_the_batch(pipeline, monk
     monkeypatch.setattr(FeatureStore, "write", is_full)
     outcomes = stages(batches[0])["outcomes"].to_pylist()
     assert [[entry["status"] for entry in row] for row in outcomes] == [["broken"]] * 8
-    assert all("No space left on device" in row[0]["reason"] for row in outcomes)
+    assert all("There is no space left" in row[0]["reason"] for row in outcomes)
     assert all(not store_of(planned.workspace, spec).parts() for spec in planned.specs.values())
