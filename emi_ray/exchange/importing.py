@@ -6,7 +6,7 @@ lost by rounding is measured (``ImportedPart.rounding``): nothing at all where e
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,7 +176,7 @@ def _import_part(
     result.feature_dim = store.feature_dim if held else _usual_dim(opened, sorted(spelled.values()))
     if result.feature_dim:
         _settle(store, identity, source, sorted(spelled.values()), result)
-    _write_missing(store, source.place, spelled, result)
+    _write_missing(store, source.place, {*spelled, *held}, result)
     rate_hz = identity["settings"]["rate_hz"] or NOMINAL_RATE_HZ
     writer = PartWriter(store, result, rate_hz, opened.part.zero_is_missing, held)
     for done, (spelling, values) in enumerate(source.arrays(todo), start=1):
@@ -232,9 +232,10 @@ def _usual_dim(opened: OpenPart, spelled: Sequence[str]) -> int:
     return dims.most_common(1)[0][0] if dims else 0
 
 
-def _write_missing(store: FeatureStore, place: str, spelled: dict[str, str], result: ImportedPart) -> None:
+def _write_missing(store: FeatureStore, place: str, known: Collection[str], result: ImportedPart) -> None:
+    """Quarantine the clips of the corpus that have features neither in the source nor from an earlier import."""
     clip_ids = store.workspace.clips(["clip_id"])["clip_id"].to_pylist()
-    absent = [clip_id for clip_id in clip_ids if clip_id not in spelled]
+    absent = [clip_id for clip_id in clip_ids if clip_id not in known]
     reason = f"no features of this clip in {place}"
     write_failures(store.workspace, [failure_of(store, clip_id, "missing", reason) for clip_id in absent])
     result.num_missing += len(absent)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emi_ray.exchange import import_features
+from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.workspace import Workspace
 
@@ -57,3 +58,14 @@ def test_what_features_vary_by_is_kept(workspace, tmp_path, values, dtype):
         exact = clips[row.clip_id]
         error = np.sqrt(np.square(exact - row.values.astype(np.float64)).mean(axis=0)) / exact.std(axis=0)
         assert error.max() < 0.03
+
+
+def test_a_folder_of_nothing_but_new_clips_quarantines_none_of_the_old_ones(workspace, tmp_path):
+    (tmp_path / "later").mkdir()
+    source = npy_folder(tmp_path, {name: halves(2, 4) for name in "ab"})
+    later = npy_folder(tmp_path / "later", {"c": halves(2, 4)})
+    import_features(workspace, "folder", source, "audio")
+    (part,) = import_features(workspace, "folder", later, "audio", extend=True).parts
+    assert (part.num_imported, part.num_missing) == (1, 0)
+    assert FeatureStore(workspace, "audio", part.fingerprint).clip_ids() == {"a", "b", "c"}
+    assert read_failures(workspace).num_rows == 0
