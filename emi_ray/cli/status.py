@@ -11,7 +11,8 @@ from emi_ray.workspace import Workspace
 def status(workspace: WorkspaceOption, overrides: Overrides = None) -> None:
     """Show what is current, stale, missing or quarantined, and which commands bring it up to date.
 
-    Stale is what was made of files, transcripts, labels or features that have changed since. Nothing is written.
+    Stale is what was made of a table, files, transcripts, labels or features that have changed since. Nothing is
+    written.
 
     Example: emi-ray status -w work
     """

@@ -85,6 +85,11 @@ def validate_corpus(listing: Listing, settings: CorpusSettings) -> Corpus:
     return Corpus(clips, tuple(findings))
 
 
+def conform(listing: Listing, settings: CorpusSettings) -> pa.Table:
+    """What an adaptor read in the schema of ``clips.parquet``, unchecked."""
+    return _conform(listing.clips, check_labels(listing, settings))
+
+
 def _contents(clips: pa.Table) -> Iterator[Finding]:
     """What there is: the labels, the groups, and for each split how many clips have which modality."""
     labels = labels_of(clips.schema)

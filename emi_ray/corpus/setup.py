@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.config import WorkspaceConfig
+from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.corpus.files import absolute
 from emi_ray.corpus.listing import Finding, about, ids_where
-from emi_ray.corpus.manifest import ADAPTORS, Corpus, read_corpus
+from emi_ray.corpus.manifest import ADAPTORS, Corpus, conform, read_corpus
 from emi_ray.errors import UserError, choices
 from emi_ray.schema import MEDIA_COLUMNS
 from emi_ray.settings import read_yaml, validate
@@ -35,6 +35,17 @@ def init_workspace(workspace: Workspace, kind: str, source: str, overrides: Sequ
     workspace.write_config(config)
     workspace.write_table(CLIPS, corpus.clips)
     return Corpus(corpus.clips, findings)
+
+
+def read_again(settings: CorpusSettings) -> pa.Table | None:
+    """The clips as :func:`init_workspace` would write them now, without its checks; None where no adaptor read them.
+
+    Raises:
+        UserError: the source cannot be read.
+    """
+    if settings.kind not in ADAPTORS or settings.source is None:
+        return None
+    return conform(ADAPTORS[settings.kind](settings.source, settings), settings)
 
 
 def _config(workspace: Workspace, kind: str, source: str, overrides: Sequence[str]) -> WorkspaceConfig:

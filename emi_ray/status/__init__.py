@@ -1,5 +1,6 @@
 """What a workspace holds that is current, stale, missing or quarantined, and what would bring it up to date.
 
+corpus.py       the clips, beside the source that they were read from
 features.py     features and recognised transcripts
 models.py       encoders, runs, studies
 ensembles.py    ensembles of runs
@@ -9,6 +10,7 @@ predictions.py  predictions of clips that no run had seen
 from collections.abc import Sequence
 
 from emi_ray.config import WorkspaceConfig
+from emi_ray.status.corpus import corpus_line
 from emi_ray.status.ensembles import ensemble_lines
 from emi_ray.status.features import feature_lines
 from emi_ray.status.line import Line, Status
@@ -25,10 +27,11 @@ def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
     Raises:
         UserError: the workspace has no corpus.
     """
-    clips = workspace.clips()
+    corpus, clips = corpus_line(workspace, config.corpus, workspace.clips())
     runs = run_lines(workspace, clips, config)
     ensembles = list(ensemble_lines(workspace, clips, config))
     lines: Sequence[Line] = [
+        *corpus,
         *feature_lines(workspace, config, clips),
         *encoder_line(workspace, runs),
         *runs,

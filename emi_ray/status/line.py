@@ -8,7 +8,7 @@ class Line:
     """How one thing stands.
 
     Attributes:
-        stage: ``features``, ``transcripts``, ``encoders``, ``runs``, ``studies`` or ``predictions``.
+        stage: ``corpus``, ``features``, ``transcripts``, ``encoders``, ``runs``, ``studies`` or ``predictions``.
         name: which of them.
         current, stale, missing, quarantined: how many clips (of features, transcripts, predictions), files (of
             encoders), or 1 for a run or a study.

@@ -8,6 +8,7 @@ from test_stale_features import SPECS, Corpus
 
 from emi_ray.cli import main
 from emi_ray.config import CorpusSettings, ExtractorSettings, WorkspaceConfig
+from emi_ray.corpus.setup import init_workspace
 from emi_ray.errors import UserError
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extractors.audio import Prosody
@@ -174,3 +175,50 @@ def test_a_run_of_other_ranges_is_stale_and_a_moved_corpus_is_not(corpus, tmp_pa
     workspace.write_table(CLIPS, clips.cast(clips_schema([Label("Joy", 0, 100)])))
     found = lines(workspace)["runs audio/42"]
     assert found.why == ("labels, their ranges or their order have changed",)
+
+
+def test_a_table_that_was_corrected_without_init_is_named_with_all_that_follows_from_it(tmp_path):
+    """Nothing but the table has changed; the commands begin with init, and say at once what comes after it."""
+    rows = [
+        {"clip_id": name, "split": "train", "transcript": f"words of {name}", "Joy": "0.5"} for name in "abcd"
+    ]
+    table, workspace = tmp_path / "clips.csv", Workspace(str(tmp_path / "work"))
+
+    def write(rows: list[dict[str, str]]) -> None:
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        table.write_text("\n".join(lines) + "\n")
+
+    def found() -> dict[str, Line]:
+        lines = read_status(workspace, workspace.config()).lines
+        return {f"{line.stage} {line.name.split()[0]}": line for line in lines}
+
+    write(rows)
+    init_workspace(workspace, "table", str(table))
+    specs = plan_pipeline(workspace, workspace.config(), ["text"]).specs
+    stand_in = Corpus(tmp_path)
+    stand_in.workspace = workspace
+    stand_in.rows = {
+        row["clip_id"]: row for row in workspace.clips().drop_columns(["Joy", "group"]).to_pylist()
+    }
+    stand_in.extract(specs)
+    assert numbers(found()["corpus table"]) == (4, 0, 0, 0)
+    assert found()["corpus table"].command is None
+    rows[0]["transcript"], rows[1]["split"], rows[2]["Joy"] = "corrected", "val", "0.25"
+    write([*rows[:3], {**rows[3], "clip_id": "e"}])
+    line = found()["corpus table"]
+    assert numbers(line) == (0, 4, 1, 0)
+    assert line.why == (
+        "1 clips: their splits differ in the source now",
+        "1 clips: values of labels differ in the source now",
+        "1 clips: what is said of their media or transcripts differ in the source now",
+        "1 clips are no longer in the source (d)",
+        "1 clips are new in the source (e)",
+    )
+    assert numbers(found()["features text"]) == (2, 1, 1, 0)
+    commands = read_status(workspace, workspace.config()).commands
+    assert commands[0] == f"emi-ray init -w {workspace.root} --corpus table --source {table}"
+    assert commands[1] == f"emi-ray extract -w {workspace.root}"
+    init_workspace(workspace, "table", str(table))
+    assert numbers(found()["corpus table"]) == (4, 0, 0, 0)
+    table.unlink()
+    assert "cannot be compared with its source" in found()["corpus table"].why[0]

@@ -1,0 +1,74 @@
+"""Whether ``clips.parquet`` still says what its source says: a table may be corrected without ``emi-ray init``."""
+
+import shlex
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from emi_ray.config import CorpusSettings
+from emi_ray.corpus.setup import read_again
+from emi_ray.errors import EmiRayError
+from emi_ray.schema import MEDIA_COLUMNS, labels_of
+from emi_ray.status.line import Line
+from emi_ray.workspace import Workspace
+
+_SAID = dict.fromkeys(MEDIA_COLUMNS, "what is said of their media or transcripts") | {
+    "split": "their splits",
+    "group": "their groups",
+}
+
+
+def corpus_line(
+    workspace: Workspace, settings: CorpusSettings, clips: pa.Table
+) -> tuple[list[Line], pa.Table]:
+    """How the clips of a workspace stand to their source, and the clips as ``emi-ray init`` would write them now.
+
+    Clips without media that the source has not are those of an import, and say nothing. Of a workspace that was made
+    by an import there is no line.
+    """
+    try:
+        now = read_again(settings)
+    except EmiRayError as error:
+        why = f"it cannot be compared with its source: {error}"
+        return [Line("corpus", settings.kind or "", current=clips.num_rows, why=(why,))], clips
+    if now is None:
+        return [], clips
+    line = _compared(workspace, settings, clips, now)
+    return [line], now if line.command else clips
+
+
+def _compared(workspace: Workspace, settings: CorpusSettings, clips: pa.Table, now: pa.Table) -> Line:
+    before, after = _by_id(clips), _by_id(now)
+    gone = [i for i in before if i not in after and any(before[i][name] for name in MEDIA_COLUMNS)]
+    new = [i for i in after if i not in before]
+    reasons: Counter[str] = Counter()
+    changed = set()
+    for clip_id in before.keys() & after.keys():
+        then, today = before[clip_id], after[clip_id]
+        names = [name for name in then.keys() & today.keys() if then[name] != today[name]]
+        reasons.update({_SAID.get(name, "values of labels") for name in names})
+        changed.update([clip_id] * bool(names))
+    why = [f"{count} clips: {what} differ in the source now" for what, count in sorted(reasons.items())]
+    if labels_of(clips.schema) != labels_of(now.schema):
+        why.append("labels, their ranges or their order differ in the source now")
+    if gone:
+        why.append(f"{len(gone)} clips are no longer in the source ({gone[0]})")
+    if new:
+        why.append(f"{len(new)} clips are new in the source ({new[0]})")
+    source = shlex.quote(settings.source or "")
+    return Line(
+        "corpus",
+        str(settings.kind),
+        current=len(before) - len(changed) - len(gone),
+        stale=len(changed) + len(gone),
+        missing=len(new),
+        why=tuple(why),
+        command=f"emi-ray init -w {workspace.quoted} --corpus {settings.kind} --source {source}"
+        if why
+        else None,
+    )
+
+
+def _by_id(clips: pa.Table) -> dict[str, dict[str, Any]]:
+    return {row["clip_id"]: row for row in clips.to_pylist()}
