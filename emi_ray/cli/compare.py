@@ -1,4 +1,4 @@
-"""The verb compare: which of several systems is better, and whether that can be told at all."""
+"""The command ``compare``: which system is better, and whether the difference is statistically significant."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,14 +21,19 @@ def compare(
         list[str] | None,
         typer.Argument(metavar="[RUN]...", help="Recipes with all their seeds (f2), or single runs (f2/42)."),
     ] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", help="A label; may be repeated.")] = None,
-    split: Annotated[Literal["val", "test"], typer.Option(help="Clips to compare on.")] = "val",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label", help="Label to compare; repeat the option for several labels (default: all)."
+        ),
+    ] = None,
+    split: Annotated[Literal["val", "test"], typer.Option(help="Split to compare on.")] = "val",
     to: Annotated[Path | None, typer.Option(help="CSV file to write the differences to.")] = None,
 ) -> None:
-    """Compare systems on the clips that all of them are scored on.
+    """Compare systems on the clips that all of them have predictions for.
 
-    Differences have 95 % intervals, by a paired bootstrap over people and seeds, and p-values that are corrected for
-    the number of comparisons. Without a name, all recipes of the workspace are compared.
+    Each difference has a 95 % confidence interval from a paired bootstrap over people and seeds, and a p-value that
+    is corrected for the number of comparisons. Without arguments, all recipes of the workspace are compared.
 
     Example: emi-ray compare -w work f1 f2 ours --label Joy
     """

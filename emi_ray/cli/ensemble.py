@@ -1,4 +1,4 @@
-"""The verb ensemble: several runs as one."""
+"""The command ``ensemble``: combine several runs into one."""
 
 from typing import Annotated, Literal
 
@@ -12,18 +12,24 @@ from emi_ray.workspace import Workspace
 def ensemble(
     workspace: WorkspaceOption,
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs (f2/42), or recipes with all seeds (f2).")
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs (f2/42), or recipes with all their seeds (f2)."),
     ],
-    name: Annotated[str, typer.Option(help="Name of the ensemble, as of a recipe.")] = "ensemble",
+    name: Annotated[
+        str, typer.Option(help="Name of the ensemble; it takes the place of a recipe's name.")
+    ] = "ensemble",
     weights: Annotated[
         Literal["mean", "fitted"],
         typer.Option(
-            help="fitted: for each label and set of modalities, from folds of the validation clips."
+            help="mean weighs all members equally; fitted fits weights for each label and set of modalities, "
+            "cross-fitted on the validation clips."
         ),
     ] = "mean",
-    seed: Annotated[int, typer.Option(help="Second part of its name; draws the folds.")] = 42,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the folds, and second part of the ensemble's name.")
+    ] = 42,
 ) -> None:
-    """Make one system of several finished runs; predict, evaluate, compare and report take it like any other run.
+    """Combine several finished runs into one. The commands predict, evaluate, compare and report accept it as a run.
 
     Example: emi-ray ensemble -w work f2 ours/42 --name both --weights fitted
     """
@@ -33,9 +39,9 @@ def ensemble(
     from emi_ray.errors import UserError
 
     target = Workspace(workspace)
-    target.config()  # a workspace must be there
+    target.config()  # raises UserError if there is no workspace
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
-        raise UserError(f"--name {name}: use small letters, digits, '.', '_' and '-'.")
+        raise UserError(f"--name {name}: use lower-case letters, digits, '.', '_' and '-'.")
     metrics = build_ensemble(target, runs, name, weights, seed)
     value = metrics["val_pearson"]
     shown = "not defined" if value is None else f"{value:.4f}"

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from emi_ray.training.runs import RunResult
 
 FEW_CLIPS = 30
-"""Fewer validation clips are remarked on."""
+"""A run with fewer validation clips than this gets a warning about the uncertainty of its scores."""
 
-RunArgument = Annotated[str, typer.Argument(help="RECIPE/SEED, as under runs/ of the workspace: f2/42.")]
+RunArgument = Annotated[str, typer.Argument(help="Trained run as RECIPE/SEED, for example f2/42.")]
 RecipesArgument = Annotated[
-    list[str], typer.Argument(metavar="RECIPE... [SECTION.KEY=VALUE]...", help="Recipes, then settings.")
+    list[str],
+    typer.Argument(
+        metavar="RECIPE... [SECTION.KEY=VALUE]...",
+        help="Names or YAML files of recipes, then settings that override theirs.",
+    ),
 ]
 SeedsOption = Annotated[
     list[int] | None,
@@ -38,23 +42,33 @@ def train(
     workspace: WorkspaceOption,
     seed: SeedsOption = None,
     workers: Annotated[
-        int, typer.Option(help="Workers that share each batch of one large run, as with a backbone.", min=1)
+        int,
+        typer.Option(
+            help="Number of Ray Train workers that share each batch of a run; for large models, such as a "
+            "fine-tuned backbone.",
+            min=1,
+        ),
     ] = 1,
     gpus_per_run: Annotated[
         float | None,
-        typer.Option("--gpus-per-run", help="Share of a GPU for each run (default: by memory).", min=0.01),
+        typer.Option(
+            "--gpus-per-run", help="Fraction of a GPU for each run (default: from its memory use).", min=0.01
+        ),
     ] = None,
     any_features: Annotated[
-        bool, typer.Option("--any-features", help="On whatever features there are, not those it names.")
+        bool,
+        typer.Option(
+            "--any-features", help="Train on the workspace's features, whichever extractor the recipe names."
+        ),
     ] = False,
-    force: Annotated[bool, typer.Option(help="Train again what is already trained.")] = False,
+    force: Annotated[bool, typer.Option(help="Train again, even if the run is already finished.")] = False,
     address: AddressOption = None,
 ) -> list[str]:
-    """Train recipes: one encoder for each modality, then their fusion.
+    """Train recipes: first an encoder for each modality, then the fusion of their outputs.
 
-    Several recipes and seeds are trained side by side, as many at once as there are GPUs or CPU cores. Encoders that
-    several of them share are trained once. A run that cannot be trained does not stop the others. The same command
-    resumes what was interrupted. A recipe may be the path of a YAML file.
+    Several recipes and seeds are trained in parallel, as many at once as there are GPUs or CPU cores. An encoder that
+    several runs share is trained only once. A run that cannot be trained does not stop the others. To resume an
+    interrupted training, repeat the same command. A recipe may also be the path of a YAML file.
 
     Example: emi-ray train -w work f2 --seed 1 training.epochs=30 encoders.text.hidden=256
 
@@ -93,15 +107,15 @@ def train(
 
 
 def _warn_of_unknown(predictions: "Predictions", shown: str) -> None:
-    """Warn of modalities that the model reads and no clip has, and of clips that have none of them."""
+    """Warn about modalities of the model that no clip has, and about clips without any modality of the model."""
     had = predictions.table["modalities"].to_pylist()
     nowhere = set(predictions.streams).difference(*(modalities.split(",") for modalities in had))
     if nowhere and had:
-        _warn(f"no clip has {' or '.join(sorted(nowhere))}, which the model reads too.")
+        _warn(f"no clip has {' or '.join(sorted(nowhere))}, which the model also reads.")
     if unknown := predictions.unknown:
         named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
         _warn(
-            f"{len(unknown)} of {len(had)} clips have nothing that the model reads; their intensities are {shown}: "
+            f"{len(unknown)} of {len(had)} clips have no input that the model reads; their intensities are {shown}: "
             f"{named}."
         )
 
@@ -111,31 +125,31 @@ def _warn(text: str) -> None:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names of recipes, and settings.
+    """Split command-line arguments into names of recipes and settings (``section.key=value``).
 
     Raises:
-        UserError: no recipe is named.
+        UserError: the arguments name no recipe.
     """
     names = [argument for argument in arguments if "=" not in argument]
     if not names:
-        raise UserError("No recipe is named: emi-ray recipes lists them.")
+        raise UserError("Name at least one recipe; 'emi-ray recipes' lists them.")
     return names, [argument for argument in arguments if "=" in argument]
 
 
 def _show_choice(metrics: Mapping[str, Any]) -> None:
-    """Say which clips chose the epoch, and what the reported clips would have chosen."""
+    """Print which clips selected the best epoch, and the score if the reported clips had selected it."""
     shown, best = metrics["val_pearson"], metrics.get("val_pearson_chosen_on_val")
     if best is None or shown is None or metrics.get("stopped_by") == "folds":
         return
     if metrics["stopped_by"] == "inner":
         text = (
-            f"The epoch was chosen by {metrics['num_inner']} inner clips of train: val r {shown:.3f}. Chosen by the "
-            f"reported clips themselves: {best:.3f}."
+            f"The best epoch was selected on {metrics['num_inner']} held-out train clips: validation r {shown:.3f}. "
+            f"Selected on the validation clips themselves, it would be {best:.3f}."
         )
     else:
         text = (
-            "The epoch was chosen by the clips that are reported, which flatters the score: an inner part of train "
-            "chooses with training.stop_on=inner."
+            "The best epoch was selected on the validation clips that the score is reported on, so the score is "
+            "optimistic. training.stop_on=inner selects it on held-out train clips instead."
         )
     console.print(text, markup=False, soft_wrap=True)
 
@@ -145,26 +159,29 @@ def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
     _show_choice(metrics)
     if (num_val := metrics["num_val"]) < FEW_CLIPS:
         error = f", their standard error is about {(num_val - 1) ** -0.5:.2f}" if num_val > 1 else ""
-        _warn(f"correlations over {num_val} validation clips say little{error}.")
+        _warn(f"correlations over only {num_val} validation clips are uncertain{error}.")
     if constant := metrics.get("constant_labels"):
         _warn(
-            f"{', '.join(constant)} never varies among the validation clips, so no correlation exists; "
-            f"the mean is over {metrics['num_labels_scored']} labels."
+            f"{', '.join(constant)} is constant over the validation clips, so its correlation is undefined; "
+            f"the mean is over the other {metrics['num_labels_scored']} labels."
         )
     run = f"{metrics['recipe']}/{metrics['seed']}"
     if metrics.get("gpus") and metrics.get("device") == "cpu":
-        _warn(f"trained on the CPU: torch cannot use the GPU that Ray assigned on node {metrics['node']}.")
+        _warn(
+            f"trained on the CPU, because torch cannot use the GPU that Ray assigned on node {metrics['node']}."
+        )
     if metrics["already_finished"]:
-        console.print(f"Run {run} was finished before with the same settings; --force trains it again.")
+        console.print(f"Run {run} is already finished with the same settings; --force trains it again.")
     else:
         console.print(f"Wrote run {run} to {workspace.shown('runs')}.")
 
 
 @app.command()
 def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
-    """Score a trained run again from its files alone, on every labelled split, and on harder clips.
+    """Score a trained run on every labelled split, using only its files, and measure its robustness.
 
-    The report shows how it fares with fewer modalities, on clips that lack one, and by length.
+    Robustness is measured with some modalities hidden, on clips that lack a modality, and by clip length. The HTML
+    report shows these scores.
 
     Example: emi-ray evaluate -w work f2/42
     """
@@ -188,27 +205,31 @@ def predict(
     to: Annotated[str, typer.Option(help="CSV file to write: a path or URI.")],
     clips: Annotated[
         list[str] | None,
-        typer.Option(help="Clips, folders or one table; more may follow. None: the workspace's test split."),
+        typer.Option(help="Media files, folders or one table (default: the test split of the workspace)."),
     ] = None,
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     form: Annotated[
-        Literal["table", "submission"], typer.Option(help="submission: as the challenge wants it.")
+        Literal["table", "submission"],
+        typer.Option(help="Layout of the CSV file; submission is the challenge's format."),
     ] = "table",
     id_width: Annotated[
-        int | None, typer.Option(help="Submission: pad ids with zeros; else as the test list spells them.")
+        int | None,
+        typer.Option(
+            help="With --form submission: pad clip ids with zeros to this width (default: as in the test list)."
+        ),
     ] = None,
     address: AddressOption = None,
 ) -> None:
-    """Predict clips that the model has never seen: one row a clip, clipped to the range of each label.
+    """Predict emotion intensities of new clips: one row per clip, each value limited to the range of its label.
 
-    Media files bring no transcripts. Where the model reads text, give a table (CSV or Parquet) with clip_id, video
-    and transcript as --clips.
+    Media files have no transcripts. If the model reads text, pass a table (CSV or Parquet) with the columns clip_id,
+    video and transcript to --clips.
 
     Example: emi-ray predict -w work f2/42 --clips new/*.mp4 --to intensities.csv
     """
     target = Workspace(workspace)
     if more and not clips:
-        raise UserError(f"'{more[0]}' is not expected here: name clips with --clips.")
+        raise UserError(f"Unexpected argument '{more[0]}': name clips with --clips.")
     check_output(to)
     with progress_bar("Extracting features") as advance:
         predictions = results.predict(
@@ -231,7 +252,7 @@ def predict(
 
 @app.command()
 def report(workspace: WorkspaceOption) -> None:
-    """Write the HTML report of everything that the workspace holds.
+    """Write an HTML report on the workspace: corpus, features, runs, comparisons and studies.
 
     Example: emi-ray report -w work
     """

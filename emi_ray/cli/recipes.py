@@ -1,4 +1,4 @@
-"""The verb recipes: the systems that can be trained."""
+"""The command ``recipes``: list the systems that can be trained."""
 
 from typing import Annotated
 
@@ -11,9 +11,9 @@ from emi_ray.cli.app import app, console
 
 @app.command()
 def recipes(
-    plain: Annotated[bool, typer.Option("--plain", help="Names only, one a line.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print names only, one per line.")] = False,
 ) -> None:
-    """What can be trained, and what the papers report of it.
+    """List the recipes that can be trained, with the scores that their papers report.
 
     Example: emi-ray recipes
     """

@@ -1,4 +1,4 @@
-"""Verbs about the paper: reproduce, stats."""
+"""Commands that reproduce the paper: reproduce, stats."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,28 +15,36 @@ if TYPE_CHECKING:
     from emi_ray.reporting.text_tables import TextTable
 
 ALL_TABLES = "3,4,5,ablation,rivals"
-TABLES_HELP = "Tables to fill, joined by commas; twins: the paper's systems with our settings (text, f2, …)."
+TABLES_HELP = (
+    "Comma-separated tables to fill; 'twins' are the paper's systems trained with our settings (text, …)."
+)
 
 
 @app.command()
 def reproduce(
     workspace: WorkspaceOption,
     tables: Annotated[str, typer.Option(help=TABLES_HELP)] = ALL_TABLES,
-    seeds: Annotated[int, typer.Option(help="Seeds of each system.", min=1)] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of seeds for each system.", min=1)] = 5,
     any_features: Annotated[
-        bool, typer.Option("--any-features", help="On whatever features there are, not those it names.")
+        bool,
+        typer.Option(
+            "--any-features",
+            help="Train on the workspace's features, whichever extractor a recipe names.",
+        ),
     ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Settings, for the recipes that have such a part."
+            metavar="[SECTION.KEY=VALUE]...",
+            help="Settings that override those of every recipe that has the section.",
         ),
     ] = None,
     address: AddressOption = None,
 ) -> None:
-    """Fill the tables of the paper: train what is missing, set ours beside the paper's figures.
+    """Fill the tables of the paper: train the missing runs, and show our scores next to the paper's.
 
-    The same command resumes what was interrupted. A row that cannot be trained, as without its features, says why.
+    To resume an interrupted command, repeat it. A row that cannot be trained, for example because its features are
+    missing, gives the reason.
 
     Example: emi-ray reproduce -w work --tables 4,5 --seeds 3
     """
@@ -46,7 +54,7 @@ def reproduce(
     target = Workspace(workspace)
     config = target.config()
     if stray := [setting for setting in settings or [] if "=" not in setting]:
-        raise UserError(f"'{stray[0]}' is no setting: SECTION.KEY=VALUE. Tables are named by --tables.")
+        raise UserError(f"'{stray[0]}' is not a setting (SECTION.KEY=VALUE). Name tables with --tables.")
     names = [name for name in tables.split(",") if name]
     defaults = config.recipe_defaults
     recipes = load_recipes(names, settings or [], defaults, any_features)
@@ -69,10 +77,10 @@ def reproduce(
 def stats(
     workspace: WorkspaceOption,
     to: Annotated[
-        Path | None, typer.Option(help="File to write as well: .md, .tex or .csv by its ending.")
+        Path | None, typer.Option(help="Also write the tables to this file (.md, .tex or .csv).")
     ] = None,
 ) -> None:
-    """Describe the corpus as section 3 of the paper does: clips, zeros, shift from train to val, lengths, text.
+    """Print corpus statistics as in section 3 of the paper: clips, labels, train-to-val shift, lengths, text.
 
     Example: emi-ray stats -w work --to stats.tex
     """
@@ -80,7 +88,7 @@ def stats(
     from emi_ray.reporting.text_tables import csv_text, latex_document, markdown
 
     target = Workspace(workspace)
-    target.config()  # a workspace must be there
+    target.config()  # raises UserError if there is no workspace
     writers = {".md": markdown, ".csv": csv_text, ".tex": lambda made: latex_document(made, "Corpus")}
     if to is not None and to.suffix not in writers:
         raise UserError(f"--to {to}: the file must end in {', '.join(writers)}.")
@@ -93,7 +101,7 @@ def stats(
 
 
 def show_tables(tables: list["TextTable"]) -> None:
-    """Tables of finished text, each with its note."""
+    """Print formatted tables, each followed by its note."""
     for each in tables:
         shown = Table(title=each.title)
         for index, heading in enumerate(each.headings):

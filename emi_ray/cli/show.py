@@ -1,4 +1,4 @@
-"""Tables and progress bars."""
+"""Tables and progress bars for the terminal."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,10 +30,10 @@ if TYPE_CHECKING:  # these import Ray, or much else
     from emi_ray.recipe import Recipe
 
 LOG_EVERY_S = 30.0
-"""Where no one sees a moving bar, as in a job's log."""
+"""Interval in seconds between progress lines when the output is not a terminal, for example in a job's log."""
 
 MAX_LINES = 12
-"""Trainings that are shown at once."""
+"""Maximum number of trainings that are shown at once."""
 
 _COLUMNS = (
     SpinnerColumn(),
@@ -49,7 +49,11 @@ STYLES = {"error": "red", "warning": "yellow", "info": "default"}
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[..., None]]:
-    """A bar; call what it gives with (done, total) and, if it changes, the title."""
+    """Show a progress bar while the ``with`` block runs.
+
+    Yields:
+        A function to call as ``advance(done, total)``, or ``advance(done, total, title)`` to change the title.
+    """
     with Progress(*_COLUMNS, console=console) as progress:
         task = progress.add_task(title, total=None)
 
@@ -68,9 +72,10 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
 
 
 class TrainingProgress:
-    """One line for each training that runs, and one for all runs together.
+    """Progress bars: one for each training in progress, and one for all runs together.
 
-    Where the output is no terminal, as in a job's log, a line is printed every ``LOG_EVERY_S`` seconds instead.
+    If the output is not a terminal, for example in a job's log, the current state is printed every ``LOG_EVERY_S``
+    seconds instead.
     """
 
     def __init__(self, progress: Progress, recipes: "Sequence[Recipe]", num_runs: int) -> None:
@@ -82,11 +87,11 @@ class TrainingProgress:
         self._logged = time.monotonic()
 
     def plan(self, num_runs: int, at_once: int) -> None:
-        """Say how many runs are to be trained, and how many trainings run at once."""
+        """Print how many runs will be trained, and how many at the same time."""
         console.print(f"{num_runs} to train, {at_once} at once.", style="dim")
 
     def advance(self, job: str, scores: Mapping[str, Any]) -> None:
-        """An epoch of ``job`` is over; ``scores`` is its row of ``history.csv``."""
+        """Show a finished epoch of ``job``; ``scores`` is its row of ``history.csv``."""
         recipe = self._recipes.get(job.partition("/")[0])
         stage = None if recipe is None else recipe.encoders.get(scores["stage"], recipe.fusion)
         total = recipe.training_of(stage).epochs if recipe and stage else None
@@ -102,14 +107,14 @@ class TrainingProgress:
                 console.print(line, markup=False, soft_wrap=True)
 
     def settle(self, run: str) -> None:
-        """A run has ended, well or not: its lines go."""
+        """Count a run as ended, successfully or not, and remove its progress bars."""
         self._progress.advance(self._whole)
         for job in [job for job in self._lines if job.partition(" ")[0] == run]:
             self._progress.remove_task(self._lines.pop(job))
             self._latest.pop(job, None)
 
     def _hide_oldest(self) -> None:
-        """Keep the lines that fit on a screen."""
+        """Remove the oldest bars beyond ``MAX_LINES``, so that all of them fit on a screen."""
         while len(self._lines) > MAX_LINES:
             job = next(iter(self._lines))
             self._progress.remove_task(self._lines.pop(job))
@@ -117,19 +122,19 @@ class TrainingProgress:
 
 @contextmanager
 def training_progress(recipes: "Sequence[Recipe]", num_runs: int) -> Iterator[TrainingProgress]:
-    """Progress lines while the block lasts."""
+    """Show progress bars of trainings while the ``with`` block runs."""
     with Progress(*_COLUMNS, console=console) as progress:
         yield TrainingProgress(progress, recipes, num_runs)
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
-    """What was found in a corpus, the worst last."""
+    """Print the findings about a corpus, the most severe last."""
     for finding in sorted(findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
         console.print(str(finding), style=STYLES[finding.severity], markup=False, soft_wrap=True)
 
 
 def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
-    """What a run would use, and which stage would hold it up."""
+    """Print the planned actors of each extraction stage, and which stage is the bottleneck."""
     columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "clips a batch", "clips/s")
     shown = table("Extraction plan", *columns)
     rates = {name: pool.max_actors / measured.seconds_per_clip[name] for name, pool in pools.items()}
@@ -140,14 +145,16 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
         )
     console.print(shown)
     slowest = min(rates, key=rates.__getitem__)
-    console.print(f"The {slowest} stage would hold the run up. Any number can be set by hand, as in")
+    console.print(f"The bottleneck is the {slowest} stage. Any of these numbers can be set, for example:")
     console.print(f"  extraction.stages.{slowest}.max_actors=4 extraction.stages.{slowest}.batch_size=16")
 
 
 def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
-    """What a run did: a row a stage, then why clips were left out, and what was odd about others."""
+    """Print the summary of an extraction: one row per stage, then reasons for missing features, and notes."""
     if not summary.clips:
-        console.print(f"Nothing to do: all {summary.already_done} clips are done or quarantined.")
+        console.print(
+            f"Nothing to do: all {summary.already_done} clips are already extracted or quarantined."
+        )
         return
     columns = ("stage", "ok", "missing", "failed", "actors", "busy", "real-time factor", "of bare model")
     shown = table("Extraction", *columns)
@@ -163,17 +170,17 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
     console.print(shown)
     console.print(
         f"{summary.clips} clips in {summary.seconds:.1f} s ({summary.clips_per_s:.1f} clips/s); "
-        f"{summary.already_done} were done before. Bottleneck: {summary.bottleneck}."
+        f"{summary.already_done} were already done. Bottleneck: {summary.bottleneck}."
     )
     for modality, reasons in summary.redone.items():
-        _count_reasons(f"{modality}: features of {{}} made anew", reasons)
+        _count_reasons(f"{modality}: features of {{}} extracted again", reasons)
     for modality, reasons in summary.lifted.items():
-        _count_reasons(f"{modality}: {{}} tried again that had been quarantined", reasons)
+        _count_reasons(f"{modality}: {{}} taken out of quarantine and tried again", reasons)
     for what in summary.notes:
         console.print(f"  {what}.", markup=False, soft_wrap=True)
     if summary.nodes_lost:
         nodes = ", ".join(dict.fromkeys(summary.nodes_lost))
-        console.print(f"  Nodes lost: {nodes}; what they had in hand was done again.", markup=False)
+        console.print(f"  Nodes lost: {nodes}; their unfinished clips were processed again.", markup=False)
     for name, stage in summary.stages.items():
         for reason, count in stage.reasons.most_common(8):
             like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
@@ -188,7 +195,7 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
 
 
 def _count_reasons(what: str, reasons: Mapping[str, int]) -> None:
-    """One line: how many clips, and why."""
+    """Print one line with the number of clips and the reasons."""
     total = sum(reasons.values())
     why = ", ".join(
         f"{reason} ({count})" if len(reasons) > 1 else reason for reason, count in reasons.items()
@@ -198,12 +205,12 @@ def _count_reasons(what: str, reasons: Mapping[str, int]) -> None:
 
 
 def _dash(value: float | None, form: str) -> str:
-    """A number, or a dash where it does not apply."""
+    """Format a number, or a dash for None."""
     return "–" if value is None else format(value, form)
 
 
 def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
-    """One column a unimodal encoder, the last column the whole model; a row a label."""
+    """Print validation scores: one row per label, one column per unimodal encoder, the whole model last."""
     stages = metrics.get("stages", {})
     models = dict(stages)
     models[metrics["recipe"]] = metrics
@@ -215,7 +222,7 @@ def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
 
 
 def show_comparison(runs: "Sequence[tuple[Recipe, Mapping[str, Any]]]") -> None:
-    """One row a recipe: mean validation Pearson r over its seeds."""
+    """Print one row per recipe: mean and sample standard deviation of validation Pearson r over its seeds."""
     shown = table("Validation Pearson r", "recipe", "mean", "± sd", "seeds")
     scores: dict[str, list[float]] = {}
     for recipe, metrics in runs:
@@ -226,13 +233,13 @@ def show_comparison(runs: "Sequence[tuple[Recipe, Mapping[str, Any]]]") -> None:
         shown.add_row(name, decimal(fmean(values)), spread, str(len(values)))
     console.print(shown)
     console.print(
-        "Each over the clips that it can read; sd is that of a sample. Which is better, on the same clips: "
-        "emi-ray compare."
+        "Each recipe is scored on the clips that it can read; sd is the sample standard deviation over seeds. To "
+        "compare recipes on the same clips, use emi-ray compare."
     )
 
 
 def table(title: str, first: str, *others: str) -> Table:
-    """A table whose first column is text and whose others are numbers."""
+    """Create a table with a left-aligned first column and right-aligned number columns."""
     made = Table(first, title=title)
     for heading in others:
         made.add_column(heading, justify="right", overflow="fold")

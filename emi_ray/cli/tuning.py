@@ -1,4 +1,4 @@
-"""Verbs about hyper-parameter searches: tune, dashboard."""
+"""Commands for hyper-parameter searches: tune, dashboard."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,74 +13,90 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         envvar="EMI_RAY_STORAGE",
-        help="Database of the study (postgresql://…); none: a journal in the workspace.",
+        help="Database URL of the study, such as postgresql://… (default: a journal file in the workspace).",
     ),
 ]
 
 
 @app.command()
 def tune(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file: where to start.")],
+    recipe: Annotated[str, typer.Argument(help="Recipe to start from: a name, or the path of a YAML file.")],
     workspace: WorkspaceOption,
-    space: Annotated[Path, typer.Option(help="YAML file of what may vary, as in search_spaces/.")],
+    space: Annotated[Path, typer.Option(help="Search space: a YAML file, see search_spaces/ for examples.")],
     overrides: Overrides = None,
     trials: Annotated[
-        int, typer.Option(help="Finished trials in all, with those of earlier commands.", min=1)
+        int,
+        typer.Option(help="Total number of finished trials, including those of earlier commands.", min=1),
     ] = training.DEFAULT_TRIALS,
-    study: Annotated[str | None, typer.Option(help="Name of the study; none: RECIPE-SPACE.")] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study (default: RECIPE-SPACE).")] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds after which no new trial starts.", min=1)
+        float | None, typer.Option(help="Time limit in seconds; no new trial starts after it.", min=1)
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="Score to tune: val_pearson, val_ccc, val_pearson_joy, …")
+        str, typer.Option(help="Score to optimise: val_pearson, val_ccc, val_pearson_joy, …")
     ] = "val_pearson",
     minimise: Annotated[
         Literal["parameters", "seconds"] | None,
-        typer.Option(help="A second objective: of the model, or of its training."),
+        typer.Option(
+            help="Second objective to minimise: number of model parameters, or training time in seconds."
+        ),
     ] = None,
     folds: Annotated[
         int | None,
         typer.Option(
-            help="Folds of train to tune on; 1: one part is held out; none given: 3 below 2,000 train clips.",
+            help="Number of cross-validation folds of train; 1 uses one held-out part (default: 3 if there are "
+            "fewer than 2,000 train clips, else 1).",
             min=1,
         ),
     ] = None,
     holdout: Annotated[
         float | None,
         typer.Option(
-            help="Share of train that is held out, with --folds 1; none given: 0.2.", min=0.01, max=0.9
+            help="With --folds 1: share of train that is held out for scoring (default: 0.2).",
+            min=0.01,
+            max=0.9,
         ),
     ] = None,
     sampler: Annotated[
-        Literal["tpe", "gp", "random", "nsga2"], typer.Option(help="Who proposes trials.")
+        Literal["tpe", "gp", "random", "nsga2"],
+        typer.Option(help="Optuna sampler that proposes hyper-parameters."),
     ] = "tpe",
     scheduler: Annotated[
         Literal["asha", "median", "none"] | None,
-        typer.Option(help="Who stops hopeless ones; none given: asha for one objective."),
+        typer.Option(help="Early-stopping scheduler (default: asha when there is one objective)."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampler.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the sampler.", min=0)] = 0,
     concurrent: Annotated[
-        int | None, typer.Option(help="Trials at once; none given: as many as fit.", min=1)
+        int | None,
+        typer.Option(
+            help="Maximum number of concurrent trials (default: as many as the machine fits).", min=1
+        ),
     ] = None,
     gpus_per_trial: Annotated[
-        float | None, typer.Option(help="Share of a GPU; none given: by its memory.", min=0)
+        float | None,
+        typer.Option(help="Fraction of a GPU for each trial (default: from the GPU's memory).", min=0),
     ] = None,
     confirm: Annotated[
         int,
         typer.Option(
-            help="Best trials that are trained again under other seeds before one is chosen.", min=0
+            help="Number of best trials that are retrained with other seeds before the final choice.", min=0
         ),
     ] = 3,
     seeds: Annotated[
-        int, typer.Option(help="Seeds that judge the choice on the official split; 0: do not judge.", min=0)
+        int,
+        typer.Option(
+            help="Number of seeds for the final comparison with the baseline on the official split; 0 skips it.",
+            min=0,
+        ),
     ] = 3,
     storage: StorageOption = None,
     mlflow: Annotated[
-        str | None, typer.Option(help="MLflow server or database (sqlite:///…) to log trials to, too.")
+        str | None,
+        typer.Option(help="MLflow server or database (sqlite:///…) that trials are also logged to."),
     ] = None,
     address: AddressOption = None,
 ) -> None:
-    """Search for better settings of a recipe. Stopped at any moment, the same command goes on.
+    """Search for better hyper-parameters of a recipe. To resume an interrupted search, repeat the command.
 
     Example: emi-ray tune -w work f2 --space search_spaces/fusion.yaml --trials 100
     """
@@ -118,14 +134,14 @@ def tune(
 @app.command()
 def dashboard(
     workspace: WorkspaceOption,
-    study: Annotated[str | None, typer.Option(help="Study to show; none given: the latest.")] = None,
+    study: Annotated[str | None, typer.Option(help="Study to show (default: the latest).")] = None,
     port: Annotated[
-        int, typer.Option(help="Of optuna-dashboard; TensorBoard takes the next free one.")
+        int, typer.Option(help="Port of optuna-dashboard; TensorBoard uses the next free port.")
     ] = 8080,
     storage: StorageOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Watch studies and runs in a browser on this machine, until Ctrl-C.
+    """Serve dashboards of studies and runs to a browser on this machine until Ctrl-C is pressed.
 
     Example: emi-ray dashboard -w work
     """

@@ -1,4 +1,4 @@
-"""How a search looks in the terminal: live while it runs, and what came of it."""
+"""Terminal output of a hyper-parameter search: live progress, then the result."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ _REDRAW_EVERY_S = 0.2
 
 @dataclass
 class StudyView:
-    """One live line; a new best also gets a line that stays."""
+    """Live progress of a study: one line that is redrawn, and a permanent line for each new best trial."""
 
     progress: Progress
     task: TaskID
@@ -33,12 +33,12 @@ class StudyView:
     best: int | None = None
 
     def update(self, study: TuningStudy) -> None:
-        """Draw the study as it stands, at most a few times a second."""
+        """Redraw the progress line from the study's current state, at most five times per second."""
         counts = study.counts
         if self.finished_before is None:
             self.finished_before = counts.finished
             if counts.finished:
-                console.print(f"Study {study.name} goes on: {counts.finished} trials were finished before.")
+                console.print(f"Resuming study {study.name}: {counts.finished} trials are already finished.")
         is_last = counts.running == 0
         if time.monotonic() - self.drawn < _REDRAW_EVERY_S and not is_last:
             return
@@ -57,7 +57,7 @@ class StudyView:
             console.print(f"{counts.finished}/{self.options.trials} {text}", soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """A line that stays, and what is being done now."""
+        """Print a permanent line, and show it as the current activity of the progress line."""
         console.print(text, markup=False)
         self.progress.update(self.task, description=text)
 
@@ -74,10 +74,11 @@ class StudyView:
 def study_progress(
     options: TuneOptions, log: Callable[[TuningStudy], None] | None = None
 ) -> Iterator[StudyView]:
-    """A view of a study while the block lasts.
+    """Show the progress of a study while the ``with`` block runs.
 
     Args:
-        log: also called whenever the view is drawn.
+        options: settings of the search; ``trials`` is the total of the progress bar.
+        log: called with the study each time the view is redrawn, for example to log trials to MLflow.
     """
     columns = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress:
@@ -86,24 +87,25 @@ def study_progress(
 
 
 def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
-    """The best recipe against the start, and how far the search flattered it."""
+    """Print the best recipe next to the baseline, and how optimistic the tuning score was."""
     console.print(_reporting_table(outcome))
     console.print(_parameter_table(outcome))
     if outcome.front:
         console.print(_front_table(outcome))
     best = outcome.best
     console.print(
-        f"Tuned score of trial {best.number}: {best.tuned:.4f}; under other seeds {best.confirmed:.4f}; "
-        f"reported {outcome.best_reported.mean:.4f}: optimism {outcome.optimism:+.4f}.",
+        f"Trial {best.number} scored {best.tuned:.4f} during the search, {best.confirmed:.4f} with other seeds and "
+        f"{outcome.best_reported.mean:.4f} on the official split. Optimism of the search: {outcome.optimism:+.4f}.",
     )
     if outcome.optimism_of_start is not None:
         console.print(
-            f"Of the start, which nobody chose by its score, it is {outcome.optimism_of_start:+.4f}: "
-            "what the two splits differ by."
+            f"The same difference for the original settings is {outcome.optimism_of_start:+.4f}. They were not "
+            "selected by their score, so this part is the difference between the two splits."
         )
     if outcome.best == outcome.start:
         console.print(
-            "No trial beat the recipe's own settings beyond the noise. These stay: one run, two names."
+            "No trial was better than the original settings beyond the noise between seeds. The original settings "
+            "are kept: the start and the best trial are the same run."
         )
     console.print(f"Recipe: {workspace.path(f'studies/{study}/best.yaml')}")
     console.print(f"Plots: emi-ray report -w {workspace.quoted}")
@@ -121,7 +123,7 @@ def _reporting_table(outcome: Outcome) -> Table:
 
 
 def _parameter_table(outcome: Outcome) -> Table:
-    table = Table("setting", "start", "best", title="What was chosen")
+    table = Table("setting", "start", "best", title="Chosen settings")
     for name in dict.fromkeys([*outcome.start_parameters, *outcome.parameters]):
         own, best = outcome.start_parameters.get(name, "–"), outcome.parameters.get(name, "–")
         table.add_row(name, _short(own), _short(best))
