@@ -28,15 +28,15 @@ def in_a_sentence(error: Exception) -> EmiRayError:
     if not isinstance(error, RayTaskError):
         return EmiRayError(
             f"Ray lost a process or a node that the command cannot do without ({type(error).__name__}: "
-            f"{_reason_of(str(error))}). What is done is kept; the same command goes on."
+            f"{last_words(str(error))}). What is done is kept; the same command goes on."
         )
     if isinstance(error.cause, EmiRayError):
         return error.cause
     return EmiRayError(f"A worker broke down: {in_words(error.cause)}")
 
 
-def _reason_of(text: str) -> str:
-    """The last line of a traceback within Ray's words, where there is one; else their first line."""
+def last_words(text: str) -> str:
+    """What Ray says of an error, in a line: the last line of a traceback where there is one; else the first."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
     return [*lines[:1], *raised][-1].rstrip(".") if lines else "no reason given"

@@ -22,6 +22,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.runtime.results import last_words
 from emi_ray.storage import in_words
 from emi_ray.training.inbox import Inbox
 from emi_ray.training.plan import Place, RunPlan
@@ -108,11 +109,10 @@ def _fit(job: _Job, num_workers: int) -> None:
 
 
 def _cause_of(error: Exception) -> str:
-    """Why training failed, as the last line about the first worker that failed says; the whole is a traceback."""
+    """Why training failed, as the first worker that failed says."""
     failures = list(getattr(error, "worker_failures", {}).values())
     cause = failures[0] if failures else getattr(error, "controller_failure", error)
-    words = [line for line in in_words(getattr(cause, "cause", None) or cause).splitlines() if line.strip()]
-    return words[-1].strip().rstrip(".")
+    return last_words(in_words(getattr(cause, "cause", None) or cause))
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:

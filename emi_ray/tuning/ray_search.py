@@ -18,6 +18,7 @@ from ray import tune
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
 from emi_ray.runtime import machine, results_of
+from emi_ray.runtime.results import last_words
 from emi_ray.schema import Stream
 from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.plan import RunPlan
@@ -136,7 +137,7 @@ def search(
             tuner.fit()
         except (ray.exceptions.RayError, RuntimeError) as error:  # Tune's own, of a process killed for memory
             raise EmiRayError(
-                f"Ray gave up the search: {error}. The study is kept: the same command goes on."
+                f"Ray gave up the search: {last_words(str(error))}. The study is kept: the same command goes on."
             ) from error
         finally:
             study.give_up_running()

@@ -14,12 +14,17 @@ from ray.tune.search import Searcher
 
 from emi_ray.errors import EmiRayError
 from emi_ray.events import count, tell
+from emi_ray.runtime.results import last_words
+from emi_ray.storage import StorageError, in_words, is_outage
 from emi_ray.tuning.study import TuningStudy
 
 OnChange = Callable[[], None]
 """Called on the driver whenever something of the study has changed."""
 
 _FAILURES_IN_A_ROW = 10
+_LOST_TOGETHER_S = 30.0
+"""Trials that are lost within this time may have gone with one node: they count as one failure."""
+
 _LONGEST_REASON = 300
 
 
@@ -41,6 +46,7 @@ class Watcher:
         self._limits = limits
         self._on_change = on_change
         self._started = time.monotonic()
+        self._counted_loss_at = float("-inf")
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Tune pickles what it is given, to restore a search from; ours goes on from the study instead."""
@@ -95,11 +101,13 @@ class Watcher:
             self._on_change()
 
     def lose(self, number: int, reason: str) -> None:
-        """A trial was lost with its process or node."""
+        """A trial was lost with its process or node, or by an outage of the store: it is done again."""
         if self.study.is_running(number):
             self.study.lose(number)
             self._tell_end(number, "lost", reason=reason)
-            self.failures_in_a_row += 1
+            if time.monotonic() - self._counted_loss_at > _LOST_TOGETHER_S:
+                self._counted_loss_at = time.monotonic()
+                self.failures_in_a_row += 1
             self.last_failure = f"trial {number}: {reason}"
             self._on_change()
 
@@ -156,12 +164,24 @@ class Failures(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         cause = _cause(trial)
-        tell = self._watcher.lose if isinstance(cause, _LOST) else self._watcher.fail
+        tell = self._watcher.lose if _is_loss(cause) else self._watcher.fail
         tell(trial.config["number"], _reason(cause))
 
 
-_LOST = (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError, ray.exceptions.ObjectLostError)
-"""What a trial raises whose process or node died, or one that holds the features."""
+_LOST = (
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.WorkerCrashedError,
+    StorageError,
+)
+"""What a trial raises whose process or node died, or one that holds the features; or whose store is out of reach."""
+
+
+def _is_loss(cause: Exception | None) -> bool:
+    """Whether what ended a trial says nothing of its settings."""
+    return isinstance(cause, _LOST) or (isinstance(cause, OSError) and is_outage(cause))
 
 
 def _cause(trial: Trial) -> Exception | None:
@@ -173,5 +193,4 @@ def _cause(trial: Trial) -> Exception | None:
 
 def _reason(cause: Exception | None) -> str:
     """Why a trial broke down, in a line."""
-    lines = str(cause).strip().splitlines() or ["no message"]
-    return f"{type(cause).__name__}: {lines[0]}"[:_LONGEST_REASON] if cause is not None else "unknown"
+    return last_words(in_words(cause))[:_LONGEST_REASON] if cause is not None else "unknown"
