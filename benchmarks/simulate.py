@@ -120,6 +120,9 @@ def measure(clips: Path, num: int) -> None:
         folder = Path(name)
         start_s = _extract(folder / "few", clips, 4, 1)["seconds"]
         records = {workers: _extract(folder / str(workers), clips, num, workers) for workers in (1, 2)}
+    for workers, record in records.items():
+        busy = ", ".join(f"{stage} {told['busy_s']:.1f}" for stage, told in record["stages"].items())
+        print(f"{workers} workers: {record['seconds']:.1f} s; busy seconds: {busy}")
     for known, told in ((1, 2), (2, 1)):
         costs = costs_of(records[known], start_s, driver_s=0.001)
         cluster = Cluster(os.cpu_count() or 1, stages={"decode": told})
