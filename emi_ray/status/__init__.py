@@ -28,11 +28,14 @@ def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
         UserError: the workspace has no corpus.
     """
     corpus, clips = corpus_line(workspace, config.corpus, workspace.clips())
-    runs = run_lines(workspace, clips, config)
-    ensembles = list(ensemble_lines(workspace, clips, config))
+    features = list(feature_lines(workspace, config, clips))
+    pending = {line.fingerprint for line in features if line.command}
+    runs = run_lines(workspace, clips, config, pending)
+    stale = {line.name for line in runs if line.stale}
+    ensembles = list(ensemble_lines(workspace, clips, config, stale))
     lines: Sequence[Line] = [
         *corpus,
-        *feature_lines(workspace, config, clips),
+        *features,
         *encoder_line(workspace, runs),
         *runs,
         *ensembles,

@@ -1,6 +1,6 @@
 """Whether ensembles were made of what the workspace holds now: an ensemble is current if its members are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -15,15 +15,19 @@ from emi_ray.training.plan import METRICS
 from emi_ray.workspace import Workspace
 
 
-def ensemble_lines(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig) -> Iterator[Line]:
+def ensemble_lines(
+    workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, stale_runs: Collection[str] = ()
+) -> Iterator[Line]:
     """One line an ensemble; before one that has to be made again, one for each member whose own run is gone."""
     for name in workspace.folders("runs"):
         for seed in workspace.folders(f"runs/{name}"):
             if is_made_of_runs(workspace, f"runs/{name}/{seed}"):
-                yield from _lines_of(workspace, clips, config, f"{name}/{seed}")
+                yield from _lines_of(workspace, clips, config, f"{name}/{seed}", stale_runs)
 
 
-def _lines_of(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, run: str) -> Iterator[Line]:
+def _lines_of(
+    workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, run: str, stale_runs: Collection[str]
+) -> Iterator[Line]:
     folder = f"runs/{run}"
     if not (workspace.exists(f"{folder}/{ENSEMBLE}") and workspace.exists(f"{folder}/{METRICS}")):
         unfinished = "the ensemble is not finished: make it again with emi-ray ensemble"
@@ -37,6 +41,8 @@ def _lines_of(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, ru
         yield Line("runs", run, stale=1, why=(other,))
         return
     why = _stale_because(workspace, clips, config, description, copies)
+    members = dict.fromkeys(member.run for member in description.members)
+    why = why or tuple(f"member {name} is stale" for name in members if name in stale_runs)
     if not why:
         yield Line("runs", run, current=1)
         return

@@ -1,6 +1,7 @@
 """How features and transcripts stand to the clips' inputs as they are now."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,8 @@ def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table
         if work.transcripts is not None:
             yield _transcripts(work, clips, command)
         name = f"{modality} ({config.extractors[modality].name})"
-        yield _line(name, work.by_modality[modality], read_failures(workspace, [store]), command)
+        line = _line(name, work.by_modality[modality], read_failures(workspace, [store]), command)
+        yield replace(line, fingerprint=store.fingerprint)
     for modality in MODALITIES:
         for store in stores_of(workspace, modality):
             if (modality, store.fingerprint) not in shown:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,10 +26,16 @@ _SETTLED = ("name", "title", "paper", "backbone_config", "backbone_revision")
 """What a recipe says of itself, and what is settled when it is trained: no settings to give."""
 
 
-def run_lines(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig) -> list[Line]:
-    """One line a trained run: whether training it now would give the same."""
+def run_lines(
+    workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, pending: Collection[str] = ()
+) -> list[Line]:
+    """One line a trained run: whether training it now would give the same.
+
+    Args:
+        pending: fingerprints of features that the next extraction adds to or makes anew.
+    """
     return [
-        _run_line(workspace, clips, config, f"{recipe}/{seed}")
+        _run_line(workspace, clips, config, f"{recipe}/{seed}", pending)
         for recipe in workspace.folders("runs")
         for seed in workspace.folders(f"runs/{recipe}")
         if not is_made_of_runs(workspace, f"runs/{recipe}/{seed}")
@@ -72,7 +78,9 @@ def _differences(made: Mapping[str, Any], own: Mapping[str, Any], where: str) ->
             yield f"{path}={json.dumps(value)}"
 
 
-def _run_line(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, run: str) -> Line:
+def _run_line(
+    workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, run: str, pending: Collection[str]
+) -> Line:
     command = train_command(workspace, run)
     folder = f"runs/{run}"
     if not (workspace.exists(f"{folder}/{METRICS}") and workspace.exists(f"{folder}/{DESCRIPTION}")):
@@ -83,6 +91,8 @@ def _run_line(workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, ru
     except UserError as error:
         return Line("runs", run, stale=1, why=(f"another version made it: {error}",), command=command)
     why = stale_because(workspace, clips, config, made)
+    streams = [stream for stream in made.extractors if made.fingerprint(stream) in pending]
+    why += [f"{stream} features are to be extracted first" for stream in streams]
     if not why:
         return Line("runs", run, current=1)
     return Line("runs", run, stale=1, why=tuple(why), command=train_command(workspace, run, made.recipe))

@@ -222,3 +222,14 @@ def test_a_table_that_was_corrected_without_init_is_named_with_all_that_follows_
     assert numbers(found()["corpus table"]) == (4, 0, 0, 0)
     table.unlink()
     assert "cannot be compared with its source" in found()["corpus table"].why[0]
+
+
+def test_a_run_whose_features_are_to_be_made_anew_is_named_in_the_same_status(corpus):
+    """One pass of the commands brings all up to date; a second look would find nothing new."""
+    corpus.file("00", "video", b"another film")
+    line = lines(corpus.workspace)["runs audio/42"]
+    assert (numbers(line), line.why) == ((0, 1, 0, 0), ("audio features are to be extracted first",))
+    assert [command.split()[1] for command in read_status(corpus.workspace, CONFIG).commands] == [
+        "extract",
+        "train",
+    ]
