@@ -1,10 +1,10 @@
-"""A recipe: everything that decides a trained system, in one YAML file.
+"""A recipe: the complete definition of a system to train, in one YAML file.
 
-Recipes ship in ``emi_ray/recipes/``; any other file works by its path. Later sources win: the recipe file,
-then the sections ``training``, ``encoders``, ``fusion`` and ``objective`` of the workspace's
-``emi_ray.yaml``, then ``section.key=value`` on the command line. A setting of ``training`` from the workspace
-or the command line also wins over what the recipe file says of it for single stages, such as the 100 epochs
-of motion.
+The package ships recipes in ``emi_ray/recipes/``; any other YAML file is named by its path. Settings are taken from
+three sources, each of which overrides the ones before it: the recipe file; the sections ``training``, ``encoders``,
+``fusion`` and ``objective`` of the workspace's ``emi_ray.yaml``; and ``section.key=value`` on the command line. A
+setting of ``training`` from the workspace or the command line also overrides the recipe's settings for single
+stages, such as the 100 epochs of the motion encoder.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 OTHER_FEATURES = " (on other features than it names)"
-"""Ends the title of a recipe that runs on features of another extractor."""
+"""Suffix of the title of a recipe that is trained on features of another extractor than it names."""
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package, sorted."""
+    """Return the names of the recipes that ship with the package, sorted."""
     folder = resources.files("emi_ray") / "recipes"
     return sorted(
         entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
@@ -60,14 +60,15 @@ def load_recipe(
     """Read and check one recipe.
 
     Args:
-        overrides: ``section.key=value``, as in ``training.epochs=3`` or ``encoders.text.hidden=64``.
-        workspace_overrides: sections of ``emi_ray.yaml``; what concerns an encoder or a fusion that the
-            recipe lacks, or does not read, is passed over.
-        any_features: forget which extractors the recipe names, and what beside features it reads of them. A recipe
-            whose features are not its own says so in its title.
+        name_or_path: name of a shipped recipe, or path of a file that ends in ``.yaml`` or ``.yml``.
+        overrides: settings as ``section.key=value``, such as ``training.epochs=3`` or ``encoders.text.hidden=64``.
+        workspace_overrides: sections of ``emi_ray.yaml``. Settings for an encoder or a fusion that the recipe does
+            not have, or that have no effect on this recipe, are ignored.
+        any_features: ignore the extractors and extra columns that the recipe names, and read the workspace's default
+            features. If the features differ from the recipe's own, :data:`OTHER_FEATURES` is added to its title.
 
     Raises:
-        UserError: no such recipe, or a setting is unknown, wrong, or read by nothing.
+        UserError: there is no such recipe, or a setting is unknown, invalid, or without effect.
     """
     values, where = _read(name_or_path)
     sections = workspace_overrides or {}
@@ -105,11 +106,14 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
 def _validate_read(
     values: dict[str, Any], where: str, overrides: Sequence[str], workspace: Mapping[str, Any]
 ) -> Recipe:
-    """The recipe, without what the workspace sets for all recipes and this one does not read, and without what its
-    file sets for a part that an override replaces: ``stages=joint`` leaves encoders no stage of their own.
+    """Validate a recipe and handle its settings that have no effect.
+
+    A setting without effect is dropped if it comes from the workspace, which sets it for all recipes. It is also
+    dropped if it comes from the recipe file and an override made it ineffective: for example, ``stages=joint``
+    removes the encoders' own stages, so their ``epochs`` have no effect. Any other setting without effect is refused.
 
     Raises:
-        UserError: a setting is unknown or wrong, or the recipe or an override sets what nothing reads.
+        UserError: a setting is unknown or invalid, or the recipe or an override sets something that has no effect.
     """
     recipe = validate(Recipe, values, where, overrides)
     given = {override.partition("=")[0] for override in overrides}
@@ -143,7 +147,7 @@ def _without(values: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _drop_stage_overrides(values: dict[str, Any], changed: Iterable[str]) -> dict[str, Any]:
-    """Without what single stages do otherwise, where the user sets it in ``training`` for all."""
+    """Remove settings of single stages that the user also sets in ``training``, so that the user's value holds."""
     dropped = set(changed) & set(StageOverrides.model_fields)
 
     def keep(stage: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def _drop_stage_overrides(values: dict[str, Any], changed: Iterable[str]) -> dic
 
 
 def _drop_resolved(values: dict[str, Any], changed: Iterable[str]) -> dict[str, Any]:
-    """Without what a finished run's recipe knows of a backbone, where the user sets another."""
+    """Remove the resolved configuration and revision of a backbone if the user sets another backbone."""
     encoders = dict(values.get("encoders", {}))
     for modality, encoder in encoders.items():
         if f"encoders.{modality}.backbone" in changed:

@@ -1,7 +1,7 @@
-"""Settings of a recipe that nothing reads, because of what other settings say.
+"""Checks for settings of a recipe that have no effect because of its other settings.
 
-A setting that is given and ignored misleads its reader, so :func:`emi_ray.recipe.load_recipe` refuses it. Known by
-their difference from the default: a file that spells out every default, as a run's ``recipe.yaml`` does, is fine.
+A setting that is silently ignored misleads the reader, so :func:`emi_ray.recipe.load_recipe` refuses it. Only values
+that differ from the default count, so a file may spell out every default, as the ``recipe.yaml`` of a run does.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ _LATE_READS = ("type", "folds")
 
 
 class Unread(NamedTuple):
-    """A setting that is given for nothing: its path (``fusion.latents``), its value, and why nothing reads it."""
+    """A setting without effect: its path (for example ``fusion.latents``), its value, and the reason."""
 
     path: str
     value: object
@@ -39,7 +39,7 @@ class Unread(NamedTuple):
 
 
 def unread_settings(recipe: Recipe) -> list[Unread]:
-    """What a recipe sets, to something else than the default, though nothing reads it."""
+    """Return the settings that differ from their default but have no effect in this recipe."""
     return [
         *(
             unread
@@ -59,7 +59,7 @@ def _of_encoder(recipe: Recipe, name: Stream, encoder: EncoderSettings) -> Itera
         yield from _changed(where, encoder, _BACKBONE, "only type 'finetune' reads it")
     else:
         of_features = ("extras", "features") if recipe.modality_of(name) == "text" else ("extras",)
-        yield from _changed(where, encoder, of_features, "type 'finetune' reads the raw input")
+        yield from _changed(where, encoder, of_features, "type 'finetune' reads the raw input, not features")
     after_pooling = ("hidden", "dropout", "projection")
     if encoder.type == "steps":
         unpooled = (*after_pooling, "recurrent", "missing")
@@ -67,35 +67,38 @@ def _of_encoder(recipe: Recipe, name: Stream, encoder: EncoderSettings) -> Itera
     elif anchored and encoder.type == "finetune" and encoder.backbone_pooling == "mean":
         names = ("hidden", "dropout", "projection")
         yield from _changed(
-            where, encoder, names, "fusion.type 'text_anchored' reads the hidden states themselves"
+            where,
+            encoder,
+            names,
+            "fusion.type 'text_anchored' reads the hidden states of the backbone directly",
         )
     elif encoder.projection == "none":
         yield from _changed(
             where, encoder, ("hidden",), "projection 'none' leaves the pooled vector as it is"
         )
     if recipe.fusion is None or recipe.fusion.type != "concat" or recipe.stages == "frozen":
-        why = "it is read where encoders learn on under fusion.type 'concat'"
+        why = "it is only used with fusion.type 'concat' when encoders keep learning in the fusion stage"
         yield from _changed(where, encoder, ("fusion_lr_ratio",), why)
     if encoder.recurrent is None:
         recurrent = ("recurrent_hidden", "recurrent_layers", "bidirectional")
         yield from _changed(
-            where, encoder, recurrent, "there is no recurrent net: set recurrent to gru or lstm"
+            where, encoder, recurrent, "the encoder has no recurrent net: set recurrent to gru or lstm"
         )
     drops = encoder.projection == "mlp" or (encoder.recurrent is not None and encoder.recurrent_layers > 1)
     if recipe.stages == "joint" and encoder.type not in ("steps", "finetune") and not drops:
-        yield from _changed(where, encoder, ("dropout",), "nothing of the encoder is dropped out")
+        yield from _changed(where, encoder, ("dropout",), "the encoder has no layer with dropout")
     if recipe.stages == "joint" and recipe.fusion is not None:
-        why = "under stages 'joint' an encoder has no stage of its own"
+        why = "with stages 'joint' an encoder has no training stage of its own"
         yield from _changed(where, encoder, (*_STAGE, "missing"), why)
     elif recipe.fusion is not None and recipe.fusion.type == "late":
-        why = "under fusion.type 'late' a member learns from the clips that have its modality"
+        why = "with fusion.type 'late' each member is trained only on the clips that have its modality"
         yield from _changed(where, encoder, ("missing",), why)
 
 
 def _of_fusion(recipe: Recipe, fusion: FusionSettings) -> Iterator[Unread]:
     if fusion.type == "late":
         others = [name for name in FusionSettings.model_fields if name not in _LATE_READS]
-        yield from _changed("fusion", fusion, others, "fusion.type 'late' reads folds alone")
+        yield from _changed("fusion", fusion, others, "fusion.type 'late' uses only folds")
         return
     yield from _changed("fusion", fusion, ("folds",), "only fusion.type 'late' reads it")
     if fusion.type == "concat":
@@ -107,14 +110,14 @@ def _of_fusion(recipe: Recipe, fusion: FusionSettings) -> Iterator[Unread]:
     ratio = ("encoder_lr_ratio",)
     if recipe.stages == "frozen" and fusion.encoder_lr_ratio:
         yield from _changed(
-            "fusion", fusion, ratio, "under stages 'frozen' the encoders do not learn in fusion"
+            "fusion", fusion, ratio, "with stages 'frozen' the encoders do not learn in the fusion stage"
         )
     if not any(_learns(encoder) for encoder in recipe.encoders.values()):
-        yield from _changed("fusion", fusion, ratio, "no encoder has anything that learns")
+        yield from _changed("fusion", fusion, ratio, "no encoder has trainable weights")
 
 
 def _learns(encoder: EncoderSettings) -> bool:
-    """Whether an encoder has weights of its own."""
+    """Return whether an encoder has trainable weights."""
     if encoder.type in ("steps", "finetune"):
         return encoder.type == "finetune"
     return encoder.type == "attention" or encoder.projection != "none" or encoder.recurrent is not None
@@ -132,7 +135,7 @@ def _of_objective(recipe: Recipe, objective: ObjectiveSettings) -> Iterator[Unre
         (objective.ccc, objective.mse, objective.pearson, objective.l1, objective.huber, objective.binomial)
     ):
         yield from _changed(
-            "objective", objective, ("auxiliary",), "objective.hurdle says nothing of branches"
+            "objective", objective, ("auxiliary",), "objective.hurdle has no loss for branches"
         )
     if fusion is None or not fusion.latents:
         yield from _changed("objective", objective, ("latent_prior",), "fusion.latents names no modality")
@@ -146,11 +149,11 @@ def _of_training(training: TrainingSettings, late: bool) -> Iterator[Unread]:
     if late:
         names = ("stop_on", "inner_share")
         yield from _changed(
-            "training", training, names, "fusion.type 'late' stops each member by its own fold"
+            "training", training, names, "fusion.type 'late' stops each member early on its own fold"
         )
     elif training.stop_on == "val":
         yield from _changed(
-            "training", training, ("inner_share",), "training.stop_on 'val' draws no inner part"
+            "training", training, ("inner_share",), "training.stop_on 'val' holds out no part of train"
         )
     if training.scheduler != "plateau":
         plateau = ("plateau_factor", "plateau_patience")

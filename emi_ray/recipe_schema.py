@@ -1,4 +1,4 @@
-"""The settings of a recipe: frozen, checked once. See :mod:`emi_ray.recipe` for where they come from."""
+"""The settings of a recipe as an immutable, validated model. :mod:`emi_ray.recipe` reads them from files."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -32,11 +32,14 @@ __all__ = [
 
 
 class Recipe(Settings):
-    """One system. ``stages``: ``staged`` trains each encoder, then all together; ``frozen`` then trains only
-    the fusion; ``joint`` trains all together from scratch, at ``fusion.encoder_lr_ratio`` as given.
+    """The definition of a system to train.
 
-    An encoder is named after its modality, or has a name of its own and says its ``modality``, so that there may be
-    several of one.
+    ``stages`` selects how it is trained. ``staged`` trains each encoder under a head of its own, then everything
+    together. ``frozen`` also trains each encoder first, then only the fusion. ``joint`` trains everything together
+    from scratch; the encoders' learning rate is still scaled by ``fusion.encoder_lr_ratio``.
+
+    An encoder is named after its modality, or has another name and sets ``modality``. A recipe may thus have several
+    encoders of one modality.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
@@ -49,8 +52,8 @@ class Recipe(Settings):
     stages: Literal["staged", "joint", "frozen"] = "staged"
     split: SplitName = Field(
         "official",
-        description="the corpus's own; expanded, where clips move from val to train until they stand 4:1; or pooled, "
-        "where both are drawn anew 4:1",
+        description="official: the splits of the corpus; expanded: clips move from val to train until train has four "
+        "times as many; pooled: train and val are drawn anew, 4:1",
     )
 
     @model_validator(mode="after")
@@ -63,8 +66,8 @@ class Recipe(Settings):
     def _correlations_need_random_batches(self) -> "Recipe":
         if self.training.bucket_batches > 1 and self.objective.looks_across_clips:
             raise ValueError(
-                f"training.bucket_batches = {self.training.bucket_batches} sorts clips by length into batches, which "
-                "hides from objective.ccc and objective.pearson what differs between lengths; set it to 1"
+                f"training.bucket_batches = {self.training.bucket_batches} puts clips of similar length into one "
+                "batch, so that objective.ccc and objective.pearson cannot compare short and long clips; set it to 1"
             )
         return self
 
@@ -72,11 +75,11 @@ class Recipe(Settings):
     def _every_encoder_has_a_modality(self) -> "Recipe":
         for name, encoder in self.encoders.items():
             if name in ("fusion", "clips"):
-                raise ValueError(f"encoders.{name}: the name is taken; give the encoder another name")
+                raise ValueError(f"encoders.{name}: the name is reserved; give the encoder another name")
             if name not in MODALITIES and encoder.modality is None:
                 raise ValueError(
-                    f"encoders.{name} is not named after a modality ({', '.join(MODALITIES)}): say which one it "
-                    f"reads, as in encoders.{name}.modality = vision"
+                    f"encoders.{name} is not named after a modality ({', '.join(MODALITIES)}): set the modality that "
+                    f"it reads, for example encoders.{name}.modality = vision"
                 )
             if name in MODALITIES and encoder.modality not in (None, name):
                 raise ValueError(
@@ -91,14 +94,14 @@ class Recipe(Settings):
             where, encoder, modality = f"encoders.{name}", self.encoders[name], self.modality_of(name)
             if modality not in ("text", "audio"):
                 raise ValueError(
-                    f"{where}.type = 'finetune' is for text (transcripts) and audio (the sound itself)"
+                    f"{where}.type = 'finetune' supports only text (transcripts) and audio (the waveform)"
                 )
             if modality == "audio" and encoder.backbone_pooling == "cls":
                 raise ValueError(
-                    f"{where}.backbone_pooling = 'cls': speech models have no class token; 'mean'"
+                    f"{where}.backbone_pooling = 'cls': speech models have no class token; use 'mean'"
                 )
         if len(self.of_modality("text", self.finetuned)) > 1:
-            raise ValueError("encoders: only one fine-tuned text backbone can stand in a recipe")
+            raise ValueError("encoders: a recipe can have only one fine-tuned text backbone")
         return self
 
     @model_validator(mode="after")
@@ -108,8 +111,8 @@ class Recipe(Settings):
             allowed = ("steps", "finetune") if anchored and self.modality_of(name) != "text" else ()
             if (encoder.type == "steps" and not allowed) or (allowed and encoder.type not in allowed):
                 raise ValueError(
-                    f"encoders.{name}.type = '{encoder.type}': 'steps' is for the modalities beside text under "
-                    "fusion.type = 'text_anchored', which takes nothing else but a fine-tuned backbone"
+                    f"encoders.{name}.type = '{encoder.type}': with fusion.type = 'text_anchored' every modality "
+                    "except text needs 'steps' or 'finetune', and 'steps' is allowed nowhere else"
                 )
         late = self.fusion is not None and self.fusion.type == "late"
         if late and (self.stages != "staged" or self.finetuned):
@@ -119,42 +122,42 @@ class Recipe(Settings):
         return self
 
     def modality_of(self, stream: Stream) -> Modality:
-        """What an encoder reads."""
+        """Return the modality that an encoder reads."""
         named: Modality = self.encoders[stream].modality or stream  # type: ignore[assignment]
         return named
 
     def of_modality(self, modality: Modality, streams: Collection[Stream] | None = None) -> list[Stream]:
-        """The encoders, or those among ``streams``, that read a modality."""
+        """Return the names of the encoders that read a modality, limited to ``streams`` if given."""
         return [
             n for n in self.encoders if self.modality_of(n) == modality and (streams is None or n in streams)
         ]
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The names of its encoders: in the order of their modalities, and of one modality as the recipe has them."""
+        """The names of all encoders, ordered by modality, and within a modality as in the recipe."""
         return tuple(name for modality in MODALITIES for name in self.of_modality(modality))
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The modalities that its encoders read, in the order of the vocabulary."""
+        """The modalities that the encoders read, in the order of :data:`emi_ray.schema.MODALITIES`."""
         return tuple(modality for modality in MODALITIES if self.of_modality(modality))
 
     @property
     def finetuned(self) -> frozenset[Stream]:
-        """The encoders whose pretrained backbone is trained on: of text it reads transcripts, of audio the sound."""
+        """The names of the encoders that fine-tune a pretrained backbone, on transcripts or on the waveform."""
         return frozenset(name for name, encoder in self.encoders.items() if encoder.type == "finetune")
 
     @property
     def extras(self) -> dict[Stream, tuple[str, ...]]:
-        """By encoder, the columns that are read as further dimensions."""
+        """The extra columns that are appended to the features, by encoder."""
         return {name: encoder.extras for name, encoder in self.encoders.items() if encoder.extras}
 
     @property
     def transcript_stream(self) -> Stream | None:
-        """The encoder that reads transcripts instead of features, if there is one."""
+        """The name of the encoder that reads transcripts instead of features, or None."""
         return next(iter(self.of_modality("text", self.finetuned)), None)
 
     def training_of(self, stage: StageOverrides) -> TrainingSettings:
-        """``training`` with what the stage does otherwise."""
+        """Return ``training`` with the overrides of one stage applied."""
         changes = {name: getattr(stage, name) for name in StageOverrides.model_fields}
         return self.training.model_copy(update={k: v for k, v in changes.items() if v is not None})

@@ -100,7 +100,7 @@ def test_a_recipe_loads_from_any_file(tmp_path):
 
 
 def test_an_objective_without_weights_is_refused():
-    with pytest.raises(UserError, match="nothing to minimise"):
+    with pytest.raises(UserError, match="every loss weight is 0"):
         load_recipe("text", ["objective.ccc=0", "objective.mse=0"])
 
 

@@ -71,5 +71,8 @@ def test_every_extractor_and_recipe_is_on_its_page(fill):
 
 def test_bounds_and_defaults_are_those_of_the_model(fill):
     filled = fill("<!-- generated: settings emi_ray.recipe_parts.TrainingSettings -->")
-    assert "| `batch_size` | integer | `16` | ≥ 1 | clips a step, over all workers together |" in filled
+    assert (
+        "| `batch_size` | integer | `16` | ≥ 1 | clips per optimiser step, summed over all workers |"
+        in filled
+    )
     assert "| `scheduler` | `plateau` or `cosine` or `constant` | `plateau` |  |  |" in filled

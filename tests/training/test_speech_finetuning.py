@@ -212,7 +212,7 @@ def test_mistakes_about_speech_models_are_refused_with_a_remedy(tmp_path, worksp
         train(workspace, recipe_of("audio-finetuned", own, "encoders.audio.features=planted-audio"))
     with pytest.raises(UserError, match="takes features, not the sound itself"):
         train(workspace, recipe_of("audio", "encoders.audio.features=waveform"))
-    with pytest.raises(UserError, match="neither standardise nor recurrent"):
+    with pytest.raises(UserError, match="cannot be combined with standardise or recurrent"):
         recipe_of("audio-finetuned", "encoders.audio.standardise=true")
     bare = planted_workspace(tmp_path / "bare", num_train=8, num_val=4)
     with pytest.raises(UserError, match="extractors.audio.name=waveform"):
