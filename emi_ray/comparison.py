@@ -1,7 +1,7 @@
-"""Trained systems set against each other on the same clips, from the predictions that their runs left.
+"""Comparison of trained systems on the same clips, from the stored predictions of their runs.
 
-A system is a recipe with all its seeds, or one run. Clips that one of the systems was not scored on count for none of
-them, so that no system gains by clips that are easy, or by having been spared those that are hard.
+A system is a recipe with all its seeds, or a single run. Only clips that all systems were scored on count. Otherwise
+a system could win because its clips are easier, or because it skipped the difficult ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Answers:
-    """What one run, or one stage of it, says of the N clips that it is scored on.
+    """Predictions and true values of one run, or of one stage of it, for the N clips that it is scored on.
 
-    ``predicted`` and ``true`` are (N, L) in the units of the labels; ``true`` is NaN where a clip has no such label.
+    ``predicted`` and ``true`` are (N, L) in the units of the labels; unknown values in ``true`` are NaN.
     """
 
     clip_ids: tuple[str, ...]
@@ -37,20 +37,20 @@ class Answers:
     true: np.ndarray
 
     def at(self, clip_ids: Sequence[str]) -> "Answers":
-        """The same of some of the clips, in their order."""
+        """Select some of the clips, in the given order."""
         row_of = {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
         rows = [row_of[clip_id] for clip_id in clip_ids]
         return Answers(tuple(clip_ids), self.labels, self.predicted[rows], self.true[rows])
 
     def of(self, labels: Sequence[str]) -> "Answers":
-        """The same of some of the labels."""
+        """Select some of the labels, in the given order."""
         columns = [self.labels.index(label) for label in labels]
         return Answers(self.clip_ids, tuple(labels), self.predicted[:, columns], self.true[:, columns])
 
 
 @dataclass(frozen=True)
 class System:
-    """Several seeds of one recipe, or one run: its name, and by seed its answers."""
+    """A recipe with several seeds, or a single run: its name, and its predictions by seed."""
 
     name: str
     seeds: Mapping[str, Answers]
@@ -58,9 +58,10 @@ class System:
 
 @dataclass(frozen=True)
 class Pair:
-    """How much better the first of two systems is: for each label, and in the mean; with corrected p-values.
+    """Score of the first system minus score of the second, for each label and for the mean over labels.
 
-    p-values of the mean are corrected for the number of pairs, those of labels for pairs times labels (Holm 1979).
+    The p-values are corrected for multiple comparisons (Holm 1979), because among many comparisons some differences
+    look significant by chance: that of the mean for the number of pairs, those of labels for pairs times labels.
     """
 
     first: str
@@ -72,11 +73,14 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """In a sentence: which is better, or that they cannot be told apart."""
+        """A sentence that names the better system, or says that the difference is not significant."""
         better, worse = (self.first, self.second) if self.mean.value >= 0 else (self.second, self.first)
         low, high = sorted((abs(self.mean.low), abs(self.mean.high)))
         if np.isnan(self.p_value):
-            return f"{self.first} and {self.second} cannot be compared: no correlation, or too few groups."
+            return (
+                f"{self.first} and {self.second} cannot be compared: a correlation is undefined, or there are too "
+                "few groups."
+            )
         if self.p_value < SIGNIFICANT:
             return (
                 f"{better} is better than {worse} by {abs(self.mean.value):.4f} "
@@ -90,11 +94,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All systems on the same clips.
+    """Scores and differences of all systems on the same clips.
 
     Attributes:
-        scores: for each system (L + 1,): mean over its seeds of r of each label, then of their mean.
-        deviations: for each system, the standard deviation over seeds of the mean r; NaN for one seed.
+        scores: for each system, (L + 1,): Pearson's r of each label, then the mean; both averaged over seeds.
+        deviations: for each system, the sample standard deviation of the mean r over seeds; NaN for one seed.
     """
 
     labels: tuple[str, ...]
@@ -107,20 +111,22 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know of the numbers."""
+        """Sentences that a reader needs to interpret the numbers."""
         notes = [
-            f"All on the same {self.num_clips:,} clips of {self.num_groups:,} groups (people; a clip that names none "
-            "is one of its own). Intervals are of single comparisons, by a paired bootstrap over groups and seeds; "
-            "p-values are corrected for the number of comparisons (Holm)."
+            f"All systems are scored on the same {self.num_clips:,} clips of {self.num_groups:,} groups (people; a "
+            "clip without a group is a group of its own). Intervals are for single comparisons, from a paired "
+            "bootstrap over groups and seeds; p-values are corrected for the number of comparisons (Holm)."
         ]
         single = [system.name for system in self.systems if len(system.seeds) == 1]
         if single:
-            notes.append(f"One seed only, so that luck with seeds is not counted: {', '.join(single)}.")
+            notes.append(
+                f"One seed only, so the variance between seeds is not included: {', '.join(single)}."
+            )
         return notes
 
 
 def read_answers(workspace: Workspace, folder: str, split: Literal["val", "test"] = "val") -> Answers | None:
-    """The scored clips of a run's predictions; None where there are none with labels."""
+    """Read a run's predictions of its scored clips; None if there are none with labels."""
     if not workspace.exists(f"{folder}/{PREDICTIONS}"):
         return None
     table = workspace.read_table(f"{folder}/{PREDICTIONS}")
@@ -135,7 +141,7 @@ def read_answers(workspace: Workspace, folder: str, split: Literal["val", "test"
 
 
 def read_stage_answers(workspace: Workspace, folder: str) -> dict[str, Answers]:
-    """By modality, what the stages of a run say of the validation clips that the whole of it was scored on."""
+    """Read the stage-1 predictions of a run by modality, for the validation clips that the run was scored on."""
     whole = read_answers(workspace, folder)
     if whole is None or not workspace.exists(f"{folder}/{STAGES}"):
         return {}
@@ -152,11 +158,10 @@ def read_stage_answers(workspace: Workspace, folder: str) -> dict[str, Answers]:
 def read_systems(
     workspace: Workspace, names: Sequence[str], split: Literal["val", "test"] = "val"
 ) -> list[System]:
-    """The systems of that name: ``f2`` with all its finished seeds, or the one run ``f2/42``; all recipes if none is
-    named.
+    """Read systems by name: ``f2`` with all its finished seeds, or the run ``f2/42``; without names, all recipes.
 
     Raises:
-        UserError: no run is called so, or it left no predictions with labels.
+        UserError: there is no such run, or it has no predictions of clips with labels.
     """
     recipes = workspace.folders("runs")
     if not recipes:
@@ -184,7 +189,7 @@ def read_systems(
 
 
 def codes_of_clips(workspace: Workspace, clip_ids: Sequence[str]) -> np.ndarray:
-    """Which clips (N,) belong to one group of the corpus, as of :func:`emi_ray.resampling.codes_of`."""
+    """Return the group number (N,) of each clip in the corpus; see :func:`emi_ray.resampling.codes_of`."""
     if not workspace.exists(CLIPS):
         return codes_of(None, len(clip_ids))
     clips = workspace.clips()
@@ -195,7 +200,7 @@ def codes_of_clips(workspace: Workspace, clip_ids: Sequence[str]) -> np.ndarray:
 
 
 def common_clips(answers: Sequence[Answers]) -> tuple[str, ...]:
-    """The clips that all are scored on, in the order of the first."""
+    """Return the clips that all are scored on, in the order of the first."""
     shared = set.intersection(*(set(each.clip_ids) for each in answers))
     return tuple(clip_id for clip_id in answers[0].clip_ids if clip_id in shared)
 
@@ -203,25 +208,25 @@ def common_clips(answers: Sequence[Answers]) -> tuple[str, ...]:
 def compare(
     workspace: Workspace, systems: Sequence[System], labels: Sequence[str] | None = None
 ) -> Comparison:
-    """Set systems against each other, each pair, on the clips that all of them are scored on.
+    """Compare all pairs of systems on the clips that all of them are scored on.
 
     Args:
-        labels: by default all.
+        labels: names of the labels to compare; by default all.
 
     Raises:
-        UserError: fewer than two systems, no such label, too few clips in common, or systems that were trained on
-            other labels.
+        UserError: there are fewer than two systems, no such label or too few common clips, or the systems were scored
+            against different label values.
     """
     if len(systems) < 2:
         named = ", ".join(system.name for system in systems) or "none"
         raise UserError(
-            f"A comparison needs two systems; there are: {named}. Name runs of two recipes, or two seeds."
+            f"A comparison needs at least two systems; given: {named}. Name runs of two recipes, or two seeds."
         )
     everything = [answers for system in systems for answers in system.seeds.values()]
     clip_ids = common_clips(everything)
     if len(clip_ids) < FEWEST_CLIPS:
         raise UserError(
-            f"{', '.join(system.name for system in systems)} were scored on {len(clip_ids)} clips in common, "
+            f"{', '.join(system.name for system in systems)} have only {len(clip_ids)} scored clips in common, "
             "which is too few to compare them: train them on the same split."
         )
     chosen = _choose_labels(everything, labels)
@@ -271,7 +276,7 @@ def _choose_labels(answers: Sequence[Answers], wanted: Sequence[str] | None) -> 
         if label not in shared:
             raise UserError(f"--label '{label}': {choices(label, shared)}")
     if not shared:
-        raise UserError("The runs have no label in common: they were trained on other corpora.")
+        raise UserError("The runs have no label in common: they were trained on different corpora.")
     return tuple(wanted) if wanted else shared
 
 
@@ -280,13 +285,13 @@ def _refuse_other_truth(systems: Sequence[System]) -> None:
     for name, seed, each in others:
         if not np.array_equal(each.true, first[2].true, equal_nan=True):
             raise UserError(
-                f"{first[0]} (seed {first[1]}) and {name} (seed {seed}) were scored against other labels of the same "
-                "clips: the corpus changed in between. Train again what is older."
+                f"{first[0]} (seed {first[1]}) and {name} (seed {seed}) were scored against different label values "
+                "of the same clips, because the corpus changed in between. Train the older run again."
             )
 
 
 def _columns(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """Columns as (N, L) float64, NaN for null."""
+    """Return columns as an array (N, L) float64, with NaN for null."""
     return np.stack([np.asarray(table[name].to_numpy(), dtype=np.float64) for name in names], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Scores of a trained run, predictions of any clips with features, and the challenge's submission form."""
+"""Scoring of trained runs, prediction from features, and the challenge's submission format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,22 +34,24 @@ from emi_ray.workspace import Workspace
 
 
 def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
-    """Score a run on each of ``splits`` that has labels, and write ``evaluation.json`` beside its model.
+    """Score a run on each of ``splits`` that has labels, and write ``evaluation.json`` to its folder.
 
-    The labels are the run's own, found in the corpus by name.
+    The true values are those of the run's labels, which are looked up in the corpus by name. Train and val are the
+    clips that the run was trained and validated on, whatever the corpus's splits are now. In all splits, clips
+    without any modality that the model reads are left out, unless the recipe has one encoder with ``missing: zero``.
 
     Args:
-        run: ``f2/42``, or ``f2`` where that recipe has one seed only.
+        workspace: holds the run and its features.
+        run: ``f2/42``, or ``f2`` if that recipe has only one seed.
+        splits: the splits to score.
 
     Returns:
-        ``recipe``, ``seed``, and by split the scores (``val_pearson``, ``num_val``, …; None for a score that
-        does not exist). Train and val are the very clips that the run was trained and validated on. A split
-        without labels is not there. One rule for all splits: clips without any of the model's modalities do not
-        count, unless its recipe answers for them.
+        ``recipe``, ``seed``, and for each labelled split its scores (``val_pearson``, ``num_val``, …), as
+        :func:`emi_ray.metrics.scores` names them. A score that is not defined is None.
 
     Raises:
-        UserError: no such run, the workspace lacks the features that it was trained on or holds others of the same
-            clips, or the corpus lost clips or labels.
+        UserError: there is no such run; the workspace lacks the features that it was trained on, or they have changed
+            since; or clips or labels are no longer in the corpus.
     """
     found = read_run(workspace, run)
     recipe = found.loaded.description.recipe
@@ -66,7 +68,14 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
 
 @dataclass(frozen=True)
 class RunData:
-    """A run's model, its folder, the clips of the corpus with the features that it reads, and which it saw."""
+    """A run and the data to score it.
+
+    Attributes:
+        loaded: the model.
+        folder: folder of the run, relative to the workspace.
+        data: all clips of the corpus, with the features that the model reads.
+        rows: the clips that the run was trained and validated on.
+    """
 
     loaded: LoadedModel
     folder: str
@@ -75,10 +84,10 @@ class RunData:
 
 
 def read_run(workspace: Workspace, run: str) -> RunData:
-    """Load a run and everything that its scores need.
+    """Load the model of a run, the features that it reads, and its split.
 
     Raises:
-        UserError: as :func:`evaluate_run`.
+        UserError: in the same cases as :func:`evaluate_run`.
     """
     loaded = load_model(workspace, run)
     description = loaded.description
@@ -86,7 +95,7 @@ def read_run(workspace: Workspace, run: str) -> RunData:
     for store in stores.values():
         if not store.parts():
             raise UserError(
-                f"{workspace.path(store.folder)} holds no features, but {run} needs them: "
+                f"{workspace.path(store.folder)} has no features, which {run} needs: "
                 f"emi-ray extract -w {workspace.quoted} --modalities {store.modality}."
             )
     folder = find_run(workspace, run)
@@ -99,7 +108,7 @@ def read_run(workspace: Workspace, run: str) -> RunData:
 
 
 def transcripts_of(workspace: Workspace, loaded: LoadedModel) -> TranscriptStore | None:
-    """The transcripts of the recogniser that a model's text backbone was trained on; None where it has none."""
+    """Return the store of recognised transcripts that a model's text backbone was trained on, or None."""
     transcriber = loaded.description.transcriber
     return None if transcriber is None else TranscriptStore(workspace, transcriber["fingerprint"])
 
@@ -109,9 +118,9 @@ def _refuse_changed(workspace: Workspace, folder: str, data: ClipData) -> None:
     if not changed:
         return
     recipe, seed = folder.split("/")[1:]
-    what = "; ".join(f"{m} of {len(ids)} ({', '.join(ids[:3])})" for m, ids in changed.items())
+    what = "; ".join(f"{m} of {len(ids)} clips ({', '.join(ids[:3])})" for m, ids in changed.items())
     raise UserError(
-        f"{folder} was trained when some of its clips had other features: {what}. Train it again: emi-ray train -w "
+        f"{folder} was trained on features that have changed since: {what}. Train it again: emi-ray train -w "
         f"{workspace.quoted} {recipe} --seed {seed}."
     )
 
@@ -122,19 +131,21 @@ def predict_features(
     clip_ids: Sequence[str],
     transcripts: Mapping[str, str] | None = None,
 ) -> pa.Table:
-    """Predict clips, labelled or not, from their features.
+    """Predict clips from their features; labels are not needed.
 
     Args:
-        stores: by encoder, where the features lie; one that is not given is missing for all clips.
-        transcripts: by clip id, what a fine-tuned text backbone reads.
+        loaded: the model.
+        stores: by encoder, the store of its features. Without a store, the encoder's input is missing for all clips.
+        clip_ids: the N clips to predict.
+        transcripts: by clip id, the input of a fine-tuned text backbone.
 
     Returns:
-        One row for each of ``clip_ids``, in their order: ``clip_id``; one column a label, in its units and
-        not clipped; ``modalities``, those that the clip had, joined by commas. Where that is empty the
-        numbers are what the model says knowing nothing.
+        One row for each of ``clip_ids``, in the same order: ``clip_id``; one column for each label, in its units and
+        not limited to its range; and ``modalities``, the modalities that the clip has, joined by commas. If
+        ``modalities`` is empty, the values are the model's output when every input is missing.
 
     Raises:
-        UserError: a store holds other features than the model was trained on.
+        UserError: a store has other features than the model was trained on.
     """
     loaded.require(stores)
     recipe = loaded.description.recipe
@@ -157,16 +168,25 @@ def predict_features(
 
 
 def predict_table(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
-    """Predict clips of a table like ``clips.parquet`` from the features that a workspace holds of them, as of
-    :func:`predict_features`."""
+    """Predict the clips of a table like ``clips.parquet`` from their features in a workspace.
+
+    Returns:
+        The table that :func:`predict_features` returns.
+    """
     texts = read_transcripts(clips, transcripts_of(workspace, loaded))
     stores = loaded.description.stores(workspace)
     return predict_features(loaded, stores, clips["clip_id"].to_pylist(), texts)
 
 
 def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
-    """Predictions, as of :func:`predict_features`, clipped to the ranges of the labels; null for clips without any
-    modality that the model reads. Ids and names of labels are those that a spreadsheet does not execute."""
+    """Return predictions limited to the ranges of the labels, and null for clips without any modality of the model.
+
+    Clip ids and label names are escaped so that a spreadsheet does not execute them as formulas.
+
+    Args:
+        table: predictions as :func:`predict_features` returns them.
+        labels: the labels with their ranges.
+    """
     known = pc.not_equal(table["modalities"], "")
     for label in labels:
         clipped = pa.array(_clipped(table, label))
@@ -180,27 +200,27 @@ def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
 def write_submission(
     table: pa.Table, path: str | Path, labels: Sequence[Label], id_width: int | None = None
 ) -> None:
-    """Write predictions as the challenge wants them: ``Filename,Admiration,…``, one row a clip.
+    """Write predictions in the challenge's submission format: ``Filename,Admiration,…``, one row per clip.
 
     Args:
-        table: ``clip_id`` and one column a label, as of :func:`predict_features` or ``predictions.parquet``.
-        path: of a file, on a disk or behind a URI; it appears whole.
-        labels: the columns, in order; predictions are clipped to their ranges.
-        id_width: pad ids with zeros to this many digits; None leaves them as they are spelt.
+        table: ``clip_id`` and one column per label, from :func:`predict_features` or ``predictions.parquet``.
+        path: local path or URI of the CSV file, which is written atomically.
+        labels: the columns in order; predictions are limited to the labels' ranges.
+        id_width: pad clip ids with zeros to this many digits; None leaves them unchanged.
 
     Raises:
-        UserError: a clip stands in the table twice, or its id is a formula, which a submission cannot spell safely.
+        UserError: a clip occurs twice, or a spreadsheet would execute a clip id or a label as a formula.
     """
     ids = [str(clip_id) for clip_id in table["clip_id"].to_pylist()]
     if len(set(ids)) < len(ids):
         twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
-        raise UserError(f"{path}: clip '{twice}' has several predictions; a submission has one row a clip.")
+        raise UserError(f"{path}: clip '{twice}' has several predictions; a submission has one row per clip.")
     if formula := next(
         (text for text in [*ids, *(label.name for label in labels)] if may_execute(text)), None
     ):
         raise UserError(
-            f"{path}: a spreadsheet would execute '{formula}', and a submission spells ids and labels as they are. "
-            "Rename it, or write --form table."
+            f"{path}: a spreadsheet would execute '{formula}' as a formula, and a submission must not change ids and "
+            "labels. Rename it, or write --form table."
         )
     columns: dict[str, Any] = {"Filename": [clip_id.zfill(id_width or 0) for clip_id in ids]}
     for label in labels:

@@ -1,7 +1,8 @@
-"""Losses: pure and vectorised over labels. ``predictions`` and ``targets`` are (B, L); a NaN target is left
-out of its label alone. Each gives a scalar: the mean over the labels that have a target in the batch.
+"""Loss functions, without state and vectorised over labels.
 
-``complete`` promises that no target is NaN, which saves the search for them.
+``predictions`` and ``targets`` are (B, L) on the [0, 1] scale. A target that is NaN is unknown: the clip is left out
+of the loss of that label only. Each function returns a scalar, the mean over the labels that have at least one known
+target in the batch. ``complete=True`` promises that no target is NaN, which allows a faster computation.
 """
 
 from collections.abc import Callable
@@ -22,31 +23,34 @@ class Loss(Protocol):
 
 
 def ccc_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
-    """1 - CCC (Lin 1989), with population moments; 1 for a label whose targets are all equal in the batch."""
+    """Compute 1 - CCC, the concordance correlation coefficient (Lin 1989), with population moments.
+
+    The loss of a label whose targets are all equal in the batch is 1.
+    """
     moments = _Moments(predictions, targets, complete)
     spread = moments.x_variance + moments.y_variance + moments.mean_difference.square()
     return moments.mean_over_labels(1.0 - 2.0 * moments.covariance / (spread + _EPSILON))
 
 
 def pearson_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
-    """1 - Pearson's correlation; 1 for a label whose targets are all equal in the batch."""
+    """Compute 1 - Pearson's correlation; 1 for a label whose targets are all equal in the batch."""
     moments = _Moments(predictions, targets, complete)
     spread = torch.sqrt(moments.x_variance * moments.y_variance + _EPSILON)
     return moments.mean_over_labels(1.0 - moments.covariance / spread)
 
 
 def mse_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
-    """Mean squared error."""
+    """Compute the mean squared error."""
     return _mean_error(F.mse_loss, predictions, targets, complete)
 
 
 def l1_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
-    """Mean absolute error."""
+    """Compute the mean absolute error."""
     return _mean_error(F.l1_loss, predictions, targets, complete)
 
 
 def huber_loss(predictions: Tensor, targets: Tensor, delta: float, complete: bool = False) -> Tensor:
-    """Huber's loss: squared below ``delta``, linear above."""
+    """Compute Huber's loss: quadratic for errors below ``delta``, linear above."""
 
     def error(x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
         return F.huber_loss(x, y, delta=delta, reduction=reduction)
@@ -55,19 +59,26 @@ def huber_loss(predictions: Tensor, targets: Tensor, delta: float, complete: boo
 
 
 def binomial_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
-    """Mean negative log-likelihood a rater of "k of N raters saw it": cross-entropy of the share k / N.
+    """Compute the binomial negative log-likelihood of labels that are shares of raters.
 
-    ``predictions`` are probabilities. What N is would change the weight of a clip alone, and is passed over.
+    If k of N raters saw an emotion, this is the cross-entropy of the share k / N, averaged over raters.
+    ``predictions`` are probabilities. N would only change the weight of a clip; it is not known here and is ignored.
     """
     return _mean_error(_cross_entropy, predictions, targets, complete)
 
 
 def hurdle_loss(log_odds: Tensor, amount: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
-    """Cross-entropy of "anybody saw it" and, where somebody did, of the share that did (Mullahy 1986).
+    """Compute the negative log-likelihood of a hurdle model (Mullahy 1986) of shares of raters.
+
+    Most labels are exactly 0: nobody saw the emotion. One distribution for all values would have to fit these zeros
+    too. A hurdle model therefore has two parts: whether any rater saw the emotion, and, only over clips where
+    somebody did, the share of raters who did. The loss is the sum of the two cross-entropies.
 
     Args:
-        log_odds: (B, L), that the target is above 0.
-        amount: (B, L), the probability a rater, given that.
+        log_odds: (B, L) log odds that the target is above 0.
+        amount: (B, L) probability that a rater sees the emotion, given that the target is above 0.
+        targets: (B, L) shares of raters.
+        complete: whether no target is NaN.
     """
 
     def error(x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
@@ -78,7 +89,7 @@ def hurdle_loss(log_odds: Tensor, amount: Tensor, targets: Tensor, complete: boo
 
 
 def presence_loss(log_odds: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
-    """Cross-entropy of "the label is above the low end of its range" (targets on the [0, 1] scale)."""
+    """Compute the cross-entropy of whether a label is above the low end of its range, which is target 0."""
 
     def error(x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
         return F.binary_cross_entropy_with_logits(x, (y > 0).to(x.dtype), reduction=reduction)
@@ -87,15 +98,22 @@ def presence_loss(log_odds: Tensor, targets: Tensor, complete: bool = False) -> 
 
 
 def normal_divergence(mean: Tensor, log_variance: Tensor, counted: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of diagonal normals (B, K) from the standard normal: the mean over the clips that
-    ``counted`` (B,) bool names, 0 where it names none."""
+    """Compute the Kullback-Leibler divergence of diagonal normal distributions from the standard normal.
+
+    Args:
+        mean, log_variance: (B, K) parameters for each clip.
+        counted: (B,) bool, the clips to average over.
+
+    Returns:
+        The mean over the counted clips; 0 if there are none.
+    """
     per_clip = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
-    # Not per_clip[counted].mean(): a GPU's host would wait to learn the size.
+    # per_clip[counted].mean() would make the host wait for the GPU, because the result's size depends on the data.
     return per_clip.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
 
 
 def build_objective(objective: ObjectiveSettings) -> Loss:
-    """The weighted sum of the losses of predictions; losses of weight 0 cost nothing."""
+    """Build the weighted sum of the losses; losses with weight 0 are not computed."""
 
     def huber(x: Tensor, y: Tensor, complete: bool = False) -> Tensor:
         return huber_loss(x, y, objective.huber_delta, complete)
@@ -120,7 +138,7 @@ def build_objective(objective: ObjectiveSettings) -> Loss:
 
 
 class _Moments:
-    """Population moments of each label over the clips that have a target for it."""
+    """Population moments (L,) of each label over the clips with a known target."""
 
     def __init__(self, predictions: Tensor, targets: Tensor, complete: bool) -> None:
         self._scored: Tensor | None = None
@@ -142,15 +160,15 @@ class _Moments:
         self.covariance = (x_off * y_off * share).sum(dim=0)
 
     def mean_over_labels(self, values: Tensor) -> Tensor:
+        """Return the mean of ``values`` (L,) over the labels with at least one known target."""
         if self._scored is None:
             return values.mean()
         return torch.where(self._scored, values, 0.0).sum() / self._scored.sum().clamp(min=1)
 
 
 def _cross_entropy(probability: Tensor, share: Tensor, reduction: str = "mean") -> Tensor:
-    inside = (
-        _MARGIN + (1 - 2 * _MARGIN) * probability
-    )  # the logarithm stays finite, and its gradient is not cut off
+    # Keep probabilities away from 0 and 1 so that the logarithm is finite. Clamping would make the gradient 0 there.
+    inside = _MARGIN + (1 - 2 * _MARGIN) * probability
     return F.binary_cross_entropy(inside, share.clamp(0, 1), reduction=reduction)
 
 

@@ -1,10 +1,10 @@
-"""Scores of predictions against targets: pure, over a whole split at once, in float64.
+"""Scores of predictions, computed in float64 over a whole split at once.
 
-Every function takes ``predictions`` and ``targets`` (N, L) and gives one number a label, (L,). A target that
-is NaN is left out of its label alone. A label with fewer than two targets, or whose targets are all equal,
-has no correlation: NaN. Predictions that are all equal correlate with nothing: 0. A prediction that is not a
-finite number makes its label's scores NaN, and with them every mean over labels: a model must not gain by a label
-that it fails to predict.
+The score functions take ``predictions`` and ``targets`` (N, L) and return one number per label, (L,). A target that
+is NaN is unknown: the clip is left out of the score of that label only. If a label has fewer than two known targets,
+or all its targets are equal, its correlation is undefined (NaN). If all its predictions are equal, its correlation is
+0. A prediction that is not finite makes the scores of its label NaN, and also every mean over labels: otherwise a
+model could improve its mean score by failing on a difficult label.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from emi_ray.schema import Label, snake
 
 
 def pearson(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each label."""
+    """Compute Pearson's correlation r of each label, (L,)."""
     moments = _Moments(predictions, targets)
     spread = np.sqrt(moments.prediction_variance * moments.target_variance)
     r = np.divide(moments.covariance, spread, out=np.zeros_like(spread), where=~(spread <= 0))
@@ -23,7 +23,7 @@ def pearson(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def ccc(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Lin's concordance correlation of each label (Lin 1989), with population moments."""
+    """Compute the concordance correlation coefficient of each label (Lin 1989), (L,), with population moments."""
     moments = _Moments(predictions, targets)
     spread = moments.prediction_variance + moments.target_variance + moments.mean_difference**2
     value = np.divide(2 * moments.covariance, spread, out=np.zeros_like(spread), where=~(spread <= 0))
@@ -31,23 +31,29 @@ def ccc(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def mae(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Mean absolute error of each label, in its own units."""
+    """Compute the mean absolute error of each label, (L,), in the label's units."""
     return _mean(np.abs(predictions.astype(np.float64) - targets), np.isfinite(targets))
 
 
 def mse(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Mean squared error of each label, in its own units squared."""
+    """Compute the mean squared error of each label, (L,), in the label's units squared."""
     return _mean((predictions.astype(np.float64) - targets) ** 2, np.isfinite(targets))
 
 
 BY_LABEL = {"pearson": pearson, "ccc": ccc, "mae": mae, "mse": mse}
-"""By name, every score that is known of each label."""
+"""The score functions by name."""
 
 
 def scores(
     predictions: np.ndarray, targets: np.ndarray, labels: Sequence[Label], split: str = "val"
 ) -> dict[str, float]:
-    """All scores of one split, by name.
+    """Compute all scores of one split.
+
+    Args:
+        predictions: (N, L) in the units of the labels.
+        targets: (N, L), NaN for unknown values.
+        labels: the L labels.
+        split: prefix of the names of the scores.
 
     Returns:
         ``val_pearson`` (mean over the labels whose targets vary), ``val_ccc``, ``val_mae``, ``val_mse``,
@@ -66,20 +72,25 @@ def scores(
 
 
 def mean_score(name: str, predictions: np.ndarray, targets: np.ndarray) -> float:
-    """The mean over labels of a score of :data:`BY_LABEL`, as :func:`scores` gives it."""
+    """Compute the mean over labels of one score of :data:`BY_LABEL`, with the rules of :func:`scores`."""
     if is_broken(predictions, targets).any():
         return float("nan")
     return mean_of_known(BY_LABEL[name](predictions, targets))
 
 
 def is_broken(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Labels (L,) with a target whose prediction is not a finite number."""
+    """Return for each label, (L,) bool, whether a clip with a known target has a prediction that is not finite."""
     broken: np.ndarray = (np.isfinite(targets) & ~np.isfinite(predictions)).any(axis=0)
     return broken
 
 
 def is_constant(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Labels (L,) of which all values (N, L) that are ``known`` are equal, or of which there is none."""
+    """Return for each label, (L,) bool, whether all its known values are equal or it has none.
+
+    Args:
+        values: (N, L).
+        known: (N, L) bool, which values count.
+    """
     lowest = np.where(known, values, np.inf).min(axis=0, initial=np.inf)
     highest = np.where(known, values, -np.inf).max(axis=0, initial=-np.inf)
     constant: np.ndarray = lowest >= highest
@@ -87,13 +98,13 @@ def is_constant(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def mean_of_known(values: np.ndarray) -> float:
-    """Mean of the scores of those labels that have one; NaN if none has."""
+    """Return the mean of the finite values; NaN if there are none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
 class _Moments:
-    """Population moments of each label over the clips that have a target for it."""
+    """Population moments (L,) of each label over the clips with a known target."""
 
     def __init__(self, predictions: np.ndarray, targets: np.ndarray) -> None:
         if predictions.shape != targets.shape:

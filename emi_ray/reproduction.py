@@ -1,4 +1,4 @@
-"""The papers' tables, filled with runs of this workspace: ours, theirs, and why the two may not be comparable."""
+"""The papers' tables filled with runs of a workspace: our scores, the papers', and why they may not be comparable."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ _PAPERS_OWN = {
     "5": ("f1-faithful", "paper-faithful", "f3-faithful", "f4-faithful", "f5-faithful"),
     "twins": ("text", "audio", "vision", "motion", "f1", "f2", "f3", "f4", "f5"),
 }
-"""A row of the paper is filled by the recipe that has nothing but what the paper tells; its twin with our settings
-(standardised features, epochs chosen by an inner part of train) stands in a table of its own."""
+"""A row of the paper is filled by the recipe that keeps to the paper. Its twin with our settings (standardised
+features, best epoch selected on a held-out part of train) is in a table of its own."""
 
 _RIVALS = (
     "second-place",
@@ -51,12 +51,20 @@ _RIVALS = (
     "ours",
 )
 _COMPARED = ("5", "ablation", "rivals")
-"""Tables whose systems are also set against each other."""
+"""Tables whose systems are also compared in pairs."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One system over its seeds; ``problem`` says why it could not be trained."""
+    """One system with all its seeds.
+
+    Attributes:
+        recipe: name of the recipe.
+        title: title of the recipe.
+        answers: predictions by seed.
+        reasons: why the paper's score is not comparable; empty if it is.
+        problem: why the system could not be trained; empty if it was.
+    """
 
     recipe: str
     title: str
@@ -66,7 +74,7 @@ class Row:
 
     @property
     def scores(self) -> list[float]:
-        """Mean r of each seed."""
+        """Pearson's r of each seed, as mean over labels."""
         return [mean_score("pearson", each.predicted, each.true) for each in self.answers.values()]
 
     @property
@@ -75,7 +83,7 @@ class Row:
 
 
 def recipes_of(table: str) -> list[str]:
-    """The recipes whose runs fill a table.
+    """Return the names of the recipes whose runs fill a table.
 
     Raises:
         UserError: there is no such table.
@@ -98,10 +106,14 @@ def load_recipes(
     defaults: Mapping[str, Any] | None = None,
     any_features: bool = False,
 ) -> dict[str, Recipe]:
-    """The recipes of some tables by name; settings that a recipe has no part for are passed over.
+    """Load the recipes of some tables, by name. A recipe ignores overrides for sections that it does not have.
+
+    Args:
+        tables: keys of :data:`TITLES`.
+        overrides, defaults, any_features: as of :func:`emi_ray.recipe.load_recipe`.
 
     Raises:
-        UserError: there is no such table, or no recipe takes a setting.
+        UserError: there is no such table, or none of the recipes accepts an override.
     """
     names = list(dict.fromkeys(recipe for table in tables for recipe in recipes_of(table)))
     taken = {override: [name for name in names if _takes(name, override) is None] for override in overrides}
@@ -123,17 +135,22 @@ def reproduce(
     train: Callable[..., list[RunResult]] = train_runs,
     **hooks: Any,
 ) -> list[TextTable]:
-    """Train what is missing, as :func:`emi_ray.training.runs.train_runs` does, and write the tables.
+    """Train the missing runs and write the tables.
 
-    ``reproduction/tables.md``, ``tables.tex`` and ``tables.csv`` of the workspace are replaced. A recipe that cannot
-    be trained keeps its row, which says why. Needs a Ray session.
+    Replaces ``reproduction/tables.md``, ``tables.tex`` and ``tables.csv`` in the workspace. A recipe that cannot be
+    trained keeps its row, with the reason. Needs a Ray session.
 
     Args:
-        recipes: as of :func:`load_recipes`.
-        hooks: of ``train``.
+        workspace: holds the features and the runs.
+        tables: keys of :data:`TITLES`.
+        recipes: the recipes of these tables, from :func:`load_recipes`.
+        num_seeds: number of seeds of each recipe, from :data:`FIRST_SEED` upwards.
+        config: settings of the workspace.
+        train: trains runs; see :func:`emi_ray.training.runs.train_runs`.
+        hooks: further arguments of ``train``.
 
     Raises:
-        UserError: the recipes' table is not known.
+        UserError: there is no such table.
     """
     seeds = range(FIRST_SEED, FIRST_SEED + num_seeds)
     requests = [RunRequest(recipe, seed) for recipe in recipes.values() for seed in seeds]
@@ -181,9 +198,9 @@ def _table(workspace: Workspace, title: str, rows: Sequence[Row]) -> TextTable:
         "not comparable: run",
     ]
     note = (
-        "Validation Pearson r, mean over labels; ours: mean ± standard deviation over seeds, and a 95 % interval "
-        "over people (or clips) and seeds. A difference from a paper says something only where nothing makes the two "
-        "incomparable."
+        "Validation Pearson r, mean over labels. Ours: mean ± standard deviation over seeds, and a 95 % interval "
+        "from a bootstrap over people (or clips) and seeds. A difference from a paper is meaningful only if the last "
+        "column names no reason against it."
     )
     return TextTable(title, headings, [_cells(workspace, row) for row in rows], note)
 
@@ -219,7 +236,7 @@ def _cells(workspace: Workspace, row: Row) -> list[str]:
 
 
 def _by_label(rows: Sequence[Row]) -> list[TextTable]:
-    """Table 4 gives r of each emotion: ours, then the paper's in brackets."""
+    """Build the part of table 4 with r of each emotion: ours, and the paper's in brackets."""
     filled = [row for row in rows if row.answers and _of_table_4(row.recipe) in LABEL_SCORES]
     if not filled or any(set(EMOTIONS) - set(next(iter(row.answers.values())).labels) for row in filled):
         return []
@@ -232,12 +249,12 @@ def _by_label(rows: Sequence[Row]) -> list[TextTable]:
         means = [float(np.mean([each[label] for each in own])) for label in EMOTIONS]
         pairs = zip(means, LABEL_SCORES[_of_table_4(row.recipe)], strict=True)
         lines.append([row.recipe, *(f"{score(ours)} ({score(theirs)})" for ours, theirs in pairs)])
-    note = "Ours, mean over seeds, and in brackets the paper's; see the table above for what makes them incomparable."
+    note = "Our mean over seeds, and the paper's score in brackets. The table above says if they are not comparable."
     return [TextTable("Table 4 by label", ["system", *EMOTIONS], lines, note)]
 
 
 def _of_table_4(recipe: str) -> str:
-    """The modality that a recipe of table 4 reads, as ``text`` of ``text-faithful``."""
+    """Return the modality that a recipe of table 4 reads, for example ``text`` for ``text-faithful``."""
     return recipe.removesuffix("-faithful")
 
 
@@ -246,7 +263,7 @@ def _differences(workspace: Workspace, title: str, rows: Sequence[Row]) -> list[
     try:
         found = compare(workspace, systems)
     except EmiRayError:
-        return []  # fewer than two systems, or none on the same clips: the table above says so
+        return []  # fewer than two systems, or no common clips; the table above shows the reason
     lines = [
         [
             f"{pair.first} − {pair.second}",
@@ -261,12 +278,12 @@ def _differences(workspace: Workspace, title: str, rows: Sequence[Row]) -> list[
 
 
 def _takes(name: str, override: str) -> UserError | None:
-    """Why a recipe does not take a setting; None where it does."""
+    """Return the error with which a recipe refuses an override, or None if it accepts the override."""
     section, *rest = override.partition("=")[0].split(".")
     if section == "encoders" and rest[-1:] == ["backbone"]:
         encoder = load_recipe(name).encoders.get(rest[0])
         if encoder is None or encoder.type != "finetune":
-            return UserError(f"{override}: recipe {name} fine-tunes no {rest[0]} backbone.")
+            return UserError(f"{override}: recipe {name} does not fine-tune a {rest[0]} backbone.")
     try:
         load_recipe(name, [override])
     except UserError as error:

@@ -1,7 +1,7 @@
-"""How sure a score is: the bootstrap over groups of clips (people) and over seeds.
+"""Confidence intervals and significance of scores: a bootstrap over groups of clips (people) and over seeds.
 
-Clips of one person resemble each other, so that a thousand clips of fifty people say less than a thousand clips of a
-thousand people. Whole groups are therefore drawn again, never single clips of a group. Where a corpus names no
+Clips of one person are alike, so a thousand clips of fifty people carry less information than a thousand clips of a
+thousand people. The bootstrap therefore resamples whole groups, never single clips of a group. If a corpus names no
 groups, every clip is a group of its own.
 """
 
@@ -18,16 +18,16 @@ from emi_ray.metrics import is_broken, is_constant
 _RESAMPLES = 2000
 _RESAMPLES_OF_MANY = 1000
 _MANY = 2000
-"""Groups beyond which fewer resamples do: each then says more."""
+"""Number of groups from which fewer resamples are drawn: with many groups, resamples differ less."""
 _WEIGHTS_AT_ONCE = 4_000_000
 _FEWEST_DEFINED = 100
 _CONSTANT = 1e-12
-"""Variance below which values count as constant, where that of the whole sample is 1."""
+"""Variance below which values count as constant; the values are standardised to variance 1."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval; both ends NaN where the score is not defined."""
+    """A 95 % confidence interval; both ends are NaN if the score is undefined."""
 
     low: float
     high: float
@@ -38,7 +38,7 @@ UNKNOWN_INTERVAL = Interval(np.nan, np.nan)
 
 @dataclass(frozen=True)
 class PearsonIntervals:
-    """Of each label, in order, and of their mean; ``num_groups`` were drawn from."""
+    """Intervals of Pearson's r for each label and for the mean over labels, from resampling ``num_groups`` groups."""
 
     labels: tuple[Interval, ...]
     mean: Interval
@@ -47,9 +47,9 @@ class PearsonIntervals:
 
 @dataclass(frozen=True)
 class Difference:
-    """One system's score less another's: its value, 95 % interval, standard error and two-sided p-value.
+    """A difference between the scores of two systems: value, 95 % interval, standard error, two-sided p-value.
 
-    All are NaN where the score is not defined.
+    All are NaN if a score is undefined.
     """
 
     value: float
@@ -60,7 +60,7 @@ class Difference:
 
 
 def codes_of(groups: Sequence[str | None] | np.ndarray | None, num_clips: int) -> np.ndarray:
-    """Numbers (N,) from 0 that say which clips belong to one group; a clip without a group is one of its own."""
+    """Return the group number (N,) of each clip, counted from 0; a clip without a group is a group of its own."""
     if groups is None:
         return np.arange(num_clips)
     names = [f"clip {row}" if name is None else f"group {name}" for row, name in enumerate(groups)]
@@ -68,7 +68,7 @@ def codes_of(groups: Sequence[str | None] | np.ndarray | None, num_clips: int) -
 
 
 def draw_rows(random: np.random.Generator, codes: np.ndarray) -> np.ndarray:
-    """Rows of as many groups as there are, drawn with replacement; all rows of a group together."""
+    """Draw as many groups as there are, with replacement, and return the rows of all drawn groups."""
     order = np.argsort(codes, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
     return np.concatenate([members[group] for group in random.integers(len(members), size=len(members))])
@@ -77,18 +77,19 @@ def draw_rows(random: np.random.Generator, codes: np.ndarray) -> np.ndarray:
 def pearson_intervals(
     predicted: np.ndarray, true: np.ndarray, codes: np.ndarray | None = None, seed: int = 0
 ) -> PearsonIntervals:
-    """95 % percentile intervals of Pearson's r from resampled groups (Efron and Tibshirani 1993, chapter 13).
+    """Compute 95 % percentile intervals of Pearson's r by resampling groups (Efron and Tibshirani 1993, chapter 13).
 
-    Percentiles are a little wider than 2.5 and 97.5, by Student's t, for few groups vary less than the population
-    that they come from (the expanded percentile interval of Hesterberg 2015, "What Teachers Should Know About the
-    Bootstrap"). The labels and the zeros are those of :func:`emi_ray.metrics.pearson`: a label whose targets do not
-    vary has no interval and is not in the mean, one that is predicted constantly counts as 0. A resample in which the
-    targets of a label do not vary says nothing of that label, nor of the mean.
+    The percentiles are a little wider than 2.5 and 97.5, by Student's t: a plain bootstrap interval is too narrow for
+    few groups (the expanded percentile interval of Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
+    Undefined and constant values count as in :func:`emi_ray.metrics.pearson`: a label with constant targets has no
+    interval and is not in the mean; constant predictions have r = 0. Resamples in which the targets of a label are
+    constant are left out, for this label and for the mean.
 
     Args:
         predicted: (N, L).
-        true: (N, L), NaN where a clip has no such label.
-        codes: (N,) as of :func:`codes_of`; None: every clip alone.
+        true: (N, L), NaN for unknown values.
+        codes: (N,) group of each clip, from :func:`codes_of`; None: every clip is a group of its own.
+        seed: random seed of the resamples.
     """
     codes = np.arange(len(true)) if codes is None else codes
     moments = GroupMoments(predicted, true, codes)
@@ -101,7 +102,7 @@ def pearson_intervals(
 
 
 class GroupMoments:
-    """Sums over the clips of each group, from which Pearson's r of any resample follows by a product of matrices."""
+    """Sums over the clips of each group. Pearson's r of all resamples follows from them by matrix products."""
 
     def __init__(self, predicted: np.ndarray, true: np.ndarray, codes: np.ndarray) -> None:
         """``predicted`` and ``true`` (N, L), ``codes`` (N,)."""
@@ -116,11 +117,11 @@ class GroupMoments:
             np.add.at(total, codes, part)
 
     def groups_with(self, label: int) -> int:
-        """How many groups have a target of a label."""
+        """Return how many groups have a known target of a label."""
         return int((self._sums[0, :, label] > 0).sum())
 
     def pearson(self, weights: np.ndarray) -> np.ndarray:
-        """r (R, L) where each group counts as often as ``weights`` (R, G) says; NaN where it is not defined."""
+        """Compute r (R, L) of resamples; ``weights`` (R, G) says how often each group was drawn. NaN if undefined."""
         count, x, y, xx, yy, xy = (weights @ total for total in self._sums)
         squared = np.maximum(count, 1) ** 2
         x_variance, y_variance = (count * xx - x * x) / squared, (count * yy - y * y) / squared
@@ -131,7 +132,7 @@ class GroupMoments:
         return np.where(undefined, np.nan, np.clip(r, -1.0, 1.0))
 
     def mean(self, r: np.ndarray) -> np.ndarray:
-        """Mean (R,) of r (R, L) over the labels that the whole sample scores; NaN where one of these is NaN."""
+        """Average r (R, L) over the labels that are defined on the whole sample; (R,), NaN if one of them is NaN."""
         if not self.scored.any() or self.broken[self.scored].any():
             return np.full(len(r), np.nan)
         return r[:, self.scored].mean(axis=1)
@@ -139,12 +140,12 @@ class GroupMoments:
 
 @dataclass(frozen=True)
 class SampledScores:
-    """Scores of one system, by seed, label and, in the last column, their mean.
+    """Scores of one system by seed and label; the last column is the mean over labels.
 
     Attributes:
-        whole: (S, L + 1) over all clips.
-        draws: (S, R, L + 1) over the resamples, which are the same for all systems on the same clips.
-        num_groups: that clips were drawn from.
+        whole: (S, L + 1) scores on all clips.
+        draws: (S, R, L + 1) scores on the resamples, which are the same for all systems on the same clips.
+        num_groups: number of groups that are resampled.
     """
 
     whole: np.ndarray
@@ -155,14 +156,15 @@ class SampledScores:
 def sample_scores(
     predicted: Sequence[np.ndarray], true: np.ndarray, codes: np.ndarray, seed: int = 0
 ) -> SampledScores:
-    """Pearson's r of a system's seeds over resampled groups, for :func:`difference`.
+    """Compute Pearson's r of each seed of a system on resampled groups, as input of :func:`difference`.
 
-    One group less than there are is drawn, which makes the variance over resamples that of a sample.
+    Each resample has one group less than the sample, which makes the variance over resamples unbiased.
 
     Args:
         predicted: (N, L) for each seed.
-        true: (N, L), NaN where a clip has no such label.
-        codes: (N,) as of :func:`codes_of`.
+        true: (N, L), NaN for unknown values.
+        codes: (N,) group of each clip, from :func:`codes_of`.
+        seed: random seed of the resamples; the same one for all systems that are compared.
     """
     moments = [GroupMoments(each, true, codes) for each in predicted]
     num_groups = moments[0].num_groups
@@ -172,16 +174,17 @@ def sample_scores(
 
 
 def difference(first: SampledScores, second: SampledScores, *, paired_seeds: bool) -> list[Difference]:
-    """How much better the first of two systems is on the same clips: for each label, then in the mean.
+    """Compute first minus second score on the same clips: for each label, then for the mean over labels.
 
-    The score of a system is the mean over its seeds. The variance of a difference is that over resamples of groups,
-    the same for both systems (the paired bootstrap), and that of a mean over seeds. What of the second is due to the
-    clips, seed by seed, is in the first already and is taken out of it. Interval and p-value are Student's, with the
-    degrees of freedom of Welch and Satterthwaite: seeds are few. Of a system with one seed, the luck with seeds is
-    not known and not counted.
+    The score of a system is the mean over its seeds. The variance of a difference has two parts. The first is the
+    variance over resamples of groups. Both systems use the same resamples (paired bootstrap), so that the difficulty
+    of the clips, which affects both alike, cancels. The second is the variance of the mean over seeds. A part of the
+    latter comes from the clips as well and is subtracted, because the first part already contains it. Interval and
+    p-value are Student's, with the degrees of freedom of Welch and Satterthwaite, because there are few seeds. The
+    seed variance of a system with a single seed is unknown and not included.
 
     Args:
-        paired_seeds: whether the seeds of both are the same ones, in the same order.
+        paired_seeds: whether both systems have the same seeds in the same order.
     """
     value = first.whole.mean(axis=0) - second.whole.mean(axis=0)
     draws = first.draws.mean(axis=0) - second.draws.mean(axis=0)
@@ -197,8 +200,7 @@ def difference(first: SampledScores, second: SampledScores, *, paired_seeds: boo
 
 
 def estimate(system: SampledScores) -> list[Difference]:
-    """The score of one system, mean over its seeds, as :func:`difference` tells it from 0: for each label, then in
-    the mean."""
+    """Compute the score of one system as its :func:`difference` from 0: for each label, then for the mean."""
     nothing = SampledScores(
         np.zeros_like(system.whole[:1]), np.zeros_like(system.draws[:1]), system.num_groups
     )
@@ -206,7 +208,10 @@ def estimate(system: SampledScores) -> list[Difference]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979); NaN stays, and does not count."""
+    """Correct p-values for multiple comparisons (Holm 1979); NaN stays NaN and does not count as a comparison.
+
+    Holm's method controls the probability of any false positive, like Bonferroni's, and is more powerful.
+    """
     p = np.asarray(p_values, dtype=float)
     order = [int(index) for index in np.argsort(p) if not np.isnan(p[index])]
     corrected, highest = np.full(len(p), np.nan), 0.0
@@ -217,8 +222,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Mean 0 and variance 1 over what is known, and 0 elsewhere, so that no range is too small and no offset too
-    large; all 0 where the values do not vary."""
+    """Standardise known values to mean 0 and variance 1, so that sums of squares keep their precision whatever the
+    range; unknown and constant values become 0."""
     counts = np.maximum(known.sum(axis=0), 1)
     held = np.where(known & np.isfinite(values), values, 0.0).astype(np.float64)
     off = np.where(known, held - held.sum(axis=0) / counts, 0.0)
@@ -229,7 +234,7 @@ def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _resamples(num_groups: int, seed: int, size: int | None = None) -> Iterator[np.ndarray]:
-    """How often each group is drawn, (R, G), some resamples at a time."""
+    """Yield how often each group is drawn, (R, G), for several resamples at a time to limit memory."""
     random = np.random.default_rng(seed)
     if not num_groups:
         return
@@ -252,14 +257,18 @@ def _percentiles(scores: np.ndarray, num_groups: int) -> Interval:
 
 
 def _with_mean(side: Sequence[GroupMoments], weights: np.ndarray) -> np.ndarray:
-    """r of each seed, resample and label, and in the last column their mean: (S, R, L + 1)."""
+    """Compute r of each seed, resample and label, with the mean over labels as last column: (S, R, L + 1)."""
     scores = [moments.pearson(weights) for moments in side]
     pairs = zip(side, scores, strict=True)
     return np.stack([np.column_stack([r, moments.mean(r)]) for moments, r in pairs])
 
 
 def _variance_of_seeds(whole: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Variance (L + 1,) of a mean over seeds (S, L + 1), less what resamples (S, R, L + 1) put down to the clips."""
+    """Compute the variance (L + 1,) of the mean over seeds, without the part that is due to the clips.
+
+    ``whole`` is (S, L + 1), ``draws`` (S, R, L + 1). The clips' part is estimated as the variance over resamples of
+    single seeds minus that of their mean.
+    """
     num_seeds = len(whole)
     known = np.where(np.isnan(draws).any(axis=0, keepdims=True), np.nan, draws)
     enough = (~np.isnan(known[0])).sum(axis=0) > 1

@@ -92,15 +92,15 @@ def test_what_cannot_be_compared_is_refused(workspace):
         read_systems(workspace, ["goood"])
     with pytest.raises(UserError, match="has no run 'good/9'"):
         read_systems(workspace, ["good/9"])
-    with pytest.raises(UserError, match="needs two systems"):
+    with pytest.raises(UserError, match="needs at least two systems"):
         compare(workspace, read_systems(workspace, ["good"]))
     with pytest.raises(UserError, match="--label 'Joi'"):
         compare(workspace, read_systems(workspace, ["good", "bad"]), ["Joi"])
     rewrite(workspace, "bad/2", lambda table: table.assign(true_Joy=table["true_Joy"] + 1))
-    with pytest.raises(UserError, match="against other labels"):
+    with pytest.raises(UserError, match="against different label values"):
         compare(workspace, read_systems(workspace, ["good", "bad"]))
     rewrite(workspace, "bad/1", lambda table: table.head(2))
-    with pytest.raises(UserError, match="2 clips in common"):
+    with pytest.raises(UserError, match="2 scored clips in common"):
         compare(workspace, read_systems(workspace, ["good", "bad/1"]))
 
 

@@ -120,11 +120,11 @@ def test_what_a_fitted_ensemble_says_of_a_validation_clip_does_not_rest_on_its_l
 
 def test_what_makes_no_ensemble_is_refused(workspace):
     build_ensemble(workspace, ["text"], "twins")
-    with pytest.raises(UserError, match="two runs at least"):
+    with pytest.raises(UserError, match="at least two runs"):
         build_ensemble(workspace, ["audio"], "one")
     with pytest.raises(UserError, match="an ensemble itself"):
         build_ensemble(workspace, ["twins/42", "audio/1"], "nested")
-    with pytest.raises(UserError, match="a recipe is called so"):
+    with pytest.raises(UserError, match="this is the name of a recipe"):
         build_ensemble(workspace, ["text"], "f2")
 
 

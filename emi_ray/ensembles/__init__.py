@@ -1,15 +1,16 @@
-"""Several finished runs as one system: a run like any other, which predicts, submits and stands in the report.
+"""Ensembles: several finished runs combined into one, which every command accepts like any other run.
 
-Its folder ``runs/<name>/<seed>/`` holds the members' models themselves, so that it outlives them. Weights are fitted
-on the validation clips, which no member learnt from; what it then says of a validation clip comes from weights that
-were fitted on other people's clips alone (folds between groups), so that its score is honest. Predictions of new
-clips use weights that were fitted on all validation clips.
+The folder ``runs/<name>/<seed>/`` contains copies of the members' models, so it still works when the member runs are
+deleted. The weights of the members are fitted on the validation clips, on which no member was trained. They are
+cross-fitted: the prediction of a validation clip uses weights that were fitted on clips of other people (folds
+between groups). Otherwise the validation score would be optimistic. Predictions of new clips use weights that were
+fitted on all validation clips.
 
-answers.py    what members say of the same clips, and one answer made of it
-files.py      ``ensemble.json``, and an ensemble rebuilt from its files
-members.py    the runs that make one: their clips and labels in common
-build.py      an ensemble made of finished runs
-scoring.py    an ensemble scored again
+answers.py    predictions of all members for the same clips, and their weighted combination
+files.py      ``ensemble.json``, and loading an ensemble from its files
+members.py    the runs that form an ensemble: their common clips and labels
+build.py      building an ensemble from finished runs
+scoring.py    scoring an ensemble from its files
 """
 
 from emi_ray.ensembles.build import build_ensemble

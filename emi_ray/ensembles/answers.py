@@ -1,4 +1,4 @@
-"""What the members of an ensemble say of the same clips, and how weights make one answer of it."""
+"""Predictions of all members of an ensemble for the same clips, and their combination."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,14 @@ from emi_ray.ensemble_weights import EnsembleWeights, combine
 
 @dataclass(frozen=True)
 class MemberAnswers:
-    """What M members say of N clips: (M, N, L), NaN where a member can read nothing of a clip."""
+    """Predictions of M members for N clips and L labels.
+
+    Attributes:
+        clip_ids: the N clips.
+        labels: the L labels.
+        values: (M, N, L) in the units of the labels; NaN if a clip has no modality that the member reads.
+        patterns: (N,) for each clip, the modalities that any member read, joined by commas.
+    """
 
     clip_ids: tuple[str, ...]
     labels: tuple[str, ...]
@@ -20,6 +27,7 @@ class MemberAnswers:
 
     @classmethod
     def of(cls, tables: Sequence[pa.Table], labels: Sequence[str]) -> "MemberAnswers":
+        """Stack the prediction tables of the members, which list the same clips in the same order."""
         parts, had = [], []
         for table in tables:
             values = np.stack([table[label].to_numpy().astype(np.float64) for label in labels], axis=1)
@@ -33,12 +41,14 @@ class MemberAnswers:
         return cls(tuple(tables[0]["clip_id"].to_pylist()), tuple(labels), np.stack(parts), tuple(patterns))
 
     def table(self, values: np.ndarray) -> pa.Table:
+        """Return combined predictions ``values`` (N, L) as a table: ``clip_id``, the labels, ``modalities``."""
         columns = {label: values[:, index] for index, label in enumerate(self.labels)}
         return pa.table(
             {"clip_id": pa.array(self.clip_ids, pa.string()), **columns, "modalities": list(self.patterns)}
         )
 
     def at(self, rows: np.ndarray) -> "MemberAnswers":
+        """Return the predictions for some of the clips; ``rows`` are indices, or a mask (N,)."""
         return MemberAnswers(
             tuple(np.array(self.clip_ids)[rows].tolist()),
             self.labels,
@@ -50,7 +60,17 @@ class MemberAnswers:
 def cross_fitted(
     values: np.ndarray, said: MemberAnswers, fold_weights: Sequence[EnsembleWeights], folds: np.ndarray
 ) -> np.ndarray:
-    """Predictions, those of a fold by the weights that were fitted without it."""
+    """Return predictions in which the clips of each fold use the weights that were fitted without that fold.
+
+    Args:
+        values: (N, L) predictions with the weights of all clips; used for clips that are in no fold.
+        said: predictions of the members for the same clips.
+        fold_weights: for each fold, the weights that were fitted on the other folds.
+        folds: (N,) the fold of each clip, -1 for none.
+
+    Returns:
+        (N, L) predictions.
+    """
     crossed = values.copy()
     for fold, weights in enumerate(fold_weights):
         own = folds == fold

@@ -1,4 +1,4 @@
-"""Making a run of several finished ones: weights are fitted, and the files of a run written."""
+"""Building an ensemble: fit the weights of its members and write the files of a run."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ from emi_ray.workspace import Workspace
 
 
 class _About(Settings):
-    """``recipe.yaml`` of an ensemble: for the reader, for no recipe makes it."""
+    """``recipe.yaml`` of an ensemble. It only informs the reader: an ensemble is not trained from a recipe."""
 
     name: str
     title: str
@@ -45,26 +45,27 @@ class _About(Settings):
 def build_ensemble(
     workspace: Workspace, runs: Sequence[str], name: str, method: Method = "mean", seed: int = 42
 ) -> dict[str, Any]:
-    """Make one run of several finished ones; an ensemble of that name and seed is replaced.
+    """Combine several finished runs into one. An existing ensemble of the same name and seed is replaced.
 
     Args:
-        runs: ``f2/42``, or a recipe, which stands for all its seeds.
-        name: of its folder under ``runs/``.
-        seed: names the folder, and draws the folds.
+        runs: runs such as ``f2/42``, or recipes, each of which means all of its seeds.
+        name: first part of the ensemble's folder ``runs/<name>/<seed>``.
+        method: ``mean`` weighs all members equally; ``fitted`` fits weights for each label.
+        seed: second part of the folder, and random seed of the folds.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
-        UserError: fewer than two runs, a run is not finished or is an ensemble itself, the runs have other labels or
-            no validation clip that none of them learnt from, or the name is a recipe's.
+        UserError: there are fewer than two runs; a run is not finished or is an ensemble itself; the runs predict
+            different labels; too few validation clips were in no run's training set; or a recipe has that name.
     """
     folders = member_folders(workspace, runs)
     folder = f"runs/{name}/{seed}"
     if name in recipe_names() or (
         workspace.folders(f"runs/{name}") and not _is_ensembles_folder(workspace, name)
     ):
-        raise UserError(f"--name {name}: a recipe is called so; choose another name for the ensemble.")
+        raise UserError(f"--name {name}: this is the name of a recipe; choose another name for the ensemble.")
     tables = {member: workspace.read_table(f"{member}/predictions.parquet") for member in folders}
     labels = common_labels(workspace, folders, tables)
     val = validation_clips(workspace, folders, tables)
@@ -115,15 +116,22 @@ def _copy_models(workspace: Workspace, folders: Sequence[str], to: str) -> None:
 def _fit(
     workspace: Workspace, said: MemberAnswers, truth: np.ndarray, method: Method, seed: int
 ) -> tuple[EnsembleWeights, tuple[EnsembleWeights, ...], np.ndarray]:
-    """Weights for new clips, and for each fold those that were fitted without it; and the fold of each clip."""
+    """Fit the weights: for new clips, and for each fold without that fold.
+
+    The folds are cut between groups (people): clips of one person are alike, so weights that were fitted on a
+    person's other clips would make the score of this person's clips optimistic.
+
+    Returns:
+        The weights for new clips, the weights of each fold, and the fold (N,) of each clip.
+    """
     codes = codes_of_clips(workspace, said.clip_ids)
     num_groups = int(codes.max()) + 1
     if method == "mean":
         return MEAN, (), np.full(len(codes), -1)
     if num_groups < NUM_FOLDS:
         raise UserError(
-            f"Weights are fitted in {NUM_FOLDS} folds between people, but the validation clips are of {num_groups}: "
-            "use --weights mean."
+            f"Fitting weights needs validation clips of at least {NUM_FOLDS} people, one for each fold, but there "
+            f"are only {num_groups}: use --weights mean."
         )
     order = np.random.default_rng(seed).permutation(num_groups)
     folds = (np.argsort(order) % NUM_FOLDS)[codes]

@@ -1,4 +1,4 @@
-"""``ensemble.json`` and the members' models beside it: what is written, and an ensemble rebuilt from it."""
+"""The files of an ensemble: ``ensemble.json`` and the models of its members."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,19 +23,22 @@ ENSEMBLE = "ensemble.json"
 
 
 class Member(Settings):
-    """One of the runs, as it was when the ensemble was made."""
+    """A member run: its name and its key when the ensemble was built."""
 
     run: str
     run_key: str
 
 
 class EnsembleDescription(Settings):
-    """``ensemble.json``: written last.
+    """The content of ``ensemble.json``.
 
     Attributes:
-        weights: for clips that are new.
-        fold_weights: for validation clips, each fitted without the clips of its fold.
-        folds: by validation clip, its fold.
+        members: the member runs, in the order of their models.
+        labels: the labels that all members predict.
+        seed: random seed of the folds.
+        weights: weights for new clips.
+        fold_weights: for each fold, the weights that were fitted on the other folds.
+        folds: the fold of each validation clip, by clip id.
     """
 
     members: tuple[Member, ...]
@@ -48,16 +51,17 @@ class EnsembleDescription(Settings):
 
 @dataclass(frozen=True)
 class LoadedEnsemble:
-    """An ensemble with its members' models, in their order."""
+    """An ensemble with the loaded models of its members, in the order of ``description.members``."""
 
     description: EnsembleDescription
     members: tuple[LoadedModel, ...]
 
     def combine(self, tables: Sequence[pa.Table], crossed: bool = False) -> pa.Table:
-        """One table of predictions from those of the members, which name the same clips in the same order.
+        """Combine the predictions of the members into one table.
 
         Args:
-            crossed: whether validation clips get the weights that were fitted without them.
+            tables: prediction tables of the members, which list the same clips in the same order.
+            crossed: whether validation clips use the weights that were fitted without their fold.
         """
         said = MemberAnswers.of(tables, [label.name for label in self.description.labels])
         values = combine(self.description.weights, said.values, said.patterns)
@@ -68,29 +72,29 @@ class LoadedEnsemble:
 
 
 def is_ensemble(workspace: Workspace, run: str) -> bool:
-    """Whether a run is an ensemble.
+    """Return whether a run is an ensemble.
 
     Raises:
-        UserError: no run is called so.
+        UserError: there is no such run.
     """
     return workspace.exists(f"{find_run(workspace, run)}/{ENSEMBLE}")
 
 
 def read_description(workspace: Workspace, folder: str) -> EnsembleDescription:
-    """``ensemble.json`` of a folder ``runs/<name>/<seed>``.
+    """Read ``ensemble.json`` from a folder ``runs/<name>/<seed>``.
 
     Raises:
-        UserError: another version wrote it.
+        UserError: an incompatible version of the package wrote the file.
     """
     path = f"{folder}/{ENSEMBLE}"
     return validate(EnsembleDescription, workspace.read_json(path), workspace.path(path))
 
 
 def load_ensemble(workspace: Workspace, run: str) -> LoadedEnsemble:
-    """The ensemble, rebuilt from the files of its run alone.
+    """Load an ensemble, using only the files of its own folder.
 
     Raises:
-        UserError: no run is called so, or its files are of another version.
+        UserError: there is no such run, or an incompatible version of the package wrote its files.
     """
     folder = find_run(workspace, run)
     description = read_description(workspace, folder)
@@ -101,17 +105,17 @@ def load_ensemble(workspace: Workspace, run: str) -> LoadedEnsemble:
 
 
 def labels_and_streams(workspace: Workspace, run: str) -> tuple[tuple[Label, ...], list[str]]:
-    """The labels that a run predicts, and the encoders that it reads with, over all its members."""
+    """Return the labels that a run predicts and the names of its encoders; of an ensemble, of all members."""
     described = describe_models(workspace, run)
     streams = dict.fromkeys(name for each in described for name in each.recipe.encoders)
     return described[0].labels, list(streams)
 
 
 def describe_models(workspace: Workspace, run: str) -> list[ModelDescription]:
-    """What is known of a run's model, or of those of an ensemble's members; no weights are read.
+    """Read the description of a run's model, or of the models of all members of an ensemble, without the weights.
 
     Raises:
-        UserError: there is no such finished run, or another version made it.
+        UserError: there is no such finished run, or an incompatible version of the package wrote it.
     """
     folder = find_run(workspace, run)
     folders = [folder]

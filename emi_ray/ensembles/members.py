@@ -1,4 +1,4 @@
-"""The runs that an ensemble is made of: which they are, the clips that they have in common, and their labels."""
+"""The member runs of an ensemble: their folders, common labels, clips and true values."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +16,11 @@ NUM_FOLDS = 5
 
 
 def member_folders(workspace: Workspace, runs: Sequence[str]) -> list[str]:
+    """Return the folders of the member runs; a recipe means all of its seeds.
+
+    Raises:
+        UserError: there are fewer than two runs, or one is missing, unfinished or an ensemble itself.
+    """
     folders: list[str] = []
     for run in runs:
         name = run.strip("/").removeprefix("runs/")
@@ -23,7 +28,7 @@ def member_folders(workspace: Workspace, runs: Sequence[str]) -> list[str]:
         folders += [f"runs/{name}/{seed}" for seed in seeds] or [find_run(workspace, run)]
     folders = list(dict.fromkeys(folders))
     if len(folders) < 2:
-        raise UserError("An ensemble needs two runs at least: name several, or a recipe with several seeds.")
+        raise UserError("An ensemble needs at least two runs: name several, or a recipe with several seeds.")
     for folder in folders:
         if workspace.exists(f"{folder}/{ENSEMBLE}"):
             raise UserError(f"{folder} is an ensemble itself: name its members instead.")
@@ -33,19 +38,34 @@ def member_folders(workspace: Workspace, runs: Sequence[str]) -> list[str]:
 
 
 def common_labels(workspace: Workspace, folders: Sequence[str], tables: Mapping[str, pa.Table]) -> list[str]:
+    """Return the names of the labels that all runs predict.
+
+    Raises:
+        UserError: the runs predict different labels, or an earlier version of the package made one of them.
+    """
     first = workspace.read_json(f"{folders[0]}/{DESCRIPTION}")["labels"]
     for folder in folders:
         if workspace.read_json(f"{folder}/{DESCRIPTION}")["labels"] != first:
-            raise UserError(f"{folders[0]} and {folder} predict other labels: they make no ensemble.")
+            raise UserError(
+                f"{folders[0]} and {folder} predict different labels, so they cannot form an ensemble."
+            )
         if "modalities" not in tables[folder].column_names:
-            raise UserError(f"{folder} was made by an earlier version, which kept less: train it again.")
+            raise UserError(
+                f"{folder} was trained by an earlier version, which did not store modalities: train it again."
+            )
     return [label["name"] for label in first]
 
 
 def validation_clips(
     workspace: Workspace, folders: Sequence[str], tables: Mapping[str, pa.Table]
 ) -> list[str]:
-    """Clips that some member was validated on and none learnt from, in the order of the first that has them."""
+    """Return the ids of the clips that some run was validated on and no run was trained on.
+
+    Clips of a run's held-out inner part also count as training clips, because they selected its best epoch.
+
+    Raises:
+        UserError: there are fewer such clips than folds.
+    """
     learnt: set[str] = set()
     for folder in folders:
         split = workspace.read_table(f"{folder}/{SPLIT}")
@@ -56,13 +76,14 @@ def validation_clips(
         clips |= dict.fromkeys(clip_id for clip_id in own["clip_id"].to_pylist() if clip_id not in learnt)
     if len(clips) < NUM_FOLDS:
         raise UserError(
-            f"The runs have {len(clips)} validation clips that none of them learnt from, which is too few: train "
-            "them on the same split."
+            f"Only {len(clips)} validation clips were in no run's training set, which is too few: train all runs on "
+            "the same split."
         )
     return list(clips)
 
 
 def test_clips(tables: Mapping[str, pa.Table]) -> list[str]:
+    """Return the ids of the test clips of all runs, without duplicates."""
     clips: dict[str, None] = {}
     for table in tables.values():
         clips |= dict.fromkeys(table.filter(pc.equal(table["split"], "test"))["clip_id"].to_pylist())
@@ -70,7 +91,7 @@ def test_clips(tables: Mapping[str, pa.Table]) -> list[str]:
 
 
 def rows_at(table: pa.Table, clip_ids: Sequence[str]) -> pa.Table:
-    """Rows of some clips in their order; of a clip that is not there, nulls and no modalities."""
+    """Return the rows of some clips in the given order; a clip that the table lacks gets nulls and no modalities."""
     place = pc.index_in(pa.array(clip_ids, pa.string()), table["clip_id"].combine_chunks())
     taken = table.take(place)
     column = taken.column_names.index("modalities")
@@ -79,7 +100,11 @@ def rows_at(table: pa.Table, clip_ids: Sequence[str]) -> pa.Table:
 
 
 def true_values(tables: Mapping[str, pa.Table], clip_ids: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """(N, L), NaN where unknown; the members agree, or it is an error."""
+    """Return the true values (N, L) of some clips, NaN for unknown ones.
+
+    Raises:
+        UserError: two runs were scored against different values.
+    """
     truth = np.full((len(clip_ids), len(labels)), np.nan)
     for folder, table in tables.items():
         own = rows_at(table, clip_ids)
@@ -87,7 +112,7 @@ def true_values(tables: Mapping[str, pa.Table], clip_ids: Sequence[str], labels:
         both = np.isfinite(values) & np.isfinite(truth)
         if (values[both] != truth[both]).any():
             raise UserError(
-                f"{folder} was scored against other labels than the runs before it: train it again."
+                f"{folder} was scored against other label values than the other runs: train it again."
             )
         truth = np.where(np.isfinite(values), values, truth)
     return truth

@@ -1,4 +1,4 @@
-"""An ensemble scored again from its files alone."""
+"""Scoring of an ensemble from its files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,13 @@ from emi_ray.workspace import Workspace
 
 
 def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
-    """As :func:`emi_ray.evaluation.evaluate_run`; an ensemble is scored on val and test."""
+    """Score a run or an ensemble; see :func:`emi_ray.evaluation.evaluate_run`.
+
+    An ensemble is scored on val, with cross-fitted weights, and on test. It has no score on train.
+
+    Raises:
+        UserError: as :func:`emi_ray.evaluation.evaluate_run`, or clips of the ensemble are no longer in the corpus.
+    """
     if not is_ensemble(workspace, run):
         return evaluate_single(workspace, run, splits)
     folder, loaded = find_run(workspace, run), load_ensemble(workspace, run)
@@ -33,7 +39,9 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
             continue
         wanted = clips.filter(pc.is_in(clips["clip_id"], own["clip_id"].combine_chunks()))
         if wanted.num_rows < own.num_rows:
-            raise UserError(f"{folder} was made with clips that the corpus no longer has: make it again.")
+            raise UserError(
+                f"{folder} was built with clips that are no longer in the corpus: build it again."
+            )
         said = loaded.combine(
             [predict_table(workspace, one, wanted) for one in loaded.members], split == "val"
         )

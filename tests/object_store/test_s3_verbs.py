@@ -42,7 +42,7 @@ def test_every_verb_works_behind_a_uri(s3, table, ray_session, capsys):
     run("extract", "-w", uri, "--modalities", "text")
     run("train", "-w", uri, "text", "training.epochs=2", "encoders.text.hidden=16")
     run("train", "-w", uri, "text", "training.epochs=2", "encoders.text.hidden=16")
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     run("evaluate", "-w", uri, "text/42")
     run("report", "-w", uri)
     run("doctor", "-w", uri)
