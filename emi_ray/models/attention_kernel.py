@@ -1,11 +1,11 @@
 """The loops of :mod:`emi_ray.models.flat_attention`, compiled by numba at the first call.
 
-A step is widened to float32 and scored, then added to its clip's sum from the first cache: one reading of the
-features a direction. Softmax in one pass, with the running maximum of Milakov and Gimelshein (2018), "Online
-normalizer calculation for softmax".
+Each step is converted to float32, scored, and added to its clip's sum while it is still in the first-level cache, so
+the features are read from memory only once in the forward pass and once in the backward pass. The softmax takes one
+pass with a running maximum (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax").
 
-Sums may be taken in any order (``reassoc``), which is what lets a processor take them sixteen at a time; the
-order is the same at every call.
+The compiler may reorder sums (``reassoc``), which allows SIMD instructions. The order is the same at every call, so
+results are reproducible.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ _FAST = {"reassoc", "contract", "nsz"}
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
-    """Compiled at the first call, and kept on disk for the next process where a folder can be written."""
+    """Compile ``function`` at its first call, and cache the machine code on disk if the cache folder is writable."""
     try:
         return njit(fastmath=_FAST, nogil=True, cache=True)(function)
-    except RuntimeError:  # numba finds no place for its cache
+    except RuntimeError:  # numba found no writable cache folder
         return njit(fastmath=_FAST, nogil=True)(function)
 
 
 @intrinsic
 def _widen_one(_typing: Any, value: Any) -> Any:
-    """A float32 as it is, the bits of a float16 as a float32."""
+    """Return a float32 unchanged, and the bits of a float16 (as uint16) converted to float32."""
 
     def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         (given,) = arguments
@@ -40,12 +40,12 @@ def _widen_one(_typing: Any, value: Any) -> Any:
     return types.float32(value), build
 
 
-_widen: Any = _widen_one  # what the type checker sees has one argument more
+_widen: Any = _widen_one  # the type checker would require numba's typing context as first argument
 
 
 @njit(fastmath=_FAST, inline="always")
 def _read_step(given: np.ndarray, direction: np.ndarray, step: np.ndarray) -> Any:
-    """Widen one step (D,) into ``step``; returns its product with ``direction`` (D,)."""
+    """Convert one step (D,) to float32 into ``step``; returns its dot product with ``direction`` (D,)."""
     along = np.float32(0)
     for column in range(len(direction)):
         value = _widen(given[column])
@@ -63,14 +63,14 @@ def pool(
     pooled: np.ndarray,
     shares: np.ndarray,
 ) -> None:
-    """Each clip's softmax-weighted sum of steps.
+    """Compute the softmax-weighted sum of the steps of each clip.
 
     Args:
-        values: (N, D) float32, or the bits of float16 as uint16.
-        starts, lengths: (B,) int64.
-        weight: (D,) float32.
-        pooled: (B, D) float32, zeros; the sums are written here.
-        shares: (sum of lengths,) float32; the weights of the steps are written here, clip after clip.
+        values: (N, D) steps as float32, or as the bits of float16 in uint16.
+        starts, lengths: (B,) int64, the first step and the number of steps of each clip.
+        weight: (D,) float32; the score of a step is its dot product with it.
+        pooled: (B, D) float32 zeros; receives the sums.
+        shares: (sum of lengths,) float32; receives the softmax weights of the steps, clip after clip.
     """
     width = weight.shape[0]
     step = np.empty(width, np.float32)
@@ -108,13 +108,16 @@ def pull_back(
     centres: np.ndarray,
     result: np.ndarray,
 ) -> None:
-    """d/d weight = sum over steps of share x (step·g - pooled·g) x step, for each clip's gradient g.
+    """Compute the gradient of the loss with respect to ``weight``, the backward pass of ``pool``.
+
+    With g the gradient of the loss with respect to a clip's pooled vector, it is the sum over all steps of
+    share x (step·g - pooled·g) x step, which follows from the derivative of the softmax.
 
     Args:
-        values, starts, lengths, shares: as ``pool`` took and gave them.
-        gradient: (B, D) float32, of the loss by ``pooled``.
+        values, starts, lengths, shares: the arguments and the result of ``pool``.
+        gradient: (B, D) float32, gradient of the loss with respect to ``pooled``.
         centres: (B,) float32, pooled·g of each clip.
-        result: (D,) float32, zeros; d/d weight is written here.
+        result: (D,) float32 zeros; receives the gradient.
     """
     width = result.shape[0]
     step = np.empty(width, np.float32)

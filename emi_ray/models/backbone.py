@@ -1,7 +1,8 @@
-"""A pretrained transformer that is trained on, end to end: tokens or sound → embedding.
+"""Fine-tuning of a pretrained transformer, end to end, from tokens or a waveform to an embedding.
 
-Its architecture is in the recipe (``backbone_config``, filled in when a run is planned), so that a trained
-model is rebuilt without the pretrained weights. ``transformers`` is imported where it is used.
+The recipe contains the architecture (``backbone_config``, filled in when a run is planned), so a trained model can be
+loaded without the pretrained weights. ``transformers`` is imported only where it is used, because it is slow to
+import.
 """
 
 import re
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TOKEN_DIM = 1
-"""Tokens reach the encoder as sequences (T, 1) of their ids."""
+"""Feature dimension of tokens: a text backbone reads sequences (T, 1) of token ids."""
 
 SPEECH_FAMILIES = ("wav2vec2", "wavlm", "hubert")
-"""``model_type`` of the architectures that read sound."""
+"""``model_type`` of the supported speech architectures."""
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -37,11 +38,12 @@ ABOVE_LAYERS = 10_000
 
 
 class Backbone(FeatureReader):
-    """Input → transformer → class token or mean → MLP. A clip without input is a zero vector before the MLP.
+    """Base class: input → transformer → class token or mean → MLP.
 
-    Layers nearer to the input learn at lower rates: layer i of n, and what lies above the last, at
-    ``backbone_lr_ratio`` x ``layer_decay`` ^ (n - 1 - i), embeddings once more below. Weights are float32, whatever
-    the checkpoint keeps: AdamW's epsilon is zero in float16.
+    A clip without input is a zero vector before the MLP. Layers closer to the input have lower learning rates:
+    layer i of n has the ratio ``backbone_lr_ratio`` x ``layer_decay`` ^ (n - 1 - i), embeddings have one factor
+    more, and parts above the last layer have the ratio of the last layer. Weights are float32 even if the
+    checkpoint is not, because AdamW's epsilon would underflow to zero in float16.
     """
 
     modality: Modality
@@ -62,10 +64,10 @@ class Backbone(FeatureReader):
         self.embedding_dim = width if settings.projection == "none" else settings.hidden
 
     def load_pretrained(self) -> None:
-        """Start from the weights that the recipe names.
+        """Load the pretrained weights that the recipe names.
 
         Raises:
-            UserError: they cannot be had, or lack some that the model uses.
+            UserError: the weights are not available, or some that the model needs are missing.
         """
         from transformers import AutoModel
 
@@ -75,7 +77,7 @@ class Backbone(FeatureReader):
         self.backbone.load_state_dict(pretrained.state_dict())
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What follows the backbone, then its layers from the last to the embeddings."""
+        """Return the projection, then the layers of the backbone from the last one to the embeddings."""
         by_depth: dict[int, list[nn.Parameter]] = {}
         top = int(self.backbone.config.num_hidden_layers) - 1
         for name, parameter in self.backbone.named_parameters():
@@ -88,14 +90,14 @@ class Backbone(FeatureReader):
         return own + [ParameterGroup(by_depth[d], ratio) for d, ratio in zip(depths, ratios, strict=True)]
 
     def encode(self, sequences: Sequences) -> Tensor:
-        """The input of a batch → (B, hidden), in the batch's order."""
+        """Encode the input of a batch; returns (B, hidden) in the order of the batch."""
         padding = sequences.pad()
         pooled = [self._pool(self.hidden(group)) for group in padding.groups]
         embedding: Tensor = self.projection(padding.in_batch_order(pooled))
         return embedding
 
     def hidden(self, group: PaddedGroup) -> PaddedGroup:
-        """The last hidden states of some clips, float32, with the steps that are real."""
+        """Compute the last hidden states of some clips, (b, T, width) float32, with a mask of the real steps."""
         raise NotImplementedError
 
     def _pool(self, hidden: PaddedGroup) -> Tensor:
@@ -105,13 +107,13 @@ class Backbone(FeatureReader):
         return (hidden.values * share[:, :, None]).sum(dim=1)
 
     def _depth(self, parameter: str) -> int:
-        """Number of the layer; -1 below the first layer, ``ABOVE_LAYERS`` above the last."""
+        """Return the layer of a parameter: -1 below the first layer, ``ABOVE_LAYERS`` above the last one."""
         layer = _LAYER.search(parameter)
         return int(layer[1]) if layer else (-1 if "embeddings" in parameter else ABOVE_LAYERS)
 
 
 class TextBackbone(Backbone):
-    """Token ids (T, 1) → transformer."""
+    """A text transformer that reads token ids (T, 1)."""
 
     modality = "text"
 
@@ -126,24 +128,24 @@ class TextBackbone(Backbone):
 
 
 def is_speech(settings: EncoderSettings) -> bool:
-    """Whether the backbone of resolved settings reads sound."""
+    """Return whether the backbone of resolved settings is a speech model."""
     return _resolved(settings)["model_type"] in SPEECH_FAMILIES
 
 
 def _resolved(settings: EncoderSettings) -> dict[str, Any]:
     if settings.backbone_config is None:
-        raise ValueError("the backbone's configuration is not known yet: see resolve_backbone")
+        raise ValueError("the backbone's configuration is not resolved yet: call resolve_backbone first")
     return dict(settings.backbone_config)
 
 
 def resolve_backbone(settings: EncoderSettings, modality: Modality) -> EncoderSettings:
-    """The settings with the exact revision of the weights, of a folder with its whole path, and the architecture.
+    """Return the settings with the exact revision of the weights (or the absolute path) and the architecture.
 
-    Of a speech model also ``do_normalize`` of its processor. Its ``layerdrop`` is off: a layer that one worker
-    drops and another does not has no gradient of the whole batch.
+    For a speech model, ``do_normalize`` of its processor is added, and ``layerdrop`` is switched off: workers draw
+    LayerDrop independently, so a layer could lack the gradient of a part of the batch.
 
     Raises:
-        UserError: the weights cannot be had, or do not read this modality.
+        UserError: the weights are not available, or the model does not read this modality.
     """
     from transformers import AutoConfig, AutoFeatureExtractor
 
@@ -159,16 +161,17 @@ def resolve_backbone(settings: EncoderSettings, modality: Modality) -> EncoderSe
     if (config.model_type in SPEECH_FAMILIES) != (modality == "audio"):
         wanted = f"one of {', '.join(SPEECH_FAMILIES)}" if modality == "audio" else "a text encoder"
         raise UserError(
-            f"encoders.{modality}.backbone = '{settings.backbone}' is of type '{config.model_type}': {modality} "
-            f"takes {wanted}."
+            f"encoders.{modality}.backbone = '{settings.backbone}' is of type '{config.model_type}', but {modality} "
+            f"needs {wanted}."
         )
     if modality == "audio":
         with _naming(modality):
             processor = _load(AutoFeatureExtractor, checkpoint)
         if processor.sampling_rate != SAMPLE_RATE_HZ or values.get("add_adapter"):
             raise UserError(
-                f"encoders.audio.backbone = '{settings.backbone}' takes {processor.sampling_rate} samples a second"
-                f"{', with an adapter' if values.get('add_adapter') else ''}: give one of {SAMPLE_RATE_HZ}, without."
+                f"encoders.audio.backbone = '{settings.backbone}' has a sample rate of {processor.sampling_rate} Hz"
+                f"{' and an adapter' if values.get('add_adapter') else ''}: choose a model of {SAMPLE_RATE_HZ} Hz "
+                "without an adapter."
             )
         values |= {"do_normalize": bool(processor.do_normalize), "layerdrop": 0.0}
     exact = {"backbone": checkpoint.weights, "backbone_revision": checkpoint.revision}
@@ -176,10 +179,10 @@ def resolve_backbone(settings: EncoderSettings, modality: Modality) -> EncoderSe
 
 
 def load_tokenizer(settings: EncoderSettings) -> "PreTrainedTokenizerFast":
-    """The tokenizer beside a text backbone.
+    """Load the tokenizer of a text backbone.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it is not available.
     """
     from transformers import AutoTokenizer
 
@@ -193,10 +196,10 @@ def _checkpoint(settings: EncoderSettings) -> Checkpoint:
 
 
 def _load(kind: Any, checkpoint: Checkpoint) -> Any:
-    """A configuration or processor, without having the weights here: planning needs no more.
+    """Load a configuration or processor without downloading the weights; planning a run needs no more.
 
     Raises:
-        UserError: there is none of that kind.
+        UserError: the checkpoint has no usable one.
     """
     revision = {} if checkpoint.is_folder else {"revision": checkpoint.revision}
     try:
@@ -209,7 +212,7 @@ def _load(kind: Any, checkpoint: Checkpoint) -> Any:
 
 @contextmanager
 def _naming(modality: Modality) -> Iterator[None]:
-    """Say in errors which setting they are about."""
+    """Prefix user errors of the ``with`` block with the name of the setting."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Recipe → regressor."""
+"""Building models from recipes."""
 
 from collections.abc import Mapping
 
@@ -13,25 +13,36 @@ from emi_ray.recipe_schema import EncoderSettings, Recipe
 from emi_ray.schema import Stream
 
 System = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor | LateFusionRegressor
-"""What a recipe trains."""
+"""Any model that a recipe can define."""
 
 
 def build_encoder(feature_dim: int, settings: EncoderSettings) -> FeatureReader:
-    """One encoder, untrained."""
+    """Build an untrained encoder.
+
+    Args:
+        feature_dim: dimensions D of each step of its features.
+        settings: the encoder's section of the recipe; ``backbone_config`` must be resolved for ``finetune``.
+    """
     if settings.type != "finetune":
         return SequenceEncoder(feature_dim, settings)
     return SpeechBackbone(feature_dim, settings) if is_speech(settings) else TextBackbone(settings)
 
 
 def build_unimodal(recipe: Recipe, modality: Stream, feature_dim: int, num_labels: int) -> UnimodalRegressor:
-    """One encoder of the recipe under a head, untrained."""
+    """Build the untrained stage-1 model of one encoder: the encoder and a head of its own."""
     settings = recipe.encoders[modality]
     targets = Targets.of(num_labels, recipe.objective)
     return UnimodalRegressor(modality, build_encoder(feature_dim, settings), targets, settings.dropout)
 
 
 def build_model(recipe: Recipe, feature_dims: Mapping[Stream, int], num_labels: int) -> System:
-    """The whole system, untrained."""
+    """Build the untrained model of a recipe.
+
+    Args:
+        recipe: the recipe, with resolved backbones.
+        feature_dims: dimensions of each step of the features, by encoder.
+        num_labels: number of labels to predict.
+    """
     if recipe.fusion is None:
         (modality,) = recipe.streams
         return build_unimodal(recipe, modality, feature_dims[modality], num_labels)

@@ -1,9 +1,9 @@
-"""Text asks, sound and face answer: cross-attention from the text vector to the steps of other modalities.
+"""Text-anchored fusion: cross-attention from the text vector to the steps of the other modalities.
 
-After arXiv 2603.14976: Q = LayerNorm(Linear(text)), K = LayerNorm(Linear(steps)), V = Linear(steps); the text
-vector beside what each attention found → Linear → GELU → Dropout → Linear. Learned tokens stand for what is
-missing or dropped, and where that is the text, its token asks. The steps are features, or hidden states of a speech
-model that is trained on.
+Follows arXiv 2603.14976. Q = LayerNorm(Linear(text)), K = LayerNorm(Linear(steps)), V = Linear(steps). The text
+vector and the outputs of all attentions are concatenated: → Linear → GELU → Dropout → Linear. A modality that is
+missing or dropped is replaced by a learned token; if it is the text, the token is the query. The steps are features,
+or the hidden states of a speech model that is fine-tuned.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from emi_ray.schema import Stream
 
 
 class StepAttention(FeatureReader):
-    """One query a clip over the steps of one modality, with several heads."""
+    """Multi-head attention with one query for each clip over the steps of one modality."""
 
     def __init__(
         self, feature_dim: int, query_dim: int, settings: EncoderSettings, fusion: FusionSettings
@@ -37,7 +37,7 @@ class StepAttention(FeatureReader):
         self.out = nn.Linear(fusion.hidden, fusion.hidden)
 
     def forward(self, text: Tensor, sequences: Sequences) -> Tensor:
-        """Text (B, Q) and a batch's steps → (B, hidden); zeros for a clip without steps."""
+        """Attend from text vectors (B, Q) to the steps of a batch; returns (B, hidden), zeros without steps."""
         padding = sequences.pad()
         query = self.query(text)
         pairs = zip(padding.groups, padding.rows(), strict=True)
@@ -50,7 +50,7 @@ class StepAttention(FeatureReader):
             values, mask = values[:, : self.max_steps], mask[:, : self.max_steps]
         if self.standardise:
             values = (values - self.feature_mean) * self.feature_scale
-        mask = with_one_step(mask)  # what a clip without steps finds there is set to zero
+        mask = with_one_step(mask)  # softmax over no step would be NaN; forward() sets these clips to zero
         num_clips = len(mask)
         q, k, v = (
             x.view(num_clips, -1, self.num_heads, query.shape[1] // self.num_heads).transpose(1, 2)
@@ -63,7 +63,7 @@ class StepAttention(FeatureReader):
 
 
 class TextAnchoredRegressor(Regressor):
-    """A text vector, and what it finds in the steps of each other modality, under one head."""
+    """A text encoder, one attention for each other modality, and a head over all of them."""
 
     def __init__(
         self,
@@ -76,7 +76,18 @@ class TextAnchoredRegressor(Regressor):
         targets: Targets,
         modality_of: Callable[[Stream], str] = str,
     ) -> None:
-        """``anchor`` is the name of the text encoder; ``settings`` has all encoders in their order."""
+        """Create the model.
+
+        Args:
+            anchor: name of the text encoder.
+            text: the text encoder.
+            speech: fine-tuned speech models by encoder; the other encoders read features.
+            feature_dims: dimensions of each step of the features, by encoder.
+            settings: settings of all encoders, in the order of the model's inputs.
+            fusion: settings of the fusion.
+            targets: the outputs that the head needs.
+            modality_of: returns the modality of an encoder.
+        """
         super().__init__()
         self.modalities = tuple(settings)
         self.anchor = anchor
@@ -104,7 +115,7 @@ class TextAnchoredRegressor(Regressor):
         self.branches = nn.ModuleDict({m: targets.branch(d) for m, d in branches.items()})
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Everything but the encoders, then these at ``fusion.encoder_lr_ratio``."""
+        """Return all parameters except the encoders', then the encoders' at ``fusion.encoder_lr_ratio``."""
         own = [p for name, p in self.named_parameters() if not name.startswith(("text.", "speech."))]
         groups = [g for encoder in (self.text, *self._speech.values()) for g in encoder.parameter_groups()]
         ratio = self.encoder_lr_ratio
@@ -132,7 +143,7 @@ class TextAnchoredRegressor(Regressor):
         return replace(self.targets.read(raw), branches=branches)
 
     def _query(self, text: Tensor, present: Tensor, kept: Tensor) -> Tensor:
-        """What asks: the text, and where it is missing or dropped, what stands for it in the head."""
+        """Return the query vectors: the text, or its replacement (token or zeros) if it is missing or dropped."""
         index = self.modalities.index(self.anchor)
         there = kept[:, index]
         return self.missing.stand_in(index, text, there if self.missing.kind == "zero" else there & present)

@@ -1,7 +1,8 @@
-"""Dropout that is the same however many workers share a batch.
+"""Dropout whose random numbers do not depend on the number of workers that share a batch.
 
-A worker computes some clips of each batch. It draws for the whole batch, from a generator that all workers seed
-alike, and keeps what is for its own clips. Outside :func:`drawing_for_batch` torch's own generator is used.
+With several workers, each computes only some clips of a batch. To drop the same values as a single worker, each
+worker draws random numbers for the whole batch, from a generator that all workers seed equally, and keeps the rows
+of its own clips. Outside of :func:`drawing_for_batch`, torch's global generator is used.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,13 @@ _draws: ContextVar[_Draws | None] = ContextVar("draws", default=None)
 
 @contextmanager
 def drawing_for_batch(generator: torch.Generator, num_clips: int, own: slice) -> Iterator[None]:
-    """While this worker computes the rows ``own`` of a batch of ``num_clips``, draw for all of them."""
+    """Draw random numbers for a whole batch while this worker computes only some of its rows.
+
+    Args:
+        generator: a generator that all workers have seeded equally.
+        num_clips: size of the whole batch.
+        own: the rows of the batch that this worker computes.
+    """
     token = _draws.set(_Draws(generator, num_clips, own))
     try:
         yield
@@ -34,17 +41,18 @@ def drawing_for_batch(generator: torch.Generator, num_clips: int, own: slice) ->
 
 
 def draw_rows(num_clips: int, draw: Callable[[int, torch.Generator | None], Tensor]) -> Tensor:
-    """Random numbers of ``num_clips`` clips, one row each, in the batch's order.
+    """Draw random numbers for ``num_clips`` clips, one row each, in the order of the batch.
 
     Args:
-        draw: given a number of rows and a generator (None: torch's own), draws these.
+        num_clips: number of clips that this worker computes.
+        draw: draws that many rows with a generator (None: torch's global one).
     """
     draws = _draws.get()
     return draw(num_clips, None) if draws is None else draw(draws.num_clips, draws.generator)[draws.own]
 
 
 class Dropout(nn.Module):
-    """``nn.Dropout`` of one vector a clip, (B, …)."""
+    """Like ``nn.Dropout``, for inputs (B, …) with one row per clip, and independent of the number of workers."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()

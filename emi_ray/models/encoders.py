@@ -1,4 +1,4 @@
-"""Features → embedding. One class for every modality: what differs is in its settings."""
+"""Encoders, which turn features into an embedding. All modalities share one class with different settings."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,13 @@ RECURRENT = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class FeatureReader(nn.Module):
-    """Base of what reads features (B, T, D), and may scale them by the statistics of the training clips."""
+    """Base class of modules that read features (B, T, D) and may standardise them.
+
+    Attributes:
+        embedding_dim: size of the output of ``encode``.
+        feature_mean: (D,) mean over the training clips.
+        feature_scale: (D,) reciprocal of the standard deviation over the training clips.
+    """
 
     embedding_dim: int
 
@@ -30,25 +36,25 @@ class FeatureReader(nn.Module):
         self.register_buffer("feature_scale", torch.ones(feature_dim))
 
     def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set what ``standardise`` subtracts and divides by, both (D,); 1 where a feature never varies."""
+        """Set the mean and standard deviation (D,) for ``standardise``; features that never vary are not scaled."""
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(torch.where(deviation > 0, 1.0 / deviation.clamp(min=1e-12), 1.0))
 
     def encode(self, sequences: Sequences) -> Tensor:
-        """One modality of a batch → (B, embedding_dim), in the batch's order."""
+        """Encode one modality of a batch; returns (B, embedding_dim) in the order of the batch."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Its parameters, with their rates relative to each other."""
+        """Return the parameters, grouped by their relative learning rates."""
         return [ParameterGroup(list(self.parameters()))]
 
 
 class SequenceEncoder(FeatureReader):
     """(standardise) → (GRU or LSTM) → pooling → (L2) → LayerNorm → Linear → GELU → Dropout → LayerNorm.
 
-    What follows the pooling is the paper's; ``projection`` may make it one linear layer, or nothing. The
-    paper's four encoders are this with ``type`` ``mlp`` (text) or ``attention`` (the others). A clip that
-    lacks the modality has a zero vector where others have their pooled one.
+    Parts in brackets are optional. The layers after the pooling are the paper's MLP; ``projection`` can replace them
+    by one linear layer or by nothing. The paper's four encoders have ``type`` ``mlp`` (text) or ``attention`` (the
+    others). The pooled vector of a clip that lacks the modality is zero.
     """
 
     def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
@@ -64,11 +70,11 @@ class SequenceEncoder(FeatureReader):
 
     @property
     def pools_alike(self) -> bool:
-        """Whether what pooling gives never changes in training, so that it need be computed only once."""
+        """Whether the pooled vectors never change during training, so that they can be computed once in advance."""
         return self.recurrent is None and not isinstance(self.pooling, AttentionPooling)
 
     def pool(self, values: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, D) and (B, T) → (B, pooling.out_dim)."""
+        """Pool steps ``values`` (B, T, D) with ``mask`` (B, T); returns (B, pooling.out_dim)."""
         if self.max_steps is not None:
             values, mask = values[:, : self.max_steps], mask[:, : self.max_steps]
         if self.recurrent is not None:
@@ -82,7 +88,10 @@ class SequenceEncoder(FeatureReader):
         return F.normalize(pooled, dim=1) if self.l2_normalise else pooled
 
     def _standardise_pooled(self, pooled: Tensor, mask: Tensor) -> Tensor:
-        """The same as standardising every step before pooling, at the cost of one step."""
+        """Standardise pooled vectors, (B, out_dim).
+
+        Pooling weights sum to 1, so this equals standardising every step before the pooling, but costs only one step.
+        """
         mean, *deviation = pooled.split(self.feature_dim, dim=1)
         parts = [
             (mean - self.feature_mean) * self.feature_scale,
@@ -91,17 +100,17 @@ class SequenceEncoder(FeatureReader):
         return torch.cat(parts, dim=1) * mask.any(dim=1, keepdim=True)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """``values`` (B, T, D), ``mask`` (B, T) → (B, hidden)."""
+        """Encode padded features ``values`` (B, T, D) with ``mask`` (B, T) of real steps; returns (B, hidden)."""
         embedding: Tensor = self.mlp(self.pool(values, mask))
         return embedding
 
     def encode(self, sequences: Sequences) -> Tensor:
-        """One modality of a batch → (B, hidden), in the batch's order."""
+        """Encode one modality of a batch; returns (B, hidden) in the order of the batch."""
         embedding: Tensor = self.mlp(self.pool_batch(sequences))
         return embedding
 
     def pool_batch(self, sequences: Sequences) -> Tensor:
-        """One modality of a batch → (B, pooling.out_dim), in the batch's order."""
+        """Pool one modality of a batch; returns (B, pooling.out_dim) in the order of the batch."""
         if sequences.pooled:
             return sequences.pad().groups[0].values.squeeze(1)
         if sequences.flat is not None and self._reads_flat():
@@ -123,7 +132,7 @@ class SequenceEncoder(FeatureReader):
 
 
 def build_projection(width: int, settings: EncoderSettings) -> nn.Module:
-    """What follows the pooled vector (B, width); its output is ``settings.hidden`` wide unless there is none."""
+    """Build the layers after the pooling: from (B, width) to (B, settings.hidden), or the identity."""
     if settings.projection == "none":
         return nn.Identity()
     if settings.projection == "linear":
@@ -151,7 +160,10 @@ def _build_recurrent(feature_dim: int, settings: EncoderSettings) -> nn.GRU | nn
 
 
 def _run_recurrent(net: nn.GRU | nn.LSTM, values: Tensor, mask: Tensor) -> Tensor:
-    """Run over the real steps only. A clip without any runs over one step, which stays masked."""
+    """Run a recurrent net over the real steps only.
+
+    A packed sequence cannot be empty, so a clip without steps runs over one step, which stays masked afterwards.
+    """
     lengths = mask.sum(dim=1).clamp(min=1).cpu()
     packed = pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
     return pad_packed_sequence(net(packed)[0], batch_first=True, total_length=values.shape[1])[0]

@@ -1,7 +1,8 @@
-"""Attention pooling over clips as they lie in memory: no padding, no gathering, float16 read as it is.
+"""Attention pooling on the CPU that reads the clips directly from packed memory, without padding or copying.
 
-The features come from memory once forwards and once backwards, and nothing is written but the result: the
-loops of :mod:`emi_ray.models.attention_kernel` score a step and sum it while it is in the core's first cache.
+On a CPU, attention pooling is limited by memory bandwidth, and padded float32 copies would multiply the traffic. The
+loops of :mod:`emi_ray.models.attention_kernel` read the (float16) features once in the forward and once in the
+backward pass, and write only the result.
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FlatSteps:
-    """Some clips' steps in the memory of all: clip i is ``values[starts[i] : starts[i] + lengths[i]]``.
+    """The steps of B clips within packed memory: clip i is ``values[starts[i] : starts[i] + lengths[i]]``.
 
-    ``values`` (sum of all steps, D) is float16 or float32, on the CPU, and takes no gradient; ``starts`` and
-    ``lengths`` are (B,) int64.
+    Attributes:
+        values: (sum of the steps of all clips, D) float16 or float32, on the CPU, without gradient.
+        starts, lengths: (B,) int64.
     """
 
     values: Tensor
@@ -25,13 +27,21 @@ class FlatSteps:
     lengths: np.ndarray
 
     def as_kernel_arguments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """float16 goes as its bits: the kernel's compiler knows no such array."""
+        """Return the arguments of the kernel; float16 is passed as uint16, because numba does not support it."""
         values = self.values.numpy()
         return values.view(np.uint16) if values.dtype == np.float16 else values, self.starts, self.lengths
 
 
 def attend(steps: FlatSteps, weight: Tensor) -> Tensor:
-    """Softmax-weighted sum of each clip's steps, scored by ``weight`` (D,): (B, D). No steps give zeros."""
+    """Compute the softmax-weighted sum of each clip's steps.
+
+    Args:
+        steps: the steps of B clips.
+        weight: (D,); the score of a step is its dot product with it.
+
+    Returns:
+        (B, D); zeros for a clip without steps.
+    """
     pooled: Tensor = _Attend.apply(weight, steps)
     return pooled
 
@@ -39,7 +49,7 @@ def attend(steps: FlatSteps, weight: Tensor) -> Tensor:
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, steps: FlatSteps) -> Tensor:
-        # Here, because its compiler takes half a second to import, and only training on a CPU comes here.
+        # Imported here because numba takes half a second to import, and only training on a CPU needs it.
         from emi_ray.models.attention_kernel import pool
 
         pooled = weight.new_zeros(len(steps.starts), weight.shape[0])

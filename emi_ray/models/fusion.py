@@ -1,7 +1,7 @@
-"""Embeddings → predictions: what ``fit`` trains.
+"""Regressors, the models that :func:`emi_ray.training.loop.fit` trains: encoders with a head or a fusion.
 
-A regressor takes one batch of :data:`Inputs`; ``forward`` gives predictions (B, num_labels), ``outputs`` also
-what only the objective looks at. It also says which parameters learn at which rate, relative to the recipe's.
+A regressor reads a batch of :data:`Inputs`. ``forward`` returns predictions (B, num_labels); ``outputs`` also returns
+values that only the loss needs. ``parameter_groups`` returns learning rates relative to the recipe's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +19,16 @@ from emi_ray.schema import Stream
 
 
 class Regressor(nn.Module):
-    """Base of all: what it reads, encoders, parameter groups, outputs.
+    """Base class of all models.
 
     Attributes:
-        modalities: names of the encoders, which are modalities where a recipe has one encoder of each.
+        modalities: names of the encoders. They are modalities if the recipe has one encoder for each modality.
     """
 
     modalities: tuple[Stream, ...]
 
     def outputs(self, inputs: Inputs) -> Outputs:
+        """Compute predictions and everything else that the loss needs for a batch."""
         raise NotImplementedError
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -37,17 +38,17 @@ class Regressor(nn.Module):
         return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
 
     def encoder_of(self, modality: Stream) -> FeatureReader | None:
-        """Its encoder of a modality, if one vector comes of that modality; else None."""
+        """Return the encoder of a modality, or None if the model does not encode it as one vector."""
         return None
 
     def readers(self) -> dict[Stream, FeatureReader]:
-        """Its parts that read features."""
+        """Return the modules that read features, by encoder."""
         encoders = {modality: self.encoder_of(modality) for modality in self.modalities}
         return {modality: encoder for modality, encoder in encoders.items() if encoder is not None}
 
 
 class UnimodalRegressor(Regressor):
-    """Stage 1: one encoder under a head (Dropout → Linear). The head is left behind in fusion."""
+    """The stage-1 model: one encoder with a head (Dropout → Linear). The fusion stage does not use the head."""
 
     def __init__(self, modality: Stream, encoder: FeatureReader, targets: Targets, dropout: float) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class UnimodalRegressor(Regressor):
         self.head = nn.Sequential(Dropout(dropout), targets.last_layer(encoder.embedding_dim))
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The head, then the encoder's."""
+        """Return the head's parameters, then the encoder's."""
         return [ParameterGroup(list(self.head.parameters())), *self.encoder.parameter_groups()]
 
     def encoder_of(self, modality: Stream) -> FeatureReader | None:
@@ -69,13 +70,13 @@ class UnimodalRegressor(Regressor):
 
 
 class MissingModalities(nn.Module):
-    """What fusion sees of modalities that a clip lacks, and modality dropout in training.
+    """Replacement of the embeddings of missing modalities, and modality dropout during training.
 
-    Several encoders may read one modality: it is dropped from all of them or from none.
-
-    ``zero``: embeddings as they come; dropped ones are zero and survivors grow by 1 / (1 - p), as in the
-    paper. ``token``: a learned vector stands for what is missing or dropped. ``mask``: zeros stand for it,
-    and one number a modality, appended to the embeddings, says whether it is there.
+    If several encoders read one modality, it is dropped from all of them or from none; otherwise the model could
+    still see it. There are three ways. ``zero``: embeddings of missing modalities stay as they are; dropped ones
+    are zero, and the others are multiplied by 1 / (1 - p), as in the paper. ``token``: a learned vector replaces
+    missing and dropped embeddings. ``mask``: zeros replace them, and one flag for each encoder is appended to the
+    embeddings.
     """
 
     def __init__(
@@ -92,7 +93,10 @@ class MissingModalities(nn.Module):
             self.tokens = nn.ParameterList(tokens)
 
     def keep(self, present: Sequence[Tensor]) -> Tensor:
-        """Presence (B,) for each encoder → (B, E) bool, what is not dropped. In training one draw a call."""
+        """Draw which encoders are not dropped, (B, E) bool, given the presence (B,) of each encoder's input.
+
+        Outside of training nothing is dropped.
+        """
         there = torch.stack(list(present), dim=1)
         if not self.training or self.dropout == 0:
             return torch.ones_like(there)
@@ -103,7 +107,7 @@ class MissingModalities(nn.Module):
         return kept_modalities(torch.stack(of_modality, dim=1), self.dropout)[:, self._owner]
 
     def stand_in(self, index: int, embedding: Tensor, there: Tensor) -> Tensor:
-        """The embedding (B, D) of a modality where ``there`` (B,), elsewhere what stands for it."""
+        """Return the embedding (B, D) of a modality, replaced by token or zeros where ``there`` (B,) is False."""
         if self.kind == "token":
             return torch.where(there[:, None], embedding, self.tokens[index])
         return embedding * there[:, None]
@@ -111,10 +115,9 @@ class MissingModalities(nn.Module):
     def forward(
         self, embeddings: Sequence[Tensor], present: Sequence[Tensor], kept: Tensor | None = None
     ) -> list[Tensor]:
-        """Embeddings (B, D) and presence (B,) of each modality → embeddings, and the flags (B, M) if any.
+        """Replace missing and dropped embeddings, (B, D) for each encoder; with ``mask``, append the flags (B, E).
 
-        Args:
-            kept: what ``keep`` drew; by default it is drawn here.
+        ``present`` is (B,) bool for each encoder. ``kept`` is the result of ``keep``; by default it is drawn here.
         """
         kept = self.keep(present) if kept is None else kept
         if self.kind == "zero":
@@ -129,10 +132,11 @@ class MissingModalities(nn.Module):
 
 
 class ConcatHead(nn.Module):
-    """Concatenate → LayerNorm → Dropout → Linear → GELU → Dropout → Linear, after modality dropout.
+    """Modality dropout → concatenate → LayerNorm → Dropout → Linear → GELU → Dropout → Linear.
 
-    A modality with a latent code (``fusion.latents``) adds to its embedding what a draw from that code
-    says: means and log variances are linear in the embedding; in evaluation the mean is taken.
+    A modality with a latent code (``fusion.latents``) works like a variational autoencoder: a code is drawn from a
+    normal distribution whose mean and log variance are linear in the embedding, and its linear decoding is added to
+    the embedding. In evaluation mode the code is the mean.
     """
 
     def __init__(
@@ -162,7 +166,7 @@ class ConcatHead(nn.Module):
         self.decodes = nn.ModuleDict({m: nn.Linear(k, embedding_dims[m]) for m, k in coded.items()})
 
     def outputs(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> Outputs:
-        """Embeddings (B, D) of each modality, and which clips have it, (B,) bool each."""
+        """Compute the outputs from the embeddings (B, D) of all modalities and their presence, (B,) bool each."""
         given: dict[str, Tensor] = dict(zip(self.modalities, embeddings, strict=True))
         latents = {m: code(given[m]) for m, code in self.codes.items()}
         having: dict[str, Tensor] = dict(zip(self.modalities, present, strict=True))
@@ -175,7 +179,7 @@ class ConcatHead(nn.Module):
         return replace(self.targets.read(raw), branches=branches, latents=codes)
 
     def forward(self, embeddings: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
-        """Predictions (B, num_labels) alone."""
+        """Compute only the predictions, (B, num_labels)."""
         return self.outputs(embeddings, present).predictions
 
     def _draw(self, latent: Tensor) -> Tensor:
@@ -188,10 +192,10 @@ class ConcatHead(nn.Module):
 
 
 class FusionRegressor(Regressor):
-    """Encoders of several modalities under one head.
+    """Encoders of several modalities with a common head.
 
-    ``frozen`` is enforced: the encoders take no gradient and stay in evaluation mode whatever ``train`` says. An
-    encoder whose learning rate is 0 takes no gradient either; its dropout stays on, as in the authors' code.
+    With ``frozen``, the encoders get no gradient and always stay in evaluation mode. An encoder with learning rate 0
+    gets no gradient either, but its dropout stays active during training, as in the authors' code.
     """
 
     def __init__(
@@ -203,7 +207,7 @@ class FusionRegressor(Regressor):
         modality_of: Callable[[Stream], str] = str,
         lr_ratios: Mapping[Stream, float] | None = None,
     ) -> None:
-        """``lr_ratios``: of single encoders, instead of ``settings.encoder_lr_ratio``; with 0 one does not learn."""
+        """Create the model; ``lr_ratios`` of single encoders override ``settings.encoder_lr_ratio``."""
         super().__init__()
         self.modalities = tuple(encoders)
         self.encoders = nn.ModuleDict({modality: encoders[modality] for modality in self.modalities})
@@ -225,7 +229,7 @@ class FusionRegressor(Regressor):
         return self
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """The head, then each encoder that learns."""
+        """Return the head's parameters, then those of each encoder that learns."""
         return [
             ParameterGroup(list(self.head.parameters())),
             *(
@@ -237,7 +241,7 @@ class FusionRegressor(Regressor):
         ]
 
     def embed(self, inputs: Inputs) -> list[Tensor]:
-        """The embedding (B, hidden) of each modality, in the order of ``modalities``."""
+        """Compute the embedding (B, hidden) of each modality, in the order of ``modalities``."""
         return [self.encoder(modality).encode(inputs[modality]) for modality in self.modalities]
 
     def outputs(self, inputs: Inputs) -> Outputs:
@@ -253,7 +257,7 @@ class FusionRegressor(Regressor):
 
 
 class EmbeddingFusion(Regressor):
-    """A fusion head over embeddings that were computed beforehand and come as sequences of one step."""
+    """A fusion head over precomputed embeddings, which are passed as sequences of one step."""
 
     def __init__(self, modalities: Sequence[Stream], head: ConcatHead) -> None:
         super().__init__()
@@ -266,14 +270,22 @@ class EmbeddingFusion(Regressor):
 
 
 def kept_modalities(present: Tensor, dropout: float) -> Tensor:
-    """(B, M) bool, as ``present`` is: each modality is kept with 1 - ``dropout``, and one of those present always."""
+    """Draw which modalities of each clip are kept, (B, M) bool.
+
+    Each is kept with probability 1 - ``dropout``. A clip without any input would teach the model nothing, so at least
+    one present modality of each clip is kept.
+
+    Args:
+        present: (B, M) bool, the modalities that each clip has.
+        dropout: probability of dropping a modality.
+    """
     num_clips, num_modalities = present.shape
 
     def draw(n: int, generator: torch.Generator | None) -> Tensor:
         return torch.rand(n, num_modalities, generator=generator, device=present.device)
 
     keep = draw_rows(num_clips, draw) >= dropout
-    # Where all that were there fell, one of them at random comes back.
+    # If all present modalities of a clip were dropped, restore one of them at random.
     lucky = draw_rows(num_clips, draw).masked_fill(~present, -1.0).argmax(dim=1, keepdim=True)
     fallen = ~(keep & present).any(dim=1, keepdim=True)
     return keep.scatter(1, lucky, keep.gather(1, lucky) | fallen)

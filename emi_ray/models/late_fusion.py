@@ -1,4 +1,4 @@
-"""Late fusion: each modality predicts alone, several times over, and each label weighs what they say."""
+"""Late fusion: a weighted sum of the predictions of single modalities, with separate weights for each label."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,8 @@ from emi_ray.schema import Stream
 class LateFusionRegressor(Regressor):
     """Mean over the members of each modality → weighted sum over modalities, with weights for each label.
 
-    A modality that a clip lacks says what it says on average, which moves no prediction.
+    A modality that a clip lacks is replaced by its mean prediction. Since predictions are centred on that mean, the
+    missing modality contributes nothing to the sum.
     """
 
     def __init__(self, members: Mapping[Stream, Sequence[UnimodalRegressor]], num_labels: int) -> None:
@@ -30,7 +31,7 @@ class LateFusionRegressor(Regressor):
         self.register_buffer("bias", torch.zeros(num_labels))
 
     def set_weights(self, weight: Tensor, centre: Tensor, bias: Tensor) -> None:
-        """Weights and mean predictions (M, L) of the modalities, and the mean target (L,)."""
+        """Set the weights (M, L) and mean predictions (M, L) of the M modalities, and the mean target (L,)."""
         self.weight.copy_(weight)
         self.centre.copy_(centre)
         self.bias.copy_(bias)
@@ -44,7 +45,7 @@ class LateFusionRegressor(Regressor):
         return Outputs(total)
 
     def regressors(self, modality: Stream) -> list[UnimodalRegressor]:
-        """The members of one modality."""
+        """Return the members of one modality."""
         members = self.members[modality]
         assert isinstance(members, nn.ModuleList)
         return [member for member in members if isinstance(member, UnimodalRegressor)]

@@ -1,4 +1,4 @@
-"""What a regressor gives for a batch of B clips and L labels, and which of its parameters learn how fast."""
+"""The outputs of a regressor for a batch of B clips and L labels, and its parameter groups."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,19 +11,25 @@ from emi_ray.recipe_schema import ObjectiveSettings
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that learn at ``lr_ratio`` times the learning rate."""
+    """Parameters whose learning rate is ``lr_ratio`` times the recipe's."""
 
     parameters: list[nn.Parameter]
     lr_ratio: float = 1.0
 
 
 Kind = Literal["linear", "zero_inflated", "binomial", "hurdle"]
-"""How a last layer's numbers become predictions: see :meth:`Targets.read`."""
+"""How the numbers of the last layer become predictions; see :meth:`Targets.read`."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a model has to put out: how many labels, and what their objective needs beside predictions."""
+    """The outputs that a model must have.
+
+    Attributes:
+        num_labels: number of labels.
+        kind: how the last layer's numbers become predictions.
+        branches: whether each modality also predicts alone, for auxiliary supervision.
+    """
 
     num_labels: int
     kind: Kind = "linear"
@@ -31,6 +37,7 @@ class Targets:
 
     @classmethod
     def of(cls, num_labels: int, objective: ObjectiveSettings) -> "Targets":
+        """Return the outputs that an objective needs."""
         kind: Kind = "linear"
         if objective.hurdle > 0:
             kind = "hurdle"
@@ -41,7 +48,10 @@ class Targets:
         return cls(num_labels, kind, objective.auxiliary > 0)
 
     def last_layer(self, width: int) -> nn.Linear:
-        """The layer whose numbers ``read`` reads. Probabilities start where few raters see an emotion."""
+        """Build the last layer, whose output :meth:`read` interprets.
+
+        The initial biases make predicted probabilities small, because few raters see a given emotion.
+        """
         layer = nn.Linear(width, self.num_labels * (2 if self.kind in ("zero_inflated", "hurdle") else 1))
         if self.kind in _STARTS:
             with torch.no_grad():
@@ -49,16 +59,16 @@ class Targets:
         return layer
 
     def branch(self, width: int) -> nn.Module:
-        """What predicts from one modality alone, for auxiliary supervision."""
+        """Build the head that predicts from one modality alone, for auxiliary supervision."""
         layer = nn.Linear(width, self.num_labels)
         return layer if self.kind in ("linear", "zero_inflated") else nn.Sequential(layer, nn.Sigmoid())
 
     def read(self, raw: Tensor) -> "Outputs":
-        """A last layer's numbers (B, L or 2L) as predictions.
+        """Turn the numbers of the last layer (B, L or 2L) into predictions.
 
-        ``linear`` takes them as they are, ``binomial`` as log odds of the prediction. ``zero_inflated`` and
-        ``hurdle`` read "probability of being above zero" x "how much, if so", of which the second is a number in
-        the one and a probability in the other.
+        ``linear``: the numbers are the predictions. ``binomial``: they are log odds (logits) of the predictions.
+        ``zero_inflated`` and ``hurdle``: the prediction is the probability of a label above zero, times its amount if
+        it is above zero. The amount is a linear output for ``zero_inflated`` and a probability for ``hurdle``.
         """
         if self.kind == "linear":
             return Outputs(raw)
@@ -72,14 +82,16 @@ class Targets:
 
 
 _STARTS = {"binomial": [-2.0], "hurdle": [0.0, -1.0]}
-"""Biases of last layers at the start, a row each: of log odds."""
+"""Initial biases of the last layer, in log odds: one value for each L columns of its output."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a model says of one modality: ``values`` (B, K), and ``present`` (B,) bool, which clips have it.
+    """Outputs for one modality.
 
-    Of a clip that lacks the modality the values mean nothing, and no loss looks at them.
+    Attributes:
+        values: (B, K); meaningless for clips that lack the modality, which all losses leave out.
+        present: (B,) bool, which clips have the modality.
     """
 
     values: Tensor
@@ -88,14 +100,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Predictions, and what only the objective looks at.
+    """Predictions, and further values that only the loss needs.
 
     Attributes:
         predictions: (B, L) on the [0, 1] scale.
-        log_odds: (B, L), that a label is above the low end of its range; None unless zero-inflated or a hurdle.
-        amount: (B, L), the share of raters who see an emotion that anybody sees; None unless a hurdle.
-        branches: (B, L) each: predictions of single modalities, for auxiliary supervision.
-        latents: (B, 2K) each: means, then log variances, of latent codes.
+        log_odds: (B, L) log odds that a label is above the low end of its range; None except for ``zero_inflated``
+            and ``hurdle``.
+        amount: (B, L) share of raters who see an emotion, given that anybody sees it; None except for ``hurdle``.
+        branches: predictions (B, L) of single modalities, for auxiliary supervision.
+        latents: means, then log variances, (B, 2K), of latent codes.
     """
 
     predictions: Tensor
@@ -105,12 +118,12 @@ class Outputs:
     latents: tuple[Part, ...] = ()
 
     def pack(self) -> Tensor:
-        """All of it side by side, (B, …), for one exchange between workers."""
+        """Concatenate all values to (B, …), so that workers can exchange them in one operation."""
         columns = self._columns()
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
     def unpack(self, packed: Tensor) -> "Outputs":
-        """What ``pack`` of outputs of the same form gave, for however many clips."""
+        """Reverse :meth:`pack`: split ``packed``, with any number of rows, into outputs of the same form as these."""
         pieces = list(packed.split([column.shape[1] for column in self._columns()], dim=1))
 
         def parts(like: tuple[Part, ...]) -> tuple[Part, ...]:

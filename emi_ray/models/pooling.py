@@ -1,10 +1,11 @@
-"""Steps → one vector: ``values`` (B, T, D) and ``mask`` (B, T), True for a real step, become (B, out_dim).
+"""Pooling of steps into one vector: ``values`` (B, T, D) and ``mask`` (B, T), True for real steps, to (B, out_dim).
 
-What lies under masked steps never matters as long as it is finite. A clip whose steps are all masked gives
-zeros.
+The values of masked steps have no influence, as long as they are finite. A clip whose steps are all masked is pooled
+to zeros.
 
-``scale`` (D,) multiplies the features where a pooling looks at them to decide on weights; the result is in
-the units of ``values`` all the same. Weights sum to 1, so that scaling the result is scaling every step.
+``scale`` (D,) multiplies the features only in the computation of the pooling weights; the result keeps the units of
+``values``. Since the weights sum to 1, the caller can scale the pooled vector instead of every step, which is
+cheaper.
 """
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 
 class MeanPooling(nn.Module):
-    """Mean of the real steps."""
+    """Mean over the real steps."""
 
     def __init__(self, feature_dim: int) -> None:
         super().__init__()
@@ -24,7 +25,7 @@ class MeanPooling(nn.Module):
 
 
 class MeanStdPooling(nn.Module):
-    """Mean and population standard deviation of the real steps, one after the other."""
+    """Mean and population standard deviation over the real steps, concatenated."""
 
     def __init__(self, feature_dim: int) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class MeanStdPooling(nn.Module):
         share = _uniform(mask, values.dtype)
         mean = _weighted_sum(values, share)
         variance = _weighted_sum((values - mean.unsqueeze(1)).square(), share)
-        # The floor keeps the gradient of the root finite where a feature never changes.
+        # The lower bound keeps the gradient of the square root finite if a feature is constant.
         deviation = torch.where(variance > 0, variance.clamp(min=1e-12).sqrt(), 0.0)
         return torch.cat([mean, deviation], dim=1)
 
@@ -75,7 +76,7 @@ POOLINGS: dict[str, type[MeanPooling | MeanStdPooling | LastPooling | AttentionP
     "last": LastPooling,
     "attention": AttentionPooling,
 }
-"""By the ``type`` of an encoder."""
+"""The pooling of each encoder ``type``."""
 
 
 def _uniform(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a batch of feature sequences reaches a model: flat as in memory, or padded in groups of similar length."""
+"""A batch of feature sequences as input of a model: unpadded in packed memory, or padded in groups."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,39 +20,40 @@ class PaddedGroup:
 
 @dataclass(frozen=True)
 class Padding:
-    """All clips of a batch in padded groups.
+    """All clips of a batch in padded groups of similar length.
 
     Attributes:
-        groups: their clips, one group below the other, are the batch in another order. Most batches are one
-            group; one very long clip makes a group of its own instead of padding all others to its length.
-        order: (B,) int64, the place of each clip of the batch among the groups' rows; None: as they stand.
+        groups: the groups, whose concatenated rows are the clips of the batch in another order. Most batches are one
+            group. A very long clip is a group of its own, so that the others need not be padded to its length.
+        order: (B,) int64, the row of each clip of the batch in the concatenated groups; None if the order is the
+            same.
     """
 
     groups: tuple[PaddedGroup, ...]
     order: Tensor | None = None
 
     def rows(self) -> list[Tensor]:
-        """For each group, the places of its clips in the batch."""
+        """Return for each group the positions of its clips in the batch."""
         num_clips = sum(len(group.mask) for group in self.groups)
         device = self.groups[0].mask.device
         places = torch.arange(num_clips, device=device) if self.order is None else torch.argsort(self.order)
         return list(places.split([len(group.mask) for group in self.groups]))
 
     def in_batch_order(self, parts: Sequence[Tensor]) -> Tensor:
-        """What was computed of each group, one row a clip, as the rows of the batch."""
+        """Concatenate the results of all groups, one row per clip, in the order of the batch."""
         rows = torch.cat(list(parts))
         return rows if self.order is None else rows[self.order]
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """One modality of a batch of B clips; padded only when somebody asks for it.
+    """One modality of a batch of B clips. It is padded only on demand.
 
     Attributes:
         present: (B,) bool, False for clips that lack the modality, whose steps are all masked.
-        pad: makes the padded groups.
-        flat: the same steps unpadded, on a CPU; else None.
-        pooled: True where each sequence is one vector that its encoder's pooling made beforehand.
+        pad: computes the padded groups.
+        flat: the same steps unpadded, if they are on a CPU; else None.
+        pooled: whether each sequence is a single vector that the encoder's pooling has computed in advance.
     """
 
     present: Tensor
@@ -62,15 +63,16 @@ class Sequences:
 
 
 def with_one_step(mask: Tensor) -> Tensor:
-    """The mask (b, T) with the first step of each clip that has none, which attention cannot do without."""
+    """Unmask the first step of clips without any real step in ``mask`` (b, T): attention over no step is NaN."""
     first = torch.arange(mask.shape[1], device=mask.device) == 0
     return mask | (~mask.any(dim=1, keepdim=True) & first)
 
 
 def padded(*groups: PaddedGroup, present: Tensor, order: Tensor | None = None) -> Sequences:
-    """Sequences that are padded already."""
+    """Build sequences from groups that are already padded."""
     padding = Padding(groups, order)
     return Sequences(present, lambda: padding)
 
 
 Inputs = Mapping[Stream, Sequences]
+"""The input of a model: the sequences of each encoder."""

@@ -1,4 +1,4 @@
-"""A pretrained speech model that is trained on: the sound itself → hidden states, one each 20 ms."""
+"""Fine-tuning of a pretrained speech model, from the waveform to hidden states, one for each 20 ms."""
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from emi_ray.recipe_schema import EncoderSettings
 
 
 class SpeechBackbone(Backbone):
-    """Sound, ``feature_dim`` samples a step → convolutions → transformer.
+    """Waveform, ``feature_dim`` samples per step → convolutions → transformer.
 
-    The convolutions stay as they were pretrained, as the authors of wav2vec 2.0 do (arXiv 2006.11477, 4.3). They
-    run clip by clip: neither padding nor the other clips of a batch change what they give. In training, steps and
-    channels are masked as the model's configuration says (SpecAugment).
+    The convolutions keep their pretrained weights, as recommended by the authors of wav2vec 2.0 (arXiv 2006.11477,
+    section 4.3). They run clip by clip, so that neither padding nor the other clips of a batch influence the result.
+    During training, steps and channels are masked as the model's configuration says (SpecAugment).
     """
 
     modality = "audio"
@@ -30,7 +30,7 @@ class SpeechBackbone(Backbone):
             self._least_samples = (self._least_samples - 1) * stride + kernel
 
     def steps(self, sequences: Sequences) -> Sequences:
-        """The hidden states of a batch, for a fusion that attends to steps."""
+        """Compute the hidden states of a batch, for a fusion that attends to steps."""
         padding = sequences.pad()
         groups = [self.hidden(group) for group in padding.groups]
         return padded(*groups, present=sequences.present, order=padding.order)
@@ -48,7 +48,7 @@ class SpeechBackbone(Backbone):
         return PaddedGroup(hidden.float(), mask & group.mask.any(dim=1, keepdim=True))
 
     def _convolve(self, samples: Tensor) -> Tensor:
-        """The sound of one clip (N,) → (T, channels)."""
+        """Apply the convolutions to the samples (N,) of one clip; returns (T, channels)."""
         if self.backbone.config.do_normalize and len(samples):
             samples = (samples - samples.mean()) / (samples.var(unbiased=False) + 1e-7).sqrt()
         samples = F.pad(samples, (0, max(0, self._least_samples - len(samples))))
@@ -56,7 +56,10 @@ class SpeechBackbone(Backbone):
         return convolved
 
     def _transform(self, values: Tensor, mask: Tensor) -> Tensor:
-        """What the models do after their convolutions, with a mask of the steps that these gave."""
+        """Apply projection, SpecAugment and transformer to the output of the convolutions.
+
+        The forward method of the model cannot be used, because it would repeat the convolutions on padded input.
+        """
         projected = self.backbone.feature_projection(values)
         projected = projected[0] if isinstance(projected, tuple) else projected
         if values.shape[1] > self.backbone.config.mask_time_length:  # SpecAugment, in training
@@ -67,7 +70,7 @@ class SpeechBackbone(Backbone):
     def _depth(self, parameter: str) -> int:
         depth = super()._depth(parameter)
         config = self.backbone.config
-        # Of large models the norm comes after the layers, of the others before them.
+        # Large models apply the layer norm after the transformer layers, the others before them.
         is_last = parameter.startswith("encoder.layer_norm.") and getattr(
             config, "do_stable_layer_norm", False
         )
