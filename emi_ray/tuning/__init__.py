@@ -1,17 +1,17 @@
-"""Search spaces and studies: Optuna proposes, Ray Tune runs, the workspace remembers.
+"""Hyper-parameter search: Optuna proposes trials, Ray Tune runs them, and the workspace stores the study.
 
-search_space.py   what may vary: YAML → suggestions → settings of a recipe
-settings.py       what a study is about; it may be continued only under the same
-storage.py        where a study lives, and the lock that keeps it to one driver
-samplers.py       by name: who proposes, and who stops early
-study.py          ask, report, tell: the study's whole life, without Ray
-objective.py      what one trial computes, in plain torch
-tuning_data.py    the clips that a search may see
+search_space.py   search spaces: from YAML to suggestions to settings of a recipe
+settings.py       settings of a study; it can only be continued with the same ones
+storage.py        storage of a study, and the lock that allows only one driver
+samplers.py       samplers and early-stopping schedulers by name
+study.py          the life of a study: ask, report, tell; without Ray
+objective.py      the score of one trial, in plain torch
+tuning_data.py    the clips that a search may use
 resources.py      how many trials fit on a machine
-ray_search.py     Ray Tune around all of it
-tune_adapters.py  what Tune is given, to ask and tell the study
-tune.py           the whole of `emi-ray tune`
-outcome.py        the best recipe, trained over seeds on the official split
+ray_search.py     runs the trials of a study with Ray Tune
+tune_adapters.py  searcher, scheduler and callback that connect Ray Tune with the study
+tune.py           the implementation of `emi-ray tune`
+outcome.py        selection of the best recipe, and its scores over seeds on the official split
 record.py         trials as plain data, for the report
 mlflow_log.py     trials as MLflow runs
 dashboard.py      optuna-dashboard and TensorBoard

@@ -1,4 +1,4 @@
-"""optuna-dashboard on a study and TensorBoard on the runs, for a browser on this machine."""
+"""The command ``dashboard``: optuna-dashboard for a study and TensorBoard for runs, served on this machine."""
 
 import io
 import logging
@@ -42,16 +42,19 @@ def serve(
     address: str | None,
     say: Say,
 ) -> None:
-    """Serve both until Ctrl-C; runs that are trained meanwhile appear.
+    """Serve both dashboards until Ctrl-C. Runs that are trained in the meantime appear in TensorBoard.
 
     Args:
-        study: None: the one that changed last; without any study, TensorBoard alone.
-        port: the first to try, for both.
-        address: of a Ray cluster, whose own dashboard is then named.
+        workspace: holds the study and the runs.
+        study: name of the study; None selects the one that changed last. Without any study, only TensorBoard runs.
+        port: first port to try.
+        storage: URL of the study's database; None for a study with a journal in the workspace.
+        address: address of a Ray cluster, whose own dashboard is then printed, too.
+        say: prints a line for the user.
 
     Raises:
-        UserError: there is no such study.
-        EmiRayError: one of the two ended by itself.
+        UserError: there is no such study, or no free port.
+        EmiRayError: one of the two servers stopped unexpectedly.
     """
     workspace.config()
     name = None if storage else find_study(workspace, study)
@@ -69,19 +72,19 @@ def serve(
             say(f"Runs, in TensorBoard: http://{HOST}:{second}/")
             ray_url = _ray_dashboard(address or os.environ.get("RAY_ADDRESS"))
             say(f"Ray cluster: {ray_url}" if ray_url else "No Ray cluster was named (--address).")
-            say("Ctrl-C ends both.")
+            say("Press Ctrl-C to stop both.")
             _wait(children, events)
 
 
 def find_study(workspace: Workspace, study: str | None) -> str | None:
-    """A study with a journal in the workspace: the one of that name, or the one that changed last.
+    """Return the name of a study with a journal in the workspace: ``study``, or the one that changed last.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no study of that name.
     """
     names = [name for name in workspace.folders("studies") if workspace.exists(_journal(name))]
     if study is not None and study not in names:
-        hint = choices(study, names) if names else "it has none yet; start one with emi-ray tune."
+        hint = choices(study, names) if names else "it has no studies yet; start one with emi-ray tune."
         raise UserError(f"There is no study '{study}' in {workspace.root}: {hint}")
     if study is not None or not names:
         return study
@@ -90,14 +93,14 @@ def find_study(workspace: Workspace, study: str | None) -> str | None:
 
 @dataclass
 class EventFiles:
-    """TensorBoard's files, made from every ``history.csv`` of a workspace."""
+    """Event files of TensorBoard, written from every ``history.csv`` of a workspace."""
 
     workspace: Workspace
     folder: Path
     _seen: dict[str, int] = field(default_factory=dict)
 
     def refresh(self) -> int:
-        """Write those of runs that are new or changed; returns how many."""
+        """Write the files of runs that are new or have changed; returns their number."""
         written = 0
         for path in self.workspace.files("runs", recursive=True):
             if not path.endswith("/history.csv"):
@@ -124,7 +127,7 @@ class EventFiles:
 
 
 def serve_study(workspace: Workspace, study: str, storage: str | None, port: int) -> Any:
-    """optuna-dashboard in a process of its own."""
+    """Start optuna-dashboard in a process of its own."""
     arguments = (workspace, study, storage, port)
     process = multiprocessing.get_context("spawn").Process(target=_serve_study, args=arguments, daemon=True)
     process.start()
@@ -132,17 +135,17 @@ def serve_study(workspace: Workspace, study: str, storage: str | None, port: int
 
 
 def serve_events(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """TensorBoard in a process of its own."""
+    """Start TensorBoard in a process of its own."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", HOST]
     command += ["--port", str(port), "--reload_interval", "5", "--load_fast=false"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def free_port(first: int) -> int:
-    """The first port from ``first`` on that nothing listens to.
+    """Return the first free port from ``first`` upwards.
 
     Raises:
-        UserError: a hundred ports are taken.
+        UserError: a hundred ports in a row are in use.
     """
     for port in range(first, min(first + _PLACES, 65536)):
         with socket.socket() as candidate:
@@ -152,7 +155,7 @@ def free_port(first: int) -> int:
             except OSError:
                 continue
             return port
-    raise UserError(f"--port {first}: this and the {_PLACES - 1} ports after it are taken; choose another.")
+    raise UserError(f"--port {first}: this and the next {_PLACES - 1} ports are in use; choose another.")
 
 
 def _serve_study(workspace: Workspace, study: str, storage: str | None, port: int) -> None:
@@ -168,19 +171,19 @@ def _serve_study(workspace: Workspace, study: str, storage: str | None, port: in
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One thread a request: a page asks for much at once."""
+    """A server with one thread per request, because a page sends many requests at once."""
 
     daemon_threads = True
 
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of single requests."""
+        """Do not log single requests."""
 
 
 @contextmanager
 def _children() -> Iterator[dict[str, Any]]:
-    """Processes that end with the block, also when this one is asked to end."""
+    """Yield a dictionary of child processes, which are terminated when the block ends or on SIGTERM."""
     children: dict[str, Any] = {}
     earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -199,7 +202,7 @@ def _wait(children: dict[str, Any], events: EventFiles) -> None:
             for name, child in children.items():
                 code = child.exitcode if hasattr(child, "exitcode") else child.poll()
                 if code is not None:
-                    raise EmiRayError(f"{name} ended by itself (exit code {code}).")
+                    raise EmiRayError(f"{name} stopped unexpectedly (exit code {code}).")
             time.sleep(_REFRESH_EVERY_S)
             events.refresh()
     except KeyboardInterrupt:
@@ -207,7 +210,7 @@ def _wait(children: dict[str, Any], events: EventFiles) -> None:
 
 
 def _ray_dashboard(address: str | None) -> str | None:
-    """The page of a cluster; None where none was named, or it has none."""
+    """Return the URL of a cluster's dashboard; None if no address is given or the cluster has no dashboard."""
     if address is None:
         return None
     import ray

@@ -1,4 +1,4 @@
-"""Trials as MLflow runs, for those who want them there too. MLflow is imported only when it is asked for."""
+"""Logging of trials to MLflow. MLflow is optional and is imported only if it is used."""
 
 import logging
 from collections.abc import Callable
@@ -16,11 +16,12 @@ _LOGGED = ("complete", "pruned", "failed")
 
 
 def mlflow_logger(uri: str, experiment: str) -> Callable[[TuningStudy], None]:
-    """A function that logs the finished trials of a study that are not logged yet.
+    """Return a function that logs those finished trials of a study that are not logged yet.
 
     Args:
-        uri: of a tracking server, or of a database as in ``sqlite:///mlflow.db``.
-        experiment: by this name; its runs carry the number of their trial, so that none is logged twice.
+        uri: URI of a tracking server, or of a database such as ``sqlite:///mlflow.db``.
+        experiment: name of the MLflow experiment. Its runs are tagged with the number of their trial, so that no
+            trial is logged twice.
 
     Raises:
         UserError: MLflow is not installed, or the server does not answer.
@@ -45,7 +46,7 @@ def mlflow_logger(uri: str, experiment: str) -> Callable[[TuningStudy], None]:
             try:
                 _log_trial(client, identity, study, trial)
             except MlflowException as error:
-                logger.warning("MLflow did not take trial %d, which is tried again: %s", trial.number, error)
+                logger.warning("MLflow refused trial %d, which will be sent again: %s", trial.number, error)
                 return
             logged.add(trial.number)
 
@@ -80,4 +81,4 @@ def _log_trial(client: Any, experiment_id: str, study: TuningStudy, trial: Froze
         client.log_metric(run, str(objective), value)
     status = "FAILED" if kind_of(trial) == "failed" else "FINISHED"
     client.set_terminated(run, status, end_time=ended)
-    client.set_tag(run, _TAG, str(trial.number))  # last: what bears it is whole
+    client.set_tag(run, _TAG, str(trial.number))  # written last, so that a tagged run is complete

@@ -1,4 +1,4 @@
-"""How much of a difference between two systems is luck with the seeds and with the clips."""
+"""Standard error of the difference between two systems, due to random seeds and to the sample of clips."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ from emi_ray.schema import Label, snake
 _DRAWS = 100
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
-"""Predictions and targets, (n, L) each → score."""
+"""A function from predictions and targets, (n, L) each, to a score."""
 
 
 @dataclass(frozen=True)
 class FoldPredictions:
-    """What a recipe says of the clips that validate one fold: (n, L) each, in the units of the labels.
+    """Predictions and targets of the validation clips of one fold, (n, L) each, in the units of the labels.
 
-    ``groups`` (n,) names the person of each clip, or None; None where the corpus names no groups.
+    ``groups`` (n,) names the person of each clip, or None for a clip without one; it is None if the corpus names no
+    groups.
     """
 
     predictions: np.ndarray
@@ -30,7 +31,7 @@ class FoldPredictions:
 
 @dataclass(frozen=True)
 class Judged:
-    """A recipe under one seed on the tuning split: its score, the mean over folds, and what it is made of."""
+    """A recipe with one seed on the tuning split: its score, which is the mean over folds, and its predictions."""
 
     value: float
     folds: tuple[FoldPredictions, ...]
@@ -38,11 +39,16 @@ class Judged:
 
 
 def error_of_gain(challenger: Sequence[Judged], other: Sequence[Judged], metric: Metric) -> float:
-    """Standard error of the challenger's mean gain over the other under the same seeds.
+    """Compute the standard error of the challenger's mean gain over the other system.
 
-    Paired bootstrap (Efron and Tibshirani, 1993): seeds, and within each fold groups of clips, are drawn again
-    with replacement, the same for both, and the gain is computed anew. The standard deviation over draws is the
-    error, made larger for few seeds as that of a sample is. There are at least two seeds.
+    This is a paired bootstrap (Efron and Tibshirani, 1993): seeds, and within each fold groups of clips, are drawn
+    with replacement, and the gain is computed on each draw. Both systems use the same draws, so that what affects
+    both alike (easy clips) cancels. The standard error is the standard deviation over draws, with the correction S
+    / (S - 1) of the variance for a small number of seeds S.
+
+    Args:
+        challenger, other: one entry per seed, for the same seeds; at least two.
+        metric: the score.
     """
     random, num_seeds = np.random.default_rng(0), len(other)
     codes = [codes_of(fold.groups, len(fold.targets)) for fold in other[0].folds]
@@ -60,7 +66,7 @@ def error_of_gain(challenger: Sequence[Judged], other: Sequence[Judged], metric:
 
 
 def metric_of(name: str, labels: Sequence[Label]) -> Metric:
-    """The score of that name: a mean over labels, or Pearson's r of one."""
+    """Return the score function of a name: a mean over labels, or Pearson's r of one label."""
     if (score := name.removeprefix("val_")) in BY_LABEL:
         return lambda predictions, targets: mean_score(score, predictions, targets)
     (label,) = (place for place, each in enumerate(labels) if name == f"val_pearson_{snake(each.name)}")

@@ -1,4 +1,4 @@
-"""What one trial computes: a recipe trained on the tuning split. Plain torch, no Ray, no files."""
+"""The score of one trial: a recipe is trained on the tuning split. Uses neither Ray nor files."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,19 +15,23 @@ from emi_ray.tuning.noise import FoldPredictions
 from emi_ray.tuning.tuning_data import TuningData
 
 OnStep = Callable[[int, float], None]
-"""Called with an epoch of the last stage and the score so far; of several folds, on the first."""
+"""Called after each epoch of the last stage with the epoch and the score so far; with several folds, on the first."""
 
 OnPredictions = Callable[[FoldPredictions], object]
-"""Called after each fold with what the trained model says of the clips that its score is over."""
+"""Called after each fold with the predictions of its validation clips."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a trial ended.
+    """The result of a trial.
 
     Attributes:
-        seconds: of training, in which encoders that were reused count as what they once took.
-        wall_seconds: of this trial.
+        value: the score, mean over folds.
+        num_parameters: number of parameters of the model.
+        seconds: training time; for a reused encoder, the time of its original training is added.
+        wall_seconds: elapsed time of this trial.
+        best_epochs: best epoch of the last stage of each fold.
+        fold_values: score of each fold.
     """
 
     value: float
@@ -39,7 +43,7 @@ class Score:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is kept with the trial beside its score."""
+        """Values that are stored with the trial besides its score."""
         return {
             "num_parameters": self.num_parameters,
             "train_seconds": round(self.seconds, 3),
@@ -60,11 +64,19 @@ def score_recipe(
     on_step: OnStep | None = None,
     on_predictions: OnPredictions | None = None,
 ) -> Score:
-    """Train a recipe on each fold; its score is the mean of ``metric`` at the best epochs of the last stages.
+    """Train a recipe on each fold and compute its score.
+
+    The score is the mean over folds of ``metric`` at the best epoch of the last stage.
 
     Args:
-        seed: by default the recipe's ``training.seed``.
-        encoder_cache: where stage-1 encoders are taken from and left.
+        recipe: the recipe, with resolved backbones.
+        data: the clips and the folds.
+        metric: name of the score, for example ``val_pearson``.
+        seed: random seed; by default the recipe's ``training.seed``.
+        device: device to train on; by default the CPU.
+        encoder_cache: cache of stage-1 encoders, which are reused if possible and stored.
+        on_step: called after each epoch of the last stage on the first fold.
+        on_predictions: called after each fold.
     """
     values: list[float] = []
     best_epochs: list[int] = []
@@ -99,13 +111,13 @@ def score_recipe(
 
 
 def last_stage(recipe: Recipe) -> str:
-    """The stage whose score is the recipe's."""
+    """Return the name of the stage whose score is that of the recipe."""
     return FUSION if recipe.fusion is not None else recipe.streams[0]
 
 
 @dataclass
 class _Watch:
-    """Follows the last stage: its score so far is that of the epoch which ``fit`` would keep."""
+    """Tracks the last stage. Its score so far is that of the epoch which ``fit`` would select as the best one."""
 
     recipe: Recipe
     metric: str

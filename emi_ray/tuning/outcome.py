@@ -1,14 +1,14 @@
-"""What a search found, judged on clips that it never saw.
+"""Selection of the best recipe of a study, and its evaluation on clips that the search never saw.
 
-The score of the best of many trials flatters: some of it is luck with the tuning split. So the best few trials
-are first confirmed under further seeds on the tuning split, beside the settings that the search started from.
-The one that holds up best becomes a recipe file if it beats the start by more than twice the gain's standard error
-over seeds and clips; else the start stays. (That is the error of confirming. Its clips are those of the search, so
-the luck that made a trial the best of many on them stays in.) That recipe and the start are then trained by Ray Train
-on the official split under the same seeds. *Optimism* is how much better the tuned score is than the reporting score:
-what is lower where less is better, as of mse. Part of it is that
-the two splits differ, which the start suffers as well; what is left is due to the choosing. (A reported run, like any
-other, keeps its best epoch by the reporting clips.)
+The score of the best of many trials is optimistic, because a part of it is luck with the tuning split. Therefore
+the best few trials are first retrained with other seeds on the tuning split, together with the original settings
+(the start). The best of them is selected if its gain over the start is more than twice the gain's standard error
+over seeds and clips; otherwise the start is kept. (These clips were used by the search, so the gain is still a
+little optimistic.) The selected recipe and the start are then trained on the official split with the same seeds.
+
+*Optimism* is the difference between the score in the search and the score on the official split, positive if the
+former is better. A part of it is a difference between the two splits, which affects the start as well; the rest comes
+from the selection. (A reported run may select its best epoch on the validation clips, like any other run.)
 """
 
 from collections.abc import Callable, Sequence
@@ -36,16 +36,16 @@ from emi_ray.tuning.tuning_data import TuningData
 from emi_ray.workspace import Workspace
 
 OnNote = Callable[[str], None]
-"""Called with what is about to be done."""
+"""Called with a message about the next step."""
 
 
 _CONFIRMING_SEEDS = 4
 _ERRORS = 2.0
-"""Standard errors that the start must be beaten by: the best of several has had several chances to be lucky."""
+"""Required gain over the start in standard errors; two, because the best of several trials is lucky more often."""
 
 
 class Confirmed(Settings):
-    """A trial on the tuning split: its score in the search, those under further seeds, and the mean of these."""
+    """A trial on the tuning split: its score in the search, its scores with other seeds, and their mean."""
 
     number: int
     tuned: float
@@ -54,7 +54,7 @@ class Confirmed(Settings):
 
 
 class Reported(Settings):
-    """A recipe on the reporting split, one score a seed."""
+    """Scores of a recipe on the reporting split, one per seed."""
 
     recipe: str
     scores: tuple[float, ...]
@@ -65,7 +65,7 @@ class Reported(Settings):
 
 
 class FrontPoint(Settings):
-    """A trial of a search with two objectives that no other beats in both."""
+    """A trial on the Pareto front of a search with two objectives: no other trial is better in both."""
 
     number: int
     values: tuple[float, ...]
@@ -73,14 +73,14 @@ class FrontPoint(Settings):
 
 
 class Outcome(Settings):
-    """``studies/<name>/result.json``: the best trial against the recipe's own settings (the start).
+    """The content of ``studies/<name>/result.json``: the best trial against the original settings (the start).
 
     Attributes:
-        finished: trials that the choice was made from.
-        confirm: how many of the best were to be trained again.
-        confirmed: the trials that were trained again, the best first.
-        start: the recipe's own settings in the search; None if that trial is not complete.
-        front: of a search with two objectives, the Pareto front.
+        finished: number of trials that the best one was selected from.
+        confirm: number of best trials that were to be retrained.
+        confirmed: the retrained trials, the selected one first.
+        start: the trial with the original settings; None if it is not complete.
+        front: the Pareto front of a search with two objectives.
     """
 
     metric: str
@@ -101,17 +101,17 @@ class Outcome(Settings):
 
     @property
     def gain(self) -> float:
-        """What tuning won on the reporting split; negative where the tuned recipe is worse."""
+        """Gain of the tuned recipe on the reporting split; negative if it is worse than the start."""
         return self._better(self.best_reported.mean, self.start_reported.mean)
 
     @property
     def optimism(self) -> float:
-        """How much its score in the search flatters the best trial."""
+        """Score of the best trial in the search minus its score on the reporting split (reversed for errors)."""
         return self._better(self.best.tuned, self.best_reported.mean)
 
     @property
     def optimism_of_start(self) -> float | None:
-        """The same of settings that no search chose: what the two splits differ by."""
+        """The same for the start, which was not selected by its score: the difference between the two splits."""
         if self.start is None:
             return None
         return self._better(self.start.tuned, self.start_reported.mean)
@@ -128,8 +128,9 @@ def confirm(
     how_many: int,
     on_note: OnNote,
 ) -> list[Confirmed]:
-    """Train the best ``how_many`` trials and the start again on the tuning split under other seeds, side by
-    side; the one to choose first. With ``how_many`` 0 the scores of the search decide.
+    """Retrain the best ``how_many`` trials and the start on the tuning split with other seeds; the best is first.
+
+    With ``how_many`` 0, nothing is retrained and the scores of the search decide.
 
     Raises:
         EmiRayError: no trial of the study is complete.
@@ -138,7 +139,7 @@ def confirm(
     own_seed = study.settings.recipe.training.seed
     seeds = [own_seed + 1 + index for index in range(_CONFIRMING_SEEDS if how_many else 0)]
     if seeds:
-        on_note(f"training {len(trials)} trials again under {len(seeds)} other seeds, on the tuning split")
+        on_note(f"Retraining {len(trials)} trials with {len(seeds)} other seeds on the tuning split.")
     score = ray.remote(max_retries=MAX_RETRIES)(_score).options(**resources.options)
     job = (shared.reference, metric, encoder_cache(study.settings, workspace), resources)
     pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
@@ -148,14 +149,14 @@ def confirm(
     found = []
     for trial in trials:
         tuned, scores = trial.values[0], tuple(each.value for each in judged[trial.number])
-        # The score of the search would favour those that were lucky in it.
+        # Without the score of the search, which is too high for trials that were lucky in it.
         mean = fmean(scores) if scores else tuned
         found.append(Confirmed(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
     best, *_ = ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
     start = _start_among(ranked, study)
     if start is None:
         on_note(
-            "the recipe's own settings are not among the complete trials: the best is chosen by its score alone"
+            "The trial with the original settings is not complete, so the best trial is selected by its score alone."
         )
     if start is None or start is best or not seeds:
         return ranked
@@ -165,14 +166,14 @@ def confirm(
     if gain > _ERRORS * error:
         return ranked
     on_note(
-        f"trial {best.number} gains {gain:.4f} on the recipe's own settings, with a standard error of {error:.4f} "
-        "over seeds and clips: the recipe's own stay"
+        f"Trial {best.number} gains {gain:.4f} over the original settings, with a standard error of {error:.4f} over "
+        "seeds and clips. This is less than two standard errors, so the original settings are kept."
     )
     return [start, *(each for each in ranked if each is not start)]
 
 
 def write_best(study: TuningStudy, workspace: Workspace, number: int) -> Recipe:
-    """Write ``studies/<name>/best.yaml``: a recipe like any other."""
+    """Write the recipe of a trial to ``studies/<name>/best.yaml``."""
     name, own = study.name, study.settings.recipe
     tuned = study.recipe_of(study.optuna.trials[number])
     best = tuned.model_copy(update={"name": f"{name}-best", "title": f"{own.title}, tuned", "paper": None})
@@ -189,12 +190,12 @@ def report_recipe(
     seeds: Sequence[int],
     on_note: OnNote,
 ) -> Reported:
-    """Train a recipe on the official split under each seed; runs that are finished are taken as they are.
+    """Train a recipe on the official split with each seed. Finished runs are not repeated.
 
     Raises:
-        EmiRayError: the reporting split gives no such score.
+        EmiRayError: a run failed, or the score is undefined on the reporting split.
     """
-    on_note(f"training {recipe.name} with {len(seeds)} seeds on the {recipe.split} split")
+    on_note(f"Training {recipe.name} with {len(seeds)} seeds on the {recipe.split} split.")
     scores = []
     for result in runs.train_runs(workspace, [runs.RunRequest(recipe, seed) for seed in seeds], config):
         if result.problem is not None:
@@ -202,7 +203,7 @@ def report_recipe(
         value = (result.metrics or {})[metric]
         if value is None:
             raise EmiRayError(
-                f"{recipe.name} has no {metric} on the {recipe.split} split: the labels do not vary."
+                f"{recipe.name} has no {metric} on the {recipe.split} split, because a label is constant there."
             )
         scores.append(float(value))
     return Reported(recipe=recipe.name, scores=tuple(scores))
@@ -217,10 +218,12 @@ def judge(
     seeds: Sequence[int],
     on_note: OnNote,
 ) -> Outcome:
-    """Train the best recipe and the start on the official split and write ``result.json``.
+    """Train the selected recipe and the start on the official split, and write ``result.json``.
 
     Args:
-        how_many: of the best trials were to be confirmed.
+        confirmed: result of :func:`confirm`.
+        how_many: number of best trials that were to be retrained.
+        seeds: random seeds of the training.
     """
     settings, own = study.settings, _start_among(confirmed, study)
     best = write_best(study, workspace, confirmed[0].number)
@@ -256,7 +259,7 @@ def judge(
 
 
 def read_outcome(workspace: Workspace, study: str) -> Outcome | None:
-    """What ``result.json`` says; None if it is not there yet."""
+    """Read ``result.json`` of a study; None if it does not exist yet."""
     path = f"{study_folder(study)}/result.json"
     if not workspace.exists(path):
         return None
@@ -265,7 +268,7 @@ def read_outcome(workspace: Workspace, study: str) -> Outcome | None:
 
 
 def _start_among(confirmed: Sequence[Confirmed], study: TuningStudy) -> Confirmed | None:
-    """The trial under the recipe's own settings, if it is complete."""
+    """Return the trial with the original settings, or None if it is not complete."""
     start = study.start
     return next((each for each in confirmed if start and each.number == start.number), None)
 
@@ -274,7 +277,7 @@ def _candidates(study: TuningStudy, how_many: int) -> list[FrozenTrial]:
     trials = study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ranked = sorted(trials, key=lambda trial: -study.sign * trial.values[0])
     if not ranked:
-        raise EmiRayError(f"Study {study.name} has no complete trial yet: run more, or without --timeout.")
+        raise EmiRayError(f"Study {study.name} has no complete trial: run more trials, or omit --timeout.")
     chosen = ranked[: max(how_many, 1)]
     return chosen + [trial for trial in ranked[len(chosen) :] if START in trial.user_attrs]
 

@@ -1,9 +1,10 @@
-"""Ray Tune around a study: it runs what the study asks for, many trials at once, in processes that it reuses.
+"""Running the trials of a study with Ray Tune, many at once, in processes that are reused.
 
-Optuna owns the search: Tune's searcher asks the study, its scheduler reports to it and obeys it. So nothing is
-lost with the driver, and a search goes on by starting a new ``Tuner`` on the same study.
+Optuna owns the search: Tune's searcher asks the study for trials, and Tune's scheduler reports scores to the study
+and follows its decisions. All state is in the study, so nothing is lost with the driver, and a search is resumed by
+starting a new ``Tuner`` on the same study.
 
-The features lie in Ray's object store, once a node, and every trial maps them from there.
+The features are in Ray's object store, once on each node, and all trials of a node share this memory.
 """
 
 import logging
@@ -39,22 +40,22 @@ from emi_ray.tuning.tuning_data import read_tuning_data
 from emi_ray.workspace import Workspace
 
 _ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours
+    "RAY_AIR_NEW_OUTPUT": "0",  # we show the progress ourselves
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study is the memory
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study keeps the state, not Tune
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "20",
 }
 
 
 MAX_RETRIES = 5
-"""Of reading the features, training an encoder and confirming a trial, when nodes die."""
+"""How often Ray repeats a task that reads features, trains an encoder or retrains a trial, when its node dies."""
 
 
 @dataclass(frozen=True)
 class SharedData:
-    """Tuning data in the object store: a reference, and how large the features are."""
+    """Tuning data in Ray's object store: a reference, and the size of the features in bytes."""
 
     reference: Any
     num_bytes: int
@@ -62,7 +63,7 @@ class SharedData:
 
 @dataclass(frozen=True)
 class _Job:
-    """What every trial is told."""
+    """Arguments that all trials share."""
 
     data: Any
     encoder_cache: WorkspaceEncoderCache
@@ -71,12 +72,12 @@ class _Job:
 
 
 def share_data(plan: RunPlan, settings: StudySettings) -> SharedData:
-    """Read the tuning data in a worker, so that the driver never holds it.
+    """Read the tuning data in a Ray task, so that they are never in the driver's memory.
 
     Raises:
         UserError: the corpus or the features do not allow a tuning split.
     """
-    # With retries, Ray reads again what a lost node held; trials that want it wait so long.
+    # With retries, Ray repeats the task if the node with the data is lost; trials that need the data wait.
     reader: Any = ray.remote(num_cpus=0.1, max_retries=MAX_RETRIES)(_read)
     reference, size = reader.options(num_returns=2).remote(plan, settings)
     return SharedData(reference, results_of(size))
@@ -85,8 +86,10 @@ def share_data(plan: RunPlan, settings: StudySettings) -> SharedData:
 def plan_resources(
     recipe: Recipe, shared: SharedData, concurrent: int | None, gpus: float | None
 ) -> JobResources:
-    """How many trials run at once over this data, and what each takes. One that fine-tunes a backbone has a device
-    to itself, unless the user says otherwise."""
+    """Compute how many trials run at once and the resources of each.
+
+    By default, a trial that fine-tunes a backbone gets a whole device.
+    """
     if recipe.finetuned and concurrent is None and gpus is None:
         if machine().gpus:
             gpus = 1.0
@@ -103,17 +106,22 @@ def search(
     limits: SearchLimits,
     on_change: OnChange | None = None,
 ) -> None:
-    """Run trials until the study has as many finished ones as it should; a Ray session must be up.
+    """Run trials until the study has enough finished ones. Needs a Ray session.
 
     Args:
-        workspace: where stage-1 encoders are kept.
+        study: the study, which only this process may drive.
+        shared: the tuning data.
+        workspace: stores stage-1 encoders.
+        resources: concurrency and the resources of each trial.
+        limits: when to stop.
+        on_change: called whenever the study has changed.
 
     Raises:
-        EmiRayError: trial after trial fails.
+        EmiRayError: many trials failed in a row, or Ray Tune failed.
     """
     os.environ.update(_ENVIRONMENT)
     for name in ("ray.tune", "ray.train", "ray.tune.execution.tune_controller"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the study
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the study reports failures
     train_untouched_encoders(study.settings, shared, workspace, resources)
     watcher = Watcher(study, limits, on_change or (lambda: None))
     cache = encoder_cache(study.settings, workspace)
@@ -147,7 +155,7 @@ def search(
 def train_untouched_encoders(
     settings: StudySettings, shared: SharedData, workspace: Workspace, resources: JobResources
 ) -> None:
-    """Train, side by side, the stage-1 encoders that no trial will train otherwise, for all to reuse."""
+    """Train the stage-1 encoders that are the same in all trials in parallel, so that trials can reuse them."""
     train = ray.remote(max_retries=MAX_RETRIES)(_train_encoder).options(**resources.options)
     job = _Job(shared.reference, encoder_cache(settings, workspace), settings.metric, resources)
     results_of(
@@ -160,7 +168,7 @@ def train_untouched_encoders(
 
 
 def untouched_encoders(settings: StudySettings) -> list[Stream]:
-    """Encoders whose first stage is the same in all trials."""
+    """Return the encoders whose stage 1 is the same in all trials."""
     recipe, names = settings.recipe, list(settings.space.parameters)
     everywhere = ("training.", "objective.", "encoders.*.", "stages")
     has_reused_stages = (
@@ -172,13 +180,16 @@ def untouched_encoders(settings: StudySettings) -> list[Stream]:
 
 
 def encoder_cache(settings: StudySettings, workspace: Workspace) -> WorkspaceEncoderCache:
-    """Keeps what other trials may use, but no backbone that one trial alone trains: these fill disks."""
+    """Return a cache of the encoders that other trials may reuse.
+
+    A fine-tuned backbone that only one trial can use is not stored, because backbones would fill the disk.
+    """
     passing = settings.recipe.finetuned - {*untouched_encoders(settings)}
     return WorkspaceEncoderCache(workspace, passing=passing)
 
 
 def _run_trial(config: dict[str, Any], job: _Job) -> None:
-    """What a trial's process runs."""
+    """Train and score one trial; runs in the trial's process."""
     score = score_recipe(
         Recipe.model_validate(config["recipe"]),
         ray.get(job.data),

@@ -1,4 +1,4 @@
-"""A study's trials as plain data, ``studies/<name>/trials.json``: what the report reads, and anyone may."""
+"""The trials of a study as plain data in ``studies/<name>/trials.json``, for the report and for other programs."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from emi_ray.workspace import Workspace
 
 
 def write_record(study: TuningStudy, workspace: Workspace) -> None:
-    """Write all trials as they stand."""
+    """Write the current state of all trials."""
     settings = study.settings
     trials = study.optuna.get_trials(deepcopy=False)
     distributions = {name: d for trial in trials for name, d in trial.distributions.items()}

@@ -1,4 +1,4 @@
-"""Who proposes the next trial, and who stops a hopeless one: Optuna's, by name."""
+"""Optuna's samplers, which propose trials, and pruners, which stop bad trials early, by name."""
 
 import warnings
 from collections.abc import Callable
@@ -17,7 +17,8 @@ _NUM_RUNGS = 3
 _FEWEST_STEPS = 3
 
 SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
-    # Groups: parameters that apply together are modelled together. The liar keeps parallel trials apart.
+    # group: parameters that apply together are modelled together. constant_liar: running trials count as bad ones, so
+    # that parallel trials are not all proposed in the same place.
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
     "gp": lambda seed: GPSampler(seed=seed),
     "random": lambda seed: RandomSampler(seed=seed),
@@ -25,7 +26,7 @@ SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
 }
 
 SCHEDULERS: dict[SchedulerName, Callable[[int], BasePruner]] = {
-    # Rungs at a ninth and a third of the steps (see `last_judged`): a third of the trials goes on from each.
+    # Rungs at a ninth and a third of the steps (see `last_judged`); the best third of the trials passes each rung.
     "asha": lambda num_steps: SuccessiveHalvingPruner(
         min_resource=_first_rung(num_steps), reduction_factor=_REDUCTION
     ),
@@ -35,20 +36,22 @@ SCHEDULERS: dict[SchedulerName, Callable[[int], BasePruner]] = {
 
 
 def _first_rung(num_steps: int) -> int:
-    """Steps before which nothing is judged; the first few say little."""
+    """Return the first step at which trials are compared; scores of the first few epochs are not informative."""
     return max(min(_FEWEST_STEPS, num_steps), num_steps // _REDUCTION ** (_NUM_RUNGS - 1))
 
 
 def last_judged(num_steps: int) -> int:
-    """The last step at which a trial may be stopped: later, stopping would save less than it loses."""
+    """Return the last step at which a trial may be stopped: later, stopping saves too little time."""
     return max(_first_rung(num_steps), num_steps // _REDUCTION)
 
 
 def build_sampler(name: SamplerName, seed: int, num_earlier: int) -> BaseSampler:
-    """A sampler that does not repeat its own draws when a study is continued.
+    """Build a sampler. When a study is continued, it does not repeat the random draws of earlier commands.
 
     Args:
-        num_earlier: trials that the study already has.
+        name: name of the sampler.
+        seed: random seed.
+        num_earlier: number of trials that the study already has; it is mixed into the seed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -56,5 +59,5 @@ def build_sampler(name: SamplerName, seed: int, num_earlier: int) -> BaseSampler
 
 
 def build_scheduler(name: SchedulerName, num_steps: int) -> BasePruner:
-    """A rule that stops trials early, for trials of at most ``num_steps`` reports."""
+    """Build an early-stopping rule for trials with at most ``num_steps`` reports."""
     return SCHEDULERS[name](num_steps)

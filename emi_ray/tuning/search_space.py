@@ -1,4 +1,4 @@
-"""What a search may vary: a YAML file of recipe settings and their ranges.
+"""Search spaces: YAML files with recipe settings and their ranges.
 
     title: The head and how it treats the encoders
     recipes: [f1, f2]
@@ -9,8 +9,8 @@
       encoders.audio.recurrent: {choice: [null, gru]}
       encoders.audio.recurrent_hidden: {choice: [64, 128], when: {encoders.audio.recurrent: gru}}
 
-A name is the path of a setting, as ``emi-ray train`` takes it; ``*`` means every encoder of the recipe.
-A parameter whose ``when`` does not hold keeps the recipe's own value.
+A name is the path of a setting, as in ``emi-ray train``; ``*`` means every encoder of the recipe. A parameter whose
+``when`` does not hold keeps the recipe's value.
 """
 
 import difflib
@@ -38,14 +38,14 @@ Value = str | int | float | bool | None
 EVERY = "*"
 
 _FIXED = ("name", "title", "paper")
-"""Parts of a recipe that decide nothing."""
+"""Parts of a recipe that do not influence training."""
 _NOT_COMPARED = ("split", "training.seed", "fusion.missing")
 _NOT_COMPARED_OF_ENCODERS = ("features", "backbone", "backbone_config", "backbone_revision", "missing")
-"""What decides which clips and features there are: all trials of a study share these."""
+"""Settings that decide which clips and features are read. They must be the same for all trials of a study."""
 
 
 class Parameter(Settings):
-    """One range, and when it applies."""
+    """The range of one setting, and the condition under which it varies."""
 
     uniform: tuple[float, float] | None = None
     loguniform: tuple[float, float] | None = None
@@ -65,16 +65,16 @@ class Parameter(Settings):
             if len(set(map(repr, self.choice))) < max(len(self.choice), 2):
                 raise ValueError("a choice needs at least two different values")
         elif not bounds[0] < bounds[1]:
-            raise ValueError(f"the low end {bounds[0]:g} must lie below the high end {bounds[1]:g}")
+            raise ValueError(f"the low end {bounds[0]:g} must be below the high end {bounds[1]:g}")
         if self.loguniform is not None and bounds[0] <= 0:
-            raise ValueError("a loguniform range starts above 0")
+            raise ValueError("a loguniform range must start above 0")
         if self.quantised is not None and not _divides(*self.quantised):
-            raise ValueError("the steps must lead from the lowest to the highest value")
+            raise ValueError("the range must be a multiple of the step")
         return self
 
     @property
     def distribution(self) -> BaseDistribution:
-        """The range as Optuna spells it."""
+        """The range as a distribution of Optuna."""
         if self.choice is not None:
             return CategoricalDistribution(self.choice)
         if self.integer is not None:
@@ -91,7 +91,7 @@ class Parameter(Settings):
 
     @property
     def extremes(self) -> tuple[Value, ...]:
-        """Every choice, or both ends."""
+        """All choices, or both ends of the range."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
             return tuple(found.choices)
@@ -99,7 +99,7 @@ class Parameter(Settings):
         return (found.low, found.high)
 
     def contains(self, value: Any) -> bool:
-        """Whether the range holds a value."""
+        """Return whether a value is in the range."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
             return any(value == each and type(value) is type(each) for each in found.choices)
@@ -111,7 +111,7 @@ class Parameter(Settings):
         return found.low <= value <= found.high and _divides(found.low, value, found.step or 0.0)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Value:
-        """Let a trial choose."""
+        """Let a trial's sampler choose a value."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
             chosen: Value = trial.suggest_categorical(name, found.choices)
@@ -123,14 +123,14 @@ class Parameter(Settings):
 
 
 class SearchSpace(Settings):
-    """The parameters by name, in the order in which they are chosen."""
+    """The parameters of a search by name, in the order in which they are chosen."""
 
     title: str = ""
     recipes: tuple[str, ...] = Field((), description="shipped recipes that it was written for")
     parameters: dict[str, Parameter] = Field(min_length=1)
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Value]:
-        """Values of the parameters that apply."""
+        """Let a trial choose the values of all parameters whose conditions hold."""
         values: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
             if _applies(parameter, values):
@@ -138,7 +138,7 @@ class SearchSpace(Settings):
         return values
 
     def own_values(self, recipe: Recipe) -> dict[str, Value]:
-        """What the recipe itself says of the parameters, where these ranges hold it and it applies."""
+        """Return the recipe's original values of the parameters that apply and whose range contains the value."""
         values: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
             own = value_of(recipe, name)
@@ -147,7 +147,7 @@ class SearchSpace(Settings):
         return values
 
     def outside(self, recipe: Recipe) -> list[str]:
-        """Parameters that apply to the recipe's own settings, but whose range does not hold its value."""
+        """Return the parameters that apply to the original settings, but whose range excludes the original value."""
         own = self.own_values(recipe)
         return [n for n, parameter in self.parameters.items() if n not in own and _applies(parameter, own)]
 
@@ -156,11 +156,11 @@ def load_space(path: Path) -> SearchSpace:
     """Read and check a search space.
 
     Raises:
-        UserError: there is no such file, a name is no setting of a recipe, or a range is wrong.
+        UserError: there is no such file, a name is not a setting of a recipe, or a range is invalid.
     """
     if not path.is_file():
         raise UserError(
-            f"There is no search space {path}: give the path of a YAML file, as in search_spaces/."
+            f"There is no search space {path}: give the path of a YAML file; search_spaces/ has examples."
         )
     space = validate(SearchSpace, read_yaml(path.read_text(), str(path)), str(path))
     _check_names(space, str(path))
@@ -168,7 +168,7 @@ def load_space(path: Path) -> SearchSpace:
 
 
 def is_shared(name: str, parameter: Parameter, recipe: Recipe) -> bool:
-    """Whether a setting decides what data is read or scored, so that trials cannot differ in it."""
+    """Return whether a setting decides which data are read or scored, and must be the same for all trials."""
     if not name.startswith("encoders."):
         return name in _NOT_COMPARED
     _, modality, setting = name.split(".", 2)
@@ -181,18 +181,18 @@ def is_shared(name: str, parameter: Parameter, recipe: Recipe) -> bool:
 
 
 def overrides(values: Mapping[str, Value], recipe: Recipe) -> list[str]:
-    """``section.key=value`` for each value, as ``load_recipe`` takes it."""
+    """Format values as overrides ``section.key=value`` for :func:`emi_ray.recipe.load_recipe`."""
     return [f"{path}={json.dumps(v)}" for name, v in values.items() for path in _expand(name, recipe)]
 
 
 def value_of(recipe: Recipe, name: str) -> Any:
-    """What a recipe says of a parameter; of ``encoders.*``, what all encoders agree on; else None."""
+    """Return a recipe's value of a parameter; for ``encoders.*`` the common value of all encoders, or None."""
     found = [_value_at(recipe, path) for path in _expand(name, recipe)]
     return found[0] if found and all(each == found[0] for each in found) else None
 
 
 def recipe_keys() -> list[str]:
-    """Every path that a search may name."""
+    """Return the paths of all settings that a search space may name."""
     return sorted(path for path in _paths(Recipe, ()) if path.partition(".")[0] not in _FIXED)
 
 
@@ -238,19 +238,22 @@ def _check_names(space: SearchSpace, where: str) -> None:
     for name, parameter in space.parameters.items():
         if name not in known and _of_every_encoder(name) not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "Write section.key, as in fusion.dropout."
-            raise UserError(f"{where}: parameters.{name}: no recipe has a setting '{name}': {hint}")
+            hint = f"did you mean '{near[0]}'?" if near else "Write section.key, for example fusion.dropout."
+            raise UserError(f"{where}: parameters.{name}: recipes have no setting '{name}': {hint}")
         for condition in parameter.when:
             if condition not in chosen:
                 raise UserError(
-                    f"{where}: parameters.{name}.when: '{condition}' is not chosen above it. "
-                    "Name a parameter that stands earlier in the file."
+                    f"{where}: parameters.{name}.when: '{condition}' is not a parameter above it. "
+                    "Name a parameter that comes earlier in the file."
                 )
         chosen.append(name)
 
 
 def _of_every_encoder(name: str) -> str:
-    """``encoders.*.hidden`` for ``encoders.dinov2.hidden``: a recipe may name encoders as it likes."""
+    """Return ``encoders.*.hidden`` for ``encoders.dinov2.hidden``, because recipes may give encoders any name.
+
+    Names that look like a misspelt modality are returned unchanged, so that they are reported as unknown.
+    """
     section, _, rest = name.partition(".")
     encoder, _, setting = rest.partition(".")
     is_typo = difflib.get_close_matches(encoder, MODALITIES, n=1, cutoff=0.7)
@@ -266,7 +269,7 @@ def _applies(parameter: Parameter, values: Mapping[str, Value]) -> bool:
 
 
 def _divides(low: float, high: float, step: float) -> bool:
-    """Whether whole steps lead from low to high; a step of 0 leads everywhere."""
+    """Return whether ``high - low`` is a multiple of ``step``; always true for a step of 0."""
     if step == 0:
         return True
     return step > 0 and math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9)

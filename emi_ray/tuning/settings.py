@@ -1,4 +1,4 @@
-"""What a study is about: ``studies/<name>/study.json``. It may be continued only under the same."""
+"""The settings of a study, ``studies/<name>/study.json``. A study can only be continued with the same settings."""
 
 import json
 import re
@@ -29,13 +29,13 @@ _LOWER_IS_BETTER = ("val_mse", "val_mae")
 
 
 def study_folder(study: str) -> str:
-    """Where all of a study lies, relative to the workspace."""
+    """Return the folder of a study, relative to the workspace."""
     return f"studies/{study}"
 
 
 @dataclass(frozen=True)
 class RecipeSource:
-    """A recipe that settings can still be laid over: a trial is ``emi-ray train`` with more overrides."""
+    """A recipe to which overrides can be added: a trial is like ``emi-ray train`` with more overrides."""
 
     name_or_path: str
     overrides: tuple[str, ...]
@@ -43,18 +43,18 @@ class RecipeSource:
 
     @cached_property
     def own(self) -> Recipe:
-        """The recipe as it stands.
+        """The recipe with its original settings.
 
         Raises:
-            UserError: there is no such recipe, or a setting is wrong.
+            UserError: there is no such recipe, or a setting is invalid.
         """
         return resolve_backbones(load_recipe(self.name_or_path, self.overrides, self.defaults))
 
     def load(self, values: Mapping[str, Value]) -> Recipe:
-        """The recipe under these values of parameters.
+        """Load the recipe with the given values of the parameters.
 
         Raises:
-            UserError: the recipe refuses a value, or has no such part.
+            UserError: the recipe refuses a value, or has no such section.
         """
         changes = overrides(values, self.own)
         recipe = load_recipe(self.name_or_path, [*self.overrides, *changes], self.defaults)
@@ -62,55 +62,58 @@ class RecipeSource:
 
 
 class StudySettings(Settings):
-    """Everything that makes scores of two trials comparable.
+    """Everything that must be equal for the scores of two trials to be comparable.
 
     Attributes:
-        recipe: resolved: where the search starts.
-        data_key: hash of the recipe, its features, the clips and their labels, and of the version of the training
-            code where that comes to other weights.
+        recipe: the resolved recipe that the search starts from.
+        space: the search space.
+        metric: name of the score to optimise.
+        minimise: second objective, or None.
+        data_key: hash of the recipe, its features, the clips with their labels, and the version of the training
+            algorithm.
     """
 
     recipe: Recipe
     space: SearchSpace
     metric: str = "val_pearson"
     minimise: Cost | None = None
-    folds: int = Field(1, ge=1, description="1: one part of train is held out")
-    holdout: float = Field(HOLDOUT, gt=0, lt=1, description="share of train that is held out; 1 fold only")
+    folds: int = Field(1, ge=1, description="cross-validation folds of train; 1 uses one held-out part")
+    holdout: float = Field(HOLDOUT, gt=0, lt=1, description="with 1 fold: share of train that is held out")
     data_key: str
 
     @property
     def directions(self) -> list[Direction]:
-        """One for each objective, as Optuna names them."""
+        """The direction of each objective, as Optuna names it."""
         first: Direction = "minimize" if lower_is_better(self.metric) else "maximize"
         return [first] if self.minimise is None else [first, "minimize"]
 
     @property
     def num_steps(self) -> int:
-        """Reports that a trial makes at most: an epoch of its last stage each, on the first fold."""
+        """Maximum number of reports of a trial: one for each epoch of its last stage on the first fold."""
         stage = self.recipe.fusion or self.recipe.encoders[self.recipe.streams[0]]
         return self.recipe.training_of(stage).epochs
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric is an error, and not a correlation."""
+    """Return whether a metric is an error, which is minimised, instead of a correlation."""
     return metric in _LOWER_IS_BETTER
 
 
 def check_name(study: str) -> None:
-    """Make sure that a study's name can be part of a recipe's name and of paths.
+    """Check that a study's name can be part of a recipe's name and of paths.
 
     Raises:
-        UserError: it cannot.
+        UserError: the name has characters that are not allowed.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", study):
-        raise UserError(f"--study {study}: use small letters, digits, '.', '_' and '-'.")
+        raise UserError(f"--study {study}: use lower-case letters, digits, '.', '_' and '-'.")
 
 
 def check_metric(metric: str, labels: Sequence[Label]) -> None:
-    """Make sure that every trial will have such a score.
+    """Check that ``metric`` is the name of a score.
 
     Raises:
-        UserError: there is none; names those that there are.
+        UserError: it is not; the message lists the scores.
     """
     names = [f"val_{name}" for name in BY_LABEL]
     names += [f"val_pearson_{snake(label.name)}" for label in labels]
@@ -119,7 +122,7 @@ def check_metric(metric: str, labels: Sequence[Label]) -> None:
 
 
 def _conditions(space: SearchSpace, parameter: Parameter) -> dict[str, Value]:
-    """Values of other parameters under which a parameter applies."""
+    """Return values of other parameters with which the conditions of a parameter hold."""
     values: dict[str, Value] = {}
     for name, wanted in parameter.when.items():
         values |= {**_conditions(space, space.parameters[name]), name: _first(wanted)}
@@ -131,17 +134,16 @@ def _first(wanted: Value | tuple[Value, ...]) -> Value:
 
 
 def check_space(source: RecipeSource, space: SearchSpace) -> None:
-    """Make sure that the recipe takes every value that the space may propose.
+    """Check that the recipe accepts the values of the space: the ends of each range, and each choice.
 
     Raises:
-        UserError: the recipe lacks a part, or refuses the end of a range or a choice; or trials could not differ
-            in a setting.
+        UserError: the recipe lacks a section or refuses a value, or all trials must share a setting of the space.
     """
     for name, parameter in space.parameters.items():
         if is_shared(name, parameter, source.own):
             raise UserError(
-                f"The search space's {name} decides which clips or features are read, and all trials share these: "
-                f"take it out, and tune a recipe of each kind, as in emi-ray tune RECIPE {name}=VALUE."
+                f"The search space's {name} decides which clips or features are read, and these must be the same for "
+                f"all trials. Remove it, and tune once for each value: emi-ray tune RECIPE {name}=VALUE."
             )
         for value in parameter.extremes:
             try:
@@ -151,11 +153,12 @@ def check_space(source: RecipeSource, space: SearchSpace) -> None:
 
 
 def claim_settings(workspace: Workspace, held: optuna.Study, settings: StudySettings) -> None:
-    """Write the settings of a new study into the workspace, and into the study, for one database serves many
-    workspaces; of one that exists, make sure that they are the same.
+    """Store the settings of a new study, or check that an existing study has the same settings.
+
+    They are stored in the workspace and also in the study itself, because workspaces may share a database.
 
     Raises:
-        UserError: the study was started under other settings.
+        UserError: the study was started with other settings.
     """
     study, path = held.study_name, f"{study_folder(held.study_name)}/study.json"
     values = settings.model_dump(mode="json", by_alias=True)
@@ -175,13 +178,13 @@ def _refuse_other(settings: StudySettings, earlier: StudySettings, what: str) ->
     changed = ["set of clips, labels or features" if name == "data_key" else name for name in names]
     if changed:
         raise UserError(
-            f"{what} was started with another {', '.join(changed)}, and its scores would not compare. "
-            "Name another study with --study, or give what it was started with."
+            f"{what} was started with another {', '.join(changed)}, so scores of new trials would not be comparable. "
+            "Name another study with --study, or use the original settings."
         )
 
 
 def read_settings(workspace: Workspace, study: str) -> StudySettings:
-    """The settings of a study.
+    """Read the settings of a study.
 
     Raises:
         UserError: there is no such study.

@@ -1,8 +1,8 @@
-"""Where a study lives, and the lock that keeps it to one driver.
+"""Storage of a study, and the lock that allows only one driver at a time.
 
-On a local path a study is the file ``studies/<name>/journal.log``, and its driver holds an ``flock`` on the
-file beside it, which the kernel lets go of however the driver ends. Behind a URI it is in a database
-(``--storage``), where the driver writes its name and the time into the study itself, again and again.
+In a local workspace, a study is the file ``studies/<name>/journal.log``. Its driver holds an ``flock`` on a file next
+to it, which the kernel releases however the driver ends. If the workspace is behind a URI, the study is in a database
+(``--storage``). There the driver periodically writes its name and the time into the study (a heartbeat).
 """
 
 import time
@@ -34,28 +34,30 @@ _INSTEAD_OF_BEATING = f"if it was killed, wait {_SILENT_FOR_S:.0f} seconds; or {
 
 
 def journal_path(workspace: Workspace, study: str) -> Path:
-    """The journal of a study in a local workspace."""
+    """Return the path of a study's journal in a local workspace."""
     return Path(workspace.path(f"{study_folder(study)}/{JOURNAL}"))
 
 
 def check_storage(workspace: Workspace, url: str | None) -> None:
-    """Make sure, before anything is started, that a study can be kept there.
+    """Check, before anything is started, that a study can be stored.
 
     Raises:
         UserError: the workspace is behind a URI, and no database is given.
     """
     if url is None and not workspace.is_local:
         raise UserError(
-            f"--workspace {workspace.root} is not a path on this machine, and a study cannot be appended to "
-            "behind such a URI: give a database with --storage, as in postgresql://user@host/studies."
+            f"--workspace {workspace.root} is a URI, where the journal of a study cannot be appended to: give a "
+            "database with --storage, for example postgresql://user@host/studies."
         )
 
 
 def open_storage(workspace: Workspace, study: str, url: str | None) -> BaseStorage:
-    """The storage of a study; the journal is made if it is not there.
+    """Open the storage of a study; a missing journal is created.
 
     Args:
-        url: of a database, as SQLAlchemy spells it.
+        workspace: the workspace of the study.
+        study: name of the study.
+        url: URL of a database in SQLAlchemy's format; None for the journal.
 
     Raises:
         UserError: the workspace is behind a URI, and no database is given; or the database does not answer.
@@ -73,14 +75,16 @@ def open_storage(workspace: Workspace, study: str, url: str | None) -> BaseStora
 def driving(
     workspace: Workspace, study: str, directions: Sequence[Direction], url: str | None = None
 ) -> Iterator[optuna.Study]:
-    """The study, which no other process drives while the block lasts; it is made if it is not there.
+    """Open or create a study, and hold its lock while the ``with`` block runs.
 
     Args:
-        directions: ``maximize`` or ``minimize``, one for each objective.
-        url: of a database, as :func:`open_storage` takes it.
+        workspace: the workspace of the study.
+        study: name of the study.
+        directions: ``maximize`` or ``minimize`` for each objective.
+        url: URL of a database, as in :func:`open_storage`.
 
     Raises:
-        UserError: another process does.
+        UserError: another process drives the study.
     """
     if url is not None:
         held = _open(open_storage(workspace, study, url), study, directions)
@@ -93,7 +97,7 @@ def driving(
 
 
 def drop_torn_line(journal: Path) -> None:
-    """Cut off the last line of a journal if its writer died within it; Optuna could not read past it."""
+    """Remove an incomplete last line from a journal, whose writer was killed; Optuna could not read it."""
     if not journal.exists():
         return
     with journal.open("rb+") as file:
@@ -116,7 +120,7 @@ def _open_database(url: str) -> BaseStorage:
         return RDBStorage(url)
     except ArgumentError:
         raise UserError(
-            "--storage: write a database as SQLAlchemy does: postgresql://user@host/studies."
+            "--storage: give the database as a SQLAlchemy URL, for example postgresql://user@host/studies."
         ) from None
     except (SQLAlchemyError, ModuleNotFoundError) as error:
         raise UserError(f"--storage: the database cannot be opened: {error}") from None
@@ -124,13 +128,13 @@ def _open_database(url: str) -> BaseStorage:
 
 @contextmanager
 def _beating(held: optuna.Study) -> Iterator[None]:
-    """Own a study in a database by a record that is renewed while the block lasts."""
+    """Own a study in a database by a heartbeat record, which is renewed while the ``with`` block runs."""
     from sqlalchemy.exc import SQLAlchemyError
 
     own = {"driver": own_name(), "token": uuid.uuid4().hex}
     _refuse_living(held)
     held.set_user_attr(OWNER, {**own, "time": time.time()})
-    time.sleep(_SETTLE_S)  # of two that start at once, the later record stands
+    time.sleep(_SETTLE_S)  # if two drivers start at once, the later record wins
     away = suppress(StorageInternalError, SQLAlchemyError)
 
     def other() -> str | None:
@@ -138,7 +142,7 @@ def _beating(held: optuna.Study) -> Iterator[None]:
         return None if owner.get("token") == own["token"] else str(owner.get("driver"))
 
     def beat() -> str | None:
-        with away:  # the next beat may reach the database
+        with away:  # if the database is unreachable, the next beat tries again
             if (taken_by := other()) is not None:
                 return taken_by
             held.set_user_attr(OWNER, {**own, "time": time.time()})

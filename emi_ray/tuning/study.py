@@ -1,8 +1,9 @@
-"""A study's whole life: ask for a trial, report how it goes, tell how it ended. Knows no Ray.
+"""A study: ask for trials, report intermediate scores, tell results. Does not use Ray.
 
-Only the driver touches the study. Of a trial there are four ends: *complete*; *pruned*, stopped early, which
-the sampler learns from as such; *failed*; and *repeated*, where a sampler proposed what was tried before and
-nothing was run. Complete and pruned ones count as finished.
+Only the driver accesses the study. A trial ends in one of five ways. *complete*: it has a score. *pruned*: it was
+stopped early, which the sampler takes into account. *failed*: it raised an error. *lost*: its process, node or driver
+ended. *repeated*: the sampler proposed the same parameters as an earlier trial, so nothing was run. Complete and
+pruned trials count as finished.
 """
 
 import math
@@ -35,7 +36,7 @@ _FRESH_DRAWS = 300
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial that is to be run: its number in the study, and the recipe to train."""
+    """A trial to run: its number in the study, the values of its parameters, and the recipe to train."""
 
     number: int
     values: Mapping[str, Value]
@@ -44,7 +45,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Counts:
-    """Trials of a study by how they ended; ``lost`` were in flight when a driver ended."""
+    """Number of trials of a study by state; ``lost`` trials ended with their process, node or driver."""
 
     complete: int
     pruned: int
@@ -77,10 +78,10 @@ class TuningStudy:
         self.is_exhausted = False
 
     def begin(self) -> None:
-        """Make ready to ask: put the recipe's own settings first, and what a dead driver lost next.
+        """Prepare the study: queue the original settings first, then trials that an earlier driver lost.
 
-        Trials that it left running are failed; each is tried again once, and the recipe's own settings until
-        they are complete.
+        Trials that are still marked as running are marked as failed. Each of them is repeated once; the trial with
+        the original settings is repeated until it is complete.
         """
         trials = self.optuna.get_trials(deepcopy=False)
         is_start_due = not self.settings.space.outside(self.settings.recipe) and not any(
@@ -92,8 +93,7 @@ class TuningStudy:
             self._lose(trial)
 
     def ask(self) -> Candidate | None:
-        """The next trial, whose parameters differ from those of all that finished or run; None if no others
-        are left in the space."""
+        """Return the next trial, with parameters that no finished or running trial has; None if none are left."""
         while True:
             trial = self.optuna.ask()
             values = self.settings.space.suggest(trial)
@@ -110,7 +110,7 @@ class TuningStudy:
             self.optuna.enqueue_trial(fresh)
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Note the best score so far of a trial; True if it should stop. The recipe's own settings never do."""
+        """Record the score so far of a trial; returns whether it should stop. The original settings never stop."""
         if len(self.settings.directions) > 1:  # Optuna prunes by one objective only
             return False
         trial = self._running[number]
@@ -119,9 +119,9 @@ class TuningStudy:
         return is_judged and trial.should_prune()
 
     def complete(self, number: int, score: Score) -> None:
-        """A trial ran to its end; one without a finite score has failed."""
+        """Record the result of a trial; without a finite score it counts as failed."""
         if not math.isfinite(score.value):
-            self.fail(number, f"its {self.settings.metric} is not a number")
+            self.fail(number, f"{self.settings.metric} is not a finite number")
             return
         trial = self._running.pop(number)
         for name, value in score.facts.items():
@@ -131,18 +131,18 @@ class TuningStudy:
         self.optuna.tell(trial, [score.value] if cost is None else [score.value, costs[cost]])
 
     def prune(self, number: int) -> None:
-        """A trial was stopped early."""
+        """Record that a trial was stopped early."""
         self.optuna.tell(self._running.pop(number), state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """A trial broke down."""
+        """Record that a trial raised an error."""
         trial = self._running.pop(number)
         trial.set_user_attr(ERROR, reason)
         self.optuna.tell(trial, state=TrialState.FAIL)
 
     def lose(self, number: int) -> None:
-        """A trial ended with the process or node that it ran in, which says nothing of its settings: it is tried
-        again, once."""
+        """Record that a trial was lost with its process or node. This is not due to its settings, so it is repeated
+        once."""
         self._running.pop(number)
         trial = self.optuna.trials[number]
         self._lose(trial)
@@ -153,7 +153,7 @@ class TuningStudy:
         return number in self._running
 
     def give_up_running(self) -> None:
-        """Leave nothing behind as running; the next driver tries it again."""
+        """Mark all running trials as lost, and queue them for the next driver."""
         for number in list(self._running):
             self._running.pop(number)
             self._lose(self.optuna.trials[number])
@@ -169,45 +169,45 @@ class TuningStudy:
 
     @property
     def sign(self) -> int:
-        """1 where more of the metric is better, else -1."""
+        """1 if a higher score is better, else -1."""
         return 1 if self.settings.directions[0] == "maximize" else -1
 
     @property
     def front(self) -> list[FrozenTrial]:
-        """Of a search with two objectives, the trials that no other beats in both; the best score first."""
+        """The Pareto front of a search with two objectives, the best score first; empty with one objective."""
         if len(self.settings.directions) == 1:
             return []
         return sorted(self.optuna.best_trials, key=lambda trial: -self.sign * trial.values[0])
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The complete trial with the best score, whatever it cost."""
+        """The complete trial with the best score; a second objective is ignored."""
         complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return max(complete, key=lambda trial: (self.sign * trial.values[0], -trial.number), default=None)
 
     @property
     def start(self) -> FrozenTrial | None:
-        """The trial under the recipe's own settings, if it is complete."""
+        """The trial with the original settings, or None if it is not complete."""
         complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return next((trial for trial in complete if START in trial.user_attrs), None)
 
     def recipe_of(self, trial: FrozenTrial) -> Recipe:
-        """The recipe that a trial trained."""
+        """Return the recipe that a trial trained."""
         return self._recipe(trial, trial.params)
 
     def _recipe(self, trial: Trial | FrozenTrial, values: Mapping[str, Value]) -> Recipe:
-        # To set what already is would still undo what single stages do otherwise than `training`.
+        # Setting a value of `training`, even to its original value, would drop the overrides of single stages.
         return self._source.own if START in trial.user_attrs else self._source.load(values)
 
     def _earlier(self, trial: Trial) -> int | None:
-        """The number of another trial with the same parameters that finished or runs."""
+        """Return the number of another finished or running trial with the same parameters, or None."""
         params = trial.params
         trials = self.optuna.get_trials(deepcopy=False, states=_LIVE)
         same = (other.number for other in trials if other.number != trial.number and other.params == params)
         return next(same, None)
 
     def _fresh_parameters(self) -> dict[str, Any] | None:
-        """Parameters drawn at random that no trial had, without a trace in the study."""
+        """Draw random parameters that no trial has had, using a separate in-memory study; None if none were found."""
         trials = self.optuna.get_trials(deepcopy=False)
         taken = [trial.params for trial in trials if trial.state in _LIVE or ERROR in trial.user_attrs]
         scratch = optuna.create_study(sampler=RandomSampler(seed=len(trials)))
@@ -219,21 +219,20 @@ class TuningStudy:
         return None
 
     def _lose(self, trial: FrozenTrial) -> None:
-        """Fail a trial whose driver or node is gone, and queue its parameters again, once; the start is queued by the
-        next driver."""
+        """Mark a lost trial as failed, and queue its parameters once more. The start is queued by ``begin``."""
         self.optuna.tell(trial.number, state=TrialState.FAIL)
         if START not in trial.user_attrs and RETRY not in trial.user_attrs and trial.params:
             self.optuna.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
 
     def _queue_start(self) -> None:
-        """The recipe's own settings; where a range does not hold one of them, the sampler fills in."""
+        """Queue the original settings; the sampler chooses the values that are outside of their range."""
         space, recipe = self.settings.space, self.settings.recipe
         marks = {} if space.outside(recipe) else {START: True}
         self.optuna.enqueue_trial(space.own_values(recipe), user_attrs=marks)
 
 
 def kind_of(trial: FrozenTrial) -> str:
-    """The name of a field of :class:`Counts`; empty for a trial that waits."""
+    """Return the state of a trial as the name of a field of :class:`Counts`; empty for a queued trial."""
     names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
     if trial.state != TrialState.FAIL:
         return names.get(trial.state, "")

@@ -1,4 +1,4 @@
-"""The whole of ``emi-ray tune``: from a recipe and a space to the best recipe, judged."""
+"""The implementation of ``emi-ray tune``: from a recipe and a search space to the best recipe and its scores."""
 
 import time
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from emi_ray.tuning.tune_adapters import SearchLimits
 from emi_ray.workspace import Workspace
 
 OnChange = Callable[[TuningStudy], None]
-"""Called on the driver whenever something of the study has changed."""
+"""Called on the driver whenever the study has changed."""
 
 _RECORD_EVERY_S = 15.0
 _FEW_CLIPS = 2000
@@ -44,18 +44,26 @@ _FEW_CLIPS = 2000
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """What ``emi-ray tune`` is asked for.
+    """The options of ``emi-ray tune``.
 
     Attributes:
-        trials: finished ones (complete or pruned) in all, those of earlier commands included.
-        timeout_s: after so many seconds no new trial starts.
-        folds: of the recipe's training clips; 1: one part is held out. None: those that the study has; 1 where
-            ``holdout`` is given; else by the number of train clips.
-        scheduler: by default ``asha``; ``none`` with two objectives.
-        concurrent: trials at once; by default as many as fit.
-        confirm: how many of the best trials are trained again under further seeds before one is chosen.
-        seeds: how many seeds judge the choice on the reporting split; 0: none, and nothing is judged.
-        storage: URL of a database that holds the study; by default a journal in the workspace.
+        space: path of the search space.
+        study: name of the study.
+        trials: total number of finished (complete or pruned) trials, including those of earlier commands.
+        timeout_s: time limit in seconds, after which no new trial starts.
+        metric: name of the score to optimise.
+        minimise: second objective, or None.
+        folds: number of cross-validation folds of the training clips; 1 uses one held-out part. None: as in the
+            existing study; for a new one, 1 if ``holdout`` is given, else by the number of training clips.
+        holdout: with one fold, share of the training clips that is held out.
+        sampler: Optuna sampler.
+        scheduler: early-stopping scheduler; by default ``asha``, and ``none`` with two objectives.
+        seed: random seed of the sampler.
+        concurrent: maximum number of concurrent trials; by default as many as the machine fits.
+        gpus_per_trial: fraction of a GPU for each trial; by default from its memory.
+        confirm: number of best trials that are retrained with other seeds before the final choice.
+        seeds: number of seeds for the comparison with the start on the reporting split; 0 skips it.
+        storage: URL of the study's database; by default a journal in the workspace.
     """
 
     space: Path
@@ -78,7 +86,7 @@ class TuneOptions:
 
 @dataclass(frozen=True)
 class TunePlan:
-    """A search that has been checked and can begin."""
+    """A search whose options have been checked."""
 
     workspace: Workspace
     config: WorkspaceConfig
@@ -96,20 +104,22 @@ class TunePlan:
 def plan_tuning(
     workspace: Workspace, config: WorkspaceConfig, source: RecipeSource, options: TuneOptions
 ) -> TunePlan:
-    """Check everything that can be checked before anything is started.
+    """Check the options of a search before anything is started.
 
     Raises:
-        UserError: the recipe, the space, the options or the features do not go together.
+        UserError: the recipe, the search space, the options or the features do not fit together.
     """
     check_name(options.study)
     check_storage(workspace, options.storage)
     if options.minimise is not None and options.scheduler not in (None, "none"):
         raise UserError(
-            f"--scheduler {options.scheduler} judges trials by one score, and --minimise {options.minimise} "
-            "adds another: use --scheduler none."
+            f"--scheduler {options.scheduler} supports only one objective, and --minimise {options.minimise} adds a "
+            "second one: use --scheduler none."
         )
     if options.holdout is not None and (options.folds or 1) > 1:
-        raise UserError(f"--holdout {options.holdout:g} is of no use with --folds {options.folds}: give one.")
+        raise UserError(
+            f"--holdout {options.holdout:g} has no effect with --folds {options.folds}: give only one of them."
+        )
     space, recipe = load_space(options.space), source.own
     check_space(source, space)
     check_metric(options.metric, labels_of(workspace.clips().schema))
@@ -128,7 +138,7 @@ def plan_tuning(
 
 
 def _tuning_split(workspace: Workspace, options: TuneOptions) -> tuple[int, float]:
-    """Folds and the share that one holds out: as asked; else those of a study that exists; else the defaults."""
+    """Return folds and held-out share: as given, else those of the existing study, else the defaults."""
     if workspace.exists(f"{study_folder(options.study)}/study.json"):
         earlier = read_settings(workspace, options.study)
         return options.folds or earlier.folds, options.holdout or earlier.holdout
@@ -136,7 +146,7 @@ def _tuning_split(workspace: Workspace, options: TuneOptions) -> tuple[int, floa
 
 
 def _default_folds(workspace: Workspace, options: TuneOptions) -> int:
-    """Three where a part held out of train would be so small that its scores are mostly luck."""
+    """Return the default number of folds: 3 if a held-out part of train would be too small for reliable scores."""
     if options.holdout is not None:
         return 1
     num_train = pc.sum(pc.equal(workspace.clips(["split"])["split"], "train")).as_py() or 0
@@ -144,14 +154,21 @@ def _default_folds(workspace: Workspace, options: TuneOptions) -> int:
 
 
 def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None:
-    """Search, or go on searching, until the study has its trials; then choose and judge. A Ray session must be up.
+    """Run or resume a search until the study has enough trials, then select and evaluate the best one.
+
+    Needs a Ray session.
+
+    Args:
+        plan: the checked search.
+        on_change: called whenever the study has changed.
+        on_note: called with messages for the user.
 
     Returns:
-        How the best recipe stands against the one that the search started from; None without ``seeds``.
+        The comparison of the best recipe with the start; None if ``seeds`` is 0.
 
     Raises:
-        UserError: another process drives the study, or it is about something else.
-        EmiRayError: trial after trial fails, or none is complete.
+        UserError: another process drives the study, or it was started with other settings.
+        EmiRayError: many trials failed in a row, or none is complete.
     """
     workspace, settings, options = plan.workspace, plan.settings, plan.options
     require_shared(workspace)
@@ -164,17 +181,19 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None
         study = TuningStudy(held, settings, plan.source, sampler, pruner)
         study.begin()
         for name in [] if num_earlier else settings.space.outside(settings.recipe):
-            on_note(f"The recipe's own {name} lies outside the space: the first trial draws one instead.")
+            on_note(
+                f"The recipe's value of {name} is outside of the search space; the first trial draws another."
+            )
         on_change(study)
         outcome = _earlier_outcome(study, plan)
         if study.counts.finished >= options.trials and (outcome or not options.seeds):
-            write_record(study, workspace)  # a driver that was killed may have left an older one
+            write_record(study, workspace)  # a killed driver may have left an outdated file
             return outcome
         shared = share_data(plan.run, settings)
         resources = plan_resources(settings.recipe, shared, options.concurrent, options.gpus_per_trial)
         _search(study, shared, resources, plan, on_change)
         if study.is_exhausted:
-            on_note(f"the space has no settings left after {study.counts.finished} trials")
+            on_note(f"All settings of the search space have been tried after {study.counts.finished} trials.")
         if not options.seeds:
             return None
         return _earlier_outcome(study, plan) or _judge(study, shared, resources, plan, on_note)
@@ -210,7 +229,7 @@ def _judge(
 
 
 def _earlier_outcome(study: TuningStudy, plan: TunePlan) -> Outcome | None:
-    """What was judged before, if it was over the same trials and seeds."""
+    """Return the stored result if it is based on the same trials and seeds, else None."""
     earlier = read_outcome(plan.workspace, study.name) if plan.options.seeds else None
     asked = (study.counts.finished, plan.options.confirm, plan.reporting_seeds)
     return earlier if earlier and (earlier.finished, earlier.confirm, earlier.seeds) == asked else None

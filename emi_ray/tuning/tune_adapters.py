@@ -1,4 +1,4 @@
-"""What Ray Tune is given: a searcher, a scheduler and a callback that all ask and tell one study."""
+"""Adapters between Ray Tune and a study: a searcher, a scheduler and a callback that use the same study."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,25 +19,25 @@ from emi_ray.storage import StorageError, in_words, is_outage
 from emi_ray.tuning.study import TuningStudy
 
 OnChange = Callable[[], None]
-"""Called on the driver whenever something of the study has changed."""
+"""Called on the driver whenever the study has changed."""
 
 _FAILURES_IN_A_ROW = 10
 _LOST_TOGETHER_S = 30.0
-"""Trials that are lost within this time may have gone with one node: they count as one failure."""
+"""Trials that are lost within this time may have been on the same node, so they count as one failure."""
 
 _LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """When to stop: at so many finished trials in all, or no new trial after so many seconds."""
+    """When a search stops: at a total of ``num_trials`` finished trials; no new trial starts after ``timeout_s``."""
 
     num_trials: int
     timeout_s: float | None = None
 
 
 class Watcher:
-    """Between Tune, which runs trials, and the study, which knows them by number."""
+    """Mediates between Tune, which runs the trials, and the study, which identifies them by number."""
 
     def __init__(self, study: TuningStudy, limits: SearchLimits, on_change: OnChange) -> None:
         self.study = study
@@ -49,16 +49,16 @@ class Watcher:
         self._counted_loss_at = float("-inf")
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Tune pickles what it is given, to restore a search from; ours goes on from the study instead."""
+        """Pickle as an empty object. Tune pickles its arguments to restore a search; we resume from the study."""
         return object, ()
 
     def next_trial(self) -> dict[str, Any] | str | None:
-        """The configuration of a trial, None to wait, or that all is done."""
+        """Return the configuration of the next trial, None to wait, or ``Searcher.FINISHED``."""
         counts = self.study.counts
         if self._is_over(counts.finished):
             return Searcher.FINISHED
         if counts.finished + counts.running >= self._limits.num_trials:
-            return None  # one of those that run might fail and need another in its place
+            return None  # if a running trial fails, another one is needed
         candidate = self.study.ask()
         if candidate is None:
             return Searcher.FINISHED
@@ -66,7 +66,10 @@ class Watcher:
         return {"number": candidate.number, "recipe": candidate.recipe.model_dump(mode="json")}
 
     def note(self, number: int, result: Mapping[str, Any]) -> bool:
-        """Take in what a trial reports; True if it should stop. Tune repeats the last report of a trial."""
+        """Record a report of a trial; returns whether the trial should stop.
+
+        Tune repeats the last report of a trial, which is ignored.
+        """
         if not self.study.is_running(number):
             return False
         if "score" in result:
@@ -83,9 +86,10 @@ class Watcher:
         return False
 
     def raise_if_hopeless(self) -> None:
-        """
+        """Raise an error if the search was given up.
+
         Raises:
-            EmiRayError: the search was given up because trial after trial failed.
+            EmiRayError: many trials failed in a row.
         """
         if self.failures_in_a_row >= _FAILURES_IN_A_ROW:
             raise EmiRayError(
@@ -101,7 +105,7 @@ class Watcher:
             self._on_change()
 
     def lose(self, number: int, reason: str) -> None:
-        """A trial was lost with its process or node, or by an outage of the store: it is done again."""
+        """Record that a trial was lost with its process or node, or by an outage of the store; it is repeated."""
         if self.study.is_running(number):
             self.study.lose(number)
             self._tell_end(number, "lost", reason=reason)
@@ -126,7 +130,7 @@ class Watcher:
 
 
 class StudySearcher(Searcher):
-    """Lets Tune take its trials from the study."""
+    """A searcher of Tune that takes its trials from the study."""
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__(metric="value", mode="max")
@@ -136,17 +140,17 @@ class StudySearcher(Searcher):
         return self._watcher.next_trial()
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """The scheduler tells the study; a failure is told with its reason by the callback."""
+        """Do nothing: the scheduler reports results to the study, and the callback reports failures."""
 
     def save(self, checkpoint_path: str) -> None:
-        """There is nothing to save: the study is durable."""
+        """Do nothing: the study is stored elsewhere."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """A search goes on with a new searcher."""
+        """Do nothing: a resumed search creates a new searcher."""
 
 
 class StudyScheduler(FIFOScheduler):
-    """Lets the study decide which trials stop early."""
+    """A scheduler of Tune that lets the study decide which trials stop early."""
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
@@ -157,7 +161,7 @@ class StudyScheduler(FIFOScheduler):
 
 
 class Failures(tune.Callback):
-    """Tells the study why a trial broke down."""
+    """A callback of Tune that reports failed trials to the study, with the reason."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
@@ -176,21 +180,21 @@ _LOST = (
     ray.exceptions.WorkerCrashedError,
     StorageError,
 )
-"""What a trial raises whose process or node died, or one that holds the features; or whose store is out of reach."""
+"""Errors of a trial whose process or node died, or whose features were on a node that died."""
 
 
 def _is_loss(cause: Exception | None) -> bool:
-    """Whether what ended a trial says nothing of its settings."""
+    """Return whether a trial ended for a reason that is not due to its settings."""
     return isinstance(cause, _LOST) or (isinstance(cause, OSError) and is_outage(cause))
 
 
 def _cause(trial: Trial) -> Exception | None:
-    """What a trial raised. Tune has it in a file that it has not moved to storage yet."""
+    """Return the exception of a trial, from a local file that Tune has not moved to storage yet."""
     path = Path(trial.pickled_error_file)
     error = cloudpickle.loads(path.read_bytes()) if path.is_file() else None
     return getattr(error, "cause", None) or error
 
 
 def _reason(cause: Exception | None) -> str:
-    """Why a trial broke down, in a line."""
+    """Return the reason of a failure in one line."""
     return last_words(in_words(cause))[:_LONGEST_REASON] if cause is not None else "unknown"

@@ -1,6 +1,7 @@
-"""The clips that a search may see: those that the recipe trains on, some of which validate.
+"""The clips of a search: the recipe's training clips, some of which are used for validation.
 
-The clips that the recipe is reported on never enter: a search that looked at them would report its own luck.
+The official validation clips are never used. A search that selected trials on them would make the reported score
+optimistic.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ _SPLIT_SEED = 42
 
 @dataclass(frozen=True)
 class TuningData:
-    """Features and targets, held once, and the rows to train and validate on, fold by fold."""
+    """Features and targets of all clips, and the rows to train and validate on in each fold."""
 
     clips: ClipData
     folds: tuple[Rows, ...]
@@ -41,11 +42,14 @@ def read_tuning_data(plan: RunPlan, settings: StudySettings) -> TuningData:
 def tuning_rows(
     data: ClipData, table: pa.Table, recipe: Recipe, folds: int, share: float
 ) -> tuple[Rows, ...]:
-    """Rows of the recipe's training clips, drawn into train and val once, or once a fold.
+    """Split the recipe's training clips into train and val, once for each fold.
 
     Args:
-        table: ``clips.parquet``, whose rows are those of ``data``.
-        folds: 1 holds out ``share`` of the clips.
+        data: all clips.
+        table: the same clips as a table, ``clips.parquet``.
+        recipe: its ``split`` decides which clips are training clips.
+        folds: number of cross-validation folds; 1 holds out ``share`` of the clips once.
+        share: share of the clips that is held out with one fold.
     """
     own = split_rows(data, recipe.split).train
     train = pa.table({"clip_id": data.clip_ids[own], "split": np.full(len(own), "train")})

@@ -23,7 +23,7 @@ def tune(workspace, *more: str) -> None:
     ("more", "message"),
     [
         (["--metric", "val_person"], "did you mean 'val_pearson'"),
-        (["--study", "My Study"], "use small letters"),
+        (["--study", "My Study"], "use lower-case letters"),
         (["--minimise", "parameters", "--scheduler", "asha"], "use --scheduler none"),
         (["--space", "nowhere.yaml"], "There is no search space nowhere.yaml"),
         (["--mlflow", "file:runs"], "pip install mlflow"),

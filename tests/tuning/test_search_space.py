@@ -109,13 +109,16 @@ def test_own_settings_outside_a_range_are_named(tmp_path):
     ("text", "message"),
     [
         ("parameters: {fusion.dropuot: {uniform: [0, 1]}}", "did you mean 'fusion.dropout'"),
-        ("parameters: {fusion.dropout: {uniform: [0.5, 0.1]}}", "must lie below"),
-        ("parameters: {fusion.dropout: {loguniform: [0, 0.1]}}", "starts above 0"),
-        ("parameters: {fusion.dropout: {quantised: [0, 1, 0.3]}}", "steps must lead"),
+        ("parameters: {fusion.dropout: {uniform: [0.5, 0.1]}}", "must be below"),
+        ("parameters: {fusion.dropout: {loguniform: [0, 0.1]}}", "must start above 0"),
+        ("parameters: {fusion.dropout: {quantised: [0, 1, 0.3]}}", "multiple of the step"),
         ("parameters: {fusion.dropout: {choice: [0.1]}}", "at least two"),
         ("parameters: {fusion.dropout: {uniform: [0, 1], choice: [1, 2]}}", "exactly one of"),
         ("parameters: {fusion.dropout: {unifrom: [0, 1]}}", "did you mean 'uniform'"),
-        ("parameters: {fusion.dropout: {uniform: [0, 1], when: {fusion.hidden: 3}}}", "not chosen above it"),
+        (
+            "parameters: {fusion.dropout: {uniform: [0, 1], when: {fusion.hidden: 3}}}",
+            "is not a parameter above it",
+        ),
         ("parameters: {}", "at least 1 item"),
     ],
 )
@@ -145,7 +148,7 @@ def test_a_space_that_the_recipe_cannot_take_is_refused_before_anything_runs(tmp
 )
 def test_what_all_trials_share_cannot_vary(tmp_path, parameter):
     space = space_of(tmp_path, f"parameters: {{{parameter}}}")
-    with pytest.raises(UserError, match="all trials share these"):
+    with pytest.raises(UserError, match="must be the same for all trials"):
         check_space(RecipeSource("f1", (), {}), space)
 
 

@@ -151,7 +151,7 @@ def test_a_failed_trial_says_why_and_does_not_count(workspace):
         study.complete(infinite.number, score_of(math.nan))
         assert (study.counts.failed, study.counts.finished) == (2, 0)
         reasons = [trial.user_attrs[ERROR] for trial in study.optuna.trials]
-        assert reasons == ["out of memory", "its val_pearson is not a number"]
+        assert reasons == ["out of memory", "val_pearson is not a finite number"]
         assert study.best is None
 
 

@@ -96,7 +96,7 @@ def test_a_study_is_continued_only_under_its_own_settings(tmp_path):
     with open_study(workspace) as study:
         claim_settings(workspace, study.optuna, settings_of())
         claim_settings(workspace, study.optuna, settings_of())
-        with pytest.raises(UserError, match="another metric, and its scores"):
+        with pytest.raises(UserError, match="another metric, so scores of new trials"):
             claim_settings(workspace, study.optuna, settings_of(metric="val_ccc"))
 
 
