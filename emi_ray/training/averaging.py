@@ -1,4 +1,4 @@
-"""An exponential moving average of a model's weights (EMA), to validate and to keep."""
+"""An exponential moving average (EMA) of a model's weights, which is validated and kept instead of the weights."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +10,10 @@ _WARM_UP = 10
 
 
 class WeightAverage:
-    """After step n the average moves by 1 - min(decay, (1 + n) / (10 + n)) towards the weights.
+    """The moving average of all trainable parameters of a model.
 
-    The smaller decay of the first steps lets the average forget the random start.
+    In step n the average moves towards the weights by the share 1 - min(decay, (1 + n) / (10 + n)). The smaller decay
+    in the first steps lets the average forget the random initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -22,14 +23,14 @@ class WeightAverage:
         self._steps = 0
 
     def update(self) -> None:
-        """Take in the weights after an optimiser's step."""
+        """Update the average; call it after each optimiser step."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (_WARM_UP + self._steps))
         torch._foreach_lerp_(self._average, [p.detach() for p in self._weights], 1.0 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside the block the model has the average as its weights."""
+        """Use the average as the model's weights while the ``with`` block runs."""
         self._swap()
         try:
             yield
@@ -37,10 +38,11 @@ class WeightAverage:
             self._swap()
 
     def dump(self) -> list[Tensor]:
-        """The number of steps and the averages."""
+        """Return the number of steps and the averages, as state for :meth:`load`."""
         return [torch.tensor(self._steps), *(average.cpu().clone() for average in self._average)]
 
     def load(self, dumped: Sequence[Tensor]) -> None:
+        """Restore a state of :meth:`dump`."""
         self._steps = int(dumped[0])
         for average, saved in zip(self._average, dumped[1:], strict=True):
             average.copy_(saved)

@@ -1,10 +1,10 @@
-"""Which clips go together, and their tensors.
+"""Drawing batches of clips and gathering their tensors.
 
-A training batch is drawn at random, whatever the lengths of its clips: batches of like length would hide from losses
-that look across clips what differs between lengths. Padding is limited inside the batch: its clips are padded in
-groups whose members differ at most twofold in length. Where an encoder can read clips as they lie in memory
-(:mod:`emi_ray.models.flat_attention`), nothing is padded. Losses of single clips may have batches sorted by length
-within a window of a few batches (``bucket_batches``).
+Training batches are drawn at random, whatever the lengths of their clips. Batches of similar length would need less
+padding, but CCC and Pearson losses compare the clips of a batch, and would then never compare short with long ones.
+Padding is limited within a batch instead: clips are padded in groups whose lengths differ at most by a factor of two.
+If an encoder reads clips directly from packed memory (:mod:`emi_ray.models.flat_attention`), nothing is padded. With
+losses of single clips (MSE, …), batches may be sorted by length within a window of ``bucket_batches`` batches.
 """
 
 import warnings
@@ -26,7 +26,13 @@ _EVALUATION_VALUES = 1 << 23
 
 
 class Batcher:
-    """Gathers batches of some modalities of a :class:`ClipData` as tensors on a device."""
+    """Gathers batches of a :class:`ClipData` as tensors on a device.
+
+    Args:
+        data: the clips.
+        modalities: names of the encoders whose features are gathered.
+        device: target device; the features are copied to it once.
+    """
 
     def __init__(self, data: ClipData, modalities: Sequence[Stream], device: torch.device) -> None:
         self.device = device
@@ -36,21 +42,25 @@ class Batcher:
         self._sizes = np.sum(sizes, axis=0)
 
     def inputs(self, rows: np.ndarray) -> Inputs:
-        """The features of some clips. Their rows are all that is copied to the device."""
+        """Gather the features of some clips, given their rows (B,) int64; only the rows are copied to the device."""
         chosen = torch.from_numpy(rows).to(self.device)
         return {modality: packed.gather(rows, chosen) for modality, packed in self._packed.items()}
 
     def targets(self, rows: np.ndarray) -> Tensor:
-        """The targets of some clips on the [0, 1] scale, (B, L) float32."""
+        """Return the targets of some clips on the [0, 1] scale, (B, L) float32."""
         return self._targets[torch.from_numpy(rows)]
 
     def training_batches(
         self, rows: np.ndarray, batch_size: int, bucket_batches: int, seed: Sequence[int]
     ) -> list[np.ndarray]:
-        """Every row once, in batches that differ by at most one in size; the same for the same seed.
+        """Divide ``rows`` into random batches whose sizes differ by at most one.
 
         Args:
-            seed: non-negative integers, as of the run, the stage and the epoch.
+            rows: (n,) int64.
+            batch_size: maximum number of clips in a batch.
+            bucket_batches: number of batches whose clips are sorted by length together; 1 for random batches.
+            seed: non-negative integers, for example of the run, the stage and the epoch. Equal seeds give equal
+                batches.
         """
         random = np.random.default_rng(list(seed))
         shuffled = random.permutation(rows)
@@ -62,7 +72,7 @@ class Batcher:
         return [batches[index] for index in random.permutation(len(batches))]
 
     def evaluation_batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Every row once, longest first, in batches bounded by memory."""
+        """Divide ``rows`` into batches, the longest clips first, whose size is limited by their memory."""
         ordered = rows[np.argsort(-self._sizes[rows], kind="stable")]
         start = 0
         while start < len(ordered):
@@ -73,7 +83,7 @@ class Batcher:
 
 
 class _Resident:
-    """One modality as torch sees it; the numpy memory is shared, not copied, on a CPU."""
+    """The packed features of one modality as tensors. On a CPU they share the memory of the numpy arrays."""
 
     def __init__(self, packed: PackedFeatures, device: torch.device) -> None:
         with warnings.catch_warnings():
@@ -89,7 +99,7 @@ class _Resident:
         self._device = device
 
     def gather(self, rows: np.ndarray, chosen: Tensor) -> Sequences:
-        """The clips of ``rows``, (B,) int64; ``chosen`` holds the same numbers on the device."""
+        """Gather the clips of ``rows``, (B,) int64; ``chosen`` is the same as a tensor on the device."""
         packed = self._packed
         flat = None
         if self._device.type == "cpu":
@@ -107,26 +117,26 @@ class _Resident:
         return Padding(groups, torch.argsort(places))
 
     def _pad(self, lengths: np.ndarray, chosen: Tensor) -> PaddedGroup:
-        """``lengths`` is of the clips in ``chosen``: the shapes are known without asking the device."""
+        """Pad the clips ``chosen``; ``lengths`` comes from the host, which therefore need not wait for the GPU."""
         steps = torch.arange(max(1, int(lengths.max(initial=0))), device=self._device)
         counts = self._lengths[chosen, None]
         mask = steps < counts
-        if not len(self._values):  # nobody has this modality
+        if not len(self._values):  # no clip has this modality
             return PaddedGroup(
                 torch.zeros((*mask.shape, self._packed.feature_dim), device=self._device), mask
             )
-        # Under the mask the clip's own last step stands again: finite, and close by in memory.
+        # Masked steps repeat the clip's last step, which is finite and already in the cache.
         index = torch.minimum(self._starts[chosen, None] + steps, self._last[chosen, None])
         values = self._values.index_select(0, index.view(-1)).float().view(*mask.shape, -1)
-        if not lengths.all():  # what lies there is a step of another clip
+        if not lengths.all():  # a clip without steps would otherwise get a step of another clip
             values.masked_fill_((counts == 0)[:, :, None], 0.0)
         return PaddedGroup(values, mask)
 
 
 def _groups(descending: np.ndarray, feature_dim: int) -> list[slice]:
-    """Cut a batch's lengths, longest first, where a group's longest would be over twice its shortest.
+    """Divide the lengths of a batch, longest first, into groups whose longest is at most twice their shortest.
 
-    Small batches stay whole: a group more costs what padding a few hundred thousand values costs.
+    Small batches stay one group, because another group costs about as much time as padding 500,000 values.
     """
     if not len(descending) or descending[0] * len(descending) * feature_dim <= _SMALL_BATCH_VALUES:
         return [slice(None)]

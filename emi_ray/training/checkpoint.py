@@ -1,6 +1,6 @@
-"""A trained model on disk: ``model.safetensors`` for the weights, ``model.json`` for everything else.
+"""A trained model on disk: ``model.safetensors`` has the weights, ``model.json`` everything else.
 
-The two files rebuild the model and say which features it may be given.
+These two files are sufficient to load the model and to check that features are those that it was trained on.
 """
 
 import platform
@@ -30,18 +30,20 @@ DESCRIPTION = "model.json"
 
 
 class ModelDescription(Settings):
-    """``model.json``.
+    """The content of ``model.json``.
 
     Attributes:
-        recipe: resolved, all overrides applied.
-        labels: names and ranges, in the order of the model's outputs.
-        extractors: by encoder, what ``_extractor.json`` says of the features it was trained on:
-            ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …
-        media: how the corpus was decoded.
-        run_key: hash of all that determines the run.
-        inputs: hashes of what it read: ``clips``, and one a modality.
-        transcriber: what a fine-tuned text backbone had its texts from where the corpus gave none: the identity of
-            the recogniser, with its ``fingerprint``.
+        recipe: the resolved recipe, with all overrides applied.
+        seed: random seed of the run.
+        labels: names and ranges of the labels, in the order of the model's outputs.
+        extractors: by encoder, the ``_extractor.json`` of the features that it was trained on: ``extractor``,
+            ``settings``, ``fingerprint``, ``feature_dim``, …
+        media: settings of the decoding.
+        versions: versions of Python and of the libraries.
+        run_key: hash of everything that determines the run.
+        inputs: hashes of the inputs: ``clips``, and one for each encoder.
+        transcriber: for a fine-tuned text backbone, description of the speech recogniser, with its ``fingerprint``,
+            whose transcripts replaced those that the corpus lacks; else None.
     """
 
     recipe: Recipe
@@ -55,14 +57,15 @@ class ModelDescription(Settings):
     transcriber: dict[str, Any] | None = None
 
     def fingerprint(self, stream: Stream) -> str:
+        """Return the fingerprint of the features of an encoder."""
         return str(self.extractors[stream]["fingerprint"])
 
     def feature_dim(self, stream: Stream) -> int:
-        """Numbers a step that an encoder reads, its ``extras`` included."""
+        """Return the dimensions D of each step that an encoder reads, including its ``extras``."""
         return int(self.extractors[stream]["feature_dim"]) + len(self.recipe.encoders[stream].extras)
 
     def stores(self, workspace: Workspace) -> dict[Stream, FeatureStore]:
-        """Where a workspace holds, or would hold, the features of each encoder."""
+        """Return the feature store of each encoder in a workspace; a store may be empty."""
         return {
             stream: FeatureStore(workspace, self.recipe.modality_of(stream), self.fingerprint(stream))
             for stream in self.extractors
@@ -71,23 +74,25 @@ class ModelDescription(Settings):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode, and what is known of it."""
+    """A model in evaluation mode, its description, and the tokenizer of its text backbone as text."""
 
     model: System
     description: ModelDescription
     tokenizer: str | None = None
 
     def tokens(self, data: ClipData, transcripts: Mapping[str, str]) -> ClipData:
-        """The same clips with the tokens of their transcripts, where the model has a fine-tuned text backbone."""
+        """Add the tokens of transcripts to clips, if the model has a fine-tuned text backbone."""
         if self.tokenizer is None:
             return data
         return with_tokens(data, self.description.recipe, transcripts, parse_tokenizer(self.tokenizer))
 
     def require(self, stores: Mapping[Stream, FeatureStore]) -> None:
-        """Check that the stores hold the features that the model was trained on.
+        """Check that the given stores have the features that the model was trained on.
+
+        Encoders without a store are not checked; their input counts as missing.
 
         Raises:
-            UserError: a store has another fingerprint. Modalities that are not given count as missing.
+            UserError: a store has another fingerprint, or belongs to no encoder of the model.
         """
         for modality, store in stores.items():
             if modality not in self.description.extractors:
@@ -110,29 +115,29 @@ def save_model(
     model: System,
     description: ModelDescription,
 ) -> None:
-    """Write both files; the description last, so that where it stands the weights stand too."""
+    """Write both files. The description is written last: if it exists, the weights do as well."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     workspace.write_bytes(f"{folder}/{WEIGHTS}", save(weights))
     workspace.write_json(f"{folder}/{DESCRIPTION}", description.model_dump(mode="json"))
 
 
 def load_model(workspace: Workspace, run: str) -> LoadedModel:
-    """Rebuild a model from the files of its run alone.
+    """Load the model of a run, using only the files of its folder.
 
     Args:
-        run: ``f2/42``, or ``f2`` where that recipe has one seed only.
+        run: ``f2/42``, or ``f2`` if that recipe has only one seed.
 
     Raises:
-        UserError: there is no such run, it has not finished, or another version of the package made it.
+        UserError: there is no such run, it is not finished, or an incompatible version of the package wrote it.
     """
     return load_folder(workspace, find_run(workspace, run))
 
 
 def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
-    """Rebuild a model from the files of a folder.
+    """Load a model from the files of a folder.
 
     Raises:
-        UserError: no finished model is there, or another version of the package made it.
+        UserError: the folder has no finished model, or an incompatible version of the package wrote it.
     """
     description = read_model_description(workspace, folder)
     recipe = description.recipe
@@ -145,30 +150,30 @@ def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
     except RuntimeError:
         made_by = description.versions.get("emi_ray", "unknown")
         raise UserError(
-            f"{workspace.path(folder)} was trained by emi_ray {made_by}, whose models had other parts: train it "
-            f"again with emi-ray train --force."
+            f"{workspace.path(folder)} was trained by emi_ray {made_by}, whose models are incompatible with this "
+            f"version: train it again with emi-ray train --force."
         ) from None
     tokenizer = workspace.read_text(f"{folder}/{TOKENIZER}") if recipe.transcript_stream else None
     return LoadedModel(model.eval(), description, tokenizer)
 
 
 def read_model_description(workspace: Workspace, folder: str) -> ModelDescription:
-    """``model.json`` of a folder.
+    """Read ``model.json`` of a folder.
 
     Raises:
-        UserError: no finished model is there, or another version of the package made it.
+        UserError: the folder has no finished model, or an incompatible version of the package wrote it.
     """
     path = f"{folder}/{DESCRIPTION}"
     if not workspace.exists(path):
-        raise UserError(f"{workspace.path(folder)} holds no trained model yet: finish it with emi-ray train.")
+        raise UserError(f"{workspace.path(folder)} has no trained model yet: finish it with emi-ray train.")
     return validate(ModelDescription, workspace.read_json(path), workspace.path(path))
 
 
 def find_run(workspace: Workspace, run: str) -> str:
-    """The folder ``runs/<recipe>/<seed>`` that ``f2/42``, ``runs/f2/42`` or ``f2`` means.
+    """Return the folder ``runs/<recipe>/<seed>`` of a run that is given as ``f2/42``, ``runs/f2/42`` or ``f2``.
 
     Raises:
-        UserError: no run is called so, or several are.
+        UserError: no run, or more than one, has that name.
     """
     known = [
         f"{recipe}/{seed}"
@@ -186,7 +191,7 @@ def find_run(workspace: Workspace, run: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the result may depend on: Python and the numerical libraries."""
+    """Return the versions that results may depend on: Python and the numerical libraries, and torch's threads."""
     libraries = ("emi_ray", "torch", "numpy", "pyarrow", "ray")
     return {
         "python": platform.python_version(),

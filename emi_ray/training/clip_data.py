@@ -1,6 +1,6 @@
-"""Features and targets of all clips in packed memory, read once and shared by whoever trains.
+"""Features and targets of all clips in packed memory, read once and shared by all trainings.
 
-Everything is plain numpy, so that a ``ClipData`` crosses Ray's object store without a copy.
+The data are numpy arrays, so that processes can share a ``ClipData`` in Ray's object store without copying it.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from emi_ray.workspace import Workspace
 
 @dataclass(frozen=True)
 class PackedFeatures:
-    """One modality of N clips: all steps one below the other.
+    """The features of one modality for N clips, with the steps of all clips concatenated.
 
     Attributes:
         values: (sum of steps, D) float16 or float32.
         starts, lengths: (N,) int64; clip i is ``values[starts[i] : starts[i] + lengths[i]]``.
         present: (N,) bool; False for a clip that lacks the modality.
-        identity: the fingerprint of their extractor, or a hash of the values.
-        pooled: True where the values are one vector a clip that its encoder's pooling made of the features.
-        digests: (N,) str, a hash of each clip's features, empty where it has none; None where it is not known.
+        identity: fingerprint of the extractor, or a hash of the values.
+        pooled: whether each clip has a single vector that the encoder's pooling has computed in advance.
+        digests: (N,) str, a hash of each clip's features, empty for a clip without any; None if unknown.
     """
 
     values: np.ndarray
@@ -45,26 +45,26 @@ class PackedFeatures:
         return int(self.values.shape[1])
 
     def of(self, clip: int) -> np.ndarray:
-        """The steps of one clip, (T, D)."""
+        """Return the steps of one clip, (T, D)."""
         return self.values[self.starts[clip] : self.starts[clip] + self.lengths[clip]]
 
     def content_of(self, clips: np.ndarray) -> Iterator[bytes]:
-        """What tells the features of each of some clips from any others."""
+        """Yield bytes that identify the features of each of some clips: their hash, or the features themselves."""
         for clip in clips:
             yield self.of(clip).tobytes() if self.digests is None else str(self.digests[clip]).encode()
 
 
 @dataclass(frozen=True)
 class ClipData:
-    """N clips with what is known of each.
+    """N clips with their features and targets.
 
     Attributes:
         clip_ids: (N,) str.
         splits: (N,) str, ``train``, ``val`` or ``test``.
-        features: by modality.
-        targets: (N, L) float32 in the units of ``labels``; NaN where a clip has no such label.
+        features: features by encoder.
+        targets: (N, L) float32 in the units of ``labels``; NaN for unknown values.
         labels: the L labels, with their ranges.
-        groups: (N,) object, the group (person) of each clip or None; None where the corpus names no groups.
+        groups: (N,) object, the group (person) of each clip or None; None if the corpus names no groups.
     """
 
     clip_ids: np.ndarray
@@ -79,17 +79,17 @@ class ClipData:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all features."""
+        """Size of all features in bytes."""
         return sum(packed.values.nbytes for packed in self.features.values())
 
     @property
     def unit_targets(self) -> np.ndarray:
-        """Targets scaled so that each label's range is [0, 1], (N, L) float32."""
+        """Targets scaled from the ranges of the labels to [0, 1], (N, L) float32."""
         low, width = self._ranges
         return ((self.targets - low) / width).astype(np.float32)
 
     def in_units(self, predictions: np.ndarray) -> np.ndarray:
-        """Predictions on the [0, 1] scale, put back into the units of the labels, (N, L) float64."""
+        """Convert predictions from the [0, 1] scale to the units of the labels, (N, L) float64."""
         low, width = self._ranges
         return predictions.astype(np.float64) * width + low
 
@@ -98,27 +98,27 @@ class ClipData:
         return label_ranges(self.labels)
 
     def labelled(self, labels: Sequence[Label]) -> "ClipData":
-        """The same clips with the targets of these labels, found by name, in these ranges and this order.
+        """Select the targets of some labels by name, with the given ranges and in the given order.
 
         Raises:
-            UserError: a label is not there.
+            UserError: the corpus lacks a label.
         """
         names = [label.name for label in self.labels]
         if missing := [label.name for label in labels if label.name not in names]:
             raise UserError(
-                f"The model predicts {', '.join(missing)}, which the corpus has no longer; its labels are: "
+                f"The model predicts {', '.join(missing)}, which the corpus no longer has; its labels are: "
                 f"{', '.join(names) or 'none'}. Read a corpus with that label (emi-ray init), or train again."
             )
         columns = [names.index(label.name) for label in labels]
         return replace(self, targets=self.targets[:, columns], labels=tuple(labels))
 
     def with_features(self, features: Mapping[Stream, PackedFeatures]) -> "ClipData":
-        """The same clips with other features."""
+        """Return the same clips with other features."""
         return replace(self, features=dict(features))
 
 
 def label_ranges(labels: Sequence[Label]) -> tuple[np.ndarray, np.ndarray]:
-    """The low ends and the widths of the labels' ranges, (L,) each; a range of no width counts as 1 wide."""
+    """Return the low ends and the widths of the labels' ranges, (L,) each; a width of 0 is replaced by 1."""
     low = np.array([label.low for label in labels])
     width = np.array([label.high - label.low for label in labels])
     return low, np.where(width > 0, width, 1.0)
@@ -132,7 +132,7 @@ def from_arrays(
     clip_ids: Sequence[str] | None = None,
     groups: Sequence[str | None] | None = None,
 ) -> ClipData:
-    """Pack arrays that are at hand: for each modality one (T, D) array a clip, None where it is missing."""
+    """Pack arrays in memory: for each encoder one (T, D) array per clip, None for clips without the modality."""
     ids = [f"{index:05d}" for index in range(len(targets))] if clip_ids is None else clip_ids
     return ClipData(
         np.array(ids, dtype=str),
@@ -154,12 +154,14 @@ def read_clip_data(
     """Read the corpus and the features of its clips.
 
     Args:
-        max_steps: by encoder, how many steps of a clip are read.
-        extras: by encoder, columns that are read as further dimensions.
-        cache: a local folder to keep the packed features in, memory-mapped; for features beyond memory.
+        workspace: holds the corpus.
+        stores: feature store of each encoder.
+        cache: local folder for memory-mapped packed features, for features that do not fit into memory.
+        max_steps: by encoder, maximum number of steps of a clip.
+        extras: by encoder, extra columns that are appended as further dimensions.
 
     Raises:
-        UserError: there is no corpus, or a store holds a number that is not finite.
+        UserError: there is no corpus, or features are not finite.
     """
     ids = workspace.clips(["clip_id"])["clip_id"].combine_chunks()
     limits = max_steps or {}
@@ -171,7 +173,7 @@ def read_clip_data(
 
 
 def join_clips(clips: pa.Table, features: Mapping[Stream, PackedFeatures]) -> ClipData:
-    """The clips of a corpus with features that are already packed in the order of ``clips``."""
+    """Combine the clips of a corpus with features that are packed in the same order."""
     labels = labels_of(clips.schema)
     columns = [clips[label.name].to_numpy(zero_copy_only=False) for label in labels]
     return ClipData(
@@ -191,14 +193,14 @@ def read_packed(
     max_steps: int | None = None,
     extras: Sequence[str] = (),
 ) -> PackedFeatures:
-    """Read a store once, aligned to ``clip_ids``; clips of the store that are not asked for are passed over, and
-    steps of a clip beyond ``max_steps``.
+    """Read the features of some clips from a store into packed memory, in the order of ``clip_ids``.
 
     Args:
-        extras: columns of one number a step that become the last dimensions of the features.
+        max_steps: maximum number of steps of a clip; later ones are not read.
+        extras: columns with one number per step that are appended as the last dimensions.
 
     Raises:
-        UserError: the store holds a number that is not finite, or lacks one of ``extras``.
+        UserError: features are not finite, or the store lacks one of ``extras``.
     """
     starts = np.zeros(len(clip_ids), dtype=np.int64)
     lengths = np.zeros(len(clip_ids), dtype=np.int64)
@@ -223,21 +225,21 @@ def read_packed(
     identity = "+".join([store.fingerprint, *extras])
     if position != total:
         raise EmiRayError(
-            f"{store.workspace.path(store.folder)} has changed while it was read: wait until the extraction that "
-            "writes it has ended, and start again."
+            f"{store.workspace.path(store.folder)} changed while it was read: wait until the running extraction has "
+            "ended, and start again."
         )
     return PackedFeatures(values, starts, lengths, lengths > 0, identity, digests=digests)
 
 
 def _steps_with(store: FeatureStore, table: pa.Table, extras: Sequence[str]) -> np.ndarray:
-    """The steps of a table, (sum of steps, D + extras)."""
+    """Return the steps of a table with the extra columns appended, (sum of steps, D + number of extras)."""
     steps = steps_of(table)
     lacking = [name for name in extras if name not in table.column_names]
     if lacking:
         made_by = store.describe().get("extractor", "?")
         raise UserError(
-            f"{store.workspace.path(store.folder)} was made by '{made_by}' and has no column '{lacking[0]}', which "
-            "the recipe reads as an extra: name features that have it, or set the encoder's extras=[]."
+            f"{store.workspace.path(store.folder)} was extracted by '{made_by}' and has no column '{lacking[0]}', "
+            "which the recipe reads as an extra: name features that have it, or set the encoder's extras=[]."
         )
     if not extras:
         return steps
@@ -255,7 +257,7 @@ def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:
 
 
 def _read_record(store: FeatureStore, clip_ids: pa.Array, max_steps: int | None) -> tuple[int, np.ndarray]:
-    """How many steps the clips have in all, and the hash of each clip's features; no features are read for it."""
+    """Return the total number of steps and the hash of each clip's features, without reading the features."""
     record = store.held.record()
     place = pc.index_in(clip_ids, value_set=record["clip_id"].combine_chunks())
     steps = pc.fill_null(record["num_steps"].combine_chunks().take(place), 0).to_numpy().clip(max=max_steps)
@@ -273,9 +275,8 @@ def _allocate(store: FeatureStore, shape: tuple[int, int], cache: Path | None) -
 
 
 def _refuse_infinite(store: FeatureStore, table: pa.Table, steps: np.ndarray) -> None:
-    if (
-        steps.dtype == np.float16
-    ):  # its exponent is all ones for what is not finite; isfinite takes twice as long
+    # Values that are not finite have an exponent of all ones. np.isfinite takes twice as long for float16.
+    if steps.dtype == np.float16:
         is_finite = (steps.view(np.uint16) & 0x7C00).max(initial=0) < 0x7C00
     else:
         is_finite = bool(np.isfinite(steps).all())
@@ -285,6 +286,6 @@ def _refuse_infinite(store: FeatureStore, table: pa.Table, steps: np.ndarray) ->
     ends = np.cumsum(table["num_steps"].to_numpy())
     clip = table["clip_id"][int(np.searchsorted(ends, int(np.argmin(finite)), side="right"))]
     raise UserError(
-        f"{store.workspace.path(store.folder)}: features of clip '{clip}' hold a number that is not finite. "
+        f"{store.workspace.path(store.folder)}: features of clip '{clip}' contain NaN or infinity. "
         "Delete its part file and extract again, or leave the clip out of the corpus."
     )

@@ -1,4 +1,4 @@
-"""The objective of a recipe, over all that a model puts out."""
+"""The training loss of a recipe, computed from all outputs of a model."""
 
 import torch
 from torch import Tensor
@@ -12,16 +12,18 @@ _ERRORS = ("mse", "l1", "huber", "binomial")
 
 
 class Criterion:
-    """Outputs and targets of one batch → loss. Clips that lack a modality are left out of what is said of it alone.
+    """Computes the loss of a batch from outputs and targets.
 
-    With ``objective.memory`` correlation losses count in the last predictions of the same epoch beside the
-    batch: a correlation over 16 clips, most of them zero, is mostly noise. The past carries no gradient. A clip of
-    the batch counts all the same as it would without it: over n past and b clips its gradient would be b / (n + b)
-    of that, against which the other losses would grow.
+    Losses of single modalities (branches, latent codes) leave out the clips that lack the modality.
+
+    With ``objective.memory``, correlation losses are computed over the batch and the last predictions of the same
+    epoch, because a correlation over 16 clips, most of them with label 0, is mostly noise. The earlier predictions
+    carry no gradient. Over n earlier clips and b clips of the batch, the gradient of the loss would thus shrink by
+    the factor b / (n + b), and other losses would gain weight. The gradient is therefore multiplied by (n + b) / b.
     """
 
     def __init__(self, objective: ObjectiveSettings, complete: bool) -> None:
-        """``complete``: no target of the training clips is NaN."""
+        """Create the loss of an objective; ``complete`` says that no target of the training clips is NaN."""
         self._objective = objective
         self._complete = complete
         self._whole = build_objective(objective)
@@ -30,7 +32,7 @@ class Criterion:
         self._past: tuple[Tensor, Tensor] | None = None
 
     def start_epoch(self) -> None:
-        """Forget the predictions of the epoch before."""
+        """Discard the predictions of the previous epoch."""
         self._past = None
 
     def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
@@ -57,9 +59,8 @@ class Criterion:
         known, truth = predictions, targets
         if self._past is not None:
             growth = len(self._past[0]) / len(predictions)
-            known = predictions + growth * (
-                predictions - predictions.detach()
-            )  # the same, a steeper gradient
+            # The added term is 0, but multiplies the gradient by 1 + growth.
+            known = predictions + growth * (predictions - predictions.detach())
             known, truth = torch.cat([self._past[0], known]), torch.cat([self._past[1], truth])
         self._past = known.detach()[-size:], truth[-size:]
         correlation = self._correlation(known, truth, self._complete)

@@ -1,4 +1,4 @@
-"""What never changes in training is computed once: pooling without parameters, embeddings of frozen encoders."""
+"""Computation, once before training, of what training never changes: parameter-free pooling, frozen encoders."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from emi_ray.training.clip_data import ClipData, PackedFeatures
 
 
 def pool_once(model: Regressor, data: ClipData, device: torch.device) -> ClipData:
-    """The same clips, with what each parameter-free pooling of ``model`` makes of them instead of steps."""
+    """Replace the features of each encoder whose pooling has no parameters by the pooled vectors."""
     features = dict(data.features)
     for modality in model.modalities:
         encoder, packed = model.encoder_of(modality), data.features[modality]
@@ -33,7 +33,7 @@ def pool_once(model: Regressor, data: ClipData, device: torch.device) -> ClipDat
 
 
 def embed_clips(model: FusionRegressor, data: ClipData, device: torch.device) -> ClipData:
-    """The same clips with their embeddings instead of features."""
+    """Replace the features of all encoders by their embeddings."""
     model.to(device).eval()
     batcher = Batcher(data, model.modalities, device)
     embeddings: dict[Stream, np.ndarray] = {
@@ -48,7 +48,7 @@ def embed_clips(model: FusionRegressor, data: ClipData, device: torch.device) ->
 
 
 def one_step(vectors: np.ndarray, packed: PackedFeatures, pooled: bool = False) -> PackedFeatures:
-    """One vector a clip (N, D), computed from ``packed``, as features of their own."""
+    """Pack vectors (N, D), one for each clip and computed from ``packed``, as features with one step."""
     everyone = np.arange(len(vectors))
     ones = np.ones(len(vectors), dtype=np.int64)
     return PackedFeatures(vectors, everyone, ones, packed.present, f"from {packed.identity}", pooled)

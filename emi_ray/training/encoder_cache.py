@@ -1,4 +1,4 @@
-"""Finished encoder stages, for all recipes of a workspace: ``encoders/<modality>/<key>.safetensors``."""
+"""Cache of trained encoders, shared by all recipes of a workspace: ``encoders/<modality>/<key>.safetensors``."""
 
 import json
 from dataclasses import dataclass
@@ -14,10 +14,12 @@ _PLAIN = ("scores", "history", "best_epoch", "num_train", "num_val", "seconds")
 
 @dataclass(frozen=True)
 class WorkspaceEncoderCache:
-    """Weights, scores and history of a stage in one file, by the key of everything that determines it.
+    """Stores weights, scores and history of an encoder stage in one file, by a hash of everything that determines it.
 
-    With ``reuse`` False nothing is ever found, and what is saved replaces what was there. Encoders of modalities
-    in ``passing`` are not saved.
+    Attributes:
+        workspace: contains the files.
+        reuse: whether stored encoders are found. If not, they are trained again and replaced.
+        passing: encoders that are not stored.
     """
 
     workspace: Workspace

@@ -1,4 +1,4 @@
-"""The first stage of one encoder as a job of its own, which several runs may share."""
+"""Training of one stage-1 encoder as a job of its own, which several runs may share."""
 
 import time
 from collections.abc import Iterable
@@ -19,7 +19,15 @@ from emi_ray.training.unfinished import Unfinished
 
 @dataclass(frozen=True)
 class EncoderDone:
-    """What came of a job: whether an earlier command had trained the encoder, where, when, and how long it took."""
+    """The result of an encoder job.
+
+    Attributes:
+        modality: name of the encoder.
+        reused: whether the encoder was already in the cache.
+        place: where the job ran.
+        started: start of the job, in seconds since 1970.
+        seconds: duration of the job.
+    """
 
     modality: Stream
     reused: bool
@@ -38,7 +46,16 @@ def train_encoder(
     on_epoch_end: OnEpochEnd | None = None,
     reuse: bool = True,
 ) -> EncoderDone:
-    """Train an encoder and keep it in the workspace's cache, where the runs that need it find it.
+    """Train an encoder and store it in the workspace's cache, where the runs that need it will find it.
+
+    Args:
+        job: the encoder to train.
+        data: all clips with the encoder's features.
+        unfinished: stores the state for resuming.
+        device: device to train on.
+        place: where this job runs.
+        on_epoch_end: called after each epoch.
+        reuse: whether an encoder in the cache is used instead of training.
 
     Raises:
         UserError: the labels or the features do not allow training.
@@ -57,7 +74,7 @@ def train_encoder(
 
 
 def earlier_of(done: Iterable[EncoderDone]) -> Earlier:
-    """What the jobs of a run did before the run itself started."""
+    """Summarise the encoder jobs of a run, which ran before the run itself."""
     trained = [encoder for encoder in done if not encoder.reused]
     return Earlier(
         {encoder.modality: encoder.place for encoder in trained},

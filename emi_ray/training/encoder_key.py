@@ -1,4 +1,4 @@
-"""What an encoder stage is determined by, as one hash."""
+"""A hash of everything that determines the result of an encoder stage."""
 
 import hashlib
 import json
@@ -17,9 +17,10 @@ from emi_ray.training.team import Team
 def encoder_key(
     recipe: Recipe, modality: Stream, data: ClipData, rows: Rows, seed: int, device: torch.device
 ) -> str:
-    """Sixteen hexadecimal digits: equal for two stages that would end with the same weights.
+    """Compute the key of an encoder stage, 16 hexadecimal digits. Stages with equal keys give the same weights.
 
-    The features enter by their extractor's fingerprint and by what each clip of the split has of them.
+    The key covers the settings of the encoder, the fingerprint of its extractor, and the clips of the split with
+    their targets and the content of their features.
     """
     features = data.features[modality]
     decided_by = {

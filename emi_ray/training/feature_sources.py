@@ -1,4 +1,4 @@
-"""Which feature store each encoder of a recipe reads."""
+"""Selection of the feature store that each encoder of a recipe reads."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ from emi_ray.schema import Modality, Stream
 from emi_ray.workspace import Workspace
 
 SOUND = "waveform"
-"""Name of the extractor that keeps the sound itself, which a speech backbone reads."""
+"""Name of the extractor that stores the waveform, which a speech backbone reads."""
 
 
 def find_stores(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig) -> dict[Stream, FeatureStore]:
-    """The store of each encoder of a recipe; a text backbone that is fine-tuned reads none.
+    """Return the feature store of each encoder of a recipe; a fine-tuned text backbone has none.
 
-    An encoder's ``features`` names a fingerprint or an extractor. Without it the only store of the modality
-    serves; of several, the one that the workspace's configured extractor made, in its newest version. A speech
-    backbone that is fine-tuned reads the store of :data:`SOUND`.
+    An encoder's ``features`` names a fingerprint or an extractor. By default, an encoder reads the only store of its
+    modality; if there are several, the one of the workspace's configured extractor, in its newest version. A
+    fine-tuned speech backbone reads the store of :data:`SOUND`.
 
     Raises:
-        UserError: there is none, several fit, or a speech backbone is to read something else than sound.
+        UserError: there is no such store, several stores fit, or an encoder cannot read the kind of store.
     """
     stores = {
         name: _find(workspace, name, recipe, config)
@@ -33,12 +33,10 @@ def find_stores(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig) -
         made_by = store.describe()["extractor"]
         finetunes = name in recipe.finetuned
         if finetunes != (made_by == SOUND):
-            takes = (
-                f"takes '{SOUND}', the sound itself" if finetunes else "takes features, not the sound itself"
-            )
+            takes = f"needs '{SOUND}', the waveform" if finetunes else "needs features, not the waveform"
             raise UserError(
                 f"encoders.{name} of type '{recipe.encoders[name].type}' {takes}; the {store.modality} store "
-                f"{store.fingerprint} was made by '{made_by}'. Name another: encoders.{name}.features=EXTRACTOR."
+                f"{store.fingerprint} was extracted by '{made_by}'. Name another: encoders.{name}.features=EXTRACTOR."
             )
     return stores
 
@@ -63,23 +61,23 @@ def _find(workspace: Workspace, stream: Stream, recipe: Recipe, config: Workspac
 
 
 def _newest(stores: Sequence[FeatureStore]) -> list[FeatureStore]:
-    """Those that the newest version of their extractor, and of decoding, made."""
+    """Return the stores of the newest version of the extractor and of the decoding."""
     versions = [(s.describe().get("version", 0), s.describe().get("media_version", 0)) for s in stores]
     return [store for store, made_by in zip(stores, versions, strict=True) if made_by == max(versions)]
 
 
 def _explain(workspace: Workspace, modality: Modality, wanted: str, held: Sequence[FeatureStore]) -> str:
     names = ", ".join(str(store.describe()["extractor"]) for store in held) or "none"
-    otherwise = "" if wanted == SOUND else " Or train on what there is: --any-features."
+    otherwise = "" if wanted == SOUND else " Or train on the features that exist: --any-features."
     return (
-        f"The recipe reads {modality} features '{wanted}': {workspace.root} has none, but: {names}. "
-        f"Make them: emi-ray extract -w {workspace.quoted} --modalities {modality} "
+        f"The recipe reads {modality} features '{wanted}', but {workspace.root} only has: {names}. "
+        f"Extract them: emi-ray extract -w {workspace.quoted} --modalities {modality} "
         f"extractors.{modality}.name={wanted}.{otherwise}"
     )
 
 
 def _is_configured(store: FeatureStore, config: WorkspaceConfig) -> bool:
-    """Whether a store was made by the configured extractor under the configured settings."""
+    """Return whether a store was extracted by the configured extractor with the configured settings."""
     extractor = config.extractors.get(store.modality)
     made_by = store.describe()
     chosen = {k: v for k, v in extractor.settings.items() if (k, v) != ("dtype", "auto")} if extractor else {}

@@ -1,4 +1,4 @@
-"""How news of running trainings reach the driver."""
+"""A message box through which running trainings send their progress to the driver."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,11 +7,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 OnProgress = Callable[[str, Mapping[str, Any]], None]
-"""Called after every epoch with the name of the job and what ``history.csv`` will say of the epoch."""
+"""Called after every epoch with the name of the job and the epoch's row of ``history.csv``."""
 
 
 class _Inbox:
-    """Holds the news until the driver takes them, so that neither side waits for the other."""
+    """The actor that stores messages until the driver takes them, so that neither side waits for the other."""
 
     def __init__(self) -> None:
         self._news: list[tuple[str, dict[str, Any]]] = []
@@ -32,9 +32,9 @@ class _Inbox:
 
 
 class Inbox:
-    """The driver's end and, pickled into a job, the workers' end of an :class:`_Inbox`.
+    """A handle of the message box, for the driver and, pickled into a job, for the workers.
 
-    The actor lives on the driver's node: no other node's death can take the news with it.
+    The actor runs on the driver's node, so that messages are not lost when another node dies.
     """
 
     def __init__(self) -> None:
@@ -42,22 +42,23 @@ class Inbox:
         self._actor: Any = ray.remote(num_cpus=0)(_Inbox).options(scheduling_strategy=here).remote()
 
     def tell(self, job: str, scores: Mapping[str, Any]) -> None:
-        """Called by a worker after an epoch; does not wait."""
+        """Send the scores of an epoch; called by a worker. Does not wait."""
         self._actor.add.remote(job, dict(scores))
 
     def take(self) -> list[tuple[str, dict[str, Any]]]:
-        """Called by the driver: the news since the last call, each with the name of its job."""
+        """Return the messages since the last call, each with the name of its job; called by the driver."""
         news: list[tuple[str, dict[str, Any]]] = ray.get(self._actor.take.remote())
         return news
 
     def set_problem(self, message: str) -> None:
-        """Called by a worker that met a user's mistake, which trying again would not mend."""
+        """Send a user's mistake, which no retry can correct; called by a worker."""
         ray.get(self._actor.set_problem.remote(message))
 
     def problem(self) -> str | None:
-        """The mistake that a worker met."""
+        """Return the mistake that a worker has reported, or None; called by the driver."""
         problem: str | None = ray.get(self._actor.problem.remote())
         return problem
 
     def close(self) -> None:
+        """End the actor."""
         ray.kill(self._actor)

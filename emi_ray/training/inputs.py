@@ -1,4 +1,4 @@
-"""What a run reads, as hashes: the clips with their labels, each modality's features by content, the transcripts."""
+"""Hashes of the inputs of a run: the clips with their labels, the content of features, and the transcripts."""
 
 import hashlib
 from collections.abc import Mapping
@@ -25,12 +25,13 @@ def read_inputs(
     stores: Mapping[Stream, FeatureStore],
     transcripts: TranscriptStore | None,
 ) -> dict[str, str]:
-    """The hash of each thing that a run reads: :data:`CLIPS`, and one an encoder.
+    """Compute the hash of each input of a run: :data:`CLIPS`, and one for each encoder.
 
     Args:
         clips: the corpus.
-        stores: of the encoders that read features.
-        transcripts: what a fine-tuned text backbone reads where the corpus gives no text.
+        recipe: the recipe of the run.
+        stores: the stores of the encoders that read features.
+        transcripts: recognised transcripts, which a fine-tuned text backbone reads if the corpus gives none.
     """
     inputs = {CLIPS: hash_of_clips(clips)}
     for stream, store in stores.items():
@@ -45,14 +46,14 @@ def read_inputs(
 
 
 def hash_of_clips(clips: pa.Table) -> str:
-    """Of the clips in their order: ids, splits, groups, labels with their ranges; not of where their media lie."""
+    """Compute a hash of the clips in order: ids, splits, groups and labels with ranges, but not the media paths."""
     names = [name for name in clips.column_names if name not in MEDIA_COLUMNS]
     columns = (repr((name, clips[name].to_pylist())) for name in names)
     return _hash(*columns, *(repr(label) for label in labels_of(clips.schema)))
 
 
 def digests_of(store: FeatureStore, clip_ids: pa.Array) -> np.ndarray:
-    """The hash of each clip's features, (N,) str; empty where the store has none."""
+    """Return the hash of each clip's features, (N,) str; empty for clips without features."""
     record = store.held.record()
     place = pc.index_in(clip_ids, value_set=record["clip_id"].combine_chunks())
     found = pc.fill_null(record["digest"].combine_chunks().take(place), "")
@@ -60,7 +61,7 @@ def digests_of(store: FeatureStore, clip_ids: pa.Array) -> np.ndarray:
 
 
 def read_transcripts(clips: pa.Table, recognised_in: TranscriptStore | None) -> dict[str, str]:
-    """By clip id, what the corpus says; where it says nothing, what was recognised from the sound."""
+    """Return transcripts by clip id: those of the corpus, else the recognised ones; clips without text are absent."""
     recognised = recognised_in.read() if recognised_in is not None else {}
     given = zip(clips["clip_id"].to_pylist(), clips["transcript"].to_pylist(), strict=True)
     texts = {clip_id: text or recognised.get(clip_id) or "" for clip_id, text in given}
@@ -70,11 +71,13 @@ def read_transcripts(clips: pa.Table, recognised_in: TranscriptStore | None) -> 
 def find_transcripts(
     workspace: Workspace, config: WorkspaceConfig, fingerprint: str | None = None
 ) -> TranscriptStore | None:
-    """Where recognised transcripts are read from: the store of ``fingerprint``; else that of the configured
-    recogniser; where none is configured, the only one that there is; None where there is none.
+    """Find the store of recognised transcripts.
+
+    It is the one of ``fingerprint`` if given, else that of the configured recogniser. If none is configured, it is
+    the only store. The result is None if there is no such store.
 
     Raises:
-        UserError: several recognisers have been used, and it is not told which is meant.
+        UserError: several stores fit.
     """
     held = transcript_stores(workspace)
     if fingerprint is not None:
@@ -86,8 +89,8 @@ def find_transcripts(
         return fitting[0] if fitting else None
     listing = ", ".join(f"{store.fingerprint} {store.describe().get('settings', {})}" for store in fitting)
     raise UserError(
-        f"{workspace.root} holds transcripts of several recognisers: {listing}. Say in emi_ray.yaml which is meant: "
-        "transcriber.name and, of two with one name, transcriber.settings."
+        f"{workspace.root} has transcripts of several recognisers: {listing}. Select one in emi_ray.yaml with "
+        "transcriber.name and, if that is not unique, transcriber.settings."
     )
 
 
@@ -108,22 +111,22 @@ def _hash(*parts: str) -> str:
 
 
 def require_labels(workspace: Workspace) -> None:
-    """Make sure that there is something to learn: asked before Ray starts, for no retry can help.
+    """Check that the corpus has labels to learn from. This is done before Ray starts, because no retry can help.
 
     Raises:
-        UserError: the corpus has no labels, or none for a clip of train.
+        UserError: the corpus has no labels, or no training clip has one.
     """
     clips = workspace.clips()
     labels = labels_of(clips.schema)
     place = f"The corpus of {workspace.root}"
-    remedy = "Without labels clips can be extracted and predicted, not trained on or scored."
+    remedy = "Without labels, clips can be extracted and predicted, but not be used for training or scoring."
     if not labels:
         raise UserError(
-            f"{place} has no labels. Add columns of numbers to its table and run emi-ray init again. {remedy}"
+            f"{place} has no labels. Add numeric columns to its table and run emi-ray init again. {remedy}"
         )
     train = clips.filter(pc.equal(clips["split"], "train"))
     if not any(train.num_rows - train[label.name].null_count for label in labels):
         raise UserError(
-            f"{place} has no label for any clip of train. Fill in {labels[0].name} in its table for clips with "
+            f"{place} has no label for any training clip. Fill in {labels[0].name} in its table for clips with "
             f"split = train, and run emi-ray init again. {remedy}"
         )

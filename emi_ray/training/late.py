@@ -1,9 +1,9 @@
-"""Weights of late fusion, from predictions of clips that their predictor has not seen in training.
+"""Training of late fusion, with weights that are fitted on out-of-fold predictions.
 
-Predictions of its own training clips would praise a model that has learnt them by heart (training r of .96
-where new clips give .4). So the training clips are cut into folds, between people and never through one; each member
-learns from all folds but one, which stops it and which it then predicts. The official
-validation clips decide nothing.
+Weights must not be fitted on predictions of a model's own training clips, which it may have memorised (r of .96 on
+training clips, .4 on new ones). The training clips are therefore divided into folds, without splitting a person's
+clips. Each member is trained on all folds but one. The left-out fold is used for its early stopping, and its
+predictions of that fold are used to fit the weights. The official validation clips are not used.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from emi_ray.training.rows import Rows
 from emi_ray.training.stage_runner import FUSION, StageOutcome, StageRunner, feature_statistics
 
 _RIDGE = 1e-3
-"""Share of the predictions' own spread that is added against chance agreement of modalities."""
+"""Strength of the ridge penalty, relative to the mean sum of squares of the predictions."""
 
 
 def train_late(run: StageRunner) -> LateFusionRegressor:
-    """Train the members of every modality on folds, then weigh them by what they say of unseen clips."""
+    """Train the members of all modalities on folds, then fit the weights on their out-of-fold predictions."""
     assert run.recipe.fusion is not None
     dims = {m: run.data.features[m].feature_dim for m in run.recipe.streams}
     seed_everything(run.seed, FUSION, "weights")
@@ -46,7 +46,7 @@ def train_late(run: StageRunner) -> LateFusionRegressor:
 
 
 def _train_members(run: StageRunner, model: LateFusionRegressor, modality: Stream) -> np.ndarray:
-    """Train each member on all folds but one; returns what they predict of the one, NaN for other clips."""
+    """Train each member on all folds but one; returns the out-of-fold predictions (N, L), NaN for other clips."""
     settings, members = run.recipe.encoders[modality], model.regressors(modality)
     rows = run.rows.having(run.data, [modality])
     values = np.full((len(run.data), len(run.data.labels)), np.nan)
@@ -60,7 +60,7 @@ def _train_members(run: StageRunner, model: LateFusionRegressor, modality: Strea
 
 
 def _score(run: StageRunner, model: LateFusionRegressor, rows: Rows) -> None:
-    """Replace the outcomes of single members by those of modalities, and add that of their fusion."""
+    """Replace the outcomes of single members by one outcome for each modality, and add that of the fusion."""
     model.to(run.device)
     members, run.outcomes = run.outcomes, {}
     weight, bias = model.weight.clone(), model.bias.clone()
@@ -90,7 +90,7 @@ def _validate(run: StageRunner, model: Regressor, rows: np.ndarray) -> dict[str,
 
 
 def cut_folds(rows: Rows, data: ClipData, num_folds: int, seed: int) -> list[Rows]:
-    """The training rows in folds: each in turn validates what the others train. A group is never cut.
+    """Divide the training rows into folds without splitting groups; each fold is the ``val`` of one result.
 
     Raises:
         UserError: there are fewer groups than folds.
@@ -99,11 +99,11 @@ def cut_folds(rows: Rows, data: ClipData, num_folds: int, seed: int) -> list[Row
     sizes = np.bincount(codes)
     if len(sizes) < num_folds:
         raise UserError(
-            f"fusion.folds = {num_folds}, but the training clips are of {len(sizes)} groups (people), which are "
-            "never cut: set fusion.folds to fewer."
+            f"fusion.folds = {num_folds}, but the training clips have only {len(sizes)} groups (people), and a group "
+            f"is never split: set fusion.folds to at most {len(sizes)}."
         )
     order = np.random.default_rng([seed, num_folds]).permutation(len(sizes))
-    # Large groups first, each to the fold that has least: folds come out as equal as whole groups allow.
+    # The largest groups first, each into the smallest fold, so that the folds are as equal as possible.
     order = order[np.argsort(-sizes[order], kind="stable")]
     fold_of, filled = np.empty(len(sizes), dtype=np.int64), np.zeros(num_folds, dtype=np.int64)
     for group in order:
@@ -114,12 +114,15 @@ def cut_folds(rows: Rows, data: ClipData, num_folds: int, seed: int) -> list[Row
 
 
 def set_late_weights(model: LateFusionRegressor, unseen: Sequence[np.ndarray], targets: np.ndarray) -> None:
-    """Least squares with weights that are not negative: a modality that only harms a label is silent on it.
+    """Fit the weights of the modalities for each label by non-negative least squares with a ridge penalty.
+
+    Weights cannot be negative: a modality that only harms a label gets weight 0, instead of being used with reversed
+    sign to fit noise.
 
     Args:
-        unseen: predictions (N, L) of each modality of the model, in their order, by members that have not
-            learnt from those clips; NaN where a clip lacks the modality.
-        targets: (N, L) on the [0, 1] scale; NaN where unknown.
+        model: receives the weights.
+        unseen: out-of-fold predictions (N, L) of each modality, in the model's order; NaN for clips without it.
+        targets: (N, L) on the [0, 1] scale; NaN for unknown values.
     """
     num_labels = targets.shape[1]
     centre = np.stack([_known_mean(part) for part in unseen])

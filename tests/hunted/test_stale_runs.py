@@ -114,7 +114,7 @@ def test_a_run_is_scored_by_its_own_labels_whatever_their_place_and_range_now(wo
     assert evaluate_run(workspace, "audio/42") == before
     assert load_model(workspace, "audio/42").description.labels == EMOTION_LABELS
     with_labels(workspace, [extra, *EMOTION_LABELS[:-1]], {})
-    with pytest.raises(UserError, match="predicts Joy, which the corpus has no longer; .*Boredom"):
+    with pytest.raises(UserError, match="predicts Joy, which the corpus no longer has; .*Boredom"):
         evaluate_run(workspace, "audio/42")
 
 

@@ -36,7 +36,7 @@ def workspace_of(folder: Path, text: str) -> str:
     ("text", "message"),
     [
         ("clip_id,split,video\n1,train,a.mp4\n2,val,b.mp4\n", "has no labels"),
-        ("clip_id,split,video,Joy\n1,train,a.mp4,\n2,val,b.mp4,1\n", "has no label for any clip of train"),
+        ("clip_id,split,video,Joy\n1,train,a.mp4,\n2,val,b.mp4,1\n", "has no label for any training clip"),
     ],
 )
 @pytest.mark.parametrize("verb", [["train", "text"], ["tune", "text", "--space", "SPACE"]])
