@@ -33,7 +33,7 @@ def find_stores(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig) -
         made_by = store.describe()["extractor"]
         finetunes = name in recipe.finetuned
         if finetunes != (made_by == SOUND):
-            takes = f"needs '{SOUND}', the waveform" if finetunes else "needs features, not the waveform"
+            takes = f"needs features of '{SOUND}'" if finetunes else f"needs other features than '{SOUND}'"
             raise UserError(
                 f"encoders.{name} of type '{recipe.encoders[name].type}' {takes}; the {store.modality} store "
                 f"{store.fingerprint} was extracted by '{made_by}'. Name another: encoders.{name}.features=EXTRACTOR."

@@ -201,9 +201,9 @@ def test_mistakes_about_speech_models_are_refused_with_a_remedy(tmp_path, worksp
     bert = tmp_path / "bert"
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     hf.BertModel(hf.BertConfig(vocab_size=9, **shape)).save_pretrained(bert)
-    with pytest.raises(UserError, match="audio takes one of wav2vec2"):
+    with pytest.raises(UserError, match="audio needs one of wav2vec2"):
         resolve_backbones(recipe_of("audio-finetuned", f"encoders.audio.backbone={bert}"))
-    with pytest.raises(UserError, match="text takes a text encoder"):
+    with pytest.raises(UserError, match="text needs a text encoder"):
         resolve_backbones(recipe_of("text-finetuned", f"encoders.text.backbone={speech}"))
     with pytest.raises(UserError, match="no class token"):
         recipe_of("audio-finetuned", "encoders.audio.backbone_pooling=cls")
