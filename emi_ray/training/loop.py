@@ -1,8 +1,8 @@
-"""``fit``: the one training loop, in plain torch.
+"""The training loop, in plain torch.
 
-Randomness is set anew at every epoch from (seed, stage, epoch), and what is not drawn for whole batches
-(:mod:`emi_ray.models.dropout`) also from the worker. A run that is resumed after any epoch therefore draws what the
-undisturbed run drew, whatever else used the generators in between.
+All random generators are seeded at the start of every epoch from (seed, stage, epoch). Random numbers that are not
+drawn for whole batches (:mod:`emi_ray.models.dropout`) also depend on the worker. A run that is resumed after any
+epoch therefore draws the same random numbers as an uninterrupted run.
 """
 
 import contextlib
@@ -34,18 +34,20 @@ from emi_ray.training.rows import Rows
 from emi_ray.training.team import Team
 
 INNER_SCORE = "inner_pearson"
-"""Name in the history of the Pearson by which epochs are chosen, where an inner part of train does that."""
+"""Key of the history: the Pearson correlation on the held-out inner part of train, which selects the best epoch."""
 
 OnEpochEnd = Callable[[Mapping[str, Any]], bool | None]
-"""Called with ``stage``, ``epoch``, ``train_loss``, ``val_loss``, ``val_pearson``, …; True ends the stage."""
+"""Called after each epoch with ``stage``, ``epoch``, ``train_loss``, ``val_loss``, ``val_pearson``, …; the stage
+ends if it returns True."""
 
 OnCheckpoint = Callable[[Callable[[], dict[str, Any]]], None]
-"""Called after every epoch with a function that builds the state to resume from, should one want it."""
+"""Called after every epoch with a function that builds the state to resume from. The function copies all weights,
+so it should only be called if the state is stored."""
 
 
 @dataclass
 class FitState:
-    """How far a fit has come: what a checkpoint holds beside the model, the optimiser and the scheduler."""
+    """Progress of a fit; a checkpoint stores it besides the model, the optimiser and the scheduler."""
 
     epoch: int = 0
     best_epoch: int = 0
@@ -55,6 +57,7 @@ class FitState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def is_over(self, training: TrainingSettings) -> bool:
+        """Return whether training has ended: by a hook, by the number of epochs, or by patience."""
         waited = self.epoch - self.best_epoch
         out_of_patience = training.patience is not None and waited >= training.patience
         return self.stopped or self.epoch >= training.epochs or out_of_patience
@@ -76,18 +79,26 @@ def fit(
     resume: Mapping[str, Any] | None = None,
     on_checkpoint: OnCheckpoint | None = None,
 ) -> FitState:
-    """Train ``model`` in place and leave it with the weights of its best epoch.
+    """Train ``model`` in place; afterwards it has the weights of its best epoch.
 
-    Under an initialised ``torch.distributed`` every worker calls this with the same arguments.
+    With ``torch.distributed`` initialised, every worker calls this function with the same arguments.
 
     Args:
+        model: the model to train.
+        data: all clips.
         train, val: rows of ``data``, (n,) int64.
-        inner: rows that choose the best epoch, lower the rate and stop; None: those of ``val`` do.
-        stage: names the fit in its history, and gives it random numbers of its own.
-        resume: a state that ``on_checkpoint`` got from the same fit.
+        training: settings of the optimiser, the schedule and early stopping.
+        objective: weights of the losses.
+        seed: random seed.
+        inner: rows that select the best epoch, lower the learning rate and stop training; None uses ``val``.
+        stage: name of the fit in its history; it is also mixed into the seed.
+        device: device to train on; by default the CPU.
+        on_epoch_end: called after each epoch.
+        resume: a state that ``on_checkpoint`` built in the same fit.
+        on_checkpoint: called after each epoch.
 
     Returns:
-        The final state; ``history`` has one entry an epoch.
+        The final state; ``history`` has one entry for each epoch.
     """
     rows = Rows(train, val, inner)
     fitting = _Fitting(model, data, rows, training, objective, seed, stage, device)
@@ -105,7 +116,7 @@ def fit(
 
 
 def predict(model: Regressor, batcher: Batcher, rows: np.ndarray, team: Team | None = None) -> np.ndarray:
-    """Predictions for rows on the [0, 1] scale, (n, L) float32, in the order of the rows."""
+    """Predict some clips, given their rows (n,); returns (n, L) float32 on the [0, 1] scale, in the same order."""
     team = team or Team()
     model.eval()
     places = {int(row): place for place, row in enumerate(rows)}
@@ -122,18 +133,18 @@ def predict(model: Regressor, batcher: Batcher, rows: np.ndarray, team: Team | N
 
 
 def stopping_score(entry: Mapping[str, Any]) -> float:
-    """Of an epoch, the Pearson by which epochs are chosen."""
+    """Return the Pearson correlation of an epoch that selects the best epoch."""
     return float(entry.get(INNER_SCORE, entry["val_pearson"]))
 
 
 def seed_of(*parts: int | str) -> int:
-    """64 bits of a hash of ``parts``."""
+    """Return a 64-bit hash of ``parts``."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def seed_everything(*parts: int | str) -> None:
-    """Seed python, numpy and torch from a hash of ``parts``."""
+    """Seed the global generators of Python, numpy and torch with a hash of ``parts``."""
     seed = seed_of(*parts)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002, for libraries that still draw from the global generator
@@ -141,7 +152,7 @@ def seed_everything(*parts: int | str) -> None:
 
 
 class _Fitting:
-    """One fit: the objects that live through its epochs."""
+    """The state of one fit over all its epochs."""
 
     def __init__(
         self,
@@ -172,7 +183,7 @@ class _Fitting:
         self.state = FitState()
 
     def run_epoch(self) -> dict[str, Any]:
-        """One pass over the training rows, one over the validation rows; returns the entry of the history."""
+        """Train for one epoch and validate; returns the entry of the history."""
         started = time.perf_counter()
         state = self.state
         state.epoch += 1
@@ -198,7 +209,7 @@ class _Fitting:
         return entry
 
     def _validate(self) -> tuple[dict[str, float], float]:
-        """Scores and loss on the validation rows, and the Pearson of the inner part if there is one."""
+        """Compute scores and loss on the validation rows, and the Pearson correlation on the inner part, if any."""
         predictions = predict(self.model, self.batcher, self.rows.val, self.team)
         loss = self.val_loss(torch.from_numpy(predictions).to(self.device), self.val_targets)
         found = scores(self.data.in_units(predictions), self.data.targets[self.rows.val], self.data.labels)
@@ -208,7 +219,7 @@ class _Fitting:
         return found, float(loss)
 
     def dump(self) -> dict[str, Any]:
-        """All that ``load`` needs, in tensors and plain values."""
+        """Return the complete state as tensors and plain values, for :meth:`load`."""
         return {
             "model": _copy_weights(self.model),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
@@ -218,6 +229,7 @@ class _Fitting:
         }
 
     def load(self, dumped: Mapping[str, Any]) -> None:
+        """Restore a state of :meth:`dump`."""
         self.model.load_state_dict(dumped["model"])
         self.optimizer.load_state_dict(dumped["optimizer"])
         if self.scheduler is not None:
@@ -227,7 +239,7 @@ class _Fitting:
         self.state = FitState(**dumped["state"])
 
     def _train(self) -> float:
-        """One epoch of steps; returns the mean loss of the batches."""
+        """Run the optimiser steps of one epoch; returns the mean loss of the batches."""
         seed_everything(self.seed, self.stage, self.state.epoch, self.team.rank)
         self.draws.manual_seed(seed_of(self.seed, self.stage, self.state.epoch) % 2**63)
         self.model.train()
@@ -255,9 +267,10 @@ class _Fitting:
         return loss.detach()
 
     def _outputs(self, batch: np.ndarray) -> Outputs:
-        """The model's outputs for a whole batch, of which this worker computes its share."""
+        """Return the model's outputs for a whole batch, of which this worker computes only its share."""
         share = self.team.share(batch)
-        # A worker without a share in a batch smaller than the team computes one clip to learn the form.
+        # If a batch has fewer clips than there are workers, a worker without a clip computes one anyway, because it
+        # needs the form of the outputs to receive those of the others.
         own, places = (share, self.team.places) if len(share) else (batch[:1], slice(1))
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_amp),

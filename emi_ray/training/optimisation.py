@@ -15,7 +15,7 @@ Scheduler = ReduceLROnPlateau | LambdaLR | None
 
 
 def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
-    """AdamW over the model's parameters; those that learn at one rate make one group."""
+    """Build AdamW with one parameter group for each learning rate."""
     by_ratio: dict[float, list[nn.Parameter]] = {}
     for group in model.parameter_groups():
         by_ratio.setdefault(group.lr_ratio, []).extend(group.parameters)
@@ -29,7 +29,7 @@ def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
 
 
 def build_scheduler(optimizer: Optimizer, training: TrainingSettings) -> Scheduler:
-    """What ``training.scheduler`` names; None for a constant rate."""
+    """Build the learning-rate schedule that ``training.scheduler`` names; None for a constant learning rate."""
     if training.scheduler == "plateau":
         return ReduceLROnPlateau(
             optimizer, mode="max", factor=training.plateau_factor, patience=training.plateau_patience
@@ -40,7 +40,7 @@ def build_scheduler(optimizer: Optimizer, training: TrainingSettings) -> Schedul
 
 
 def step_scheduler(scheduler: Scheduler, val_pearson: float) -> None:
-    """Tell the schedule that an epoch is over."""
+    """Advance the schedule after an epoch."""
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(val_pearson)
     elif scheduler is not None:
@@ -48,7 +48,7 @@ def step_scheduler(scheduler: Scheduler, val_pearson: float) -> None:
 
 
 def cosine_factor(done: int, training: TrainingSettings) -> float:
-    """Share of the learning rate after ``done`` epochs: a linear warm-up, then half a cosine."""
+    """Return the factor of the learning rate after ``done`` epochs: a linear warm-up, then half a cosine."""
     if done < training.warmup_epochs:
         return (done + 1) / (training.warmup_epochs + 1)
     rest = max(1, training.epochs - training.warmup_epochs)

@@ -1,6 +1,6 @@
-"""What is to be trained: a run, and the stage-1 encoders that it needs.
+"""Plans of runs and of the stage-1 encoders that they need.
 
-Everything here is cheap and imports no torch: the driver plans many runs within a second.
+Planning is fast and does not import torch, so that the driver can plan many runs within a second.
 """
 
 import hashlib
@@ -25,18 +25,23 @@ from emi_ray.workspace import Workspace
 METRICS = "metrics.json"
 
 ALGORITHM = 6
-"""Grows whenever the same settings come to other weights."""
+"""Version of the training algorithm; increased whenever the same settings lead to different weights."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is to be trained, on which features. Cheap and picklable.
+    """A run to train: its recipe, seed and inputs. It is small and can be pickled.
 
     Attributes:
-        inputs: hashes of what is read: of the corpus (``clips``), and of each encoder's features by content.
-        transcripts: fingerprint of the recogniser whose transcripts a fine-tuned text backbone reads where the corpus
-            gives none; None where there is none.
+        workspace: holds the features and receives the run.
+        recipe: the resolved recipe.
+        seed: random seed.
+        fingerprints: fingerprint of the features of each encoder.
+        media: settings of the decoding.
+        inputs: hashes of the inputs: the corpus (``clips``) and the content of each encoder's features.
         key: hash of everything that determines the run.
+        transcripts: fingerprint of the speech recogniser whose transcripts a fine-tuned text backbone reads if the
+            corpus gives none; None without one.
     """
 
     workspace: Workspace
@@ -69,18 +74,18 @@ class RunPlan:
 
     @property
     def max_steps(self) -> dict[Stream, int]:
-        """How many steps of sound speech backbones look at, so that no more are held in memory."""
+        """Maximum number of steps that each speech backbone reads, so that no more are kept in memory."""
         recipe = self.recipe
         speech = recipe.finetuned - {recipe.transcript_stream}
         return {name: recipe.encoders[name].max_steps or SPEECH_STEPS for name in speech}
 
     def read_data(self) -> ClipData:
-        """All clips, with everything that the recipe's encoders read."""
+        """Read all clips with the features or tokens of all encoders."""
         limits, extras = self.max_steps, self.recipe.extras
         return self.with_texts(read_clip_data(self.workspace, self.stores, max_steps=limits, extras=extras))
 
     def with_texts(self, data: ClipData) -> ClipData:
-        """The same clips, with the tokens of their transcripts where the recipe fine-tunes a text backbone."""
+        """Add the tokens of the transcripts to clips, if the recipe fine-tunes a text backbone."""
         if self.recipe.transcript_stream is None:
             return data
         from emi_ray.training.transcripts import with_tokens  # imports torch
@@ -88,7 +93,7 @@ class RunPlan:
         return with_tokens(data, self.recipe, read_transcripts(self.workspace.clips(), self.transcript_store))
 
     def finished(self) -> dict[str, Any] | None:
-        """The metrics of this very run if it is finished; None if it is not, or ran with other settings."""
+        """Return the metrics of this run if it is finished; None if it is not, or had other settings or inputs."""
         path = f"{self.folder}/{METRICS}"
         try:
             found = self.workspace.read_json(path)
@@ -98,11 +103,13 @@ class RunPlan:
 
 
 def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed: int) -> RunPlan:
-    """Find the features and compute the run's key, which changes with the recipe, the seed, the content of the
-    features and transcripts, the clips, and their labels with their ranges and order.
+    """Find the inputs of a run and compute its key.
+
+    The key depends on the recipe, the seed, the content of features and transcripts, the clips, and the labels with
+    their ranges and order.
 
     Raises:
-        UserError: a modality has no features, there is no corpus, or it is not told which transcripts are meant.
+        UserError: there is no corpus, no label, no features for an encoder, or several stores of transcripts fit.
     """
     require_labels(workspace)
     if recipe.finetuned:
@@ -127,19 +134,19 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
 
 
 def run_key(recipe: Recipe, seed: int, inputs: Mapping[str, str]) -> str:
-    """Hash of everything that determines a run: equal for two runs that end alike."""
+    """Compute the hash of everything that determines a run; runs with equal keys have equal results."""
     decided_by = recipe.model_dump(mode="json", exclude={"title", "paper"})
     return hash_of([ALGORITHM, decided_by, seed, dict(inputs)])
 
 
 def hash_of(value: Any) -> str:
-    """Twelve hexadecimal digits of a value that JSON can hold."""
+    """Return a hash of a JSON value as 12 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training ran: the node's address, and the ids of the GPUs that it was given."""
+    """Where a training ran: the address of the node and the ids of the assigned GPUs."""
 
     node: str
     gpus: tuple[str, ...] = ()
@@ -147,9 +154,9 @@ class Place:
 
 @dataclass(frozen=True)
 class EncoderJob:
-    """What is to be trained: the encoder of one modality, as ``plan`` wants it.
+    """A stage-1 encoder to train, as needed by the run ``plan``.
 
-    Two jobs with the same ``key`` end with the same weights, whichever runs they belong to.
+    Jobs with equal ``key`` give the same weights, even if they belong to different runs.
     """
 
     plan: RunPlan
@@ -158,7 +165,7 @@ class EncoderJob:
 
 
 def encoder_jobs(plan: RunPlan) -> list[EncoderJob]:
-    """The stage-1 encoders of a run; none for a recipe that trains all of its parts together."""
+    """Return the jobs for the stage-1 encoders of a run; none for joint training and late fusion."""
     recipe = plan.recipe
     if recipe.fusion is not None and (recipe.stages == "joint" or recipe.fusion.type == "late"):
         return []
@@ -171,7 +178,7 @@ def _key(plan: RunPlan, modality: Stream) -> str:
 
 
 def encoder_settings(recipe: Recipe, modality: Stream, seed: int) -> dict[str, Any]:
-    """What the recipe and the code decide of an encoder stage, as plain values: all but the clips."""
+    """Return everything except the clips that determines an encoder stage, as plain values."""
     settings = recipe.encoders[modality]
     return {
         "algorithm": ALGORITHM,

@@ -1,8 +1,8 @@
-"""One run over several workers under Ray Train, resumed after any of them, or the driver, is killed.
+"""Training of one run on several workers with Ray Train; it resumes after a worker or the driver is killed.
 
-Checkpoints live in ``runs/<recipe>/<seed>/ray/<run key>`` of the workspace until the run is finished. The key
-is part of the name, so that a run resumes its own checkpoints only. A run with other settings in the same
-folder is replaced when the new one is finished, not before.
+Checkpoints are in ``runs/<recipe>/<seed>/ray/<run key>`` of the workspace until the run is finished. The key is
+part of the path, so that a run only resumes its own checkpoints. A finished run with other settings in the same
+folder is not replaced before the new run is finished.
 """
 
 import os
@@ -41,19 +41,23 @@ def train_distributed(
     on_progress: Callable[[str, Mapping[str, Any]], None],
     checkpoint_every_s: float = 10.0,
 ) -> dict[str, Any]:
-    """Train one run over several workers, which share each batch; resumed where an earlier attempt was interrupted.
+    """Train one run on several workers, which share each batch, or resume it after an interruption.
 
     Args:
-        on_progress: called on this process, from another thread, after every epoch with the run's name and what
-            ``history.csv`` will say of the epoch.
-        checkpoint_every_s: how much work a crash may cost, about; a stage's end is kept after a third of it.
+        plan: the run.
+        num_workers: number of workers.
+        force: discard checkpoints and stage-1 encoders of earlier commands.
+        on_progress: called in this process, from another thread, after every epoch with the run's name and the
+            epoch's row of ``history.csv``.
+        checkpoint_every_s: approximate time between checkpoints in seconds, which is the work that a crash can cost.
+            At the end of a stage, a third of it is enough.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
         UserError: the labels or the features do not allow training.
-        EmiRayError: training failed again and again.
+        EmiRayError: training failed repeatedly.
     """
     if force:
         plan.workspace.delete(f"{plan.folder}/ray")
@@ -69,7 +73,7 @@ def train_distributed(
 
 @dataclass(frozen=True)
 class _Job:
-    """What every worker is told."""
+    """Arguments that all workers share."""
 
     plan: RunPlan
     inbox: Inbox
@@ -79,7 +83,7 @@ class _Job:
 
 def _fit(job: _Job, num_workers: int) -> None:
     plan = job.plan
-    # How long every report of a checkpoint blocks; Ray's default of 2 s is as long as training takes here.
+    # Every report of a checkpoint blocks for this interval. Ray's default of 2 s can be as long as a training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     enough_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
     trainer = TorchTrainer(
@@ -116,10 +120,10 @@ def _cause_of(error: Exception) -> str:
 
 
 def _train_on_worker(config: dict[str, Any]) -> None:
-    """What each worker runs: the whole run, resumed from the last checkpoint if there is one."""
+    """Execute the run, resumed from the last checkpoint if there is one; runs on each worker."""
     job: _Job = config["job"]
     context, device = ray.train.get_context(), get_device()
-    # The tensors are small: a second thread gained nothing and, on a busy machine, cost eight times the time.
+    # The tensors are small: a second thread was no faster, and on a busy machine eight times slower.
     torch.set_num_threads(1)
 
     def tell(scores: Mapping[str, Any]) -> None:
@@ -137,12 +141,12 @@ def _train_on_worker(config: dict[str, Any]) -> None:
             reuse_encoders=job.reuse_encoders,
         )
     except UserError as error:
-        # Trying again would not help: the driver is told, and raises it.
+        # A retry would not help, so Ray must not see an error. The driver gets the message and raises it.
         job.inbox.set_problem(str(error))
 
 
 class _Checkpoints:
-    """Reports checkpoints to Ray Train, seldom, because each report blocks for its health-check interval."""
+    """Reports checkpoints to Ray Train, but not often, because each report blocks for Ray's health-check interval."""
 
     def __init__(self, device: torch.device, every_s: float) -> None:
         self._device = device
@@ -174,7 +178,7 @@ def _last_state() -> dict[str, Any] | None:
 
 @contextmanager
 def _listening(on_progress: Callable[[str, Mapping[str, Any]], None]) -> Iterator[Inbox]:
-    """An inbox whose news reach ``on_progress`` from a thread of this process while the block lasts."""
+    """Yield an inbox; a thread of this process passes its messages to ``on_progress`` while the block runs."""
     inbox, over = Inbox(), threading.Event()
 
     def listen() -> None:

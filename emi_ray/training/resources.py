@@ -1,6 +1,6 @@
-"""How many trainings run at once, and what each of them takes of a machine.
+"""Number of concurrent trainings, and the Ray resources of each.
 
-A training here is a trial of a search, a run, or the first stage of one encoder. Knows Ray.
+A training is a trial of a search, a run, or a stage-1 encoder.
 """
 
 import os
@@ -12,18 +12,25 @@ import ray
 from emi_ray.errors import UserError
 from emi_ray.runtime import CORES, machine, results_of
 
-if TYPE_CHECKING:  # the driver needs no torch
+if TYPE_CHECKING:  # the driver does not need torch
     import torch
 
 _SHARE_OF_MEMORY = 0.9
 _CUDA_CONTEXT_BYTES = 600 << 20
 _WORKING_BYTES = 512 << 20
-"""Activations, weights and the optimiser of a small model, and an evaluation batch."""
+"""GPU memory for the activations, weights and optimiser state of a small model, and for an evaluation batch."""
 
 
 @dataclass(frozen=True)
 class JobResources:
-    """What one training takes, and how many run at once; ``threads`` is for torch."""
+    """The resources of one training.
+
+    Attributes:
+        concurrent: number of trainings that run at once.
+        cpus: CPU cores of one training.
+        gpus: fraction of a GPU, or number of GPUs, of one training.
+        threads: number of torch's threads.
+    """
 
     concurrent: int
     cpus: float
@@ -32,22 +39,24 @@ class JobResources:
 
     @property
     def request(self) -> dict[str, float]:
-        """As Ray spells it. A local session counts logical CPUs, and cores of its own beside them."""
+        """The resources in Ray's format. A local session has a custom resource for cores besides logical CPUs."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         if ray.cluster_resources().get(CORES):
             wanted |= {"CPU": min(self.cpus, 0.1), CORES: self.cpus}
         return {name: amount for name, amount in wanted.items() if amount > 0}
 
     def shared_out(self, num_jobs: int) -> "list[JobResources]":
-        """What each of ``num_jobs`` trainings takes: larger shares of the GPUs where there are few of them."""
+        """Return the resources of each of ``num_jobs`` trainings; if there are few, each gets more of a GPU."""
         if not self.gpus:
             return [self] * num_jobs
         shares = gpu_shares(num_jobs, machine().gpus, max(1, int(1 / self.gpus + 1e-9)))
         return [replace(self, gpus=share) for share in shares]
 
     def take_up(self) -> "torch.device":
-        """Called in the process that trains: sets torch's threads; returns the device to train on,
-        which is the CPU where a GPU was given that torch cannot use."""
+        """Set the number of torch's threads, and return the device to train on. Call it in the training process.
+
+        The device is the CPU if torch cannot use the assigned GPU.
+        """
         import torch
 
         torch.set_num_threads(self.threads)
@@ -55,7 +64,7 @@ class JobResources:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The same as options of a remote function."""
+        """The resources as options of a Ray remote function."""
         custom = {name: amount for name, amount in self.request.items() if name not in ("CPU", "GPU")}
         return {"num_cpus": self.request.get("CPU", 0), "num_gpus": self.gpus, "resources": custom}
 
@@ -66,20 +75,20 @@ def size_jobs(
     gpus: float | None = None,
     gpu_bytes: int | None = None,
 ) -> JobResources:
-    """Share the session's machines out among trainings.
+    """Compute how many trainings run at once in this Ray session, and the resources of each.
 
     Args:
-        data_bytes: of the features, which each training holds on its GPU.
-        concurrent: trainings at once; by default one a core, or as many as the GPUs' memory holds.
-        gpus: of one training; by default by memory, and none where there is no GPU.
-        gpu_bytes: memory of the smallest GPU; None: not known, one training each.
+        data_bytes: size of the features, which each training copies to its GPU.
+        concurrent: number of concurrent trainings; by default one per core, or as many as fit into GPU memory.
+        gpus: GPUs of one training; by default from the memory, 0 without GPUs.
+        gpu_bytes: memory of the smallest GPU; if None, one training runs on each GPU.
 
     Raises:
-        UserError: the session has fewer GPUs than one training is to have.
+        UserError: the session has fewer GPUs than one training needs.
     """
     total = machine()
     if gpus is not None and gpus > total.gpus:
-        raise UserError(f"{gpus:g} GPUs are wanted for each training: this session has {total.gpus} GPUs.")
+        raise UserError(f"Each training needs {gpus:g} GPUs, but this session has {total.gpus} GPUs.")
     if total.gpus and gpus is None:
         gpus = 1 / min(jobs_per_gpu(data_bytes, gpu_bytes), max(1, total.cpus // total.gpus))
     gpus = gpus or 0.0
@@ -90,7 +99,7 @@ def size_jobs(
 
 
 def jobs_per_gpu(data_bytes: int, gpu_bytes: int | None) -> int:
-    """How many trainings one GPU's memory holds, at least 1."""
+    """Return how many trainings fit into the memory of one GPU, at least 1."""
     if gpu_bytes is None:
         return 1
     one = data_bytes + _CUDA_CONTEXT_BYTES + _WORKING_BYTES
@@ -98,13 +107,15 @@ def jobs_per_gpu(data_bytes: int, gpu_bytes: int | None) -> int:
 
 
 def gpu_shares(num_jobs: int, total_gpus: int, most: int) -> list[float]:
-    """The GPU share of each of ``num_jobs`` trainings, such that none of the GPUs is left without work.
+    """Compute the GPU share of each training so that no GPU is idle.
 
-    Ray fills one GPU before it touches the next. Equal shares would therefore put five trainings on three of four
-    GPUs. Here each GPU's trainings get the shares that fill exactly that GPU.
+    Ray fills one GPU before it uses the next one. With equal shares, five trainings could thus run on only three of
+    four GPUs. Therefore the shares of the trainings of each GPU add up to exactly one GPU.
 
     Args:
-        most: how many trainings one GPU holds at once; further ones wait for their turn.
+        num_jobs: number of trainings.
+        total_gpus: number of GPUs.
+        most: maximum number of concurrent trainings on one GPU; further trainings wait.
     """
     if not total_gpus:
         return [0.0] * num_jobs
@@ -115,7 +126,7 @@ def gpu_shares(num_jobs: int, total_gpus: int, most: int) -> list[float]:
 
 
 def smallest_gpu_bytes() -> int | None:
-    """Memory of a GPU of the session, asked where one is; None where there is none."""
+    """Return the memory of a GPU of the session in bytes, queried on its node; None without GPUs."""
     if not machine().gpus:
         return None
     answer: int | None = results_of(ray.remote(num_gpus=1, num_cpus=0)(_memory_of_gpu).remote())

@@ -1,4 +1,4 @@
-"""Which clips train, which choose the epoch, and which validate."""
+"""Division of the clips into those for training, for selecting the best epoch, and for validation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from emi_ray.schema import GROUP, Stream, clips_schema
 from emi_ray.training.clip_data import ClipData
 
 DRAWN_SEED = 42
-"""Of the expanded and the pooled split: the same whatever the seed of a run, so that runs can be compared."""
+"""Random seed of the expanded and pooled splits and of the inner part. It is the same for all runs, so that runs with
+different seeds can be compared."""
 
 
 INNER_CLIPS = 400
-"""An inner part of train of so many clips chooses epochs unless a recipe says otherwise: the standard error of a
-correlation over it is .05, and of the mean over six labels some .02 to .03."""
+"""Minimum number of clips of the inner part of train with ``stop_on: auto``. With 400 clips, the standard error of a
+correlation is .05, and that of the mean over six labels about .02 to .03."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Rows:
     """Rows of a :class:`ClipData`, (n,) int64 each, ascending.
 
     Attributes:
-        train: that weights learn from.
-        val: that a run is scored on.
-        inner: taken out of train to choose epochs by; None: ``val`` does that too.
+        train: clips that the weights are trained on.
+        val: clips that the run is scored on.
+        inner: clips held out from train, which select the best epoch; if None, ``val`` selects it.
     """
 
     train: np.ndarray
@@ -39,18 +40,18 @@ class Rows:
 
     @property
     def stopping(self) -> np.ndarray:
-        """The rows whose score chooses the best epoch."""
+        """The rows whose score selects the best epoch."""
         return self.val if self.inner is None else self.inner
 
     def parts(self) -> dict[str, np.ndarray]:
-        """All that there is, by name."""
+        """Return the parts that exist, by name."""
         return {"train": self.train, "val": self.val, **({} if self.inner is None else {"inner": self.inner})}
 
     def having(self, data: ClipData, modalities: Iterable[Stream]) -> "Rows":
-        """Only the clips that have at least one of the modalities.
+        """Select the clips that have at least one of the modalities.
 
         Raises:
-            UserError: none is left to train on, none to validate on, or none to stop by.
+            UserError: a part has no such clips.
         """
         modalities = list(modalities)
         present = np.any([data.features[modality].present for modality in modalities], axis=0)
@@ -62,13 +63,13 @@ class Rows:
 
 
 def with_inner_part(data: ClipData, rows: Rows, training: TrainingSettings) -> Rows:
-    """The rows with an inner part of train to stop by, where ``training.stop_on`` wants one.
+    """Hold out an inner part of train for early stopping, if ``training.stop_on`` asks for one.
 
-    It is drawn as a held-out part is: stratified on which labels are present, by whole groups where there are some,
-    the same for every seed of a run.
+    Selecting the best epoch on the validation clips would make their score optimistic. The inner part is stratified
+    by which labels are present, consists of whole groups if the corpus names groups, and is the same for all seeds.
 
     Raises:
-        UserError: an inner part is wanted and there are too few clips.
+        UserError: an inner part is required, but there are too few clips.
     """
     expected = len(rows.train) * training.inner_share
     if training.stop_on == "val" or (training.stop_on == "auto" and expected < INNER_CLIPS):
@@ -80,12 +81,12 @@ def with_inner_part(data: ClipData, rows: Rows, training: TrainingSettings) -> R
 
 
 def split_rows(data: ClipData, split: SplitName = "official") -> Rows:
-    """The labelled clips of a split: those with at least one label.
+    """Return the clips of a split that have at least one label.
 
-    ``official`` takes the corpus's own train and val; the others are drawn by :func:`draw_split`.
+    ``official`` uses the train and val splits of the corpus; the others are drawn by :func:`draw_split`.
 
     Raises:
-        UserError: there is nothing to train on or nothing to validate on.
+        UserError: train or val has no labelled clips.
     """
     labelled = np.isfinite(data.targets).any(axis=1)
     splits = data.splits if split == "official" else np.array(draw_split(data, split)["split"].to_pylist())
@@ -97,17 +98,17 @@ def split_rows(data: ClipData, split: SplitName = "official") -> Rows:
 
 
 def draw_split(data: ClipData, split: SplitName) -> pa.Table:
-    """An ``expanded`` or ``pooled`` split: ``clip_id`` and ``split`` of all clips, in their order.
+    """Draw an ``expanded`` or ``pooled`` split; returns a table with ``clip_id`` and ``split`` of all clips in order.
 
     Raises:
-        UserError: the corpus has too few clips, or too few in val.
+        UserError: the corpus, or its val split, has too few clips.
     """
     draw = {"expanded": expanded_split, "pooled": pooled_split}[split]
     return draw(as_table(data), DRAWN_SEED)
 
 
 def as_table(data: ClipData) -> pa.Table:
-    """The clips as the corpus's table has them: id, split, group and labels, the rest null."""
+    """Return the clips as a table with the corpus's schema: id, split, group and labels; other columns are null."""
     nothing = pa.nulls(len(data), pa.string())
     columns: dict[str, Any] = {"clip_id": data.clip_ids, "split": data.splits, GROUP: nothing}
     if data.groups is not None:

@@ -1,4 +1,4 @@
-"""One run, from the workspace's features to the files of its folder. Knows no Ray."""
+"""Execution of one run, from the workspace's features to the files of its folder. Does not use Ray."""
 
 import math
 import socket
@@ -23,12 +23,12 @@ from emi_ray.training.team import Team
 
 @dataclass(frozen=True)
 class Earlier:
-    """What was trained for a run before it started: stage-1 encoders, each in a job of its own.
+    """The stage-1 encoders that were trained for a run before it started, each in a job of its own.
 
     Attributes:
-        trained: where each encoder was trained that was trained for this run, and not found from an earlier one.
-        started: when the first of these jobs started, in seconds since 1970.
-        seconds: how long they took in all.
+        trained: where each encoder was trained; encoders that were found in the cache are not included.
+        started: start of the first of these jobs, in seconds since 1970.
+        seconds: total duration of these jobs.
     """
 
     trained: Mapping[str, Place] = field(default_factory=dict)
@@ -48,12 +48,20 @@ def execute_run(
     reuse_encoders: bool = True,
     earlier: Earlier | None = None,
 ) -> dict[str, Any]:
-    """Read, train, predict, write; returns the metrics.
+    """Read the data, train, predict, and write the files of a run; returns the content of ``metrics.json``.
 
-    Under ``torch.distributed`` every worker calls this, and the first one writes.
+    With ``torch.distributed``, every worker calls this function; only the first one writes and returns metrics.
 
     Args:
-        data: as :meth:`RunPlan.read_data` returns it, where the caller holds it already.
+        plan: the run.
+        data: result of :meth:`RunPlan.read_data`, if the caller already has it.
+        device: device to train on; by default the CPU.
+        place: where this process runs; by default this host.
+        on_epoch_end: called after each epoch.
+        on_checkpoint: called after each epoch with a function that builds the state to resume from.
+        resume: a state that ``on_checkpoint`` built.
+        reuse_encoders: whether stage-1 encoders in the cache are used.
+        earlier: the stage-1 encoders that were trained for this run.
 
     Raises:
         UserError: the labels or the features do not allow training.
@@ -105,7 +113,7 @@ def execute_run(
 
 
 class _Clock:
-    """Seconds of work on a run, which a resumed run goes on counting, and when it first started."""
+    """Measures the time that a run has taken, including the time before it was resumed, and its first start."""
 
     def __init__(self, resume: Mapping[str, Any]) -> None:
         self.started: float = resume.get("run_started", time.time())

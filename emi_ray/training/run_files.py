@@ -1,14 +1,15 @@
 """The files of a finished run, ``runs/<recipe>/<seed>/``.
 
-history.csv           one row a stage and epoch
-predictions.parquet   clip_id, split, one column a label, true_<label>, modalities, scored: validation and test clips
-stages.parquet        clip_id, stage, one column a label: what single modalities say of the validation clips
-split.parquet         the clips that it saw: clip_id, split (train, val, or inner: of train, to choose epochs by), and
-                      digest_<encoder>, a hash of the features that it read of the clip
-recipe.yaml           resolved, all overrides applied
-versions.json
+history.csv           one row for each stage and epoch
+predictions.parquet   of validation and test clips: clip_id, split, one column per label, true_<label>, modalities,
+                      scored
+stages.parquet        stage-1 predictions of the validation clips: clip_id, stage, one column per label
+split.parquet         the clips of the run: clip_id, split (train, val, or inner for the held-out part of train that
+                      selects the best epoch), and digest_<encoder>, a hash of the clip's features
+recipe.yaml           the resolved recipe with all overrides
+versions.json         versions of Python and the libraries
 model.safetensors, model.json
-metrics.json          written last: where it stands, the run is finished
+metrics.json          written last: if it exists, the run is finished
 """
 
 import math
@@ -50,13 +51,18 @@ def write_run(
     description: ModelDescription,
     finish: Callable[[], Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Predict, score and write everything; files of an earlier run in the folder are replaced.
+    """Predict and score the clips of a trained run, and write all of its files. Existing files are replaced.
 
     Args:
-        finish: called last; returns what ``metrics.json`` says of where and how long the run was trained.
+        workspace: receives the files.
+        folder: folder of the run, relative to the workspace.
+        trained: the trained recipe.
+        data: all clips.
+        description: description of the model.
+        finish: called last; returns the entries of ``metrics.json`` about place and duration of the training.
 
     Returns:
-        What ``metrics.json`` holds; a score that does not exist (constant label) is None.
+        The content of ``metrics.json``; a score that is undefined (constant label) is None.
     """
     recipe = description.recipe
     final = final_rows(recipe, data, trained.rows)
@@ -113,12 +119,12 @@ def write_run(
 
 
 def final_rows(recipe: Recipe, data: ClipData, rows: Rows) -> Rows:
-    """The clips that the whole system is trained and scored on."""
+    """Return the clips that the whole system is trained and scored on."""
     return rows if scores_clips_without_input(recipe) else rows.having(data, recipe.streams)
 
 
 def scored_clips(recipe: Recipe, data: ClipData) -> np.ndarray:
-    """Which clips (N,) count when the whole system is scored, in every split: those that it can read."""
+    """Return which clips, (N,) bool, count in the scores of the whole system: those with an input that it reads."""
     if scores_clips_without_input(recipe):
         return np.full(len(data), True)
     readable: np.ndarray = np.any([data.features[m].present for m in recipe.streams], axis=0)
@@ -126,12 +132,12 @@ def scored_clips(recipe: Recipe, data: ClipData) -> np.ndarray:
 
 
 def scores_clips_without_input(recipe: Recipe) -> bool:
-    """Whether a recipe of one modality answers for clips without it, as for a zero vector, and is scored on them."""
+    """Return whether a recipe with one encoder is also scored on clips without its modality, as zero vectors."""
     return recipe.fusion is None and recipe.encoders[recipe.streams[0]].missing == "zero"
 
 
 def predict_in_units(model: Regressor, data: ClipData, rows: np.ndarray) -> np.ndarray:
-    """Predictions for rows in the units of the labels, (n, L) float64, by this process alone."""
+    """Predict rows (n,) in this process; returns (n, L) float64 in the units of the labels."""
     if not len(rows):
         return np.empty((0, len(data.labels)))
     device = next(model.parameters()).device
@@ -141,8 +147,11 @@ def predict_in_units(model: Regressor, data: ClipData, rows: np.ndarray) -> np.n
 def predictions_table(
     data: ClipData, rows: np.ndarray, split_names: np.ndarray, predictions: np.ndarray, recipe: Recipe
 ) -> pa.Table:
-    """clip_id, split, one column a label, ``true_<label>`` (null where unknown), ``modalities`` (those that the
-    clip has, joined by commas) and ``scored`` (whether the clip counts in the scores)."""
+    """Build the table of ``predictions.parquet``.
+
+    Its columns are ``clip_id``, ``split``, one column per label, ``true_<label>`` (null if unknown), ``modalities``
+    (those of the clip, joined by commas), and ``scored`` (whether the clip counts in the scores).
+    """
     columns: dict[str, Any] = {"clip_id": data.clip_ids[rows], "split": split_names}
     for index, label in enumerate(data.labels):
         columns[label.name] = predictions[:, index]
@@ -156,16 +165,16 @@ def predictions_table(
 
 
 def modalities_of(data: ClipData, recipe: Recipe, row: int) -> str:
-    """Which of the modalities that a recipe reads a clip has, joined by commas."""
+    """Return the modalities of a clip that a recipe reads, joined by commas."""
     there = (name for name in recipe.streams if data.features[name].present[row])
     return ",".join(dict.fromkeys(recipe.modality_of(name) for name in there))
 
 
 def read_split(workspace: Workspace, folder: str, data: ClipData) -> Rows:
-    """The clips that a run was trained and validated on, whatever the corpus says of them now.
+    """Read which clips a run was trained and validated on; the current splits of the corpus do not matter.
 
     Raises:
-        UserError: the corpus has lost some of them.
+        UserError: some of these clips are no longer in the corpus.
     """
     table = workspace.read_table(f"{folder}/{SPLIT}")
     row_of = {clip_id: row for row, clip_id in enumerate(data.clip_ids.tolist())}
@@ -173,7 +182,7 @@ def read_split(workspace: Workspace, folder: str, data: ClipData) -> Rows:
     for clip_id, split in zip(table["clip_id"].to_pylist(), table["split"].to_pylist(), strict=True):
         if clip_id not in row_of:
             raise UserError(
-                f"{folder} was made with clip '{clip_id}', which the corpus no longer has: train again."
+                f"{folder} was trained with clip '{clip_id}', which the corpus no longer has: train again."
             )
         rows[split].append(row_of[clip_id])
     inner = np.sort(rows["inner"]) if rows["inner"] else None
@@ -194,8 +203,10 @@ def _split_table(data: ClipData, rows: Rows) -> pa.Table:
 
 
 def changed_since(workspace: Workspace, folder: str, data: ClipData) -> dict[Stream, list[str]]:
-    """By encoder, the clips of a run whose features are no longer those that it saw; encoders without any are left
-    out, and so are those of which the run does not say."""
+    """Return by encoder the clips of a run whose features have changed since. Encoders without any are left out.
+
+    Encoders whose features were not hashed when the run was trained are left out as well.
+    """
     table = workspace.read_table(f"{folder}/{SPLIT}")
     row_of = {clip_id: row for row, clip_id in enumerate(data.clip_ids.tolist())}
     changed: dict[Stream, list[str]] = {}
@@ -219,14 +230,14 @@ def _nan_last(value: float) -> float:
 
 
 def _stopped_by(recipe: Recipe, rows: Rows) -> str:
-    """Which clips chose the epochs: ``folds`` or an ``inner`` part of train, or those of ``val``."""
+    """Return which clips selected the best epoch: ``folds``, the ``inner`` part of train, or ``val``."""
     if recipe.fusion is not None and recipe.fusion.type == "late":
         return "folds"
     return "val" if rows.inner is None else "inner"
 
 
 def without_nan(value: Any) -> Any:
-    """The same with None for every NaN, as JSON wants it."""
+    """Replace NaN by None in nested dictionaries, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: without_nan(part) for key, part in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

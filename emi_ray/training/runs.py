@@ -1,4 +1,4 @@
-"""The runs of one command: planned, locked against other commands, trained side by side or one after the other."""
+"""The runs of one command: planning, locking against other commands, and training in parallel or in sequence."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -17,7 +17,7 @@ from emi_ray.workspace import Workspace
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A recipe to be trained with a seed."""
+    """A recipe to train with a seed."""
 
     recipe: Recipe
     seed: int
@@ -25,7 +25,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a request: metrics as in ``metrics.json`` with ``already_finished``, or a problem."""
+    """The result of a request: the content of ``metrics.json`` with ``already_finished``, or a problem."""
 
     recipe: Recipe
     seed: int
@@ -46,21 +46,26 @@ def train_runs(
     on_result: Callable[[RunResult], None] = lambda result: None,
     checkpoint_every_s: float = 2.0,
 ) -> list[RunResult]:
-    """Train every request on the features of a workspace; a Ray session must be up.
+    """Train runs on the features of a workspace. Needs a Ray session.
 
-    A run that was interrupted is resumed. One that is finished, with the same recipe, seed, features and labels, is
-    not repeated, unless ``force``. A run that cannot be trained does not stop the others.
+    An interrupted run is resumed. A run that is finished with the same recipe, seed, features and labels is not
+    repeated, unless ``force`` is set. A run that cannot be trained does not stop the others.
 
     Args:
-        num_workers: more than one share each batch of one run after the other (:func:`train_distributed`).
-        force: forget checkpoints and stage-1 encoders of earlier commands and train anew.
-        gpus_per_run: by default a share by the features' size and the GPUs' memory.
-        on_plan: called once with how many runs are to be trained, and how many trainings run at once.
-        on_result: called with each result as soon as it is there.
-        checkpoint_every_s: seconds of work that a crash may cost, about, or one epoch where that takes longer.
+        workspace: holds the features and receives the runs.
+        requests: the runs to train.
+        config: settings of the workspace.
+        num_workers: with more than one, runs are trained one after the other, and workers share each batch
+            (:func:`emi_ray.training.ray_worker.train_distributed`).
+        force: discard checkpoints and stage-1 encoders of earlier commands and train again.
+        gpus_per_run: fraction of a GPU for each run; by default from the size of the features and the GPU's memory.
+        on_progress: called after each epoch with the name of the job and its row of ``history.csv``.
+        on_plan: called once with the number of runs to train and the number of concurrent trainings.
+        on_result: called with each result as soon as it is available.
+        checkpoint_every_s: approximate seconds between checkpoints, or one epoch if that takes longer.
 
     Returns:
-        One result a request, in their order.
+        One result per request, in the same order.
     """
     shared = replace(workspace, root=workspace.path()) if workspace.is_local else workspace
     results: dict[int, RunResult] = {}
@@ -114,8 +119,10 @@ def _tell_result(result: RunResult) -> None:
 
 
 def _remove_leftovers(plan: RunPlan) -> None:
-    """Remove the checkpoints of a finished run that was killed before it removed them, unless another run of the
-    same folder is at work."""
+    """Remove leftover checkpoints of a finished run, unless another command is training in the same folder.
+
+    They are left over if the command was killed after the run was finished.
+    """
     if plan.workspace.folders(f"{plan.folder}/ray"):
         with suppress(UserError), plan.workspace.driving(plan.folder, f"Run {plan.name}"):
             plan.workspace.delete(f"{plan.folder}/ray")
@@ -124,5 +131,6 @@ def _remove_leftovers(plan: RunPlan) -> None:
 def _refuse_same_folder(plan: RunPlan, others: Iterable[RunPlan]) -> None:
     if any(other.folder == plan.folder for other in others):
         raise UserError(
-            f"{plan.folder} is asked for twice: give two recipes two names, and name each recipe and seed once."
+            f"{plan.folder} is asked for twice: give different recipes different names, and name each recipe and "
+            "seed only once."
         )

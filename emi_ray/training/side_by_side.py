@@ -1,9 +1,9 @@
-"""Training runs side by side: each stage-1 encoder and each run is one Ray task.
+"""Training of several runs in parallel: each stage-1 encoder and each run is a Ray task.
 
-Ray starts as many of them at once as the cluster's GPUs or cores allow, keeps their processes for the next ones,
-repeats those whose process or node is lost, and uses nodes that join. An encoder that several runs share is one task,
-for which all of them wait. Features are read by tasks too, into Ray's object store: once a command, mapped by all
-processes of a node. One large run over several workers is :mod:`emi_ray.training.ray_worker`.
+Ray starts as many tasks at once as the GPUs or cores of the cluster allow, reuses their processes, repeats tasks
+whose process or node is lost, and uses nodes that join. An encoder that several runs share is one task, on which
+all of them depend. Features are also read by tasks, once for each command, into Ray's object store, which all
+processes of a node share. :mod:`emi_ray.training.ray_worker` trains a single large run on several workers.
 """
 
 import json
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from emi_ray.training.encoder_job import EncoderDone
 
 _MAX_RETRIES = 3
-"""How often a task is repeated after its process or its node was lost."""
+"""How often Ray repeats a task after its process or its node was lost."""
 
 _POLL_EVERY_S = 0.3
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What the task of a run or an encoder is told beside its data."""
+    """Arguments of the task of a run or an encoder, besides its data."""
 
     name: str
     inbox: Inbox
@@ -47,7 +47,16 @@ class _Job:
 
 @dataclass
 class SideBySide:
-    """The runs of one command, from the first task to the last result."""
+    """Trains the runs of one command.
+
+    Attributes:
+        plans: the runs, by the index of their request.
+        force: whether checkpoints and encoders of earlier commands are discarded.
+        gpus_per_run: fraction of a GPU for each training; None chooses it.
+        checkpoint_every_s: approximate seconds between checkpoints.
+        on_progress: called after each epoch.
+        settle: called with the index and the metrics of a finished run, or with None and its problem.
+    """
 
     plans: Mapping[int, RunPlan]
     force: bool
@@ -60,7 +69,7 @@ class SideBySide:
     _bytes: dict[str, int] = field(default_factory=dict)
 
     def run(self, on_plan: Callable[[int, int], None]) -> None:
-        """Submit everything, then hear of it until it is done."""
+        """Submit all tasks and collect their progress and results until all are done."""
         workspace = next(iter(self.plans.values())).workspace
         self._clips = ray.put(workspace.clips())
         inbox = Inbox()
@@ -81,7 +90,7 @@ class SideBySide:
         return size_jobs(largest, None, self.gpus_per_run, smallest_gpu_bytes())
 
     def _bytes_of(self, plan: RunPlan, streams: Iterable[Any]) -> int:
-        """How much memory the features of some encoders take; each store is asked once a command."""
+        """Return the size in memory of the features of some encoders; each store is queried once per command."""
         total = 0
         for store in (plan.stores[stream] for stream in streams if stream in plan.stores):
             if store.folder not in self._bytes:
@@ -90,7 +99,10 @@ class SideBySide:
         return total
 
     def _cost(self, plan: RunPlan, streams: Iterable[Any]) -> tuple[bool, int]:
-        """What to sort trainings by: those with a backbone first, then those that read most over all epochs."""
+        """Return the sort key of a training: backbones first, then by the features read over all epochs.
+
+        Long trainings are started first, so that the last ones to finish are short.
+        """
         recipe, chosen = plan.recipe, list(streams)
         read = [recipe.training_of(recipe.encoders[m]).epochs * self._bytes_of(plan, [m]) for m in chosen]
         return bool(recipe.finetuned & {*chosen}), sum(read)
@@ -99,7 +111,7 @@ class SideBySide:
         return [sized] * num_jobs if self.gpus_per_run else sized.shared_out(num_jobs)
 
     def _submit_encoders(self, jobs: list[EncoderJob], inbox: Inbox, sized: JobResources) -> None:
-        """One task for each encoder, those that take longest first."""
+        """Submit one task for each encoder, the longest first."""
         serves = Counter(job.key for plan in self.plans.values() for job in encoder_jobs(plan))
         jobs.sort(key=lambda job: self._cost(job.plan, [job.modality]), reverse=True)
         for job, resources in zip(jobs, self._share_out(sized, len(jobs)), strict=True):
@@ -131,7 +143,7 @@ class SideBySide:
         return _Job(name, inbox, resources, self.force, self.checkpoint_every_s)
 
     def _read(self, plan: RunPlan, modality: Any) -> Any:
-        """The packed features of an encoder in the object store, read by one task a command."""
+        """Return a reference to the packed features of an encoder, which one task per command reads."""
         limit, extras = plan.max_steps.get(modality), plan.recipe.encoders[modality].extras
         key = json.dumps([plan.stores[modality].folder, limit, extras])
         if key not in self._features:
@@ -154,7 +166,7 @@ class SideBySide:
 
 
 def _task(function: Callable[..., Any], resources: JobResources, name: str) -> Any:
-    # Without max_calls=0 a process that used a GPU ends with its task, and the next one imports torch again.
+    # Without max_calls=0, Ray ends a process that used a GPU after its task, and the next one imports torch again.
     task: Any = ray.remote(max_retries=_MAX_RETRIES, max_calls=0)(function)
     return task.options(name=f"train {name}", **resources.options)
 
@@ -168,7 +180,7 @@ def _read_features(
 def _train_encoder(
     told: _Job, job: EncoderJob, clips: pa.Table, modalities: Sequence[Any], *packed: PackedFeatures
 ) -> "EncoderDone":
-    """What the task of an encoder runs."""
+    """Train an encoder; runs as a Ray task."""
     from emi_ray.training.encoder_job import train_encoder  # imports torch, which the driver does not need
 
     device = told.resources.take_up()
@@ -193,7 +205,7 @@ def _train_run(
     num_encoders: int,
     *encoders_and_features: Any,
 ) -> dict[str, Any]:
-    """What the task of a run runs, once its encoders are trained."""
+    """Execute a run after its encoders are trained; runs as a Ray task."""
     from emi_ray.training.encoder_job import earlier_of
     from emi_ray.training.run import execute_run
 
@@ -221,20 +233,20 @@ def _place() -> Place:
 
 
 def _num_bytes(store: FeatureStore) -> int:
-    """How much memory all features of a store take, from its record, without reading them."""
+    """Return the size in memory of all features of a store, computed from its record without reading them."""
     steps = int(pc.sum(store.held.record()["num_steps"]).as_py() or 0)
     return steps * store.feature_dim * store.dtype.itemsize
 
 
 def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
-    """What the user is told of a run that did not end."""
+    """Return the error to show to the user for a run that failed or was lost."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, EmiRayError):
         return cause
     again = "Started again, it resumes from its last checkpoint."
     if isinstance(error, ray.exceptions.RayTaskError):
-        return EmiRayError(f"Training {plan.name} broke down: {in_words(cause).rstrip('.')}. {again}")
+        return EmiRayError(f"Training {plan.name} failed: {in_words(cause).rstrip('.')}. {again}")
     return EmiRayError(
-        f"Training {plan.name} was lost {_MAX_RETRIES + 1} times: its process was killed, perhaps for want of "
-        f"memory, or its node went away ({type(error).__name__}). {again}"
+        f"Training {plan.name} was lost {_MAX_RETRIES + 1} times: its process was killed, perhaps because memory ran "
+        f"out, or its node was lost ({type(error).__name__}). {again}"
     )

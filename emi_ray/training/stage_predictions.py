@@ -1,5 +1,5 @@
-"""What each modality's own encoder says of the validation clips, so that a fusion can be set against its best part on
-the same clips, and not only score against score."""
+"""Predictions of the validation clips by single modalities, so that a fusion can be compared with its best modality
+on the same clips."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +19,11 @@ from emi_ray.training.stages import TrainedRecipe
 
 
 def stage_predictions(recipe: Recipe, trained: TrainedRecipe, data: ClipData) -> pa.Table:
-    """One row a modality and clip: ``clip_id``, ``stage``, and one column a label, in its units.
+    """Predict the validation clips with each stage-1 model.
 
-    The clips of a modality are those of val that its stage was validated on. A fusion that was trained jointly has no
-    stages: no row.
+    Returns:
+        One row for each modality and clip: ``clip_id``, ``stage``, and one column per label, in its units. The clips
+        of a modality are the validation clips of its stage. A jointly trained fusion has no stages and thus no rows.
     """
     parts: dict[Modality, np.ndarray] = {}
     rows = {
@@ -41,7 +42,7 @@ def stage_predictions(recipe: Recipe, trained: TrainedRecipe, data: ClipData) ->
 
 
 def stage_rows(recipe: Recipe, modality: Modality, data: ClipData, rows: Rows) -> Rows:
-    """The clips of a modality's own stage."""
+    """Return the clips that the stage of a modality is trained and validated on."""
     return rows if recipe.encoders[modality].missing == "zero" else rows.having(data, [modality])
 
 

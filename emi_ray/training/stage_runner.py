@@ -1,4 +1,4 @@
-"""What every stage of training has in common: where it resumes, what it leaves, who hears of it."""
+"""Execution of a training stage: resuming, recording its outcome, and calling hooks."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,13 +22,15 @@ FUSION = "fusion"
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What is left of a finished stage.
+    """The result of a finished stage.
 
     Attributes:
-        weights: of the best epoch, heads included.
-        scores: of that epoch on the stage's validation clips.
-        history: one entry an epoch.
-        num_train, num_val: clips it learnt from and was validated on.
+        weights: weights of the best epoch, including the head.
+        scores: scores of that epoch on the stage's validation clips.
+        history: one entry for each epoch.
+        best_epoch: number of the best epoch, counted from 1.
+        num_train, num_val: number of training and validation clips.
+        seconds: duration of the stage.
     """
 
     weights: dict[str, Tensor]
@@ -41,7 +43,7 @@ class StageOutcome:
 
 
 class EncoderCache(Protocol):
-    """Keeps finished encoder stages by a hash of everything that determines them."""
+    """Stores finished encoder stages by a hash of everything that determines them."""
 
     def has(self, modality: Stream, key: str) -> bool: ...
 
@@ -57,7 +59,14 @@ has just ended."""
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller of :func:`train_recipe` wants to hear of and to keep; all optional."""
+    """Optional hooks of :func:`emi_ray.training.stages.train_recipe`.
+
+    Attributes:
+        on_epoch_end: called after each epoch.
+        on_checkpoint: called after each epoch with a function that builds the state to resume from.
+        resume: a state that ``on_checkpoint`` built.
+        encoder_cache: stores trained encoders.
+    """
 
     on_epoch_end: OnEpochEnd | None = None
     on_checkpoint: OnRunCheckpoint | None = None
@@ -67,7 +76,7 @@ class Hooks:
 
 @dataclass
 class StageRunner:
-    """Runs the stages of one recipe, one after the other."""
+    """Runs the stages of one recipe in sequence and collects their outcomes."""
 
     recipe: Recipe
     data: ClipData
@@ -82,7 +91,7 @@ class StageRunner:
     def train(
         self, stage: str, model: Regressor, data: ClipData, rows: Rows, training: TrainingSettings
     ) -> None:
-        """Run one stage, or take it from the state to resume from; leaves ``model`` with its best weights."""
+        """Run one stage, or restore it from the state to resume from; ``model`` then has its best weights."""
         resume = self.hooks.resume or {}
         if stage in resume.get("finished", {}):
             self.outcomes[stage] = StageOutcome(**resume["finished"][stage])
@@ -122,7 +131,7 @@ class StageRunner:
 
 
 def feature_statistics(features: PackedFeatures, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each feature over all steps of some clips, (D,) float32 each."""
+    """Compute the mean and standard deviation of each feature over all steps of some clips, (D,) float32 each."""
     count, total, squares = 0, np.zeros(features.feature_dim), np.zeros(features.feature_dim)
     for row in rows:
         steps = features.of(row).astype(np.float64)
@@ -131,7 +140,7 @@ def feature_statistics(features: PackedFeatures, rows: np.ndarray) -> tuple[Tens
         squares += np.square(steps).sum(axis=0)
     mean = total / max(count, 1)
     variance = np.maximum(squares / max(count, 1) - mean**2, 0.0)
-    # A feature that is constant up to rounding must not be blown up.
+    # A feature that is constant except for rounding errors must not be scaled up to variance 1.
     variance[variance < 1e-10 * mean**2] = 0.0
     return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()
 

@@ -1,8 +1,8 @@
-"""A recipe's stages: each encoder under a head of its own, then, without the heads, all of them in fusion.
+"""The training stages of a recipe: first each encoder with a head of its own, then the fusion of all encoders.
 
-A clip that lacks a modality reaches fusion with a zero vector before that encoder's MLP, as the paper does
-for missing text. In the stage of its own modality it is left out, or likewise zero:
-``encoders.<modality>.missing``.
+If a clip lacks a modality, the pooled vector of that encoder is zero in the fusion stage, as in the paper for
+missing text. In the stage of the encoder itself, ``encoders.<modality>.missing`` decides whether the clip is left
+out or has a zero vector.
 """
 
 from collections.abc import Mapping
@@ -49,8 +49,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainedRecipe:
-    """The whole trained system, how each stage went (by modality, and ``fusion``), the clips that it saw, and under
-    which keys its encoders are kept."""
+    """A trained recipe.
+
+    Attributes:
+        model: the whole model.
+        outcomes: outcome of each stage, by encoder and ``fusion``.
+        reused: encoders that were found in the cache.
+        rows: the clips that it was trained and validated on.
+        encoder_keys: keys of the encoders in the cache.
+    """
 
     model: System
     outcomes: dict[str, StageOutcome]
@@ -72,13 +79,19 @@ def train_recipe(
     device: torch.device | None = None,
     hooks: Hooks | None = None,
 ) -> TrainedRecipe:
-    """Train all stages of a recipe. Knows no Ray, no files.
+    """Train all stages of a recipe. Uses neither Ray nor files.
 
     Args:
-        rows: labelled clips; those without any modality that a stage needs are left out of it.
+        recipe: the recipe, with resolved backbones.
+        data: all clips.
+        rows: the labelled clips to train and validate on. A stage leaves out clips that lack its modality, unless
+            ``missing`` is ``zero``.
+        seed: random seed.
+        device: device to train on; by default the CPU.
+        hooks: optional hooks.
 
     Raises:
-        UserError: an encoder looks for change over time in features of one step a clip, or a stage has no clips.
+        UserError: a recurrent or ``mean_std`` encoder gets features with one step per clip, or a stage has no clips.
     """
     check_steps(recipe, data)
     late = recipe.fusion is not None and recipe.fusion.type == "late"
@@ -98,29 +111,29 @@ def train_recipe(
 
 
 def check_steps(recipe: Recipe, data: ClipData) -> None:
-    """Refuse encoders that need several steps a clip over features that have one.
+    """Check that encoders which need several steps per clip do not get features with a single step.
 
     Raises:
-        UserError: names the encoder.
+        UserError: an encoder does; the message names it.
     """
     for name, settings in recipe.encoders.items():
         needs = settings.recurrent or (settings.type if settings.type == "mean_std" else None)
         longest = int(data.features[name].lengths.max(initial=0))
         if needs and min(longest, settings.max_steps or longest) <= 1:
             field = "recurrent" if settings.recurrent else "type"
-            by_token = "extract one step a token (extractors.text.settings.sequence=true), or "
+            by_token = "extract one step per token (extractors.text.settings.sequence=true), or "
             remedy = by_token if recipe.modality_of(name) == "text" else ""
             raise UserError(
-                f"encoders.{name}.{field} = '{needs}' reads how features change from step to step, but is given "
-                f"one step a clip: {remedy}set encoders.{name}.type=mlp and "
-                f"encoders.{name}.recurrent=null."
+                f"encoders.{name}.{field} = '{needs}' needs several steps per clip, but the features have one step "
+                f"per clip: {remedy}set encoders.{name}.type=mlp and encoders.{name}.recurrent=null."
             )
 
 
 class _Stages(StageRunner):
-    """The stages of a recipe that trains encoders and then their fusion."""
+    """The stages of a recipe with encoders and their fusion."""
 
     def train_encoder(self, modality: Stream) -> UnimodalRegressor:
+        """Train one encoder with a head of its own, or take it from the cache."""
         settings = self.recipe.encoders[modality]
         training = self.recipe.training_of(settings)
         rows = self.rows.having(self.data, [modality]) if settings.missing == "skip" else self.rows
@@ -146,7 +159,7 @@ class _Stages(StageRunner):
         return model
 
     def train_fusion(self, encoders: Mapping[Stream, FeatureReader]) -> System:
-        """Train the fusion over trained encoders; over new ones if none are given."""
+        """Train the fusion of trained encoders; without any (joint training), of new ones."""
         settings = self.recipe.fusion
         assert settings is not None
         dims = {modality: self.data.features[modality].feature_dim for modality in self.recipe.streams}

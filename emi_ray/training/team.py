@@ -1,8 +1,9 @@
-"""The workers that train one model together: all of ``torch.distributed``'s group, or one process without.
+"""The workers that train one model together: the processes of ``torch.distributed``, or a single process.
 
-Every worker knows every global batch and computes its share of it. Predictions are then exchanged, so that
-the loss, which is not a sum over clips (CCC), is that of the whole batch; each worker sends gradients back
-through its own predictions only, and the sum of the workers' gradients is exactly the gradient of the whole.
+Every worker knows each global batch and computes its share of it. CCC and Pearson losses are not sums over clips,
+so the average of the workers' losses would not be the loss of the whole batch. Therefore the workers exchange their
+predictions, and each computes the loss of the whole batch. Gradients flow only through a worker's own predictions;
+the sum of all workers' gradients is exactly the gradient of the whole batch.
 """
 
 from collections.abc import Iterable
@@ -23,25 +24,26 @@ class Team:
 
     @classmethod
     def current(cls) -> "Team":
+        """Return the team of this process."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
     @property
     def places(self) -> slice:
-        """Which rows of a batch are this worker's."""
+        """The positions of this worker's clips within a batch."""
         return slice(self.rank, None, self.size)
 
     def share(self, rows: np.ndarray) -> np.ndarray:
-        """This worker's rows of a batch."""
+        """Return this worker's rows of a batch."""
         return rows[self.places]
 
     def arrange(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of a batch in the order in which ``gather`` gives their predictions."""
+        """Return the rows of a batch in the order in which ``gather`` returns their predictions."""
         return np.concatenate([rows[rank :: self.size] for rank in range(self.size)])
 
     def gather(self, own: Tensor, total: int) -> Tensor:
-        """Predictions of the whole batch, (total, L), from each worker's own; gradients flow to one's own."""
+        """Collect the predictions of the whole batch, (total, L); gradients flow only to this worker's own."""
         if self.size == 1:
             return own
         counts = [len(range(rank, total, self.size)) for rank in range(self.size)]
@@ -54,7 +56,7 @@ class Team:
         return torch.cat(parts)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over the workers, in one exchange."""
+        """Replace each gradient by its sum over the workers, in a single exchange."""
         if self.size == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -68,7 +70,7 @@ class Team:
             gradient.copy_(summed.view_as(gradient))
 
     def agree(self, decision: bool, device: torch.device) -> bool:
-        """What the first worker decided."""
+        """Return the decision of the first worker, so that all workers do the same."""
         if self.size == 1:
             return decision
         flag = torch.tensor([decision], dtype=torch.uint8, device=device)

@@ -1,4 +1,4 @@
-"""Transcripts as input of their own: what a fine-tuned text backbone reads instead of features."""
+"""Transcripts as tokens, which a fine-tuned text backbone reads instead of features."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ TOKENIZER = "tokenizer.json"
 
 
 def resolve_backbones(recipe: Recipe) -> Recipe:
-    """The recipe with the exact weights and the architecture of each backbone that it names.
+    """Add the exact revision and the architecture of each backbone to a recipe.
 
     Raises:
-        UserError: a backbone cannot be had, or does not read its modality.
+        UserError: a backbone is not available, or does not read its modality.
     """
     encoders = dict(recipe.encoders)
     for name in recipe.finetuned:
@@ -36,13 +36,13 @@ def with_tokens(
     transcripts: Mapping[str, str],
     tokenizer: "PreTrainedTokenizerFast | None" = None,
 ) -> ClipData:
-    """The same clips, with the tokens of their transcripts for the text backbone of a recipe.
+    """Add the tokens of transcripts to clips, for the text backbone of a recipe.
 
     Raises:
-        UserError: no clip has a transcript, or the tokenizer cannot be had.
+        UserError: no clip has a transcript, or the tokenizer is not available.
     """
     stream = recipe.transcript_stream
-    assert stream is not None, "the recipe fine-tunes no text backbone"
+    assert stream is not None, "the recipe does not fine-tune a text backbone"
     settings = recipe.encoders[stream]
     tokenizer = tokenizer or load_tokenizer(settings)
     texts = [transcripts.get(str(clip_id)) for clip_id in data.clip_ids]
@@ -53,16 +53,16 @@ def with_tokens(
 def tokenise(
     texts: Sequence[str | None], tokenizer: "PreTrainedTokenizerFast", max_tokens: int, backbone: str
 ) -> PackedFeatures:
-    """Token ids, (sum of tokens, 1) int32; None for a clip without text.
+    """Tokenise texts; None means a clip without text. Token ids are packed as (sum of tokens, 1) int32.
 
     Raises:
-        UserError: there is no text at all.
+        UserError: no clip has text.
     """
     given = [text for text in texts if text is not None]
     if not given:
         raise UserError(
-            "No clip has a transcript to fine-tune a text backbone on: give transcripts with the corpus, or let "
-            "emi-ray extract recognise them (transcriber in emi_ray.yaml)."
+            "No clip has a transcript to fine-tune a text backbone on: add transcripts to the corpus, or configure a "
+            "speech recogniser (transcriber in emi_ray.yaml) and run emi-ray extract."
         )
     tokens = iter(tokenizer(given, truncation=True, max_length=max_tokens)["input_ids"])
     rows = [[] if text is None else next(tokens) for text in texts]
@@ -73,12 +73,12 @@ def tokenise(
 
 
 def dump_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """A tokenizer as text, for a run's folder."""
+    """Serialise a tokenizer as text, to be stored in a run's folder."""
     return str(tokenizer.backend_tokenizer.to_str())
 
 
 def parse_tokenizer(text: str) -> "PreTrainedTokenizerFast":
-    """What :func:`dump_tokenizer` wrote."""
+    """Load a tokenizer from the text of :func:`dump_tokenizer`."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

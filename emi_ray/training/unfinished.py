@@ -1,7 +1,7 @@
-"""The state of a training that is not finished, ``checkpoints/<key>.pt`` in the workspace.
+"""The state of an unfinished training, ``checkpoints/<key>.pt`` in the workspace.
 
-The key is a hash of everything that determines the training, so that a training resumes its own state only. The file
-is removed when the training is finished.
+The key is a hash of everything that determines the training, so that a training only resumes its own state. The
+file is removed when the training is finished.
 """
 
 import io
@@ -13,19 +13,21 @@ from typing import Any
 from emi_ray.workspace import Workspace
 
 _SHARE_OF_TIME = 10
-"""A state is written at most so often that writing takes a tenth of the time: those of backbones are gigabytes."""
+"""Writing states takes at most a tenth of the time (1 / 10), because states of backbones have gigabytes."""
 
 _EVERY_S_BEHIND_A_URI = 30.0
-"""Every write to an object store is a request that is paid for."""
+"""Minimum interval behind a URI, because every write to an object store costs a request."""
 
 
 @dataclass
 class Unfinished:
-    """Keeps and finds the state of one training.
+    """Stores and finds the state of one training.
 
     Args:
-        every_s: seconds of work between two states, and so about what a crash may cost; a longer epoch costs itself.
-            Behind a URI 30 at least.
+        workspace: contains the state.
+        key: hash of everything that determines the training.
+        every_s: minimum seconds between two states, which is about the work that a crash can cost; at least 30 behind
+            a URI. States are only written between epochs.
     """
 
     workspace: Workspace
@@ -43,7 +45,7 @@ class Unfinished:
         return f"checkpoints/{self.key}.pt"
 
     def load(self) -> dict[str, Any] | None:
-        """The last state that was kept; None where there is none."""
+        """Load the last state, or return None if there is none."""
         try:
             data = self.workspace.read_bytes(self.path)
         except FileNotFoundError:
@@ -54,7 +56,7 @@ class Unfinished:
         return state
 
     def keep(self, build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
-        """Keep the state that ``build`` returns if it is time for one, or if a stage has just ended."""
+        """Store the state that ``build`` returns, if enough time has passed or, on a local disk, a stage ended."""
         started = time.monotonic()
         if started < self._next and not (stage_ended and self.workspace.is_local):
             return
@@ -67,5 +69,5 @@ class Unfinished:
         self._next = ended + max(self.every_s, _SHARE_OF_TIME * (ended - started))
 
     def forget(self) -> None:
-        """Remove the state: the training is finished, or is to begin anew."""
+        """Remove the state, because the training is finished or starts from the beginning."""
         self.workspace.delete_file(self.path)

@@ -187,7 +187,7 @@ def test_a_recurrent_net_over_one_step_a_clip_is_refused(data, recurrent):
 def test_so_are_deviations_over_one_step_and_a_limit_of_one_step(data):
     for name, changes in (("text", ["type=mean_std"]), ("audio", ["recurrent=lstm", "max_steps=1"])):
         recipe = load_recipe(name, [f"encoders.{name}.{change}" for change in changes])
-        with pytest.raises(UserError, match="one step a clip"):
+        with pytest.raises(UserError, match="one step per clip"):
             train_recipe(recipe, data, split_rows(data), seed=0)
 
 
