@@ -1,7 +1,7 @@
 """How a run fares on harder clips: with fewer modalities, on clips that lack one, by length of the clip.
 
-Everything is computed from stored features and the run's own model. Sound at a falling signal-to-noise ratio and
-transcripts with wrong words would have to be extracted anew, which training and evaluation never do.
+Everything is computed from stored features and the run's own model. Noisy sound and wrong words have to be extracted
+anew: ``perturbation.py`` does that.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def measure_robustness(workspace: Workspace, run: str) -> dict[str, Any]:
         ``subsets``: with some encoders' input alone, over the clips that have every input; ``lacking``: over clips
         that lack an input, as they are; ``lengths``: over quarters of the clips by duration. Each entry has ``name``,
         ``num_clips``, ``val_pearson`` (mean over labels; None where it is not defined), ``low`` and ``high`` of its
-        95 % interval.
+        95 % interval. ``run_key`` says which training they belong to.
 
     Raises:
         UserError: as :func:`emi_ray.evaluation.evaluate_run`.
@@ -60,6 +60,7 @@ def measure_robustness(workspace: Workspace, run: str) -> dict[str, Any]:
             "subsets": subsets,
             "lacking": lacking,
             "lengths": _by_length(score, _seconds(workspace, found)[val], val),
+            "run_key": found.loaded.description.run_key,
         }
     )
     workspace.write_json(f"{found.folder}/{ROBUSTNESS}", result)

@@ -9,6 +9,7 @@ recipes.py    recipes
 models.py     train, evaluate, predict, report
 compare.py    compare
 ensemble.py   ensemble
+robustness.py robustness
 reproduce.py  reproduce, stats
 tuning.py     tune, dashboard; tuning_view.py draws them
 doctor.py     doctor
@@ -18,7 +19,7 @@ show.py       tables and progress bars
 """
 
 from emi_ray.cli import corpus, features, recipes, models, compare  # noqa: F401, I001 - in the order of --help
-from emi_ray.cli import ensemble, reproduce, tuning, exchange, extractors, doctor, status, whole  # noqa: F401
+from emi_ray.cli import ensemble, robustness, reproduce, tuning, exchange, extractors, doctor, status, whole  # noqa: F401
 from emi_ray.cli.app import main
 
 __all__ = ["main"]

@@ -18,6 +18,14 @@ _TITLES = {
     ),
     "lacking": ("On clips that lack an input", "As they are: what they lack was missing in training, too."),
     "lengths": ("By length", "Quarters of the validation clips by duration."),
+    "noise": (
+        "With noise",
+        "Signal-to-noise ratio of the sound, with noise of the sound's own spectrum; the other inputs are unchanged.",
+    ),
+    "word_errors": (
+        "With word errors",
+        "Share of the words that are substituted, deleted or preceded by another; the other inputs are unchanged.",
+    ),
 }
 
 

@@ -109,6 +109,7 @@ def number(value: Any) -> float:
 
 def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
     folder = f"runs/{recipe}/{seed}"
+    description = workspace.read_json(path) if workspace.exists(path := f"{folder}/model.json") else {}
     present = {name for name in RUN_FILES if workspace.exists(f"{folder}/{name}")}
     return Run(
         recipe=recipe,
@@ -117,12 +118,20 @@ def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
         history=_history(workspace.read_text(f"{folder}/history.csv")) if "history.csv" in present else (),
         recipe_yaml=workspace.read_text(f"{folder}/recipe.yaml") if "recipe.yaml" in present else None,
         versions=workspace.read_json(f"{folder}/versions.json") if "versions.json" in present else {},
-        description=workspace.read_json(model) if workspace.exists(model := f"{folder}/model.json") else {},
-        robustness=workspace.read_json(harder)
-        if workspace.exists(harder := f"{folder}/robustness.json")
-        else {},
+        description=description,
+        robustness=_read_robustness(workspace, folder, description),
         absent=tuple(name for name in RUN_FILES if name not in present),
     )
+
+
+def _read_robustness(workspace: Workspace, folder: str, description: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured on harder and on perturbed clips, unless the run was trained with other settings since."""
+    found: dict[str, Any] = {}
+    for path in (f"{folder}/perturbed.json", f"{folder}/robustness.json"):
+        measured = workspace.read_json(path) if workspace.exists(path) else {}
+        if measured.get("run_key") == description.get("run_key"):
+            found.update(measured)
+    return found
 
 
 def _history(text: str) -> list[Epoch]:

@@ -63,7 +63,7 @@ def _system(material: Material, run: Run, prefix: str) -> System:
         command=f"emi-ray train {material.place} {run.recipe} --seed {run.seed}",
         tables=_tables(material, run, predictions),
         evaluate=""
-        if run.robustness or not run.description
+        if "subsets" in run.robustness or not run.description
         else f"emi-ray evaluate {material.place} {run.run_name}",
     )
 

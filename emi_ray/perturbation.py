@@ -1,0 +1,285 @@
+"""How a run fares with noisy sound and with wrong words: validation clips are perturbed and extracted anew.
+
+The perturbed inputs pass through the same extractors as the run's own features. Only the modality that is perturbed
+is extracted; the others keep the features that the workspace holds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.io import wavfile
+
+from emi_ray.comparison import codes_of_clips
+from emi_ray.errors import UserError
+from emi_ray.evaluation import RunData, predict_features, read_run, transcripts_of
+from emi_ray.extraction import extract
+from emi_ray.feature_store import FeatureStore
+from emi_ray.media.clip import unpack_clip
+from emi_ray.media.isolation import DecodeProcess
+from emi_ray.media.source import ClipSource
+from emi_ray.metrics import mean_score
+from emi_ray.prediction import config_of
+from emi_ray.resampling import pearson_intervals
+from emi_ray.schema import MEDIA_COLUMNS, Stream
+from emi_ray.training.inputs import find_transcripts, read_transcripts
+from emi_ray.training.run_files import without_nan
+from emi_ray.workspace import CLIPS, Workspace
+
+PERTURBED = "perturbed.json"
+SNR_DB = (20.0, 10.0, 5.0, 0.0)
+WORD_ERROR_RATES = (0.1, 0.2, 0.4)
+MAX_CLIPS = 200
+SEED = 0
+
+ERROR_SHARES = (0.6, 0.25, 0.15)
+"""Shares of substitutions, deletions and insertions among word errors: our choice, since recognisers of speech mostly
+substitute words."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way of perturbing: ``part`` is noise or word_errors, ``level`` a ratio in dB or an error rate."""
+
+    part: str
+    level: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.level:g} dB" if self.part == "noise" else f"{self.level:.0%} of words wrong"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.part}-{self.level:g}"
+
+
+def measure_perturbed(
+    workspace: Workspace,
+    run: str,
+    snr_db: Sequence[float] = SNR_DB,
+    word_error_rates: Sequence[float] = WORD_ERROR_RATES,
+    max_clips: int = MAX_CLIPS,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Score a run on perturbed validation clips, and write ``perturbed.json`` beside its model. Needs a Ray session.
+
+    Args:
+        run: ``recipe/seed``.
+        snr_db: signal-to-noise ratios of the sound, see :func:`add_noise`.
+        word_error_rates: from 0 to 1, see :func:`with_word_errors`.
+        max_clips: validation clips that are used; of more, so many are drawn by a fixed seed.
+        on_progress: called with how many conditions are done, and of how many.
+
+    Returns:
+        ``noise`` and ``word_errors``, each a list that begins with the unperturbed score over the same clips. An
+        entry has ``name``, ``num_clips``, ``val_pearson`` (mean over labels; None where it is not defined), ``low``
+        and ``high`` of its 95 % interval. A list is empty where the run does not read the modality. Beside them
+        ``seed`` and ``run_key``.
+
+    Raises:
+        UserError: as :func:`emi_ray.evaluation.read_run`, the run reads neither sound nor text, or it reads features
+            that were imported, which cannot be extracted from perturbed clips.
+    """
+    found = read_run(workspace, run)
+    subject = _Subject(workspace, run, found, max_clips)
+    conditions = [Condition("noise", level) for level in snr_db if subject.streams_of("noise")]
+    conditions += [
+        Condition("word_errors", rate) for rate in word_error_rates if subject.streams_of("word_errors")
+    ]
+    if not conditions:
+        raise UserError(f"Run {run} reads neither sound nor text: there is nothing to perturb.")
+    for part in {condition.part for condition in conditions}:
+        subject.configs_of(part)
+    result: dict[str, Any] = {
+        "noise": [],
+        "word_errors": [],
+        "seed": SEED,
+        "run_key": found.loaded.description.run_key,
+    }
+    for done, condition in enumerate(conditions):
+        on_progress(done, len(conditions))
+        rows = result[condition.part]
+        if not rows:
+            rows.append(subject.score("unperturbed", condition.part, {}, subject.texts))
+        rows.append(subject.measure(condition))
+    on_progress(len(conditions), len(conditions))
+    workspace.write_json(f"{found.folder}/{PERTURBED}", without_nan(result))
+    return result
+
+
+def add_noise(samples: np.ndarray, snr_db: float, random: np.random.Generator) -> np.ndarray:
+    """Sound (N,) float32 with speech-shaped noise: noise with the long-term spectrum of the sound itself.
+
+    The noise is the sound with its phases drawn at random, so that it covers the frequencies of the voice. White
+    noise of the same power would lie mostly above them. The ratio is that of the mean powers over the whole clip. A
+    sum that would exceed full scale is made quieter.
+    """
+    spectrum = np.abs(np.fft.rfft(samples))
+    phases = random.uniform(0, 2 * np.pi, len(spectrum))
+    noise = np.fft.irfft(spectrum * np.exp(1j * phases), len(samples))
+    power = float(np.mean(noise**2))
+    if power == 0:
+        return samples
+    gain = np.sqrt(float(np.mean(samples.astype(np.float64) ** 2)) / power) * 10 ** (-snr_db / 20)
+    mixed = samples + gain * noise
+    return (mixed / max(1.0, float(np.abs(mixed).max()))).astype(np.float32)
+
+
+def with_word_errors(text: str, rate: float, words: Sequence[str], random: np.random.Generator) -> str:
+    """A transcript in which each word is hit by an error with probability ``rate``.
+
+    Args:
+        words: from which substituted and inserted words are drawn, as often as they stand there.
+    """
+    kept: list[str] = []
+    for word in text.split():
+        if random.random() >= rate:
+            kept.append(word)
+            continue
+        substituted, deleted, _ = random.multinomial(1, ERROR_SHARES)
+        if not substituted and not deleted:
+            kept.append(word)
+        if not deleted:
+            kept.append(words[int(random.integers(len(words)))])
+    return " ".join(kept)
+
+
+class _Subject:
+    """The run that is measured, its clips, and where their perturbed features lie."""
+
+    def __init__(self, workspace: Workspace, run: str, found: RunData, max_clips: int) -> None:
+        self._workspace, self._run, self._found = workspace, run, found
+        val = found.rows.val
+        if len(val) > max_clips:
+            val = np.sort(np.random.default_rng(SEED).choice(val, max_clips, replace=False))
+        self._rows = val
+        self._ids = [str(clip_id) for clip_id in found.data.clip_ids[val]]
+        clips = workspace.clips()
+        places = pc.index_in(pa.array(self._ids), value_set=clips["clip_id"].combine_chunks())
+        self._clips = clips.take(places)
+        recognised = transcripts_of(workspace, found.loaded) or find_transcripts(
+            workspace, workspace.config()
+        )
+        texts = read_transcripts(self._clips, recognised)
+        self.texts = {clip_id: texts[clip_id] for clip_id in self._ids if texts.get(clip_id)}
+        self._vocabulary = [word for text in texts.values() for word in (text or "").split()]
+
+    def streams_of(self, part: str) -> list[Stream]:
+        """The encoders that read what is perturbed."""
+        description, recipe = self._found.loaded.description, self._found.loaded.description.recipe
+        modality = "audio" if part == "noise" else "text"
+        streams = [stream for stream in description.extractors if recipe.modality_of(stream) == modality]
+        tuned = recipe.transcript_stream
+        return [*streams, tuned] if part == "word_errors" and tuned else streams
+
+    def configs_of(self, part: str) -> list[tuple[Stream, Any]]:
+        """By encoder, the configuration under which its extractor makes the features that it was trained on.
+
+        Raises:
+            UserError: as :func:`emi_ray.prediction.config_of`.
+        """
+        settings = self._workspace.config().extraction
+        extracted = [s for s in self.streams_of(part) if s in self._found.loaded.description.extractors]
+        return [(stream, config_of(self._found.loaded, settings, [stream])) for stream in extracted]
+
+    def measure(self, condition: Condition) -> dict[str, Any]:
+        """Perturb, extract, score; what was extracted is removed afterwards."""
+        place = self._workspace.inner(f"perturbed/{self._run}/{condition.folder}")
+        texts = self.texts if condition.part == "noise" else self._wrong_texts(condition.level)
+        clips = (
+            self._noisy_clips(place, condition.level)
+            if condition.part == "noise"
+            else self._with_texts(texts)
+        )
+        place.write_table(CLIPS, clips)
+        recipe, stores = self._found.loaded.description.recipe, {}
+        for stream, config in self.configs_of(condition.part):
+            place.write_config(config)
+            extract(place, place.config(), [recipe.modality_of(stream)])
+            stores[stream] = self._found.loaded.description.stores(place)[stream]
+        entry = self.score(condition.name, condition.part, stores, texts)
+        self._workspace.delete(f"perturbed/{self._run}/{condition.folder}")
+        return entry
+
+    def score(
+        self, name: str, part: str, stores: Mapping[Stream, FeatureStore], texts: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """The score over the clips that have the modality unperturbed, with some features taken from elsewhere."""
+        loaded = self._found.loaded
+        table = predict_features(
+            loaded, {**loaded.description.stores(self._workspace), **stores}, self._ids, texts
+        )
+        labels = [label.name for label in loaded.description.labels]
+        has_it = self._present(part)
+        predicted = np.stack([table[label].to_numpy() for label in labels], axis=1)[has_it]
+        true = self._found.data.targets[self._rows][has_it]
+        codes = codes_of_clips(self._workspace, [self._ids[i] for i in np.flatnonzero(has_it)])
+        interval = pearson_intervals(predicted, true, codes).mean
+        return {
+            "name": name,
+            "num_clips": int(has_it.sum()),
+            "val_pearson": mean_score("pearson", predicted, true),
+            "low": interval.low,
+            "high": interval.high,
+        }
+
+    def _present(self, part: str) -> np.ndarray:
+        """(N,) bool: whether each clip has what is perturbed."""
+        streams = self.streams_of(part)
+        present = [self._found.data.features[stream].present[self._rows] for stream in streams]
+        return np.any(present, axis=0)
+
+    def _wrong_texts(self, rate: float) -> dict[str, str]:
+        spoiled = {
+            clip_id: with_word_errors(text, rate, self._vocabulary, _random(clip_id))
+            for clip_id, text in self.texts.items()
+        }
+        return {clip_id: text for clip_id, text in spoiled.items() if text}
+
+    def _with_texts(self, texts: Mapping[str, str]) -> pa.Table:
+        """The clips with these transcripts and without media, which text extractors do not read."""
+        clips = self._without_media()
+        return _with_column(clips, "transcript", [texts.get(clip_id) for clip_id in self._ids])
+
+    def _noisy_clips(self, place: Workspace, snr_db: float) -> pa.Table:
+        """The clips with their sound alone, noisy, in WAV files of the folder ``place``."""
+        paths: list[str | None] = [None] * len(self._ids)
+        for index, samples in self._sounds():
+            name = f"sounds/{index:06d}.wav"
+            if not place.exists(name):
+                content = BytesIO()
+                wavfile.write(content, 16_000, add_noise(samples, snr_db, _random(self._ids[index])))
+                place.write_bytes(name, content.getvalue())
+            paths[index] = place.shown(name)
+        return _with_column(self._without_media(), "audio", paths)
+
+    def _sounds(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The sound of each clip that has one, by its place among the clips."""
+        [(_, config), *_] = self.configs_of("noise")
+        limits = self._workspace.config().extraction
+        with DecodeProcess(config.media, limits.time_limit_s, limits.decode_memory_gb) as decoder:
+            for index, row in enumerate(self._clips.select(["clip_id", *MEDIA_COLUMNS]).to_pylist()):
+                clip = unpack_clip(decoder.decode(ClipSource(**row), frozenset({"waveform"})))
+                if clip.waveform is not None:
+                    yield index, clip.waveform.samples
+
+    def _without_media(self) -> pa.Table:
+        clips = self._clips
+        for name in MEDIA_COLUMNS:
+            if name in clips.column_names:
+                clips = _with_column(clips, name, [None] * clips.num_rows)
+        return clips
+
+
+def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, table.schema.field(place), pa.array(values, pa.string()))
+
+
+def _random(clip_id: str) -> np.random.Generator:
+    """The same for a clip at every level and in every run of the command."""
+    return np.random.default_rng([SEED, *clip_id.encode()])
