@@ -1,4 +1,4 @@
-"""A workspace as one page: what was scored, on which clips, from which features, and how."""
+"""The HTML report of a workspace: scores, comparisons, studies, corpus, features, and how everything was made."""
 
 from emi_ray.reporting.build import build_report
 

@@ -1,4 +1,4 @@
-"""``report/index.html`` and ``report/scores.json`` of a workspace."""
+"""Building the report of a workspace: ``report/index.html`` and ``report/scores.json``."""
 
 import json
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ _MAX_FAILURE_KINDS = 60
 
 
 def build_report(workspace: Workspace) -> dict[str, Any]:
-    """Write the report of whatever the workspace holds so far.
+    """Write the report of a workspace. Parts that do not exist yet are left out.
 
     Returns:
-        ``html`` and ``json``: where the two files lie; ``scores``: what the second holds.
+        ``html`` and ``json``: the paths of the two files; ``scores``: the content of ``scores.json``.
 
     Raises:
-        UserError: ``emi_ray.yaml`` or a ``recipe.yaml`` is not valid.
+        UserError: ``emi_ray.yaml`` or a ``recipe.yaml`` is invalid.
     """
     material = collect(workspace)
     scores = scores_json(material)
@@ -48,7 +48,7 @@ def build_report(workspace: Workspace) -> dict[str, Any]:
 
 
 def render(material: Material) -> str:
-    """The page. It is well-formed XML, too."""
+    """Render the page as HTML that is also well-formed XML."""
     systems = build_systems(material)
     same = same_clips(material.workspace, material.runs)
     template = _environment().get_template("index.html.j2")
@@ -76,7 +76,7 @@ def render(material: Material) -> str:
 
 
 def _environment() -> Environment:
-    """Everything that the template prints is escaped; a name that it does not know is an error."""
+    """Create the template environment: all values are escaped, and an undefined name is an error."""
     environment = Environment(
         loader=PackageLoader("emi_ray", "reporting"),
         autoescape=True,
@@ -112,7 +112,7 @@ def _commands(place: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Features:
-    """What the section of features shows; ``num_more`` kinds of failure are not listed."""
+    """Content of the section on features; ``num_more`` kinds of failure are not listed."""
 
     sets: Sequence[FeatureSet]
     coverage: str | None
@@ -135,7 +135,7 @@ def _features(material: Material) -> Features:
 
 
 def _making(material: Material) -> list[tuple[str, str]]:
-    """Title and text of what made the results: settings, extractors, then recipe and versions of each run."""
+    """Return titles and texts on how results were made: settings, extractors, recipes and versions of runs."""
     parts = []
     if material.config:
         parts.append(("Settings of the workspace (emi_ray.yaml)", dump_yaml(material.config)))

@@ -1,4 +1,4 @@
-"""What the files of a workspace say, as plain data; whatever is not there yet is None or empty."""
+"""The files of a workspace as plain data for the report; what does not exist yet is None or empty."""
 
 import re
 import shlex
@@ -25,7 +25,17 @@ _PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S+|\d+(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """What one extractor left: ``num_steps`` (clips with features,), and how the other clips fared."""
+    """The features of one extractor.
+
+    Attributes:
+        modality: the modality.
+        fingerprint: fingerprint of the features.
+        description: content of ``_extractor.json``.
+        num_steps: (n,) number of steps of each clip with features.
+        num_missing: number of clips that lack the input.
+        num_failed: number of clips whose extraction failed.
+        num_untried: number of clips that have not been tried.
+    """
 
     modality: str
     fingerprint: str
@@ -54,7 +64,10 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class FailureKind:
-    """Failures that differ only in numbers, paths and quoted words; ``reason`` is that of the first clip."""
+    """A group of failures whose reasons differ only in numbers, paths and quoted words.
+
+    ``reason`` is the reason of the first clip, ``count`` the number of clips, ``clip_ids`` are a few examples.
+    """
 
     modality: str
     extractor: str
@@ -66,7 +79,7 @@ class FailureKind:
 
 @dataclass(frozen=True)
 class Material:
-    """All that the report is made of; the best run stands first."""
+    """The data of the report; the best run is first in ``runs``."""
 
     workspace: Workspace
     config: WorkspaceConfig | None
@@ -85,12 +98,12 @@ class Material:
         return self.config.corpus.kind if self.config else None
 
     def codes_of(self, clip_ids: Sequence[str]) -> np.ndarray:
-        """Which of the clips (N,) belong to one group (person), as of :func:`emi_ray.resampling.codes_of`."""
+        """Return the group (person) number (N,) of each clip; see :func:`emi_ray.resampling.codes_of`."""
         return codes_of_clips(self.workspace, clip_ids)
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Labels of the corpus; without one, those that the runs scored, as ``metrics.json`` spells them."""
+        """The labels of the corpus; without a corpus, those that the runs have scores of, in snake case."""
         if self.clips is not None:
             return tuple(label.name for label in labels_of(self.clips.schema))
         prefix = "val_pearson_"
@@ -99,7 +112,7 @@ class Material:
 
 
 def collect(workspace: Workspace) -> Material:
-    """Read everything but features and predictions."""
+    """Read everything except features and predictions."""
     clips = workspace.clips() if workspace.exists(CLIPS) else None
     failures = read_failures(workspace)
     num_clips = clips.num_rows if clips is not None else 0
@@ -115,7 +128,7 @@ def collect(workspace: Workspace) -> Material:
 
 
 def _stores(workspace: Workspace) -> list[FeatureStore]:
-    """Every store, and every one that would be there had not all its clips failed."""
+    """Return all feature stores, including those that are empty because all clips failed."""
     return [
         FeatureStore(workspace, modality, fingerprint)
         for modality in MODALITIES
@@ -144,7 +157,7 @@ def _feature_set(store: FeatureStore, failures: pa.Table, num_clips: int) -> Fea
 
 
 def _failure_kinds(failures: pa.Table, extractors: Mapping[str, str]) -> list[FailureKind]:
-    """By modality, extractor, stage and kind of reason; within a modality, the commonest first."""
+    """Group failures by modality, extractor, stage and kind of reason, the most frequent first."""
     groups: dict[tuple[str, str, str, str], list[Mapping[str, str]]] = defaultdict(list)
     for row in failures.to_pylist():
         kind = _PARTICULARS.sub("…", row["error"])

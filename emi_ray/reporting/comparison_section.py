@@ -1,4 +1,4 @@
-"""The section that sets systems against each other, on the same clips."""
+"""The section that compares systems on the same clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MOST_SYSTEMS = 8
 
 @dataclass(frozen=True)
 class ComparisonSection:
-    """What the section shows; ``verdicts`` are sentences, one a pair."""
+    """Content of the section; ``verdicts`` has one sentence per pair of systems."""
 
     tables: Sequence[TextTable]
     verdicts: Sequence[str]
@@ -23,7 +23,7 @@ class ComparisonSection:
 
 
 def build_comparison(material: Material, same: SameClips | None) -> ComparisonSection | None:
-    """The recipes of the runs on the same clips, the best first; None where there are not two."""
+    """Compare the recipes of the runs on the same clips, the best first; None if there are fewer than two."""
     if same is None:
         return None
     seeds: dict[str, dict[str, int]] = {}
@@ -37,7 +37,7 @@ def build_comparison(material: Material, same: SameClips | None) -> ComparisonSe
         return None
     found = compare(material.workspace, systems)
     left_out = len(seeds) - len(systems)
-    more = f" The best {MOST_SYSTEMS} recipes; {left_out} more are not compared here." if left_out else ""
+    more = f" Only the best {MOST_SYSTEMS} recipes are compared; {left_out} are left out." if left_out else ""
     return ComparisonSection(
         tables=[_scores(found), _differences(found)],
         verdicts=[pair.verdict for pair in found.pairs],

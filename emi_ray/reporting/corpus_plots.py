@@ -1,4 +1,4 @@
-"""Drawings of a corpus and of its features: numbers in, inline SVG out."""
+"""Plots of a corpus and its features, as inline SVG."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,10 +17,14 @@ _NUM_BINS = 10
 def label_histograms(
     name: str, labels: Sequence[Label], values: Mapping[str, Mapping[str, np.ndarray]]
 ) -> str:
-    """Share of clips by intensity, one panel a label, one colour a split; the lowest value has its own bar.
+    """Plot the share of clips by intensity: one panel per label, one colour per split.
+
+    The lowest value has a bar of its own, because most clips have it.
 
     Args:
-        values: split → label → (N,) known values.
+        name: prefix of the ids in the SVG.
+        labels: the labels.
+        values: the known values (N,), by split and label.
     """
     with report_style():
         figure, panels = panel_grid(len(labels), num_columns=3, panel_height_in=1.35, share_y=True)
@@ -49,7 +53,7 @@ def _label_histogram(axes: Axes, label: Label, values: Mapping[str, np.ndarray])
 
 
 def _shares(values: np.ndarray, label: Label) -> np.ndarray:
-    """Share of the lowest value, then of each tenth of the range above it; NaN where it is 0."""
+    """Return the share of the lowest value, then of each tenth of the range above it; NaN instead of 0."""
     above = np.minimum(values[values > label.low], label.high)
     tenths, _ = np.histogram(above, np.linspace(label.low, label.high, _NUM_BINS + 1))
     counts = np.array([len(values) - len(above), *tenths], dtype=float)
@@ -57,7 +61,10 @@ def _shares(values: np.ndarray, label: Label) -> np.ndarray:
 
 
 def step_histograms(name: str, sets: Sequence[FeatureSet]) -> str:
-    """Steps a clip, logarithmic where they range widely, one panel an extractor, with the median."""
+    """Plot the distribution of the number of steps per clip with its median, one panel per extractor.
+
+    The axis is logarithmic if the longest clip is more than ten times as long as the shortest.
+    """
     with report_style():
         figure, panels = panel_grid(len(sets), num_columns=4, panel_height_in=1.3)
         for axes, each in zip(panels, sets, strict=True):
@@ -77,9 +84,9 @@ def step_histograms(name: str, sets: Sequence[FeatureSet]) -> str:
 
 
 def coverage_bars(name: str, sets: Sequence[FeatureSet]) -> str:
-    """Clips with features, missing, failed and not tried, one bar an extractor."""
+    """Plot how many clips have features, lack the input, failed, or were not tried; one bar per extractor."""
     parts = [
-        ("the clip lacks it", [each.num_missing for each in sets], PALETTE["muted"]),
+        ("clip lacks the input", [each.num_missing for each in sets], PALETTE["muted"]),
         ("failed", [each.num_failed for each in sets], PALETTE["val"]),
         ("not tried", [each.num_untried for each in sets], PALETTE["rule"]),
     ]
@@ -88,7 +95,7 @@ def coverage_bars(name: str, sets: Sequence[FeatureSet]) -> str:
         rows = np.arange(len(sets))
         start = np.array([len(each.num_steps) for each in sets])
         colours = [colour_of(each.modality) for each in sets]
-        axes.barh(rows, start, 0.62, color=colours, label="features, in the modality's colour")
+        axes.barh(rows, start, 0.62, color=colours, label="with features (colour of the modality)")
         for label, counts, colour in parts:
             axes.barh(rows, counts, 0.62, start, color=colour, label=label)
             start = start + counts

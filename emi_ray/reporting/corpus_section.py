@@ -1,4 +1,4 @@
-"""The section on the corpus: its splits and how its labels are distributed."""
+"""The section on the corpus: its splits and the distribution of its labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from emi_ray.schema import MODALITIES, labels_of
 
 @dataclass(frozen=True)
 class CorpusSection:
-    """What the section shows; without labels it is the table of splits alone."""
+    """Content of the section; a corpus without labels has only the table of splits."""
 
     tables: Sequence[TextTable]
     labels: Sequence[str]
@@ -26,7 +26,7 @@ class CorpusSection:
 
 
 def build_corpus_section(clips: pa.Table) -> CorpusSection:
-    """From the whole of ``clips.parquet``."""
+    """Build the section from ``clips.parquet``."""
     statistics = describe(clips)
     labelled = {name: split for name, split in statistics.splits.items() if split.num_labelled}
     tables = [split_table(statistics)]
@@ -42,6 +42,7 @@ def build_corpus_section(clips: pa.Table) -> CorpusSection:
 
 
 def split_table(statistics: CorpusStatistics) -> TextTable:
+    """Build the table with the number of clips, labels and modalities of each split."""
     rows = [
         [
             name,
@@ -61,13 +62,14 @@ def split_table(statistics: CorpusStatistics) -> TextTable:
         "without text",
     ]
     note = (
-        "A clip counts as with a modality if it comes with a medium that could give it; "
-        "what extraction then found stands below."
+        "A clip counts as having a modality if its media can contain it. The section on features shows what the "
+        "extraction found."
     )
     return TextTable("Splits", headings, rows, note)
 
 
 def label_table(statistics: CorpusStatistics, labelled: dict[str, SplitStatistics]) -> TextTable:
+    """Build the table with mean, deviation and zeros of each label, and its shift between train and val."""
     rows = []
     for label in statistics.label_names:
         of_splits = [split.labels[label] for split in labelled.values()]

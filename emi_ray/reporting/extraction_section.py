@@ -1,4 +1,4 @@
-"""The runs that made the features, from their records in ``extractions/``."""
+"""The section on extraction runs, from their records in ``extractions/``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ LONGEST_REASON = 120
 
 
 def build_extraction_tables(workspace: Workspace) -> list[TextTable]:
-    """The latest runs, and the stages of the last one that did anything; nothing where there are none."""
+    """Build tables of the latest runs, and of the stages of the last run that processed clips; empty without runs."""
     paths = [path for path in workspace.files(EXTRACTIONS) if path.endswith(".json")]
     records = [workspace.read_json(path) for path in paths[-MOST_RUNS:]][::-1]
     if not records:
@@ -30,7 +30,7 @@ def build_extraction_tables(workspace: Workspace) -> list[TextTable]:
 _RUN = ("started", "clips", "seconds", "clips/s", "restarts of actors", "nodes", "nodes lost", "ended")
 _STAGE = ("stage", "ok", "missing", "failed", "actors", "GPUs", "busy", "real-time factor", "of bare model")
 _STAGE_NOTE = (
-    "Real-time factor: seconds that actors spent on a second of media. A dash: the number does not apply."
+    "Real-time factor: seconds of computing per second of media. A dash means that the number does not apply."
 )
 
 

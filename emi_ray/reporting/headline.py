@@ -1,4 +1,4 @@
-"""The result of a workspace in one sentence. Whatever it compares, it compares on the same clips."""
+"""The headline of the report: the result of a workspace in one sentence, with scores compared on the same clips."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,14 @@ from emi_ray.resampling import Difference, difference, pearson_intervals, sample
 
 @dataclass(frozen=True)
 class Single:
-    """The best of one modality alone: a run or a stage of one, on ``num_clips`` that the best run answers too.
+    """The best single modality: a run with one encoder, or a stage of a run.
 
-    ``difference`` is the best run's score less this one's ``score``.
+    Attributes:
+        modality: the modality.
+        run: the run.
+        num_clips: number of clips that the best run is also scored on.
+        score: mean r on these clips.
+        difference: score of the best run minus this score.
     """
 
     modality: str
@@ -27,7 +32,7 @@ class Single:
 
 
 def headline(material: Material, same: SameClips | None) -> str:
-    """The best run against the best single modality; without runs, how far the workspace has come."""
+    """Compare the best run with the best single modality in a sentence; without runs, describe the workspace."""
     if same is None or math.isnan(same.scores[0]):
         return _unranked(material)
     best, answers = same.runs[0], same.answers[0]
@@ -48,7 +53,7 @@ def headline(material: Material, same: SameClips | None) -> str:
 
 
 def best_single_modality(material: Material, same: SameClips) -> Single | None:
-    """Over the runs of one modality and the stages of one of the others; of equals, the first."""
+    """Find the best single modality among runs with one encoder and the stages of other runs; None without any."""
     best = same.answers[0]
     found: Single | None = None
     for modality, run, answers in _candidates(material):
@@ -103,17 +108,17 @@ def _comparison(material: Material, same: SameClips) -> str:
 
 
 def _unranked(material: Material) -> str:
-    """Where no run left predictions: the best score that a run noted, or how far the workspace has come."""
+    """Describe a workspace without stored predictions: the best recorded score, or what has been done so far."""
     scored: Sequence[Run] = [run for run in material.runs if not math.isnan(run.val_pearson)]
     if scored:
         best = scored[0]
         clips = plural(best.metrics.get("num_val", 0), "clip")
         return (
-            f"{best.name}: mean validation Pearson {score(best.val_pearson, 4)} over {clips}; without its "
-            "predictions it is compared with nothing."
+            f"{best.name}: mean validation Pearson {score(best.val_pearson, 4)} over {clips}. It cannot be compared, "
+            "because its predictions are missing."
         )
     if material.clips is None:
-        return "Nothing here yet: the workspace has no corpus."
+        return "The workspace has no corpus yet."
     clips = plural(material.clips.num_rows, "clip")
     modalities = dict.fromkeys(each.modality for each in material.feature_sets if len(each.num_steps))
     if not modalities:

@@ -1,5 +1,5 @@
-"""The papers' figures, and beside which runs they may stand: those on the features, the split and the corpus that a
-row names."""
+"""Scores that papers report, and the conditions under which a run is comparable with them: the same features, split,
+corpus and settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PAPER_FEATURES: Mapping[Modality, str] = {
     "vision": "dinov2-face",
     "motion": "openface",
 }
-"""Extractors of tables 4 and 5 of the paper; its "custom wav2vec 2.0" is most likely the one that is named here."""
+"""Extractors of tables 4 and 5 of the paper. The paper's "custom wav2vec 2.0" is most likely wav2vec2-emotion."""
 
 PAPER_CORPUS = "vidmimic2"
 PAPER_CLIPS = {"train": 8072, "val": 4588}
@@ -30,7 +30,7 @@ LABEL_SCORES: Mapping[str, tuple[float, ...]] = {
     "vision": (0.049, 0.214, 0.136, 0.082, 0.203, 0.237),
     "motion": (-0.007, 0.210, 0.099, 0.046, 0.195, 0.240),
 }
-"""Table 4 of the paper: by modality, r of each of :data:`emi_ray.schema.EMOTIONS`."""
+"""Table 4 of the paper: Pearson's r of each label of :data:`emi_ray.schema.EMOTIONS`, by modality."""
 
 OTHER_FEATURES = "on other features"
 OTHER_CLIPS = "on other clips"
@@ -41,13 +41,13 @@ UNKNOWN_FEATURES = "the paper does not say all its features"
 
 @dataclass(frozen=True)
 class Basis:
-    """What a run's score rests on.
+    """The conditions of a run's score.
 
     Attributes:
-        recipe: resolved, as the run trained it.
-        extractors: by modality, what its features were made by, as in ``model.json``.
-        corpus_kind: as in ``emi_ray.yaml``.
-        clips: ``clips.parquet``.
+        recipe: the resolved recipe of the run.
+        extractors: descriptions of the extractors of its features, by encoder, as in ``model.json``.
+        corpus_kind: kind of the corpus, as in ``emi_ray.yaml``.
+        clips: content of ``clips.parquet``.
     """
 
     recipe: Recipe
@@ -57,13 +57,13 @@ class Basis:
 
 
 def paper_score(recipe: str) -> float | None:
-    """Mean validation Pearson that a paper reports of a shipped recipe's system."""
+    """Return the mean validation Pearson correlation that a paper reports for a shipped recipe, or None."""
     shipped = shipped_recipe(recipe)
     return shipped.paper.val_pearson if shipped and shipped.paper else None
 
 
 def differences_from_paper(basis: Basis) -> list[str]:
-    """Why a paper's figure for the recipe may not stand beside a run; empty where it may."""
+    """Return the reasons why a run is not comparable with the paper's score of its recipe; empty if it is."""
     shipped = shipped_recipe(basis.recipe.name)
     if shipped is None:
         return [OTHER_SETTINGS]
@@ -81,7 +81,7 @@ def differences_from_paper(basis: Basis) -> list[str]:
 
 @cache
 def shipped_recipe(name: str) -> Recipe | None:
-    """The recipe of that name as it ships; None for others."""
+    """Return the shipped recipe of that name, or None if there is none."""
     return load_recipe(name) if name in recipe_names() else None
 
 
@@ -100,7 +100,7 @@ def _other_features(shipped: Recipe, basis: Basis) -> bool:
 
 
 def _has_its_weights(extractor: str, settings: Mapping[str, Any]) -> bool:
-    """Whether an extractor ran on the weights that it is named for, not on others that were set."""
+    """Return whether an extractor used its default weights instead of others that were set."""
     field = EXTRACTORS[extractor].Settings.model_fields.get("weights")
     return field is None or settings.get("weights", field.default) == field.default
 
@@ -113,7 +113,7 @@ def _is_papers_corpus(basis: Basis) -> bool:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What decides a trained system, but for its features and its seed."""
+    """Return the settings of a recipe that influence training, except for features and seed."""
     values = recipe.model_dump(mode="json", exclude={"name", "title", "paper"})
     values["training"].pop("seed")
     for encoder in values["encoders"].values():

@@ -1,4 +1,4 @@
-"""Which runs can be ranked: those that are scored on the same clips, by their scores on these."""
+"""Ranking of runs: only runs that are scored on the same clips are ranked, by their scores on these clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ _LEAST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class SameClips:
-    """Runs on the clips that all of them are scored on, the best first.
+    """Runs with their predictions of the clips that all of them are scored on, the best run first.
 
     Attributes:
-        answers: of each run, for ``clip_ids`` alone.
-        others: how many runs are scored on other clips, or left no predictions: they are not ranked.
+        runs: the ranked runs.
+        answers: predictions of each run for ``clip_ids``.
+        clip_ids: the common clips.
+        others: number of runs that are not ranked, because they are scored on other clips or have no predictions.
     """
 
     runs: tuple[Run, ...]
@@ -29,11 +31,11 @@ class SameClips:
 
     @property
     def scores(self) -> list[float]:
-        """Mean r of each run."""
+        """Mean r of each ranked run."""
         return [_mean(each) for each in self.answers]
 
     def label_scores(self, run: Run, labels: Sequence[str]) -> list[float]:
-        """r of each label; NaN where the run is not ranked, or has none."""
+        """Return r of each label; NaN if the run is not ranked or does not predict the label."""
         if run not in self.runs:
             return [np.nan] * len(labels)
         answers = self.answers[self.runs.index(run)]
@@ -41,14 +43,18 @@ class SameClips:
         return [float(known.get(label, np.nan)) for label in labels]
 
     def score(self, run: Run) -> float:
-        """Mean r of a run; NaN where it is not ranked."""
+        """Return the mean r of a run; NaN if it is not ranked."""
         return self.scores[self.runs.index(run)] if run in self.runs else np.nan
 
 
 def same_clips(workspace: Workspace, runs: Sequence[Run]) -> SameClips | None:
-    """The largest scored set of clips and every run that shares at least half of it, beside those taken before.
+    """Select runs that can be ranked on common clips.
 
-    None where no run left predictions with labels.
+    Starts with the run that is scored on the most clips. Further runs are added while all added runs still share at
+    least half of those clips.
+
+    Returns:
+        The runs on their common clips; None if no run has predictions of labelled clips.
     """
     held = [(run, read_answers(workspace, run.folder)) for run in runs if run.metrics]
     known = sorted(
@@ -75,7 +81,7 @@ def same_clips(workspace: Workspace, runs: Sequence[Run]) -> SameClips | None:
 
 
 def _agree(one: Answers, other: Answers, clip_ids: set[str]) -> bool:
-    """Whether two runs were scored against the same labels of some clips."""
+    """Return whether two runs were scored against the same label values of some clips."""
     if one.labels != other.labels:
         return False
     chosen = sorted(clip_ids)

@@ -1,4 +1,4 @@
-"""Drawings of what was trained and how well: numbers in, inline SVG out."""
+"""Plots of scores, training curves and predictions, as inline SVG."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from emi_ray.reporting.svg import inline_svg
 from emi_ray.resampling import PearsonIntervals
 
 MAX_POINTS = 2000
-"""Points drawn in a scatter plot at most."""
+"""Maximum number of points in a scatter plot."""
 
 _NUM_BINS = 10
 _ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 8}
@@ -24,7 +24,7 @@ _ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "
 
 @dataclass(frozen=True)
 class Bars:
-    """One colour of a grouped bar plot: a value a label, then their mean; NaN leaves a gap."""
+    """One series of a grouped bar plot: a value for each label, and their mean; NaN leaves a gap."""
 
     name: str
     colour: str
@@ -34,7 +34,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class RecipeScores:
-    """Validation Pearson of each seed of a recipe, and the paper's number (NaN where it has none)."""
+    """Validation Pearson of each seed of a recipe, and the paper's score (NaN without one)."""
 
     recipe: str
     scores: Sequence[float]
@@ -44,7 +44,7 @@ class RecipeScores:
 def score_bars(
     name: str, labels: Sequence[str], series: Sequence[Bars], intervals: PearsonIntervals | None
 ) -> str:
-    """Pearson by label, then their mean in wider bars; the last of ``series`` carries the intervals."""
+    """Plot Pearson's r of each label and, in wider bars, the mean; intervals are drawn on the last series."""
     num_labels = len(labels)
     positions = np.arange(num_labels + 1, dtype=float)
     positions[-1] += 0.6
@@ -73,7 +73,7 @@ def score_bars(
 
 
 def run_dots(name: str, recipes: Sequence[RecipeScores]) -> str:
-    """One line a recipe: a dot a seed, a bar at their mean, a diamond for the paper's number."""
+    """Plot one line per recipe: a dot for each seed, a bar at their mean, a diamond for the paper's score."""
     with report_style():
         figure, axes = one_panel(PAGE_WIDTH_IN * 0.7, 0.7 + 0.28 * len(recipes))
         for row, recipe in enumerate(recipes):
@@ -89,12 +89,12 @@ def run_dots(name: str, recipes: Sequence[RecipeScores]) -> str:
         axes.set_yticks(range(len(recipes)), [recipe.recipe for recipe in recipes], color=PALETTE["ink"])
         axes.set_ylim(len(recipes) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("validation Pearson: a dot a seed, the bar their mean")
+        axes.set_xlabel("validation Pearson; a dot for each seed, a bar for their mean")
         return inline_svg(figure, name, "Dot plot: validation Pearson of each recipe and seed")
 
 
 def training_curves(name: str, history: Sequence[Epoch]) -> str:
-    """Per stage, validation Pearson above training and validation loss by epoch; the best epoch is marked."""
+    """Plot validation Pearson and losses by epoch, one column per stage; the epoch with the best score is marked."""
     stages: dict[str, list[Epoch]] = {}
     for row in history:
         stages.setdefault(row.stage, []).append(row)
@@ -135,7 +135,7 @@ def _loss_curves(axes: Axes, stage: str, rows: Sequence[Epoch]) -> None:
 
 
 def prediction_scatter(name: str, predictions: Answers, r: Sequence[float], seed: int = 0) -> str:
-    """Predicted against true, one panel a label, with r over all clips; of a large split, a sample."""
+    """Plot predicted against true values, one panel per label; large splits are sampled. ``r`` is over all clips."""
     num_labels, num_columns = len(predictions.labels), 3
     sample = np.random.default_rng(seed).permutation(len(predictions.true))[:MAX_POINTS]
     dots: dict[str, Any] = {
@@ -163,7 +163,7 @@ def prediction_scatter(name: str, predictions: Answers, r: Sequence[float], seed
 
 
 def _mean_prediction(axes: Axes, true: np.ndarray, predicted: np.ndarray) -> None:
-    """Mean prediction in each tenth of the true range; thin bins (fewer than 3 clips) are left out."""
+    """Plot the mean prediction in each tenth of the true range; bins with fewer than 3 clips are left out."""
     known = ~np.isnan(true)
     true, predicted = true[known], predicted[known]
     if not len(true) or true.min() == true.max():

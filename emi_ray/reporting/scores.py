@@ -1,4 +1,4 @@
-"""The table of scores, and ``scores.json``."""
+"""The section with the table of scores, and the content of ``scores.json``."""
 
 import math
 from collections.abc import Sequence
@@ -20,8 +20,12 @@ from emi_ray.reporting.score_plots import RecipeScores, run_dots
 class ScoreRow:
     """One run in the table.
 
-    ``same`` is its mean r on the clips that the ranked runs share, and ``tops`` says for which labels no ranked run
-    is better on these. ``paper`` is the paper's figure, or why it is not shown.
+    Attributes:
+        run: the run.
+        labels: r of each label.
+        tops: for each label, whether no ranked run is better on the common clips.
+        same: mean r on the common clips of the ranked runs.
+        paper: the paper's score, or the reason why it is not comparable.
     """
 
     run: Run
@@ -45,7 +49,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """A recipe over its seeds: mean and sample standard deviation of validation Pearson."""
+    """Mean and sample standard deviation of the validation Pearson correlation of a recipe over its seeds."""
 
     recipe: str
     num_seeds: int
@@ -55,7 +59,7 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the section of scores shows; ``notes`` are sentences under the table."""
+    """Content of the section; ``notes`` are sentences below the table."""
 
     labels: Sequence[str]
     rows: Sequence[ScoreRow]
@@ -66,10 +70,11 @@ class Scores:
 
 
 def build_scores(material: Material, same: SameClips | None) -> Scores:
-    """The section of scores; without rows where nothing has been scored.
+    """Build the section; it has no rows if nothing has been scored.
 
     Args:
-        same: the runs that can be ranked, on the clips that they share.
+        material: the data of the report.
+        same: the ranked runs on their common clips, or None.
     """
     scored = [run for run in material.runs if run.metrics]
     recipes = _by_recipe(material, scored)
@@ -92,7 +97,7 @@ def build_scores(material: Material, same: SameClips | None) -> Scores:
 
 
 def scores_json(material: Material) -> dict[str, Any]:
-    """All metrics of all runs, the best first; what is not a number is null."""
+    """Return all metrics of all runs, the best run first; NaN and infinity become None."""
     return {
         "corpus": material.corpus_kind,
         "labels": list(material.label_names),
@@ -122,12 +127,12 @@ def _rows(material: Material, runs: Sequence[Run], same: SameClips | None) -> li
 
 
 def _differ(same: SameClips, runs: Sequence[Run]) -> bool:
-    """Whether some run was scored on other clips than the ranked ones share."""
+    """Return whether a run was scored on other clips than the common clips of the ranked runs."""
     return same.others > 0 or any(run.metrics.get("num_val") != len(same.clip_ids) for run in runs)
 
 
 def _paper(material: Material, run: Run) -> tuple[float, str]:
-    """The paper's figure, NaN where it may not stand beside the run; and what the cell says instead."""
+    """Return the paper's score, NaN if it is not comparable with the run, and the reason to show instead."""
     reported = paper_score(run.recipe)
     if reported is None:
         return math.nan, ""
@@ -140,7 +145,7 @@ def _paper(material: Material, run: Run) -> tuple[float, str]:
 
 
 def _by_recipe(material: Material, runs: Sequence[Run]) -> list[RecipeScores]:
-    """In the order of their best run."""
+    """Group the scores of runs by recipe, in the order of each recipe's best run."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
@@ -152,17 +157,15 @@ def _by_recipe(material: Material, runs: Sequence[Run]) -> list[RecipeScores]:
 
 def _notes(runs: Sequence[Run], same: SameClips | None) -> list[str]:
     notes = [
-        "Each run over the validation clips that it can read.",
-        "The best of each label on the clips that the ranked runs share is underlined.",
-        "Epochs were chosen by these same scores, which makes them a little optimistic.",
+        "Each run is scored on the validation clips that it can read.",
+        "The best score of each label on the common clips of the ranked runs is underlined.",
+        "If the best epochs were selected on these clips, the scores are a little optimistic.",
     ]
     if same is not None and same.others:
-        notes.append(f"Validated on other clips, or without predictions, and not ranked: {same.others}.")
+        notes.append(f"Not ranked, because scored on other clips or without predictions: {same.others} runs.")
     if any(math.isnan(run.val_pearson) for run in runs):
-        notes.append("A mean over seeds of which one has no score is not known.")
-    notes.append(
-        "A paper's figure stands only beside a run on the features, the split and the clips that it is of."
-    )
+        notes.append("A mean over seeds is unknown if one of the seeds has no score.")
+    notes.append("A paper's score is only shown for runs with the same features, split, clips and settings.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""What section 3 of the paper tells of its corpus, told of this one: clips, labels, lengths, missing text."""
+"""Corpus statistics as in section 3 of the paper: clips, labels, lengths and missing text."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ from emi_ray.schema import MODALITIES, SPLITS
 from emi_ray.workspace import Workspace
 
 LONG_STEPS = 120
-"""The paper's figure: 6.2 to 6.5 % of its clips have more frames."""
+"""Threshold of the paper, in steps: 6.2 to 6.5 % of its clips have more frames."""
 
 
 def statistics_tables(workspace: Workspace) -> list[TextTable]:
-    """Clips by split, labels by split with their shift, label correlations, people, lengths by extractor.
+    """Build tables of clips by split, labels with their shift, label correlations, people, and lengths by extractor.
 
     Raises:
         UserError: the workspace has no corpus.
@@ -53,12 +53,12 @@ def _people(clips: pa.Table) -> TextTable:
                 [split, grouped(len(own)), grouped(float(np.median(counts))), str(counts.max()), str(shared)]
             )
     headings = ["split", "groups", "clips each, median", "most", "groups in other splits too"]
-    note = f"Groups are those of the column '{GROUP}'; a clip that names none is one of its own."
+    note = f"Groups are from the column '{GROUP}'; a clip without a group is a group of its own."
     return TextTable("People", headings, rows, note)
 
 
 def _lengths(workspace: Workspace, clips: pa.Table) -> TextTable:
-    """By extractor and split, of the clips that have features: steps, and where the last one lies in time."""
+    """Build the table of steps and durations of the clips with features, by extractor and split."""
     split_of = dict(zip(clips["clip_id"].to_pylist(), clips["split"].to_pylist(), strict=True))
     rows = []
     for store in (store for modality in MODALITIES for store in stores_of(workspace, modality)):
@@ -82,7 +82,7 @@ def _lengths(workspace: Workspace, clips: pa.Table) -> TextTable:
         "least",
         "most",
     ]
-    note = "Seconds: where the last step of a clip lies in time."
+    note = "Seconds: time of the last step of a clip."
     return TextTable("Lengths", headings, rows, note)
 
 
@@ -103,7 +103,7 @@ def _length_row(name: str, steps: np.ndarray, seconds: np.ndarray) -> list[str]:
 
 
 def _measure(store: FeatureStore) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Clip ids, and by clip the number of steps and the time of the last one, NaN where there is none."""
+    """Return the clip ids, the number of steps of each clip, and the time of its last step (s, NaN if unknown)."""
     ids: list[str] = []
     steps, seconds = [np.empty(0, np.int64)], [np.empty(0)]
     for table in store.tables(["clip_id", "num_steps", "timestamps_s"]):

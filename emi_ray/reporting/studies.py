@@ -1,4 +1,4 @@
-"""Hyper-parameter searches as plain data: ``studies/<name>/trials.json`` and ``result.json``."""
+"""Hyper-parameter searches as plain data, from ``studies/<name>/trials.json`` and ``result.json``."""
 
 import json
 import math
@@ -19,7 +19,7 @@ _FEWEST_FOR_IMPORTANCE = 6
 
 @dataclass(frozen=True)
 class Range:
-    """What a parameter was chosen from: ``choices``, or an interval."""
+    """The range of a parameter: ``choices``, or an interval if there are none; ``log`` for a logarithmic scale."""
 
     choices: tuple[Any, ...]
     log: bool
@@ -27,7 +27,7 @@ class Range:
 
 @dataclass(frozen=True)
 class StudyTrial:
-    """One trial; ``values`` has its score, then its cost, and is empty where there is none."""
+    """One trial; ``values`` has the score and, with two objectives, the cost; it is empty without a score."""
 
     number: int
     state: str
@@ -37,13 +37,13 @@ class StudyTrial:
 
     @property
     def score(self) -> float:
-        """NaN where there is none."""
+        """The score; NaN without one."""
         return self.values[0] if self.values else math.nan
 
 
 @dataclass(frozen=True)
 class Study:
-    """One search; ``result`` is empty until it has been judged."""
+    """One search; ``result`` is empty until the best trial has been selected and evaluated."""
 
     name: str
     recipe: str
@@ -65,7 +65,7 @@ class Study:
 
     @property
     def best(self) -> StudyTrial | None:
-        """The trial that was chosen; before that, the one with the best score."""
+        """The selected trial; before the selection, the trial with the best score."""
         if self.result:
             number = self.result["confirmed"][0]["number"]
             return next((trial for trial in self.trials if trial.number == number), None)
@@ -74,12 +74,14 @@ class Study:
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """What each parameter was chosen from."""
+        """The range of each parameter."""
         return {name: _range(text) for name, text in self.distributions.items()}
 
     def importances(self) -> dict[str, float]:
-        """Share of the score's variance that each parameter explains (fANOVA, Hutter et al. 2014); empty where
-        there are too few trials or they do not differ."""
+        """Compute the share of the score's variance that each parameter explains (fANOVA, Hutter et al. 2014).
+
+        The result is empty if there are too few trials or all scores are equal.
+        """
         scores = [trial.values[0] for trial in self.complete]
         if len(scores) < _FEWEST_FOR_IMPORTANCE or math.isclose(min(scores), max(scores)):
             return {}
@@ -100,7 +102,7 @@ class Study:
 
 
 def read_studies(workspace: Workspace) -> list[Study]:
-    """All searches of a workspace that have trials, by name."""
+    """Read all searches of a workspace that have trials, sorted by name."""
     names = [name for name in workspace.folders("studies") if workspace.exists(f"studies/{name}/trials.json")]
     studies = [_read(workspace, name) for name in names]
     return [study for study in studies if study.trials]

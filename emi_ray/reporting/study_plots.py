@@ -1,4 +1,4 @@
-"""Drawings of a hyper-parameter search: trials in, inline SVG out."""
+"""Plots of a hyper-parameter search, as inline SVG."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ _MAX_TICKS = 6
 
 
 def search_history(name: str, trials: Sequence[StudyTrial], metric: str, maximise: bool) -> str:
-    """Score by trial: complete ones, those that were stopped early, and the best so far."""
+    """Plot the score of each complete and each early-stopped trial, and the best score so far."""
     complete = [trial for trial in trials if trial.state == "complete"]
     stopped = [trial for trial in trials if trial.state == "pruned"]
     scores = np.array([trial.score for trial in complete], dtype=float)
@@ -30,9 +30,7 @@ def search_history(name: str, trials: Sequence[StudyTrial], metric: str, maximis
         axes.plot([t.number for t in complete], scores, **_DOT, label="complete")
         axes.step([t.number for t in complete], best, where="post", color=PALETTE["ink"], label="best so far")
         start = [t for t in complete if t.is_start]
-        axes.plot(
-            [t.number for t in start], [t.score for t in start], **_START, label="the recipe's own settings"
-        )
+        axes.plot([t.number for t in start], [t.score for t in start], **_START, label="original settings")
         if start:
             axes.axhline(start[0].score, color=PALETTE["val"], lw=0.8, ls=":")
         axes.set_xlabel("trial")
@@ -43,7 +41,7 @@ def search_history(name: str, trials: Sequence[StudyTrial], metric: str, maximis
 
 
 def importance_bars(name: str, importances: Mapping[str, float]) -> str:
-    """Share of the scores' variance that each parameter explains, the largest on top."""
+    """Plot the share of the score's variance that each parameter explains, the largest on top."""
     ordered = sorted(importances.items(), key=lambda item: item[1])
     with report_style():
         figure, axes = one_panel(PAGE_WIDTH_IN * 0.7, 0.7 + 0.28 * len(ordered))
@@ -58,7 +56,7 @@ def importance_bars(name: str, importances: Mapping[str, float]) -> str:
 def slices(
     name: str, trials: Sequence[StudyTrial], ranges: Mapping[str, Range], metric: str, best: int | None
 ) -> str:
-    """Score of the complete trials against each parameter, one panel a parameter."""
+    """Plot the score of the complete trials against each parameter, one panel per parameter."""
     complete = [trial for trial in trials if trial.state == "complete"]
     with report_style():
         figure, panels = panel_grid(len(ranges), num_columns=4, panel_height_in=1.5, share_y=True)
@@ -75,7 +73,7 @@ def slices(
 def front_plot(
     name: str, trials: Sequence[StudyTrial], front: Sequence[int], metric: str, cost: str, maximise: bool
 ) -> str:
-    """Score against cost; the line joins the trials that no other beats in both."""
+    """Plot score against cost; a line connects the trials of the Pareto front."""
     complete = [trial for trial in trials if trial.state == "complete"]
     best = sorted((trial for trial in complete if trial.number in front), key=lambda trial: trial.values[1])
     with report_style():

@@ -1,4 +1,4 @@
-"""The section on hyper-parameter searches: what was tried, what mattered, what it was worth."""
+"""The section on hyper-parameter searches: trials, importance of the settings, and the gain."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from emi_ray.workspace import Workspace
 
 @dataclass(frozen=True)
 class StudySection:
-    """One search, drawn; a plot that cannot be drawn yet is None."""
+    """Content of the section for one search; a plot that cannot be drawn yet is None."""
 
     name: str
     summary: str
@@ -28,7 +28,7 @@ class StudySection:
 
 
 def build_study_sections(workspace: Workspace) -> list[StudySection]:
-    """Every search of the workspace."""
+    """Build the sections of all searches of a workspace."""
     return [_section(study, f"study{index}") for index, study in enumerate(read_studies(workspace))]
 
 
@@ -61,10 +61,12 @@ def _summary(study: Study) -> str:
     counts = [f"{ends[state]} {state}" for state in ("complete", "pruned", "failed", "lost") if ends[state]]
     best = study.best
     found = (
-        "" if best is None else f" The best reached {study.metric} {score(best.score, 4)} on the tuning split"
+        ""
+        if best is None
+        else f" The best trial has {study.metric} {score(best.score, 4)} on the tuning split"
     )
     own = next((trial.score for trial in study.complete if trial.is_start), None)
-    compared = f"; the recipe's own settings reached {score(own, 4)}" if own is not None else ""
+    compared = f"; the original settings reached {score(own, 4)}" if own is not None else ""
     return f"{plural(len(study.trials), 'trial')} of {study.recipe}: {', '.join(counts)}.{found}{compared}."
 
 
@@ -75,10 +77,11 @@ def _parameters(study: Study, importances: dict[str, float]) -> TextTable:
         [name, _value(study.start, name), _value(best.parameters, name), score(importances.get(name), 2)]
         for name in study.distributions
     ]
-    note = "A setting without a value did not apply. Importance: share of the score's variance, by fANOVA."
-    return TextTable(
-        "Settings", ["setting", f"{study.recipe} as it stands", "best", "importance"], rows, note
+    note = (
+        "A dash means that the setting does not apply. Importance: share of the score's variance that the setting "
+        "explains (fANOVA)."
     )
+    return TextTable("Settings", ["setting", f"original ({study.recipe})", "best", "importance"], rows, note)
 
 
 def _reported(result: dict[str, Any] | Any) -> TextTable:
@@ -87,24 +90,27 @@ def _reported(result: dict[str, Any] | Any) -> TextTable:
     for key in ("start_reported", "best_reported"):
         scores = result[key]["scores"]
         rows.append([result[key]["recipe"], *(score(each, 4) for each in scores), score(fmean(scores), 4)])
-    note = "Trained anew on the official split, whose validation clips the search never saw."
+    note = "Both recipes were trained on the official split, whose validation clips the search never saw."
     return TextTable(f"{result['metric']} on the reporting split", ["recipe", *seeds, "mean"], rows, note)
 
 
 def _verdict(result: dict[str, Any] | Any, maximise: bool) -> str:
-    """What the search was worth. Differences are positive where the first of two scores is the better one."""
+    """Describe the gain and the optimism of a search. Differences are positive if the first score is better."""
     sign = 1 if maximise else -1
     best, start = result["confirmed"][0], result["start"]
     reported, start_reported = (fmean(result[key]["scores"]) for key in ("best_reported", "start_reported"))
     text = (
         f"On the reporting split the tuned settings are better by {signed(sign * (reported - start_reported))}. "
-        f"The chosen trial had scored {score(best['tuned'], 4)} in the search and {score(best['confirmed'], 4)} as "
-        f"the mean over further seeds: the search was optimistic by {signed(sign * (best['tuned'] - reported))}"
+        f"The selected trial scored {score(best['tuned'], 4)} in the search and {score(best['confirmed'], 4)} on "
+        f"average with other seeds: the search was optimistic by {signed(sign * (best['tuned'] - reported))}"
     )
     if start is None:
         return f"{text}."
     own = signed(sign * (start["tuned"] - start_reported))
-    return f"{text}, of which {own} is the splits' own difference, as settings show that nobody chose."
+    return (
+        f"{text}. The same difference for the original settings, which were not selected by their score, is {own}: "
+        "this part is due to the difference between the splits."
+    )
 
 
 def _front(study: Study, name: str) -> str | None:

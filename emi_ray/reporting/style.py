@@ -1,6 +1,7 @@
-"""How the report's figures look: colours, type, and where the panels stand.
+"""Style of the report's figures: colours, fonts, and the layout of panels.
 
-The colours are those of Okabe and Ito, told apart by the colour-blind; a modality has the same everywhere.
+The colours are the palette of Okabe and Ito, which colour-blind readers can distinguish. A modality has the same
+colour in all figures.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ PALETTE = {
     "val": "#d55e00",
     "test": "#f0e442",
 }
-"""Name of a CSS variable → its colour on a light page; figures are drawn in these."""
+"""Colours of the light page by name of their CSS variable; figures are drawn in these colours."""
 
 DARK_PALETTE = PALETTE | {
     "ink": "#e4e8ec",
@@ -74,18 +75,18 @@ _GAP_X_IN, _GAP_Y_IN = 0.5, 0.5
 
 @contextmanager
 def report_style() -> Iterator[None]:
-    """Within it, figures are drawn in the report's style."""
+    """Draw figures in the report's style while the ``with`` block runs."""
     with matplotlib.rc_context(_RC):
         yield
 
 
 def colour_of(stage: str) -> str:
-    """The colour of a modality, or of fusion for any other stage."""
+    """Return the colour of a modality; any other stage has the colour of fusion."""
     return PALETTE.get(stage, PALETTE["fusion"])
 
 
 def one_panel(width_in: float, height_in: float) -> tuple[Figure, Axes]:
-    """A figure of one panel, which leaves room for tick labels of any length."""
+    """Create a figure with one panel, which makes room for tick labels of any length."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     return figure, figure.subplots()
 
@@ -93,9 +94,10 @@ def one_panel(width_in: float, height_in: float) -> tuple[Figure, Axes]:
 def panel_grid(
     num_panels: int, num_columns: int, panel_height_in: float, share_y: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels, row by row, with fixed margins (a layout engine would draw everything twice).
+    """Create a figure with equal panels, in rows.
 
-    A grid of one or two columns is narrower than the page.
+    Margins are fixed, because a layout engine would draw everything twice. A grid of one or two columns is narrower
+    than the page.
     """
     num_columns = min(num_columns, num_panels)
     num_rows = -(-num_panels // num_columns)

@@ -1,6 +1,6 @@
-"""Matplotlib figures as inline SVG that takes its type and its colours from the page.
+"""Conversion of matplotlib figures to inline SVG that uses the fonts and colours of the page.
 
-Each colour of ``PALETTE`` becomes a CSS variable, so that one drawing serves light, dark and paper.
+Each colour of ``PALETTE`` becomes a CSS variable, so that the same figure is used for light, dark and printed pages.
 """
 
 import re
@@ -20,11 +20,12 @@ _REFERENCE = re.compile(r"(?<=#)[\w.]+")
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """An ``<svg>`` element for an HTML page: no links, no fonts, no clash of ids with other figures.
+    """Convert a figure to an ``<svg>`` element without external links or fonts.
 
     Args:
-        name: unique in the page; it prefixes every id.
-        description: what the figure shows, for those who cannot see it.
+        figure: the figure.
+        name: prefix of all ids; unique in the page, so that ids of different figures do not clash.
+        description: text alternative for readers who cannot see the figure.
     """
     buffer = StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -54,7 +55,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with the characters that neither XML nor HTML allows replaced by U+FFFD."""
+    """Replace characters that XML and HTML do not allow by U+FFFD."""
     return _CONTROL.sub("\ufffd", text)
 
 

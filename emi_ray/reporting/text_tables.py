@@ -1,4 +1,4 @@
-"""Tables of finished text, and how they are written: Markdown, LaTeX with booktabs, CSV."""
+"""Tables of formatted text, and their output as Markdown, LaTeX (booktabs) and CSV."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from emi_ray.spreadsheets import safe_cell
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of finished text; the first cell of a row is its heading."""
+    """A table of formatted text; the first cell of each row is its heading."""
 
     title: str
     headings: Sequence[str]
@@ -31,7 +31,7 @@ _LATEX = {
     "≥": r"$\ge$",
     "≤": r"$\le$",
     "…": r"\dots{}",
-    "[": "{[}",  # what follows the end of a row in brackets, or as a star, is an option of that end
+    "[": "{[}",  # a bracket or star after the end of a row would be read as its option
     "*": "{*}",
     "\u00a0": "~",
 }
@@ -41,12 +41,12 @@ _PUNCTUATION = "—‘’“”„•†‡€"
 
 
 def markdown(tables: Sequence[TextTable]) -> str:
-    """All tables as one page of Markdown."""
+    """Format all tables as one Markdown page."""
     return "\n".join(_markdown(table) for table in tables)
 
 
 def latex_document(tables: Sequence[TextTable], title: str) -> str:
-    """All tables as one document that compiles by itself; each is a ``table`` that can be copied into a paper."""
+    """Format all tables as a complete LaTeX document; each is a ``table`` that can be copied into a paper."""
     parts = [_latex(table) for table in tables]
     return (
         "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs}\n\\usepackage{graphicx}\n"
@@ -58,9 +58,9 @@ def latex_document(tables: Sequence[TextTable], title: str) -> str:
 
 
 def csv_text(tables: Sequence[TextTable]) -> str:
-    """All tables one below the other, the title of its table in the first column of each row.
+    """Format all tables as one CSV text, with the title of the table in the first column of each row.
 
-    Titles and headings of columns and rows hold names from the corpus: a spreadsheet does not execute them.
+    Names from the corpus in titles and headings are escaped, so that a spreadsheet does not execute them as formulas.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -72,9 +72,9 @@ def csv_text(tables: Sequence[TextTable]) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text with everything escaped that LaTeX would take for a command.
+    """Escape text for LaTeX.
 
-    A letter that pdflatex has no form for in its usual fonts (Chinese, Cyrillic, …) is named by its code point.
+    A character that the usual fonts of pdflatex lack (Chinese, Cyrillic, …) is replaced by its code point.
     """
     return "".join(_LATEX.get(letter) or _known_letter(letter) for letter in text)
 
