@@ -1,7 +1,7 @@
-"""How a run fares on harder clips: with fewer modalities, on clips that lack one, by length of the clip.
+"""Robustness of a run: scores with some modalities hidden, on clips that lack a modality, and by clip length.
 
-Everything is computed from stored features and the run's own model. Noisy sound and wrong words have to be extracted
-anew: ``perturbation.py`` does that.
+All scores are computed from stored features and the run's model. Noisy sound and wrong words need a new extraction;
+see ``perturbation.py``.
 """
 
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ from emi_ray.workspace import Workspace
 
 ROBUSTNESS = "robustness.json"
 _ALL_SUBSETS = 4
-"""Encoders up to which every subset of them is tried; of more, each alone and all but each."""
+"""With at most this many encoders, all subsets are scored; with more, only all, all but one, and each alone."""
 
 _FEWEST = 10
 _PARTS = 4
 
 
 def measure_robustness(workspace: Workspace, run: str) -> dict[str, Any]:
-    """Score a run on harder validation clips, and write ``robustness.json`` beside its model.
+    """Measure the robustness of a run on its validation clips, and write ``robustness.json`` to its folder.
 
     Returns:
-        ``subsets``: with some encoders' input alone, over the clips that have every input; ``lacking``: over clips
-        that lack an input, as they are; ``lengths``: over quarters of the clips by duration. Each entry has ``name``,
-        ``num_clips``, ``val_pearson`` (mean over labels; None where it is not defined), ``low`` and ``high`` of its
-        95 % interval. ``run_key`` says which training they belong to.
+        ``subsets``: scores when the model sees only some of its inputs, over the clips that have all of them;
+        ``lacking``: scores over the clips that lack an input; ``lengths``: scores over quarters of the clips by
+        duration. Each entry has ``name``, ``num_clips``, ``val_pearson`` (mean over labels; None if undefined), and
+        the ends ``low`` and ``high`` of its 95 % confidence interval. ``run_key`` identifies the training.
 
     Raises:
-        UserError: as :func:`emi_ray.evaluation.evaluate_run`.
+        UserError: in the same cases as :func:`emi_ray.evaluation.evaluate_run`.
     """
     found = read_run(workspace, run)
     data, val = found.data, found.rows.val
@@ -68,7 +68,7 @@ def measure_robustness(workspace: Workspace, run: str) -> dict[str, Any]:
 
 
 def without(data: ClipData, streams: Sequence[str]) -> ClipData:
-    """The same clips as if none had the input of some encoders."""
+    """Return the same clips, with the input of some encoders marked as missing."""
     nothing = np.zeros(len(data), dtype=np.int64)
     changed = {
         name: replace(features, starts=nothing, lengths=nothing, present=nothing > 0)
@@ -97,7 +97,7 @@ class _Scorer:
 
 
 def _subsets(streams: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every subset, the largest first; of many streams, all, all but each, and each alone."""
+    """Return the subsets of encoders to score, the largest first; see :data:`_ALL_SUBSETS`."""
     sizes = range(len(streams), 0, -1)
     if len(streams) > _ALL_SUBSETS:
         sizes = sorted({len(streams), len(streams) - 1, 1}, reverse=True)  # type: ignore[assignment]
@@ -116,7 +116,7 @@ def _by_length(score: _Scorer, seconds: np.ndarray, val: np.ndarray) -> list[dic
 
 
 def _seconds(workspace: Workspace, found: RunData) -> np.ndarray:
-    """Where the last step of each clip lies in time, (N,), over all features; NaN where none says so."""
+    """Return the time of the last step of each clip, (N,) in seconds, over all its features; NaN if unknown."""
     last: dict[str, float] = {}
     for store in found.loaded.description.stores(workspace).values():
         for table in store.tables(["clip_id", "timestamps_s"]):

@@ -58,7 +58,7 @@ def test_lengths_are_quarters_of_the_clips(trained):
     assert len(measured["lengths"]) == 4
     assert sum(each["num_clips"] for each in measured["lengths"]) == 160
     assert workspace.read_json("runs/f1/1/robustness.json") == measured
-    assert next(iter(robustness_tables(measured))).title == "With some modalities alone"
+    assert next(iter(robustness_tables(measured))).title == "With only some modalities"
 
 
 def test_what_is_not_defined_is_not_a_number():

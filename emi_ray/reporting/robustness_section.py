@@ -1,4 +1,4 @@
-"""Tables of one run beyond its score: fewer modalities, clips that lack one, lengths, calibration."""
+"""Tables on the robustness and the calibration of a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from emi_ray.schema import Label
 
 _TITLES = {
     "subsets": (
-        "With some modalities alone",
-        "Over the validation clips that have every input; what is not named is hidden from the model.",
+        "With only some modalities",
+        "Over the validation clips that have all inputs. Inputs that are not named are hidden from the model.",
     ),
-    "lacking": ("On clips that lack an input", "As they are: what they lack was missing in training, too."),
+    "lacking": ("On clips that lack an input", "Over the validation clips without this input."),
     "lengths": ("By length", "Quarters of the validation clips by duration."),
     "noise": (
         "With noise",
@@ -30,7 +30,7 @@ _TITLES = {
 
 
 def robustness_tables(measured: Mapping[str, Any]) -> list[TextTable]:
-    """What ``robustness.json`` of a run says; parts that are empty are left out."""
+    """Build the tables of measured robustness; empty parts are left out."""
     tables = []
     for part, (title, note) in _TITLES.items():
         rows = [
@@ -44,7 +44,7 @@ def robustness_tables(measured: Mapping[str, Any]) -> list[TextTable]:
 
 
 def calibration_table(answers: Answers, labels: Sequence[Label]) -> TextTable:
-    """By label: is the size of predictions right, are they right on average, do they tell zero from more."""
+    """Build the table with slope, bias, and AUC (of the lowest value against higher ones) of each label."""
     low_of = {label.name: label.low for label in labels}
     rows = []
     for index, name in enumerate(answers.labels):
@@ -63,27 +63,30 @@ def calibration_table(answers: Answers, labels: Sequence[Label]) -> TextTable:
         )
     headings = ["label", "slope", "bias", "share above the lowest", "AUC of above the lowest"]
     note = (
-        "Slope: of the regression of truth on prediction; 1 is calibrated, below 1 the predictions are spread too "
-        "far. Bias: mean prediction less mean truth. AUC: how often a clip above the label's lowest value gets the "
-        "higher prediction of two."
+        "Slope of the regression of true values on predictions: 1 is calibrated; below 1, the predictions vary too "
+        "much. Bias: mean prediction minus mean true value. AUC: probability that a clip above the label's lowest "
+        "value has a higher prediction than a clip at the lowest value."
     )
     return TextTable("Calibration", headings, rows, note)
 
 
 def slope(said: np.ndarray, true: np.ndarray) -> float:
-    """Of the least-squares line of truth on prediction; NaN where predictions do not vary."""
+    """Compute the slope of the least-squares line of true values on predictions; NaN for constant predictions."""
     if len(said) < 2 or said.min() == said.max():
         return float("nan")
     return float(stats.linregress(said, true).slope)
 
 
 def bias(said: np.ndarray, true: np.ndarray) -> float:
-    """Mean prediction less mean truth; NaN without clips."""
+    """Compute the mean prediction minus the mean true value; NaN without clips."""
     return float(said.mean() - true.mean()) if len(said) else float("nan")
 
 
 def auc(said: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the ROC curve by ranks (Mann and Whitney 1947), ties count half; NaN where one side is empty."""
+    """Compute the area under the ROC curve from ranks (Mann and Whitney 1947); ties count half.
+
+    It is NaN if all clips, or none, are positive.
+    """
     num_positive = int(positive.sum())
     num_others = len(positive) - num_positive
     if not num_positive or not num_others:

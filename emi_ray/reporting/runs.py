@@ -1,4 +1,4 @@
-"""The folder of one training run, as plain data."""
+"""Training runs as plain data, from the files of their folders."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "recipe.yaml"
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of ``history.csv``; NaN for what it does not hold."""
+    """One row of ``history.csv``; missing values are NaN."""
 
     stage: str
     epoch: int
@@ -31,7 +31,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Run:
-    """One trained system. ``absent`` names the files that are not there."""
+    """One training run; ``absent`` names its missing files."""
 
     recipe: str
     seed: str
@@ -53,23 +53,23 @@ class Run:
 
     @property
     def run_name(self) -> str:
-        """As commands name it."""
+        """The name of the run in commands."""
         return f"{self.recipe}/{self.seed}"
 
     @property
     def val_pearson(self) -> float:
-        """Mean over the labels; NaN where it is not known."""
+        """Mean validation Pearson correlation over the labels; NaN if unknown."""
         return number(self.metrics.get("val_pearson"))
 
     @property
     def stages(self) -> dict[str, Mapping[str, Any]]:
-        """Scores of the unimodal encoders, in the order of the modalities."""
+        """Scores of the stage-1 encoders, in the order of the modalities."""
         stages = self.metrics.get("stages") or {}
         return dict(stages)
 
     @property
     def modality(self) -> str | None:
-        """The one modality of a run without fusion."""
+        """The modality of a run without fusion; None for a fusion."""
         encoders = self.recipe_values.get("encoders") or self.stages
         return next(iter(encoders)) if len(encoders) == 1 else None
 
@@ -79,12 +79,12 @@ class Run:
 
     @cached_property
     def recipe_values(self) -> Mapping[str, Any]:
-        """The resolved recipe; empty where it is not there."""
+        """The resolved recipe; empty if its file is missing."""
         return read_yaml(self.recipe_yaml or "", f"{self.folder}/recipe.yaml")
 
 
 def read_runs(workspace: Workspace) -> list[Run]:
-    """All runs, the best first; those without scores last."""
+    """Read all runs, the best first, those without scores last."""
     folders = [
         (recipe, seed) for recipe in workspace.folders("runs") for seed in workspace.folders(f"runs/{recipe}")
     ]
@@ -93,17 +93,17 @@ def read_runs(workspace: Workspace) -> list[Run]:
 
 
 def label_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> list[float]:
-    """``val_pearson`` of each label, NaN where there is none."""
+    """Return the validation Pearson correlation of each label; NaN if missing."""
     return [number(scores.get(f"val_pearson_{snake(label)}")) for label in labels]
 
 
 def column_of(table: pa.Table, name: str) -> np.ndarray:
-    """A column as (N,) float64, NaN for null."""
+    """Return a column as (N,) float64, with NaN for null."""
     return np.asarray(table[name].to_numpy(), dtype=np.float64)
 
 
 def number(value: Any) -> float:
-    """A score as a float; NaN for null and for what is no number."""
+    """Convert a score to a float; NaN for anything that is not a number."""
     return float(value) if isinstance(value, int | float) else math.nan
 
 

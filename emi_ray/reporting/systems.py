@@ -1,4 +1,4 @@
-"""The section that draws trained systems: scores by modality, training, predictions."""
+"""The section with plots of trained systems: scores by modality, training curves, predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _MAX_DRAWN = 8
 
 @dataclass(frozen=True)
 class System:
-    """One run, drawn. A plot without its files is None; ``command`` makes what ``run.absent`` names."""
+    """Plots and tables of one run. A plot whose files are missing is None; ``command`` creates the missing files."""
 
     run: Run
     intervals: PearsonIntervals | None
@@ -33,15 +33,15 @@ class System:
 
     @property
     def intervals_caption(self) -> str:
-        """What the intervals in the bars are of; empty where there are none."""
+        """Explanation of the intervals in the bar plot; empty without intervals."""
         if self.intervals is None:
             return ""
         drawn = f"{self.intervals.num_groups:,} groups (people or single clips)"
-        return f"Thin lines: 95 % intervals, from resampling the {drawn} of the validation split."
+        return f"Thin lines: 95 % intervals from a bootstrap over the {drawn} of the validation split."
 
 
 def build_systems(material: Material) -> list[System]:
-    """The best seed of each of the best recipes, the best first."""
+    """Build the section for the best seed of each of the best recipes, the best first."""
     best_of_recipe: dict[str, Run] = {}
     for run in material.runs:
         best_of_recipe.setdefault(run.recipe, run)
@@ -69,7 +69,7 @@ def _system(material: Material, run: Run, prefix: str) -> System:
 
 
 def _tables(material: Material, run: Run, predictions: Answers | None) -> list[TextTable]:
-    """Calibration, then what ``emi-ray evaluate`` measured on harder clips."""
+    """Build the tables on calibration and, after ``emi-ray evaluate``, on robustness."""
     labels = labels_of(material.clips.schema) if material.clips is not None else ()
     calibration = [calibration_table(predictions, labels)] if predictions else []
     return calibration + robustness_tables(run.robustness)
@@ -81,7 +81,7 @@ def _intervals(material: Material, predictions: Answers) -> PearsonIntervals:
 
 
 def _bars(run: Run, labels: Sequence[str]) -> list[Bars]:
-    """One a unimodal stage, then the system itself."""
+    """Return the bars of each stage-1 encoder, then those of the system itself."""
     stages = {} if run.modality else run.stages
     named = [*stages.items(), (run.modality or "fusion", run.metrics)]
     return [
