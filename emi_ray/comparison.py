@@ -87,7 +87,7 @@ class Pair:
                 f"(95 % interval {low:.4f} to {high:.4f}; p {_p(self.p_value)} after correction)."
             )
         return (
-            f"{self.first} and {self.second} cannot be told apart: they differ by {self.mean.value:+.4f} "
+            f"{self.first} and {self.second} do not differ significantly: the difference is {self.mean.value:+.4f} "
             f"(95 % interval {self.mean.low:+.4f} to {self.mean.high:+.4f}; p {_p(self.p_value)} after correction)."
         )
 

@@ -1,5 +1,7 @@
-"""How several systems' predictions become one: their mean, or weights for each label that were fitted on clips which
-none of them was trained on."""
+"""Combination of the predictions of several systems: their mean, or a sum with fitted weights for each label.
+
+The weights are fitted on clips that none of the systems was trained on.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,20 +15,25 @@ from emi_ray.settings import Settings
 Method = Literal["mean", "fitted"]
 
 _PRIOR_CLIPS = 50
-"""Fitted weights are drawn to equal ones, and those of a pattern of modalities to those of all clips, as strongly as
-so many clips would draw them: members are alike, and rare patterns have few clips."""
+"""Strength of the shrinkage of fitted weights, as a number of clips.
+
+Weights are shrunk towards equal weights, because predictions of the members are similar and least squares would be
+unstable. Weights of a pattern of modalities are shrunk towards those of all clips, because rare patterns have few
+clips.
+"""
 
 _FEWEST_OF_PATTERN = 20
 
 
 class EnsembleWeights(Settings):
-    """Of M members and L labels; nested tuples so that they stand in a JSON file.
+    """Weights of M members for L labels, as nested tuples that can be stored in a JSON file.
 
     Attributes:
+        method: ``mean`` or ``fitted``; the other attributes are only used for ``fitted``.
         centre: (M, L) mean prediction of each member.
         bias: (L,) mean target.
-        weight: (M, L), none negative, for patterns that have none of their own.
-        patterns: by the modalities that a clip has, joined by commas, weights (M, L) of their own.
+        weight: (M, L) non-negative weights for patterns that are not in ``patterns``.
+        patterns: weights (M, L) for single patterns; a pattern is the modalities of a clip, joined by commas.
     """
 
     method: Method
@@ -40,14 +47,15 @@ MEAN = EnsembleWeights(method="mean")
 
 
 def combine(weights: EnsembleWeights, said: np.ndarray, patterns: Sequence[str]) -> np.ndarray:
-    """One prediction (N, L) from those of the members.
+    """Combine the predictions of the members.
 
     Args:
-        said: (M, N, L), NaN where a member can read nothing of a clip: it then counts for nothing.
-        patterns: (N,) which modalities each clip has.
+        weights: the weights of the members.
+        said: (M, N, L) predictions; NaN if a clip has no input of a member, which is then left out.
+        patterns: (N,) the modalities of each clip, joined by commas.
 
     Returns:
-        NaN for a clip that no member can read.
+        (N, L) predictions; NaN for a clip without input of any member.
     """
     there = np.isfinite(said).all(axis=2)
     if weights.method == "mean":
@@ -65,11 +73,11 @@ def combine(weights: EnsembleWeights, said: np.ndarray, patterns: Sequence[str])
 
 
 def fit_weights(said: np.ndarray, true: np.ndarray, patterns: Sequence[str]) -> EnsembleWeights:
-    """Least squares with weights that are not negative, for each label, and for each pattern with enough clips.
+    """Fit weights by non-negative least squares, for each label, and separately for each pattern with enough clips.
 
     Args:
-        said, patterns: as of :func:`combine`, of clips that no member learnt from.
-        true: (N, L), NaN where unknown.
+        said, patterns: as in :func:`combine`, for clips that no member was trained on.
+        true: (N, L) true values, NaN for unknown ones.
     """
     centre, bias = _known_mean(said.transpose(1, 0, 2)), _known_mean(true)
     moved = _moved(said, centre)
@@ -90,7 +98,10 @@ def fit_weights(said: np.ndarray, true: np.ndarray, patterns: Sequence[str]) -> 
 
 
 def _least_squares(x: np.ndarray, y: np.ndarray, prior: np.ndarray, everything: np.ndarray) -> np.ndarray:
-    """Weights (M, L) of x (M, N, L) for y (N, L), drawn to a prior; the scale of the draw is that of all clips."""
+    """Fit weights (M, L) of ``x`` (M, N, L) for ``y`` (N, L), shrunk towards ``prior`` (M, L).
+
+    ``everything`` are the predictions of all clips, which set the scale of the shrinkage.
+    """
     weight = np.zeros_like(prior)
     for label in range(y.shape[1]):
         known = np.isfinite(y[:, label])

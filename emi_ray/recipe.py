@@ -127,7 +127,7 @@ def _validate_read(
         if path not in given and (replaced or _holds(workspace, parts)):
             values = _without(values, parts)
         else:
-            refused.append(f"{where}: {path} = {value!r} has no effect: {why}. Leave it out.")
+            refused.append(f"{where}: {path} = {value!r} has no effect: {why}. Remove it.")
     if refused:
         raise UserError("\n".join(refused))
     return validate(Recipe, values, where, overrides)

@@ -56,14 +56,14 @@ def _of_encoder(recipe: Recipe, name: Stream, encoder: EncoderSettings) -> Itera
     where = f"encoders.{name}"
     anchored = recipe.fusion is not None and recipe.fusion.type == "text_anchored"
     if encoder.type != "finetune":
-        yield from _changed(where, encoder, _BACKBONE, "only type 'finetune' reads it")
+        yield from _changed(where, encoder, _BACKBONE, "only type 'finetune' uses it")
     else:
         of_features = ("extras", "features") if recipe.modality_of(name) == "text" else ("extras",)
         yield from _changed(where, encoder, of_features, "type 'finetune' reads the raw input, not features")
     after_pooling = ("hidden", "dropout", "projection")
     if encoder.type == "steps":
         unpooled = (*after_pooling, "recurrent", "missing")
-        yield from _changed(where, encoder, unpooled, "type 'steps' leaves the features as they are")
+        yield from _changed(where, encoder, unpooled, "type 'steps' does not change the features")
     elif anchored and encoder.type == "finetune" and encoder.backbone_pooling == "mean":
         names = ("hidden", "dropout", "projection")
         yield from _changed(
@@ -74,7 +74,7 @@ def _of_encoder(recipe: Recipe, name: Stream, encoder: EncoderSettings) -> Itera
         )
     elif encoder.projection == "none":
         yield from _changed(
-            where, encoder, ("hidden",), "projection 'none' leaves the pooled vector as it is"
+            where, encoder, ("hidden",), "projection 'none' does not change the size of the pooled vector"
         )
     if recipe.fusion is None or recipe.fusion.type != "concat" or recipe.stages == "frozen":
         why = "it is only used with fusion.type 'concat' when encoders keep learning in the fusion stage"
@@ -100,13 +100,13 @@ def _of_fusion(recipe: Recipe, fusion: FusionSettings) -> Iterator[Unread]:
         others = [name for name in FusionSettings.model_fields if name not in _LATE_READS]
         yield from _changed("fusion", fusion, others, "fusion.type 'late' uses only folds")
         return
-    yield from _changed("fusion", fusion, ("folds",), "only fusion.type 'late' reads it")
+    yield from _changed("fusion", fusion, ("folds",), "only fusion.type 'late' uses it")
     if fusion.type == "concat":
-        yield from _changed("fusion", fusion, ("heads",), "only fusion.type 'text_anchored' reads it")
+        yield from _changed("fusion", fusion, ("heads",), "only fusion.type 'text_anchored' uses it")
         for modality in fusion.latents.keys() - recipe.encoders.keys():
             yield Unread(f"fusion.latents.{modality}", fusion.latents[modality], "there is no such encoder")
     else:
-        yield from _changed("fusion", fusion, ("latents",), "only fusion.type 'concat' reads it")
+        yield from _changed("fusion", fusion, ("latents",), "only fusion.type 'concat' uses it")
     ratio = ("encoder_lr_ratio",)
     if recipe.stages == "frozen" and fusion.encoder_lr_ratio:
         yield from _changed(
@@ -157,10 +157,10 @@ def _of_training(training: TrainingSettings, late: bool) -> Iterator[Unread]:
         )
     if training.scheduler != "plateau":
         plateau = ("plateau_factor", "plateau_patience")
-        yield from _changed("training", training, plateau, "only training.scheduler 'plateau' reads it")
+        yield from _changed("training", training, plateau, "only training.scheduler 'plateau' uses it")
     if training.scheduler != "cosine":
         yield from _changed(
-            "training", training, ("warmup_epochs",), "only training.scheduler 'cosine' reads it"
+            "training", training, ("warmup_epochs",), "only training.scheduler 'cosine' uses it"
         )
 
 

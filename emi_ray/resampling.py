@@ -250,6 +250,7 @@ def _percentiles(scores: np.ndarray, num_groups: int) -> Interval:
     scores = scores[~np.isnan(scores)]
     if len(scores) < _FEWEST_DEFINED or num_groups < 2:
         return UNKNOWN_INTERVAL
+    # A percentile interval is too narrow for few groups: widen it as a t interval is wider than a normal one.
     wider = sqrt(num_groups / (num_groups - 1)) * stats.t.ppf(0.975, num_groups - 1)
     tail = 100 * stats.norm.cdf(-wider)
     low, high = np.percentile(scores, [tail, 100 - tail])
@@ -289,6 +290,7 @@ def _difference(
     total = sum(variance for variance, _ in parts)
     if total <= np.finfo(float).tiny:
         return Difference(float(value), float(value), float(value), 0.0, float(value == 0))
+    # Few groups or seeds estimate their variance poorly; the degrees of freedom weigh this (Welch and Satterthwaite).
     freedom = total**2 / sum(v**2 / df for v, df in parts)
     error, reach = sqrt(total), stats.t.ppf(0.975, freedom) * sqrt(total)
     p_value = 2 * stats.t.sf(abs(value) / error, freedom)

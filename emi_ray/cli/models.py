@@ -1,4 +1,4 @@
-"""Verbs about models: train, evaluate, predict, report."""
+"""Commands for models: train, evaluate, predict, report."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal

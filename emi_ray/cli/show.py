@@ -187,7 +187,7 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
             console.print(f"  {name}: {count} x {like}{reason}", markup=False, soft_wrap=True)
     if any(stage.failed for stage in summary.stages.values()):
         console.print(
-            f"Which clips: {workspace.shown('failures')}. Try those again with: emi-ray extract -w "
+            f"The failed clips are listed in {workspace.shown('failures')}. To try them again: emi-ray extract -w "
             f"{workspace.quoted} --retry-failed",
             markup=False,
             soft_wrap=True,

@@ -133,6 +133,7 @@ def _fit(
             f"Fitting weights needs validation clips of at least {NUM_FOLDS} people, one for each fold, but there "
             f"are only {num_groups}: use --weights mean."
         )
+    # Folds are drawn over groups and then passed on to the clips, so that no person is in two folds.
     order = np.random.default_rng(seed).permutation(num_groups)
     folds = (np.argsort(order) % NUM_FOLDS)[codes]
     fitted = []

@@ -1,1 +1,1 @@
-"""Features → embeddings → predictions, in plain torch."""
+"""Models in plain torch: encoders from features to embeddings, and heads and fusions that predict from them."""

@@ -33,7 +33,7 @@ def label_histograms(
         most = max(len(known) for columns in values.values() for known in columns.values())
         panels[0].set_ylim(0.5 / max(most, 1), 1.5)
         panels[0].legend(ncols=len(values), loc="upper right", borderaxespad=0)
-        return inline_svg(figure, name, "Histograms: share of clips by intensity, one panel a label")
+        return inline_svg(figure, name, "Histograms: share of clips by intensity, one panel per label")
 
 
 def _label_histogram(axes: Axes, label: Label, values: Mapping[str, np.ndarray]) -> None:
@@ -80,7 +80,7 @@ def step_histograms(name: str, sets: Sequence[FeatureSet]) -> str:
             axes.set_title(f"{each.modality}: {each.extractor}")
             axes.set_xlabel(f"steps; median {median:g}, longest {longest:,}")
         panels[0].set_ylabel("clips")
-        return inline_svg(figure, name, "Histograms: number of steps a clip, one panel an extractor")
+        return inline_svg(figure, name, "Histograms: number of steps per clip, one panel per extractor")
 
 
 def coverage_bars(name: str, sets: Sequence[FeatureSet]) -> str:

@@ -104,7 +104,7 @@ def _comparison(material: Material, same: SameClips) -> str:
     if math.isnan(gain.p_value):
         return text
     reach = f"95 % interval of the difference {signed(gain.low, 3)} to {signed(gain.high, 3)}"
-    return f"{text}; {reach}" + ("" if gain.p_value < 0.05 else ": the two cannot be told apart")
+    return f"{text}; {reach}" + ("" if gain.p_value < 0.05 else ", which is not significant")
 
 
 def _unranked(material: Material) -> str:

@@ -61,7 +61,7 @@ def calibration_table(answers: Answers, labels: Sequence[Label]) -> TextTable:
                 score(auc(said, true > low)),
             ]
         )
-    headings = ["label", "slope", "bias", "share above the lowest", "AUC of above the lowest"]
+    headings = ["label", "slope", "bias", "share above the lowest", "AUC, lowest against higher"]
     note = (
         "Slope of the regression of true values on predictions: 1 is calibrated; below 1, the predictions vary too "
         "much. Bias: mean prediction minus mean true value. AUC: probability that a clip above the label's lowest "

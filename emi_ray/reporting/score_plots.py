@@ -110,7 +110,7 @@ def training_curves(name: str, history: Sequence[Epoch]) -> str:
         uppers[0].set_ylabel("val Pearson")
         lowers[0].set_ylabel("loss")
         lowers[0].legend(fontsize=8)
-        description = "Line plots: validation Pearson and losses by epoch, one column a stage"
+        description = "Line plots: validation Pearson and losses by epoch, one column per stage"
         return inline_svg(figure, name, description)
 
 
@@ -159,7 +159,9 @@ def prediction_scatter(name: str, predictions: Answers, r: Sequence[float], seed
                 axes.set_ylabel("predicted")
             if index >= num_labels - num_columns:
                 axes.set_xlabel("true")
-        return inline_svg(figure, name, "Scatter plots: predicted against true intensity, one panel a label")
+        return inline_svg(
+            figure, name, "Scatter plots: predicted against true intensity, one panel per label"
+        )
 
 
 def _mean_prediction(axes: Axes, true: np.ndarray, predicted: np.ndarray) -> None:

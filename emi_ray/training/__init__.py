@@ -1,1 +1,2 @@
-"""Features and labels → trained regressors. Only ``ray_worker`` knows Ray."""
+"""Training of models on features and labels. Ray is only used in ``side_by_side``, ``ray_worker``, ``inbox`` and
+``resources``."""

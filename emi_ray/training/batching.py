@@ -65,6 +65,7 @@ class Batcher:
         random = np.random.default_rng(list(seed))
         shuffled = random.permutation(rows)
         window = batch_size * bucket_batches
+        # Only the clips within a window are sorted by length, so that batches still differ from epoch to epoch.
         windows = [shuffled[start : start + window] for start in range(0, len(shuffled), window)]
         if bucket_batches > 1:
             windows = [part[np.argsort(self._sizes[part], kind="stable")] for part in windows]

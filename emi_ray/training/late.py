@@ -132,6 +132,8 @@ def set_late_weights(model: LateFusionRegressor, unseen: Sequence[np.ndarray], t
         known = np.isfinite(targets[:, label])
         x = np.stack([part[known, label] for part in moved], axis=1)
         y = targets[known, label] - bias[label]
+        # Rows that are added to the equations for weight 0, scaled by the penalty, turn least squares into a ridge
+        # regression. Without it, modalities with almost equal predictions would get arbitrary weights.
         spread = np.sqrt(_RIDGE * np.square(x).sum() / x.shape[1])
         padded = np.concatenate([x, spread * np.eye(x.shape[1])]), np.append(y, np.zeros(x.shape[1]))
         weight[:, label] = nnls(*padded)[0]

@@ -24,6 +24,7 @@ def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
         for ratio, parameters in by_ratio.items()
         if parameters
     ]
+    # Fused AdamW is faster; it is only used if all parameters are float32.
     fused = all(p.dtype == torch.float32 for group in groups for p in group["params"])
     return AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=fused)
 

@@ -54,6 +54,7 @@ def error_of_gain(challenger: Sequence[Judged], other: Sequence[Judged], metric:
     codes = [codes_of(fold.groups, len(fold.targets)) for fold in other[0].folds]
     gains = []
     for _ in range(_DRAWS):
+        # A seed that is drawn twice counts twice, instead of computing its gain again.
         weights = np.bincount(random.integers(num_seeds, size=num_seeds), minlength=num_seeds)
         clips = [draw_rows(random, groups) for groups in codes]
         drawn = [

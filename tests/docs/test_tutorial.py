@@ -125,7 +125,7 @@ def in_folder(tutorial: Tutorial, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("own_clips", ["demo/corpus/clips.csv", "own"], "Empathic Pain: r = "),
         ("features_in_torch", ["demo", "audio"], "prosody: mean r on 14 validation clips"),
-        ("compare_recipes", ["demo", "text", "audio"], "text and audio cannot be told apart"),
+        ("compare_recipes", ["demo", "text", "audio"], "text and audio do not differ significantly"),
         (
             "plot_intensities",
             ["demo/runs/audio/1", "out.png", "demo/corpus/media/demo_00001.mp4"],
