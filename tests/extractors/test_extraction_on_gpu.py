@@ -13,7 +13,7 @@ from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction import extract
 from emi_ray.extractors import specify
-from emi_ray.extractors.pixels import ImageTransform
+from emi_ray.extractors.pixels import ImageTransform, resize_in_two_passes
 from emi_ray.extractors.whisper import Whisper, WhisperSettings
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
@@ -48,9 +48,7 @@ def full_precision(monkeypatch) -> None:
 
     def resized(self: ImageTransform, pixels: torch.Tensor) -> torch.Tensor:
         """As on a GPU: on a CPU, torch resizes bytes in fixed-point arithmetic."""
-        size = self._target(pixels.shape[2], pixels.shape[3])
-        larger = torch.nn.functional.interpolate(pixels.float(), size, mode=self.filter, antialias=True)
-        return torch.round(larger).clamp(0, 255)
+        return resize_in_two_passes(pixels, self._target(pixels.shape[2], pixels.shape[3]), self.filter)
 
     monkeypatch.setattr(ImageTransform, "_resized", resized)
 
@@ -65,11 +63,11 @@ def test_features_are_those_of_the_cpu(model, request, full_precision):
         assert np.abs(here - there).max() <= 0.002 * np.abs(there).max()
 
 
-def test_a_resized_pixel_differs_by_at_most_one_level_from_that_of_the_cpu():
+def test_a_resized_pixel_is_that_of_the_cpu_but_for_rounding():
     transform = ImageTransform(64, (56, 56), "bicubic", (1.0,) * 3, (0.0,) * 3)
     crops = torch.from_numpy(make_clip(1).faces.crops)
     here, there = (transform(part, torch.float32).cpu() for part in (crops.cuda(), crops))
-    assert (here - there).abs().max() <= 1
+    assert (here - there).abs().max() <= 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -130,7 +128,7 @@ def test_one_process_on_the_gpu_runs_every_model_in_bfloat16(
     ]
     workspace = Workspace(str(tmp_path / "w"))
     init_workspace(workspace, "table", str(clips), settings)
-    summary = extract(workspace, workspace.config())
+    summary = extract(workspace, workspace.config(), ["vision", "audio", "text"])
     record = record_of(workspace)
     for modality in ("vision", "audio", "text"):
         assert summary.stages[modality].failed == 0
