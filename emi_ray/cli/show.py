@@ -135,7 +135,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
 
 def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     """Print the planned actors of each extraction stage, and which stage is the bottleneck."""
-    columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "clips a batch", "clips/s")
+    columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "batch size", "clips/s")
     shown = table("Extraction plan", *columns)
     rates = {name: pool.max_actors / measured.seconds_per_clip[name] for name, pool in pools.items()}
     for name, pool in pools.items():
@@ -156,7 +156,7 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
             f"Nothing to do: all {summary.already_done} clips are already extracted or quarantined."
         )
         return
-    columns = ("stage", "ok", "missing", "failed", "actors", "busy", "real-time factor", "of bare model")
+    columns = ("stage", "ok", "missing", "failed", "actors", "busy", "real-time factor", "% of model alone")
     shown = table("Extraction", *columns)
     for name, stage in summary.stages.items():
         share = summary.share_of_bare_speed(name)

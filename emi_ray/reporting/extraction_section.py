@@ -28,9 +28,20 @@ def build_extraction_tables(workspace: Workspace) -> list[TextTable]:
 
 
 _RUN = ("started", "clips", "seconds", "clips/s", "restarts of actors", "nodes", "nodes lost", "ended")
-_STAGE = ("stage", "ok", "missing", "failed", "actors", "GPUs", "busy", "real-time factor", "of bare model")
+_STAGE = (
+    "stage",
+    "ok",
+    "missing",
+    "failed",
+    "actors",
+    "GPUs",
+    "busy",
+    "real-time factor",
+    "% of model alone",
+)
 _STAGE_NOTE = (
-    "Real-time factor: seconds of computing per second of media. A dash means that the number does not apply."
+    "Real-time factor: seconds of computing per second of media. % of model alone: speed of the stage relative to "
+    "its model without the pipeline. A dash means that the number does not apply."
 )
 
 
