@@ -50,7 +50,7 @@ def test_the_whole_way_from_a_search_to_its_page(workspace, capsys, ray_session)
     assert ended.value.code == 0
     main_report = capsys.readouterr().out
     assert "the best so far" in main_report
-    assert "optimism" in main_report
+    assert "Optimism" in main_report
     result = workspace.read_json("studies/s/result.json")
     assert result["finished"] == 4
     assert {run["recipe"] for run in (result["best_reported"], result["start_reported"])} == {
