@@ -18,16 +18,20 @@ from emi_ray.comparison import codes_of_clips
 from emi_ray.errors import UserError
 from emi_ray.evaluation import RunData, predict_features, read_run, transcripts_of
 from emi_ray.extraction import extract
+from emi_ray.extraction.work import what_changed
+from emi_ray.extractors.base import fingerprint
+from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.media.clip import unpack_clip
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
 from emi_ray.metrics import mean_score
-from emi_ray.prediction import config_of
+from emi_ray.prediction import config_of, refuse_other_features
 from emi_ray.resampling import pearson_intervals
 from emi_ray.schema import MEDIA_COLUMNS, Stream
-from emi_ray.training.inputs import find_transcripts, read_transcripts
+from emi_ray.training.inputs import read_transcripts
 from emi_ray.training.run_files import without_nan
+from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import CLIPS, Workspace
 
 PERTURBED = "perturbed.json"
@@ -50,7 +54,7 @@ class Condition:
 
     @property
     def name(self) -> str:
-        return f"{self.level:g} dB" if self.part == "noise" else f"{self.level:.0%} of words wrong"
+        return f"{self.level:g} dB" if self.part == "noise" else f"{100 * self.level:g} % of words wrong"
 
     @property
     def folder(self) -> str:
@@ -94,6 +98,7 @@ def measure_perturbed(
         raise UserError(f"Run {run} reads neither sound nor text: there is nothing to perturb.")
     for part in {condition.part for condition in conditions}:
         subject.configs_of(part)
+    refuse_other_features(workspace, run, found.loaded)
     result: dict[str, Any] = {
         "noise": [],
         "word_errors": [],
@@ -130,21 +135,23 @@ def add_noise(samples: np.ndarray, snr_db: float, random: np.random.Generator) -
 
 
 def with_word_errors(text: str, rate: float, words: Sequence[str], random: np.random.Generator) -> str:
-    """A transcript in which each word is hit by an error with probability ``rate``.
+    """A transcript in which each word is hit by an error with probability ``rate``: it is substituted or deleted, or
+    another word is inserted behind it. Words are what spaces separate.
+
+    With the same state of ``random`` a higher rate hits the same words and more.
 
     Args:
         words: from which substituted and inserted words are drawn, as often as they stand there.
     """
+    spelled = text.split()
+    chances, others = random.random((len(spelled), 2)), random.integers(len(words), size=len(spelled))
+    substituted, deleted, _ = ERROR_SHARES
     kept: list[str] = []
-    for word in text.split():
-        if random.random() >= rate:
+    for word, (hit, kind), other in zip(spelled, chances, others, strict=True):
+        if hit >= rate or kind >= substituted + deleted:
             kept.append(word)
-            continue
-        substituted, deleted, _ = random.multinomial(1, ERROR_SHARES)
-        if not substituted and not deleted:
-            kept.append(word)
-        if not deleted:
-            kept.append(words[int(random.integers(len(words)))])
+        if hit < rate and not substituted <= kind < substituted + deleted:
+            kept.append(words[int(other)])
     return " ".join(kept)
 
 
@@ -161,9 +168,10 @@ class _Subject:
         clips = workspace.clips()
         places = pc.index_in(pa.array(self._ids), value_set=clips["clip_id"].combine_chunks())
         self._clips = clips.take(places)
-        recognised = transcripts_of(workspace, found.loaded) or find_transcripts(
-            workspace, workspace.config()
-        )
+        for store in found.loaded.description.stores(workspace).values():
+            if changed := what_changed(store, self._clips):
+                raise UserError(changed)
+        recognised = transcripts_of(workspace, found.loaded) or _recognised(workspace, found)
         texts = read_transcripts(self._clips, recognised)
         self.texts = {clip_id: texts[clip_id] for clip_id in self._ids if texts.get(clip_id)}
         self._vocabulary = [word for text in texts.values() for word in (text or "").split()]
@@ -202,6 +210,11 @@ class _Subject:
             extract(place, place.config(), [recipe.modality_of(stream)])
             stores[stream] = self._found.loaded.description.stores(place)[stream]
         entry = self.score(condition.name, condition.part, stores, texts)
+        failed = [
+            f for f in read_failures(place, list(stores.values())).to_pylist() if f["stage"] != "missing"
+        ]
+        if failed:
+            entry["name"] += f"; {len({f['clip_id'] for f in failed})} clips failed and count as lacking it"
         self._workspace.delete(f"perturbed/{self._run}/{condition.folder}")
         return entry
 
@@ -250,11 +263,10 @@ class _Subject:
         paths: list[str | None] = [None] * len(self._ids)
         for index, samples in self._sounds():
             name = f"sounds/{index:06d}.wav"
-            if not place.exists(name):
-                content = BytesIO()
-                wavfile.write(content, 16_000, add_noise(samples, snr_db, _random(self._ids[index])))
-                place.write_bytes(name, content.getvalue())
-            paths[index] = place.shown(name)
+            content = BytesIO()
+            wavfile.write(content, 16_000, add_noise(samples, snr_db, _random(self._ids[index])))
+            place.write_bytes(name, content.getvalue())
+            paths[index] = place.path(name) if place.is_local else place.inner(name).root
         return _with_column(self._without_media(), "audio", paths)
 
     def _sounds(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -273,6 +285,13 @@ class _Subject:
             if name in clips.column_names:
                 clips = _with_column(clips, name, [None] * clips.num_rows)
         return clips
+
+
+def _recognised(workspace: Workspace, found: RunData) -> TranscriptStore | None:
+    """The transcripts of the recogniser that the run's text features were made with; None where it had none."""
+    made_by = found.loaded.description.extractors.values()
+    recogniser = next((each["transcriber"] for each in made_by if each.get("transcriber")), None)
+    return TranscriptStore(workspace, fingerprint(recogniser)) if recogniser else None
 
 
 def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:

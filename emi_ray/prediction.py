@@ -111,7 +111,7 @@ def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> Ne
     run = find_run(workspace, run).removeprefix("runs/")
     models = tuple(_models(workspace, run))
     for loaded in models:
-        _refuse_other_features(workspace, run, loaded)
+        refuse_other_features(workspace, run, loaded)
     corpus = read_sources(workspace, sources)
     return NewClips(run, models, corpus.clips, corpus.warnings, tuple(sources))
 
@@ -183,7 +183,7 @@ def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table
     return predictions.set_column(0, "clip_id", pa.array(ids, pa.string()))
 
 
-def _refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -> None:
+def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -> None:
     """Make sure that the features which the model reads can be made of new clips here.
 
     Raises:

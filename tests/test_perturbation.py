@@ -44,6 +44,8 @@ def test_word_errors_come_at_the_stated_rate_in_the_stated_shares():
     drawn, kept = wrong.count("x"), len(wrong) - wrong.count("x")
     assert drawn / 20_000 == pytest.approx(0.2 * 0.75, abs=0.01)  # substitutions and insertions
     assert kept / 20_000 == pytest.approx(1 - 0.2 * 0.85, abs=0.01)  # all but substitutions and deletions
+    fewer = with_word_errors(text, 0.1, ["x"], np.random.default_rng(0)).split()
+    assert set(wrong) <= set(fewer)  # what the lower rate hits, the higher one hits too
     assert with_word_errors(text, 0.0, ["x"], np.random.default_rng(0)) == text
 
 
@@ -74,8 +76,8 @@ def test_a_run_is_scored_on_the_same_clips_with_noise_and_word_errors(demo_corpu
     assert much["val_pearson"] != pytest.approx(expected, abs=1e-3)
     assert [each["name"] for each in found["word_errors"]] == [
         "unperturbed",
-        "0% of words wrong",
-        "90% of words wrong",
+        "0 % of words wrong",
+        "90 % of words wrong",
     ]
     assert found["word_errors"][1]["val_pearson"] == pytest.approx(expected, abs=1e-6)
     assert not workspace.files("perturbed", recursive=True)

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from emi_ray.errors import ClipError
 from emi_ray.extraction.actors import own_name
 from emi_ray.extraction.device_errors import free_device_memory, is_device_lost, is_out_of_memory
+from emi_ray.extractors.turns import without_others
 from emi_ray.media.clip import DecodedClip
 
 Result = TypeVar("Result")
@@ -97,7 +98,13 @@ class Batches(Generic[Result]):
         return now - started
 
     def _in_less_memory(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
-        free_device_memory()
+        with without_others() as had_others:
+            free_device_memory()
+            if had_others:  # what did not fit beside the batches of other threads may fit alone
+                return self._at_once(clips)
+            return self._in_smaller_parts(clips, lack)
+
+    def _in_smaller_parts(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
         if self._tool.use_less_memory():
             return self._at_once(clips)
         if len(clips) > 1:

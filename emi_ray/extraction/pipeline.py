@@ -94,7 +94,8 @@ class Pipeline:
         kind = Transcribe if stage == "transcript" else Extract
         spec = self.transcriber if stage == "transcript" else self.specs[stage]  # type: ignore[index]
         after = self._needed_after(stage)
-        return partial(kind, self.workspace, spec, after, pool, limits_of(self._settings), careful)  # type: ignore[arg-type]
+        limits_of_batch = limits_of(self._settings, BATCHES_AT_ONCE if pool.num_gpus else 1)
+        return partial(kind, self.workspace, spec, after, pool, limits_of_batch, careful)  # type: ignore[arg-type]
 
     @property
     def _rows_per_block(self) -> int:
@@ -153,11 +154,15 @@ def plan_pipeline(
     return Pipeline(workspace, config, specs, transcriber)
 
 
-def limits_of(settings: ExtractionSettings) -> Limits:
-    """What one batch of one extractor may take."""
+def limits_of(settings: ExtractionSettings, at_once: int = 1) -> Limits:
+    """What one batch of one extractor may take.
+
+    Args:
+        at_once: batches that share the device. The time that one waits for the others counts, as does their memory.
+    """
     gigabytes = settings.memory_limit_gb
     num_bytes = int(gigabytes * 2**30) if gigabytes else default_memory_limit()
-    return Limits(settings.batch_limit_s, num_bytes)
+    return Limits(at_once * settings.batch_limit_s, at_once * num_bytes)
 
 
 def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:

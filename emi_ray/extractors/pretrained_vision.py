@@ -92,7 +92,7 @@ class VisionBackbone(Pretrained):
         if hidden.ndim == 4:  # (N, D, h, w) of a convolutional backbone
             return hidden.mean((2, 3))
         if self.settings.pooling == "cls":
-            return hidden[:, 0]
+            return hidden[:, 0].contiguous()  # a view would keep all of the output in memory
         return hidden[:, self._num_prefix_tokens :].mean(1)
 
     def _count_prefix_tokens(self) -> int:

@@ -24,7 +24,7 @@ _TITLES = {
     ),
     "word_errors": (
         "With word errors",
-        "Share of the words that are substituted, deleted or preceded by another; the other inputs are unchanged.",
+        "Share of the words that are substituted, deleted or followed by an inserted word; the other inputs stay.",
     ),
 }
 

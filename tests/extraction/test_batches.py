@@ -7,6 +7,7 @@ import pytest
 from emi_ray.errors import ClipError
 from emi_ray.extraction.batches import Batches, DeviceLostError
 from emi_ray.extraction.device_errors import is_device_lost, is_out_of_memory
+from emi_ray.extractors.turns import Turn, turn_lent
 from emi_ray.media.clip import DecodedClip
 
 CLIPS = [DecodedClip(f"c{index}") for index in range(8)]
@@ -103,3 +104,37 @@ class Slow:
 
     def use_less_memory(self) -> bool:
         return False
+
+
+def test_what_does_not_fit_beside_another_batch_is_tried_alone_at_the_same_size():
+    turn, held = Turn(), threading.Event()
+    waiting, crowd = threading.Event(), []
+
+    class Crowded:
+        feature_dim = 1
+
+        def __call__(self, clips):
+            crowd.append((len(clips), held.is_set()))
+            if held.is_set():
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+            return [clip.clip_id for clip in clips]
+
+        def use_less_memory(self) -> bool:
+            raise AssertionError("memory was there")
+
+    def other() -> None:
+        with turn:
+            held.set()
+            with turn_lent():
+                waiting.set()
+                time.sleep(0.3)
+            held.clear()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert waiting.wait(10)
+    with turn:
+        found = Batches(Crowded(), "vision").run(CLIPS)
+    thread.join()
+    assert [each.failure for each in found] == [None] * 8
+    assert crowd == [(8, True), (8, False)]
