@@ -148,8 +148,12 @@ def renewing(
         if not taken:
             raise
     finally:
-        over.set()
-        thread.join(_LEAVE_WITHIN_S)  # it may be waiting for a store that is out of reach
+        try:
+            over.set()
+            thread.join(_LEAVE_WITHIN_S)  # it may be waiting for a store that is out of reach
+        except KeyboardInterrupt:  # the watcher's, which came as the block ended by itself
+            if not taken:
+                raise
     if taken:
         raise taken[0]
 

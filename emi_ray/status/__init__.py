@@ -39,7 +39,7 @@ def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
         *encoder_line(workspace, runs),
         *runs,
         *ensembles,
-        *study_lines(workspace, config),
+        *study_lines(workspace, config, any(line.command for line in corpus), pending),
         *prediction_lines(workspace, [*runs, *ensembles]),
     ]
     return Status(tuple(lines))

@@ -35,7 +35,9 @@ def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table
         store = store_of(workspace, pipeline.specs[modality])
         shown.add((modality, store.fingerprint))
         if work.transcripts is not None:
-            yield _transcripts(work, clips, command)
+            assert pipeline.transcriber is not None
+            line = _transcripts(work, clips, command)
+            yield replace(line, fingerprint=pipeline.transcriber.fingerprint)
         name = f"{modality} ({config.extractors[modality].name})"
         line = _line(name, work.by_modality[modality], read_failures(workspace, [store]), command)
         yield replace(line, fingerprint=store.fingerprint)

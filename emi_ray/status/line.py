@@ -13,7 +13,7 @@ class Line:
         current, stale, missing, quarantined: how many clips (of features, transcripts, predictions), files (of
             encoders), or 1 for a run or a study.
         why: what is behind the numbers, a sentence each, without a full stop.
-        fingerprint: of features, what made them.
+        fingerprint: of features and transcripts, what made them.
         command: what brings it up to date; None where nothing has to be done or nothing can be.
     """
 

@@ -93,6 +93,8 @@ def _run_line(
     why = stale_because(workspace, clips, config, made)
     streams = [stream for stream in made.extractors if made.fingerprint(stream) in pending]
     why += [f"{stream} features are to be extracted first" for stream in streams]
+    if made.transcriber and made.transcriber["fingerprint"] in pending:
+        why.append("transcripts are to be recognised first")
     if not why:
         return Line("runs", run, current=1)
     return Line("runs", run, stale=1, why=tuple(why), command=train_command(workspace, run, made.recipe))
@@ -155,15 +157,24 @@ def encoder_line(workspace: Workspace, runs: Sequence[Line]) -> list[Line]:
     return [Line("encoders", "stage 1", current=len(current), stale=len(stale), why=why)]
 
 
-def study_lines(workspace: Workspace, config: WorkspaceConfig) -> Iterator[Line]:
-    """One line a study: whether further trials would compare with those that it has."""
+def study_lines(
+    workspace: Workspace, config: WorkspaceConfig, has_new_corpus: bool, pending: Collection[str]
+) -> Iterator[Line]:
+    """One line a study: whether further trials would compare with those that it has.
+
+    Args:
+        has_new_corpus: whether the corpus says something else now than the workspace has read.
+        pending: fingerprints of features that are to be extracted before anything reads them.
+    """
     for name in workspace.folders("studies"):
         if not workspace.exists(f"studies/{name}/study.json"):
             continue
         try:
             settings = read_settings(workspace, name)
             recipe = settings.recipe
-            is_current = plan_run(workspace, recipe, config, recipe.training.seed).key == settings.data_key
+            planned = plan_run(workspace, recipe, config, recipe.training.seed)
+            waits = has_new_corpus or any(store.fingerprint in pending for store in planned.stores.values())
+            is_current = planned.key == settings.data_key and not waits
         except UserError as error:
             yield Line("studies", name, stale=1, why=(str(error),))
             continue

@@ -1,6 +1,7 @@
 """``emi-ray status`` names one clip of each kind of staleness, and the same commands bring all up to date."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ from emi_ray.prediction import read_new_clips
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label, clips_schema
 from emi_ray.status import Line, read_status
-from emi_ray.status.models import train_command
+from emi_ray.status.models import study_lines, train_command
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
 from emi_ray.workspace import CLIPS, Workspace
@@ -233,3 +234,21 @@ def test_a_run_whose_features_are_to_be_made_anew_is_named_in_the_same_status(co
         "extract",
         "train",
     ]
+
+
+@pytest.mark.parametrize(
+    ("has_new_corpus", "pending", "current"),
+    [(False, [], 1), (True, [], 0), (False, ["made"], 0), (False, ["other"], 1)],
+)
+def test_a_study_whose_corpus_or_features_are_to_be_read_anew_is_stale_in_the_same_status(
+    tmp_path, monkeypatch, has_new_corpus, pending, current
+):
+    workspace = Workspace(str(tmp_path))
+    workspace.write_text("studies/s/study.json", "{}")
+    recipe = SimpleNamespace(training=SimpleNamespace(seed=1))
+    settings = SimpleNamespace(recipe=recipe, data_key="key")
+    planned = SimpleNamespace(key="key", stores={"text": SimpleNamespace(fingerprint="made")})
+    monkeypatch.setattr("emi_ray.status.models.read_settings", lambda *_: settings)
+    monkeypatch.setattr("emi_ray.status.models.plan_run", lambda *_: planned)
+    [line] = study_lines(workspace, WorkspaceConfig(), has_new_corpus, pending)
+    assert (line.current, line.stale) == (current, 1 - current)
