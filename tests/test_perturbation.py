@@ -9,10 +9,11 @@ from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.corpus.setup import init_workspace
+from emi_ray.corruptions import add_noise, with_word_errors
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run
 from emi_ray.extraction import extract
-from emi_ray.perturbation import add_noise, measure_perturbed, with_word_errors
+from emi_ray.perturbation import measure_perturbed
 from emi_ray.recipe import load_recipe
 from emi_ray.reporting.robustness_section import robustness_tables
 from emi_ray.training.plan import plan_run

@@ -256,4 +256,4 @@ def report(workspace: WorkspaceOption) -> None:
 
     Example: emi-ray report -w work
     """
-    console.print(f"Report: {results.report(workspace)}")
+    console.print(f"Report: {results.report(workspace)}", soft_wrap=True)

@@ -123,7 +123,7 @@ def test_a_run_whose_clips_have_other_features_now_is_not_scored_but_refused_wit
     replace_features(workspace, "00050")
     evaluate_run(workspace, "audio/42")
     replace_features(workspace, "00001", "00040")
-    with pytest.raises(UserError, match=r"audio of 2 \(.*emi-ray train -w .* audio --seed 42"):
+    with pytest.raises(UserError, match=r"audio of 2 clips \(.*emi-ray train -w .* audio --seed 42"):
         evaluate_run(workspace, "audio/42")
 
 

@@ -1,5 +1,6 @@
 """Facts about decoding in a child process, which is killed here in every way."""
 
+import fcntl
 import json
 import os
 import signal
@@ -28,9 +29,14 @@ SIGHT_AND_SOUND = frozenset({"frames", "waveform"})
 
 @pytest.fixture
 def stuck(tmp_path):
-    """A file whose opening never ends: a pipe that nobody writes to."""
-    os.mkfifo(tmp_path / "stuck.mp4")
-    return str(tmp_path / "stuck.mp4")
+    """A file whose opening does not end: Linux has other processes wait while this one holds a lease on it."""
+    path = tmp_path / "stuck.mp4"
+    path.write_bytes(b"x")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # tells the holder that somebody waits
+    with path.open("r+b") as held:
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield str(path)
+    signal.signal(signal.SIGIO, before)
 
 
 @pytest.fixture
