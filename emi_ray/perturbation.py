@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.io import wavfile
 
-from emi_ray.comparison import codes_of_clips
 from emi_ray.corruptions import add_noise, with_word_errors
 from emi_ray.errors import UserError
 from emi_ray.evaluation import RunData, predict_features, read_run, transcripts_of
@@ -26,9 +25,8 @@ from emi_ray.feature_store import FeatureStore
 from emi_ray.media.clip import unpack_clip
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
-from emi_ray.metrics import mean_score
 from emi_ray.prediction import config_of, refuse_other_features
-from emi_ray.resampling import pearson_intervals
+from emi_ray.robustness import score_entry
 from emi_ray.schema import MEDIA_COLUMNS, Stream
 from emi_ray.training.inputs import read_transcripts
 from emi_ray.training.run_files import without_nan
@@ -154,7 +152,8 @@ class _Subject:
 
     def measure(self, condition: Condition) -> dict[str, Any]:
         """Perturb, extract, score; what was extracted is removed afterwards."""
-        place = self._workspace.inner(f"perturbed/{self._run}/{condition.folder}")
+        folder = f"perturbed/{self._run}/{condition.folder}"
+        place = self._workspace.inner(folder)
         texts = self.texts if condition.part == "noise" else self._wrong_texts(condition.level)
         clips = (
             self._noisy_clips(place, condition.level)
@@ -173,7 +172,7 @@ class _Subject:
         ]
         if failed:
             entry["name"] += f"; {len({f['clip_id'] for f in failed})} clips failed and count as lacking it"
-        self._workspace.delete(f"perturbed/{self._run}/{condition.folder}")
+        self._workspace.delete(folder)
         return entry
 
     def score(
@@ -188,15 +187,8 @@ class _Subject:
         has_it = self._present(part)
         predicted = np.stack([table[label].to_numpy() for label in labels], axis=1)[has_it]
         true = self._found.data.targets[self._rows][has_it]
-        codes = codes_of_clips(self._workspace, [self._ids[i] for i in np.flatnonzero(has_it)])
-        interval = pearson_intervals(predicted, true, codes).mean
-        return {
-            "name": name,
-            "num_clips": int(has_it.sum()),
-            "val_pearson": mean_score("pearson", predicted, true),
-            "low": interval.low,
-            "high": interval.high,
-        }
+        clip_ids = [self._ids[index] for index in np.flatnonzero(has_it)]
+        return score_entry(self._workspace, name, clip_ids, predicted, true)
 
     def _present(self, part: str) -> np.ndarray:
         """(N,) bool: whether each clip has what is perturbed."""
@@ -247,8 +239,7 @@ class _Subject:
 
 def _recognised(workspace: Workspace, found: RunData) -> TranscriptStore | None:
     """The transcripts of the recogniser that the run's text features were made with; None where it had none."""
-    made_by = found.loaded.description.extractors.values()
-    recogniser = next((each["transcriber"] for each in made_by if each.get("transcriber")), None)
+    recogniser = found.loaded.description.recogniser_of_features
     return TranscriptStore(workspace, fingerprint(recogniser)) if recogniser else None
 
 

@@ -248,8 +248,7 @@ def config_of(
         )
         for stream in (identities if streams is None else streams)
     }
-    transcribers = [identity.get("transcriber") for identity in identities.values()]
-    transcriber = next(filter(None, transcribers), None)
+    transcriber = loaded.description.recogniser_of_features
     return WorkspaceConfig(
         media=_media_of(loaded),
         extractors=extractors,

@@ -79,21 +79,27 @@ def without(data: ClipData, streams: Sequence[str]) -> ClipData:
     return data.with_features(changed)
 
 
+def score_entry(
+    workspace: Workspace, name: str, clip_ids: Sequence[str], predicted: np.ndarray, true: np.ndarray
+) -> dict[str, Any]:
+    """Return one entry of the result: ``name`` and the score of predictions (N, L) against true labels (N, L)."""
+    interval = pearson_intervals(predicted, true, codes_of_clips(workspace, clip_ids)).mean
+    return {
+        "name": name,
+        "num_clips": len(clip_ids),
+        "val_pearson": mean_score("pearson", predicted, true),
+        "low": interval.low,
+        "high": interval.high,
+    }
+
+
 class _Scorer:
     def __init__(self, workspace: Workspace, found: RunData) -> None:
         self._workspace, self._found = workspace, found
 
     def of(self, name: str, rows: np.ndarray, data: ClipData) -> dict[str, Any]:
-        predicted, true = predict_in_units(self._found.loaded.model, data, rows), data.targets[rows]
-        codes = codes_of_clips(self._workspace, data.clip_ids[rows].tolist())
-        interval = pearson_intervals(predicted, true, codes).mean
-        return {
-            "name": name,
-            "num_clips": len(rows),
-            "val_pearson": mean_score("pearson", predicted, true),
-            "low": interval.low,
-            "high": interval.high,
-        }
+        predicted = predict_in_units(self._found.loaded.model, data, rows)
+        return score_entry(self._workspace, name, data.clip_ids[rows].tolist(), predicted, data.targets[rows])
 
 
 def _subsets(streams: Sequence[str]) -> list[tuple[str, ...]]:

@@ -24,7 +24,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from emi_ray.errors import EmiRayError
 from emi_ray.events import tell
 from emi_ray.extraction.nodes import NodeWatch
-from emi_ray.extraction.pipeline import BATCHES_AT_ONCE, Pipeline, configure_ray_data
+from emi_ray.extraction.pipeline import BATCHES_AT_ONCE, Pipeline, configure_ray_data, limits_of
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.extraction.upkeep import Upkeep
@@ -147,10 +147,8 @@ class Passes:
         settings = pipeline.config.extraction
         # A clip that hangs is decoded up to four times: whole, then sound, pictures and the rest apart.
         uses_gpus = any(pool.num_gpus for pool in pools.values())
-        at_once = BATCHES_AT_ONCE if uses_gpus else 1
-        longest_s = (
-            4 * settings.time_limit_s * pools["decode"].batch_size + 2 * at_once * settings.batch_limit_s
-        )
+        of_a_batch = limits_of(settings, BATCHES_AT_ONCE if uses_gpus else 1)
+        longest_s = 4 * settings.time_limit_s * pools["decode"].batch_size + 2 * of_a_batch.seconds
         are_many = any(pool.num_gpus and pool.max_actors > 1 for pool in pools.values())
         configure_ray_data(longest_s, START_S if are_many and self._may_wait else -1)
         for table in self._blocks_of(pipeline.build(work, pools, careful)):

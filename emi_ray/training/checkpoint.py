@@ -56,6 +56,12 @@ class ModelDescription(Settings):
     inputs: dict[str, str] = Field(default_factory=dict)
     transcriber: dict[str, Any] | None = None
 
+    @property
+    def recogniser_of_features(self) -> dict[str, Any] | None:
+        """Description of the speech recogniser whose transcripts the text features were extracted from; else None."""
+        recognisers = (extractor.get("transcriber") for extractor in self.extractors.values())
+        return next(filter(None, recognisers), None)
+
     def fingerprint(self, stream: Stream) -> str:
         """Return the fingerprint of the features of an encoder."""
         return str(self.extractors[stream]["fingerprint"])

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
-from emi_ray import driver, storage
+from emi_ray import storage
 from emi_ray.cli import main
 from emi_ray.config import WorkspaceConfig
 from emi_ray.corpus.files import kind_of, refuse_credentials
@@ -205,103 +205,3 @@ def test_media_on_s3_are_read(s3):
         assert stream.read(4) == b"0123"
         stream.seek(-2, 2)
         assert stream.read() == b"89"
-
-
-@pytest.fixture
-def quick_leases(monkeypatch):
-    monkeypatch.setattr(driver, "SETTLE_S", 0.05)
-    monkeypatch.setattr(driver, "RENEW_EVERY_S", 0.1)
-
-
-def test_two_drivers_on_one_workspace_behind_a_uri_are_noticed(s3, quick_leases):
-    first, second = Workspace(s3.uri("driven")), Workspace(s3.uri("driven"))
-    with first.driving("features", "Extraction"):
-        time.sleep(0.3)
-        with pytest.raises(UserError, match="Extraction is being driven by process .*if it was killed, wait"):
-            second.driving("features", "Extraction").__enter__()
-    assert not first.exists("features/.driver")
-    with second.driving("features", "Extraction"):
-        assert second.exists("features/.driver")
-
-
-def test_a_lease_lapses_when_its_driver_no_longer_renews_it(s3, quick_leases, monkeypatch):
-    monkeypatch.setattr(driver, "LAPSES_AFTER_S", 2.0)
-    workspace = Workspace(s3.uri("lapsing"))
-    workspace.write_text("runs/.driver", '{"driver": "process 1 on gone", "token": "other"}')
-    with pytest.raises(UserError, match="process 1 on gone"):
-        workspace.driving("runs", "Run").__enter__()
-    time.sleep(3.1)  # the store's clock has whole seconds
-    with workspace.driving("runs", "Run"):
-        pass
-
-
-TAKEN_OVER = '{"driver": "process 2 on elsewhere", "token": "other"}'
-
-
-REPLACED = """
-import sys, time
-from emi_ray import driver
-from emi_ray.errors import EmiRayError
-from emi_ray.workspace import Workspace
-driver.SETTLE_S, driver.RENEW_EVERY_S = 0.05, 0.1
-workspace = Workspace(sys.argv[1])
-try:
-    with workspace.driving("runs/1", "Run f2/1"), workspace.driving("runs/2", "Run f2/2"):
-        for _ in range(60):  # once may come between its reading and its writing
-            workspace.write_text("runs/1/.driver", sys.argv[2])
-            time.sleep(1)
-except EmiRayError as error:
-    print(error)
-"""
-
-
-def test_a_driver_that_was_replaced_is_ended_in_its_middle_and_says_so(s3):
-    # In a process of its own: the interruption is a signal, which would also end a process of tests.
-    workspace = Workspace(s3.uri("replaced"))
-    started = time.monotonic()
-    command = [sys.executable, "-c", REPLACED, workspace.root, TAKEN_OVER]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=55)
-    assert "taken over by process 2 on elsewhere" in ended.stdout, ended.stderr
-    assert time.monotonic() - started < 40
-    assert workspace.exists("runs/1/.driver")
-    assert not workspace.exists("runs/2/.driver")
-
-
-STUCK = """
-import signal, sys, time
-from pyarrow import fs
-from emi_ray import driver
-driver.SETTLE_S, driver.RENEW_EVERY_S, driver._WAY_OUT_S = 0.05, 0.1, 0.3
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # as native code does
-with driver._leasing(fs.LocalFileSystem(), sys.argv[1], "Run f2/42", ""):
-    print("driving", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_driver_that_was_replaced_and_is_stuck_ends_with_its_process(tmp_path):
-    lease = tmp_path / "lease"
-    command = [sys.executable, "-c", STUCK, str(lease)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "driving\n"
-        other = tmp_path / "other"  # moved into its place, so that it is never read half-written
-        other.write_text(TAKEN_OVER)
-        for _ in range(20):
-            other.write_text(TAKEN_OVER)
-            other.replace(lease)
-            time.sleep(0.05)
-        _, said = process.communicate(timeout=20)
-    assert process.returncode == 1
-    assert said.startswith("Failed: Run f2/42 was taken over by process 2 on elsewhere")
-
-
-def test_the_last_words_of_a_driver_do_not_wait_for_a_store_that_is_out_of_reach(
-    s3, quick_leases, monkeypatch
-):
-    monkeypatch.setattr(driver, "_LEAVE_WITHIN_S", 0.2)
-    monkeypatch.setattr(driver._Lease, "leave", lambda self: time.sleep(60))
-    started = time.monotonic()
-    with Workspace(s3.uri("left")).driving("runs", "Run f2/42"):
-        pass
-    assert time.monotonic() - started < 20
