@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich import box
-from rich.table import Table
 
 from emi_ray.cli.app import Overrides, WorkspaceOption, app, console
-from emi_ray.cli.show import progress_bar, show_findings
+from emi_ray.cli.show import compact_table, progress_bar, show_findings
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
@@ -103,7 +101,7 @@ def export_features(
 
 def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
     """A row a modality, then who was refused and why."""
-    table = Table(title="Imported", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = compact_table("Imported")
     for heading in ("modality", "fingerprint"):
         table.add_column(heading, no_wrap=True)
     for heading in ("size", "imported", "replaced", "before", "missing", "refused", "kept as", "rounding"):

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.table import Table
 
 from emi_ray.cli.app import app, console
+from emi_ray.cli.show import compact_table
 from emi_ray.schema import NEEDS
 
 _NUM_THREADS = 4
@@ -59,9 +59,7 @@ def extractors(
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = compact_table(title)
     for heading in headings:
         table.add_column(heading, justify="right" if heading == "size" else "left")
     return table

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from emi_ray.cli.app import app, console
+from emi_ray.cli.show import compact_table
 
 
 @app.command()
@@ -23,12 +22,7 @@ def recipes(
         for name in recipe_names():
             typer.echo(name)
         return
-    table = Table(
-        title="Recipes, with the mean Pearson r that their papers report",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = compact_table("Recipes, with the mean Pearson r that their papers report")
     table.add_column("name and system", min_width=36)
     for heading in ("sees", "where"):
         table.add_column(heading, min_width=4)

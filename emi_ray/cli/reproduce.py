@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
-from emi_ray.cli.show import training_progress
+from emi_ray.cli.show import compact_table, training_progress
 from emi_ray.errors import UserError
 from emi_ray.workspace import Workspace
 
@@ -103,9 +102,16 @@ def stats(
 def show_tables(tables: list["TextTable"]) -> None:
     """Print formatted tables, each followed by its note."""
     for each in tables:
-        shown = Table(title=each.title)
+        shown = compact_table(each.title)
         for index, heading in enumerate(each.headings):
-            shown.add_column(heading, justify="right" if index else "left", overflow="fold")
+            widest = max((len(row[index]) for row in each.rows), default=0)
+            numeric = index > 0
+            shown.add_column(
+                heading,
+                justify="right" if numeric else "left",
+                overflow="fold",
+                min_width=widest if numeric else None,
+            )
         for row in each.rows:
             shown.add_row(*row)
         console.print(shown)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -240,10 +241,16 @@ def show_comparison(runs: "Sequence[tuple[Recipe, Mapping[str, Any]]]") -> None:
 
 def table(title: str, first: str, *others: str) -> Table:
     """Create a table with a left-aligned first column and right-aligned number columns."""
-    made = Table(first, title=title)
+    made = compact_table(title)
+    made.add_column(first)
     for heading in others:
         made.add_column(heading, justify="right", overflow="fold")
     return made
+
+
+def compact_table(title: str | None = None) -> Table:
+    """Create an empty table without vertical lines, so that ten columns of numbers fit into 80 characters."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def decimal(value: float | None) -> str:

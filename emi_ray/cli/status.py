@@ -1,9 +1,7 @@
 """The verb status: what is current, and what the next command would do."""
 
-from rich import box
-from rich.table import Table
-
 from emi_ray.cli.app import Overrides, WorkspaceOption, app, console
+from emi_ray.cli.show import compact_table
 from emi_ray.workspace import Workspace
 
 
@@ -20,7 +18,7 @@ def status(workspace: WorkspaceOption, overrides: Overrides = None) -> None:
 
     target = Workspace(workspace)
     found = read_status(target, target.config(overrides or []))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = compact_table()
     table.add_column("stage", no_wrap=True)
     table.add_column("what")
     for heading in ("current", "stale", "missing", "quarantined"):

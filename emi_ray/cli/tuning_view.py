@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from emi_ray.cli.app import console
-from emi_ray.cli.show import LOG_EVERY_S
+from emi_ray.cli.show import LOG_EVERY_S, compact_table
 from emi_ray.tuning.outcome import Outcome
 from emi_ray.tuning.study import Counts, TuningStudy
 from emi_ray.tuning.tune import TuneOptions
@@ -112,7 +112,8 @@ def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
 
 
 def _reporting_table(outcome: Outcome) -> Table:
-    table = Table("recipe", title=f"{outcome.metric} on the official split")
+    table = compact_table(f"{outcome.metric} on the official split")
+    table.add_column("recipe")
     for seed in outcome.seeds:
         table.add_column(f"seed {seed}", justify="right")
     table.add_column("mean", justify="right")
@@ -123,7 +124,9 @@ def _reporting_table(outcome: Outcome) -> Table:
 
 
 def _parameter_table(outcome: Outcome) -> Table:
-    table = Table("setting", "start", "best", title="Chosen settings")
+    table = compact_table("Chosen settings")
+    for heading in ("setting", "start", "best"):
+        table.add_column(heading)
     for name in dict.fromkeys([*outcome.start_parameters, *outcome.parameters]):
         own, best = outcome.start_parameters.get(name, "–"), outcome.parameters.get(name, "–")
         table.add_row(name, _short(own), _short(best))
@@ -131,7 +134,9 @@ def _parameter_table(outcome: Outcome) -> Table:
 
 
 def _front_table(outcome: Outcome) -> Table:
-    table = Table("trial", outcome.metric, "cost", title="Pareto front")
+    table = compact_table("Pareto front")
+    for heading in ("trial", outcome.metric, "cost"):
+        table.add_column(heading)
     for point in outcome.front:
         table.add_row(str(point.number), f"{point.values[0]:.4f}", f"{point.values[1]:g}")
     return table
