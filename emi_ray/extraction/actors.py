@@ -1,4 +1,4 @@
-"""Which actor this process is, and what its outcomes say of it."""
+"""Identity of the actor that runs in this process, as it is stored in the ``outcomes`` column."""
 
 import json
 import os
@@ -10,9 +10,13 @@ import ray
 
 @dataclass(frozen=True)
 class Life:
-    """One life of an actor: ``owner`` stays the same when Ray starts it anew, ``pid`` does not.
+    """One process of an actor. If Ray restarts the actor, ``owner`` stays the same and ``pid`` changes.
 
-    ``gpus``: the ids that Ray assigned.
+    Attributes:
+        owner: Ray's id of the actor.
+        was_restarted: whether Ray has restarted the actor before this process.
+        node: IP address of the node.
+        gpus: ids of the GPUs that Ray has assigned.
     """
 
     owner: str
@@ -22,18 +26,18 @@ class Life:
     gpus: tuple[str, ...] = ()
 
     def told(self) -> str:
-        """As text, for the ``outcomes`` column."""
+        """Return the fields as JSON text, for the ``outcomes`` column."""
         return json.dumps([self.owner, self.was_restarted, self.node, self.pid, self.gpus])
 
 
 def life_of(told: str) -> Life:
-    """Inverse of :meth:`Life.told`."""
+    """Parse the text of :meth:`Life.told`."""
     owner, was_restarted, node, pid, gpus = json.loads(told)
     return Life(owner, was_restarted, node, pid, tuple(gpus))
 
 
 def own_life() -> Life:
-    """The life of the actor that this process is; of a process outside of Ray's actors, its own."""
+    """Return the identity of the actor in this process; outside of Ray's actors, that of the process."""
     context = ray.get_runtime_context() if ray.is_initialized() else None
     actor_id = context.get_actor_id() if context else None
     if context is None or actor_id is None:
@@ -48,7 +52,7 @@ def own_life() -> Life:
 
 
 def own_name() -> str:
-    """:func:`own_life` as text."""
+    """Return :func:`own_life` as text."""
     return _told(os.getpid(), ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None)
 
 

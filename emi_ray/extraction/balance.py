@@ -1,10 +1,10 @@
-"""Which actor of a pool gets the next block.
+"""Choose the actor of a pool that gets the next block.
 
-Ray Data 2.60 keeps the actors of a pool in a heap by the number of their tasks in flight. Among equals, its heap
-gives back the one that was updated last. Where blocks come more slowly than actors work, most actors have no task,
-and the one that has just finished gets the next block too: one GPU works and the others idle. Ray Data has no option
-for this, so the pool's choice is replaced here. The version of Ray is pinned, and ``tests/cluster`` counts the clips
-of each GPU.
+Ray Data 2.60 keeps the actors of a pool in a heap, ordered by the number of their tasks in flight. Among equals the
+heap returns the actor that was updated last. If blocks arrive more slowly than the actors process them, most actors
+have no task, and the actor that has just finished also gets the next block: one GPU works and the others idle. Ray
+Data has no option for this, so its choice is replaced here. The version of Ray is pinned, and ``tests/cluster``
+counts the clips of each GPU.
 """
 
 from collections import Counter
@@ -17,11 +17,12 @@ from ray.data._internal.execution.operators.actor_pool_map_operator import _Node
 
 
 class EvenPool(_NodeAwareActorPool):
-    """A pool whose next block goes to the actor with the fewest tasks; among equals, to the one with the fewest rows
-    so far.
+    """A pool whose next block goes to the actor with the fewest tasks, and among equals to the one with the fewest
+    rows.
 
-    An actor on another node than the block's is chosen among equals only when it is behind by more than this block:
-    so blocks stay on their node where the nodes keep pace with each other.
+    An actor on another node than the block counts as if it had already received the block. It is therefore chosen
+    only if the actors near the block are further ahead than that, and blocks stay on their node while the nodes are
+    balanced.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -31,7 +32,10 @@ class EvenPool(_NodeAwareActorPool):
     def select_actors(
         self, bundle: RefBundle | None = None, actor_locality_enabled: bool = False
     ) -> ActorHandle | None:
-        """An actor with room for one more task; None if there is none. With a ``bundle`` it counts as given."""
+        """Return an actor with room for one more task, or None.
+
+        The rows of ``bundle`` are added to the actor's count.
+        """
         tasks, most = self._alive_actors_to_in_flight_tasks_heap, self.max_tasks_in_flight_per_actor()
         free = [actor for actor in tasks if tasks[actor] < most]
         if bundle is None or not free:
@@ -49,5 +53,5 @@ class EvenPool(_NodeAwareActorPool):
 
 
 def balance_pools() -> None:
-    """Have all pools of Ray Data in this process choose their actors evenly."""
+    """Make all pools of Ray Data in this process choose their actors evenly."""
     actor_pool_map_operator._NodeAwareActorPool = EvenPool  # type: ignore[misc]

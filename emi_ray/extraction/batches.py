@@ -1,4 +1,7 @@
-"""One extractor at work on clips in this process: what fails, fails for single clips; what does not fit is halved."""
+"""Apply one extractor to clips in this process.
+
+An error is attributed to the clip that causes it. A batch that does not fit into memory is split in halves.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,31 +19,35 @@ Made = TypeVar("Made", covariant=True)
 
 
 class Tool(Protocol[Made]):
-    """What a stage does to clips: an extractor, or a recogniser of speech, ready to work."""
+    """An operation that a stage applies to clips: an extractor or a speech recogniser with its model loaded."""
 
     feature_dim: int | None
 
     def __call__(self, clips: Sequence[DecodedClip]) -> Sequence[Made]:
-        """A result for each clip."""
+        """Return one result for each clip."""
 
     def use_less_memory(self) -> bool:
-        """Work in smaller steps from now on; False where that is not possible."""
+        """Work in smaller steps from now on. Returns False if that is not possible."""
 
 
 class DeviceLostError(Exception):
-    """The process can no longer use its device. It says nothing of the clips in hand."""
+    """The process can no longer use its device. The clips of the batch are not the cause."""
 
 
 @dataclass(frozen=True)
 class Attempt(Generic[Result]):
-    """What came of one clip: a result, or (stage, reason) of why there is none."""
+    """The result of one clip, or (stage, reason) of its failure.
+
+    Attributes:
+        seconds: time spent on the clip.
+    """
 
     clip_id: str
     result: Result | None = None
     failure: tuple[str, str] | None = None
     seconds: float = 0.0
     is_unforeseen: bool = False
-    """Whether the failure was no ``ClipError``."""
+    """Whether the failure was an exception other than ``ClipError``."""
 
     def outcome(self, stage: str) -> dict[str, Any]:
         if self.failure is None:
@@ -50,21 +57,27 @@ class Attempt(Generic[Result]):
 
 
 class Batches(Generic[Result]):
-    """Runs a tool over clips, so many at once as fit into memory.
+    """Apply a tool to as many clips at once as fit into memory.
 
-    When memory runs out, the tool first works in smaller steps, then on half of the clips, down to one; the number
-    that fitted is kept. Any other error of a batch is looked for clip by clip, so that only the bad ones are lost.
+    When memory runs out, the tool first works in smaller steps, then on half of the clips, down to a single clip.
+    The number that fitted is kept for later batches. After any other error the clips of the batch are repeated one
+    by one, so that only the faulty clips are lost.
+
+    Args:
+        tool: the operation.
+        stage: name of the stage, for failures.
+        largest: initial limit of clips at once; None for no limit.
     """
 
     def __init__(self, tool: Tool[Result], stage: str, largest: int | None = None) -> None:
         self._tool = tool
         self._stage = stage
         self.largest = largest
-        """Clips that are tried at once; None: all that come."""
+        """Maximum number of clips at once; None for no limit."""
         self._free_since = float("-inf")
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
-        """An attempt for each clip, in order.
+        """Return one attempt for each clip, in order.
 
         Raises:
             DeviceLostError: the process can no longer use its device.
@@ -88,11 +101,16 @@ class Batches(Generic[Result]):
         else:
             seconds = self._seconds_since(started) / len(clips)
             return [Attempt(c.clip_id, r, None, seconds) for c, r in zip(clips, results, strict=True)]
-        return self._in_less_memory(clips, lack)  # outside of the handler, whose traceback holds the tensors
+        return self._in_less_memory(
+            clips, lack
+        )  # after the handler: its traceback would keep the tensors in memory
 
     def _seconds_since(self, started: float) -> float:
-        """Seconds spent on a batch that ends now. Batches of several threads overlap, and the device works through
-        them in their order: what passed before the last one ended was spent on that one."""
+        """Return the seconds to attribute to a batch that ends now.
+
+        Batches of several threads overlap, and the device processes them in order. The time before the previous batch
+        ended was therefore spent on that one, and is not counted again.
+        """
         now = time.perf_counter()
         started, self._free_since = max(started, self._free_since), now
         return now - started
@@ -100,7 +118,7 @@ class Batches(Generic[Result]):
     def _in_less_memory(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
         with without_others() as had_others:
             free_device_memory()
-            if had_others:  # what did not fit beside the batches of other threads may fit alone
+            if had_others:  # the batch may fit now that the batches of other threads have left the memory
                 return self._at_once(clips)
             return self._in_smaller_parts(clips, lack)
 
@@ -125,13 +143,15 @@ class Batches(Generic[Result]):
 def attempt(
     work: Callable[[Sequence[DecodedClip]], Sequence[Result]], clips: Sequence[DecodedClip], stage: str
 ) -> list[Attempt[Result]]:
-    """Do ``work`` on all clips at once; if that fails, on one at a time, so that only the bad ones are lost."""
+    """Apply ``work`` to all clips at once; if that fails, to one clip at a time, so that only faulty clips are
+    lost.
+    """
     tool: Tool[Result] = _Plain(work)
     return Batches(tool, stage).run(clips)
 
 
 class _Plain(Generic[Result]):
-    """A function as a tool."""
+    """A function as a :class:`Tool`."""
 
     feature_dim: int | None = None
 
@@ -148,7 +168,7 @@ class _Plain(Generic[Result]):
 def outcome(
     stage: str, status: str, reason: str | None = None, seconds: float = 0.0, media_s: float = 0.0
 ) -> dict[str, Any]:
-    """One entry of the ``outcomes`` column."""
+    """Build one entry of the ``outcomes`` column."""
     return {
         "stage": stage,
         "status": status,
@@ -160,7 +180,7 @@ def outcome(
 
 
 def explain(stage: str, error: Exception) -> tuple[str, str]:
-    """(stage, reason) of an error."""
+    """Return (stage, reason) of an error."""
     if isinstance(error, ClipError):
         return error.stage, error.reason
     return stage, f"{type(error).__name__}: {error}"

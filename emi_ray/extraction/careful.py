@@ -1,7 +1,7 @@
-"""An extractor in a child process, for clips that may end a process: one that does is found, and costs itself only.
+"""Run an extractor in a child process, to find the clip that kills its process and lose only that clip.
 
-The way there is short: nearly all clips are extracted in the actor itself (``batches.py``), without copies. Only when
-an actor died do the clips that it had in hand come here, one by one.
+This is the exception: nearly all clips are extracted in the actor itself (``batches.py``), without copies. Only after
+an actor has died are the clips of its last batch processed here, one by one.
 """
 
 import os
@@ -27,21 +27,24 @@ from emi_ray.media.clip import DecodedClip
 Result = TypeVar("Result")
 
 DEVICE_TRIES = 3
-"""Fresh processes that a batch is given whose device was lost, before its clips are tried alone; a clip likewise."""
+"""Number of fresh processes in which a batch is tried after the device was lost, before its clips are tried singly.
+A single clip gets as many tries."""
 
 MAX_LOST_IN_A_ROW = 3
-"""Clips alone with which the device was lost, one after another: then it is the device that is broken."""
+"""When the device is lost with this many single clips in a row, the device itself is considered broken."""
 
 
 class ChildDiedError(Exception):
-    """The child process died over a batch, or had to be stopped; the message says of what."""
+    """The child process died or was stopped during a batch. The message states the cause."""
 
 
 class CarefulProcess(Generic[Result]):
-    """A tool in a child process, which is replaced whenever it dies.
+    """A tool in a child process. A child that dies is replaced.
 
     Args:
-        build: makes the tool; travels to the child by pickle.
+        build: creates the tool; it is pickled and sent to the child.
+        stage: name of the stage, for failures.
+        limits: limits of one batch.
     """
 
     def __init__(self, build: Callable[[], Tool[Result]], stage: str, limits: Limits) -> None:
@@ -51,13 +54,18 @@ class CarefulProcess(Generic[Result]):
         self._child: _Child | None = None
         self._lost_in_a_row = 0
         self.feature_dim: int | None = None
-        """Known once the child is up."""
+        """Feature size of the tool; None until the child has been started."""
 
     def run(self, clips: Sequence[DecodedClip], singly: bool) -> list[Attempt[Result]]:
-        """An attempt for each clip: all at once unless ``singly``, and one at a time if that kills the child.
+        """Return one attempt for each clip.
+
+        Args:
+            singly: give the clips to the child one at a time. Otherwise they are one batch, which is repeated clip
+            by clip
+                if it kills the child.
 
         Raises:
-            EmiRayError: the tool cannot be built, or the device is lost whatever is tried.
+            EmiRayError: the tool cannot be built, or the device is lost in every try.
         """
         if singly and len(clips) > 1:
             return [one for clip in clips for one in self.run([clip], singly)]
@@ -72,7 +80,7 @@ class CarefulProcess(Generic[Result]):
         return attempts
 
     def close(self) -> None:
-        """End the child process; the next clip would start another."""
+        """End the child process. The next call starts a new one."""
         if self._child is not None:
             self._child.kill()
             self._child = None
@@ -133,10 +141,10 @@ class _Child:
         return self._process.poll() is None
 
     def build(self, build: Callable[[], Tool[Result]]) -> int | None:
-        """Have the child make the tool; returns its feature size.
+        """Let the child create the tool, and return the feature size of the tool.
 
         Raises:
-            EmiRayError: it cannot.
+            EmiRayError: the tool cannot be created.
         """
         try:
             built = self._exchange(pickle.dumps(build), Limits(BUILD_LIMIT_S, sys.maxsize))
@@ -147,10 +155,10 @@ class _Child:
         return built
 
     def ask(self, clips: Sequence[DecodedClip], limits: Limits) -> list[Attempt[Result]]:
-        """What the tool makes of clips.
+        """Apply the tool to clips in the child process.
 
         Raises:
-            ChildDiedError: the child died, or took too long or too much memory and was stopped.
+            ChildDiedError: the child died, or was stopped because it exceeded the limit of time or memory.
             DeviceLostError: the child can no longer use its device.
         """
         answer = self._exchange(pickle.dumps(list(clips), protocol=5), limits)

@@ -1,7 +1,7 @@
-"""The child process of :class:`emi_ray.extraction.careful.CarefulProcess`: builds one tool and applies it.
+"""The child process of :class:`emi_ray.extraction.careful.CarefulProcess`: builds one tool and applies it to clips.
 
-First comes a function that builds the tool, answered by its feature size or by the error; then clips, answered by
-their attempts. The process ends when its pipe does, whatever it is doing.
+The first message is a function that builds the tool; the answer is its feature size or an error. Each further message
+is a batch of clips; the answer is their attempts. The process ends when the pipe is closed, even during a batch.
 """
 
 import os
@@ -16,13 +16,13 @@ from emi_ray.extraction.batches import Batches, DeviceLostError
 
 
 def main() -> None:
-    """Serve until the parent is gone."""
+    """Serve requests until the parent process has ended."""
     pipe = Connection(int(sys.argv[1]))
     questions: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, questions), daemon=True).start()
     try:
         tool = pickle.loads(questions.get())()
-    except Exception as error:  # noqa: BLE001 - told to the parent, which ends the run with it
+    except Exception as error:  # noqa: BLE001 - sent to the parent, which ends the run with it
         known = error if isinstance(error, EmiRayError) else EmiRayError(f"{type(error).__name__}: {error}")
         pipe.send(known)
         return
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _listen(pipe: Connection, questions: "queue.SimpleQueue[bytes]") -> None:
-    """Pass messages on; once the parent is gone, end the process even in the middle of a clip."""
+    """Queue incoming messages. End the process as soon as the parent is gone, even during a batch."""
     try:
         while True:
             questions.put(pipe.recv_bytes())

@@ -1,4 +1,4 @@
-"""The first stage: files → frames, faces, waveform."""
+"""The first stage: decode media files to frames, face crops and waveform."""
 
 import json
 import time
@@ -20,11 +20,15 @@ from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
 
 
 class Decode(Stage):
-    """Opens and decodes each clip once, in a child process that a bad file may crash or hang.
+    """Decode each clip once, in a child process, so that a file that crashes or hangs the decoder costs only its
+    clip.
 
     Args:
-        needs: what each modality's extractor needs.
-        transcribes: whether a later stage turns sound into text where a clip has no transcript.
+        media: settings of decoding.
+        needs: the inputs that each modality's extractor needs.
+        transcribes: whether a later stage recognises the speech of clips without a transcript.
+        time_limit_s: seconds that decoding one clip may take.
+        memory_limit_gb: memory in GiB that decoding one clip may take.
     """
 
     name = "decode"
@@ -64,7 +68,11 @@ class Decode(Stage):
 
 
 def _origins(batch: pa.Table, modalities: Iterable[Modality]) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """What is to do of each modality, and of what: with the content of the inputs, each hashed once a clip."""
+    """Return the ``todo`` and ``origin`` columns of each modality, with the content hash of the inputs added to
+    origins.
+
+    Each set of inputs is hashed once per clip, even if several modalities share it.
+    """
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     rows = batch.to_pylist()
     known: list[dict[str, str]] = [{} for _ in rows]

@@ -1,7 +1,7 @@
-"""Errors that say something of a device and nothing of a clip.
+"""Recognise errors whose cause is a device, not a clip.
 
-``torch`` names them by type since 2.x; older messages and other libraries are told by their words. Nothing is
-imported for it: a process without ``torch`` has none of its errors.
+``torch`` 2.x has exception types for them; errors of older versions and of other libraries are recognised by their
+messages. Nothing is imported for this: a process that has not imported ``torch`` cannot raise its errors.
 """
 
 import gc
@@ -15,14 +15,17 @@ _LOST = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may succeed: memory of the GPU, or of the host, did not suffice."""
+    """Return whether the memory of the GPU or of the host was exhausted, so that a smaller batch may succeed."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and bool(_FULL.search(str(error)))
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether this process can no longer use its GPU: after any CUDA error but lack of memory, every call fails."""
+    """Return whether this process can no longer use its GPU.
+
+    After any CUDA error except lack of memory, every further call in the process fails.
+    """
     if is_out_of_memory(error):
         return False
     if type(error).__name__ == "AcceleratorError":
@@ -31,7 +34,7 @@ def is_device_lost(error: BaseException) -> bool:
 
 
 def free_device_memory() -> None:
-    """Give back what ``torch`` keeps for later, where it is loaded and has a GPU."""
+    """Release the memory that ``torch`` caches on the GPU, if ``torch`` is loaded and uses one."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""The stage of one modality: decoded clips → features in the store."""
+"""The stage of one modality: extract features from decoded clips and write them to the store."""
 
 import re
 from collections.abc import Sequence
@@ -25,16 +25,24 @@ from emi_ray.precision import Precision, spread_of
 from emi_ray.workspace import Workspace
 
 _MAGNITUDE, _INFINITY = 0x7FFF, 0x7C00
-"""Bits of a float16 without its sign, and the least of them that are no finite number: five times as fast to compare
-as ``np.isfinite``."""
+"""Mask of a float16's bits without the sign, and the smallest masked value that is not finite. Comparing these bits
+is five times as fast as ``np.isfinite``."""
 
 LOSS_AT_ONCE = 0.25
-"""Share of a dimension's spread in the first batch that float16 may lose. A few clips vary less than a corpus does:
-the built-in features lose up to .09 in a single clip and .005 over six."""
+"""Largest rounding error of float16 in the first batch, relative to the spread of a dimension. The limit is generous
+because a few clips vary less than a corpus: the built-in features lose up to 0.09 in one clip and 0.005 over six."""
 
 
 class Extract(Stage):
-    """Runs one extractor and writes its features; passes on the columns in ``keep``."""
+    """Run one extractor on clips and write the features to the store; pass on only the columns in ``keep``.
+
+    Args:
+        spec: the extractor and its settings.
+        keep: columns that later stages need, besides ``outcomes``.
+        pool: size of the batches, threads and GPUs of this actor.
+        limits: limits of one batch.
+        careful: run the extractor in a child process.
+    """
 
     def __init__(
         self,
@@ -50,7 +58,7 @@ class Extract(Stage):
         self._spec = spec
         self._store = store_of(workspace, spec)
         self._turn = Turn()
-        # On a GPU writing must not hold up the model: raw parts are cheap, and tasks merge them (upkeep.py).
+        # On a GPU, writing must not delay the model: raw parts are cheap to write, and tasks merge them (upkeep.py).
         self._filling = None if pool.num_gpus else Filling(self._store.held)
         self._keep = [*keep, "outcomes"]
         self._runner: Runner[Features] = Runner(
@@ -77,7 +85,9 @@ class Extract(Stage):
             return self._in_precision(absent + results)
 
     def _absence(self, clip: DecodedClip) -> tuple[str, str] | None:
-        """(stage, reason) of the first input that the extractor needs and the clip has not."""
+        """Return (stage, reason) of the first input that the extractor needs and the clip lacks; None if it has all
+        of them.
+        """
         for need in sorted(self._spec.needs):
             if need in clip.failed:
                 return "media", clip.failed[need]
@@ -86,7 +96,7 @@ class Extract(Stage):
         return None
 
     def _in_precision(self, results: list[Attempt[Features]]) -> list[Attempt[Features]]:
-        """The results in the store's precision, which the first features of all decide."""
+        """Convert the results to the precision of the store. The first batch with features decides that precision."""
         if not self._is_store_there:
             self._store.create(self._spec.identity, self._runner.feature_dim)
             values = [result.result.values for result in results if result.result is not None]
@@ -114,7 +124,7 @@ class Extract(Stage):
 
 
 class ExtractorTool:
-    """An extractor whose features are checked."""
+    """An extractor as a :class:`~emi_ray.extraction.batches.Tool` that checks the features."""
 
     def __init__(self, spec: ExtractorSpec) -> None:
         self._extractor = spec.build()
@@ -128,10 +138,12 @@ class ExtractorTool:
 
 
 def _checked(found: Features, extractor: Extractor) -> Features:
-    """The features of one clip as float16 or float32, if they are features at all.
+    """Check the features of one clip and return them as float16 or float32.
 
     Raises:
-        ClipError: they are not (T ≥ 1, feature_dim) with as many timestamps, or not finite.
+        ClipError: the values do not have the shape (T, feature_dim) with T ≥ 1, there are not T timestamps, or a
+        value
+            is not finite.
     """
     values, num_steps = found.values, len(found.values)
     if values.dtype not in (np.float16, np.float32):
@@ -154,7 +166,7 @@ def _checked(found: Features, extractor: Extractor) -> Features:
 
 
 def _choose_precision(clips: Sequence[np.ndarray]) -> tuple[Precision, str]:
-    """The precision for features like these (T, D), and why where it is not float16."""
+    """Choose the precision for features like ``clips``, arrays (T, D); with a reason if it is not float16."""
     if all(values.dtype == np.float16 for values in clips):
         return "float16", ""
     spread = spread_of(clips)
@@ -163,11 +175,11 @@ def _choose_precision(clips: Sequence[np.ndarray]) -> tuple[Precision, str]:
         return "float16", ""
     if dimension < 0:
         return "float32", "a feature is beyond the range of float16"
-    return "float32", f"{spread.describe(dimension)}, of which float16 would lose {min(loss, 1.0):.0%}"
+    return "float32", f"{spread.describe(dimension)}, and float16 would lose {min(loss, 1.0):.0%} of that"
 
 
 def _fit_for_store(result: Attempt[Features], dtype: np.dtype) -> Attempt[Features]:
-    """A result in the precision of the store; a failure where that cannot hold it."""
+    """Convert a result to the precision of the store. If a value exceeds its range, the result becomes a failure."""
     found = result.result
     if found is None or found.values.dtype == dtype:
         return result
@@ -186,11 +198,11 @@ def _is_finite(values: np.ndarray) -> bool:
 
 
 def _refuse_failing_alike(results: Sequence[Attempt[Features]]) -> None:
-    """A whole batch that fails in one unforeseen way says that the stage is broken, not that its clips are.
+    """Raise an error if a whole batch fails in the same unforeseen way: then the stage is broken, not the clips.
 
     Raises:
-        EmiRayError: several clips, and all of them, failed for the same reason but for its numbers, which no
-            extractor foresaw.
+        EmiRayError: the batch has several clips and all failed for the same reason, apart from numbers in it, and the
+            reason is an exception other than ``ClipError``.
     """
     reasons = {result.failure and re.sub(r"\d[\d.,]*", "", result.failure[1]) for result in results}
     if len(results) > 1 and len(reasons) == 1 and any(result.is_unforeseen for result in results):

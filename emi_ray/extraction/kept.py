@@ -1,7 +1,7 @@
-"""What settings leave open is kept as it was when the features that are there were made.
+"""Settings that are left open (``auto``) keep the value that existing features were made with.
 
-Else it would mean something else on a machine without a GPU, or once the weights of a face detector are there. So
-every command computes the same fingerprints, on whatever machine it runs.
+Otherwise ``auto`` would mean something else on a machine without a GPU, or after the weights of a face detector were
+installed. With this rule every command computes the same fingerprints on any machine.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -17,11 +17,13 @@ from emi_ray.workspace import Workspace
 def with_kept_detector(
     workspace: Workspace, config: WorkspaceConfig, modalities: Collection[Modality]
 ) -> MediaSettings:
-    """The settings of media; where they leave the face detector open, with the one that found the faces of the
-    features that the configured extractors have made. Of several, the one of the most clips.
+    """Return the media settings, with an open choice of face detector fixed to the detector of existing features.
+
+    Only features of the configured extractors count. If they were made with several detectors, the one with the most
+    clips is chosen.
 
     Raises:
-        UserError: an extractor's settings are wrong.
+        UserError: the settings of an extractor are invalid.
     """
     media = config.media
     if media.faces.detector != "auto":
@@ -44,13 +46,13 @@ def with_kept_detector(
 def kept_precision(
     workspace: Workspace, config: WorkspaceConfig, modalities: Collection[Modality]
 ) -> dict[str, str]:
-    """By stage, what ``dtype: auto`` meant when the configured extractor made the features that are there.
+    """Return, by stage, the precision that existing features of the configured extractor were made with.
 
-    Where it has made features in several precisions, those of the most clips count. Stages without features are left
-    out.
+    Only stages with ``dtype: auto`` and existing features are included. If features exist in several precisions, the
+    one with the most clips is chosen.
 
     Raises:
-        UserError: an extractor's settings are wrong, or its weights cannot be had.
+        UserError: the settings of an extractor are invalid, or its weights are not available.
     """
     kept: dict[str, str] = {}
     undecided = undecided_stages(config, modalities)
@@ -67,7 +69,7 @@ def kept_precision(
 
 
 def _precision_of(store: FeatureStore, undecided: Iterable[str]) -> dict[str, str]:
-    """By undecided stage, in which precision a store's features were made."""
+    """Return the precision of a store's features, by undecided stage."""
     identity = store.describe()
     made_by = {store.modality: identity, "transcript": identity.get("transcriber") or {}}
     found = {stage: made_by.get(stage, {}).get("settings", {}).get("dtype") for stage in undecided}
@@ -83,7 +85,7 @@ def _fingerprint(config: WorkspaceConfig, modality: Modality, precision: Mapping
 
 
 def undecided_stages(config: WorkspaceConfig, modalities: Collection[Modality]) -> list[str]:
-    """The stages whose settings leave the precision open."""
+    """Return the stages whose settings leave the precision open."""
     undecided: list[str] = [m for m in modalities if m in config.extractors and _is_open(m, config)]
     if config.transcriber and "text" in modalities:
         given = config.transcriber.settings.get("dtype", WhisperSettings().dtype)

@@ -1,4 +1,4 @@
-"""How long each stage takes for one clip, found by running a few clips through it before the run."""
+"""Measure the time that each stage takes per clip, by running a few clips through it before the run."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from emi_ray.schema import MEDIA_COLUMNS
 NUM_CLIPS = 8
 
 MEASURE_LIMIT_S = 600.0
-"""For loading all models and running the clips through them twice."""
+"""Time limit for loading all models and running the clips through them twice."""
 
 
 def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
-    """Run a few clips of ``work``, spread evenly over it, through each stage by itself; writes nothing.
+    """Run a few clips of ``work``, evenly spread over it, through each stage separately. Nothing is written.
 
     Raises:
-        ray.exceptions.RayError: a clip ended the process, or hung.
+        ray.exceptions.RayError: a clip killed the process, or the measurement exceeded its time limit.
     """
     chosen = np.unique(np.linspace(0, work.num_rows - 1, NUM_CLIPS).astype(int))
     rows = work.select(["clip_id", *MEDIA_COLUMNS]).take(chosen).to_pylist()
@@ -71,14 +71,14 @@ def _decode(pipeline: Pipeline, sources: list[ClipSource]) -> tuple[list[Decoded
     needs |= {"waveform"} if pipeline.transcriber else set()
     limits = pipeline.config.extraction
     with DecodeProcess(pipeline.config.media, limits.time_limit_s, limits.decode_memory_gb) as decoder:
-        decoder.decode(sources[0], needs)  # starts the child
+        decoder.decode(sources[0], needs)  # starts the child process, whose start is not measured
         started = time.perf_counter()
         rows = [decoder.decode(source, needs) for source in sources]
         return [unpack_clip(row) for row in rows], time.perf_counter() - started
 
 
 def _time(work: Callable[[Sequence[DecodedClip]], Sequence[object]], clips: Sequence[DecodedClip]) -> float:
-    """Seconds of the second of two equal calls, since the first one warms up."""
+    """Return the seconds of the second of two equal calls; the first call warms up."""
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()

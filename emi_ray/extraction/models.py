@@ -1,4 +1,4 @@
-"""The stages that run on one GPU, in one process: each GPU has one, and in it one copy of each model."""
+"""Run all stages of one GPU in a single process that holds one copy of each model."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -8,19 +8,19 @@ import pyarrow as pa
 from emi_ray.extraction.stage import Stage
 
 SWITCH_INTERVAL_S = 0.0005
-"""After which a thread that computes in Python lets another one on; Python's own is 5 ms. A thread that gives a GPU
-its work asks for the interpreter at each of some hundred kernels, which take some 10 µs each."""
+"""Interval after which a thread that runs Python code yields the interpreter; Python's default is 5 ms. A thread that
+launches GPU kernels needs the interpreter for each of some hundred kernels, which take about 10 µs each."""
 
 
 class Models(Stage):
-    """Stages one after the other, as a chain of pools would run them.
+    """Several stages in sequence in one process, instead of a chain of pools.
 
-    Several batches may be on their way at once, each in a thread of its own. A stage lets one thread at a time give
-    work to its model; while the GPU computes it, other threads give it the next batch, prepare the one after, and
-    write the features of the one before.
+    Several batches are processed at once, each in a thread of its own. A stage lets one thread at a time launch
+    work on its model. While the GPU computes, other threads launch the next batch, prepare the one after it, and
+    write the features of the previous one.
 
     Args:
-        builders: of the stages, in their order.
+        builders: create the stages, in order.
     """
 
     name = "models"

@@ -1,4 +1,4 @@
-"""The nodes of the cluster during a run: which died, which joined, and whether any is left."""
+"""Watch the nodes of the cluster during a run: which have died, which have joined, and whether any is left."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import ray
 
 FATE_S = 30.0
-"""A node that died is declared dead by then: Ray asks five times, 3 s apart."""
+"""Time after which Ray has declared a dead node dead: it makes five health checks, 3 s apart."""
 
 POLL_S = 1.0
 
 
 @dataclass(frozen=True)
 class Node:
-    """A living node: its address, and what it has."""
+    """A living node with its address and resources."""
 
     address: str
     cpus: float
@@ -22,7 +22,7 @@ class Node:
 
 
 def living_nodes() -> dict[str, Node]:
-    """The nodes that are up and have CPUs or GPUs, by id."""
+    """Return the nodes that are alive and have CPUs or GPUs, by node id."""
     return {
         node["NodeID"]: Node(
             node["NodeManagerAddress"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
@@ -34,10 +34,12 @@ def living_nodes() -> dict[str, Node]:
 
 @dataclass
 class NodeWatch:
-    """What became of the nodes since a pass began.
+    """Changes of the cluster's nodes since a pass began.
 
     Attributes:
+        look: returns the living nodes.
         before: the nodes for which the pools of the pass were planned.
+        now: the nodes at the last update.
         died, joined: addresses, in the order in which they were noticed.
     """
 
@@ -54,7 +56,7 @@ class NodeWatch:
         self.before = self.now = self.look()
 
     def update(self) -> None:
-        """Look again, at most once a second."""
+        """Look up the nodes again, at most once a second."""
         if self.clock() - self._looked_at < POLL_S:
             return
         self._looked_at = self.clock()
@@ -68,12 +70,12 @@ class NodeWatch:
 
     @property
     def empty_s(self) -> float:
-        """Seconds since the last node was gone; 0 while there is one."""
+        """Seconds since the last node was lost; 0 while there is a node."""
         return 0.0 if self._empty_since is None else self.clock() - self._empty_since
 
     @property
     def has_grown(self) -> bool:
-        """Whether there is more to compute on than the pools of this pass were planned for."""
+        """Whether the cluster has more CPUs or GPUs than the pools of this pass were planned for."""
         return any(
             sum(getattr(node, what) for node in self.now.values())
             > sum(getattr(node, what) for node in self.before.values())
@@ -81,10 +83,10 @@ class NodeWatch:
         )
 
     def await_fate(self) -> None:
-        """Wait until every node that may have died during the pass is known to have.
+        """Wait until Ray knows whether a node has died during the pass.
 
-        A worker whose node died fails at once, but Ray declares the node dead only when it has not answered for a
-        while. A session of one node has nothing to wait for.
+        A worker on a dead node fails at once, but Ray declares the node dead only after it has missed several health
+        checks. In a session of one node there is nothing to wait for.
         """
         deadline = self.clock() + FATE_S
         while len(self.before) > 1 and not self.died and self.clock() < deadline:

@@ -1,14 +1,15 @@
-"""Passes over the work, until every clip has an outcome or it is clear that some cannot get one now.
+"""Repeat passes over the work until every clip has an outcome, or some clips cannot get one.
 
-Within a pass, Ray repeats what a dying worker or node had in hand, and each extractor finds the clip that ends its
-process (``runner.py``). What a pass loses all the same is done again:
+Within a pass, Ray repeats the tasks of a worker or node that dies, and each extractor identifies the clip that
+kills its process (``runner.py``). Clips that a pass still loses are processed again:
 
-- A node died: that says nothing about a clip. The same pass again, at most ``MAX_NODE_LOSSES`` times.
-- No node died: the pass is made once more *carefully*: one clip a task, one modality a pipeline, each extractor in a
-  child process. A clip that is lost by ``CAREFUL_PASSES`` of them on living nodes is quarantined, in that modality.
-- Nodes joined, and there is enough left: the pass ends, and the next has pools for all nodes.
+- If a node died, the clips are not to blame. The same pass is repeated, at most ``MAX_NODE_LOSSES`` times.
+- If no node died, the next pass is a *careful* one: one clip per task, one modality per pipeline, each extractor in
+  a child process. A clip that is lost in ``CAREFUL_PASSES`` such passes on living nodes is quarantined in that
+  modality.
+- If nodes joined and enough clips are left, the pass ends, and the next one has pools for all nodes.
 
-The store is what is done, so that a pass may end at any moment.
+The store is the only record of finished work, so a pass may end at any moment.
 """
 
 import queue
@@ -35,27 +36,32 @@ from emi_ray.schema import Modality
 MAX_NODE_LOSSES = 10
 CAREFUL_PASSES = 2
 START_S = 300
-"""For the processes of all GPUs to be up, before the first clip goes to any."""
+"""Time limit for the processes of all GPUs to start. No clip is processed until all have started."""
 
 LEAVE_S = 30.0
-"""For a pass that is left early to give its next block."""
+"""Time that a pass which is ended early gets to finish its current block."""
 
 WORTH_NEW_POOLS = 500
-"""Clips that must be left for nodes that joined to be used: starting anew costs seconds, and loads models again."""
+"""Minimum number of clips left for which nodes that join are used: new pools take seconds and load models again."""
 
 Progress = Callable[[int, int], None]
-"""Called with (clips done, clips in all)."""
+"""Called with (number of clips done, total number of clips)."""
 
 Left = Callable[[set[str]], pa.Table]
-"""What is still to do of these clips, read from the store."""
+"""Returns the work that is left for the given clip ids, computed from the store."""
 
 Planner = Callable[[], Mapping[str, Pool]]
-"""Pools for the nodes that are up now."""
+"""Returns pools for the nodes that are alive now."""
 
 
 @dataclass
 class Passes:
-    """The passes of one run."""
+    """The passes of one run.
+
+    Attributes:
+        left: returns the work that is left for clips that a pass has lost.
+        plan: returns pools for the present nodes.
+    """
 
     pipeline: Pipeline
     summary: ExtractionSummary
@@ -70,10 +76,10 @@ class Passes:
     _is_late: bool = False
 
     def run(self, work: pa.Table) -> dict[Modality, pa.Table]:
-        """Stream ``work`` until nothing is left; returns what no pass could do, by the modality that lost it.
+        """Stream ``work`` until nothing is left. Returns the work that no pass could do, by modality.
 
         Raises:
-            EmiRayError: a stage cannot work, or nodes died or stayed away too often to go on.
+            EmiRayError: a stage cannot work, nodes died in too many passes, or all nodes were gone for too long.
         """
         while work.num_rows:
             self._watch_anew()
@@ -89,12 +95,12 @@ class Passes:
         self.watch, self._told = NodeWatch(), 0
 
     def _began_late(self) -> bool:
-        """Whether the pass ended only because actors did not come up in time; asked once."""
+        """Return whether the pass ended only because actors did not start in time; resets the flag."""
         began_late, self._is_late = self._is_late, False
         return began_late
 
     def _carefully(self, lost: set[str]) -> dict[Modality, pa.Table]:
-        """The passes of single clips, one modality after another; returns what these lose too."""
+        """Make the careful passes, one modality after another. Returns the work that they lose too."""
         self.summary.clips += len(lost)
         guilty = {}
         for modality, spec in self.pipeline.specs.items():
@@ -121,7 +127,7 @@ class Passes:
         self._told = len(self.watch.died)
 
     def _is_excused(self) -> bool:
-        """Whether a node died, so that what the pass lost says nothing about clips."""
+        """Return whether a node has died, so that the clips are not to blame for the loss."""
         self.watch.await_fate()
         self._note_deaths()
         if not self.watch.died:
@@ -130,14 +136,14 @@ class Passes:
         if self._losses > MAX_NODE_LOSSES:
             raise EmiRayError(
                 f"Nodes died in {self._losses} passes ({', '.join(self.summary.nodes_lost[-5:])} were the last): "
-                f"some clips are left undone. What is done is kept; the same command goes on."
+                f"some clips are not done. What is done is kept; repeat the command to continue."
             )
         return True
 
     def _stream(
         self, pipeline: Pipeline, work: pa.Table, pools: Mapping[str, Pool], careful: bool = False
     ) -> set[str]:
-        """Stream ``work`` through the pipeline; returns the clips without an outcome."""
+        """Stream ``work`` through the pipeline. Returns the ids of the clips without an outcome."""
         lost = set(work["clip_id"].to_pylist())
         if not lost:
             return lost
@@ -145,7 +151,7 @@ class Passes:
         tell("pass_began", number=self.summary.passes, clips=len(lost), careful=careful)
         total = self.summary.clips + (0 if careful else len(lost))
         settings = pipeline.config.extraction
-        # A clip that hangs is decoded up to four times: whole, then sound, pictures and the rest apart.
+        # A clip that hangs is decoded up to four times: as a whole, then audio, video and the rest separately.
         uses_gpus = any(pool.num_gpus for pool in pools.values())
         of_a_batch = limits_of(settings, BATCHES_AT_ONCE if uses_gpus else 1)
         longest_s = 4 * settings.time_limit_s * pools["decode"].batch_size + 2 * of_a_batch.seconds
@@ -159,17 +165,20 @@ class Passes:
             self.on_progress(self.summary.clips, total)
             if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS:
                 self.summary.note(
-                    f"{', '.join(self.watch.joined)} joined: pools were made anew for all nodes"
+                    f"{', '.join(self.watch.joined)} joined: new pools were created for all nodes"
                 )
                 return lost
         if self.watch.has_grown:
             self.summary.note(
-                f"{', '.join(self.watch.joined)} joined late: pools stayed as they were, since too little was left"
+                f"{', '.join(self.watch.joined)} joined late: the pools were not changed, because few clips were left"
             )
         return lost
 
     def _blocks_of(self, dataset: Dataset) -> Iterator[pa.Table]:
-        """The dataset's blocks as they come, while nodes are watched; ends early when Ray shows no progress."""
+        """Yield the blocks of a dataset while watching the nodes.
+
+        Ends early when Ray reports that there is no progress.
+        """
         blocks: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
         is_left = threading.Event()
         pump = threading.Thread(target=_pump, args=(dataset, blocks, is_left), daemon=True)
@@ -187,7 +196,7 @@ class Passes:
                 if isinstance(block, GetTimeoutError) and self._may_wait:
                     self._may_wait, self._is_late = False, True
                     self.summary.note(
-                        f"not every GPU had its process after {START_S} s: the others began alone"
+                        f"not every GPU had its process after {START_S} s: the others started without them"
                     )
                     return
                 if isinstance(block, RayError):
@@ -197,22 +206,26 @@ class Passes:
                 yield block
         finally:
             is_left.set()
-            if self.watch.now:  # without nodes there is nobody to wait for
-                pump.join(timeout=LEAVE_S)  # its actors are killed then: none writes into the next pass
+            if self.watch.now:  # without nodes there is nothing to wait for
+                pump.join(
+                    timeout=LEAVE_S
+                )  # then its actors are killed, so that none writes during the next pass
 
     def _give_up_without_nodes(self) -> None:
         patience = self.pipeline.config.extraction.wait_for_nodes_s
         if self.watch.empty_s > patience:
             raise EmiRayError(
                 f"All nodes of the cluster are gone ({', '.join(self.watch.died)}), and none came within "
-                f"{patience:g} s (extraction.wait_for_nodes_s). What is done is kept; the same command goes on."
+                f"{patience:g} s (extraction.wait_for_nodes_s). What is done is kept; repeat the command to continue."
             )
 
 
 def _pump(
     dataset: Dataset, blocks: "queue.SimpleQueue[pa.Table | Exception | None]", is_left: threading.Event
 ) -> None:
-    """Pass a dataset's blocks on, then None or the error that ended it; stop when nobody listens any more."""
+    """Put the blocks of a dataset into the queue, then None or the error that ended it; stop when ``is_left`` is
+    set.
+    """
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             assert isinstance(batch, pa.Table)
@@ -220,7 +233,7 @@ def _pump(
             if is_left.is_set():
                 return
         blocks.put(None)
-    except Exception as error:  # noqa: BLE001 - raised again where the blocks are taken
+    except Exception as error:  # noqa: BLE001 - raised again by the reader of the queue
         blocks.put(error)
 
 
@@ -231,5 +244,5 @@ def _stop_if_broken(table: pa.Table) -> None:
         outcome = outcomes[index].as_py()
         raise EmiRayError(
             f"The {outcome['stage']} stage cannot work: {outcome['reason']} "
-            f"What is done is kept; mend the cause and run the same command again."
+            f"What is done is kept; remove the cause and repeat the command."
         )

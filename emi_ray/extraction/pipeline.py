@@ -1,4 +1,7 @@
-"""THE pipeline: manifest → decode → motion → vision → audio → transcript → text, features written on the way."""
+"""The extraction pipeline: manifest → decode → motion → vision → audio → transcript → text.
+
+Each stage writes its features to the store and passes on only what later stages need.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,19 +32,23 @@ from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace
 
 ORDER: tuple[Modality, ...] = ("motion", "vision", "audio", "text")
-"""Heaviest inputs first, so that they are dropped early; but models behind all else, in one process a GPU."""
+"""Order of the modalities: the largest inputs first, so that they are dropped early. Stages on a GPU are moved to the
+end, because one process per GPU runs all of them."""
 
 BLOCKS_PER_ACTOR = 8
 MAX_ROWS_PER_BLOCK = 512
-"""Where a block is decoded to more than 64 MiB, Ray Data passes it on in pieces."""
+"""Upper limit of clips per block. Ray Data splits a block that is larger than 64 MiB after decoding."""
 
 BATCHES_AT_ONCE = 5
-"""In a process on a GPU, each in a thread: one or two for the GPU, others that are prepared or written meanwhile."""
+"""Batches in a process on a GPU, each in a thread. The GPU computes one or two; others are prepared or written."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What is extracted, by what, from where to where. ``specs`` are in the order of the stages."""
+    """What is extracted, with which extractors, from and into which workspace.
+
+    ``specs`` are in the order of the stages.
+    """
 
     workspace: Workspace
     config: WorkspaceConfig
@@ -50,9 +57,9 @@ class Pipeline:
 
     @property
     def stages(self) -> dict[str, bool]:
-        """Names of the stages in their order, each with whether it runs a pretrained model.
+        """Names of the stages in order, each with whether it runs a pretrained model.
 
-        Those that want a GPU stand together, since one process runs them; text behind its transcript.
+        Stages that want a GPU are adjacent, since one process runs them. Text follows the transcript.
         """
         models: dict[str, bool] = {m: spec.kind.USES_GPU for m, spec in self.specs.items() if m != "text"}
         if self.transcriber and "text" in self.specs:
@@ -69,12 +76,15 @@ class Pipeline:
         return self.config.extraction
 
     def build(self, work: pa.Table, pools: Mapping[str, Pool], careful: bool = False) -> Dataset:
-        """The lazy dataset. Its rows are ``clip_id`` and ``outcomes``: features stay behind, in the store.
+        """Build the lazy dataset. Its rows have ``clip_id`` and ``outcomes``; features are written to the store.
 
         Args:
-            careful: one clip a task, and each extractor in a child process, so that a death has one suspect.
+            work: the clips, see :class:`~emi_ray.extraction.work.Work`.
+            pools: the pool of each stage.
+            careful: process one clip per task, and run each extractor in a child process, so that the death of a
+                process has a single possible cause.
         """
-        # Unlike from_arrow this starts no task a block, and so no further worker processes.
+        # Unlike from_arrow, this starts no task for each block, and therefore no further worker processes.
         dataset: Dataset = ray.data.from_blocks(
             _singly(work) if careful else _blocks(work, pools, self._rows_per_block)
         )
@@ -86,7 +96,7 @@ class Pipeline:
         return dataset
 
     def _builder(self, stage: str, pool: Pool, careful: bool) -> Callable[[], Stage]:
-        """What makes a stage, in the process that runs it."""
+        """Return a function that creates a stage in the process that runs it."""
         if stage == "decode":
             needs = {modality: spec.needs for modality, spec in self.specs.items()}
             limits = (self._settings.time_limit_s, self._settings.decode_memory_gb)
@@ -102,7 +112,7 @@ class Pipeline:
         return self._settings.rows_per_block
 
     def _needed_after(self, stage: str) -> list[str]:
-        """Columns that the stages behind ``stage`` read; all else is dropped there."""
+        """Return the columns that the stages after ``stage`` read. All other columns are dropped there."""
         stages = list(self.stages)
         later = stages[stages.index(stage) + 1 :]
         if not later:
@@ -121,16 +131,17 @@ def plan_pipeline(
     modalities: Iterable[Modality] | None = None,
     precision: Mapping[str, str] | None = None,
 ) -> Pipeline:
-    """The configured extractor of each modality, by default of all that are configured.
+    """Plan the pipeline with the configured extractor of each modality.
 
     Args:
-        precision: by stage, what ``dtype: auto`` means where the stage runs. Features that are there keep the
-            precision in which they were made, and their face detector (``kept.py``); without either, it means what it
-            means on this machine.
+        modalities: by default all that have an extractor.
+        precision: by stage, the precision that ``dtype: auto`` means where the stage runs; by default, what it
+            means on this machine. If features exist, their precision and their face detector are used instead
+            (``kept.py``).
 
     Raises:
-        UserError: a modality has no extractor, an extractor's settings are wrong, its weights or the
-            face detector cannot be had.
+        UserError: a modality has no extractor, the settings of an extractor are invalid, or its weights or the face
+            detector are not available.
     """
     wanted = set(modalities or config.extractors)
     for modality in wanted - set(config.extractors):
@@ -155,10 +166,12 @@ def plan_pipeline(
 
 
 def limits_of(settings: ExtractionSettings, at_once: int = 1) -> Limits:
-    """What one batch of one extractor may take.
+    """Return the limits of one batch of one extractor.
 
     Args:
-        at_once: batches that share the device. The time that one waits for the others counts, as does their memory.
+        at_once: number of batches that share the device. The limits grow with it, because the time that a batch
+        waits
+            for the others counts, and so does their memory.
     """
     gigabytes = settings.memory_limit_gb
     num_bytes = int(gigabytes * 2**30) if gigabytes else default_memory_limit()
@@ -166,33 +179,39 @@ def limits_of(settings: ExtractionSettings, at_once: int = 1) -> Limits:
 
 
 def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
-    """Settings of Ray Data that the pipeline relies on.
+    """Set the options of Ray Data that the pipeline relies on.
 
     Args:
-        wait_for_actors_s: how long the first batch waits for the actors of a stage to be up, so that none is ahead
-            of the others; -1: those that are up begin.
-        longest_batch_s: how long a batch may take at the very worst; a run that shows no progress for twice as
-            long is stuck.
+        longest_batch_s: seconds that a batch may take in the worst case. A run without progress for twice as long
+        is
+            considered stuck.
+        wait_for_actors_s: seconds that the first batch waits until all actors of a stage have started, so that none
+            gets ahead of the others; -1 starts with those that are ready.
     """
     context = DataContext.get_current()
     context.execution_no_progress_timeout_s = max(1800, int(2 * longest_batch_s))
     context.wait_for_min_actors_s = wait_for_actors_s
-    context.max_errored_blocks = -1  # a block whose worker keeps dying is run again clip by clip
+    context.max_errored_blocks = (
+        -1
+    )  # do not abort: a block whose worker keeps dying is repeated clip by clip later
     context.target_max_block_size = 64 * 2**20
     balance_pools()
 
 
 def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict[str, Any]:
-    """How ``map_batches`` is told of the processes that run these stages."""
+    """Return the arguments of ``map_batches`` for the processes that run these stages."""
     pool = pools[names[0]]
-    each = math.ceil(num_clips / pool.max_actors)  # Ray joins blocks until they fill a batch
+    each = math.ceil(
+        num_clips / pool.max_actors
+    )  # Ray joins blocks to fill a batch; each actor should get one
     threads = BATCHES_AT_ONCE if pool.num_gpus else 1
     return {
         "batch_size": min(_largest_batch(pools, names), each),
         "batch_format": "pyarrow",
         "compute": ActorPoolStrategy(
             size=pool.max_actors,
-            max_tasks_in_flight_per_actor=threads + 1,  # more would wait at one actor while another is idle
+            max_tasks_in_flight_per_actor=threads
+            + 1,  # more tasks would wait for one actor while another is idle
             max_concurrent_calls_per_actor=threads if pool.num_gpus else None,
             enable_true_multi_threading=bool(pool.num_gpus),
         ),
@@ -202,7 +221,7 @@ def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict
 
 
 def _largest_batch(pools: Mapping[str, Pool], stages: Sequence[str]) -> int:
-    """Clips that come to these stages at once; text does not count where it comes with pictures or sound."""
+    """Return the number of clips per batch of these stages. The batch size of text counts only if text is alone."""
     heavy = [name for name in stages if name != "text"] or stages
     return max(pools[name].batch_size for name in heavy)
 
@@ -212,12 +231,12 @@ def _singly(work: pa.Table) -> list[pa.Table]:
 
 
 def _blocks(work: pa.Table, pools: Mapping[str, Pool], rows_per_block: int) -> list[pa.Table]:
-    """The manifest in blocks small enough that every actor has several, and few enough for a million clips.
+    """Cut the manifest into blocks: several for every actor, but few enough for a million clips.
 
-    Each task of a stage costs the driver some 7 ms, so that 0.2 ms a clip and stage need blocks of dozens, and six
-    stages blocks of hundreds. Blocks that are larger than asked for are multiples of the largest batch: a rest of a
-    batch computes slowly. Batches of text are large because text is tiny; they take several blocks. Where there are
-    fewer clips than would give every actor a block of the size asked for, blocks are smaller.
+    A task costs the driver about 7 ms per stage, so an overhead of 0.2 ms per clip and stage needs blocks of dozens
+    of clips, and six stages need hundreds. Blocks larger than ``rows_per_block`` are multiples of the largest
+    batch, because an incomplete batch computes inefficiently. Batches of text are larger than that and take several
+    blocks. If there are fewer clips than ``rows_per_block`` for each actor, blocks are smaller.
     """
     actors = max(pool.max_actors for pool in pools.values())
     wanted = min(work.num_rows // (actors * BLOCKS_PER_ACTOR), MAX_ROWS_PER_BLOCK)

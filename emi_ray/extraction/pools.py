@@ -1,4 +1,4 @@
-"""How many actors of what size each stage gets."""
+"""Choose the number and size of the actors of each stage."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,29 @@ from emi_ray.runtime import Machine
 
 BATCH_SIZE = {"text": 128}
 GPU_BATCH_SIZE = {"text": 512}
-"""Clips a batch on a CPU and on a GPU, where it is not 8 and 32. An extractor sorts the clips of a batch by length
-before it forms the batches of its model. Text is tiny: a large window costs nothing and leaves little padding."""
+"""Clips per batch on a CPU and on a GPU; the default is 8 and 32. An extractor sorts the clips of a batch by length
+before it forms the batches of its model. Text is small, so a large batch costs little and reduces padding."""
 
 CPUS_OF_AN_ACTOR = 0.25
-"""That an actor on the CPU reserves at most."""
+"""Logical CPUs that an actor on the CPU reserves at most."""
 
 MODEL_ACTORS = 4
 THREADS_OF_A_MODEL = 8
-"""On a CPU a model has an actor for each core, at most four, since each holds the weights; beyond these, an actor for
-every eight cores. Two actors of one thread do 1.1 to 1.6 times the work of one of two (benchmarks/README.md)."""
+"""On a CPU a model has one actor per core, but at most four, since each holds the weights; machines with more than 32
+cores have one for every eight. Two actors with one thread each are 1.1 to 1.6 times as fast as one with two threads
+(benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """One stage's actors: each takes ``batch_size`` clips at a time and computes on ``threads`` threads.
+    """The actors of one stage.
 
-    ``num_gpus``: what one process takes, with all models that it holds. The pool has its full size from the start.
+    Attributes:
+        batch_size: clips per batch.
+        max_actors: number of actors; the pool has its full size from the start.
+        num_cpus: logical CPUs that each actor reserves.
+        num_gpus: GPUs that one process takes, with all models that it holds.
+        threads: threads that each actor computes with.
     """
 
     batch_size: int
@@ -35,15 +41,16 @@ class Pool:
     threads: int
 
     def one_by_one(self) -> "Pool":
-        """The same actors taking single clips."""
+        """Return the same pool with a batch size of one clip."""
         return replace(self, batch_size=1)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Seconds that one actor, undisturbed, spends in each stage: on one clip, and on one second of media.
+    """Seconds that one undisturbed actor spends in each stage, per clip and per second of media.
 
-    For an extractor this is the time of the bare model on ready inputs: the rate that a run cannot exceed.
+    For an extractor this is the time of the model alone on prepared inputs, which is the upper limit of a run's
+    rate.
     """
 
     seconds_per_clip: Mapping[str, float]
@@ -56,16 +63,17 @@ def plan_pools(
     settings: ExtractionSettings,
     measured: Measurement | None = None,
 ) -> dict[str, Pool]:
-    """A pool for each stage; numbers set by hand in ``settings.stages`` win.
+    """Plan a pool for each stage. Numbers in ``settings.stages`` take precedence.
 
-    Pretrained models share the GPUs evenly, whatever each of them costs: one process a GPU holds all models (see
-    :func:`processes_of`), so that their pools are equally large. Stages on the CPU share the cores that these
-    leave, by the time that they take. Actors on the CPU reserve a fraction of a logical CPU each, and those on a GPU
-    none, so that all pools always fit at once: a pool that waits for CPUs which the others hold would wait for ever.
+    All pretrained models share each GPU: one process per GPU holds all of them (see :func:`processes_of`), so their
+    pools are equally large. The remaining cores are divided among the stages on the CPU in proportion to their time
+    per clip. Actors on the CPU reserve a fraction of a logical CPU and actors on a GPU none, so that all pools fit
+    at once: a pool that waited for CPUs held by other pools would wait for ever.
 
     Args:
         stages: by name, whether a stage runs a pretrained model.
-        measured: by default decoding weighs three times as much as all else.
+        measured: times of the stages; without them decoding counts three times as much as all other stages
+            together.
     """
     by_hand = settings.stages
     on_gpu = [
@@ -94,7 +102,7 @@ def plan_pools(
 def _reserving_no_more(
     pools: dict[str, Pool], cpus: int, by_hand: Mapping[str, StageSettings]
 ) -> dict[str, Pool]:
-    """The same pools, whose actors on the CPU reserve less each where they are more than four to a core."""
+    """Reduce the reservation of each actor on the CPU if there are more than four actors per core."""
     free = [
         name for name in pools if not pools[name].num_gpus and not by_hand.get(name, StageSettings()).num_cpus
     ]
@@ -104,16 +112,16 @@ def _reserving_no_more(
 
 
 def wants_gpu(stage: str, settings: ExtractionSettings) -> bool:
-    """Whether a stage that runs a model may have a GPU; ``num_gpus: 0`` set by hand keeps it on the CPU."""
+    """Return whether a stage that runs a model may use a GPU; ``num_gpus: 0`` in its settings keeps it on the CPU."""
     chosen = settings.stages.get(stage)
     return chosen is None or chosen.num_gpus != 0
 
 
 def processes_of(pools: Mapping[str, Pool]) -> list[list[str]]:
-    """The stages by the process that runs them, in their order: those on the GPU go together, others alone.
+    """Group the stages by process, in order: stages on the GPU share one, each other stage has its own.
 
     Ray packs actors that take fractions of a GPU onto the first GPUs and leaves others idle (ray #28679). Actors
-    that take a whole one cannot be packed: each GPU has exactly one process, and so one copy of each model.
+    that take a whole GPU cannot be packed, so each GPU has exactly one process with one copy of each model.
     """
     groups: list[list[str]] = []
     for name, pool in pools.items():
@@ -125,7 +133,7 @@ def processes_of(pools: Mapping[str, Pool]) -> list[list[str]]:
 
 
 def _gpu_pool(machine: Machine, by_hand: Sequence[StageSettings]) -> Pool:
-    """The processes that hold all models, for the strictest of what is set by hand."""
+    """Return the pool of the processes that hold all models, with the strictest of the configured limits."""
     share = max((each.num_gpus for each in by_hand if each.num_gpus), default=1.0)
     actors = machine.gpus * math.floor(1 / share)
     actors = min([actors, *(each.max_actors for each in by_hand if each.max_actors)])

@@ -1,6 +1,6 @@
-"""In which precision models compute: asked once, where they will run, and pinned into their fingerprints.
+"""Ask the nodes once in which precision they compute, and make the answer part of the extractors' fingerprints.
 
-A cluster's head often has no GPU, so that the driver cannot know.
+The driver cannot know this itself, because the head of a cluster often has no GPU.
 """
 
 from collections.abc import Callable, Collection
@@ -19,10 +19,10 @@ from emi_ray.runtime.nodes import answers_of
 from emi_ray.schema import Modality
 
 PROBE_GPU = 0.001
-"""Of a GPU, for asking what it computes in."""
+"""Fraction of a GPU that the task reserves which asks for the precision."""
 
 ASK_FOR_S = 300.0
-"""A node whose GPUs others use answers when these are done with them."""
+"""Time limit for an answer. A node whose GPUs are in use answers only when they become free."""
 
 
 def settle_precision(
@@ -30,13 +30,14 @@ def settle_precision(
     modalities: Collection[Modality],
     probe: Callable[[], str] = best_dtype,
 ) -> dict[str, str]:
-    """By stage, what ``dtype: auto`` means on the nodes that will run it. Needs a Ray session.
+    """Return, by stage, the precision that ``dtype: auto`` means on the nodes that will run it. Needs a Ray
+    session.
 
     Args:
-        probe: says it of the process that it runs in.
+        probe: returns the precision for the process that it runs in.
 
     Raises:
-        UserError: nodes differ, or an extractor's settings are wrong.
+        UserError: the answers of the nodes differ, or the settings of an extractor are invalid.
     """
     undecided = undecided_stages(config, modalities)
     on_gpu = {stage: machine().gpus > 0 and wants_gpu(stage, config.extraction) for stage in undecided}
@@ -51,24 +52,24 @@ def _agreed(uses_gpu: bool, probe: Callable[[], str], stage: str) -> str:
         told = ", ".join(f"node {address} in {dtype}" for address, dtype in said)
         place = "transcriber" if stage == "transcript" else f"extractors.{stage}"
         raise UserError(
-            f"Nodes would compute {stage} in different precisions: {told}. Features of one fingerprint must come "
-            f"from one precision: set {place}.settings.dtype, for instance to float32, or leave nodes out."
+            f"Nodes would compute {stage} in different precisions: {told}. All features of an extractor must have "
+            f"the same precision: set {place}.settings.dtype, for instance to float32, or remove nodes."
         )
     return said[0][1]
 
 
 def ask_nodes(uses_gpu: bool, probe: Callable[[], str]) -> list[tuple[str, str]]:
-    """The address of each living node that has GPUs, or CPUs, and what ``probe`` says there.
+    """Run ``probe`` on each living node with GPUs (or CPUs). Returns (address, answer) of each node.
 
     Raises:
         UserError: a node does not answer in time, or there is none.
-        EmiRayError: all of them died meanwhile.
+        EmiRayError: all nodes died before they answered.
     """
     wanted = "GPU" if uses_gpu else "CPU"
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(wanted)]
     if not nodes:
         raise UserError(f"The cluster has no node with {wanted}s.")
-    # A process that has looked at GPUs keeps seeing those: it is not used again.
+    # A process that has initialised its GPUs keeps seeing exactly those, so it must not be reused (max_calls=1).
     task = ray.remote(num_cpus=0, num_gpus=PROBE_GPU if uses_gpu else 0, max_calls=1)(_asked)
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     answers = [task.options(scheduling_strategy=each).remote(probe, uses_gpu) for each in strategies]
@@ -76,8 +77,8 @@ def ask_nodes(uses_gpu: bool, probe: Callable[[], str]) -> list[tuple[str, str]]
     addresses = [node["NodeManagerAddress"] for node in nodes]
     if late:
         raise UserError(
-            f"Node {addresses[answers.index(late[0])]} has no free {wanted} and did not say within {ASK_FOR_S:g} s "
-            f"in which precision it computes. Wait until it is free, or set dtype in the extractors' settings."
+            f"Node {addresses[answers.index(late[0])]} has no free {wanted} and did not report its precision within "
+            f"{ASK_FOR_S:g} s. Wait until it is free, or set dtype in the extractors' settings."
         )
     if not (said := answers_of(nodes, answers)):
         raise EmiRayError(

@@ -1,4 +1,4 @@
-"""The record of a run: ``extractions/<start>.json`` in the workspace."""
+"""Write the record of a run, ``extractions/<start>.json`` in the workspace."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,11 +20,11 @@ PACKAGES = ("emi-ray", "ray", "torch", "transformers", "numpy", "pyarrow", "av",
 DONE = "done"
 
 _LAST_WORDS_S = 10.0
-"""For the record of a run that failed, perhaps because the store is out of reach."""
+"""Time limit for writing the record of a run that failed, perhaps because the store is unreachable."""
 
 
 class RunRecord:
-    """One run's record: written when the run begins, with ``ended`` null, and again when it ends."""
+    """The record of one run. It is written when the run begins, with ``ended`` null, and again when it ends."""
 
     def __init__(self, workspace: Workspace, config: WorkspaceConfig, pipeline: Pipeline) -> None:
         self._workspace = workspace
@@ -39,13 +39,18 @@ class RunRecord:
         """Write the record.
 
         Args:
-            ended: :data:`DONE`, or why the run ended before that; None while it goes on.
+            ended: :data:`DONE`, or the reason why the run ended early; None while it is running.
+
+        Raises:
+            OSError: the workspace cannot be written.
         """
         self._workspace.write_json(self._path, self._told(summary, ended))
 
     def end(self, summary: ExtractionSummary, ended: str) -> None:
-        """Write the record for the last time. That of a run that failed is written if it can be at once: what made
-        the run fail is to be told, and not that its record could not be written."""
+        """Write the record for the last time.
+
+        If the run failed, an error while writing is ignored: the user must see the cause of the failure instead.
+        """
         if ended == DONE:
             self.write(summary, ended)
             return

@@ -1,4 +1,4 @@
-"""One extraction run: what is to do, through the pipeline, until nothing is left without an outcome."""
+"""Run one extraction: plan the work and stream it through the pipeline until every clip has an outcome."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -27,16 +27,16 @@ from emi_ray.storage import in_words
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 MEASURE_FROM_CLIPS = 500
-"""Shorter runs are over before a measurement would pay."""
+"""Minimum number of clips for a measurement of the stages. In shorter runs it takes longer than it saves."""
 
 
 def check(
     workspace: Workspace, config: WorkspaceConfig, modalities: Sequence[Modality] | None = None
 ) -> None:
-    """Check the settings, extractors and workspace of an extraction in seconds, without a Ray session.
+    """Check the settings, extractors and workspace of an extraction within seconds, without a Ray session.
 
     Raises:
-        UserError: as :func:`plan_pipeline`, or the workspace has no corpus or may not be written.
+        UserError: as :func:`plan_pipeline`, the workspace has no corpus, or it is not writable.
     """
     workspace.clips(["clip_id"])
     workspace.require_writable()
@@ -50,12 +50,18 @@ def extract(
     retry_failed: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> ExtractionSummary:
-    """Bring the feature store up to the manifest. Needs a Ray session (``runtime.ray_session``).
+    """Extract all features that the store lacks for the clips of the manifest. Needs a Ray session.
 
-    Whatever a killed run left undone is done by the next; what is done is not touched.
+    Existing features are kept. After an interruption, the next call does only what is left. Start the session with
+    ``runtime.ray_session``.
+
+    Args:
+        modalities: by default all that have an extractor.
+        retry_failed: process only quarantined clips, again.
+        on_progress: called with (number of clips done, total number of clips).
 
     Raises:
-        UserError: as :func:`plan_pipeline`, a node does not see the workspace, or another process extracts into it.
+        UserError: as :func:`plan_pipeline`, a node cannot read the workspace, or another process extracts into it.
         EmiRayError: a stage cannot work at all, or nodes died too often for all clips to be done.
     """
     with workspace.driving(EXTRACTIONS, f"Extraction into {workspace.root}"):
@@ -83,7 +89,7 @@ def _extract(
     )
     _note_kept_precision(pipeline, precision, summary)
     if not work.num_rows:
-        tidy_up(pipeline)  # what a run that was killed at its very end left
+        tidy_up(pipeline)  # a run that was killed at its very end may have left parts to merge
         return summary
     record = RunRecord(workspace, config, pipeline)
     record.write(summary)
@@ -119,22 +125,22 @@ def _extract(
 def plan(
     workspace: Workspace, config: WorkspaceConfig, modalities: Sequence[Modality] | None = None
 ) -> tuple[dict[str, Pool], Measurement]:
-    """Try each stage on a few clips and propose pools; nothing is written. Needs a Ray session.
+    """Measure each stage on a few clips and propose pools. Nothing is written. Needs a Ray session.
 
     Raises:
-        UserError: as :func:`plan_pipeline`, or the corpus has no clip.
+        UserError: as :func:`plan_pipeline`, or the corpus has no clips.
     """
     precision = settle_precision(config, modalities or config.extractors)
     pipeline = plan_pipeline(workspace, config, modalities, precision)
     clips = workspace.clips()
     if not clips.num_rows:
-        raise UserError(f"{workspace.root} has no clip to measure.")
+        raise UserError(f"{workspace.root} has no clips to measure.")
     measured = measure(pipeline, clips)
     return propose_pools(pipeline, measured), measured
 
 
 def _measured(pipeline: Pipeline, work: pa.Table, summary: ExtractionSummary) -> Measurement | None:
-    """What :func:`measure` finds; None, and a note, where a clip or a node spoils it."""
+    """Return the result of :func:`measure`; None, with a note, if a clip or a node makes it fail."""
     try:
         return measure(pipeline, work)
     except (RayError, TimeoutError) as error:
@@ -143,14 +149,14 @@ def _measured(pipeline: Pipeline, work: pa.Table, summary: ExtractionSummary) ->
 
 
 def propose_pools(pipeline: Pipeline, measured: Measurement | None) -> dict[str, Pool]:
-    """Pools for the machine or cluster of the current Ray session."""
+    """Plan pools for the machine or cluster of the current Ray session."""
     return plan_pools(machine(), pipeline.stages, pipeline.config.extraction, measured)
 
 
 def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary: ExtractionSummary) -> None:
-    """Record the clips that were lost again and again on living nodes, alone in their task."""
+    """Record clips as failed that were lost repeatedly on living nodes, alone in their task."""
     reason = (
-        f"the process of {modality}, or of a stage before it, died each time it was given this clip alone"
+        f"the process of {modality}, or of an earlier stage, died each time that it processed this clip alone"
     )
     store = store_of(pipeline.workspace, pipeline.specs[modality])
     names = ("clip_id", todo_column(modality), origin_column(modality))
@@ -166,33 +172,33 @@ def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary:
 
 
 def _note_kept_precision(pipeline: Pipeline, asked: Mapping[str, str], summary: ExtractionSummary) -> None:
-    """Say where features that are there have another precision than the nodes would choose now."""
+    """Note the stages whose existing features have another precision than the nodes would choose now."""
     for stage, dtype in asked.items():
         spec = pipeline.transcriber if stage == "transcript" else pipeline.specs[stage]  # type: ignore[index]
         used = getattr(spec.settings, "dtype", dtype) if spec else dtype
         if used != dtype:
             place = "transcriber" if stage == "transcript" else f"extractors.{stage}"
             summary.note(
-                f"{stage} computes in {used}, as for the features that are there; these nodes would choose {dtype}. "
-                f"To make all features anew: {place}.settings.dtype={dtype}"
+                f"{stage} computes in {used}, like the existing features; these nodes would choose {dtype}. "
+                f"To extract all features again: {place}.settings.dtype={dtype}"
             )
 
 
 def _note_precision(pipeline: Pipeline, summary: ExtractionSummary) -> None:
-    """Say which features are not kept as float16, and why."""
+    """Note which features are stored in another precision than float16, and why."""
     for modality, spec in pipeline.specs.items():
         store = store_of(pipeline.workspace, spec)
         if store.is_described() and (reason := store.describe().get("dtype_reason")):
-            summary.note(f"{modality} features are kept as {store.dtype}: {reason}")
+            summary.note(f"{modality} features are stored as {store.dtype}: {reason}")
 
 
 def _some_media(work: pa.Table) -> list[str]:
-    """A few of the files that every node will have to open."""
+    """Return a few of the files that every node will have to open."""
     named = (row[name] for row in work.slice(0, 3).to_pylist() for name in ("video", "audio", "faces_dir"))
     return [path for path in named if path]
 
 
 def _left(pipeline: Pipeline, clips: pa.Table, lost: set[str], retry_failed: bool) -> pa.Table:
-    """What is still to do for clips that dying workers lost."""
+    """Return the work that is left for clips that a pass has lost."""
     only = clips.filter(pc.is_in(clips["clip_id"], value_set=pa.array(sorted(lost), pa.string())))
     return plan_work(pipeline.workspace, only, pipeline.specs, pipeline.transcriber, retry_failed).table

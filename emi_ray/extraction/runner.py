@@ -1,4 +1,4 @@
-"""How a stage applies its tool: in its own process as a rule, in a child process where a clip may end it."""
+"""Apply the tool of a stage: normally in the process of the stage, in a child process if a clip may kill it."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,21 +13,23 @@ from emi_ray.media.clip import DecodedClip
 Result = TypeVar("Result")
 
 WATCH = Watch()
-"""Of this process, whatever number of stages it holds."""
+"""The single watchdog of this process, shared by all of its stages."""
 
 
 class Runner(Generic[Result]):
-    """Applies one tool to clips, and finds the clip that ends processes.
+    """Apply one tool to clips, and identify the clip that kills its process.
 
-    The clips that this actor had in hand when it last died are *suspects*: each goes alone through a child process
-    (``careful.py``). So does, as a whole, the first batch after a death that left no note on this node. All other
-    batches run here.
+    The clips that this actor was processing when it last died are *suspects*: each of them is processed alone in a
+    child process (``careful.py``). If a restarted actor finds no note about its last batch on this node, its first
+    batch runs in the child process as a whole. All other batches run in this process.
 
     Args:
-        build: makes the tool; picklable.
-        largest: clips that are given to the tool at once.
-        life: which actor this is.
+        build: creates the tool; picklable.
+        stage: name of the stage, for failures.
+        limits: limits of one batch.
+        largest: maximum number of clips that the tool gets at once.
         careful: run every batch in the child process.
+        life: identity of this actor.
     """
 
     def __init__(
@@ -54,19 +56,19 @@ class Runner(Generic[Result]):
 
     @property
     def feature_dim(self) -> int:
-        """Size of one step's features; builds the tool where it is not built yet."""
+        """Size of one step's features. Builds the tool if necessary."""
         dim = self._feature_dim if self._feature_dim is not None else self._child.feature_dim
         if dim is None:
             self._here()
             dim = self._feature_dim
-        assert dim is not None, "asked of extractors only"
+        assert dim is not None, "only extractors have a feature size"
         return dim
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
-        """An attempt for each clip, in order.
+        """Return one attempt for each clip, in order.
 
         Raises:
-            EmiRayError: the tool cannot be built, or its device is lost whatever is tried.
+            EmiRayError: the tool cannot be built, or its device is lost in every try.
         """
         if not clips:
             return []

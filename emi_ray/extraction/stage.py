@@ -1,7 +1,7 @@
-"""What all actors of the pipeline share.
+"""Base class of the pipeline's actors, and functions that they share.
 
-A row on its way holds ``clip_id``, the ``todo_<modality>`` columns, the inputs of the stages still to come (see
-``media/clip.py``) and ``outcomes``, to which every stage adds one entry for each clip that it worked on.
+A row of the pipeline has ``clip_id``, the ``todo_<modality>`` columns, the inputs of the stages still to come (see
+``media/clip.py``) and ``outcomes``, to which every stage appends one entry for each clip that it processed.
 """
 
 import os
@@ -26,22 +26,22 @@ OUTCOME = pa.struct(
         pa.field("actor", pa.string()),
     ]
 )
-"""What one stage made of one clip.
+"""The outcome of one clip in one stage.
 
-``status`` is ok, missing (the clip lacks the input), failed (it is quarantined), or broken (the stage itself
-cannot work, for a full disk or a model that does not load; the run ends). ``seconds``: spent by the stage.
-``actor``: who did it, see ``actors.py``.
+``status`` is ok, missing (the clip lacks the input), failed (the clip is quarantined), or broken (the stage itself
+cannot work, for example because of a full disk or a model that does not load; the run ends). ``seconds`` is the time
+that the stage spent, ``media_s`` the length of the clip, ``actor`` the identity of the actor (``actors.py``).
 """
 
 ALWAYS = ("clip_id", "missing", "failed", "notes")
-"""Columns that every stage after decoding reads beside its own inputs."""
+"""Columns that every stage after decoding reads besides its own inputs."""
 
 
 class Stage(ABC):
     """An actor of the pipeline.
 
-    What goes wrong with the stage itself, not with a clip, becomes an outcome of every clip in the batch: an
-    exception would make Ray Data drop the batch in silence.
+    An error of the stage itself, not of a clip, becomes an outcome of every clip in the batch: if it were raised,
+    Ray Data would silently drop the batch.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Stage(ABC):
 
     @abstractmethod
     def process(self, batch: pa.Table) -> pa.Table:
-        """The stage's work on one batch."""
+        """Process one batch."""
 
 
 def with_outcomes(batch: pa.Table, added: Mapping[str, Mapping[str, Any]]) -> pa.Table:
-    """``batch`` with one more outcome for each clip in ``added``."""
+    """Return ``batch`` with one more outcome for each clip in ``added``."""
     so_far = zip(batch["clip_id"].to_pylist(), batch["outcomes"].to_pylist(), strict=True)
     grown = [[*before, added[clip]] if clip in added else before for clip, before in so_far]
     column = batch.schema.get_field_index("outcomes")
@@ -70,9 +70,9 @@ def with_outcomes(batch: pa.Table, added: Mapping[str, Mapping[str, Any]]) -> pa
 
 
 def take_up(threads: int, uses_gpu: bool) -> None:
-    """Bound this process's threads, and hide the GPUs from it unless it was given one.
+    """Limit the threads of this process, and hide all GPUs from it unless ``uses_gpu``.
 
-    A process for which Ray reserves no GPU would see all of them.
+    A process for which Ray reserves no GPU would otherwise see all of them.
     """
     limit_threads(threads)
     if not uses_gpu:
@@ -83,7 +83,7 @@ _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 def limit_threads(threads: int) -> None:
-    """Bound the threads of this process's numerical libraries: pools would otherwise fight for cores."""
+    """Limit the threads of this process's numerical libraries, so that pools do not compete for cores."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch when an extractor imports it
     threadpool_limits(threads)
     cv2.setNumThreads(threads)

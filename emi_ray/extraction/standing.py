@@ -1,4 +1,4 @@
-"""Whether what is kept of clips was made of their present inputs."""
+"""Compare stored rows with the present inputs of their clips."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from emi_ray.schema import MEDIA_COLUMNS
 
 @dataclass(frozen=True)
 class Standing:
-    """How rows of a record stand to the clips of a manifest.
+    """Which rows of a record are present and current, for the N clips of a manifest.
 
     Attributes:
-        held: (N,) bool: the record has the clip.
-        current: (N,) bool: and it was made of the clip's present inputs, as far as can be told. That is so too where
-            the row does not say what it was made of, and where an input is no longer there to compare.
-        untold: (N,) bool: current, because nothing can be told.
-        place: (N,) int64: the clip's row in the record; 0 where it has none.
-        stale: the rows of the record that were made of other inputs.
-        reasons: what has changed, and for how many clips.
-        changed: clip id → what has changed.
-        restamped: clip id → stamp of those whose files have changed in nothing but size or time as they are told.
+        held: (N,) bool, whether the record has the clip.
+        current: (N,) bool, whether the row was made from the clip's present inputs. Rows that cannot be compared
+            count as current: those that do not say what they were made from, and those with an input that is not
+            accessible.
+        untold: (N,) bool, True for rows that are current only because they cannot be compared.
+        place: (N,) int64, index of the clip's row in the record; 0 if it has none.
+        stale: the rows of the record that were made from other inputs.
+        changed: clip id → description of the change.
+        restamped: clip id → new stamp, for clips whose files have another size or time but the same content.
     """
 
     held: np.ndarray
@@ -37,14 +37,19 @@ class Standing:
 
     @property
     def reasons(self) -> Counter[str]:
+        """The number of clips by kind of change."""
         return Counter(self.changed.values())
 
 
 def compare(record: pa.Table, ids: pa.Array, stamps: pa.Array, clips: pa.Table) -> Standing:
-    """Compare a record, with ``clip_id``, ``source`` and ``source_stamp``, to the stamps of the clips' inputs now.
+    """Compare the rows of a record with the present inputs of clips.
+
+    Files are hashed only if their size or time has changed.
 
     Args:
-        ids, stamps: (N,) of the clips of ``clips``.
+        record: a table with ``clip_id``, ``source`` and ``source_stamp``.
+        ids, stamps: (N,) clip ids and present stamps of the rows of ``clips``.
+        clips: (N rows) the clips with their media columns.
     """
     known = record["clip_id"].combine_chunks()
     found = pc.index_in(ids, value_set=known)

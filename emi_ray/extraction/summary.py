@@ -1,4 +1,4 @@
-"""What one extraction run did, stage by stage."""
+"""Count what one extraction run did, by stage and by actor."""
 
 import re
 from collections import Counter
@@ -17,10 +17,10 @@ from emi_ray.extraction.pools import Measurement, Pool
 
 @dataclass
 class ActorSummary:
-    """What one actor did in all its lives: a process that Ray starts anew is the same actor.
+    """The work of one actor in all of its processes: after Ray has restarted it, it is still the same actor.
 
-    ``gpus``: the ids that Ray assigned, as text; empty on the CPU. Of a life that ended before it finished a
-    clip nothing is known but that a later one followed.
+    Attributes:
+        gpus: ids of the GPUs that Ray assigned, as text; empty on the CPU.
     """
 
     node: str
@@ -39,13 +39,23 @@ class ActorSummary:
 
     @property
     def restarts(self) -> int:
+        """The number of restarts.
+
+        A process that died before it finished a clip is noticed only through its successor.
+        """
         return max(len(self._pids) - 1, int(self._was_restarted))
 
 
 @dataclass
 class StageSummary:
-    """Counts of one stage. ``seconds`` is time spent by its actors, summed over them; reasons that differ in
-    numbers only count as one, told in the words of the first. ``media_s``: length of the clips that are ok."""
+    """Counts of one stage.
+
+    Attributes:
+        seconds: working time, summed over the actors.
+        media_s: total length in seconds of the clips that are ok.
+        reasons: number of clips by reason. Reasons that differ only in numbers count as one, in the words of the
+            first.
+    """
 
     ok: int = 0
     missing: int = 0
@@ -57,7 +67,7 @@ class StageSummary:
     _first_of_kind: dict[str, str] = field(default_factory=dict, repr=False)
 
     def add(self, status: str, reason: str | None, count: int, seconds: float) -> None:
-        """Count clips with the same status and reason; each line of the reason is one."""
+        """Count clips with the same status and reason. Each line of ``reason`` is a separate reason."""
         setattr(self, status, getattr(self, status) + count)
         self.seconds += seconds
         for line in (reason or "").splitlines():
@@ -65,17 +75,22 @@ class StageSummary:
             self.reasons[self._first_of_kind.setdefault(kind, line)] += count
 
     def add_to_actor(self, told: str, count: int, seconds: float) -> None:
-        """Count clips that an actor worked on."""
+        """Add clips to the count of the actor that processed them."""
         life = life_of(told)
         self.actors.setdefault(life.owner, ActorSummary(life.node, life.gpus)).add(life, count, seconds)
 
 
 @dataclass
 class ExtractionSummary:
-    """A whole run: ``clips`` that passed through, wall ``seconds``, and each stage's counts.
+    """Counts of a whole run.
 
-    ``redone``: by modality, why features that were there were made anew, and of how many clips; ``lifted``: why clips
-    that were quarantined were tried again.
+    Attributes:
+        clips: number of clips that passed through the pipeline.
+        already_done: number of clips without anything to do.
+        seconds: wall time.
+        redone: by modality and reason, the number of clips whose existing features were extracted again.
+        lifted: by modality and reason, the number of quarantined clips that were tried again.
+        notes: messages for the user.
     """
 
     clips: int = 0
@@ -91,7 +106,7 @@ class ExtractionSummary:
     notes: list[str] = field(default_factory=list)
 
     def note(self, what: str) -> None:
-        """Remember something that a user should know, once."""
+        """Add a message for the user, unless it is already there."""
         if what not in self.notes:
             self.notes.append(what)
 
@@ -100,19 +115,23 @@ class ExtractionSummary:
         return self.clips / self.seconds if self.seconds else 0.0
 
     def real_time_factor(self, stage: str) -> float | None:
-        """Actor seconds of a stage per second of media: 0.1 means ten times faster than real time. None where the
-        clips have no duration, as texts."""
+        """Return actor seconds of a stage per second of media: 0.1 means ten times faster than real time.
+
+        None if the clips have no duration (texts).
+        """
         done = self.stages[stage]
         return done.seconds / done.media_s if done.media_s else None
 
     def busy(self, stage: str) -> float:
-        """Share of the run that the stage's actors, at their most, spent working."""
+        """Return the fraction of the run's time that the stage's actors spent working, 0 to 1."""
         actors = self.pools[stage].max_actors if stage in self.pools else 1
         return self.stages[stage].seconds / (self.seconds * actors) if self.seconds else 0.0
 
     def share_of_bare_speed(self, stage: str) -> float | None:
-        """Rate of the run over the rate of the stage's bare model on ready inputs; None if that was not measured, or
-        the clips have no duration."""
+        """Return the rate of the run divided by the rate of the stage's model alone on prepared inputs.
+
+        None if that was not measured, or the clips have no duration.
+        """
         if self.measured is None or stage == "decode" or not self.seconds or not self.stages[stage].media_s:
             return None
         bare = self.measured.seconds_per_media_s[stage] / self.pools[stage].max_actors
@@ -120,16 +139,17 @@ class ExtractionSummary:
 
     @property
     def bottleneck(self) -> str | None:
-        """The stage whose actors were busiest; None when nothing ran."""
+        """The stage with the busiest actors; None if nothing ran."""
         return max(self.stages, key=self.busy, default=None)
 
     def add_table(self, table: pa.Table, are_new: bool = True) -> list[str]:
-        """Count clips on their way through the pipeline, rows of ``clip_id`` and ``outcomes``; returns their ids.
+        """Count clips that have left the pipeline, and return their ids.
 
-        Rows are counted by Arrow, a group at a time: a million clips pass through the driver.
+        Arrow counts the rows by group, because a million clips pass through the driver.
 
         Args:
-            are_new: whether no earlier pass has counted these clips.
+            table: rows of ``clip_id`` and ``outcomes``.
+            are_new: False if an earlier pass has counted these clips.
         """
         ids: list[str] = table["clip_id"].to_pylist()
         self.clips += len(ids) * are_new
@@ -152,17 +172,18 @@ class ExtractionSummary:
         return ids
 
     def add_outcome(self, outcome: Mapping[str, Any]) -> None:
-        """Count what one stage made of one clip."""
+        """Count the outcome of one clip in one stage."""
         stage = self.stages.setdefault(outcome["stage"], StageSummary())
         stage.add(outcome["status"], outcome["reason"], 1, outcome["seconds"])
         count("clips", stage=outcome["stage"], status=outcome["status"], count=1)
 
 
 def _tell_failures(entries: pa.Table, clip: np.ndarray, ids: Sequence[str]) -> None:
-    """An event for each clip that is quarantined.
+    """Emit an event for each clip that is quarantined.
 
     Args:
-        entries: outcomes; ``clip`` says for each which of ``ids`` it is about.
+        entries: the outcomes.
+        clip: for each outcome, the index of its clip in ``ids``.
     """
     failed = pc.equal(entries["status"], "failed").to_numpy(zero_copy_only=False)
     for row, which in zip(entries.filter(pa.array(failed)).to_pylist(), clip[failed], strict=True):

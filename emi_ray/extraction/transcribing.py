@@ -1,4 +1,4 @@
-"""The stage that turns sound into text where a clip has no transcript."""
+"""The stage that recognises the speech of clips without a transcript."""
 
 import json
 import threading
@@ -24,7 +24,9 @@ NO_SPEECH = "no speech was found in the sound (transcriber.settings.vad)"
 
 
 class Transcribe(Stage):
-    """Runs Whisper on clips whose text is to do and that have none; passes on the columns in ``keep``."""
+    """Run Whisper on clips whose text features are missing and that have no transcript; pass on the columns in
+    ``keep``.
+    """
 
     name = "transcript"
 
@@ -68,7 +70,7 @@ class Transcribe(Stage):
 
 
 class TranscriberTool:
-    """Whisper as the runner applies it."""
+    """Whisper as a :class:`~emi_ray.extraction.batches.Tool`."""
 
     feature_dim: int | None = None
 
@@ -83,7 +85,7 @@ class TranscriberTool:
 
 
 def _outcome(stage: str, attempt: Attempt[Heard]) -> dict[str, Any]:
-    """The outcome of one clip, with a remark where nobody speaks in it: the summary counts these."""
+    """Return the outcome of one clip, with a remark if nobody speaks in it, so that the summary counts such clips."""
     told = attempt.outcome(stage)
     if attempt.result is not None and not attempt.result.has_speech:
         told["reason"] = NO_SPEECH
@@ -91,12 +93,15 @@ def _outcome(stage: str, attempt: Attempt[Heard]) -> dict[str, Any]:
 
 
 def _wants_sound(row: Mapping[str, Any]) -> bool:
-    """Whether the row came without a transcript; one that was recognised before as empty is final."""
+    """Return whether the clip needs speech recognition.
+
+    A transcript that was recognised earlier as empty is final.
+    """
     return row["transcript"] is None and "empty" not in json.loads(row["missing"]).get("transcript", "")
 
 
 def _told(row: Mapping[str, Any], result: Attempt[Heard] | None) -> dict[str, Any]:
-    """A row with its transcript, or with the reason why there is none."""
+    """Return a row with its transcript, or with the reason why there is none."""
     missing, failed = json.loads(row["missing"]), json.loads(row["failed"])
     transcript = result.result.text if result and result.result else None
     if result is None and "waveform" in failed:

@@ -1,4 +1,4 @@
-"""During and after a run: parts become few and readable by everyone, and the index knows all of them."""
+"""During and after a run, merge small parts into few large ones that every reader knows, and update the index."""
 
 import time
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from emi_ray.runtime import results_of
 from emi_ray.transcript_store import TranscriptStore
 
 LOOK_EVERY_S = 20.0
-"""Between two looks for raw parts."""
+"""Interval between two searches for raw parts."""
 
 BESIDE_ACTORS_CPUS = 0.25
-"""That a merge during a run reserves, so that it finds room beside the actors. At the end it takes a whole CPU, which
-bounds how many run at once on a node, and so their memory."""
+"""Logical CPUs that a merge reserves during a run, so that it fits in besides the actors. At the end of a run it
+reserves a whole CPU, which limits the number of merges at once on a node, and thereby their memory."""
 
 
 @dataclass
 class Upkeep:
-    """Merges the raw parts that actors on GPUs leave behind, by tasks on any node, while a run goes on.
+    """Merge the raw parts of actors on GPUs during a run, in tasks on any node.
 
-    The driver owns the tasks. An actor that merged its own parts would do it beside its model, and the tasks of an
-    actor that ends are killed.
+    The driver owns the tasks. If an actor merged its own parts, the merge would compete with its model; if it
+    started the tasks, they would be killed when the actor ends.
     """
 
     pipeline: Pipeline
@@ -37,7 +37,7 @@ class Upkeep:
     _looked_at: float = 0.0
 
     def look(self) -> None:
-        """Start merging what fills a part, at most every :data:`LOOK_EVERY_S`."""
+        """Start merges of raw parts that fill a whole part, at most every :data:`LOOK_EVERY_S`."""
         if self.clock() - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = self.clock()
@@ -49,13 +49,16 @@ class Upkeep:
                 self._running[_start(folder, group, BESIDE_ACTORS_CPUS)] = group
 
     def finish(self) -> None:
-        """Wait for the merges, and bring the folders that the run has written to into order."""
+        """Wait for the merges, then tidy up the folders that the run has written to."""
         if self._running:
             ray.wait([*self._running], num_returns=len(self._running))
         tidy_up(self.pipeline)
 
     def _forget_ended(self) -> None:
-        """What a merge that failed has left undone is found again, here or at the end of the run."""
+        """Forget merges that have ended.
+
+        The parts of a merge that failed are found again, here or at the end of the run.
+        """
         ended = (
             ray.wait([*self._running], num_returns=len(self._running), timeout=0)[0] if self._running else []
         )
@@ -64,7 +67,10 @@ class Upkeep:
 
 
 def tidy_up(pipeline: Pipeline) -> None:
-    """Bring the folders that a run has written to into order. Parts are merged by tasks on all nodes."""
+    """Merge small parts and refresh the indexes of the folders that a run has written to.
+
+    Tasks on all nodes merge the parts.
+    """
     stores = [store_of(pipeline.workspace, spec) for spec in pipeline.specs.values()]
     held, failures = [store.held for store in stores], [failure_parts(store) for store in stores]
     if pipeline.transcriber is not None:
@@ -74,12 +80,12 @@ def tidy_up(pipeline: Pipeline) -> None:
         results_of([_start(folder, group, 1) for folder, group in groups])
     for folder in held:
         folder.tidy()
-    for folder in failures:  # a clip stands there once an attempt
+    for folder in failures:  # not tidied: a clip has one row for each attempt, which are no duplicates
         folder.refresh_index()
 
 
 def _start(folder: PartFolder, parts: list[str], num_cpus: float) -> Any:
-    """A task that merges parts."""
+    """Start a task that merges parts."""
     return ray.remote(num_cpus=num_cpus, max_retries=3)(_merge).remote(folder, parts)
 
 

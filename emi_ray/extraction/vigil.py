@@ -1,8 +1,8 @@
-"""What watches over a batch from inside its process, and what remains of it when the process dies.
+"""Watch over a batch from inside its process, and leave a note of its clips in case the process dies.
 
-The clips in hand are written down before a batch and crossed out behind it. A process that dies (a crash in native
-code, the kernel's or Ray's killing for memory, a limit of ours) leaves the note behind, and its successor on the same
-node knows which clips to treat with care.
+The ids of the clips are written to a file before the batch and removed after it. If the process dies (a crash in
+native code, a kill by the kernel or by Ray for memory, or a limit of ours), the note remains, and the next process
+of the actor on the same node knows which clips to process in a child process.
 """
 
 import faulthandler
@@ -21,22 +21,22 @@ import psutil
 
 POLL_S = 0.25
 BUILD_LIMIT_S = 1800.0
-"""For loading a model, which may come from afar."""
+"""Time limit for loading a model, which may have to be downloaded."""
 
 _KEPT_S = 86_400.0
-"""After which a note that no successor came for is removed."""
+"""Age at which a note that no process has read is removed."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one batch may take: seconds, and bytes of memory beyond what its process held before."""
+    """Limits of one batch: seconds, and bytes of memory in addition to what the process used before."""
 
     seconds: float
     num_bytes: int
 
 
 def default_memory_limit() -> int:
-    """Half of the memory of this machine, or of the container that bounds it."""
+    """Return half of the memory of this machine, or of its container, in bytes."""
     total = psutil.virtual_memory().total
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         file = Path("/sys/fs/cgroup") / name
@@ -46,10 +46,10 @@ def default_memory_limit() -> int:
 
 
 class Note:
-    """The clips that a stage of an actor has in hand, in a file of this node.
+    """The clips that a stage of an actor is processing, in a file on this node.
 
     Args:
-        owner: what the actor is called in this life and the next.
+        owner: identity of the actor, which stays the same after a restart.
     """
 
     def __init__(self, owner: str, stage: str) -> None:
@@ -61,7 +61,7 @@ class Note:
         self._in_hand: set[str] = set()
 
     def left_behind(self) -> set[str]:
-        """The clips that this actor had in hand when it died."""
+        """Return the ids of the clips that this actor was processing when it died."""
         try:
             return set(json.loads(self._file.read_text()))
         except (FileNotFoundError, ValueError):
@@ -69,7 +69,7 @@ class Note:
 
     @contextmanager
     def holding(self, clip_ids: Iterable[str]) -> Iterator[None]:
-        """While the block lasts, the note says that these clips are in hand, beside those of other threads."""
+        """List these clips in the note while the ``with`` block runs, together with those of other threads."""
         mine = set(clip_ids)
         with self._lock:
             self._in_hand |= mine
@@ -84,10 +84,10 @@ class Note:
 
 
 class Watch:
-    """Ends this process when something in it takes too long, or too much memory.
+    """End this process when a batch in it exceeds its limit of time or memory.
 
-    Time is kept by ``faulthandler``, whose thread runs even while native code holds the interpreter. It knows one
-    deadline only: the earliest of all that are set.
+    ``faulthandler`` keeps the time, because its thread runs even while native code holds the interpreter lock. It
+    supports only one deadline, so it is always set to the earliest.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Watch:
 
     @contextmanager
     def over(self, limits: Limits) -> Iterator[None]:
-        """Watch the block."""
+        """Enforce the limits while the ``with`` block runs."""
         token = object()
         with self._lock:
             self._deadlines[token] = time.monotonic() + limits.seconds
@@ -132,18 +132,18 @@ class Watch:
 
 
 def end_process() -> None:
-    """End this process at once, as a crash would: Ray starts a successor, which repeats what was in hand."""
+    """Kill this process like a crash would: Ray starts a new one and repeats the tasks."""
     psutil.Process().kill()
 
 
 def _own_user() -> str:
-    """This user, as a part of a file's name; Windows has no numbers of users."""
+    """Return this user as a part of a file name. Windows has no numeric user ids."""
     name = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     return re.sub(r"\W", "_", name)
 
 
 def _nowhere() -> int:
-    """A descriptor for the traceback of a process that took too long."""
+    """Return a file descriptor that discards the traceback of a process that exceeded its time."""
     global _devnull
     if _devnull is None:
         _devnull = os.open(os.devnull, os.O_WRONLY)

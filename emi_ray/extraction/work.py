@@ -1,7 +1,7 @@
-"""What is to do: clips of the manifest whose present inputs have neither features nor a failure in the store.
+"""Determine the work: clips whose present inputs have neither features nor a recorded failure in the store.
 
-A clip's features, transcript or failure counts only while the clip's inputs are those that it was made of
-(``media/origins.py``). What was made of others is stale: it is removed and made anew.
+Features, transcripts and failures of a clip count only if they were made from the clip's present inputs
+(``media/origins.py``). Those made from other inputs are stale: they are removed and made again.
 """
 
 from collections import Counter
@@ -26,35 +26,37 @@ from emi_ray.workspace import Workspace
 
 
 def store_of(workspace: Workspace, spec: ExtractorSpec) -> FeatureStore:
-    """Where the features of an extractor lie."""
+    """Return the store of an extractor's features."""
     return FeatureStore(workspace, spec.kind.MODALITY, spec.fingerprint)
 
 
 def todo_column(modality: Modality) -> str:
-    """Name of the column that holds the number of the attempt to make; null where nothing is to do."""
+    """Return the name of the column with the number of the next attempt; null if there is nothing to do."""
     return f"todo_{modality}"
 
 
 def origin_column(modality: Modality) -> str:
-    """Name of the column that says what the modality's features will be made of: a stamp, and behind ``|``, once the
-    clip is decoded, the hash of the content."""
+    """Return the name of the column that describes the inputs of the modality's features.
+
+    A value is a stamp; once the clip is decoded, ``|`` and the hash of the content follow.
+    """
     return f"origin_{modality}"
 
 
 def origin_of(value: str) -> Origin:
-    """What a value of an :func:`origin_column` says."""
+    """Parse a value of an :func:`origin_column`."""
     stamp, _, content = value.partition("|")
     return Origin(content, stamp)
 
 
 @dataclass(frozen=True)
 class ModalityWork:
-    """How the clips of the manifest stand for one modality.
+    """The state of the manifest's N clips for one modality.
 
     Attributes:
-        attempts: (N,) number of the attempt to make, null where nothing is to do.
-        stamps: (N,) what their features would be made of.
-        features, failures: how what is kept of them stands.
+        attempts: (N,) number of the next attempt, null if there is nothing to do.
+        stamps: (N,) stamps of the inputs that features would be made from.
+        features, failures: comparison of the stored rows with the present inputs.
     """
 
     attempts: pa.Array
@@ -65,14 +67,14 @@ class ModalityWork:
 
 @dataclass(frozen=True)
 class Work:
-    """What an extraction has to do.
+    """The work of an extraction.
 
     Attributes:
         table: the clips with anything to do: ``clip_id``, the media columns, and for each modality its
-            :func:`todo_column` and :func:`origin_column`. Transcripts that were recognised from the present sound
+            :func:`todo_column` and :func:`origin_column`. Transcripts that were recognised from the present audio
             are filled in.
-        by_modality: how all clips stand.
-        transcripts: how recognised transcripts stand; None without a recogniser.
+        by_modality: the state of all clips.
+        transcripts: the state of recognised transcripts; None without a recogniser.
     """
 
     table: pa.Table
@@ -82,17 +84,16 @@ class Work:
 
     @property
     def redone(self) -> dict[str, Counter[str]]:
-        """By modality, why features that are there are made anew, and of how many clips."""
+        """By modality and reason, the number of clips whose existing features are extracted again."""
         return {m: work.features.reasons for m, work in self.by_modality.items() if work.features.reasons}
 
     @property
     def lifted(self) -> dict[str, Counter[str]]:
-        """By modality, why quarantined clips are tried again, and how many."""
+        """By modality and reason, the number of quarantined clips that are tried again."""
         return {m: work.failures.reasons for m, work in self.by_modality.items() if work.failures.reasons}
 
     def discard_stale(self) -> None:
-        """Remove features and transcripts that no longer belong to their clips' inputs, and remember which files
-        have changed in nothing but their time."""
+        """Remove stale features and transcripts, and store the new stamps of files whose content has not changed."""
         standing = {m: work.features for m, work in self.by_modality.items()}
         if self.transcripts is not None:
             standing["transcript"] = self.transcripts  # type: ignore[index]
@@ -105,12 +106,12 @@ class Work:
 
 
 def what_changed(store: FeatureStore, clips: pa.Table) -> str:
-    """A sentence on clips whose features in a store are of other inputs than the clips have now; "" if there is none.
+    """Return a sentence on clips whose stored features are stale; "" if there are none.
 
-    Features that were imported, or made by an extractor that is not there any more, cannot be compared.
+    Features cannot be compared if they were imported, or made by an extractor that no longer exists.
 
     Args:
-        clips: with transcripts as the corpus gives them.
+        clips: the clips, with the transcripts of the corpus.
     """
     made_by = store.describe()
     wanted = ExtractorSettings(name=made_by["extractor"], settings=made_by.get("settings", {}))
@@ -124,8 +125,8 @@ def what_changed(store: FeatureStore, clips: pa.Table) -> str:
         return ""
     clip_id, why = next(iter(changed.items()))
     return (
-        f"The {store.modality} features of {len(changed)} clips were made of other inputs than these clips have now "
-        f"({clip_id}, for one: {why}). Make them anew: emi-ray extract -w {store.workspace.quoted}"
+        f"The {store.modality} features of {len(changed)} clips were made from other inputs than these clips have "
+        f"now (for example {clip_id}: {why}). To extract them again: emi-ray extract -w {store.workspace.quoted}"
     )
 
 
@@ -136,13 +137,13 @@ def plan_work(
     transcriber: TranscriberSpec | None = None,
     retry_failed: bool = False,
 ) -> Work:
-    """Compare what is kept with what the clips' inputs are now. Reads media only where size or time have changed.
+    """Compare what is stored with the clips' present inputs. Media are read only if their size or time has changed.
 
-    A clip is to do for a modality when the store lacks it or holds what was made of other inputs, and it is not
-    quarantined with its present inputs; with ``retry_failed`` only what is quarantined is to do.
+    A clip has work for a modality if the store lacks its features or has stale ones, and it is not quarantined with
+    its present inputs. With ``retry_failed`` only quarantined clips have work.
 
     Args:
-        clips: with transcripts as the corpus gives them.
+        clips: the clips, with the transcripts of the corpus.
     """
     inputs = Inputs(clips)
     ids = clips["clip_id"].combine_chunks()
@@ -171,7 +172,7 @@ def plan_work(
 
 
 def _filled(given: pa.ChunkedArray, record: pa.Table, standing: Standing) -> pa.ChunkedArray:
-    """Transcripts as given; else as recognised from the present sound."""
+    """Return the given transcripts, completed with those recognised from the present audio."""
     place = pa.array(standing.place, mask=~standing.current)
     return pc.coalesce(given, record["transcript"].combine_chunks().take(place))
 

@@ -54,7 +54,7 @@ def test_two_nodes_killed_40_s_apart_cost_no_clip_and_a_new_one_takes_over(tmp_p
         assert not thread.is_alive()
     (summary,) = ended
     assert not isinstance(summary, Exception), summary
-    assert [note for note in summary.notes if note.endswith("joined: pools were made anew for all nodes")]
+    assert [note for note in summary.notes if note.endswith("joined: new pools were created for all nodes")]
     assert read_failures(workspace).num_rows == 0
     assert written_ids(workspace) == sorted(held(workspace))
     assert len(held(workspace)) == 200
