@@ -1,7 +1,6 @@
 """The application: what verbs share, and how errors become exit codes."""
 
 import atexit
-import logging
 import os
 import signal
 import sys
@@ -9,10 +8,10 @@ from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from emi_ray import __version__
 from emi_ray.cli.log import begin_log, end_log
+from emi_ray.cli.terminal import Verbosity, console, errors, flags_first, set_verbosity
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.storage import explain, without_credentials
 from emi_ray.time_limit import is_call_left
@@ -20,9 +19,6 @@ from emi_ray.workspace import Workspace
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
-
-console = Console()
-errors = Console(stderr=True)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +41,24 @@ def _application(
         bool,
         typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
-) -> None: ...
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            show_default=False,
+            help="Also show what is logged: events and Ray's warnings; -vv also shows the score of every epoch.",
+        ),
+    ] = 0,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Show only warnings and errors; the exit code says the rest."),
+    ] = False,
+) -> None:
+    if verbose and quiet:
+        raise UserError("--verbose and --quiet exclude each other: give one of them.")
+    set_verbosity(Verbosity.QUIET if quiet else Verbosity(min(verbose, Verbosity.DEBUG)))
 
 
 _READING = ("compare", "dashboard", "doctor", "export-features", "stats", "status")
@@ -56,7 +69,8 @@ def _open_workspace(context: typer.Context, root: str) -> str:
     """Before any work: refuse a workspace that cannot be written, and begin the verb's log in it."""
     if context.info_name not in _READING:
         Workspace(root).require_writable()
-    begin_log(context.info_name or "", root)
+    if (place := begin_log(context.info_name or "", root)) and not console.quiet:
+        errors.print(f"Log file: {place}", style="dim", markup=False, soft_wrap=True, highlight=False)
     return root
 
 
@@ -96,9 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> None:
-    _show_notes()
+    set_verbosity(Verbosity.NORMAL)
     try:
-        app(args=arguments)
+        app(args=flags_first(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
             _end_interrupted()
@@ -112,21 +126,6 @@ def _run(arguments: Sequence[str] | None) -> None:
         _end(f"Failed: {error}", 1)
     except OSError as error:  # of disks and object stores; what they were asked for was checked before
         _end(f"Failed: {explain(error)}", 1)
-
-
-class _Notes(logging.Handler):
-    """What the package itself has to say while it works, on standard error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        style = "yellow" if record.levelno >= logging.WARNING else None
-        errors.print(record.getMessage(), style=style, markup=False, soft_wrap=True, highlight=False)
-
-
-def _show_notes() -> None:
-    logger = logging.getLogger("emi_ray.runtime")
-    if not logger.handlers:
-        logger.addHandler(_Notes())
-        logger.setLevel(logging.INFO)
 
 
 def _end_interrupted() -> NoReturn:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from emi_ray.api import results
-from emi_ray.cli.app import WorkspaceOption, app, console
+from emi_ray.cli.app import WorkspaceOption, app
 from emi_ray.cli.show import decimal, table
+from emi_ray.cli.terminal import console
 from emi_ray.spreadsheets import safe_cell
 
 if TYPE_CHECKING:

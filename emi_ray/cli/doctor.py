@@ -2,7 +2,8 @@
 
 from contextlib import nullcontext
 
-from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
+from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app
+from emi_ray.cli.terminal import console
 from emi_ray.errors import EmiRayError
 from emi_ray.workspace import Workspace
 

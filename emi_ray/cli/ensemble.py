@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from emi_ray.cli.app import WorkspaceOption, app, console
+from emi_ray.cli.app import WorkspaceOption, app
+from emi_ray.cli.terminal import console
 from emi_ray.workspace import Workspace
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from emi_ray.cli.app import app, console
+from emi_ray.cli.app import app
 from emi_ray.cli.show import compact_table
+from emi_ray.cli.terminal import console
 from emi_ray.schema import NEEDS
 
 _NUM_THREADS = 4

@@ -20,7 +20,7 @@ from emi_ray.storage import without_credentials
 from emi_ray.time_limit import within
 from emi_ray.workspace import CONFIG, Workspace
 
-LOGGED = ("demo", "extract", "predict", "run", "train", "tune")
+LOGGED = ("demo", "extract", "predict", "reproduce", "robustness", "run", "train", "tune")
 """Verbs that may take long."""
 
 _WRITE_EVERY_S = 60.0
@@ -39,6 +39,7 @@ class WorkspaceLog(logging.Handler):
         super().__init__(logging.INFO)
         self._workspace, self._is_local = workspace, workspace.is_local
         self._path = f"logs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{verb}-{os.getpid()}.jsonl"
+        self.place = workspace.shown(self._path)
         self._lines: list[str] = []
         self._num_written = 0
         self._last_write = time.monotonic()
@@ -82,17 +83,22 @@ class WorkspaceLog(logging.Handler):
             file.writelines(self._lines[self._num_written :])
 
 
-def begin_log(verb: str, root: str) -> None:
-    """Log this process's command into its workspace, if it is a long one and the workspace is there."""
+def begin_log(verb: str, root: str) -> str | None:
+    """Log this process's command into its workspace, if it is a long one and the workspace is there.
+
+    Returns:
+        The path or URI of the log file; None where nothing is logged, or is logged already.
+    """
     workspace = Workspace(root)
     if verb not in LOGGED or any(isinstance(handler, WorkspaceLog) for handler in LOG.handlers):
-        return
+        return None
     if verb not in ("run", "demo") and not workspace.exists(CONFIG):
-        return
+        return None
     handler = WorkspaceLog(workspace, verb)
-    LOG.setLevel(logging.INFO)
+    LOG.setLevel(min(LOG.level or logging.INFO, logging.INFO))
     LOG.addHandler(handler)
     LOG.info("began: %s", " ".join(map(without_credentials, sys.argv[1:])))
+    return handler.place
 
 
 def end_log(code: int, message: str = "") -> None:

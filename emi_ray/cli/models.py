@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from emi_ray.api import results, training
-from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
+from emi_ray.cli.app import AddressOption, WorkspaceOption, app
 from emi_ray.cli.show import progress_bar, show_comparison, show_findings, show_scores, training_progress
+from emi_ray.cli.terminal import console, warn
 from emi_ray.errors import UserError
 from emi_ray.output import check_output
 from emi_ray.schema import SPLITS, labels_of
@@ -79,7 +80,7 @@ def train(
     names, overrides = split_arguments(recipes)
     requests = training.plan_runs(target, names, overrides, seed or (), any_features)
     for stale in training.stale_features(target, requests):
-        _warn(f"{stale}, and train again.")
+        warn(f"{stale}, and train again.")
     loaded = list({request.recipe.name: request.recipe for request in requests}.values())
     with training_progress(loaded, len(requests)) as progress:
 
@@ -111,17 +112,13 @@ def _warn_of_unknown(predictions: "Predictions", shown: str) -> None:
     had = predictions.table["modalities"].to_pylist()
     nowhere = set(predictions.streams).difference(*(modalities.split(",") for modalities in had))
     if nowhere and had:
-        _warn(f"no clip has {' or '.join(sorted(nowhere))}, which the model also reads.")
+        warn(f"no clip has {' or '.join(sorted(nowhere))}, which the model also reads.")
     if unknown := predictions.unknown:
         named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
-        _warn(
+        warn(
             f"{len(unknown)} of {len(had)} clips have no input that the model reads; their intensities are {shown}: "
             f"{named}."
         )
-
-
-def _warn(text: str) -> None:
-    console.print(f"Warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -159,15 +156,15 @@ def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
     _show_choice(metrics)
     if (num_val := metrics["num_val"]) < FEW_CLIPS:
         error = f", their standard error is about {(num_val - 1) ** -0.5:.2f}" if num_val > 1 else ""
-        _warn(f"correlations over only {num_val} validation clips are uncertain{error}.")
+        warn(f"correlations over only {num_val} validation clips are uncertain{error}.")
     if constant := metrics.get("constant_labels"):
-        _warn(
+        warn(
             f"{', '.join(constant)} is constant over the validation clips, so its correlation is undefined; "
             f"the mean is over the other {metrics['num_labels_scored']} labels."
         )
     run = f"{metrics['recipe']}/{metrics['seed']}"
     if metrics.get("gpus") and metrics.get("device") == "cpu":
-        _warn(
+        warn(
             f"trained on the CPU, because torch cannot use the GPU that Ray assigned on node {metrics['node']}."
         )
     if metrics["already_finished"]:

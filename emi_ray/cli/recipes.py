@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from emi_ray.cli.app import app, console
+from emi_ray.cli.app import app
 from emi_ray.cli.show import compact_table
+from emi_ray.cli.terminal import console
 
 
 @app.command()

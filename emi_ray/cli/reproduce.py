@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emi_ray.cli.app import AddressOption, WorkspaceOption, app, console
+from emi_ray.cli.app import AddressOption, WorkspaceOption, app
 from emi_ray.cli.show import compact_table, training_progress
+from emi_ray.cli.terminal import console
 from emi_ray.errors import UserError
 from emi_ray.workspace import Workspace
 

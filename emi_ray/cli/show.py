@@ -19,8 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from emi_ray.cli.app import console
 from emi_ray.cli.log import LOG
+from emi_ray.cli.terminal import console, errors, warn
 from emi_ray.corpus.listing import Finding
 from emi_ray.schema import Label, snake
 from emi_ray.workspace import Workspace
@@ -129,9 +129,10 @@ def training_progress(recipes: "Sequence[Recipe]", num_runs: int) -> Iterator[Tr
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
-    """Print the findings about a corpus, the most severe last."""
+    """Print the findings about a corpus, the most severe last. ``--quiet`` leaves out those that are information."""
     for finding in sorted(findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
-        console.print(str(finding), style=STYLES[finding.severity], markup=False, soft_wrap=True)
+        stream = errors if console.quiet and finding.severity != "info" else console
+        stream.print(str(finding), style=STYLES[finding.severity], markup=False, soft_wrap=True)
 
 
 def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
@@ -186,6 +187,8 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         for reason, count in stage.reasons.most_common(8):
             like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
             console.print(f"  {name}: {count} x {like}{reason}", markup=False, soft_wrap=True)
+    if console.quiet and (failed := sum(stage.failed for stage in summary.stages.values())):
+        warn(f"{failed} extractions failed; {workspace.shown('failures')} lists the clips.")
     if any(stage.failed for stage in summary.stages.values()):
         console.print(
             f"The failed clips are listed in {workspace.shown('failures')}. To try them again: emi-ray extract -w "

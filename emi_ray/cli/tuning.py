@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from emi_ray.api import training
-from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app, console
+from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app
+from emi_ray.cli.terminal import console
 from emi_ray.workspace import Workspace
 
 StorageOption = Annotated[
