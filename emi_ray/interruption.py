@@ -6,6 +6,9 @@ import sys
 import threading
 import time
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
 _LOCK = threading.Lock()
 _last_interrupt = float("-inf")
 

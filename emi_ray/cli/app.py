@@ -13,12 +13,10 @@ from emi_ray import __version__
 from emi_ray.cli.log import begin_log, end_log
 from emi_ray.cli.terminal import Verbosity, console, errors, flags_first, set_verbosity
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.interruption import INTERRUPTED
 from emi_ray.storage import explain, without_credentials
 from emi_ray.time_limit import is_call_left
 from emi_ray.workspace import Workspace
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
 
 app = typer.Typer(
     no_args_is_help=True,

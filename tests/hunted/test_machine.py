@@ -79,3 +79,28 @@ def test_ctrl_c_ends_with_one_sentence_and_exit_code_130(tmp_path):
     assert done.stderr.splitlines() == [
         "Interrupted. What is finished is kept: the same command goes on from there."
     ]
+
+
+DURING_IMPORTS = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+
+class Interrupts(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise ImportError("typer is broken") from None
+
+sys.meta_path.insert(0, Interrupts())
+from emi_ray.__main__ import main
+sys.argv = ["emi-ray", "recipes"]
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_ctrl_c_while_modules_are_imported_is_quiet():
+    done = subprocess.run([sys.executable, "-c", DURING_IMPORTS], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
