@@ -1,4 +1,7 @@
-"""Clip → features. ``EXTRACTORS`` is the one table of names; one's own are named as ``module:Class``."""
+"""Extractors: clip → features.
+
+``EXTRACTORS`` lists all built-in names. Extractors of users are named ``module:Class``.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,14 +41,14 @@ EXTRACTORS: dict[str, type[Extractor]] = {
 
 @dataclass(frozen=True)
 class ExtractorSpec:
-    """A named extractor with checked settings: cheap, picklable, not yet built."""
+    """A named extractor with validated settings. It is cheap to create, picklable, and has not loaded any weights."""
 
     kind: type[Extractor]
     settings: BaseModel
     media: MediaSettings
     transcriber: "TranscriberSpec | None" = None
     name: str = ""
-    """As the settings give it, ``module:Class`` for an extractor of one's own."""
+    """Name in the settings; ``module:Class`` for an extractor of the user."""
 
     def build(self) -> Extractor:
         return self.kind(self.settings)
@@ -55,7 +58,7 @@ class ExtractorSpec:
         return self.kind.needs(self.settings)
 
     def check(self) -> list[str]:
-        """What would make a run on this machine fail."""
+        """Return the problems that would make a run on this machine fail."""
         return self.kind.check(self.settings)
 
     @cached_property
@@ -74,7 +77,7 @@ class ExtractorSpec:
 
 @dataclass(frozen=True)
 class TranscriberSpec:
-    """A recogniser of speech with checked settings, not yet built."""
+    """A speech recogniser with validated settings. It has not loaded any weights."""
 
     settings: WhisperSettings
     media: MediaSettings
@@ -98,15 +101,17 @@ def specify(
     transcriber: TranscriberSpec | None = None,
     dtype: str | None = None,
 ) -> ExtractorSpec:
-    """Check a configured extractor, and settle what its settings leave open.
+    """Validate a configured extractor, and resolve the settings that are left open.
 
     Args:
-        dtype: what ``dtype: auto`` means where the extractor will run; None: what it means on this machine.
-        transcriber: where the text of clips without a transcript comes from; part of a text extractor's
+        dtype: the precision that ``dtype: auto`` means where the extractor will run; by default, what it means on
+        this
+            machine.
+        transcriber: recogniser of the text of clips without a transcript; it is part of a text extractor's
             identity.
 
     Raises:
-        UserError: as :func:`check_settings`, or the weights cannot be had.
+        UserError: as :func:`check_settings`, or the weights are not available.
     """
     kind, settings = check_settings(modality, wanted)
     settings = _with_dtype(settings, dtype)
@@ -120,10 +125,10 @@ def specify(
 def specify_transcriber(
     wanted: ExtractorSettings, media: MediaSettings, dtype: str | None = None
 ) -> TranscriberSpec:
-    """Check the configured recogniser of speech, and settle what its settings leave open; as :func:`specify`.
+    """Validate the configured speech recogniser, and resolve the settings that are left open; see :func:`specify`.
 
     Raises:
-        UserError: there is none of that name, a setting is wrong, or the weights cannot be had.
+        UserError: the name is unknown, a setting is invalid, or the weights are not available.
     """
     if wanted.name != Whisper.NAME:
         raise UserError(f"transcriber.name = '{wanted.name}': {choices(wanted.name, [Whisper.NAME])}")
@@ -132,7 +137,7 @@ def specify_transcriber(
 
 
 def wants_dtype(settings: BaseModel) -> bool:
-    """Whether these settings leave the precision open."""
+    """Return whether these settings leave the precision open."""
     return getattr(settings, "dtype", None) == "auto"
 
 
@@ -141,10 +146,10 @@ def _with_dtype(settings: AnySettings, dtype: str | None) -> AnySettings:
 
 
 def check_settings(modality: Modality, wanted: ExtractorSettings) -> tuple[type[Extractor], BaseModel]:
-    """The extractor of that name and its checked settings; nothing is looked up yet.
+    """Return the extractor class of a name, and its validated settings. Weights are not looked up.
 
     Raises:
-        UserError: no extractor of that name serves the modality, or a setting of it is wrong.
+        UserError: no extractor of that name serves the modality, or one of its settings is invalid.
     """
     where = f"extractors.{modality}"
     kind = find_extractor(wanted.name, where)
@@ -152,16 +157,17 @@ def check_settings(modality: Modality, wanted: ExtractorSettings) -> tuple[type[
         serving = [name for name, each in {**EXTRACTORS, **_entered()}.items() if modality == each.MODALITY]
         what = f"is for {kind.MODALITY}. " if kind is not None else ""
         hint = choices(wanted.name, serving)
-        raise UserError(f"{where}.name = '{wanted.name}': {what}{hint} Your own is named module:Class.")
+        raise UserError(f"{where}.name = '{wanted.name}': {what}{hint} Name your own extractor module:Class.")
     return kind, validate(kind.Settings, wanted.settings, f"{where}.settings")
 
 
 def find_extractor(name: str, where: str = "extractor") -> type[Extractor] | None:
-    """The extractor of that name: one of ``EXTRACTORS``, an entry point of an installed package, or one's own as
-    ``module:Class``; None if there is none.
+    """Return the extractor class of a name; None if there is none.
+
+    The name is a key of ``EXTRACTORS``, an entry point of an installed package, or ``module:Class``.
 
     Raises:
-        UserError: ``module:Class`` cannot be imported or is no extractor; ``where`` begins the message.
+        UserError: ``module:Class`` cannot be imported or is not an extractor. The message begins with ``where``.
     """
     if name in EXTRACTORS:
         return EXTRACTORS[name]

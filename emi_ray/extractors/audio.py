@@ -1,4 +1,4 @@
-"""Sound without a download: spectral and prosodic features per 20 ms step."""
+"""Built-in audio extractor: spectral and prosodic features per 20 ms step. Nothing is downloaded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -43,35 +43,39 @@ _CEPSTRUM_SCALES = 90 / np.arange(1, _NUM_CEPSTRA + 1)
 _CEPSTRUM_MEANS = np.array([-270, *[0] * (_NUM_CEPSTRA - 1)])
 _SHAPE_MEANS = np.array([-0.3, -0.6, -25, 10, 25, -6, -1.2, -0.7, 0, 0.6, *[20] * 5])
 _SHAPE_SCALES = np.array([1, 1, 10, 10, 15, 4, 1, 1, 1, 1, *[10] * 5])
-"""Round figures near the means and deviations of close speech."""
+"""Rounded means and standard deviations of speech recorded at a short distance."""
 
 
 class ProsodySettings(Settings):
-    """What is measured in each step."""
+    """Settings of the spectral bands and of the pitch estimate."""
 
     num_mels: int = Field(40, ge=20, le=64, description="log-mel bands between 60 and 7600 Hz")
-    pitch_low_hz: float = Field(60.0, ge=40, le=150, description="lowest voice looked for")
-    pitch_high_hz: float = Field(500.0, ge=250, le=1000, description="highest voice looked for")
+    pitch_low_hz: float = Field(
+        60.0, ge=40, le=150, description="lowest fundamental frequency that is searched for"
+    )
+    pitch_high_hz: float = Field(
+        500.0, ge=250, le=1000, description="highest fundamental frequency that is searched for"
+    )
     voicing_threshold: float = Field(0.55, gt=0, lt=1, description="periodicity above which a step is voiced")
 
 
 class Prosody(Extractor):
-    """Spectral and prosodic features of 16 kHz sound, one step each 20 ms.
+    """Spectral and prosodic features of 16 kHz audio, one step each 20 ms.
 
     Blocks of dimensions, in order (:meth:`feature_names` lists each):
 
     - ``mel``: log-mel levels;
-    - ``mfcc``, ``mfcc_delta``, ``mfcc_std``: 13 cepstra of them, their slope over five steps (Young et al.,
-      *HTK Book*, 5.9) and their standard deviation over 0.5 s;
+    - ``mfcc``, ``mfcc_delta``, ``mfcc_std``: the 13 cepstra of these levels, their slope over five steps (Young et
+      al., *HTK Book*, 5.9) and their standard deviation over 0.5 s;
     - spectral shape: see :func:`~emi_ray.extractors.sound.spectrum.spectral_shape`;
     - contour: level, zero crossings, flux, length of the clip; periodicity and f0 (YIN) with its slope,
-      harmonics-to-noise ratio, jitter and shimmer from step to step, zero where a step is not voiced;
-    - context: how level, flux, pauses, voicing, pitch and the modulation of the level behave over the 0.5 s
+      harmonics-to-noise ratio, jitter and shimmer from step to step, zero in steps without voice;
+    - context: statistics of level, flux, pauses, voicing, pitch and the modulation of the level over the 0.5 s
       (``short``) and 1.5 s (``long``) around a step.
 
-    All are scaled by fixed constants to about [-3, 3], so that loudness and pitch keep their level; only
-    ``*_over_clip`` and pauses are relative to the clip. Step i is centred on (i + 0.5) · 0.02 s. The ends are
-    padded with silence, and a clip shorter than one step still gives one.
+    All features are scaled by fixed constants to about [-3, 3], so that differences of loudness and pitch between
+    clips are kept; only ``*_over_clip`` and pauses are relative to the clip. Step i is centred on (i + 0.5) · 0.02
+    s. The ends are padded with silence, and a clip shorter than one step gives one step.
     """
 
     NAME = "prosody"
@@ -90,17 +94,17 @@ class Prosody(Extractor):
         return len(self.feature_names())
 
     def feature_names(self) -> list[str]:
-        """One name a dimension, such as ``mel_0``, ``rolloff_85`` or ``pitch_std_long``."""
+        """Return one name per dimension, such as ``mel_0``, ``rolloff_85`` or ``pitch_std_long``."""
         bands = [f"mel_{band}" for band in range(self.settings.num_mels)]
         cepstra = [f"{kind}_{k}" for kind in ("mfcc", "mfcc_delta", "mfcc_std") for k in range(_NUM_CEPSTRA)]
         around = [f"{name}_{width}" for width in _CONTEXTS for name in CONTEXT_NAMES]
         return [*bands, *cepstra, *SHAPE_NAMES, *CONTOUR_NAMES, *around]
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """One step each 20 ms of each clip's sound: (T, feature_dim) float32.
+        """Compute one step per 20 ms of each clip's audio: (T, feature_dim) float32.
 
         Raises:
-            ClipError: the sound is empty, not at 16 kHz, or holds values that are not numbers.
+            ClipError: the waveform is empty, not at 16 kHz, or has values that are not finite.
         """
         return [self._features(clip.waveform) for clip in clips if clip.waveform]
 
@@ -124,7 +128,9 @@ class Prosody(Extractor):
         return Features(np.clip(values, -10, 10), stamps.astype(np.float32))
 
     def _measure(self, chunk: np.ndarray) -> tuple[np.ndarray, Course]:
-        """Spectral shape and course of a chunk: n · HOP samples with ``_MARGIN`` more on both sides."""
+        """Return the spectral shape and the course of a chunk of n · HOP samples, with ``_MARGIN`` more on both
+        sides.
+        """
         inset = (_PITCH_WINDOW - _WINDOW) // 2
         windows = _windows(chunk[inset:-inset], _WINDOW, HOP)
         power = power_spectrum(windows)
@@ -145,7 +151,9 @@ class Prosody(Extractor):
 
 
 def _chunks(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """The sound in pieces of up to ``_CHUNK_STEPS`` steps, each with ``_MARGIN`` of sound or silence."""
+    """Yield the samples in chunks of up to ``_CHUNK_STEPS`` steps, each with ``_MARGIN`` of audio or silence on
+    both sides.
+    """
     num_steps = max(1, len(samples) // HOP)
     missing = max(0, num_steps * HOP + _MARGIN - len(samples))
     padded = np.pad(samples.astype(np.float32, copy=False), (_MARGIN, missing))
@@ -159,7 +167,7 @@ def _windows(samples: np.ndarray, width: int, hop: int) -> np.ndarray:
 
 
 def _join(courses: Sequence[Course]) -> Course:
-    """Chunks, one after the other."""
+    """Concatenate the courses of consecutive chunks."""
     pitch = Pitch(*(np.concatenate([getattr(c.pitch, f.name) for c in courses]) for f in fields(Pitch)))
     mel, level, zero_crossings = (
         np.concatenate([getattr(course, name) for course in courses])

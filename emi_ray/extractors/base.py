@@ -1,4 +1,4 @@
-"""What an extractor is: clip → features, built once per actor, and nothing of Ray inside."""
+"""The interface of extractors: clip → features. An extractor is built once per actor and does not use Ray."""
 
 import hashlib
 import json
@@ -18,10 +18,13 @@ from emi_ray.schema import Modality, Need
 
 @dataclass(frozen=True)
 class Features:
-    """What one extractor says of one clip: ``values`` (T, feature_dim) float32 or float16, T ≥ 1;
-    ``timestamps_s`` (T,) float32, the middle of each step; ``extras`` name → (T,) float32.
+    """The features that one extractor computed from one clip.
 
-    ``notes`` counts what a user may want to know: ``text_truncated``, ``steps_dropped``.
+    Attributes:
+        values: (T, feature_dim) float32 or float16, T ≥ 1.
+        timestamps_s: (T,) float32, the middle of each step in seconds.
+        extras: name → (T,) float32, further values per step.
+        notes: counts that are worth reporting, such as ``text_truncated`` and ``steps_dropped``.
     """
 
     values: np.ndarray
@@ -31,12 +34,12 @@ class Features:
 
 
 class Extractor(ABC):
-    """Base of all extractors.
+    """Base class of all extractors.
 
-    A subclass sets the class attributes and builds its state in ``__init__(settings)``, where ``settings`` is
-    an instance of its own ``Settings``. ``VERSION`` grows whenever its output changes for the same settings.
-    ``LICENCE`` is that of the code or of the default weights; ``DIM`` is the feature size under default
-    settings, None where the weights decide.
+    A subclass sets the class attributes, and builds its state in ``__init__(settings)``, where ``settings`` is an
+    instance of its own ``Settings``. Increase ``VERSION`` whenever the output changes for the same settings.
+    ``LICENCE`` is that of the code or of the default weights; ``DIM`` is the feature size with default settings,
+    None if the weights decide it.
     """
 
     NAME: ClassVar[str]
@@ -59,41 +62,44 @@ class Extractor(ABC):
 
     @abstractmethod
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features of each clip, in order. Every clip has all of ``NEEDS``.
+        """Compute the features of each clip, in order. Every clip has all inputs in ``NEEDS``.
 
         Raises:
-            ClipError: a clip cannot be processed; the caller tries the others without it.
+            ClipError: a clip cannot be processed. The caller then repeats the clips one by one.
         """
 
     def use_less_memory(self) -> bool:
-        """Work in smaller steps from now on, because memory ran out; False where that is not possible."""
+        """Work in smaller steps from now on, because memory ran out. Returns False if that is not possible."""
         return False
 
     @classmethod
     def needs(cls, settings: Any) -> frozenset[Need]:
-        """The inputs that these settings ask for; ``NEEDS`` unless a setting chooses."""
+        """Return the inputs that these settings need; ``NEEDS`` unless a setting changes them."""
         return cls.NEEDS
 
     @classmethod
     def resolve(cls, settings: Any) -> Any:
-        """Settle once, where the run is started, what ``settings`` leave open (a revision, ``dtype: auto``).
+        """Resolve the settings that are left open (a revision, ``dtype: auto``), once, where the run is started.
 
         Raises:
-            UserError: it cannot be settled.
+            UserError: a setting cannot be resolved.
         """
         return settings
 
     @classmethod
     def check(cls, settings: Any) -> list[str]:
-        """What would make a run on this machine fail; one sentence each, with the remedy. For ``doctor``."""
+        """Return the problems that would make a run on this machine fail, a sentence each with the remedy.
+
+        For ``doctor``.
+        """
         return []
 
     @classmethod
     def identity(cls, settings: BaseModel, media: MediaSettings) -> dict[str, Any]:
-        """Everything that decides the output: what a fingerprint is a hash of.
+        """Return everything that determines the output. The fingerprint is a hash of it.
 
-        ``settings`` in it can be given again to get the same extractor. Names of settings that only say where
-        something lies stand under ``not_deciding``; the fingerprint leaves these out.
+        ``settings`` in it reproduces the same extractor. Settings that only say where something is stored are named
+        under ``not_deciding``; the fingerprint ignores them.
         """
         return {
             "extractor": cls.NAME,
@@ -106,7 +112,7 @@ class Extractor(ABC):
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits of the BLAKE2 hash of an identity, less what it lists as ``not_deciding``."""
+    """Return 12 hexadecimal digits of the BLAKE2 hash of an identity, without the settings under ``not_deciding``."""
     deciding = dict(identity)
     hidden = deciding.pop("not_deciding", ())
     if hidden:

@@ -1,4 +1,4 @@
-"""Numbers on their way to a model's device and back. Imported by extractors that are built on ``torch``."""
+"""Copy arrays to a model's device and back. Imported by extractors that use ``torch``."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def to_device(arrays: Sequence[np.ndarray], device: "torch.device") -> "list[torch.Tensor]":
-    """Arrays of one dtype and of any shapes as tensors on ``device``.
+    """Return arrays of one dtype and of any shapes as tensors on ``device``.
 
-    To a GPU they travel as one copy from pinned memory, which does not wait: the GPU may still be busy with the batch
-    before. Until they lie there, other threads may use the model. On the CPU they stay where they are, and must not
-    be written to.
+    For a GPU they are packed into pinned memory and sent in a single asynchronous copy: the GPU may still be busy
+    with the previous batch. While they are packed, other threads may use the model. On a CPU the tensors share the
+    memory of the arrays and must not be written to.
     """
     import torch
 
@@ -32,14 +32,16 @@ def to_device(arrays: Sequence[np.ndarray], device: "torch.device") -> "list[tor
 
 
 def pack(arrays: Sequence[np.ndarray], memory: "torch.Tensor") -> "torch.Tensor":
-    """Copy arrays of one dtype one after another into ``memory``, bytes; returns the part of it that they fill."""
+    """Copy arrays of one dtype one after another into ``memory`` (bytes). Returns the part that they fill."""
     filled = memory[: sum(array.nbytes for array in arrays)]
     np.concatenate([array.reshape(-1) for array in arrays], out=filled.numpy().view(arrays[0].dtype))
     return filled
 
 
 def unpack(packed: "torch.Tensor", arrays: Sequence[np.ndarray]) -> "list[torch.Tensor]":
-    """What :func:`pack` joined, as tensors of the shapes and the dtype of ``arrays``; nothing is copied."""
+    """Return the arrays that :func:`pack` has joined, as tensors with the shapes and dtype of ``arrays``, without a
+    copy.
+    """
     import torch
 
     dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
@@ -48,10 +50,10 @@ def unpack(packed: "torch.Tensor", arrays: Sequence[np.ndarray]) -> "list[torch.
 
 
 def to_host(values: "torch.Tensor") -> np.ndarray:
-    """Features as an array of float16, as they are stored: rounded on the device, so half of the bytes travel.
+    """Return features as a float16 array, the format in which they are stored.
 
-    From a GPU they travel to pinned memory, at ten times the rate of pageable memory. Until they are here, other
-    threads may use the model.
+    They are rounded on the device, which halves the number of bytes to transfer. From a GPU they are copied to
+    pinned memory, ten times as fast as to pageable memory. Meanwhile other threads may use the model.
     """
     import torch
 
@@ -60,7 +62,7 @@ def to_host(values: "torch.Tensor") -> np.ndarray:
         return rounded.numpy()
     pinned = torch.empty(rounded.shape, dtype=torch.float16, pin_memory=True)
     pinned.copy_(rounded, non_blocking=True)
-    arrived = torch.cuda.Event(blocking=True)  # a thread that waits leaves its core to others
+    arrived = torch.cuda.Event(blocking=True)  # the waiting thread sleeps, so that others can use its core
     arrived.record()
     with turn_lent():
         arrived.synchronize()

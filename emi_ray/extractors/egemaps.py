@@ -18,11 +18,11 @@ from emi_ray.settings import Settings
 SAMPLE_RATE_HZ = 16_000
 PACKAGE = "opensmile"
 MISSING = (
-    f"The extractor egemaps needs the package {PACKAGE}, which its owner licenses for non-commercial use: "
+    f"The extractor egemaps needs the package {PACKAGE}, which is licensed for non-commercial use only: "
     "pip install 'emi_ray[egemaps]'."
 )
 _SHORTEST_S = 0.1
-"""Shorter sound is filled up with silence: openSMILE gives nothing for sound below its longest window of 60 ms."""
+"""Shorter audio is padded with silence: openSMILE returns nothing for audio below its longest window of 60 ms."""
 
 _WINDOW_S = 0.02
 
@@ -30,7 +30,7 @@ _SIZES = {"steps": 25, "clip": 88}
 
 
 class EgemapsSettings(Settings):
-    """What is described: moments, or the clip as a whole."""
+    """Whether steps or the whole clip are described."""
 
     level: Literal["steps", "clip"] = Field(
         "steps", description="steps: 25 descriptors each 10 ms; clip: 88 functionals of them, one step a clip"
@@ -38,14 +38,14 @@ class EgemapsSettings(Settings):
 
 
 class Egemaps(Extractor):
-    """eGeMAPS v02 of 16 kHz sound (Eyben et al. 2016, "The Geneva Minimalistic Acoustic Parameter Set").
+    """eGeMAPS v02 of 16 kHz audio (Eyben et al. 2016, "The Geneva Minimalistic Acoustic Parameter Set").
 
     ``level: steps`` gives its 25 low-level descriptors each 10 ms (loudness, spectral balance and slopes, MFCC 1 to
-    4, pitch in semitones above 27.5 Hz, jitter, shimmer, harmonics-to-noise ratio, formants), those of the voice zero
-    where there is none; ``level: clip`` its 88 functionals over the clip, zero where there is no voiced step. Values
-    are in the set's own units (formants in Hz): ``standardise: true`` belongs in the recipe.
+    4, pitch in semitones above 27.5 Hz, jitter, shimmer, harmonics-to-noise ratio, formants). Descriptors of the
+    voice are zero in unvoiced steps. ``level: clip`` gives its 88 functionals over the clip, zero if no step is
+    voiced. Values have the units of the set (formants in Hz), so set ``standardise: true`` in the recipe.
 
-    openSMILE is free for non-commercial use alone; its package is an extra, ``pip install 'emi_ray[egemaps]'``.
+    openSMILE is free for non-commercial use only; its package is an extra, ``pip install 'emi_ray[egemaps]'``.
     """
 
     NAME = "egemaps"
@@ -57,7 +57,7 @@ class Egemaps(Extractor):
 
     def __init__(self, settings: EgemapsSettings) -> None:
         super().__init__(settings)
-        import opensmile  # takes seconds, and is an extra
+        import opensmile  # an optional dependency that takes seconds to import
 
         levels = opensmile.FeatureLevel
         self._smile = opensmile.Smile(
@@ -70,7 +70,7 @@ class Egemaps(Extractor):
         return _SIZES[self.settings.level]
 
     def feature_names(self) -> list[str]:
-        """openSMILE's own, such as ``Loudness_sma3``."""
+        """Return openSMILE's names, such as ``Loudness_sma3``."""
         return list(self._smile.feature_names)
 
     @classmethod
@@ -88,10 +88,10 @@ class Egemaps(Extractor):
         return {**super().identity(settings, media), PACKAGE: metadata.version(PACKAGE)}
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """(T, 25) float32, one step each 10 ms, or (1, 88), of each clip's sound.
+        """Compute (T, 25) float32, one step each 10 ms, or (1, 88), from each clip's audio.
 
         Raises:
-            ClipError: the sound is empty, not at 16 kHz, or holds values that are not numbers.
+            ClipError: the waveform is empty, not at 16 kHz, or has values that are not finite.
         """
         return [self._features(clip.waveform) for clip in clips if clip.waveform]
 
@@ -101,10 +101,10 @@ class Egemaps(Extractor):
         samples = np.pad(sound.samples.astype(np.float32, copy=False), (0, missing))
         found = self._smile.process_signal(samples, SAMPLE_RATE_HZ)
         if not len(found):
-            raise ClipError("audio", "openSMILE says nothing of this sound")
+            raise ClipError("audio", "openSMILE returned no features for this audio")
         if self.settings.level == "clip":
             middles = np.array([len(sound.samples) / SAMPLE_RATE_HZ / 2])
         else:
-            # openSMILE lets the last step end with the sound; all have windows of 20 ms at the least.
+            # openSMILE ends the last step at the end of the audio, so the middle is computed from the start.
             middles = found.index.get_level_values("start").total_seconds().to_numpy() + _WINDOW_S / 2
         return Features(np.nan_to_num(found.to_numpy(dtype=np.float32)), middles.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Motion without a download: optical flow within the face and dynamics of the face's box."""
+"""Built-in motion extractors: optical flow within the face and motion of the face's box. Nothing is downloaded."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ _SUMMARY_UNIT = 0.1
 
 
 class FlowSettings(Settings):
-    """Which part of a crop is watched."""
+    """The part of a crop that is analysed."""
 
     face_share: float = Field(
         FACE_SHARE, ge=0.3, le=1, description="side of the window from brow to chin, as a share of the crop's"
@@ -38,19 +38,19 @@ class FlowSettings(Settings):
 
 
 class Flow(Extractor):
-    """What moves between neighbouring frames, one step a pair of frames: T − 1 steps of T frames.
+    """Motion between neighbouring frames, one step per pair of frames: T − 1 steps for T frames.
 
     Blocks of dimensions, in order (:meth:`feature_names` lists each):
 
     - flow (104): see :func:`~emi_ray.extractors.image.flow.flow_statistics`: rigid motion of the face in its
-      window, then mean velocity, speed and divergence on 4 × 4 cells, movement and stretching of brows, eyes,
-      nose and mouth, speed by direction, and the whole field's speed, expansion, shear, asymmetry and change;
+      window, then mean velocity, speed and divergence on 4 × 4 cells, motion and stretching of brows, eyes, nose
+      and mouth, speed by direction, and the whole field's speed, expansion, shear, asymmetry and change;
     - box (11): see :func:`~emi_ray.extractors.image.boxes.box_dynamics`;
-    - context (3): mean and standard deviation of the speed over the seven steps around, and how far the step
+    - context (3): mean and standard deviation of the speed over the seven steps around, and by how much the step
       exceeds them.
 
-    All are per second, whatever the frame rate, and scaled by fixed constants to O(1). A single frame gives
-    one step of zeros at its own time: that nothing moves is what the clip shows, not a missing input.
+    All features are per second, independent of the frame rate, and scaled by fixed constants to O(1). A single
+    frame gives one step of zeros at its own time: no motion is an observation, not a missing input.
     """
 
     NAME = "flow"
@@ -64,14 +64,14 @@ class Flow(Extractor):
         return len(self.feature_names())
 
     def feature_names(self) -> list[str]:
-        """One name a dimension, such as ``mouth_opening`` or ``box_speed``."""
+        """Return one name per dimension, such as ``mouth_opening`` or ``box_speed``."""
         return [*FLOW_NAMES, *BOX_NAMES, *CONTEXT_NAMES]
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """One step a pair of neighbouring frames: (max(T − 1, 1), feature_dim) float32.
+        """Compute one step per pair of neighbouring frames: (max(T − 1, 1), feature_dim) float32.
 
         Raises:
-            ClipError: a clip has no crop.
+            ClipError: a clip has no face crops.
         """
         return [self._features(clip.faces) for clip in clips if clip.faces]
 
@@ -88,11 +88,11 @@ class Flow(Extractor):
 
 
 class MotionSummary(Extractor):
-    """Eight summary statistics of inter-frame motion, one step a clip.
+    """Eight summary statistics of inter-frame motion, one step per clip.
 
-    The paper names the eight and gives no formulas; these are ours. Let v be the velocity of a pixel of the
-    face window in one step (Farnebäck flow, in tenths of the window's side a second), m = |v|, and M the mean
-    of m over the pixels of a step:
+    The paper names the eight statistics without formulas; the formulas are ours. Let v be the velocity of a pixel
+    of the face window in one step (Farnebäck flow, in tenths of the window's side per second), m = |v|, and M the
+    mean of m over the pixels of a step:
 
     - ``motion_mag_mean``, ``motion_mag_std``, ``motion_mag_max``: of m over all pixels and steps;
     - ``motion_mag_temporal_std``: standard deviation of M over the steps;
@@ -115,14 +115,14 @@ class MotionSummary(Extractor):
         return len(SUMMARY_NAMES)
 
     def feature_names(self) -> list[str]:
-        """The names of the eight statistics."""
+        """Return the names of the eight statistics."""
         return list(SUMMARY_NAMES)
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """One step a clip: (1, 8) float32.
+        """Compute one step per clip: (1, 8) float32.
 
         Raises:
-            ClipError: a clip has no crop.
+            ClipError: a clip has no face crops.
         """
         return [self._features(clip.faces) for clip in clips if clip.faces]
 
@@ -138,17 +138,17 @@ class MotionSummary(Extractor):
 
 def _check(faces: Faces) -> None:
     if not len(faces.crops):
-        raise ClipError("motion", "there is no face crop")
+        raise ClipError("motion", "there are no face crops")
 
 
 def _context(speed: np.ndarray) -> np.ndarray:
-    """``CONTEXT_NAMES`` of the compressed mean speed (P,): (P, 3)."""
+    """Compute ``CONTEXT_NAMES`` from the compressed mean speed (P,): (P, 3)."""
     mean, deviation = mean_around(speed, _CONTEXT_STEPS), std_around(speed, _CONTEXT_STEPS)
     return np.column_stack([mean, 2 * deviation, np.maximum(speed - mean - deviation, 0)])
 
 
 def _moments(velocity: np.ndarray) -> np.ndarray:
-    """Per step: mean and mean square of the speed, mean velocity across and down, largest speed; (P, 5)."""
+    """Compute per step: mean and mean square of the speed, mean velocity across and down, largest speed; (P, 5)."""
     across, down = velocity[:, 0] / _SUMMARY_UNIT, velocity[:, 1] / _SUMMARY_UNIT
     square = across**2 + down**2
     magnitude = np.sqrt(square)
@@ -157,7 +157,7 @@ def _moments(velocity: np.ndarray) -> np.ndarray:
 
 
 def _summary(moments: np.ndarray) -> np.ndarray:
-    """``SUMMARY_NAMES`` of the moments of all steps, (8,)."""
+    """Compute ``SUMMARY_NAMES`` from the moments of all steps: (8,)."""
     level, largest = moments[:, 0], moments[:, 4].max()
     mean, energy, across, down, _ = moments.mean(axis=0)
     temporal_std = level.std()

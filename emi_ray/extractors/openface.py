@@ -1,4 +1,4 @@
-"""Facial action units and head pose, as OpenFace 2 measures them: from ready CSV files or by a binary."""
+"""Facial action units and head pose as measured by OpenFace 2, from existing CSV files or by running its binary."""
 
 import csv
 import shutil
@@ -32,24 +32,24 @@ _QUALITY = ("timestamp", "confidence", "success")
 
 
 class OpenFaceSettings(Settings):
-    """Where the measurements come from, and which are trusted."""
+    """The source of the measurements, and which of them are trusted."""
 
     binary: str | None = Field(
-        None, description="path or name of OpenFace's FeatureExtraction; null: ready CSV files"
+        None, description="path or name of OpenFace's FeatureExtraction; null: existing CSV files"
     )
-    min_confidence: float = Field(0.7, ge=0, le=1, description="below it a frame is missing")
-    time_limit_s: float = Field(600.0, gt=0, description="for one clip, where the binary is run")
+    min_confidence: float = Field(0.7, ge=0, le=1, description="frames with a lower confidence are dropped")
+    time_limit_s: float = Field(600.0, gt=0, description="seconds that the binary may take for one clip")
 
 
 class OpenFace(Extractor):
-    """Action units and head pose, one step a frame of the video: (T, 23) in the order of ``COLUMNS``.
+    """Action units and head pose, one step per frame of the video: (T, 23) in the order of ``COLUMNS``.
 
-    Frames where OpenFace failed (``success`` 0, confidence below ``min_confidence``, a value that is no
-    number) are left out and counted in ``steps_dropped``; the others keep their timestamps. Of several faces
-    the one with the largest sum of confidences is taken, the lowest ``face_id`` where two are equal.
+    Frames where OpenFace failed (``success`` 0, confidence below ``min_confidence``, a value that is not a number)
+    are dropped and counted in ``steps_dropped``; the others keep their timestamps. If there are several faces, the
+    one with the largest sum of confidences is used, or the lowest ``face_id`` if sums are equal.
 
-    The binary is the user's own: OpenFace's licence allows academic use only. What it writes counts as the
-    same features as a ready CSV.
+    Users must install the binary themselves, because OpenFace's licence allows academic use only. Features from the
+    binary and from an existing CSV file have the same fingerprint.
     """
 
     NAME = "openface"
@@ -65,18 +65,18 @@ class OpenFace(Extractor):
 
     @classmethod
     def resolve(cls, settings: Any) -> Any:
-        """The settings with the binary's full path.
+        """Return the settings with the full path of the binary.
 
         Raises:
-            UserError: there is no such binary.
+            UserError: the binary does not exist.
         """
         if settings.binary is None:
             return settings
         found = shutil.which(settings.binary)
         if found is None:
             raise UserError(
-                f"extractors.motion.settings.binary = '{settings.binary}' is no program. Give the path of "
-                "OpenFace's FeatureExtraction, or drop the setting and give CSV files (openface_csv)."
+                f"extractors.motion.settings.binary = '{settings.binary}' is not a program. Give the path of "
+                "OpenFace's FeatureExtraction, or remove the setting and give CSV files (openface_csv)."
             )
         return settings.model_copy(update={"binary": str(Path(found).resolve())})
 
@@ -97,10 +97,10 @@ class OpenFace(Extractor):
         return len(COLUMNS)
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features (T, 23) float32 of each clip.
+        """Read or compute the features of each clip: (T, 23) float32.
 
         Raises:
-            ClipError: the CSV is not OpenFace's, no frame of it can be trusted, or the binary failed.
+            ClipError: the file is not an OpenFace CSV, none of its frames is trusted, or the binary failed.
         """
         return [read_openface(self._csv(clip), self.settings.min_confidence) for clip in clips]
 
@@ -112,14 +112,14 @@ class OpenFace(Extractor):
 
 
 def read_openface(text: str, min_confidence: float = 0.7) -> Features:
-    """Features (T, 23) of the text of an OpenFace CSV; names may be separated by ``","`` or ``", "``.
+    """Read features (T, 23) from the text of an OpenFace CSV. Column names may be separated by ``","`` or ``", "``.
 
-    A row with a value that is no number (``-nan(ind)`` as Windows writes it, a line cut short) is a missing step.
-    Where no frame has a time of its own, as in CSVs of image sequences, frames are taken to be those of ready face
-    crops, six a second, in the order of their numbers.
+    A row with a value that is not a number (``-nan(ind)`` as Windows writes it, a truncated line) is dropped. If no
+    frame has a timestamp of its own, as in CSVs of image sequences, the frames are taken to be face crops at six
+    per second, in the order of their numbers.
 
     Raises:
-        ClipError: columns are missing, or no frame can be trusted.
+        ClipError: columns are missing, or no frame is trusted.
     """
     table = _read_table(text)
     faces, confidences = table.get("face_id"), table["confidence"]
@@ -146,7 +146,7 @@ def read_openface(text: str, min_confidence: float = 0.7) -> Features:
 
 
 def _times(stamps: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, int]:
-    """The time of each row in seconds, and how many of them are assumed."""
+    """Return the time of each row in seconds, and how many of them are assumed."""
     known = stamps[np.isfinite(stamps)]
     if len(np.unique(frames[np.isfinite(frames)])) < 2 or len(np.unique(known)) > 1:
         return stamps, 0
@@ -154,7 +154,7 @@ def _times(stamps: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def run_feature_extraction(binary: str, video: str, time_limit_s: float) -> str:
-    """The text of the CSV that OpenFace's FeatureExtraction writes for a video (a path or URI).
+    """Run OpenFace's FeatureExtraction on a video (a path or URI) and return the text of its CSV.
 
     Raises:
         ClipError: the video cannot be read, or the program fails, takes too long or writes nothing.
@@ -175,7 +175,7 @@ def run_feature_extraction(binary: str, video: str, time_limit_s: float) -> str:
 
 
 def _local_copy(video: str, folder: Path) -> Path:
-    """``video`` itself where it is a local file, else a copy of it in ``folder``."""
+    """Return ``video`` itself if it is a local file, else the path of a copy in ``folder``."""
     if Path(video).is_file():
         return Path(video)
     copy = folder / f"clip{suffix_of(video)}"
@@ -205,7 +205,7 @@ def _read_table(text: str) -> Mapping[str, np.ndarray]:
 
 
 def _number(row: Sequence[str], place: int) -> float:
-    """NaN for whatever is no number: ``-nan(ind)``, ``1.#QNAN``, nothing."""
+    """Parse one value; NaN if it is missing or not a number (``-nan(ind)``, ``1.#QNAN``)."""
     try:
         return float(row[place])
     except (ValueError, IndexError):

@@ -1,6 +1,6 @@
-"""Extractors of one's own: a class that a user wrote, named as ``module:Class`` or entered by an installed package.
+"""Extractors of users: classes named as ``module:Class``, or registered by an installed package.
 
-    # faces/gaze.py, where Python finds it on every node
+    # faces/gaze.py, importable on every node
     class Gaze(Extractor):
         NAME, MODALITY, NEEDS, Settings = "gaze", "vision", frozenset({"faces"}), Settings
         feature_dim = 2
@@ -8,7 +8,8 @@
         def extract(self, clips):
             return [Features(my_gaze(clip.faces.crops), clip.faces.timestamps_s) for clip in clips]
 
-and ``extractors.vision.name=faces.gaze:Gaze``. A package enters it under a short name in its ``pyproject.toml``:
+Select it with ``extractors.vision.name=faces.gaze:Gaze``. A package registers it under a short name in its
+``pyproject.toml``:
 
     [project.entry-points."emi_ray.extractors"]
     gaze = "faces.gaze:Gaze"
@@ -31,26 +32,26 @@ _DECLARED = ("NAME", "MODALITY", "NEEDS", "Settings")
 
 
 def is_own(name: str) -> bool:
-    """Whether ``name`` is of the form ``module:Class``, or the name of an entry point."""
+    """Return whether ``name`` has the form ``module:Class`` or is the name of an entry point."""
     return ":" in name or name in registered()
 
 
 @cache
 def registered() -> dict[str, str]:
-    """Extractors that installed packages enter: name → ``module:Class``."""
+    """Return the extractors that installed packages register: name → ``module:Class``."""
     return {point.name: point.value for point in entry_points(group=GROUP)}
 
 
 def load_own(name: str, where: str) -> type[Extractor]:
-    """The class that ``name`` stands for.
+    """Import the extractor class that ``name`` stands for.
 
     Raises:
-        UserError: it cannot be imported, or is no complete extractor; ``where`` begins the message.
+        UserError: it cannot be imported, or is not a complete extractor. The message begins with ``where``.
     """
     target = registered().get(name, name)
     module_name, _, class_name = target.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a script beside the user, as ``python -m`` would find it
+        sys.path.append(os.getcwd())  # also find a script in the working directory, like ``python -m``
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -59,7 +60,7 @@ def load_own(name: str, where: str) -> type[Extractor]:
             f"on every node or lies in the working directory."
         ) from None
     if not (isinstance(found, type) and issubclass(found, Extractor)):
-        raise UserError(f"{where}.name = '{name}' is no subclass of emi_ray.extractors.Extractor.")
+        raise UserError(f"{where}.name = '{name}' is not a subclass of emi_ray.extractors.Extractor.")
     lacking = [field for field in _DECLARED if not hasattr(found, field)]
     if lacking:
         raise UserError(f"{where}.name = '{name}' lacks the class attribute {lacking[0]}.")
@@ -72,7 +73,7 @@ def load_own(name: str, where: str) -> type[Extractor]:
 
 
 def source_digest(kind: type[Extractor]) -> str:
-    """Hash of the source of the module that defines the class: other code makes other features."""
+    """Return a hash of the source of the module that defines the class, because changed code makes other features."""
     try:
         source = inspect.getsource(inspect.getmodule(kind) or kind)
     except (OSError, TypeError):

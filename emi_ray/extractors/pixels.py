@@ -1,4 +1,4 @@
-"""Images → model input: what a Hugging Face image processor does, batched and on the model's device."""
+"""Prepare images as model input, like a Hugging Face image processor, but in batches and on the model's device."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 _FILTERS = {2: "bilinear", 3: "bicubic"}
-"""PIL's numbers of resampling filters → torch's names."""
+"""PIL's number of a resampling filter → torch's name."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class ImageTransform:
     """Resize, centre crop, scale and offset.
 
     Attributes:
-        resize: (height, width), or one number for the shorter side; None leaves the size.
-        crop: (height, width) of the centre that is kept; None keeps all.
-        scale, offset: per channel: input = pixel × scale + offset, with pixels 0–255.
+        resize: (height, width), or the length of the shorter side; None keeps the size.
+        crop: (height, width) of the centre that is kept; None keeps the whole image.
+        filter: torch's name of the resampling filter.
+        scale, offset: per channel: input = pixel × scale + offset, with pixels from 0 to 255.
     """
 
     resize: tuple[int, int] | int | None
@@ -31,19 +32,19 @@ class ImageTransform:
 
     @classmethod
     def from_processor(cls, processor: Any, whole_image: bool = False) -> "ImageTransform":
-        """The transform that a Hugging Face image processor describes.
+        """Create the transform that a Hugging Face image processor describes.
 
         Args:
-            whole_image: squeeze the whole image to the size that the processor would crop from its centre.
+            whole_image: resize the whole image to the size that the processor would crop from its centre.
 
         Raises:
-            UserError: the processor resamples, or sizes, as this class does not know.
+            UserError: the processor uses a filter or a kind of size that this class does not support.
         """
         wanted = processor.to_dict()
         resize = _size(wanted.get("size")) if wanted.get("do_resize") else None
         crop = _size(wanted.get("crop_size")) if wanted.get("do_center_crop") else None
         crop = (crop, crop) if isinstance(crop, int) else crop
-        share = wanted.get("crop_pct")  # ConvNeXT: small models see the centre of a larger image
+        share = wanted.get("crop_pct")  # ConvNeXT: small models get the centre of a larger image
         if share and isinstance(resize, int):
             side = resize
             resize, crop = (int(side / share), (side, side)) if side < 384 else ((side, side), None)
@@ -54,9 +55,10 @@ class ImageTransform:
         return cls(resize, crop, _FILTERS.get(wanted.get("resample"), ""), *_scale_and_offset(wanted))
 
     def __call__(self, images: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
-        """(N, H, W, 3) uint8 RGB → (N, 3, h, w) of ``dtype``, on the device where the images are.
+        """Convert (N, H, W, 3) uint8 RGB to (N, 3, h, w) of ``dtype``, on the device of the images.
 
-        The result is that of the processor. On a GPU a resized pixel may differ by one level of 255, rarely by two.
+        The result equals that of the processor. On a GPU a resized pixel may differ by one level of 255, rarely by
+        two.
         """
         import torch
 
@@ -74,7 +76,7 @@ class ImageTransform:
         size = self._target(pixels.shape[2], pixels.shape[3])
         if size == tuple(pixels.shape[2:]):
             return pixels
-        if pixels.device.type == "cpu":  # has an exact and fast path for bytes
+        if pixels.device.type == "cpu":  # torch has an exact and fast implementation for bytes there
             return interpolate(pixels, size, mode=self.filter, antialias=True)
         return resize_in_two_passes(pixels, size, self.filter)
 
@@ -90,10 +92,10 @@ class ImageTransform:
 
 
 def resize_in_two_passes(pixels: "torch.Tensor", size: tuple[int, int], filter: str) -> "torch.Tensor":
-    """Bytes (N, 3, H, W) → (N, 3, *size) float32 of whole numbers, as Pillow and torch's CPU path resize bytes.
+    """Resize bytes (N, 3, H, W) to (N, 3, *size), float32 with integer values, like Pillow and torch's CPU code do.
 
-    They resize the width, round (halves up) and clamp to bytes, then resize the height. Where bicubic weights
-    overshoot at an edge, a single pass in float32 differs from that by up to 25 levels.
+    They resize the width, round (halves up) and clamp to bytes, then resize the height. A single pass in float32
+    differs from that by up to 25 levels where bicubic weights overshoot at an edge.
     """
     import torch
     from torch.nn.functional import interpolate

@@ -1,4 +1,4 @@
-"""What all pretrained extractors share: settings, identity, the choice of layer, batches of like lengths."""
+"""Common parts of all pretrained extractors: settings, identity, choice of layer, batches of similar lengths."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -17,28 +17,31 @@ if TYPE_CHECKING:
     import torch
 
 NOT_DECIDING = frozenset({"device", "batch_size"})
-"""Settings of all pretrained extractors that say how fast and where, and never change an output."""
+"""Settings that change only the speed or the device, and therefore are not part of the identity."""
 
 
 class PretrainedSettings(Settings):
-    """Which weights, and how they run. ``batch_size`` counts steps: images, tokens or 20 ms of sound.
+    """Which weights are used, and how they run. ``batch_size`` counts steps: images, tokens or 20 ms of audio.
 
-    ``revision`` and ``dtype: auto`` are settled once, where the run is started, and travel to the workers as
-    settled: nodes that differ never mix features. What ``dtype: auto`` means is asked of the nodes that do the work.
+    ``revision`` and ``dtype: auto`` are resolved once, where the run is started, and sent to the workers in that
+    form, so that nodes with different defaults do not mix features. The nodes that do the work are asked what
+    ``dtype: auto`` means.
     """
 
-    weights: str = Field(description="Hugging Face id, or a folder that save_pretrained wrote")
+    weights: str = Field(description="Hugging Face id, or a folder written by save_pretrained")
     revision: str | None = Field(None, description="commit, tag or branch; pinned to a commit when run")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="auto: bfloat16 where the processor computes in it, else float32 (on a GPU with TF32)",
+        description="auto: bfloat16 if the processor supports it, else float32 (on a GPU with TF32)",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    batch_size: int | None = Field(None, ge=1, description="steps in one pass; null: chosen for the device")
+    batch_size: int | None = Field(
+        None, ge=1, description="steps per forward pass; null: chosen for the device"
+    )
 
 
 class LayerSettings(PretrainedSettings):
-    """Adds the choice of layer."""
+    """Settings of a pretrained model with a choice of layer."""
 
     layer: Literal["last", "mean"] | int = Field(
         "last",
@@ -50,15 +53,15 @@ AnyPretrained = TypeVar("AnyPretrained", bound=PretrainedSettings)
 
 
 def definite_dtype(dtype: str) -> str:
-    """``dtype``, or what ``auto`` means on this machine."""
+    """Return ``dtype``, or what ``auto`` means on this machine."""
     return best_dtype() if dtype == "auto" else dtype
 
 
 def resolve_pretrained(settings: AnyPretrained) -> AnyPretrained:
-    """``settings`` with exact weights and a definite dtype.
+    """Return ``settings`` with an exact revision of the weights and a definite dtype.
 
     Raises:
-        UserError: the weights cannot be had, or have no such layer.
+        UserError: the weights are not available, or have no such layer.
     """
     exact = Checkpoint(settings.weights, settings.revision).pinned()
     if isinstance(num_layers := exact.read_json("config.json").get("num_hidden_layers"), int):
@@ -68,24 +71,27 @@ def resolve_pretrained(settings: AnyPretrained) -> AnyPretrained:
 
 
 def check_pretrained(settings: PretrainedSettings) -> list[str]:
-    """Why these weights cannot be used now, if so."""
+    """Return the reason why these weights cannot be used now, if there is one."""
     reach = Checkpoint(settings.weights, settings.revision).reachable()
-    return [reach.problem or "the weights cannot be had"] if reach.place == "no" else []
+    return [reach.problem or "the weights are not available"] if reach.place == "no" else []
 
 
 def deciding_pretrained(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity without what never changes an output; a folder's place is kept, but decides nothing."""
+    """Remove from an identity the settings that never change an output.
+
+    The path of a local folder is kept, but is marked as ``not_deciding``.
+    """
     settings = {key: value for key, value in identity["settings"].items() if key not in NOT_DECIDING}
     hidden = ["weights"] if str(settings["revision"]).startswith(CONTENT) else []
     return {**identity, "settings": settings, **({"not_deciding": hidden} if hidden else {})}
 
 
 class Pretrained(Extractor):
-    """Base of extractors around a frozen ``transformers`` model.
+    """Base class of extractors around a frozen ``transformers`` model.
 
-    Features do not depend, beyond rounding, on which clips share a batch. A subclass says by ``_model_class``
-    how the model is loaded, by ``_BATCH_SIZE`` how many steps suit a CPU and a GPU, and by ``_PASS_COST`` how many
-    steps one more pass costs there.
+    Features do not depend, beyond rounding, on which clips share a batch. A subclass defines with ``_model_class``
+    how the model is loaded, with ``_BATCH_SIZE`` how many steps suit a CPU and a GPU, and with ``_PASS_COST`` how
+    many steps the overhead of one forward pass is worth on each.
     """
 
     USES_GPU = True
@@ -119,11 +125,11 @@ class Pretrained(Extractor):
         return int(self._model.config.hidden_size)
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of items of these lengths, a batch for each pass."""
+        """Return the indices of items of these lengths, one list per forward pass."""
         return batches_by_length(lengths, self._batch_size, self._PASS_COST[self._device.type == "cuda"])
 
     def use_less_memory(self) -> bool:
-        """Halve the steps of one pass."""
+        """Halve the number of steps per forward pass."""
         if self._batch_size <= 1:
             return False
         self._batch_size //= 2
@@ -136,17 +142,17 @@ class Pretrained(Extractor):
 
 
 def check_layer(layer: str | int, num_layers: int) -> None:
-    """Refuse a layer that the model does not have.
+    """Check that the model has the layer.
 
     Raises:
-        UserError: there is no such layer.
+        UserError: it does not.
     """
     if isinstance(layer, int) and not -num_layers <= layer <= num_layers:
         raise UserError(f"layer = {layer}: the model has layers 0 (embeddings) to {num_layers}.")
 
 
 def select_layer(output: Any, layer: str | int) -> "torch.Tensor":
-    """The hidden states of one layer, or the mean over the outputs of all layers, of a model's output."""
+    """Return the hidden states of one layer of a model's output, or the mean over all layers."""
     import torch
 
     if layer == "last":
@@ -157,20 +163,23 @@ def select_layer(output: Any, layer: str | int) -> "torch.Tensor":
 
 
 def batches_by_length(lengths: Sequence[int], budget: int, pass_cost: int) -> list[list[int]]:
-    """Indices of items in batches of like lengths, longest first, cut where all passes together cost least.
+    """Group items of similar length into batches, longest first, so that all forward passes together cost least.
 
-    A pass over a batch costs as many steps as items × longest, padding included, and ``pass_cost``. Over the items in
-    the order of their lengths the cheapest cut is found by dynamic programming.
+    A pass costs the number of items × longest item steps (padding included) plus ``pass_cost``. With the items
+    sorted by length, dynamic programming finds the cheapest cuts.
 
     Args:
-        lengths: of each item.
-        budget: items × longest of a batch stays within it, unless one item alone exceeds it.
-        pass_cost: what a pass costs beside its steps (launching its kernels, reading the weights), in steps.
+        lengths: (N) length of each item.
+        budget: largest number of items × longest item of a batch; a single item may exceed it.
+        pass_cost: overhead of a pass (launching its kernels, reading the weights), in steps.
+
+    Returns:
+        Indices of the items, one list per batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     longest = np.array([lengths[index] for index in order])
     cost = np.zeros(len(order) + 1)
-    starts = np.zeros(len(order) + 1, int)  # of the last batch, when the first so many items are batched
+    starts = np.zeros(len(order) + 1, int)  # starts[n]: start of the last batch when n items are cut cheapest
     first = 0
     for stop in range(1, len(order) + 1):
         while first < stop - 1 and longest[first] * (stop - first) > budget:

@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE_HZ = 16_000
 FAMILIES = ("wav2vec2", "wavlm", "hubert")
-"""``model_type`` of the architectures served: those whose padding is masked everywhere."""
+"""``model_type`` of the supported architectures: those that mask padding everywhere."""
 
 
 class AudioSettings(LayerSettings):
-    """How long sound is cut. Context reaches ``overlap_s`` beyond each kept part, on either side."""
+    """How long audio is cut into windows.
 
-    window_s: float = Field(20.0, ge=2, le=120, description="longest stretch that is computed as one")
+    Each window has a context of ``overlap_s`` on either side of its kept part.
+    """
+
+    window_s: float = Field(20.0, ge=2, le=120, description="longest audio that is computed in one piece")
     overlap_s: float = Field(2.0, ge=0, le=20, description="context on either side of a window's kept part")
 
     @model_validator(mode="after")
@@ -43,7 +46,7 @@ class AudioSettings(LayerSettings):
 
 @dataclass(frozen=True)
 class _Sound:
-    """One clip on the device: ``samples`` normalised as a whole, ``statistics`` for a group norm."""
+    """One clip on the device: ``samples`` normalised over the whole clip, ``statistics`` for a group norm."""
 
     samples: "torch.Tensor"
     num_steps: int
@@ -51,11 +54,11 @@ class _Sound:
 
 
 class HfAudio(Pretrained):
-    """Any wav2vec 2.0-like model: hidden states of one layer, about 50 steps a second.
+    """Any model like wav2vec 2.0: hidden states of one layer, about 50 steps per second.
 
-    A clip of at most ``window_s`` goes through as one, and its features are those of a direct, unpadded call
-    of ``transformers``. A longer one is normalised as a whole and cut into overlapping windows: the steps of
-    the convolutions are still those of a single pass, and only the reach of attention ends with the window.
+    A clip of at most ``window_s`` is computed in one piece, and its features equal those of a direct, unpadded call
+    of ``transformers``. A longer clip is normalised as a whole and cut into overlapping windows: the outputs of the
+    convolutions equal those of a single pass, and only the attention is limited to the window.
     """
 
     NAME = "hf-audio"
@@ -89,10 +92,10 @@ class HfAudio(Pretrained):
         return self._model
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features (T, D) float16 of each clip; windows of all clips are batched by length.
+        """Compute features (T, D) float16 of each clip. Windows of all clips are batched by length.
 
         Raises:
-            ClipError: the sound is shorter than one step needs.
+            ClipError: the audio is not at 16 kHz, or shorter than one step needs.
         """
         import torch
 
@@ -113,15 +116,15 @@ class HfAudio(Pretrained):
         assert clip.waveform is not None, "the caller gives every clip its needs"
         samples, rate = clip.waveform.samples, clip.waveform.sample_rate_hz
         if rate != SAMPLE_RATE_HZ:
-            raise ClipError("audio", f"the sound has {rate} samples a second, not {SAMPLE_RATE_HZ}")
+            raise ClipError("audio", f"the audio has a sample rate of {rate} Hz, not {SAMPLE_RATE_HZ} Hz")
         num_steps = self._geometry.num_steps(len(samples))
         if num_steps == 0:
             least = self._geometry.receptive
-            raise ClipError("audio", f"the sound has {len(samples)} samples; one step needs {least}")
+            raise ClipError("audio", f"the audio has {len(samples)} samples; one step needs {least}")
         return num_steps
 
     def _prepare(self, samples: "torch.Tensor", num_steps: int) -> _Sound:
-        """What ``transformers``' feature extractor does, on the device."""
+        """Normalise a clip on the device, like the feature extractor of ``transformers``."""
         if self._normalise:
             import torch
 
@@ -136,7 +139,7 @@ class HfAudio(Pretrained):
         return plan_windows(num_steps, size, overlap)
 
     def _forward(self, batch: Sequence[tuple[_Sound, Window]]) -> list[Mapping[str, "torch.Tensor"]]:
-        """The kept steps of each window: ``features`` and whatever :meth:`_heads` adds."""
+        """Compute the kept steps of each window: ``features`` and the values that :meth:`_heads` adds."""
         import torch
 
         lengths = [self._geometry.num_samples(window.num_steps) for _, window in batch]
@@ -158,7 +161,7 @@ class HfAudio(Pretrained):
         ]
 
     def _heads(self, output: Any) -> Mapping[str, "torch.Tensor"]:
-        """Further numbers a step, each (rows, T)."""
+        """Return further values per step, each (rows, T)."""
         return {}
 
     def _join(self, sounds: Sequence[_Sound], kept: Sequence[Mapping[str, "torch.Tensor"]]) -> list[Features]:
@@ -182,13 +185,13 @@ class HfAudio(Pretrained):
 
 
 class Wav2Vec2Settings(AudioSettings):
-    """wav2vec 2.0 base."""
+    """Settings of wav2vec 2.0 base."""
 
     weights: str = "facebook/wav2vec2-base"
 
 
 class Wav2Vec2(HfAudio):
-    """wav2vec 2.0 base, trained on read English without labels."""
+    """wav2vec 2.0 base, pretrained on read English without labels."""
 
     NAME = "wav2vec2"
     LICENCE = "Apache-2.0"
@@ -197,7 +200,7 @@ class Wav2Vec2(HfAudio):
 
 
 class WavLMSettings(AudioSettings):
-    """WavLM large."""
+    """Settings of WavLM large."""
 
     weights: str = "microsoft/wavlm-large"
 
@@ -212,7 +215,7 @@ class WavLM(HfAudio):
 
 
 class HubertSettings(AudioSettings):
-    """HuBERT large."""
+    """Settings of HuBERT large."""
 
     weights: str = "facebook/hubert-large-ls960-ft"
 
@@ -227,17 +230,17 @@ class Hubert(HfAudio):
 
 
 class EmotionSettings(AudioSettings):
-    """audeering's model."""
+    """Settings of audeering's emotion model."""
 
     weights: str = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
 
 
 class Wav2Vec2Emotion(HfAudio):
-    """wav2vec 2.0 fine-tuned to emotional speech, with its regression head applied to every step.
+    """wav2vec 2.0 fine-tuned on emotional speech, with its regression head applied to every step.
 
-    The extras ``arousal``, ``dominance`` and ``valence`` (about 0 to 1) are the head of each step's last
-    hidden state. The original model's value for a clip is the head of the *mean* hidden state; the head has a
-    tanh, so the mean of an extra over the steps comes near to that without being equal.
+    The extras ``arousal``, ``dominance`` and ``valence`` (about 0 to 1) are the head's output for each step's last
+    hidden state. The original model applies the head to the *mean* hidden state of a clip. Because the head has a
+    tanh, the mean of an extra over the steps is close to that value but not equal.
     """
 
     NAME = "wav2vec2-emotion"

@@ -1,4 +1,4 @@
-"""Text encoders from ``transformers``: one vector a transcript, or one a token."""
+"""Text encoders from ``transformers``: one vector per transcript, or one per token."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class TextSettings(LayerSettings):
-    """How tokens become a vector."""
+    """How token states become vectors."""
 
     pooling: Literal["cls", "mean"] = Field("mean", description="cls: first token; mean: over all tokens")
-    normalize: bool = Field(False, description="scale every vector to length 1")
-    sequence: bool = Field(False, description="one step a token, special tokens included")
-    max_tokens: int = Field(512, ge=8, description="longer texts lose their end; the model may allow less")
+    normalize: bool = Field(False, description="scale every vector to unit length")
+    sequence: bool = Field(False, description="one step per token, special tokens included")
+    max_tokens: int = Field(512, ge=8, description="longer texts are truncated; the model may allow fewer")
 
 
 class HfText(Pretrained):
     """Any text encoder that ``AutoModel`` loads.
 
-    A text that is cut at ``max_tokens`` is noted (``text_truncated``). A transcript has no clock, so all
+    A text that is truncated to ``max_tokens`` is noted (``text_truncated``). A transcript has no timing, so all
     timestamps are 0.
     """
 
@@ -55,7 +55,7 @@ class HfText(Pretrained):
         check_layer(settings.layer, self._model.config.num_hidden_layers)
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features (1, D) of each clip, or (tokens, D) with ``sequence``; float16.
+        """Compute features (1, D) of each clip, or (tokens, D) with ``sequence``; float16.
 
         Raises:
             ClipError: a transcript is empty.
@@ -80,10 +80,10 @@ class HfText(Pretrained):
         ]
 
     def _forward(self, tokens: Any, batch: Sequence[int]) -> list[np.ndarray]:
-        """Steps (T, D) of each text of a batch."""
+        """Compute the steps (T, D) of each text of a batch."""
         chosen = {name: [rows[index] for index in batch] for name, rows in tokens.items()}
         padded = self._tokenizer.pad(chosen, return_tensors="pt")
-        # Kept on the host: indexing with it on the device would wait for the device.
+        # Kept on the host, because boolean indexing on the device would have to wait for the device.
         is_token = padded["attention_mask"].bool().numpy()
         inputs = padded.to(self._device)
         output = self._model(**inputs, output_hidden_states=self.settings.layer != "last")
@@ -105,7 +105,7 @@ class HfText(Pretrained):
 
 
 class GteSettings(TextSettings):
-    """GTE as its authors use it: mean over tokens, length 1."""
+    """Settings of GTE as its authors use it: mean over tokens, unit length."""
 
     weights: str = "thenlper/gte-base"
     normalize: bool = True
@@ -121,7 +121,7 @@ class GteBase(HfText):
 
 
 class BertSettings(TextSettings):
-    """BERT's class token."""
+    """Settings of BERT with the class token."""
 
     weights: str = "google-bert/bert-large-uncased"
     pooling: Literal["cls", "mean"] = "cls"
@@ -137,15 +137,15 @@ class BertLarge(HfText):
 
 
 class MiniLmSettings(TextSettings):
-    """MiniLM as its model card says: mean over tokens, length 1, at most 256 tokens."""
+    """Settings of MiniLM according to its model card: mean over tokens, unit length, at most 256 tokens."""
 
     weights: str = "sentence-transformers/all-MiniLM-L6-v2"
     normalize: bool = True
-    max_tokens: int = Field(256, ge=8, description="longer texts lose their end; the model may allow less")
+    max_tokens: int = Field(256, ge=8, description="longer texts are truncated; the model may allow fewer")
 
 
 class MiniLm(HfText):
-    """MiniLM-L6 sentence embeddings: 22 million parameters, the quickest on a CPU."""
+    """MiniLM-L6 sentence embeddings: 22 million parameters, the fastest model on a CPU."""
 
     NAME = "minilm"
     LICENCE = "Apache-2.0"

@@ -1,4 +1,4 @@
-"""Image backbones from ``transformers``: one vector a face crop or whole frame."""
+"""Image backbones from ``transformers``: one vector per face crop or whole frame."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,14 +28,14 @@ class VisionSettings(LayerSettings):
         "cls", description="cls: the class token; mean: the mean over patches"
     )
     whole_image: bool = Field(
-        False, description="squeeze the whole image in where the processor would keep only its centre"
+        False, description="resize the whole image instead of keeping only its centre as the processor would"
     )
 
 
 class VisionBackbone(Pretrained):
-    """An image backbone on the images that ``NEEDS`` names: one step an image, at the time of its frame.
+    """An image backbone, applied to the images in ``NEEDS``: one step per image, at the time of its frame.
 
-    Images are prepared as the checkpoint's image processor says.
+    Images are prepared according to the checkpoint's image processor.
     """
 
     MODALITY = "vision"
@@ -58,7 +58,7 @@ class VisionBackbone(Pretrained):
         return int(getattr(config, "hidden_size", None) or config.hidden_sizes[-1])
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Features (T, D) float16 of each clip, one step an image; images of all clips share batches."""
+        """Compute features (T, D) float16 of each clip, one step per image. Images of several clips share batches."""
         import torch
 
         sources = [self._images(clip) for clip in clips]
@@ -92,14 +92,14 @@ class VisionBackbone(Pretrained):
         if hidden.ndim == 4:  # (N, D, h, w) of a convolutional backbone
             return hidden.mean((2, 3))
         if self.settings.pooling == "cls":
-            return hidden[:, 0].contiguous()  # a view would keep all of the output in memory
+            return hidden[:, 0].contiguous()  # a view would keep the whole output in memory
         return hidden[:, self._num_prefix_tokens :].mean(1)
 
     def _count_prefix_tokens(self) -> int:
-        """Tokens before the patches: class token, registers, distillation token.
+        """Return the number of tokens before the patches: class token, registers, distillation token.
 
         Raises:
-            UserError: there is no class token and ``pooling`` asks for it.
+            UserError: ``pooling`` asks for a class token and there is none.
         """
         names = {name.rpartition(".")[2] for name, _ in self._model.named_parameters()}
         if not names & set(_CLASS_TOKENS):
@@ -113,7 +113,7 @@ class VisionBackbone(Pretrained):
 
 
 class HfVisionSettings(VisionSettings):
-    """Any backbone, on faces or frames."""
+    """Settings of any backbone, on faces or frames."""
 
     input: Literal["faces", "frames"] = "faces"
 
@@ -121,8 +121,8 @@ class HfVisionSettings(VisionSettings):
 class HfVision(VisionBackbone):
     """Any image backbone that ``AutoModel`` loads.
 
-    Of a two-tower model (CLIP, SigLIP) the vision tower is taken. A convolutional backbone has neither a
-    class token nor layers to choose: set ``pooling: mean``.
+    Of a model with two towers (CLIP, SigLIP) the vision tower is used. A convolutional backbone has neither a class
+    token nor layers to choose from: set ``pooling: mean``.
     """
 
     NAME = "hf-vision"
@@ -136,7 +136,7 @@ class HfVision(VisionBackbone):
 
 
 class Dinov2Settings(VisionSettings):
-    """DINOv2-base."""
+    """Settings of DINOv2-base."""
 
     weights: str = "facebook/dinov2-base"
 
@@ -159,7 +159,7 @@ class Dinov2Frame(Dinov2Face):
 
 
 class VitFaceSettings(VisionSettings):
-    """A ViT-base fine-tuned to facial expressions."""
+    """Settings of a ViT-base that is fine-tuned on facial expressions."""
 
     weights: str = "trpakov/vit-face-expression"
 
@@ -175,7 +175,7 @@ class VitFace(VisionBackbone):
 
 
 def _chunks(images: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """The images of all clips in order, ``size`` at a time, as views of the clips' arrays."""
+    """Yield the images of all clips in order, ``size`` at a time, as views of the clips' arrays."""
     chunk: list[np.ndarray] = []
     room = size
     for array in images:

@@ -1,4 +1,4 @@
-"""Whisper's spectrogram on the model's device. Imported only when a model is built."""
+"""Compute Whisper's spectrogram on the model's device. Imported only when a model is built."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import torch
 
 
 class LogMel:
-    """What ``transformers``' ``WhisperFeatureExtractor`` computes, batched and without leaving the device.
+    """The spectrogram of ``transformers``' ``WhisperFeatureExtractor``, in batches and without leaving the device.
 
-    Power of a short-time Fourier transform, summed into mel bands, log10, at most 8 below the clip's largest value,
-    then (x + 4) / 4.
+    It is the power of a short-time Fourier transform, summed into mel bands, log10, clipped at 8 below the clip's
+    maximum, then (x + 4) / 4.
 
     Args:
-        extractor: a ``WhisperFeatureExtractor``. Its dither, a random noise, is left out.
+        extractor: a ``WhisperFeatureExtractor``. Its dither (random noise) is not applied.
     """
 
     def __init__(self, extractor: Any, device: torch.device) -> None:
@@ -24,11 +24,15 @@ class LogMel:
     def __call__(
         self, sounds: Sequence[torch.Tensor], num_samples: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Spectrograms (N, bands, frames) float32 of sounds (samples,), and their masks (N, frames) int32: 1 where
-        the sound has a sample.
+        """Compute the spectrograms of waveforms.
 
         Args:
-            num_samples: to which all are padded with zeros; by default the longest of them.
+            sounds: N waveforms (samples,).
+            num_samples: length to which all are padded with zeros; by default that of the longest.
+
+        Returns:
+            Spectrograms (N, bands, frames) float32, and masks (N, frames) int32 that are 1 where the waveform has
+            samples.
         """
         longest = max(len(sound) for sound in sounds)
         shape = len(sounds), longest if num_samples is None else num_samples

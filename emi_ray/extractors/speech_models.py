@@ -1,4 +1,4 @@
-"""Parts of speech models that ``transformers`` lacks. Imported only when a model is built."""
+"""Parts of speech models that ``transformers`` does not have. Imported only when a model is built."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2PreTrainedMod
 
 
 class RegressionHead(nn.Module):
-    """Dense → tanh → as many numbers as the checkpoint has labels."""
+    """Linear → tanh → linear, with one output per label of the checkpoint."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -18,12 +18,12 @@ class RegressionHead(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(…, hidden_size) → (…, num_labels)."""
+        """Map (…, hidden_size) to (…, num_labels)."""
         return self.out_proj(torch.tanh(self.dense(hidden)))
 
 
 class EmotionModel(Wav2Vec2PreTrainedModel):
-    """wav2vec 2.0 with a regression head, laid out as audeering's checkpoint.
+    """wav2vec 2.0 with a regression head, with the parameter names of audeering's checkpoint.
 
     Wagner et al., "Dawn of the transformer era in speech emotion recognition", arXiv 2203.07378.
     """
@@ -35,16 +35,19 @@ class EmotionModel(Wav2Vec2PreTrainedModel):
         self.post_init()
 
     def forward(self, **inputs: Any) -> Any:
-        """The backbone's output; apply ``classifier`` to its steps, or to their mean for one value a clip."""
+        """Return the backbone's output.
+
+        Apply ``classifier`` to its steps, or to their mean for one value per clip.
+        """
         return self.wav2vec2(**inputs)
 
 
 class ClipGroupNorm(nn.Module):
-    """The group norm of a first convolution, one group a channel, with statistics of the whole clip.
+    """The group norm of a first convolution, one group per channel, with statistics of the whole clip.
 
-    ``nn.GroupNorm`` takes mean and variance over whatever it is given: also over padding, and only within a
-    window. Here they are computed beforehand from the clip alone (:meth:`statistics`) and set in ``clips``,
-    one entry a row of the batch, so neither padding nor windows change a feature.
+    ``nn.GroupNorm`` computes mean and variance over its input, which may include padding or only a window of the
+    clip. Here they are computed in advance from the whole clip (:meth:`statistics`) and set in ``clips``, one entry
+    per row of the batch, so that neither padding nor windows change a feature.
     """
 
     def __init__(self, conv: nn.Conv1d, norm: nn.GroupNorm) -> None:
@@ -56,9 +59,13 @@ class ClipGroupNorm(nn.Module):
         self._bias = 0.0 if conv.bias is None else conv.bias.double()
 
     def statistics(self, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and reciprocal deviation (channels,) of the convolution of a whole clip, without computing it.
+        """Return mean and reciprocal standard deviation (channels,) of the convolution of a clip, without computing
+        it.
 
         The convolution is linear in its patches, so E[Wp] = W E[p] and Var[Wp] = diag(W Cov[p] Wᵀ).
+
+        Args:
+            samples: (num_samples,).
         """
         patches = samples.double().unfold(0, self._kernel, self._stride)
         centre = patches.mean(0)
@@ -68,7 +75,7 @@ class ClipGroupNorm(nn.Module):
         return mean.float(), (variance + self.norm.eps).rsqrt().float()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(rows, channels, time) → the same, normalised by each row's clip."""
+        """Normalise (rows, channels, time) with the statistics of each row's clip."""
         mean, scale = (torch.stack(parts) for parts in zip(*self.clips, strict=True))
         weight = self.norm.weight.float() * scale
         bias = self.norm.bias.float() - mean * weight
@@ -76,7 +83,9 @@ class ClipGroupNorm(nn.Module):
 
 
 def use_clip_statistics(model: nn.Module) -> ClipGroupNorm | None:
-    """Put a :class:`ClipGroupNorm` where the first convolution has a group norm; None where it has not."""
+    """Replace the group norm of the first convolution by a :class:`ClipGroupNorm`; returns None if there is no
+    group norm.
+    """
     first = model.get_submodule("feature_extractor.conv_layers.0")
     norm = getattr(first, "layer_norm", None)
     if not isinstance(norm, nn.GroupNorm):

@@ -1,4 +1,4 @@
-"""Text without a download: hashed word and character n-grams, a sentiment lexicon, and a few measures of style."""
+"""Built-in text extractor: hashed word and character n-grams, a sentiment lexicon, and measures of style."""
 
 import hashlib
 import unicodedata
@@ -21,12 +21,13 @@ _TOKEN = regex.compile(
     r"|(?P<marks>[^\s\p{L}\p{M}\p{N}\p{C}\p{Extended_Pictographic}\p{Regional_Indicator}]+)",
     regex.DOTALL,
 )
-"""Words end where Unicode says (UAX 29), and so do emoji; between them stand runs of punctuation and symbols."""
+"""Words and emoji, with the boundaries of Unicode (UAX 29), or runs of punctuation and symbols between them."""
 
 _SENTENCE_MARKS = r"\p{Ps}\p{Pe}\p{Pi}\p{Pf}\p{Pd}\p{Pc}.,;:!?…'\"`´、。，！？；：・¿¡।۔،؟"
 _FACES = r"[<>]?[:;=][-o*'^]?[)\](\[/\\|}{@]+|[)\](\[]+[-o*'^]?[:;=]"
 _TELLING_MARKS = regex.compile(rf"[.!?…]{{2,}}|{_FACES}|[^{_SENTENCE_MARKS}]+")
-"""Hesitation, emphasis, faces such as ``:)``, and all marks but those of sentences."""
+"""Marks that are kept as words: hesitation, emphasis, emoticons such as ``:)``, and symbols that do not end or divide
+sentences."""
 
 _EMPHASIS = regex.compile(r"[.!?…]+")
 _SPACES = regex.compile(r"[\u200b\u2060]")
@@ -45,7 +46,7 @@ _FUNCTION_WORDS = _words(
     "there they this to up us was we were what when which who will with would you your"
 )
 _FUNCTION_WORD_WEIGHT = 0.35
-"""Words that say little count less, as an inverse document frequency would have it."""
+"""Function words carry little meaning and get a lower weight, like with an inverse document frequency."""
 
 _GROUPS = {
     "hesitations": _words("um uh er erm hmm mm well"),
@@ -68,33 +69,35 @@ _FAMILIES = {"word": (0.5, 1.0), "pair": (0.25, 0.6), "char": (0.25, 0.6)}
 
 
 class HashedNgramsSettings(Settings):
-    """How large the vector is."""
+    """The size of the vector."""
 
-    dim: int = Field(4096, ge=64, le=16384, description="size of the vector")
+    dim: int = Field(4096, ge=64, le=16384, description="number of dimensions")
 
 
 class HashedNgrams(Extractor):
-    """A transcript as one step: an L2-normalised vector of ``dim``.
+    """A transcript as one step: an L2-normalised vector of ``dim`` dimensions.
 
-    Blocks of dimensions, in order (:meth:`feature_names` lists each); n-grams share what style leaves:
+    Blocks of dimensions, in order (:meth:`feature_names` lists each). N-grams share the dimensions that style and
+    sentiment leave:
 
-    - ``word`` (half): words; function words count less;
+    - ``word`` (half): words; function words have a lower weight;
     - ``pair`` (a quarter): pairs of neighbouring words;
-    - ``char`` (a quarter): 3 to 5 characters within a word and its ends, so *love* and *loved* are close;
+    - ``char`` (a quarter): 3 to 5 characters within a word and its boundaries, so that *love* and *loved* are
+      similar;
     - style: length, variety, punctuation, laughter, lengthened letters, shares of groups of English words;
-    - sentiment: what VADER says of the text (Hutto and Gilbert 2014; MIT licence): its four scores, and the highest,
-      lowest and total valence and the number of the words in its lexicon. English, with emoji and faces; other
-      languages have zeros there.
+    - sentiment: the four scores of VADER (Hutto and Gilbert 2014; MIT licence), and the highest, lowest and total
+      valence and the number of the words in its lexicon. It covers English, emoji and emoticons; for other
+      languages these dimensions are zero.
 
-    An n-gram falls into the bucket, with the sign, that BLAKE2 gives it (Weinberger et al. 2009), and weighs
-    1 + ln(count); each family is scaled to a fixed norm. Words are those of Unicode's rules (UAX 29) in any script,
-    with their vowel signs and accents; in scripts without spaces each ideograph or syllable is one. Emoji, symbols
-    and faces such as ``:)`` are words too. Unicode variants (NFKC) do not matter, and letter case only to VADER,
-    which takes capitals for emphasis. The transcript has no clock, so its one timestamp is 0.
+    BLAKE2 assigns each n-gram a bucket and a sign (Weinberger et al. 2009); its weight is 1 + ln(count). Each
+    family is scaled to a fixed norm. Words are defined by Unicode's rules (UAX 29) in any script, with their vowel
+    signs and accents; in scripts without spaces each ideograph or syllable is a word. Emoji, symbols and emoticons
+    such as ``:)`` are words too. Unicode variants are unified (NFKC). Letter case is ignored, except by VADER,
+    which treats capitals as emphasis. A transcript has no timing, so its one timestamp is 0.
 
-    The more dimensions, the fewer n-grams share one. On the emotion intensities of tweets a ridge reaches r .60 with
-    768 and .67 with 4096, without the lexicon .49 and .59 (``benchmarks/text_features.py``). An inverse document
-    frequency of the training texts adds nothing to the lower weight of function words.
+    More dimensions mean fewer collisions. On the emotion intensities of tweets, ridge regression reaches r = 0.60
+    with 768 dimensions and 0.67 with 4096; without the lexicon 0.49 and 0.59 (``benchmarks/text_features.py``). An
+    inverse document frequency of the training texts does not improve on the lower weight of function words.
     """
 
     NAME = "hashed-ngrams"
@@ -116,15 +119,15 @@ class HashedNgrams(Extractor):
         return int(self.settings.dim)
 
     def feature_names(self) -> list[str]:
-        """One name a dimension, such as ``word_0``, ``char_5`` or ``exclamations``."""
+        """Return one name per dimension, such as ``word_0``, ``char_5`` or ``exclamations``."""
         buckets = [f"{family}_{bucket}" for family, size in self._sizes.items() for bucket in range(size)]
         return [*buckets, *STYLE_NAMES, *SENTIMENT_NAMES]
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """One step a clip: (1, dim) float32.
+        """Compute one step per clip: (1, dim) float32.
 
         Raises:
-            ClipError: a transcript holds no word.
+            ClipError: a transcript has no words.
         """
         return [self._features(clip.transcript or "") for clip in clips]
 
@@ -147,7 +150,7 @@ class HashedNgrams(Extractor):
         return Features(values[None], np.zeros(1, np.float32))
 
     def _sentiment_of(self, transcript: str, words: Sequence[str]) -> np.ndarray:
-        """The features ``SENTIMENT_NAMES``, each about [-1, 1]; zeros where the lexicon has none of the words."""
+        """Compute ``SENTIMENT_NAMES``, each about [-1, 1]; zeros if none of the words is in the lexicon."""
         scores = self._sentiment.polarity_scores(_visible(transcript))  # capitals are emphasis
         valences = [self._sentiment.lexicon[word] for word in words if word in self._sentiment.lexicon]
         if not valences and not scores["compound"]:
@@ -167,7 +170,9 @@ class HashedNgrams(Extractor):
 
 
 def normalized(transcript: str) -> str:
-    """Lower case, one form for each character (NFKC), one apostrophe, and nothing that cannot be seen."""
+    """Return the text in lower case, in Unicode form NFKC, with one kind of apostrophe and without invisible
+    characters.
+    """
     return _visible(transcript).lower()
 
 
@@ -177,9 +182,10 @@ def _visible(transcript: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Words, emoji, symbols and telling marks of a :func:`normalized` text, in their order.
+    """Return the words, emoji, symbols and meaningful marks of a :func:`normalized` text, in order.
 
-    Marks of sentences are left out, unless they are a face or stand for hesitation or emphasis (``...``, ``?!``).
+    Punctuation of sentences is omitted, unless it is an emoticon or expresses hesitation or emphasis (``...``,
+    ``?!``).
     """
     found = []
     for match in _TOKEN.finditer(text):
@@ -192,7 +198,7 @@ def words_of(text: str) -> list[str]:
 
 
 def _weighted(grams: Iterable[str]) -> dict[str, float]:
-    """Sublinear weight of each n-gram; less for function words."""
+    """Return the sublinear weight of each n-gram, which is lower for function words."""
     return {
         gram: (1 + np.log(count)) * (_FUNCTION_WORD_WEIGHT if gram in _FUNCTION_WORDS else 1)
         for gram, count in Counter(grams).items()
@@ -209,7 +215,7 @@ def _character_grams(word: str) -> Iterable[str]:
 
 
 def _hashed(weights: Mapping[str, float], size: int) -> np.ndarray:
-    """Unit vector (size,) of signed, hashed weights; zeros where there is no n-gram."""
+    """Return the unit vector (size,) of signed, hashed weights; zeros if there are no n-grams."""
     digests = b"".join(hashlib.blake2b(gram.encode(), digest_size=8).digest() for gram in weights)
     codes = np.frombuffer(digests, dtype="<u8")
     signed = np.where(codes & 1, 1.0, -1.0) * np.fromiter(weights.values(), float, len(weights))
@@ -219,7 +225,7 @@ def _hashed(weights: Mapping[str, float], size: int) -> np.ndarray:
 
 
 def _style(text: str, words: Sequence[str]) -> np.ndarray:
-    """The features ``STYLE_NAMES``, each about [-1, 1]; counts are per ten words, at most 1."""
+    """Compute ``STYLE_NAMES``, each about [-1, 1]. Counts are per ten words, and at most 1."""
 
     def rate(count: int) -> float:
         return min(1.0, 10 * count / len(words))

@@ -1,4 +1,4 @@
-"""Whose turn it is at a model that several threads of a process use."""
+"""A lock for a model that several threads of a process use."""
 
 import threading
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ _held = threading.local()
 
 
 class Turn:
-    """A lock that its thread can lend to the next one while it waits for the device.
+    """A lock that its thread can lend to another thread while it waits for the device.
 
-    A GPU works through what threads give it in their order. A thread that only waits for its results need not keep
-    others from giving it more work: so the GPU has the next batch before it ends the present one.
+    A GPU processes the work that threads launch in order. A thread that only waits for results does not need the
+    lock, and lending it lets the next thread launch its batch before the GPU has finished the present one.
     """
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class Turn:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Let others take the turn during the block."""
-        self._num_lent += 1  # by the thread that has the turn, so that no other changes it
+        """Let other threads take the lock while the ``with`` block runs."""
+        self._num_lent += 1  # safe without the condition: only the thread that holds the lock changes it
         self._give_up()
         try:
             yield
@@ -48,9 +48,11 @@ class Turn:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Wait until the threads that lent their turn have left, and admit none during the block.
+        """Wait until the threads that have lent their lock are done, and admit no others while the ``with`` block
+        runs.
 
-        Yields whether there were such threads.
+        Yields:
+            Whether there were such threads.
         """
         had_others = self._num_lent > 0
         with self._changed:
@@ -73,7 +75,7 @@ class Turn:
 
 @contextmanager
 def turn_lent() -> Iterator[None]:
-    """Let other threads take their turn during the block, where this thread has one."""
+    """Lend the lock of this thread, if it holds one, to other threads while the ``with`` block runs."""
     turn: Turn | None = getattr(_held, "turn", None)
     if turn is None:
         yield
@@ -84,9 +86,10 @@ def turn_lent() -> Iterator[None]:
 
 @contextmanager
 def without_others() -> Iterator[bool]:
-    """Keep other threads from the model during the block, once those that use it have left.
+    """Keep other threads from the model while the ``with`` block runs, after those that use it are done.
 
-    Yields whether there were any: what they held of the device's memory is free then.
+    Yields:
+        Whether there were such threads. If so, the device memory that they used is free now.
     """
     turn: Turn | None = getattr(_held, "turn", None)
     if turn is None:

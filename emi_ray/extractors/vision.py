@@ -1,4 +1,4 @@
-"""Faces without a download: appearance descriptors per face crop."""
+"""Built-in vision extractor: appearance descriptors per face crop. Nothing is downloaded."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ _ORDERS = {"face": 8, "eyes": 6, "mouth": 6}
 
 
 class AppearanceSettings(Settings):
-    """Which part of a crop is described."""
+    """The part of a crop that is described."""
 
     face_share: float = Field(
         FACE_SHARE, ge=0.3, le=1, description="side of the window from brow to chin, as a share of the crop's"
@@ -50,18 +50,18 @@ class AppearanceSettings(Settings):
 
 
 class Appearance(Extractor):
-    """Hand-made descriptors of one face crop each step.
+    """Hand-crafted descriptors of one face crop per step.
 
-    Each crop is cut to a window from brow to chin (the default suits crops with a margin of 0.25; take 1 for
-    tight ones) and shrunk to 96 × 96 pixels. Blocks of dimensions, in order (:meth:`feature_names`):
+    Each crop is cut to a window from brow to chin (the default suits crops with a margin of 0.25; use 1 for tight
+    ones) and resized to 96 × 96 pixels. Blocks of dimensions, in order (:meth:`feature_names`):
 
     - ``hog`` (288): histograms of oriented gradients on 6 × 6 cells;
     - ``lbp`` (90): local binary patterns on 3 × 3 cells, as square roots of shares;
     - ``dct_face``, ``dct_eyes``, ``dct_mouth`` (63, 35, 35): low frequencies, after removing brightness and
       contrast;
     - regions (40), colour (11) and quality (7): see :mod:`emi_ray.extractors.image.regions`;
-    - ``deviation`` (16): mean absolute difference from the clip's median face on 4 × 4 cells, which tells how
-      far an expression is from this person's usual one.
+    - ``deviation`` (16): mean absolute difference from the clip's median face on 4 × 4 cells, which measures how
+      far an expression differs from the person's usual one.
 
     All are scaled by fixed constants to O(1). Only ``deviation`` depends on the other frames of the clip.
     """
@@ -77,7 +77,7 @@ class Appearance(Extractor):
         return len(self.feature_names())
 
     def feature_names(self) -> list[str]:
-        """One name a dimension, such as ``hog_0``, ``mouth_dark`` or ``sharpness``."""
+        """Return one name per dimension, such as ``hog_0``, ``mouth_dark`` or ``sharpness``."""
         sizes = {"hog": HOG_DIM, "lbp": _LBP_GRID**2 * LBP_BINS}
         sizes |= {f"dct_{part}": order**2 - 1 for part, order in _ORDERS.items()}
         regions = [f"{region}_{name}" for region in REGIONS for name in REGION_NAMES]
@@ -86,16 +86,16 @@ class Appearance(Extractor):
         return [*numbered, *regions, *COLOUR_NAMES, *QUALITY_NAMES, *deviation]
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """One step a face crop: (T, feature_dim) float32, with the crops' timestamps.
+        """Compute one step per face crop: (T, feature_dim) float32, with the timestamps of the crops.
 
         Raises:
-            ClipError: a clip has no crop.
+            ClipError: a clip has no face crops.
         """
         return [self._features(clip.faces) for clip in clips if clip.faces]
 
     def _features(self, faces: Faces) -> Features:
         if not len(faces.crops):
-            raise ClipError("vision", "there is no face crop")
+            raise ClipError("vision", "there are no face crops")
         chunks = [slice(first, first + _CHUNK_FRAMES) for first in range(0, len(faces.crops), _CHUNK_FRAMES)]
         parts = [self._describe(faces.crops[chunk], faces.detected[chunk]) for chunk in chunks]
         descriptors, small = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -103,7 +103,7 @@ class Appearance(Extractor):
         return Features(np.clip(values, -10, 10), faces.timestamps_s.astype(np.float32))
 
     def _describe(self, crops: np.ndarray, detected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All blocks but the last of crops, (T, D − 16), and their small standardised faces (T, 32, 32)."""
+        """Return all blocks but the last, (T, D − 16), and the small standardised faces (T, 32, 32)."""
         colour = shrink(face_windows(crops, self.settings.face_share), HOG_SIZE, HOG_SIZE)
         grey = to_grey(colour)
         standard = standardise(grey)
@@ -124,7 +124,7 @@ class Appearance(Extractor):
 
 
 def _deviation(small: np.ndarray) -> np.ndarray:
-    """(T, 16) of small faces (T, 32, 32)."""
+    """Compute ``deviation`` (T, 16) from small faces (T, 32, 32)."""
     away = np.abs(small - np.median(small, axis=0))
     cell = _SMALL // _DEVIATION_GRID
     cells = away.reshape(len(small), _DEVIATION_GRID, cell, _DEVIATION_GRID, cell).mean(axis=(2, 4))

@@ -1,4 +1,4 @@
-"""Whether a sound holds speech. Imported only when a recogniser of speech is built."""
+"""Detect whether audio contains speech. Imported only when a speech recogniser is built."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,18 +8,19 @@ import torch
 
 SAMPLE_RATE_HZ = 16_000
 _WINDOW = 512
-"""Samples of which the detector gives one probability: 32 ms."""
+"""Samples per probability of the detector: 32 ms."""
 
 
 class VoiceActivity:
-    """Silero VAD, whose weights come with the package ``silero-vad``.
+    """Silero VAD, whose weights are part of the package ``silero-vad``.
 
-    A clip holds speech where the probability of speech reaches ``threshold`` and stays within .15 of it for 250 ms or
-    more, pauses below 100 ms included: the rule of the package. The detector runs on the CPU. No answer depends on
-    the sounds beside it: shorter ones are padded at their ends, and what is said of the padding is not looked at.
+    A clip has speech if the probability of speech reaches ``threshold`` and stays above ``threshold`` − 0.15 for at
+    least 250 ms, apart from pauses below 100 ms: the rule of the package. The detector runs on the CPU. A result
+    does not depend on the other clips of a batch: shorter clips are padded at the end, and probabilities of the
+    padding are ignored.
 
     Args:
-        threshold: from 0 to 1.
+        threshold: probability from 0 to 1.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -32,7 +33,7 @@ class VoiceActivity:
         self._find_segments: Any = get_speech_timestamps_from_probs
 
     def has_speech(self, sounds: Sequence[np.ndarray]) -> list[bool]:
-        """For each sound (samples,), 16,000 a second, whether somebody speaks in it."""
+        """Return for each waveform (samples,) at 16 kHz whether it has speech."""
         if not sounds:
             return []
         padded = np.zeros((len(sounds), max(_WINDOW, *map(len, sounds))), np.float32)

@@ -1,4 +1,4 @@
-"""The sound itself, for speech models that are trained on instead of read."""
+"""Store the waveform itself, for speech models that are fine-tuned."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,18 @@ from emi_ray.settings import Settings
 
 SAMPLE_RATE_HZ = 16_000
 STEP = 320
-"""Samples a step: 20 ms, as one hidden state of a speech model has."""
+"""Samples per step: 20 ms, the duration of one hidden state of a speech model."""
 
 
 class SoundSettings(Settings):
-    """There is nothing to choose: ``media.max_audio_s`` bounds the length."""
+    """No settings; ``media.max_audio_s`` limits the length."""
 
 
 class Sound(Extractor):
-    """16 kHz sound as it was decoded, 320 samples a step: what ``type: finetune`` of audio reads.
+    """The decoded 16 kHz waveform, 320 samples per step. Recipes with ``type: finetune`` read it.
 
-    Half precision keeps eleven bits of a sample, some 66 dB below its own level. Zeros fill the last step.
+    Half precision has 11 significant bits, so the rounding error is about 66 dB below each sample. The last step is
+    padded with zeros.
     """
 
     NAME = "waveform"
@@ -35,20 +36,20 @@ class Sound(Extractor):
         return STEP
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Steps (T, 320) float16 of each clip.
+        """Return steps (T, 320) float16 of each clip.
 
         Raises:
-            ClipError: the sound has another sampling rate, or no sample.
+            ClipError: the waveform has another sample rate, or no samples.
         """
         return [self._features(clip.waveform) for clip in clips if clip.waveform]
 
     def _features(self, sound: Waveform) -> Features:
         if sound.sample_rate_hz != SAMPLE_RATE_HZ:
             raise ClipError(
-                "audio", f"the sound has {sound.sample_rate_hz} samples a second, not {SAMPLE_RATE_HZ}"
+                "audio", f"the audio has a sample rate of {sound.sample_rate_hz} Hz, not {SAMPLE_RATE_HZ} Hz"
             )
         if not len(sound.samples):
-            raise ClipError("audio", "the sound has no sample")
+            raise ClipError("audio", "the audio has no samples")
         num_steps = -(-len(sound.samples) // STEP)
         steps = np.zeros((num_steps, STEP), np.float16)
         steps.reshape(-1)[: len(sound.samples)] = sound.samples

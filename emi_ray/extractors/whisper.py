@@ -1,4 +1,4 @@
-"""Speech → transcript, by Whisper."""
+"""Speech recognition with Whisper: audio → transcript."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,41 +27,49 @@ if TYPE_CHECKING:
     from emi_ray.extractors.voice_activity import VoiceActivity
 
 _BATCH_SIZE = (2, 16)
-"""Clips that are transcribed together, on a CPU and on a GPU."""
+"""Clips per batch on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What was recognised in one clip: ``text``, empty where no words were. ``has_speech`` is False where the
-    detector of voice activity found nobody speaking, so that Whisper was not asked."""
+    """The result for one clip.
+
+    Attributes:
+        text: the transcript; empty if no words were recognised.
+        has_speech: False if voice activity detection found no speech, so that Whisper was not run.
+    """
 
     text: str
     has_speech: bool = True
 
 
 class WhisperSettings(PretrainedSettings):
-    """Which Whisper, in which language, and what is no speech. ``batch_size`` counts clips.
+    """Which Whisper model, which language, and what counts as no speech. ``batch_size`` counts clips.
 
-    Whisper invents words for silence, noise and music. With ``vad`` a detector of voice activity is asked first.
-    ``no_speech_threshold`` and ``logprob_threshold`` are Whisper's own: a segment of 30 s is dropped where the
+    Whisper hallucinates words for silence, noise and music. With ``vad``, voice activity detection is run first.
+    ``no_speech_threshold`` and ``logprob_threshold`` are Whisper's own: a segment of 30 s is dropped if the
     probability of "no speech" is above the first and the mean log probability of its tokens is below the second.
     """
 
     weights: str = "openai/whisper-small"
-    language: str | None = Field(None, description="such as 'en'; null: detected in each clip")
+    language: str | None = Field(None, description="for example 'en'; null: detected for each clip")
     vad: bool = Field(True, description="transcribe only clips in which Silero VAD finds speech")
-    vad_threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a window is speech")
-    no_speech_threshold: float = Field(0.6, ge=0, le=1, description="1: no segment is dropped")
-    logprob_threshold: float = Field(-1.0, le=0, description="a segment above it is never dropped")
+    vad_threshold: float = Field(
+        0.5, gt=0, lt=1, description="probability of speech from which a window counts as speech"
+    )
+    no_speech_threshold: float = Field(0.6, ge=0, le=1, description="see above; 1: no segment is dropped")
+    logprob_threshold: float = Field(
+        -1.0, le=0, description="see above; segments with a higher mean are never dropped"
+    )
 
 
 class Whisper:
-    """Any Whisper checkpoint. Built once per actor, as an extractor is; gives text instead of features.
+    """Any Whisper checkpoint. It is built once per actor like an extractor, but returns text instead of features.
 
-    Clips of up to 30 s are transcribed in one piece. Longer ones go through Whisper's own sequential long
-    form, and the text of all segments is joined. Decoding is greedy unless the checkpoint's generation
-    settings say otherwise, and no clip's text depends on the clips beside it. Clips without speech are not
-    transcribed (Silero VAD; the settings ``vad``, ``vad_threshold``).
+    Clips of up to 30 s are transcribed in one piece. Longer ones use Whisper's sequential long-form decoding, and
+    the texts of all segments are joined. Decoding is greedy unless the checkpoint's generation settings say
+    otherwise. The text of a clip does not depend on the other clips of the batch. Clips without speech are not
+    transcribed (Silero VAD; settings ``vad`` and ``vad_threshold``).
     """
 
     NAME: ClassVar[str] = "whisper"
@@ -86,17 +94,17 @@ class Whisper:
             **self._language_options(settings.language),
             "no_speech_threshold": settings.no_speech_threshold,
             "logprob_threshold": settings.logprob_threshold,
-            "temperature": 0.0,  # one greedy pass: a low mean probability asks for no second one
+            "temperature": 0.0,  # a single greedy pass, without fallback to sampling when the mean probability is low
         }
         self._vad = _build_vad(settings)
         self._batch_size = settings.batch_size or _BATCH_SIZE[device.type == "cuda"]
 
     @classmethod
     def resolve(cls, settings: WhisperSettings) -> WhisperSettings:
-        """Settle the revision and the dtype once, where the run is started.
+        """Resolve the revision and the dtype, once, where the run is started.
 
         Raises:
-            UserError: the weights cannot be had, or do not know the language.
+            UserError: the weights are not available, or do not support the language.
         """
         resolved = resolve_pretrained(settings)
         generation = Checkpoint(resolved.weights, resolved.revision).read_json("generation_config.json")
@@ -108,12 +116,12 @@ class Whisper:
 
     @classmethod
     def check(cls, settings: WhisperSettings) -> list[str]:
-        """Why transcription cannot run now, if so."""
+        """Return the reason why transcription cannot run now, if there is one."""
         return check_pretrained(settings)
 
     @classmethod
     def identity(cls, settings: WhisperSettings, media: MediaSettings) -> dict[str, Any]:
-        """Everything that decides a transcript; the fingerprint of transcripts is a hash of it."""
+        """Return everything that determines a transcript. The fingerprint of transcripts is a hash of it."""
         identity = {
             "extractor": cls.NAME,
             "version": cls.VERSION,
@@ -124,17 +132,17 @@ class Whisper:
         return deciding_pretrained(identity)
 
     def use_less_memory(self) -> bool:
-        """Halve the clips that are transcribed together."""
+        """Halve the number of clips per batch."""
         if self._batch_size <= 1:
             return False
         self._batch_size //= 2
         return True
 
     def transcribe(self, clips: Sequence[DecodedClip]) -> list[Heard]:
-        """What is said in each clip, in order.
+        """Transcribe each clip, in order.
 
         Raises:
-            ClipError: the sound has another sample rate than the model.
+            ClipError: the audio has another sample rate than the model.
         """
         samples = [self._samples(clip.waveform) for clip in clips]
         order = sorted(range(len(clips)), key=lambda index: len(samples[index]))
@@ -150,7 +158,7 @@ class Whisper:
         return heard
 
     def _with_speech(self, indices: Sequence[int], samples: Sequence[np.ndarray]) -> list[int]:
-        """Those of ``indices`` whose samples hold speech; all of them where nothing is asked of the detector."""
+        """Return those of ``indices`` whose samples have speech; all of them without voice activity detection."""
         if self._vad is None:
             return list(indices)
         found: list[int] = []
@@ -167,7 +175,7 @@ class Whisper:
         assert waveform is not None, "the caller gives every clip its needs"
         rate = self._processor.feature_extractor.sampling_rate
         if waveform.sample_rate_hz != rate:
-            reason = f"the sound has {waveform.sample_rate_hz} samples a second, not {rate}"
+            reason = f"the audio has a sample rate of {waveform.sample_rate_hz} Hz, not {rate} Hz"
             raise ClipError("transcript", reason)
         return waveform.samples
 
@@ -202,16 +210,16 @@ class Whisper:
 def _check_language(
     language: str | None, is_multilingual: bool | None, lang_to_id: Mapping[str, int] | None
 ) -> None:
-    """Refuse a language that the weights do not know, by what their generation settings say.
+    """Check that the weights support the language, according to their generation settings.
 
     Raises:
-        UserError: they do not know it.
+        UserError: they do not support it.
     """
     if language is None:
         return
     if not is_multilingual:
         if language != "en":
-            raise UserError(f"language = '{language}': these weights know English only.")
+            raise UserError(f"language = '{language}': these weights support English only.")
         return
     known = [token.strip("<|>") for token in lang_to_id or {}]
     if language not in known:

@@ -1,4 +1,4 @@
-"""Which steps of a convolutional speech model lie where in time, and how a long clip is cut into windows."""
+"""The timing of the steps of a convolutional speech model, and the windows into which a long clip is cut."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class StepGeometry:
-    """Unpadded convolutions one above the other, in samples: step i sees [i·stride, i·stride + receptive)."""
+    """A stack of unpadded convolutions, in samples: step i covers [i·stride, i·stride + receptive)."""
 
     receptive: int
     stride: int
@@ -24,22 +24,22 @@ class StepGeometry:
         return cls(receptive, stride)
 
     def num_steps(self, num_samples: int) -> int:
-        """Steps of a clip; 0 when it is shorter than one step's receptive field."""
+        """Return the number of steps of a clip; 0 if it is shorter than one step's receptive field."""
         return max(0, (num_samples - self.receptive) // self.stride + 1)
 
     def num_samples(self, num_steps: int) -> int:
-        """Fewest samples that give ``num_steps``."""
+        """Return the smallest number of samples that gives ``num_steps``."""
         return (num_steps - 1) * self.stride + self.receptive
 
     def times_s(self, num_steps: int, sample_rate_hz: int) -> np.ndarray:
-        """(num_steps,) float32: the middle of what each step sees."""
+        """Return the middle of each step's receptive field in seconds, (num_steps,) float32."""
         middles = np.arange(num_steps) * self.stride + self.receptive / 2
         return (middles / sample_rate_hz).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Window:
-    """Steps [first, last) are computed together; of these [keep_first, keep_last) are kept."""
+    """A window of steps [first, last), computed together; [keep_first, keep_last) of them are kept."""
 
     first: int
     last: int
@@ -52,15 +52,15 @@ class Window:
 
     @property
     def kept(self) -> slice:
-        """The kept steps, counted from the window's first."""
+        """The kept steps, relative to the first of the window."""
         return slice(self.keep_first - self.first, self.keep_last - self.first)
 
 
 def plan_windows(num_steps: int, size: int, overlap: int) -> list[Window]:
-    """Windows of at most ``size`` steps whose kept parts are the clip, each step once and in order.
+    """Plan windows of at most ``size`` steps whose kept parts cover the clip, each step once and in order.
 
-    A kept step has at least ``overlap`` steps of context on either side, or all that the clip has. Kept parts
-    are equally long, but for rounding: no window is a mere remainder. A clip of at most ``size`` steps is one
+    A kept step has at least ``overlap`` steps of context on either side, or all that the clip has. Kept parts have
+    equal lengths up to rounding, so that no window is a short remainder. A clip of at most ``size`` steps is one
     window.
     """
     if num_steps <= size:

@@ -120,7 +120,7 @@ def test_a_binary_that_fails_or_hangs_costs_only_its_clip(binary, tmp_path):
 def test_a_binary_that_is_missing_is_reported_before_the_run():
     settings = OpenFaceSettings(binary="/nowhere/FeatureExtraction")
     assert len(OpenFace.check(settings)) == 1
-    with pytest.raises(UserError, match="is no program"):
+    with pytest.raises(UserError, match="is not a program"):
         OpenFace.resolve(settings)
 
 

@@ -1,1 +1,1 @@
-"""What is measured of face pictures: texture, regions, movement. Pure functions of numpy arrays."""
+"""Measurements of face images: texture, regions, motion. Pure functions of numpy arrays."""

@@ -1,4 +1,4 @@
-"""How the face's box moves within the frame."""
+"""Motion of the face's box within the frame."""
 
 import numpy as np
 
@@ -13,11 +13,11 @@ BOX_NAMES = (
 
 
 def box_dynamics(faces: Faces) -> np.ndarray:
-    """``BOX_NAMES`` of each pair of neighbouring frames: (T − 1, 11).
+    """Compute ``BOX_NAMES`` for each pair of neighbouring frames: (T − 1, 11).
 
-    Velocities are asinh(4 v) with v in box sides a second (growth: in e-folds), accelerations asinh(a / 4).
-    Then the place of the centre, −1 to 1 over the frame, and log2 of four times the box's share of the
-    frame's height. All are zero where one of the two boxes is not known, as with ready crops.
+    Velocities are asinh(4 v) with v in box sides per second (growth: e-folds per second), accelerations asinh(a /
+    4). They are followed by the position of the centre, −1 to 1 over the frame, and log2 of four times the box's
+    share of the frame's height. All are zero if one of the two boxes is unknown, as with existing crops.
     """
     boxes = faces.boxes.astype(np.float64)
     known = np.all(np.isfinite(boxes) & (boxes > (-np.inf, -np.inf, 0, 0)), axis=1)
@@ -41,5 +41,5 @@ def box_dynamics(faces: Faces) -> np.ndarray:
 
 
 def _length(vectors: np.ndarray) -> np.ndarray:
-    """Euclidean length of each row."""
+    """Return the Euclidean length of each row."""
     return np.sqrt(np.sum(vectors**2, axis=1))

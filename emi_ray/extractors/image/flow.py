@@ -1,4 +1,4 @@
-"""How a face moves from frame to frame: dense optical flow, and what is measured of it."""
+"""Motion of the face between frames: dense optical flow and its statistics."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -38,22 +38,22 @@ _UNIT = 0.05
 
 
 def step_times(faces: Faces) -> np.ndarray:
-    """Middle of each pair of neighbouring frames, (T − 1,) float32; of a single frame, its own time."""
+    """Return the middle of each pair of neighbouring frames, (T − 1,) float32; for a single frame, its own time."""
     times = faces.timestamps_s.astype(np.float32)
     return (times[1:] + times[:-1]) / 2 if len(times) > 1 else times
 
 
 def step_durations(faces: Faces) -> np.ndarray:
-    """Seconds between neighbouring frames, (T − 1,), held within 1/60 and 1."""
+    """Return the seconds between neighbouring frames, (T − 1,), clipped to [1/60, 1]."""
     return np.clip(np.diff(faces.timestamps_s.astype(np.float64)), 1 / 60, 1)
 
 
 def face_flows(faces: Faces, face_share: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Farnebäck flow (2003) between neighbouring frames, in chunks.
+    """Compute Farnebäck's optical flow (2003) between neighbouring frames, in chunks.
 
     Yields:
-        Velocities (P, 2, 64, 64) float32, across and down, in sides of the face window a second; and the mean
-        absolute change of grey level (P,), in shares of the whole range a second.
+        Velocities (P, 2, 64, 64) float32, across and down, in sides of the face window per second; and the mean
+        absolute change of the grey level (P,), as a share of the whole range per second.
     """
     durations = step_durations(faces)
     for first in range(0, len(durations), _CHUNK_FRAMES):
@@ -66,15 +66,15 @@ def face_flows(faces: Faces, face_share: float) -> Iterator[tuple[np.ndarray, np
 
 
 def compress(velocity: np.ndarray) -> np.ndarray:
-    """asinh(velocity / 0.05 a second): linear where slow, logarithmic where fast, O(1) for faces."""
+    """Return asinh(velocity / 0.05): linear for slow motion, logarithmic for fast motion, O(1) for faces."""
     return np.arcsinh(velocity / _UNIT)
 
 
 def flow_statistics(velocity: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """``FLOW_NAMES`` of velocities (P, 2, H, W) and grey changes (P,): (P, len(FLOW_NAMES)).
+    """Compute ``FLOW_NAMES`` from velocities (P, 2, H, W) and grey-level changes (P,): (P, len(FLOW_NAMES)).
 
-    The rigid part (least-squares shift, growth and rotation) is measured, then taken off: the rest is what
-    the face itself does, which all other measures describe. Velocities are compressed.
+    The rigid part (least-squares shift, growth and rotation) is measured and subtracted. All other statistics
+    describe the rest, which is the motion of the face itself. Velocities are compressed.
     """
     rigid, own = _split(velocity)
     across, down = own[:, 0], own[:, 1]
@@ -94,7 +94,7 @@ def flow_statistics(velocity: np.ndarray, change: np.ndarray) -> np.ndarray:
 
 
 def _whole(speed: np.ndarray, divergence: np.ndarray, curl: np.ndarray) -> np.ndarray:
-    """``WHOLE_NAMES`` but the last, (P, 7)."""
+    """Compute ``WHOLE_NAMES`` except the last, (P, 7)."""
     flat, half = speed.reshape(len(speed), -1), speed.shape[2] // 2
     columns = [
         flat.mean(axis=1),
@@ -114,7 +114,7 @@ def _farneback(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _split(velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shift across, shift down, growth and rotation a second, (P, 4), and the velocity without them."""
+    """Return shift across, shift down, growth and rotation per second, (P, 4), and the velocity without them."""
     height, width = velocity.shape[2:]
     y, x = np.meshgrid(_centred(height), _centred(width), indexing="ij")
     modes = np.stack([np.stack([x, y]), np.stack([-y, x])])
@@ -128,25 +128,27 @@ def _split(velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _centred(size: int) -> np.ndarray:
-    """Places of ``size`` pixels within a window of side 1, from its middle."""
+    """Return the positions of ``size`` pixels in a window of side 1, relative to its centre."""
     return ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
 
 
 def _gradients(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Central differences across and down of (P, H, W), a side of the window."""
+    """Return central differences across and down of (P, H, W), per side of the window."""
     down, across = np.gradient(values, axis=(1, 2))
     return across * values.shape[2], down * values.shape[1]
 
 
 def _cell_means(values: np.ndarray) -> np.ndarray:
-    """Means of (P, H, W) on a grid: (P, GRID²)."""
+    """Return the means of (P, H, W) on a grid: (P, GRID²)."""
     num_pairs, height, width = values.shape
     cells = values.reshape(num_pairs, GRID, height // GRID, GRID, width // GRID)
     return cells.mean(axis=(2, 4)).reshape(num_pairs, -1)
 
 
 def _directions(across: np.ndarray, down: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Speed in each of eight directions (right, down right, down, …), times eight, averaged over all pixels."""
+    """Return the speed in each of eight directions (right, down right, down, …), times eight, averaged over all
+    pixels.
+    """
     turn = np.arctan2(down, across) * np.float32(DIRECTIONS / 2 / np.pi)
     sector = np.rint(turn).astype(np.int32) % DIRECTIONS
     pair = np.arange(len(speed), dtype=np.int32)[:, None, None] * DIRECTIONS

@@ -1,4 +1,4 @@
-"""Parts of an upright face, where they lie in a window from brow to chin, and what is measured of each."""
+"""Regions of an upright face in a window from brow to chin, and their statistics."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ REGIONS = {
     "nose": (0.40, 0.64, 0.20, 0.80),
     "mouth": (0.62, 0.92, 0.24, 0.76),
 }
-"""Top, bottom, left and right as shares of the window; left and right as the viewer sees them."""
+"""Top, bottom, left and right as shares of the window. Left and right are those of the viewer."""
 
 EYES = (0.04, 0.44, 0.10, 0.90)
 """Both eyes and brows."""
@@ -36,25 +36,25 @@ FACE_SHARE = 0.68
 
 
 def face_windows(crops: np.ndarray, share: float) -> np.ndarray:
-    """The windows from brow to chin of crops (T, S, S, …), ``share`` as wide, a little below the middle."""
+    """Cut the window from brow to chin out of crops (T, S, S, …): ``share`` as wide, a little below the centre."""
     top, left = 0.69 * (1 - share), (1 - share) / 2
     return cut(crops, (top, top + share, left, left + share))
 
 
 def shrink(pictures: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Pictures (T, H, W, …) at another size, each new pixel the mean of the area it covers."""
+    """Resize images (T, H, W, …) so that each new pixel is the mean of the area that it covers."""
     return np.stack(
         [cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) for picture in pictures]
     )
 
 
 def to_grey(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (T, H, W, 3) uint8 RGB as luma (T, H, W) uint8."""
+    """Convert images (T, H, W, 3) uint8 RGB to luma (T, H, W) uint8."""
     return np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures])
 
 
 def cut(pictures: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """The part of pictures (T, H, W, …) within ``box`` (top, bottom, left, right; shares)."""
+    """Return the part of images (T, H, W, …) within ``box`` (top, bottom, left, right; as shares)."""
     height, width = pictures.shape[1:3]
     top, bottom = round(box[0] * height), round(box[1] * height)
     left, right = round(box[2] * width), round(box[3] * width)
@@ -62,18 +62,18 @@ def cut(pictures: np.ndarray, box: tuple[float, float, float, float]) -> np.ndar
 
 
 def standardise(grey: np.ndarray) -> np.ndarray:
-    """Pictures (T, H, W) with mean 0 and standard deviation 1 each; a flat one becomes 0. float32."""
+    """Standardise images (T, H, W) to mean 0 and standard deviation 1 each; a constant image becomes 0. float32."""
     grey = grey.astype(np.float32)
     centred = grey - grey.mean(axis=(1, 2), keepdims=True)
     return centred / np.maximum(np.sqrt((centred**2).mean(axis=(1, 2), keepdims=True)), 1)
 
 
 def region_statistics(standard: np.ndarray) -> np.ndarray:
-    """``REGION_NAMES`` of each of ``REGIONS`` of standardised faces (T, H, W): (T, 40).
+    """Compute ``REGION_NAMES`` for each of ``REGIONS`` of standardised faces (T, H, W): (T, 40).
 
     ``dark`` and ``bright`` are the 10th and 90th percentiles (an open mouth, teeth), edges are mean absolute
-    differences between neighbours, ``darkness_height`` is where the dark lies, from −1 (top) to 1, and
-    ``asymmetry`` is the mean difference between left and right half.
+    differences between neighbours, ``darkness_height`` is the mean position of dark pixels, from −1 (top) to 1, and
+    ``asymmetry`` is the mean difference between the left and the right half.
     """
     return np.concatenate([_statistics(cut(standard, box)) for box in REGIONS.values()], axis=1)
 
@@ -99,9 +99,9 @@ def _statistics(part: np.ndarray) -> np.ndarray:
 
 
 def colour_statistics(colour: np.ndarray) -> np.ndarray:
-    """``COLOUR_NAMES`` of faces (T, H, W, 3) uint8 RGB: (T, 11).
+    """Compute ``COLOUR_NAMES`` of faces (T, H, W, 3) uint8 RGB: (T, 11).
 
-    Redness is 20 times what the share of red in a region exceeds that of the face by.
+    Redness is 20 times the difference between the share of red in a region and that in the whole face.
     """
     means, spread = _means(colour)
     usual = _share_of_red(means)
@@ -110,10 +110,10 @@ def colour_statistics(colour: np.ndarray) -> np.ndarray:
 
 
 def quality(grey: np.ndarray, standard: np.ndarray, detected: np.ndarray) -> np.ndarray:
-    """``QUALITY_NAMES`` of faces (T, H, W) uint8 and their standardised form: (T, 7).
+    """Compute ``QUALITY_NAMES`` of faces (T, H, W) uint8 and their standardised form: (T, 7).
 
-    ``sharpness`` is log10 of the variance of the Laplacian, less 2; ``symmetry`` is the correlation of the
-    face with its mirror image, which falls as the head turns.
+    ``sharpness`` is log10 of the variance of the Laplacian, minus 2; ``symmetry`` is the correlation of the face
+    with its mirror image, which decreases as the head turns.
     """
     edges = np.stack([cv2.Laplacian(picture, cv2.CV_16S) for picture in grey])
     brightness, contrast = _means(grey)
@@ -130,13 +130,13 @@ def quality(grey: np.ndarray, standard: np.ndarray, detected: np.ndarray) -> np.
 
 
 def _means(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel of each picture, (T, C) float64."""
+    """Return mean and standard deviation of each channel of each image, (T, C) float64."""
     pairs = [cv2.meanStdDev(picture) for picture in pictures]
     means, deviations = (np.array(values)[:, :, 0] for values in zip(*pairs, strict=True))
     return means, deviations
 
 
 def _share_of_red(means: np.ndarray) -> np.ndarray:
-    """Share of red in mean colours (T, 3)."""
+    """Return the share of red in mean colours (T, 3)."""
     share: np.ndarray = means[:, 0] / np.maximum(means.sum(axis=1), 1)
     return share

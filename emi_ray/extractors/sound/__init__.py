@@ -1,1 +1,1 @@
-"""What is measured of sound: spectra, pitch and their course over a clip. Pure functions of numpy arrays."""
+"""Measurements of audio: spectra, pitch and their course over a clip. Pure functions of numpy arrays."""

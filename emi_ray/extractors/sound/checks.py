@@ -1,4 +1,4 @@
-"""What sound must be for the extractors that are built in."""
+"""Check the waveform for the built-in extractors."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from emi_ray.media.clip import Waveform
 
 
 def check_sound(waveform: Waveform, sample_rate_hz: int) -> None:
-    """Refuse sound of another sample rate, without samples, or with samples that are not finite.
+    """Check that a waveform has the given sample rate, at least one sample, and only finite samples.
 
     Raises:
-        ClipError: it is one of these.
+        ClipError: it does not.
     """
     if waveform.sample_rate_hz != sample_rate_hz:
-        raise ClipError("audio", f"the sound is at {waveform.sample_rate_hz} Hz, not at {sample_rate_hz} Hz")
+        raise ClipError("audio", f"the audio is at {waveform.sample_rate_hz} Hz, not at {sample_rate_hz} Hz")
     if not len(waveform.samples):
-        raise ClipError("audio", "the sound is empty")
+        raise ClipError("audio", "the audio is empty")
     if not np.isfinite(waveform.samples).all():
-        raise ClipError("audio", "the sound holds values that are not numbers")
+        raise ClipError("audio", "the audio has values that are not finite")

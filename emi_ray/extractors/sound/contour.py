@@ -1,4 +1,4 @@
-"""The course of level and pitch over a clip, and what surrounds each step. One step is 20 ms."""
+"""The course of level and pitch over a clip, and statistics around each step. One step is 20 ms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,14 @@ CONTEXT_NAMES = ("level_std", "flux_mean", "pause_share", "voiced_share", "pitch
 
 @dataclass(frozen=True)
 class Course:
-    """What single steps show: ``mel`` (T, M) dB, ``level`` (T,) dB, ``zero_crossings`` (T,) share of sample
-    pairs, and the pitch of each."""
+    """Measurements of single steps.
+
+    Attributes:
+        mel: (T, M) levels in dB.
+        level: (T,) dB.
+        zero_crossings: (T,) share of sample pairs with a change of sign.
+        pitch: the pitch of each step.
+    """
 
     mel: np.ndarray
     level: np.ndarray
@@ -29,11 +35,11 @@ class Course:
 
 
 def contour(course: Course, voicing_threshold: float) -> dict[str, np.ndarray]:
-    """The features ``CONTOUR_NAMES``, each (T,) and scaled to O(1), and ``pause`` (0 or 1), of one clip.
+    """Compute ``CONTOUR_NAMES``, each (T,) and scaled to O(1), and ``pause`` (0 or 1), of one clip.
 
-    Levels are (dB + 30) / 15; pitch is in octaves above 150 Hz, its slope in octaves per second; jitter and
-    shimmer are the changes of pitch and level from one voiced step to the next. A step is voiced if its
-    periodicity is above the threshold and its level above −65 dB; a pause is 30 dB below the 95th percentile.
+    Levels are (dB + 30) / 15; pitch is in octaves above 150 Hz, its slope in octaves per second; jitter and shimmer
+    are the changes of pitch and level from one voiced step to the next. A step is voiced if its periodicity is
+    above the threshold and its level above −65 dB; a pause is 30 dB below the 95th percentile.
     """
     octaves = np.log2(course.pitch.f0_hz / 150)
     voiced = (course.pitch.periodicity > voicing_threshold) & (course.level > -65)
@@ -62,10 +68,10 @@ def contour(course: Course, voicing_threshold: float) -> dict[str, np.ndarray]:
 
 
 def context(contour: Mapping[str, np.ndarray], width: int) -> np.ndarray:
-    """The features ``CONTEXT_NAMES`` (T, 6) over the ``width`` steps around each step of a contour.
+    """Compute ``CONTEXT_NAMES`` (T, 6) over the ``width`` steps around each step of a contour.
 
-    ``pitch_std`` is over voiced steps only; ``modulation`` is the strength of the level's ups and downs
-    between about 3 and 8 Hz, the rate of syllables.
+    ``pitch_std`` is over voiced steps only; ``modulation`` is the strength of the level's variation between about 3
+    and 8 Hz, the rate of syllables.
     """
     level, pitch, voiced = contour["level"], contour["pitch"], contour["voiced"]
     voiced_share = mean_around(voiced, width)
@@ -84,5 +90,5 @@ def context(contour: Mapping[str, np.ndarray], width: int) -> np.ndarray:
 
 
 def _step(values: np.ndarray) -> np.ndarray:
-    """Difference to the step before; zero for the first."""
+    """Return the difference to the previous step; zero for the first."""
     return np.diff(values, axis=0, prepend=values[:1])

@@ -1,9 +1,10 @@
-"""Pitch of many windows of sound at once: YIN (de Cheveigné & Kawahara 2002) through the FFT.
+"""Estimate the pitch of many windows at once: YIN (de Cheveigné & Kawahara 2002) with the FFT.
 
-Our own, because librosa's ``yin`` gives no periodicity, from which voicing and the harmonics-to-noise ratio come, and
-errs more in noise: on a gliding voice at 0 dB SNR it is off by more than half a semitone in 4.6 % of the steps (9.4 %
-at 16 kHz), this in 1.2 %; without noise both err by less than 4 cents. ``pyin`` knows voicing, at 511 ms for 10 s of
-sound against 12 ms, and compiles for 14 s when it first runs (``benchmarks/pitch.py``).
+This is our own code, because librosa's ``yin`` does not return the periodicity, which voicing and the
+harmonics-to-noise ratio need, and has more errors in noise: for a gliding voice at 0 dB SNR it is off by more than
+half a semitone in 4.6 % of the steps (9.4 % at 16 kHz), this code in 1.2 %; without noise both err by less than 4
+cents. ``pyin`` estimates voicing, but takes 511 ms for 10 s of audio instead of 12 ms, and compiles for 14 s when
+it first runs (``benchmarks/pitch.py``).
 """
 
 from dataclasses import dataclass
@@ -11,13 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 _TOLERANCE = 0.1
-"""The period is the first dip of the difference function at most this much above its deepest."""
+"""The period is the first local minimum of the difference function that is at most this much above the lowest one."""
 
 
 @dataclass(frozen=True)
 class Pitch:
-    """Per window: ``f0_hz``; ``periodicity`` in [0, 1], 1 − YIN's normalised difference at that period;
-    ``correlation`` in [0, 1], the normalised autocorrelation at that period. Each (N,) float32."""
+    """The pitch of N windows.
+
+    Attributes:
+        f0_hz: (N,) float32, fundamental frequency.
+        periodicity: (N,) float32 in [0, 1], 1 − YIN's normalised difference at that period.
+        correlation: (N,) float32 in [0, 1], normalised autocorrelation at that period.
+    """
 
     f0_hz: np.ndarray
     periodicity: np.ndarray
@@ -25,9 +31,10 @@ class Pitch:
 
 
 def estimate_pitch(windows: np.ndarray, sample_rate_hz: float, low_hz: float, high_hz: float) -> Pitch:
-    """Pitch of each of ``windows`` (N, W) float32.
+    """Estimate the pitch of each of ``windows`` (N, W) float32.
 
-    A window should hold two periods of ``low_hz``. In silence f0 is about ``high_hz``, the rest 0.
+    A window should contain two periods of ``low_hz``. In silence f0 is about ``high_hz``, and the other values are
+    0.
     """
     shortest, longest = int(sample_rate_hz / high_hz), int(np.ceil(sample_rate_hz / low_hz)) + 1
     windows = windows - windows.mean(axis=1, keepdims=True)
@@ -52,9 +59,10 @@ def estimate_pitch(windows: np.ndarray, sample_rate_hz: float, low_hz: float, hi
 
 
 def _difference(windows: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared difference of a window's head and the same 0…``longest`` later, and the sum of their energies.
+    """Return YIN's difference function (N, longest + 1) of each window and the energy that normalises it.
 
-    The head is as long as the largest lag permits, so the circular correlation never wraps round.
+    The difference compares the head of a window with the same number of samples 0…``longest`` later. The head is as
+    long as the largest lag permits, so that the circular correlation of the FFT does not wrap around.
     """
     width = windows.shape[1]
     head = width - longest
@@ -68,7 +76,9 @@ def _difference(windows: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _first_deep_dip(normalised: np.ndarray, shortest: int) -> np.ndarray:
-    """Lag of the first local minimum nearly as deep as the deepest; (N,) in [shortest, last lag − 1]."""
+    """Return the lag of the first local minimum that is nearly as low as the lowest; (N,) in [shortest, last lag −
+    1].
+    """
     inside = normalised[:, shortest:-1]
     dips = (inside <= normalised[:, shortest - 1 : -2]) & (inside <= normalised[:, shortest + 1 :])
     deepest = np.min(np.where(dips, inside, np.inf), axis=1, keepdims=True, initial=2.0)
