@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import transformers as hf
 
-from emi_ray.extractors.speech_models import EmotionModel
+from emi_ray.extractors.pretrained.speech_models import EmotionModel
 from emi_ray.recipe import load_recipe, recipe_names
 from emi_ray.reporting.paper import paper_score
 from emi_ray.workspace import Workspace

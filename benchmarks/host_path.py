@@ -28,13 +28,14 @@ from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.extraction.extracting import Extract
+from emi_ray.extraction.extract_stage import Extract
+from emi_ray.extraction.pending import origin_column, todo_column
 from emi_ray.extraction.pipeline import Pipeline, limits_of, plan_pipeline
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.stage import ALWAYS, OUTCOME
-from emi_ray.extraction.work import origin_column, todo_column
-from emi_ray.extractors import pretrained_audio, pretrained_vision
-from emi_ray.extractors.device import pack, unpack
+from emi_ray.extractors.pretrained import audio as pretrained_audio
+from emi_ray.extractors.pretrained import vision as pretrained_vision
+from emi_ray.extractors.pretrained.device import pack, unpack
 from emi_ray.media.clip import DecodedClip, Faces, Waveform, pack_clip, table_of
 from emi_ray.merging import mergeable
 from emi_ray.schema import Modality

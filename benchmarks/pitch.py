@@ -12,7 +12,7 @@ from collections.abc import Callable
 import librosa
 import numpy as np
 
-from emi_ray.extractors.sound.pitch import estimate_pitch
+from emi_ray.extractors.builtin.sound.pitch import estimate_pitch
 
 RATE_HZ, HOP, WINDOW, SECONDS = 16_000, 320, 1024, 10
 LOW_HZ, HIGH_HZ = 60, 500

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emi_ray.extractors.text import HashedNgrams, HashedNgramsSettings
+from emi_ray.extractors.builtin.text import HashedNgrams, HashedNgramsSettings
 from emi_ray.media.clip import DecodedClip
 
 EMOTIONS = ("anger", "fear", "joy", "sadness")

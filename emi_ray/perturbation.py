@@ -18,7 +18,7 @@ from emi_ray.corruptions import add_noise, with_word_errors
 from emi_ray.errors import UserError
 from emi_ray.evaluation import RunData, predict_features, read_run, transcripts_of
 from emi_ray.extraction import extract
-from emi_ray.extraction.work import what_changed
+from emi_ray.extraction.pending import what_changed
 from emi_ray.extractors.base import fingerprint
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore

@@ -17,8 +17,8 @@ from emi_ray.ensembles import describe_models, is_ensemble, load_ensemble
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, predict_table, write_submission
 from emi_ray.extraction import extract
+from emi_ray.extraction.pending import what_changed
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import what_changed
 from emi_ray.extractors import find_extractor
 from emi_ray.new_clips import Record, Round, Written, place_of, read_record, read_sources
 from emi_ray.output import write_output

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from emi_ray.extraction.batches import Attempt
-from emi_ray.extraction.extracting import _choose_precision, _fit_for_store
+from emi_ray.extraction.extract_stage import _choose_precision, _fit_for_store
 from emi_ray.extractors import Features
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore

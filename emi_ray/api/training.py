@@ -83,7 +83,7 @@ def plan_runs(
 def stale_features(workspace: WorkspaceLike, requests: Sequence["RunRequest"]) -> list[str]:
     """Sentences on features that planned runs would read and that no longer belong to their clips' files or
     transcripts. Training takes them as they are."""
-    from emi_ray.extraction.work import what_changed
+    from emi_ray.extraction.pending import what_changed
     from emi_ray.training.feature_sources import find_stores
 
     target = workspace_of(workspace)

@@ -37,8 +37,8 @@ def extractors(
     Example: emi-ray extractors
     """
     from emi_ray.extractors import EXTRACTORS
-    from emi_ray.extractors.own import load_own, registered
-    from emi_ray.extractors.whisper import Whisper
+    from emi_ray.extractors.custom import load_own, registered
+    from emi_ray.extractors.pretrained.whisper import Whisper
 
     if plain:
         for name in EXTRACTORS:
@@ -81,6 +81,6 @@ def reach(kind: Any) -> str:
         return "with an extra" if kind.check(kind.Settings()) else "yes"
     if (weights := default_weights(kind)) is None:
         return "give them"
-    from emi_ray.pretrained.checkpoint import Checkpoint
+    from emi_ray.pretrained_weights.checkpoint import Checkpoint
 
     return _REACH[Checkpoint(weights).reachable().place]

@@ -1,13 +1,17 @@
 """Extract features from clips into the feature store, streamed by Ray Data through one pool of actors per modality.
 
-pipeline.py   the pipeline itself
-run.py        one run: plan the work, stream it through the pipeline until every clip has an outcome
-work.py       the work that is left, computed from the store
-pools.py      the number and size of the actors of each stage
-measure.py    time per stage, measured on a few clips before a long run
-stage.py      base class of all actors, and the one place where any exception of a stage is caught
-decoding.py, extracting.py, transcribing.py   the actors
-summary.py    counts and timings of a run by stage
+pipeline.py         the pipeline itself
+run.py              one run: plan the work, stream it through the pipeline until every clip has an outcome
+pending.py          the work that is left, computed from the store
+staleness.py        whether stored features were made from the present inputs of their clips
+pools.py            the number and size of the actors of each stage
+measure.py          time per stage, measured on a few clips before a long run
+stage.py            base class of all actors, and the one place where any exception of a stage is caught
+decode_stage.py, extract_stage.py, transcribe_stage.py, gpu_stage.py   the actors
+watchdog.py         ends a process whose batch takes too long or too much memory
+isolation.py        a child process for clips that may end their process
+maintenance.py      merges small parts during and after a run
+run_record.py, summary.py   counts and timings of a run by stage, and their file
 """
 
 from emi_ray.extraction.run import check, extract, plan

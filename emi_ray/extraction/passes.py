@@ -24,12 +24,12 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from emi_ray.errors import EmiRayError
 from emi_ray.events import tell
+from emi_ray.extraction.maintenance import Upkeep
 from emi_ray.extraction.nodes import NodeWatch
+from emi_ray.extraction.pending import todo_column
 from emi_ray.extraction.pipeline import BATCHES_AT_ONCE, Pipeline, configure_ray_data, limits_of
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.extraction.upkeep import Upkeep
-from emi_ray.extraction.work import todo_column
 from emi_ray.runtime.results import in_a_sentence
 from emi_ray.schema import Modality
 

@@ -15,16 +15,16 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.extraction.balance import balance_pools
-from emi_ray.extraction.decoding import Decode
-from emi_ray.extraction.extracting import Extract
-from emi_ray.extraction.kept import kept_precision, with_kept_detector
-from emi_ray.extraction.models import Models
+from emi_ray.extraction.decode_stage import Decode
+from emi_ray.extraction.extract_stage import Extract
+from emi_ray.extraction.gpu_stage import Models
+from emi_ray.extraction.load_balancing import balance_pools
+from emi_ray.extraction.pending import origin_column, todo_column
+from emi_ray.extraction.pinned_settings import kept_precision, with_kept_detector
 from emi_ray.extraction.pools import Pool, processes_of, wants_gpu
 from emi_ray.extraction.stage import ALWAYS, Stage
-from emi_ray.extraction.transcribing import Transcribe
-from emi_ray.extraction.vigil import Limits, default_memory_limit
-from emi_ray.extraction.work import origin_column, todo_column
+from emi_ray.extraction.transcribe_stage import Transcribe
+from emi_ray.extraction.watchdog import Limits, default_memory_limit
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
 from emi_ray.media.detection import build_finder
 from emi_ray.media.yunet import settle_media
@@ -79,7 +79,7 @@ class Pipeline:
         """Build the lazy dataset. Its rows have ``clip_id`` and ``outcomes``; features are written to the store.
 
         Args:
-            work: the clips, see :class:`~emi_ray.extraction.work.Work`.
+            work: the clips, see :class:`~emi_ray.extraction.pending.Work`.
             pools: the pool of each stage.
             careful: process one clip per task, and run each extractor in a child process, so that the death of a
                 process has a single possible cause.
@@ -137,7 +137,7 @@ def plan_pipeline(
         modalities: by default all that have an extractor.
         precision: by stage, the precision that ``dtype: auto`` means where the stage runs; by default, what it
             means on this machine. If features exist, their precision and their face detector are used instead
-            (``kept.py``).
+            (``pinned_settings.py``).
 
     Raises:
         UserError: a modality has no extractor, the settings of an extractor are invalid, or its weights or the face

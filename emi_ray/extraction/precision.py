@@ -10,10 +10,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
-from emi_ray.extraction.kept import undecided_stages
+from emi_ray.extraction.pinned_settings import undecided_stages
 from emi_ray.extraction.pools import wants_gpu
 from emi_ray.extraction.stage import take_up
-from emi_ray.pretrained.loading import best_dtype
+from emi_ray.pretrained_weights.loading import best_dtype
 from emi_ray.runtime import machine
 from emi_ray.runtime.nodes import answers_of
 from emi_ray.schema import Modality

@@ -11,15 +11,15 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import tell
 from emi_ray.extraction.batches import outcome
+from emi_ray.extraction.maintenance import Upkeep, tidy_up
 from emi_ray.extraction.measure import measure
 from emi_ray.extraction.passes import Passes, Progress
+from emi_ray.extraction.pending import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.precision import settle_precision
-from emi_ray.extraction.record import DONE, RunRecord
+from emi_ray.extraction.run_record import DONE, RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.extraction.upkeep import Upkeep, tidy_up
-from emi_ray.extraction.work import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality

@@ -6,8 +6,8 @@ from typing import Generic, TypeVar
 
 from emi_ray.extraction.actors import Life, own_life
 from emi_ray.extraction.batches import Attempt, Batches, DeviceLostError, Tool
-from emi_ray.extraction.careful import CarefulProcess
-from emi_ray.extraction.vigil import BUILD_LIMIT_S, Limits, Note, Watch, end_process
+from emi_ray.extraction.isolation import CarefulProcess
+from emi_ray.extraction.watchdog import BUILD_LIMIT_S, Limits, Note, Watch, end_process
 from emi_ray.media.clip import DecodedClip
 
 Result = TypeVar("Result")
@@ -20,7 +20,7 @@ class Runner(Generic[Result]):
     """Apply one tool to clips, and identify the clip that kills its process.
 
     The clips that this actor was processing when it last died are *suspects*: each of them is processed alone in a
-    child process (``careful.py``). If a restarted actor finds no note about its last batch on this node, its first
+    child process (``isolation.py``). If a restarted actor finds no note about its last batch on this node, its first
     batch runs in the child process as a whole. All other batches run in this process.
 
     Args:

@@ -11,19 +11,19 @@ from pydantic import BaseModel
 
 from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import UserError, choices
-from emi_ray.extractors.audio import Prosody
 from emi_ray.extractors.base import Extractor, Features, fingerprint
-from emi_ray.extractors.egemaps import Egemaps
-from emi_ray.extractors.motion import Flow, MotionSummary
-from emi_ray.extractors.openface import OpenFace
-from emi_ray.extractors.own import is_own, load_own, registered, source_digest
-from emi_ray.extractors.pretrained_audio import HfAudio, Hubert, Wav2Vec2, Wav2Vec2Emotion, WavLM
-from emi_ray.extractors.pretrained_text import BertLarge, GteBase, HfText, MiniLm
-from emi_ray.extractors.pretrained_vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
-from emi_ray.extractors.text import HashedNgrams
-from emi_ray.extractors.vision import Appearance
-from emi_ray.extractors.waveform import Sound
-from emi_ray.extractors.whisper import Whisper, WhisperSettings
+from emi_ray.extractors.builtin.audio import Prosody
+from emi_ray.extractors.builtin.motion import Flow, MotionSummary
+from emi_ray.extractors.builtin.text import HashedNgrams
+from emi_ray.extractors.builtin.vision import Appearance
+from emi_ray.extractors.builtin.waveform import Sound
+from emi_ray.extractors.custom import is_own, load_own, registered, source_digest
+from emi_ray.extractors.external.egemaps import Egemaps
+from emi_ray.extractors.external.openface import OpenFace
+from emi_ray.extractors.pretrained.audio import HfAudio, Hubert, Wav2Vec2, Wav2Vec2Emotion, WavLM
+from emi_ray.extractors.pretrained.text import BertLarge, GteBase, HfText, MiniLm
+from emi_ray.extractors.pretrained.vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
+from emi_ray.extractors.pretrained.whisper import Whisper, WhisperSettings
 from emi_ray.media.yunet import settle_media
 from emi_ray.schema import Modality, Need
 from emi_ray.settings import AnySettings, validate

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 from emi_ray.config import DecoderName, MediaSettings
 from emi_ray.media.clip import DecodedClip, Faces, Frames, Waveform
-from emi_ray.media.doors import explain
+from emi_ray.media.containers import explain
 from emi_ray.media.faces import read_ready_crops
 from emi_ray.media.sinks import FaceSearcher, FrameCollector, FrameConsumer, VideoSink
 from emi_ray.media.sound import AudioSink

@@ -10,7 +10,7 @@ import numpy as np
 
 from emi_ray.config import FaceSettings
 from emi_ray.errors import UserError
-from emi_ray.media.looks import View
+from emi_ray.media.face_matching import View
 from emi_ray.media.scaling import rescale
 from emi_ray.media.yunet import locate, settle_faces
 

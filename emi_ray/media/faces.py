@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from emi_ray.media.clip import Faces
+from emi_ray.media.containers import MAX_PIXELS
 from emi_ray.media.crop_names import order_crops
-from emi_ray.media.doors import MAX_PIXELS
 from emi_ray.media.scaling import rescale, resize
 from emi_ray.media.source import read_folder
 

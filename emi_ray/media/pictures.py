@@ -11,8 +11,8 @@ from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from emi_ray.media.interlaced import Deinterlacer, is_interlaced
-from emi_ray.media.tone import HLG, PQ, ToneMapper
+from emi_ray.media.deinterlacing import Deinterlacer, is_interlaced
+from emi_ray.media.tone_mapping import HLG, PQ, ToneMapper
 
 PLAUSIBLE_ASPECTS = (0.1, 10.0)
 """A pixel that a file declares narrower or wider than this is taken for square."""

@@ -8,7 +8,7 @@ from av.audio.frame import AudioFrame
 from av.stream import Stream
 
 from emi_ray.media.clip import Waveform
-from emi_ray.media.mixing import WEIGHTS, Levels, combine, settle, weights_of
+from emi_ray.media.downmixing import WEIGHTS, Levels, combine, settle, weights_of
 from emi_ray.media.streams import StreamSink
 from emi_ray.media.timeline import Placed, SoundTimeline
 

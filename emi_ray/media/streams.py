@@ -16,9 +16,9 @@ from av.stream import Discard, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from emi_ray.media.choice import Choice, MediaStream, choose, count_packets, needs_counting
 from emi_ray.media.clock import Clock
-from emi_ray.media.doors import LIMITS, MAX_PIXELS, explain, open_container
+from emi_ray.media.containers import LIMITS, MAX_PIXELS, explain, open_container
+from emi_ray.media.stream_selection import Choice, MediaStream, choose, count_packets, needs_counting
 
 Kind = Literal["video", "audio"]
 

@@ -26,7 +26,7 @@ from emi_ray.media.boxes import (
 )
 from emi_ray.media.clip import Faces
 from emi_ray.media.detection import FaceFinder
-from emi_ray.media.looks import ALIKE, Look, View, follow, likeness
+from emi_ray.media.face_matching import ALIKE, Look, View, follow, likeness
 
 MAX_GAP_S = 1.0
 """The longest time between two sightings of a face that is bridged by interpolation; a face that no detector finds

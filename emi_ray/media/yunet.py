@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from emi_ray.config import FaceSettings, MediaSettings
 from emi_ray.errors import UserError
-from emi_ray.pretrained.checkpoint import CONTENT, HUB_TIMEOUT_S, first_sentence, hub_answers
+from emi_ray.pretrained_weights.checkpoint import CONTENT, HUB_TIMEOUT_S, first_sentence, hub_answers
 
 HUB_ID = "opencv/face_detection_yunet"
 FILE = "face_detection_yunet_2023mar.onnx"

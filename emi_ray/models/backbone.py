@@ -17,8 +17,8 @@ from emi_ray.errors import UserError
 from emi_ray.models.encoders import FeatureReader, build_projection
 from emi_ray.models.outputs import ParameterGroup
 from emi_ray.models.sequences import PaddedGroup, Sequences, with_one_step
-from emi_ray.pretrained.checkpoint import Checkpoint, first_sentence
-from emi_ray.pretrained.loading import load_model, load_processor, quiet_transformers
+from emi_ray.pretrained_weights.checkpoint import Checkpoint, first_sentence
+from emi_ray.pretrained_weights.loading import load_model, load_processor, quiet_transformers
 from emi_ray.recipe_schema import EncoderSettings
 from emi_ray.schema import Modality
 

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
+from emi_ray.extraction.pending import ModalityWork, Work, plan_work, store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import ModalityWork, Work, plan_work, store_of
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import MODALITIES

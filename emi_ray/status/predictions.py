@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import EmiRayError
+from emi_ray.extraction.pending import plan_work
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import plan_work
 from emi_ray.new_clips import RECORD, Record, read_record, read_sources
 from emi_ray.status.line import Line
 from emi_ray.training.checkpoint import DESCRIPTION

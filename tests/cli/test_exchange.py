@@ -9,7 +9,7 @@ import pytest
 
 from emi_ray.cli import main
 from emi_ray.extractors import EXTRACTORS
-from emi_ray.pretrained.checkpoint import hub_answers
+from emi_ray.pretrained_weights.checkpoint import hub_answers
 
 
 def exit_code(*arguments) -> int:

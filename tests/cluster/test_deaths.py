@@ -8,8 +8,8 @@ import pytest
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.errors import UserError
 from emi_ray.extraction import extract
+from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import store_of
 from emi_ray.failures import read_failures
 from emi_ray.workspace import Workspace
 

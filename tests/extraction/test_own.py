@@ -23,7 +23,7 @@ def test_an_extractor_of_ones_own_is_named_by_module_and_class():
 
 def test_other_code_makes_another_fingerprint(monkeypatch):
     before = specify("text", ExtractorSettings(name=NAME), MediaSettings()).fingerprint
-    monkeypatch.setattr("emi_ray.extractors.own.inspect.getsource", lambda _: "other code")
+    monkeypatch.setattr("emi_ray.extractors.custom.inspect.getsource", lambda _: "other code")
     assert specify("text", ExtractorSettings(name=NAME), MediaSettings()).fingerprint != before
 
 

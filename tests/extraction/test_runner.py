@@ -6,10 +6,10 @@ import pytest
 
 from emi_ray.errors import EmiRayError
 from emi_ray.extraction.actors import Life
-from emi_ray.extraction.careful import CarefulProcess
-from emi_ray.extraction.extracting import ExtractorTool
+from emi_ray.extraction.extract_stage import ExtractorTool
+from emi_ray.extraction.isolation import CarefulProcess
 from emi_ray.extraction.runner import Runner
-from emi_ray.extraction.vigil import Limits, Note
+from emi_ray.extraction.watchdog import Limits, Note
 from emi_ray.media.clip import DecodedClip
 from tests.cluster.faulty import Faulty, FaultySettings
 from tests.extraction.test_own import spec_of
@@ -33,8 +33,8 @@ def test_a_child_process_finds_the_clip_that_crashes_it():
 
 
 def test_a_device_that_fails_with_clip_after_clip_ends_the_run(monkeypatch):
-    monkeypatch.setattr("emi_ray.extraction.careful.DEVICE_TRIES", 1)
-    monkeypatch.setattr("emi_ray.extraction.careful.MAX_LOST_IN_A_ROW", 2)
+    monkeypatch.setattr("emi_ray.extraction.isolation.DEVICE_TRIES", 1)
+    monkeypatch.setattr("emi_ray.extraction.isolation.MAX_LOST_IN_A_ROW", 2)
     child = CarefulProcess(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS)
     with pytest.raises(EmiRayError, match="illegal memory access.* 2 clips one after another"):
         child.run(clips("poison", "poison"), singly=True)

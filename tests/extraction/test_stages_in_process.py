@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from emi_ray.extraction.models import Models
+from emi_ray.extraction.gpu_stage import Models
+from emi_ray.extraction.pending import plan_work, store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import plan_pools
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.extraction.work import plan_work, store_of
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.runtime import Machine

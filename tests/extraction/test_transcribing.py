@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.extraction.pools import Pool
-from emi_ray.extraction.record import _stage as recorded_stage
+from emi_ray.extraction.run_record import _stage as recorded_stage
 from emi_ray.extraction.stage import OUTCOME
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.extraction.transcribing import NO_SPEECH, Transcribe
-from emi_ray.extraction.vigil import Limits
-from emi_ray.extractors.whisper import Heard
+from emi_ray.extraction.transcribe_stage import NO_SPEECH, Transcribe
+from emi_ray.extraction.watchdog import Limits
+from emi_ray.extractors.pretrained.whisper import Heard
 from emi_ray.media.clip import DecodedClip, Waveform, pack_clip, table_of
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from emi_ray.errors import ClipError
-from emi_ray.extractors.audio import HOP, SAMPLE_RATE_HZ, Prosody
 from emi_ray.extractors.base import Features
-from emi_ray.extractors.sound.pitch import estimate_pitch
+from emi_ray.extractors.builtin.audio import HOP, SAMPLE_RATE_HZ, Prosody
+from emi_ray.extractors.builtin.sound.pitch import estimate_pitch
 from emi_ray.media.clip import DecodedClip, Waveform
 
 EXTRACTOR = Prosody(Prosody.Settings())
@@ -131,7 +131,7 @@ def test_the_other_clips_of_a_batch_change_nothing():
 def test_another_process_gives_the_same_bits_whatever_its_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     program = (
-        "import hashlib; import numpy as np; from emi_ray.extractors.audio import Prosody; "
+        "import hashlib; import numpy as np; from emi_ray.extractors.builtin.audio import Prosody; "
         "from emi_ray.media.clip import DecodedClip, Waveform; "
         "samples = (np.random.default_rng(0).normal(size=32000) * 0.1).astype(np.float32); "
         "extractor = Prosody(Prosody.Settings()); "

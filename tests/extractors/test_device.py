@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from emi_ray.extractors.device import pack, to_device, to_host, unpack
+from emi_ray.extractors.pretrained.device import pack, to_device, to_host, unpack
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,8 @@ import pytest
 
 from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import ClipError, UserError
-from emi_ray.extractors import egemaps, specify
+from emi_ray.extractors import specify
+from emi_ray.extractors.external import egemaps
 from emi_ray.media.clip import DecodedClip, Waveform
 
 RATE = 16_000

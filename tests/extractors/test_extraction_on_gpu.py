@@ -13,8 +13,8 @@ from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction import extract
 from emi_ray.extractors import specify
-from emi_ray.extractors.pixels import ImageTransform, resize_in_two_passes
-from emi_ray.extractors.whisper import Whisper, WhisperSettings
+from emi_ray.extractors.pretrained.image_transform import ImageTransform, resize_in_two_passes
+from emi_ray.extractors.pretrained.whisper import Whisper, WhisperSettings
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 pytestmark = [
@@ -41,8 +41,8 @@ def features(checkpoint: Path, modality: str, name: str, **settings: object) -> 
 @pytest.fixture
 def full_precision(monkeypatch) -> None:
     """The same arithmetic as on a CPU, without TF32: random weights amplify each difference."""
-    monkeypatch.setattr("emi_ray.extractors.pretrained.use_tf32", lambda device, dtype: None)
-    monkeypatch.setattr("emi_ray.extractors.whisper.use_tf32", lambda device, dtype: None)
+    monkeypatch.setattr("emi_ray.extractors.pretrained.base.use_tf32", lambda device, dtype: None)
+    monkeypatch.setattr("emi_ray.extractors.pretrained.whisper.use_tf32", lambda device, dtype: None)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
 

@@ -7,7 +7,7 @@ import pytest
 
 from emi_ray.errors import ClipError
 from emi_ray.extractors.base import Features
-from emi_ray.extractors.motion import SUMMARY_NAMES, Flow, MotionSummary
+from emi_ray.extractors.builtin.motion import SUMMARY_NAMES, Flow, MotionSummary
 from emi_ray.media.clip import DecodedClip, Faces
 
 FLOW, SUMMARY = Flow(Flow.Settings()), MotionSummary(MotionSummary.Settings())
@@ -224,7 +224,7 @@ def test_the_other_clips_of_a_batch_change_nothing():
 def test_another_process_gives_the_same_bits_whatever_its_threads():
     program = (
         "import hashlib, cv2; cv2.setNumThreads(1); import numpy as np; "
-        "from emi_ray.extractors.motion import Flow, MotionSummary; "
+        "from emi_ray.extractors.builtin.motion import Flow, MotionSummary; "
         "from emi_ray.media.clip import DecodedClip, Faces; "
         "crops = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3)).astype(np.uint8); "
         "faces = Faces(crops, np.full((5, 4), np.nan), np.arange(5) / 6, np.ones(5, bool)); "

@@ -9,7 +9,7 @@ import pytest
 from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors import specify
-from emi_ray.extractors.openface import COLUMNS, OpenFace, OpenFaceSettings, read_openface
+from emi_ray.extractors.external.openface import COLUMNS, OpenFace, OpenFaceSettings, read_openface
 from emi_ray.media.clip import DecodedClip
 
 

@@ -13,9 +13,9 @@ from tiny_checkpoints import make_clip
 from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import UserError
 from emi_ray.extractors import ExtractorSpec, specify
-from emi_ray.extractors.pretrained import batches_by_length
-from emi_ray.pretrained.checkpoint import Checkpoint
-from emi_ray.pretrained.loading import best_dtype, choose_device
+from emi_ray.extractors.pretrained.base import batches_by_length
+from emi_ray.pretrained_weights.checkpoint import Checkpoint
+from emi_ray.pretrained_weights.loading import best_dtype, choose_device
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -7,8 +7,8 @@ import pytest
 
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction import extract, plan
+from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import store_of
 from emi_ray.failures import read_failures
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace

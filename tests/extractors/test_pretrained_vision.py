@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModel, ResNetConfig, ResNetMode
 from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import UserError
 from emi_ray.extractors import Extractor, specify
-from emi_ray.extractors.pixels import ImageTransform, resize_in_two_passes
+from emi_ray.extractors.pretrained.image_transform import ImageTransform, resize_in_two_passes
 
 
 def build(name: str, folder: Path, **settings: object) -> Extractor:

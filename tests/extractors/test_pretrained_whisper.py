@@ -12,9 +12,9 @@ from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.errors import ClipError, UserError
 from emi_ray.extractors import specify, specify_transcriber
 from emi_ray.extractors.base import fingerprint
-from emi_ray.extractors.spectrogram import LogMel
-from emi_ray.extractors.voice_activity import VoiceActivity
-from emi_ray.extractors.whisper import Heard, Whisper, WhisperSettings
+from emi_ray.extractors.pretrained.spectrogram import LogMel
+from emi_ray.extractors.pretrained.voice_activity import VoiceActivity
+from emi_ray.extractors.pretrained.whisper import Heard, Whisper, WhisperSettings
 from emi_ray.media.clip import DecodedClip, Waveform
 
 

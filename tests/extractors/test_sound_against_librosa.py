@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from emi_ray.extractors.audio import Prosody, ProsodySettings
-from emi_ray.extractors.sound.spectrum import ROLLOFFS, SHAPE_NAMES, spectral_shape
+from emi_ray.extractors.builtin.audio import Prosody, ProsodySettings
+from emi_ray.extractors.builtin.sound.spectrum import ROLLOFFS, SHAPE_NAMES, spectral_shape
 from emi_ray.media.clip import DecodedClip, Waveform
 
 RATE_HZ, WIDTH = 16000, 512

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emi_ray.errors import ClipError
-from emi_ray.extractors.text import SENTIMENT_NAMES, HashedNgrams
+from emi_ray.extractors.builtin.text import SENTIMENT_NAMES, HashedNgrams
 from emi_ray.media.clip import DecodedClip
 
 HAPPY = "I was so happy and proud of my sister when she won!"
@@ -34,7 +34,7 @@ def test_every_dimension_has_one_name(dim):
 
 def test_another_process_gives_the_same_bits():
     program = (
-        "import hashlib; from emi_ray.extractors.text import HashedNgrams; "
+        "import hashlib; from emi_ray.extractors.builtin.text import HashedNgrams; "
         "from emi_ray.media.clip import DecodedClip; "
         "extractor = HashedNgrams(HashedNgrams.Settings()); "
         f"features = extractor.extract([DecodedClip('a', transcript={HAPPY!r})])[0]; "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emi_ray.extractors.windows import StepGeometry, plan_windows
+from emi_ray.extractors.pretrained.windows import StepGeometry, plan_windows
 
 WAV2VEC2 = StepGeometry.of((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
 

@@ -25,7 +25,7 @@ for module in pkgutil.walk_packages(emi_ray.__path__, "emi_ray."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 
-from emi_ray.extraction.vigil import Note
+from emi_ray.extraction.watchdog import Note
 from emi_ray.workspace import Workspace
 for name in ("getuid", "fork", "killpg", "setsid"):
     delattr(os, name)

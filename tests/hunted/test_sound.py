@@ -16,8 +16,8 @@ from made_media import (
     write_sound,
 )
 
-from emi_ray.media.mixing import WEIGHTS, combine, settle, weights_of
-from emi_ray.media.remarks import remarks
+from emi_ray.media.clip_notes import remarks
+from emi_ray.media.downmixing import WEIGHTS, combine, settle, weights_of
 
 VOICE = sine(1.0, 440, 0.3)
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from emi_ray.config import ExtractorSettings, MediaSettings, WorkspaceConfig
+from emi_ray.extraction.pending import Work, origin_column, plan_work, store_of, todo_column
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import Work, origin_column, plan_work, store_of, todo_column
 from emi_ray.extractors import TranscriberSpec, specify
-from emi_ray.extractors.whisper import WhisperSettings
+from emi_ray.extractors.pretrained.whisper import WhisperSettings
 from emi_ray.failures import Failure, read_failures, write_failures
 from emi_ray.feature_layout import ClipFeatures
-from emi_ray.media.origins import content_of
+from emi_ray.media.provenance import content_of
 from emi_ray.schema import MEDIA_COLUMNS, Origin, clips_schema
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
@@ -130,7 +130,7 @@ def test_a_file_that_was_touched_copied_or_moved_has_not_changed(corpus, tmp_pat
 def test_a_touched_file_is_read_once_and_then_known(corpus, monkeypatch):
     os.utime(str(corpus.rows["a"]["video"]), (1, 1))
     corpus.plan().discard_stale()
-    monkeypatch.setattr("emi_ray.media.origins._file_content", lambda path: pytest.fail(f"{path} is read"))
+    monkeypatch.setattr("emi_ray.media.provenance._file_content", lambda path: pytest.fail(f"{path} is read"))
     assert corpus.todo() == {}
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from emi_ray.corpus.setup import init_workspace
-from emi_ray.extraction import decoding
-from emi_ray.extraction.decoding import Decode
-from emi_ray.extraction.extracting import Extract
+from emi_ray.extraction import decode_stage
+from emi_ray.extraction.decode_stage import Decode
+from emi_ray.extraction.extract_stage import Extract
+from emi_ray.extraction.maintenance import tidy_up
+from emi_ray.extraction.pending import Work, plan_work, store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Pool
-from emi_ray.extraction.upkeep import tidy_up
-from emi_ray.extraction.vigil import Limits
-from emi_ray.extraction.work import Work, plan_work, store_of
+from emi_ray.extraction.watchdog import Limits
 from emi_ray.failures import read_failures
 from emi_ray.workspace import Workspace
 
@@ -117,8 +117,8 @@ def test_a_file_that_changes_while_it_is_decoded_is_done_again(rows, tmp_path, m
             shutil.copy(rows[2]["video"], rows[0]["video"])
         return original(stamp, clip)
 
-    original = decoding.content_of
-    monkeypatch.setattr(decoding, "content_of", content_of)
+    original = decode_stage.content_of
+    monkeypatch.setattr(decode_stage, "content_of", content_of)
     run(workspace)
     monkeypatch.undo()
     assert run(workspace).table["clip_id"].to_pylist() == [rows[0]["clip_id"]]

@@ -13,10 +13,10 @@ import emi_ray.prediction
 from emi_ray.api.training import plan_runs, stale_features
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
+from emi_ray.extraction.pending import origin_column, plan_work, store_of, todo_column
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.work import origin_column, plan_work, store_of, todo_column
 from emi_ray.feature_layout import ClipFeatures
-from emi_ray.media.origins import content_of
+from emi_ray.media.provenance import content_of
 from emi_ray.prediction import predict_clips, predict_split, read_new_clips
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label, Modality, Origin, clips_schema

@@ -12,7 +12,7 @@ from emi_ray.config import CorpusSettings, ExtractorSettings, WorkspaceConfig
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.errors import UserError
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extractors.audio import Prosody
+from emi_ray.extractors.builtin.audio import Prosody
 from emi_ray.prediction import read_new_clips
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label, clips_schema

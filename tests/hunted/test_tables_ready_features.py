@@ -11,7 +11,7 @@ from emi_ray.errors import ClipError, UserError
 from emi_ray.exchange import import_features
 from emi_ray.exchange.clips import match_ids
 from emi_ray.exchange.tables import KeyedSource, ParquetSource
-from emi_ray.extractors.openface import COLUMNS, read_openface
+from emi_ray.extractors.external.openface import COLUMNS, read_openface
 from emi_ray.media.crop_names import order_crops
 from emi_ray.media.faces import read_ready_crops
 from emi_ray.media.source import UnreadableError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emi_ray.errors import ClipError
-from emi_ray.extractors.text import HashedNgrams, normalized, words_of
+from emi_ray.extractors.builtin.text import HashedNgrams, normalized, words_of
 from emi_ray.media.clip import DecodedClip
 
 

@@ -21,9 +21,9 @@ from pydantic import ValidationError
 
 from emi_ray.config import MediaSettings
 from emi_ray.extraction.summary import StageSummary
+from emi_ray.media.clip_notes import remarks
 from emi_ray.media.clock import Clock
 from emi_ray.media.decode import DECODERS
-from emi_ray.media.remarks import remarks
 from emi_ray.media.timeline import SoundTimeline
 
 

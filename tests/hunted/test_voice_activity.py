@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.signal import lfilter
 
-from emi_ray.extractors.voice_activity import SAMPLE_RATE_HZ, VoiceActivity
+from emi_ray.extractors.pretrained.voice_activity import SAMPLE_RATE_HZ, VoiceActivity
 
 TIMES_S = np.arange(4 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
 

@@ -11,7 +11,7 @@ import pytest
 from media_files import decode, indices, times, tone, write_video, write_wav
 
 from emi_ray.config import MediaSettings
-from emi_ray.media import doors
+from emi_ray.media import containers
 from emi_ray.media.decode import decode_clip
 from emi_ray.media.sinks import VideoSink
 from emi_ray.media.source import ClipSource
@@ -81,7 +81,7 @@ def test_both_streams_of_a_file_are_read_in_one_pass(clip, monkeypatch):
         opened.append(args)
         return really_open(*args, **options)
 
-    monkeypatch.setattr(doors.av, "open", count)
+    monkeypatch.setattr(containers.av, "open", count)
     decoded = decode(clip, "frames", "faces", "waveform", audio=str(clip))
     assert len(opened) == 1
     assert decoded.frames is not None

@@ -6,7 +6,7 @@ import pytest
 
 from emi_ray.config import FaceSettings
 from emi_ray.media.boxes import UPRIGHT_SLACK, cut_patch, smooth
-from emi_ray.media.looks import View
+from emi_ray.media.face_matching import View
 from emi_ray.media.scaling import resize
 from emi_ray.media.tracking import FaceTracker
 

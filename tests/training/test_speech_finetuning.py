@@ -8,7 +8,7 @@ from tiny_checkpoints import save_speech_model
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_run
-from emi_ray.extractors.waveform import STEP, Sound, SoundSettings
+from emi_ray.extractors.builtin.waveform import STEP, Sound, SoundSettings
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.media.clip import DecodedClip, Waveform

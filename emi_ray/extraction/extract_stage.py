@@ -1,0 +1,209 @@
+"""The stage of one modality: extract features from decoded clips and write them to the store."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from emi_ray.errors import ClipError, EmiRayError
+from emi_ray.extraction.batches import Attempt
+from emi_ray.extraction.pending import origin_column, origin_of, store_of, todo_column
+from emi_ray.extraction.pools import Pool
+from emi_ray.extraction.runner import Runner
+from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
+from emi_ray.extraction.watchdog import Limits
+from emi_ray.extractors import Extractor, ExtractorSpec, Features
+from emi_ray.extractors.turns import Turn
+from emi_ray.failures import Failure, write_failures
+from emi_ray.feature_layout import ClipFeatures
+from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
+from emi_ray.merging import Filling
+from emi_ray.precision import Precision, spread_of
+from emi_ray.workspace import Workspace
+
+_MAGNITUDE, _INFINITY = 0x7FFF, 0x7C00
+"""Mask of a float16's bits without the sign, and the smallest masked value that is not finite. Comparing these bits
+is five times as fast as ``np.isfinite``."""
+
+LOSS_AT_ONCE = 0.25
+"""Largest rounding error of float16 in the first batch, relative to the spread of a dimension. The limit is generous
+because a few clips vary less than a corpus: the built-in features lose up to 0.09 in one clip and 0.005 over six."""
+
+
+class Extract(Stage):
+    """Run one extractor on clips and write the features to the store; pass on only the columns in ``keep``.
+
+    Args:
+        spec: the extractor and its settings.
+        keep: columns that later stages need, besides ``outcomes``.
+        pool: size of the batches, threads and GPUs of this actor.
+        limits: limits of one batch.
+        careful: run the extractor in a child process.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        spec: ExtractorSpec,
+        keep: Sequence[str],
+        pool: Pool,
+        limits: Limits,
+        careful: bool = False,
+    ) -> None:
+        take_up(pool.threads, pool.num_gpus > 0)
+        self.name = self._modality = spec.kind.MODALITY
+        self._spec = spec
+        self._store = store_of(workspace, spec)
+        self._turn = Turn()
+        # On a GPU, writing must not delay the model: raw parts are written fast, and maintenance.py merges them.
+        self._filling = None if pool.num_gpus else Filling(self._store.held)
+        self._keep = [*keep, "outcomes"]
+        self._runner: Runner[Features] = Runner(
+            partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful
+        )
+        self._is_store_there = False
+
+    def process(self, batch: pa.Table) -> pa.Table:
+        todo = todo_column(self._modality)
+        mine = batch.filter(batch[todo].is_valid()) if batch[todo].null_count else batch  # a filter copies
+        results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]))
+        self._write(results, mine)
+        outcomes = {result.clip_id: result.outcome(self._modality) for result in results}
+        return with_outcomes(batch, outcomes).select(self._keep)
+
+    def _extract(self, rows: pa.Table) -> list[Attempt[Features]]:
+        clips = [unpack_clip(row) for row in rows_of(rows)]
+        absences = {clip.clip_id: self._absence(clip) for clip in clips}
+        absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
+        ready = [clip for clip in clips if not absences[clip.clip_id]]
+        with self._turn:
+            results = self._runner.run(ready)
+            _refuse_failing_alike(results)
+            return self._in_precision(absent + results)
+
+    def _absence(self, clip: DecodedClip) -> tuple[str, str] | None:
+        """Return (stage, reason) of the first input that the extractor needs and the clip lacks; None if it has all
+        of them.
+        """
+        for need in sorted(self._spec.needs):
+            if need in clip.failed:
+                return "media", clip.failed[need]
+            if getattr(clip, need) is None:
+                return "missing", clip.missing.get(need, f"the clip has no {need}")
+        return None
+
+    def _in_precision(self, results: list[Attempt[Features]]) -> list[Attempt[Features]]:
+        """Convert the results to the precision of the store. The first batch with features decides that precision."""
+        if not self._is_store_there:
+            self._store.create(self._spec.identity, self._runner.feature_dim)
+            values = [result.result.values for result in results if result.result is not None]
+            if not values:
+                return results
+            self._store.settle_precision(*_choose_precision(values))
+            self._is_store_there = True
+        return [_fit_for_store(result, self._store.dtype) for result in results]
+
+    def _write(self, results: Sequence[Attempt[Features]], clips: pa.Table) -> None:
+        fingerprint = self._store.fingerprint
+        names = ("clip_id", todo_column(self._modality), origin_column(self._modality))
+        told = zip(*(clips[name].to_pylist() for name in names), strict=True)
+        known = {clip_id: (attempt, origin_of(origin)) for clip_id, attempt, origin in told}
+        done = [(r.clip_id, r.result) for r in results if r.result is not None]
+        lost = [(r.clip_id, r.failure) for r in results if r.failure is not None]
+        rows = [ClipFeatures(i, f.values, f.timestamps_s, f.extras, known[i][1]) for i, f in done]
+        part = self._store.write(rows, raw=self._filling is None)
+        if self._filling is not None:
+            self._filling.add(part, sum(row.values.nbytes for row in rows))
+        write_failures(
+            self._store.workspace,
+            [Failure(i, self._modality, fingerprint, *why, *known[i]) for i, why in lost],
+        )
+
+
+class ExtractorTool:
+    """An extractor as a :class:`~emi_ray.extraction.batches.Tool` that checks the features."""
+
+    def __init__(self, spec: ExtractorSpec) -> None:
+        self._extractor = spec.build()
+        self.feature_dim: int | None = self._extractor.feature_dim
+
+    def __call__(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        return [_checked(found, self._extractor) for found in self._extractor.extract(clips)]
+
+    def use_less_memory(self) -> bool:
+        return self._extractor.use_less_memory()
+
+
+def _checked(found: Features, extractor: Extractor) -> Features:
+    """Check the features of one clip and return them as float16 or float32.
+
+    Raises:
+        ClipError: the values do not have the shape (T, feature_dim) with T ≥ 1, there are not T timestamps, or a
+        value
+            is not finite.
+    """
+    values, num_steps = found.values, len(found.values)
+    if values.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+    per_step = [found.timestamps_s, *found.extras.values()]
+    if (
+        values.shape != (num_steps, extractor.feature_dim)
+        or not num_steps
+        or {*map(len, per_step)} != {num_steps}
+    ):
+        raise ClipError(
+            extractor.MODALITY, f"features of shape {values.shape} for {len(found.timestamps_s)} steps"
+        )
+    if not _is_finite(values):
+        raise ClipError(
+            extractor.MODALITY, f"a feature is not a number, or is beyond the range of {values.dtype}"
+        )
+    return replace(found, values=values)
+
+
+def _choose_precision(clips: Sequence[np.ndarray]) -> tuple[Precision, str]:
+    """Choose the precision for features like ``clips``, arrays (T, D); with a reason if it is not float16."""
+    if all(values.dtype == np.float16 for values in clips):
+        return "float16", ""
+    spread = spread_of(clips)
+    loss, dimension = spread.loss("float16")
+    if loss <= LOSS_AT_ONCE:
+        return "float16", ""
+    if dimension < 0:
+        return "float32", "a feature is beyond the range of float16"
+    return "float32", f"{spread.describe(dimension)}, and float16 would lose {min(loss, 1.0):.0%} of that"
+
+
+def _fit_for_store(result: Attempt[Features], dtype: np.dtype) -> Attempt[Features]:
+    """Convert a result to the precision of the store. If a value exceeds its range, the result becomes a failure."""
+    found = result.result
+    if found is None or found.values.dtype == dtype:
+        return result
+    with np.errstate(over="ignore"):
+        values = found.values.astype(dtype)
+    if _is_finite(values):
+        return replace(result, result=replace(found, values=values))
+    reason = f"a feature is beyond the range of {dtype}, in which this store keeps them"
+    return replace(result, result=None, failure=("store", reason))
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    if values.dtype == np.float16:
+        return bool((values.view(np.uint16) & _MAGNITUDE).max() < _INFINITY)
+    return bool(np.isfinite(values).all())
+
+
+def _refuse_failing_alike(results: Sequence[Attempt[Features]]) -> None:
+    """Raise an error if a whole batch fails in the same unforeseen way: then the stage is broken, not the clips.
+
+    Raises:
+        EmiRayError: the batch has several clips and all failed for the same reason, apart from numbers in it, and the
+            reason is an exception other than ``ClipError``.
+    """
+    reasons = {result.failure and re.sub(r"\d[\d.,]*", "", result.failure[1]) for result in results}
+    if len(results) > 1 and len(reasons) == 1 and any(result.is_unforeseen for result in results):
+        raise EmiRayError(f"all {len(results)} clips of a batch fail alike: {results[0].failure}")

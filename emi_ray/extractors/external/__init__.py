@@ -1,0 +1,1 @@
+"""Extractors that call other programs or packages, or read their files: openSMILE and OpenFace."""

@@ -1,0 +1,1 @@
+"""Extractors that run a pretrained model of ``transformers``, and Whisper, which recognises speech."""

@@ -1,0 +1,153 @@
+"""Text encoders from ``transformers``: one vector per transcript, or one per token."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from emi_ray.errors import ClipError
+from emi_ray.extractors.base import Features
+from emi_ray.extractors.pretrained.base import (
+    LayerSettings,
+    Pretrained,
+    check_layer,
+    select_layer,
+)
+from emi_ray.extractors.pretrained.device import to_host
+from emi_ray.media.clip import DecodedClip
+from emi_ray.pretrained_weights.loading import load_processor
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TextSettings(LayerSettings):
+    """How token states become vectors."""
+
+    pooling: Literal["cls", "mean"] = Field("mean", description="cls: first token; mean: over all tokens")
+    normalize: bool = Field(False, description="scale every vector to unit length")
+    sequence: bool = Field(False, description="one step per token, special tokens included")
+    max_tokens: int = Field(512, ge=8, description="longer texts are truncated; the model may allow fewer")
+
+
+class HfText(Pretrained):
+    """Any text encoder that ``AutoModel`` loads.
+
+    A text that is truncated to ``max_tokens`` is noted (``text_truncated``). A transcript has no timing, so all
+    timestamps are 0.
+    """
+
+    NAME = "hf-text"
+    MODALITY = "text"
+    NEEDS = frozenset({"transcript"})
+    LICENCE = "that of the weights"
+    Settings = TextSettings
+    _BATCH_SIZE = (1_024, 32_768)
+    _PASS_COST = (32, 4_096)
+
+    def __init__(self, settings: TextSettings) -> None:
+        super().__init__(settings)
+        from transformers import AutoTokenizer
+
+        self._tokenizer = load_processor(AutoTokenizer, self._folder)
+        self._max_tokens = min(settings.max_tokens, self._tokenizer.model_max_length)
+        check_layer(settings.layer, self._model.config.num_hidden_layers)
+
+    def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        """Compute features (1, D) of each clip, or (tokens, D) with ``sequence``; float16.
+
+        Raises:
+            ClipError: a transcript is empty.
+        """
+        import torch
+
+        for clip in clips:
+            if not (clip.transcript or "").strip():
+                raise ClipError("text", "the transcript is empty")
+        texts = [clip.transcript for clip in clips]
+        tokens = self._tokenizer(texts, truncation=True, max_length=self._max_tokens)
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        steps: list[np.ndarray] = [np.empty(0)] * len(clips)
+        with torch.inference_mode():
+            for batch in self._batches(lengths):
+                for index, values in zip(batch, self._forward(tokens, batch), strict=True):
+                    steps[index] = values
+        cut = [bool(encoding.overflowing) for encoding in tokens.encodings]
+        return [
+            Features(values, np.zeros(len(values), np.float32), notes={"text_truncated": 1} if lost else {})
+            for values, lost in zip(steps, cut, strict=True)
+        ]
+
+    def _forward(self, tokens: Any, batch: Sequence[int]) -> list[np.ndarray]:
+        """Compute the steps (T, D) of each text of a batch."""
+        chosen = {name: [rows[index] for index in batch] for name, rows in tokens.items()}
+        padded = self._tokenizer.pad(chosen, return_tensors="pt")
+        # Kept on the host, because boolean indexing on the device would have to wait for the device.
+        is_token = padded["attention_mask"].bool().numpy()
+        inputs = padded.to(self._device)
+        output = self._model(**inputs, output_hidden_states=self.settings.layer != "last")
+        hidden = select_layer(output, self.settings.layer).float()
+        if not self.settings.sequence:
+            hidden = self._pooled(hidden, inputs["attention_mask"].bool())
+        if self.settings.normalize:
+            hidden = hidden / hidden.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        steps = to_host(hidden)
+        if not self.settings.sequence:
+            return np.split(steps, len(steps))
+        return [rows[tokens] for rows, tokens in zip(steps, is_token, strict=True)]
+
+    def _pooled(self, hidden: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+        if self.settings.pooling == "cls":
+            return hidden[:, 0]
+        weights = mask[..., None].float()
+        return (hidden * weights).sum(1) / weights.sum(1)
+
+
+class GteSettings(TextSettings):
+    """Settings of GTE as its authors use it: mean over tokens, unit length."""
+
+    weights: str = "thenlper/gte-base"
+    normalize: bool = True
+
+
+class GteBase(HfText):
+    """GTE-base sentence embeddings."""
+
+    NAME = "gte-base"
+    LICENCE = "MIT"
+    DIM = 768
+    Settings = GteSettings
+
+
+class BertSettings(TextSettings):
+    """Settings of BERT with the class token."""
+
+    weights: str = "google-bert/bert-large-uncased"
+    pooling: Literal["cls", "mean"] = "cls"
+
+
+class BertLarge(HfText):
+    """BERT-large, uncased."""
+
+    NAME = "bert-large"
+    LICENCE = "Apache-2.0"
+    DIM = 1024
+    Settings = BertSettings
+
+
+class MiniLmSettings(TextSettings):
+    """Settings of MiniLM according to its model card: mean over tokens, unit length, at most 256 tokens."""
+
+    weights: str = "sentence-transformers/all-MiniLM-L6-v2"
+    normalize: bool = True
+    max_tokens: int = Field(256, ge=8, description="longer texts are truncated; the model may allow fewer")
+
+
+class MiniLm(HfText):
+    """MiniLM-L6 sentence embeddings: 22 million parameters, the fastest model on a CPU."""
+
+    NAME = "minilm"
+    LICENCE = "Apache-2.0"
+    DIM = 384
+    Settings = MiniLmSettings

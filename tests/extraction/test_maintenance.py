@@ -1,0 +1,46 @@
+"""Raw parts become parts that everyone reads while a run goes on, and at its end."""
+
+import numpy as np
+import pytest
+
+from emi_ray import merging
+from emi_ray.extraction.maintenance import LOOK_EVERY_S, Upkeep
+from emi_ray.extraction.pending import store_of
+from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
+from emi_ray.feature_layout import ClipFeatures
+from emi_ray.feature_store import FeatureStore
+from emi_ray.parts import is_raw
+from tests.cluster.test_deaths import new_workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+
+def write_raw(pipeline: Pipeline, first: int, count: int) -> FeatureStore:
+    spec = pipeline.specs["text"]
+    store = store_of(pipeline.workspace, spec)
+    store.create(spec.identity, 2)
+    for index in range(first, first + count):
+        values = np.full((1, 2), index, np.float16)
+        store.write([ClipFeatures(f"c{index:02d}", values, np.zeros(1, np.float32), {})], raw=True)
+    return store
+
+
+def test_raw_parts_are_merged_once_they_are_many_and_all_of_them_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "PARTS_OF_A_WRITER", 4)
+    workspace = new_workspace(tmp_path, {}, [])
+    pipeline, now = plan_pipeline(workspace, workspace.config(), ["text"]), [LOOK_EVERY_S]
+    upkeep = Upkeep(pipeline, clock=lambda: now[0])
+    store = write_raw(pipeline, 0, 3)
+    upkeep.look()
+    assert not upkeep._running
+    write_raw(pipeline, 3, 2)
+    upkeep.look()
+    assert not upkeep._running, "it looks too often"
+    now[0] += LOOK_EVERY_S
+    upkeep.look()
+    (group,) = upkeep._running.values()
+    assert len(group) == 5
+    write_raw(pipeline, 5, 1)
+    upkeep.finish()
+    assert not [path for path in store.parts() if is_raw(path)]
+    assert {row.clip_id: row.values[0, 0] for row in store.rows()} == {f"c{i:02d}": i for i in range(6)}
