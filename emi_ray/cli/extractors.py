@@ -18,6 +18,7 @@ OPENFACE_BINARY = "FeatureExtraction"
 _REACH = {
     "folder": "yes",
     "cache": "yes",
+    "package": "in a package",
     "hub": "on the hub",
     "no": "no",
 }

