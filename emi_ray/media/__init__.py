@@ -1,4 +1,4 @@
-"""Bytes → frames, faces and waveform."""
+"""Decoding: bytes → frames, faces and waveform."""
 
 MEDIA_VERSION = 4
-"""Grows whenever the same file under the same settings decodes to something else; part of every fingerprint."""
+"""Increased whenever the same file and settings decode to something else; part of every fingerprint."""

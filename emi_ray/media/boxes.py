@@ -1,4 +1,4 @@
-"""Boxes of faces over time (x, y, width, height, and the turn where it is known), and what is cut from a frame."""
+"""Face boxes over time (x, y, width, height, and the rotation if it is known), and crops of frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,30 +10,41 @@ from emi_ray.media.detection import iou
 from emi_ray.media.scaling import rescale
 
 MIN_IOU = 0.2
-"""Overlap of two boxes in successive sightings that makes them the same face."""
+"""Overlap (intersection over union) from which the boxes of two successive sightings count as the same face."""
 PATCH_SLACK = 1.3
-"""Side of a patch, in sides of the crop to be cut from it: room for smoothing and interpolation."""
+"""Side of a patch relative to the crop to be cut from it, with room for smoothing and interpolation."""
 UPRIGHT_SLACK = 1.65
-"""The same where the crop may be turned, by up to some twenty degrees."""
+"""The same for crops that may be rotated, by up to about twenty degrees."""
 SMOOTHING = np.array([1, 4, 6, 4, 1]) / 16
 """Binomial weights of five successive boxes."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """The part of a frame that starts at pixel ``corner`` (x, y), ``scale`` (x, y) times as large."""
+    """A part of a frame.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB.
+        corner: (x, y) of the first pixel in the frame.
+        scale: (x, y) size of the patch relative to the frame.
+    """
 
     pixels: np.ndarray
     corner: np.ndarray
     scale: np.ndarray
 
     def crop(self, box: np.ndarray, margin: float, size_px: int, turn: float = 0.0) -> np.ndarray:
-        """The square around ``box`` (x, y, width, height, in frame pixels), (size_px, size_px, 3), whose sides are
-        turned by ``turn`` radians clockwise in the frame."""
+        """Cut the square around ``box``, rotated by ``turn``, to an image (size_px, size_px, 3).
+
+        Args:
+            box: x, y, width, height in pixels of the frame.
+            margin: margin on each side, in sides of the box.
+            turn: clockwise rotation of the square in the frame, in radians.
+        """
         zoom = size_px / square_side(box, margin)
         cosine, sine = zoom * np.cos(turn), zoom * np.sin(turn)
         rotation = np.array([[cosine, sine], [-sine, cosine]]) / self.scale
-        # Pixel centres lie at halves: that of the crop's first pixel is half a pixel from its edge.
+        # The centre of a pixel is at +0.5, so the crop's first pixel centre is half a pixel from its edge.
         centre = (box[:2] + box[2:4] / 2 - self.corner) * self.scale - 0.5
         shift = (size_px - 1) / 2 - rotation @ centre
         matrix = np.column_stack([rotation, shift])
@@ -43,7 +54,9 @@ class Patch:
 
 
 def cut_patch(image: np.ndarray, box: np.ndarray, crop_side: float, slack: float, size_px: int) -> Patch:
-    """The surroundings of ``box``, ``slack`` crops wide, shrunk so that a crop of them has about ``size_px``."""
+    """Cut the surroundings of ``box``, ``slack`` crops wide, and shrink them so that a crop has about ``size_px``
+    pixels.
+    """
     half = crop_side * slack / 2
     centre = box[:2] + box[2:4] / 2
     left, top = np.maximum(centre - half, 0).astype(int)
@@ -55,12 +68,16 @@ def cut_patch(image: np.ndarray, box: np.ndarray, crop_side: float, slack: float
 
 
 def square_side(box: np.ndarray, margin: float) -> float:
-    """Side of the square crop around a box, with the margin added on each side."""
+    """Return the side of the square crop around a box, with the margin on each side."""
     return float(max(box[2], box[3])) * (1 + 2 * margin)
 
 
 def link(known: Sequence[np.ndarray], boxes: np.ndarray) -> dict[int, int]:
-    """Which of ``boxes`` (N, 4 or more) continues which of ``known``: greedily, largest overlap first."""
+    """Match ``boxes`` (N, 4 or more) to ``known`` boxes greedily, the largest overlap first.
+
+    Returns:
+        Index in ``known`` → index in ``boxes``.
+    """
     overlaps = [
         (overlap, index, candidate)
         for index, box in enumerate(known)
@@ -75,20 +92,25 @@ def link(known: Sequence[np.ndarray], boxes: np.ndarray) -> dict[int, int]:
 
 
 def interpolate(times_s: np.ndarray, detected: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Boxes (T, 4 or more) for all times, linear in time between the ``known`` ones at ``times_s[detected]``."""
+    """Return boxes (T, 4 or more) for all times, linear in time between the ``known`` ones at
+    ``times_s[detected]``.
+    """
     return np.stack([np.interp(times_s, times_s[detected], column) for column in known.T], axis=1)
 
 
 def resize_between(boxes: np.ndarray, times_s: np.ndarray, detected: np.ndarray) -> np.ndarray:
-    """Boxes (T, 4 or more) that keep their centres; their size and turn, where ``detected`` is False, become linear
-    in time between those of the detected ones, so that a face that is followed grows evenly."""
+    """Interpolate size and rotation of boxes (T, 4 or more) where ``detected`` is False, and keep their centres.
+
+    Following a face by its appearance finds only its position. Linear interpolation of the size lets it change
+    evenly.
+    """
     centres = boxes[:, :2] + boxes[:, 2:4] / 2
     shapes = interpolate(times_s, detected, boxes[detected, 2:])
     return np.concatenate([centres - shapes[:, :2] / 2, shapes], axis=1)
 
 
 def smooth(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Boxes (T, 4 or more) smoothed over successive ``frames``, never across a gap."""
+    """Smooth boxes (T, 4 or more) over successive ``frames``, but never across a gap."""
     reach = len(SMOOTHING) // 2
     runs = np.split(boxes, np.flatnonzero(np.diff(frames) > 1) + 1)
     padded = [np.pad(run, ((reach, reach), (0, 0)), "edge") for run in runs]

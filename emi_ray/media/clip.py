@@ -1,4 +1,4 @@
-"""What decoding makes of one clip, and how it travels between processes."""
+"""The decoded inputs of one clip, and their format between processes."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,12 @@ from emi_ray.schema import Need
 
 @dataclass(frozen=True)
 class Frames:
-    """Whole frames: ``pixels`` (T, H, W, 3) uint8 RGB, ``timestamps_s`` (T,) float32."""
+    """Whole frames.
+
+    Attributes:
+        pixels: (T, H, W, 3) uint8 RGB.
+        timestamps_s: (T,) float32, seconds.
+    """
 
     pixels: np.ndarray
     timestamps_s: np.ndarray
@@ -23,11 +28,14 @@ class Frames:
 
 @dataclass(frozen=True)
 class Faces:
-    """One tracked face: ``crops`` (T, S, S, 3) uint8 RGB; ``boxes`` (T, 4) float32 x, y, width, height as
-    shares of the frame's width and height (NaN for ready crops); ``timestamps_s`` (T,) float32.
+    """Crops of one tracked face.
 
-    ``detected`` (T,) bool: True where the face was seen (by a detector, by its looks, or by the corpus), False where
-    its box was carried over from neighbouring frames.
+    Attributes:
+        crops: (T, S, S, 3) uint8 RGB.
+        boxes: (T, 4) float32 x, y, width, height as shares of the frame's width and height; NaN for existing crops.
+        timestamps_s: (T,) float32, seconds.
+        detected: (T,) bool, True if the face was found in the frame (by a detector, by its appearance, or because
+            the corpus has the crop), False if its box was interpolated from neighbouring frames.
     """
 
     crops: np.ndarray
@@ -38,7 +46,7 @@ class Faces:
 
 @dataclass(frozen=True)
 class Waveform:
-    """Mono sound: ``samples`` (N,) float32 in [-1, 1]."""
+    """Mono audio: ``samples`` (N,) float32 in [-1, 1]."""
 
     samples: np.ndarray
     sample_rate_hz: int
@@ -50,14 +58,18 @@ class Waveform:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """One clip, decoded. An input that is not there is None, and the reason is in one of two places:
-    ``missing`` when the clip lacks it (no audio stream, no face in any frame), ``failed`` when it could not
-    be read (corrupt file, time limit). ``openface_csv`` is the text of the file; ``video``
-    is where the video lies, for an extractor that runs a program on it.
+    """The decoded inputs of one clip.
 
-    ``notes`` tells what happened on the way: counts (``frames_decoded``, ``frames_without_face``,
-    ``packets_corrupt``, ``truncated`` and the like), and in words which stream was chosen and how much was read.
-    Timestamps of pictures and of sound count from the start of the earliest of the clip's streams.
+    An input that is not available is None, with a reason in ``missing`` if the clip lacks it (no audio stream, no
+    face in any frame), or in ``failed`` if it could not be read (corrupt file, time limit). Timestamps of video and
+    audio start at the beginning of the clip's earliest stream.
+
+    Attributes:
+        openface_csv: the text of the file.
+        video: path or URI of the video, for an extractor that runs a program on it.
+        notes: what happened while decoding: counts (``frames_decoded``, ``frames_without_face``,
+            ``packets_corrupt``, ``truncated`` and others), and texts on which stream was chosen and how much was
+            read.
     """
 
     clip_id: str
@@ -73,7 +85,7 @@ class DecodedClip:
 
     @property
     def media_duration_s(self) -> float:
-        """Seconds of the longer decoded stream."""
+        """Length of the longest decoded stream in seconds."""
         stamps = [
             part.timestamps_s[-1] for part in (self.frames, self.faces) if part and len(part.timestamps_s)
         ]
@@ -81,7 +93,7 @@ class DecodedClip:
 
 
 PACKED_COLUMNS = ("frames", "faces", "waveform")
-"""Inputs that are too large for plain columns: they travel as one safetensors buffer each."""
+"""Inputs that consist of arrays; each is sent as one safetensors buffer."""
 
 _TEXT_COLUMNS = ("clip_id", "transcript", "openface_csv", "video", "missing", "failed", "notes")
 
@@ -89,7 +101,7 @@ _DTYPES = {"U8": "u1", "BOOL": "?", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F
 
 
 def pack_clip(clip: DecodedClip) -> dict[str, Any]:
-    """A flat row of buffers, strings and the media's length, fit for Arrow and for pipes.
+    """Return a flat row of buffers, strings and the media's length, for Arrow and pipes.
 
     Inverse of :func:`unpack_clip`.
     """
@@ -112,7 +124,7 @@ def pack_clip(clip: DecodedClip) -> dict[str, Any]:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows of :func:`pack_clip` as a table, in which packed inputs are still the rows' own memory."""
+    """Build a table from rows of :func:`pack_clip`. Packed inputs are not copied."""
     columns = {name: pa.array([row[name] for row in rows], pa.string()) for name in _TEXT_COLUMNS}
     for name in PACKED_COLUMNS:
         columns[name] = pa.chunked_array([_binary(row[name]) for row in rows], pa.large_binary())
@@ -120,7 +132,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows for :func:`unpack_clip`, in which packed inputs are still the table's own memory."""
+    """Return rows for :func:`unpack_clip`. Packed inputs are not copied."""
     packed = [name for name in PACKED_COLUMNS if name in table.column_names]
     rows: list[dict[str, Any]] = table.drop_columns(packed).to_pylist()
     for name in packed:
@@ -130,7 +142,7 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def unpack_clip(row: Mapping[str, Any]) -> DecodedClip:
-    """Inverse of :func:`pack_clip`; columns that were dropped on the way are None. Arrays are views, not copies."""
+    """Restore a clip from :func:`pack_clip`. Dropped columns become None. Arrays are views, not copies."""
     frames, faces, waveform = (_arrays(row[name]) if row.get(name) else None for name in PACKED_COLUMNS)
     return DecodedClip(
         clip_id=row["clip_id"],
@@ -147,7 +159,7 @@ def unpack_clip(row: Mapping[str, Any]) -> DecodedClip:
 
 
 def _binary(value: bytes | None) -> pa.Array:
-    """One value as an array, without a copy."""
+    """Return an array with one value, without a copy."""
     if value is None:
         return pa.nulls(1, pa.large_binary())
     ends = pa.py_buffer(np.array([0, len(value)], np.int64))
@@ -155,7 +167,7 @@ def _binary(value: bytes | None) -> pa.Array:
 
 
 def _buffers(column: pa.ChunkedArray) -> Iterator[pa.Buffer | None]:
-    """The values of a ``large_binary`` column as slices of its memory. ``Scalar.as_buffer`` would copy each."""
+    """Yield the values of a ``large_binary`` column as slices of its memory; ``Scalar.as_buffer`` would copy each."""
     for chunk in column.chunks:
         if chunk.null_count == len(chunk):
             yield from [None] * len(chunk)
@@ -167,9 +179,10 @@ def _buffers(column: pa.ChunkedArray) -> Iterator[pa.Buffer | None]:
 
 
 def _arrays(packed: bytes | pa.Buffer) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors buffer, in place; ``safetensors`` itself copies them twice.
+    """Return the arrays of a safetensors buffer without a copy; ``safetensors`` itself copies them twice.
 
-    Eight bytes, the little-endian length of a JSON header; the header; the arrays, where it says.
+    The format: eight bytes with the little-endian length of a JSON header; the header; the arrays at the offsets
+    that the header gives.
     """
     data = memoryview(packed)
     start = 8 + int.from_bytes(data[:8], "little")

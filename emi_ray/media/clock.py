@@ -1,23 +1,23 @@
-"""One clock for the streams of a file."""
+"""A common time axis for the streams of a file."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 
 JUMP_S = 10.0
-"""In formats that may start their timestamps anew (MPEG-TS, Ogg, ...) a later jump than this is no pause but a new
-start; as FFmpeg's own ``dts_delta_threshold``."""
+"""In formats whose timestamps may restart (MPEG-TS, Ogg, ...), a jump forward by more than this is a restart and not
+a pause, like with FFmpeg's ``dts_delta_threshold``."""
 
 
 class Clock:
-    """Timestamps of a file → seconds since the earliest of its chosen streams began.
+    """Convert timestamps of a file to seconds since the beginning of the earliest chosen stream.
 
     Args:
-        starts_s: when each chosen stream begins, None where the file does not say. If none does, the first
-            timestamp that comes is time zero.
-        jumps: whether the format's timestamps may start anew.
+        starts_s: start of each chosen stream, None if unknown. If all are unknown, the first timestamp is time
+        zero.
+        jumps: whether the format's timestamps may restart.
 
     Attributes:
-        num_jumps: new starts that were passed over.
+        num_jumps: number of restarts that were corrected.
     """
 
     def __init__(self, starts_s: Iterable[float | None], jumps: bool) -> None:
@@ -28,13 +28,13 @@ class Clock:
         self.num_jumps = 0
 
     def peek(self, kind: str, timestamp_s: float | None) -> float | None:
-        """Seconds since time zero, of a packet that is not decoded yet."""
+        """Return the time in seconds of a packet that is not decoded yet; None if unknown."""
         if timestamp_s is None or self._origin_s is None:
             return None
         return timestamp_s - self._origin_s - self._skipped_s[kind]
 
     def read(self, kind: str, timestamp_s: float | None) -> float | None:
-        """Seconds since time zero, of the next decoded frame of the stream of a kind; None if nobody knows."""
+        """Return the time in seconds of the next decoded frame of the stream of a kind; None if unknown."""
         if timestamp_s is None:
             return None
         if self._origin_s is None:

@@ -1,8 +1,8 @@
-"""What a media file may be and do: it holds its media itself, opens nothing else, and fits into memory.
+"""Restrict media files: they contain their media, open no other files, and fit into memory.
 
-FFmpeg also reads playlists, manifests, scripts and devices, which open other files or the network on their own.
-Which of its demuxers do so changes from version to version; those that are used here are therefore named, and all
-others are refused before they read a byte.
+FFmpeg also reads playlists, manifests, scripts and devices, which open other files or the network. Which of its
+demuxers do so changes from version to version. Therefore the permitted demuxers are listed, and all others are
+refused before they read a byte.
 """
 
 import io
@@ -16,12 +16,12 @@ from av.error import ArgumentError, FFmpegError
 from emi_ray.media.source import UnreadableError
 
 READ_BYTES = 1 << 18
-"""Read at a time: enough that a file in an object store does not cost thousands of requests."""
+"""Bytes per read: enough that a file in an object store does not cost thousands of requests."""
 MAX_PIXELS = 1 << 26
 """Pixels of the largest picture that is decoded, 8192 x 8192; FFmpeg refuses larger ones before it allocates them."""
 
 FORMATS = (
-    # sound and pictures
+    # audio and video
     *(
         "mov",
         "matroska",
@@ -38,7 +38,7 @@ FORMATS = (
         "nuv",
     ),
     *("mxf", "gxf", "lxf", "rm", "wtv", "dv", "dhav", "swf", "ty", "pva", "nsv", "yuv4mpegpipe", "ivf"),
-    # pictures alone
+    # video and images only
     *("mpegvideo", "m4v", "h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "vc1", "vc1test", "dirac"),
     *("cavsvideo", "avs2", "avs3", "evc", "apv", "dnxhd", "mjpeg", "mjpeg_2000", "smjpeg", "mpjpeg"),
     *("gif", "apng", "jpegxl_anim", "ico", "bmp_pipe", "exr_pipe", "gif_pipe", "hdr_pipe", "j2k_pipe"),
@@ -53,7 +53,7 @@ FORMATS = (
         "png_pipe",
     ),
     *("ppm_pipe", "qoi_pipe", "sgi_pipe", "sunrast_pipe", "tiff_pipe", "webp_pipe"),
-    # sound alone
+    # audio only
     *("wav", "w64", "aiff", "au", "caf", "flac", "mp3", "aac", "loas", "ac3", "ac4", "eac3", "dts", "dtshd"),
     *(
         "truehd",
@@ -88,26 +88,27 @@ FORMATS = (
     ),
     *("iff", "xwma", "dsf", "iamf", "bonk", "osq", "spdif"),
 )
-"""The demuxers of FFmpeg that may read a file, by name: each reads the media in the file and nothing else."""
+"""The permitted demuxers of FFmpeg: each reads the media in the file and opens nothing else."""
 
 MAX_STREAMS = 1000
-"""Streams that a file may declare; FFmpeg's own default."""
+"""Maximum number of streams in a file; FFmpeg's default."""
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
-"""Options for every decoder, those included that FFmpeg uses to find out what a file holds."""
+"""Options for every decoder, including those that FFmpeg uses to probe a file."""
 
 WAV_PROBE_PACKETS = "4"
-"""Of 4 KiB each, in which FFmpeg looks for DTS in the samples of a WAV file. By default it looks through megabytes of
-them, which takes longer than decoding does."""
+"""Number of packets, 4 KiB each, in which FFmpeg searches the samples of a WAV file for DTS. By default it searches
+megabytes, which takes longer than decoding."""
 
 
 def open_container(file: BinaryIO) -> InputContainer:
-    """Open a media file that is self-contained.
+    """Open a self-contained media file.
 
-    FFmpeg does not learn the file's name, which some demuxers take for a pattern or an address of further files; it
-    learns the suffix alone, by which a few formats without a header are known. Nothing that a file names is opened.
+    FFmpeg does not get the name of the file, because some demuxers treat it as a pattern or address of further
+    files. It gets only the suffix, by which a few formats without a header are recognised. No file that the file
+    refers to is opened.
 
     Raises:
-        UnreadableError: FFmpeg makes nothing of the file, or it is a playlist, a manifest or the like.
+        UnreadableError: FFmpeg cannot read the file, or it is a playlist, a manifest or the like.
     """
     options = {
         "format_whitelist": ",".join(FORMATS),
@@ -116,7 +117,7 @@ def open_container(file: BinaryIO) -> InputContainer:
     }
     options |= LIMITS
     if av.logging.get_level() is None:
-        av.logging.set_level(av.logging.PANIC)  # prints nothing, and lets errors carry FFmpeg's last words
+        av.logging.set_level(av.logging.PANIC)  # prints nothing, but attaches FFmpeg's last message to errors
     try:
         if _is_wav(file):
             options["max_probe_packets"] = WAV_PROBE_PACKETS
@@ -135,14 +136,14 @@ def open_container(file: BinaryIO) -> InputContainer:
 
 
 def _is_wav(file: BinaryIO) -> bool:
-    """Whether a file that is read from its start begins as a WAV file does."""
+    """Return whether a file that is positioned at its start is a WAV file."""
     head = file.read(12)
     file.seek(0)
     return head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE"
 
 
 def explain(error: Exception) -> str:
-    """FFmpeg's own words, without numbers and places."""
+    """Return FFmpeg's message for an error, without numbers and addresses."""
     log = getattr(error, "log", None)
     words = log[2] if log else ""
     if "exceeds specified max pixel count" in words or "Invalid image size" in words:
@@ -166,12 +167,12 @@ def _why_not(error: Exception) -> str:
 
 
 def _refuse(url: str, flags: int, options: dict[str, Any]) -> Any:
-    """What FFmpeg calls in order to open a further file."""
+    """Refuse to open a further file; FFmpeg calls this."""
     raise UnreadableError("the file names another file, and only the media that a file holds itself are read")
 
 
 class _Nameless(io.RawIOBase):
-    """A file of which only the suffix is known."""
+    """A file that reveals only its suffix."""
 
     def __init__(self, file: BinaryIO) -> None:
         name = getattr(file, "name", "")

@@ -1,4 +1,4 @@
-"""Which image of a folder of face crops comes when, and which of them are of another face, by their names."""
+"""Determine the order of face crops in a folder, and which of them show another face, from their file names."""
 
 import re
 from collections import Counter
@@ -14,15 +14,19 @@ _FRAME_WORDS = ("frame", "img", "image", "fr", "time", "t", "ms", "pts")
 
 
 def order_crops(names: Sequence[str]) -> tuple[list[str], int]:
-    """Names of the images of one face in the order of time, and how many images of other faces there are.
+    """Sort the file names of one face's crops by time.
 
-    Names must be of one pattern (``frame_12.jpg``), in which numbers alone change. One number that changes is that of
-    the frame. Of two, the words before them say which is the face's (``det_0_12``, ``frame12_face0``); without words
-    one that is different in every image is the frame's, and otherwise the first is, if it has at least as many values
-    (``{frame}_{face}.jpg``). Of several faces the one with most images is taken, the lowest where two are equal.
+    All names must have one pattern (``frame_12.jpg``) in which only numbers differ. A single number that changes is
+    the number of the frame. With two numbers, the words before them tell which is the face's (``det_0_12``,
+    ``frame12_face0``). Without words, a number that is unique in every name is the frame's; otherwise it is the
+    first, if it has at least as many values as the second (``{frame}_{face}.jpg``). If there are several faces, the
+    one with the most images is used, or the lowest number if two have equally many.
+
+    Returns:
+        The sorted names, and the number of images of other faces.
 
     Raises:
-        UnreadableError: the names do not say which image comes when.
+        UnreadableError: the names do not determine the order.
     """
     if len(names) < 2:
         return list(names), 0
@@ -55,7 +59,9 @@ def order_crops(names: Sequence[str]) -> tuple[list[str], int]:
 def _roles(
     words: Sequence[str], fields: Sequence[Sequence[float]], varying: Sequence[int], names: Sequence[str]
 ) -> tuple[int, int | None]:
-    """Which numbers are those of the frame and of the face; None: one image a frame."""
+    """Return the indices of the numbers of the frame and of the face; the latter is None if there is one image per
+    frame.
+    """
     if not varying:
         raise _unclear("names without a number that changes")
     if len(varying) == 1:

@@ -1,4 +1,4 @@
-"""A clip's files → frames, faces, waveform. What is wrong with a clip ends as a reason, never as an error."""
+"""Decode a clip's files to frames, faces and waveform. A fault of a clip becomes a reason, not an exception."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,20 +15,21 @@ from emi_ray.media.streams import DECODING_ERRORS, FileNotes, Kind, StreamSink, 
 from emi_ray.schema import Need
 
 Decoder = Callable[[BinaryIO, Sequence[StreamSink[Any]], Collection[Kind]], FileNotes]
-"""Reads one file once, and gives the frames of its streams to sinks; see :func:`read_streams`."""
+"""Reads one file once, and passes the frames of its streams to sinks; see :func:`read_streams`."""
 
 _SOUND: tuple[Kind, ...] = ("audio",)
 _PICTURES: tuple[Kind, ...] = ("video",)
 
 DECODERS: Mapping[DecoderName, Decoder] = {"ffmpeg": read_streams}
-"""By the name that ``media.decoder`` has."""
+"""Decoders by their name in ``media.decoder``."""
 
 
 def decode_clip(source: ClipSource, media: MediaSettings, needs: frozenset[Need]) -> DecodedClip:
-    """Decode what ``needs`` asks for, and nothing else; each file is read once.
+    """Decode the inputs in ``needs``. Each file is read once.
 
     Raises:
-        UserError: the face detector that ``media`` asks for cannot be had. What is wrong with a clip never raises.
+        UserError: the face detector that ``media`` asks for is not available. Faults of the clip raise nothing.
+        StorageError: the storage cannot be reached.
     """
     decoding = _Decoding(source, media, needs)
     decoding.run()
@@ -48,7 +49,7 @@ def decode_clip(source: ClipSource, media: MediaSettings, needs: frozenset[Need]
 
 @dataclass
 class _Decoding:
-    """The work on one clip, and what it has given so far."""
+    """The state of decoding one clip."""
 
     source: ClipSource
     media: MediaSettings
@@ -121,7 +122,7 @@ class _Decoding:
     def _read_media(
         self, file: str | bytes | None, needs: frozenset[Need], serving: Collection[Kind]
     ) -> None:
-        """Read one media file; each of ``needs`` ends in a result, in ``missing`` or in ``failed``."""
+        """Read one media file. Each of ``needs`` ends as a result, in ``missing`` or in ``failed``."""
         if not needs:
             return
         if file is None:
@@ -180,7 +181,7 @@ class _Decoding:
             self.notes["pictures_read"] = _share_read(picture.end_s, file.declared_s)
 
     def _conclude(self, need: Need, sink: StreamSink, succeeded: bool) -> None:
-        """Say why a stream gave nothing."""
+        """Record why a stream gave no result."""
         if sink.refusal:
             self._fail({need}, sink.refusal)
         elif succeeded:
@@ -214,7 +215,7 @@ class _Decoding:
         )
 
     def _count(self, counts: Mapping[str, int | str]) -> None:
-        """Add to the notes; of what never happened nothing is noted."""
+        """Add counts to the notes; zero counts are omitted."""
         for name, count in counts.items():
             if count:
                 before = self.notes.get(name)
@@ -224,7 +225,7 @@ class _Decoding:
 
 
 class _Sinks:
-    """What one file is to become for some needs."""
+    """The sinks that a file's streams are decoded into."""
 
     def __init__(self, media: MediaSettings, needs: frozenset[Need]) -> None:
         self.sound = AudioSink(media.sample_rate_hz, media.max_audio_s) if "waveform" in needs else None
@@ -237,7 +238,7 @@ class _Sinks:
 
     @property
     def notes_of_pictures(self) -> dict[str, int]:
-        """What was done to the sampled frames; the same whether frames, faces or both are wanted."""
+        """How the sampled frames were converted; equal for frames and faces."""
         consumer = self.searcher or self.collector
         return dict(consumer.convert.notes) if consumer else {}
 

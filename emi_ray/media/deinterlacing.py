@@ -1,8 +1,8 @@
-"""Interlaced frames: the lines of one moment alone.
+"""Deinterlace frames: keep the lines of one field and interpolate the others.
 
-An interlaced frame holds two moments, the first in every other line, the second in the lines between. What moves has
-combed edges. FFmpeg's ``estdif`` keeps the lines of one moment and interpolates those between along edges. It looks
-at one frame only, so that it also serves sampled frames, whose neighbours are not decoded.
+An interlaced frame contains two moments, the first in every other line, the second in the lines between, so moving
+objects have combed edges. FFmpeg's ``estdif`` keeps the lines of one moment and interpolates the others along
+edges. It needs a single frame only, and therefore also works for sampled frames, whose neighbours are not decoded.
 """
 
 from fractions import Fraction
@@ -14,7 +14,7 @@ _LINES_NEEDED = 8
 
 
 class Deinterlacer:
-    """Makes interlaced frames progressive, and returns all others as they are."""
+    """Converts interlaced frames to progressive ones, and returns all other frames unchanged."""
 
     def __init__(self) -> None:
         self._graph: Graph | None = None
@@ -29,7 +29,7 @@ class Deinterlacer:
             self._graph, self._shape, self._pushed = _build(frame), shape, 0
         kept = frame.pts, frame.time_base
         try:
-            # The filter gives a frame when the next one comes, so each is pushed twice.
+            # The filter returns a frame only when it gets the next one, so each frame is pushed twice.
             found = [self._push(self._graph, frame), self._push(self._graph, frame)]
         finally:
             frame.pts, frame.time_base = kept
@@ -48,7 +48,7 @@ class Deinterlacer:
 
 
 def is_interlaced(frame: VideoFrame) -> bool:
-    """Whether the stream says so of this frame."""
+    """Return whether the stream marks this frame as interlaced."""
     return frame.interlaced_frame and frame.height >= _LINES_NEEDED
 
 

@@ -1,4 +1,4 @@
-"""Finding faces in one picture, by OpenCV."""
+"""Detect faces in one image with OpenCV."""
 
 import math
 import threading
@@ -18,43 +18,47 @@ HAAR_CASCADE = "haarcascade_frontalface_alt2.xml"
 HAAR_SCALE_FACTOR = 1.2
 HAAR_MIN_NEIGHBOURS = 4
 MIN_FACE_SHARE = 0.125
-"""Smallest face that is looked for, as a share of the picture's shorter side."""
+"""Smallest face that is detected, as a share of the image's shorter side."""
 YUNET_MIN_SCORE = 0.6
 
 
 class FaceDetector(Protocol):
-    """Finds faces in a small picture (H, W, 3) uint8 RGB."""
+    """Detects faces in a small image (H, W, 3) uint8 RGB."""
 
     def find(self, image: np.ndarray, min_px: float) -> np.ndarray:
-        """Faces (N, 5) float32: x, y, width, height in pixels, and by how many radians the face is turned clockwise
-        in the picture (0 where the detector does not tell). Faces smaller than ``min_px`` are left out."""
+        """Return faces (N, 5) float32: x, y, width, height in pixels, and the clockwise rotation of the face in
+        radians.
+
+        The rotation is 0 if the detector does not measure it. Faces smaller than ``min_px`` are omitted.
+        """
 
 
 class FaceFinder:
-    """Looks for faces in frames of any size, at the scale where the longer side is at most ``side_px``."""
+    """Detects faces in frames of any size, scaled so that the longer side is at most ``side_px``."""
 
     def __init__(self, detector: FaceDetector, side_px: int) -> None:
         self._detector = detector
         self._side_px = side_px
 
     def view(self, image: np.ndarray) -> View:
-        """A frame (H, W, 3) uint8 RGB, shrunk as it is searched."""
+        """Return a frame (H, W, 3) uint8 RGB together with its scaled version."""
         scale = min(1.0, self._side_px / max(image.shape[:2]))
         small = rescale(image, scale)
         return View(image, small, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), scale)
 
     def survey(self, view: View) -> np.ndarray:
-        """All faces in a frame, as :meth:`FaceDetector.find` gives them, in pixels of the frame."""
+        """Return all faces in a frame, like :meth:`FaceDetector.find`, in pixels of the frame."""
         faces = self._detector.find(view.small, MIN_FACE_SHARE * min(view.small.shape[:2]))
         faces[:, :4] /= view.scale
         return faces
 
 
 def build_finder(settings: FaceSettings) -> FaceFinder:
-    """The finder that the settings describe, built once in each thread, as OpenCV's detectors serve only one.
+    """Return the finder for these settings. It is built once per thread, because OpenCV's detectors are not
+    thread-safe.
 
     Raises:
-        UserError: as :func:`~emi_ray.media.yunet.settle_faces`, or the weights are no model that OpenCV loads.
+        UserError: as :func:`~emi_ray.media.yunet.settle_faces`, or OpenCV cannot load the weights.
     """
     return _built(settings, threading.get_ident())
 
@@ -70,7 +74,7 @@ def _detector(settings: FaceSettings) -> FaceDetector:
 
 
 class HaarDetector:
-    """The Viola–Jones cascade that comes with OpenCV."""
+    """The Viola–Jones cascade that is part of OpenCV."""
 
     def __init__(self) -> None:
         folder = cv2.data.haarcascades  # type: ignore[attr-defined]
@@ -88,7 +92,7 @@ class HaarDetector:
 
 
 class YuNetDetector:
-    """YuNet (Wu et al., 2023), through ``cv2.FaceDetectorYN``."""
+    """YuNet (Wu et al., 2023), run by ``cv2.FaceDetectorYN``."""
 
     def __init__(self, model: str) -> None:
         try:
@@ -110,11 +114,11 @@ class YuNetDetector:
 
 
 def roll(landmarks: np.ndarray) -> np.ndarray:
-    """By how many radians each face is turned clockwise, (N,).
+    """Return the clockwise rotation of each face in radians, (N,).
 
     Args:
-        landmarks: (N, 10), x and y of right and left eye, tip of the nose, right and left corner of the mouth; the
-            person's right is on the left of the picture.
+        landmarks: (N, 10), x and y of right and left eye, tip of the nose, right and left corner of the mouth. The
+            person's right is on the left of the image.
     """
     points = landmarks.reshape(-1, 5, 2)
     across = points[:, 1] - points[:, 0] + points[:, 4] - points[:, 3]
@@ -123,7 +127,7 @@ def roll(landmarks: np.ndarray) -> np.ndarray:
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes (x, y, width, height)."""
+    """Return the intersection over union of two boxes (x, y, width, height)."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     shared = max(0.0, float(width)) * max(0.0, float(height))

@@ -1,4 +1,4 @@
-"""Channels → one: the voice at the level at which a player gives it, without offset, within full scale."""
+"""Mix channels to mono: keep the level of the voice, remove the offset, and stay within full scale."""
 
 from collections.abc import Sequence
 
@@ -30,41 +30,42 @@ SURROUND = dict.fromkeys(
 )
 LOW = dict.fromkeys(("LFE", "LFE2"), 0.0)
 WEIGHTS = {**CENTRE, **FRONT, **SURROUND, **LOW}
-"""What each loudspeaker gives to one channel, as browsers mix 5.1 down (Web Audio API 1.1, "Channel up-mixing and
-down-mixing") and as ITU-R BS.775 weighs: the centre, where voices are, in full, and low-frequency effects not at all.
-FFmpeg's own mix divides by the sum of all weights, which leaves a voice in the centre 10.7 dB too quiet."""
+"""Weight of each loudspeaker in the mix, as browsers mix 5.1 to mono (Web Audio API 1.1, "Channel up-mixing and
+down-mixing") and as in ITU-R BS.775: the centre, where voices are, fully, and low-frequency effects not at all.
+FFmpeg's own mix divides by the sum of all weights, which makes a voice in the centre 10.7 dB too quiet."""
 CANCELLED = 0.3
-"""Two channels whose sum is below this share of the louder one's level cancel each other (one is wired inversely)."""
+"""Two channels cancel each other if the level of their sum is below this share of the louder one's (one has the
+opposite polarity)."""
 AUDIBLE_OFFSET = 5e-3
-"""An offset of less than this share of full scale is removed without a word."""
+"""An offset below this share of full scale is removed without a note."""
 GLITCHES = 1e-3
-"""Where at most this share of the samples is beyond full scale these are clipped, as a player does; where more are,
-all are scaled down."""
+"""If at most this share of the samples exceeds full scale, they are clipped, like in a player; if more do, all
+samples are scaled down."""
 
 
 def weights_of(channels: Sequence[str]) -> np.ndarray:
-    """(2, C): the share of each channel in the mix, and in what the mix leaves out.
+    """Return (2, C): the weight of each channel in the mix, and in the rest that the mix omits.
 
     Args:
-        channels: names such as FL and LFE. Where any is not a loudspeaker's, all count alike.
+        channels: names such as FL and LFE. If any is not a loudspeaker, all channels have equal weights.
     """
     if any(name not in WEIGHTS for name in channels):
         return np.stack([np.ones(len(channels)), np.zeros(len(channels))])
     mixed = np.array([WEIGHTS[name] for name in channels])
     if "FC" not in channels:
-        mixed *= np.sqrt(0.5)  # a voice is then on both front channels
+        mixed *= np.sqrt(0.5)  # without a centre, a voice is on both front channels
     return np.stack([mixed, (mixed == 0).astype(float)])
 
 
 class Levels:
-    """The mean and the level (standard deviation) of each channel of a sound that comes in pieces."""
+    """The mean and the level (standard deviation) of each of C channels, computed in pieces."""
 
     def __init__(self, num_channels: int) -> None:
         self._count = 0
         self._sums = np.zeros((2, num_channels))
 
     def add(self, samples: np.ndarray) -> None:
-        """Take a piece (C, N)."""
+        """Add a piece (C, N)."""
         self._count += samples.shape[1]
         self._sums += [
             samples.sum(axis=1, dtype=np.float64),
@@ -72,27 +73,27 @@ class Levels:
         ]
 
     def of_channels(self) -> np.ndarray:
-        """(C,)."""
+        """Return the levels (C,)."""
         mean, power = self._sums / max(self._count, 1)
         return np.sqrt(np.maximum(power - mean**2, 0))
 
 
 def combine(rows: np.ndarray, levels: np.ndarray, are_speakers: bool) -> tuple[np.ndarray, dict[str, int]]:
-    """One channel of ``rows`` (R, N).
+    """Combine the rows (R, N) to one channel.
 
-    - One row is the sound itself.
-    - More than two loudspeakers: the first row is their mix; the second, what the mix leaves out, is taken where the
-      mix is silent.
-    - Two channels, and any number of which nobody says where they belong: their sum over their effective number,
-      the sum of their levels over the greatest. Equal channels are thus averaged, and a voice that is on one of them
-      alone keeps its level. Two that cancel each other: the louder one.
+    - One row is returned unchanged.
+    - More than two loudspeakers: the first row is their mix. The second row has the channels that the mix omits,
+      and is used if the mix is silent.
+    - Two channels, or any number with unknown positions: their sum divided by their effective number, which is the
+      sum of their levels divided by the largest. So equal channels are averaged, and a voice on a single channel
+      keeps its level. If two channels cancel each other, the louder one is used.
 
     Args:
-        levels: (C,) of the channels that ``rows`` were made of.
-        are_speakers: whether more than two channels have known places.
+        levels: (C,) levels of the channels that ``rows`` were computed from.
+        are_speakers: whether there are more than two channels with known positions.
 
     Returns:
-        Samples (N,), and what was done: ``channels_mixed``, ``channels_silent``, ``channels_cancelled``.
+        Samples (N,), and notes: ``channels_mixed``, ``channels_silent``, ``channels_cancelled``.
     """
     notes = {"channels_mixed": len(levels) if len(levels) > 2 else 0}
     if len(rows) == 1:
@@ -110,13 +111,13 @@ def combine(rows: np.ndarray, levels: np.ndarray, are_speakers: bool) -> tuple[n
 
 
 def settle(samples: np.ndarray, filled: Sequence[slice]) -> tuple[np.ndarray, dict[str, int]]:
-    """A waveform (N,) float32 around zero and within [-1, 1].
+    """Remove the offset of a waveform (N,) float32 and bring it into [-1, 1].
 
     Args:
-        filled: where nothing but silence was put in; it has no part in the offset, and stays silent.
+        filled: slices of inserted silence, which are ignored for the offset and stay silent.
 
     Returns:
-        The waveform, and what was done: ``offset_removed``, ``sound_scaled``, ``samples_clipped``.
+        The waveform, and notes: ``offset_removed``, ``sound_scaled``, ``samples_clipped``.
     """
     num_real = len(samples) - sum(gap.stop - gap.start for gap in filled)
     offset = _offset(samples, num_real)
@@ -135,7 +136,7 @@ def settle(samples: np.ndarray, filled: Sequence[slice]) -> tuple[np.ndarray, di
 
 
 def _offset(samples: np.ndarray, num_real: int) -> float:
-    """Mean of the real samples; the rest is silence. Glitches far beyond all others have no weight in it."""
+    """Return the mean of the real samples; the others are zero. Extreme outliers are clipped first."""
     if np.abs(samples).max() > 1:
         middle = np.median(samples)
         reach = np.quantile(np.abs(samples - middle), 1 - GLITCHES)

@@ -1,4 +1,4 @@
-"""How a face looks: enough to find it again in the next frame, and to tell two people of one clip apart."""
+"""The appearance of a face: to find it again in the next frame, and to distinguish two people in a clip."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,20 @@ import cv2
 import numpy as np
 
 SIDE_PX = 32
-"""To this longer side a face is shrunk before it is compared."""
+"""Longer side to which a face is resized before it is compared."""
 REACH = 0.35
-"""How far around its last place a face is looked for again, in sides of its box."""
+"""Radius around its last position in which a face is searched, in sides of its box."""
 FOLLOWED = 0.75
-"""Least correlation of a face with what stands at its new place. Over 3 s the six speakers at hand correlate with
-themselves with .72 and more, and with each other with .69 at most."""
+"""Lowest correlation at which a face counts as found again. In tests over 3 s, the faces of six speakers had
+correlations of at least 0.72 with themselves and of at most 0.69 with each other."""
 ALIKE = 1.46
-"""Least sum of correlation and shared colours that makes two looks one person: of those speakers the least is 1.52
-with themselves, and the most 1.40 with each other."""
+"""Lowest likeness (correlation plus similarity of colours) at which two faces count as one person. Those speakers had
+at least 1.52 with themselves, and at most 1.40 with each other."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A frame (H, W, 3) uint8 RGB and the same shrunk to search it: ``scale`` times as large."""
+    """A frame (H, W, 3) uint8 RGB, and its version for searching, ``scale`` times as large, in colour and grey."""
 
     image: np.ndarray
     small: np.ndarray
@@ -29,7 +29,13 @@ class View:
 
 @dataclass(frozen=True)
 class Look:
-    """One face: grey within its box and with its surroundings, and shares of its colours, as square roots."""
+    """The appearance of one face.
+
+    Attributes:
+        core: grey image of the box.
+        around: grey image of the box with its surroundings.
+        colours: histogram of the colours, as square roots of shares.
+    """
 
     core: np.ndarray
     around: np.ndarray
@@ -37,7 +43,7 @@ class Look:
 
     @classmethod
     def of(cls, view: View, box: np.ndarray) -> "Look":
-        """The face at ``box`` (in pixels of the frame)."""
+        """Return the appearance of the face at ``box`` (in pixels of the frame)."""
         around = _square(view.grey, box * view.scale)
         inset = (len(around) - SIDE_PX) // 2
         core = around[inset : inset + SIDE_PX, inset : inset + SIDE_PX]
@@ -46,7 +52,9 @@ class Look:
 
 
 def follow(look: Look, view: View, box: np.ndarray) -> np.ndarray | None:
-    """Where the face that was at ``box`` is in another view, to a fraction of a pixel; None where it is not."""
+    """Return the box of the face that was at ``box`` in another view, with subpixel accuracy; None if it is not
+    found.
+    """
     if look.core.std() < 1:
         return None
     match = cv2.matchTemplate(_square(view.grey, box * view.scale), look.core, cv2.TM_CCOEFF_NORMED)
@@ -61,7 +69,7 @@ def follow(look: Look, view: View, box: np.ndarray) -> np.ndarray | None:
 
 
 def likeness(one: Look, other: Look) -> float:
-    """Correlation at the best shift plus shared colours: from −1 to 2, 2 for the same picture."""
+    """Return the correlation at the best shift plus the similarity of colours: −1 to 2, 2 for equal images."""
     if one.core.std() < 1 or other.core.std() < 1:
         return 0.0
     match = cv2.matchTemplate(other.around, one.core, cv2.TM_CCOEFF_NORMED)
@@ -69,7 +77,7 @@ def likeness(one: Look, other: Look) -> float:
 
 
 def _square(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The square around ``box`` with :data:`REACH` on each side, shrunk so that the face has :data:`SIDE_PX`."""
+    """Cut the square around ``box`` with :data:`REACH` on each side, scaled so that the face has :data:`SIDE_PX`."""
     side = max(box[2], box[3])
     zoom = SIDE_PX / side
     size = SIDE_PX + 2 * round(REACH * SIDE_PX)
@@ -81,7 +89,7 @@ def _square(image: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _colour_shares(pixels: np.ndarray) -> np.ndarray:
-    """Histogram of the colour, without brightness, of (H, W, 3) RGB."""
+    """Return a histogram of chroma (colour without brightness) of (H, W, 3) RGB."""
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
     counts = cv2.calcHist([lab], [1, 2], None, [32, 32], [96, 160, 96, 160]).ravel()
     shares: np.ndarray = np.sqrt(counts / max(counts.sum(), 1))
@@ -89,7 +97,7 @@ def _colour_shares(pixels: np.ndarray) -> np.ndarray:
 
 
 def _peak(values: np.ndarray, index: int) -> float:
-    """Offset of the top of the parabola through a value and its two neighbours."""
+    """Return the offset of the maximum of the parabola through a value and its two neighbours."""
     if not 0 < index < len(values) - 1:
         return 0.0
     before, here, after = (float(value) for value in values[index - 1 : index + 2])

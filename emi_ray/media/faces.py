@@ -1,4 +1,4 @@
-"""Faces that a corpus brings along as ready crops."""
+"""Read face crops that a corpus provides as images."""
 
 import io
 from pathlib import PurePosixPath
@@ -14,26 +14,26 @@ from emi_ray.media.scaling import rescale, resize
 from emi_ray.media.source import read_folder
 
 READY_CROPS_RATE_HZ = 6.0
-"""Crops a second in a folder of ready ones, as in Hume-Vidmimic2, where such folders come from."""
+"""Crops per second in a folder of existing crops, as in Hume-Vidmimic2."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-"""What may stand in an image file, whatever its name says."""
+"""Permitted contents of an image file, independent of its name."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Faces | None, dict[str, int]]:
     """Read a folder of numbered face images.
 
-    The images are taken in the order of time that their names tell (see ``crop_names.py``), those of one face alone.
-    Files that are no images are ignored, and image n of the list is taken to show second n / 6. Each is padded to a
-    square and resized.
+    The images of one face are sorted by the numbers in their names (see ``crop_names.py``). Files that are not
+    images are ignored. Image n of the sorted list gets the timestamp n / 6 s. Each image is padded to a square and
+    resized.
 
     Returns:
-        The faces, with ``boxes`` NaN as nobody knows them (None if no image can be read), and counts:
+        The faces, with ``boxes`` NaN because they are unknown (None if no image can be read), and counts:
         ``frames_with_face``, ``images_unreadable``, ``crops_of_other_faces``.
 
     Raises:
-        UnreadableError: there is no such folder, or the names do not tell which image comes when.
+        UnreadableError: the folder does not exist, or the names do not determine the order.
     """
     folder = read_folder(faces_dir)
     names, num_others = order_crops(sorted(name for name in folder.names if _is_image(name)))
@@ -58,9 +58,9 @@ def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Fac
 
 
 def _read_image(data: bytes) -> np.ndarray | None:
-    """BGR picture, or None where it cannot be read or has more than ``MAX_PIXELS`` (told by its header alone).
+    """Return the BGR image, or None if it cannot be read or its header declares more than ``MAX_PIXELS``.
 
-    For some damage OpenCV raises, for other it does not.
+    OpenCV raises an exception for some kinds of damage and returns None for others.
     """
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as header:
@@ -77,7 +77,7 @@ def _is_image(name: str) -> bool:
 
 def _square(image: np.ndarray, size_px: int) -> np.ndarray:
     height, width = image.shape[:2]
-    if max(height, width) ** 2 > MAX_PIXELS:  # a long strip: the square around it would not fit into memory
+    if max(height, width) ** 2 > MAX_PIXELS:  # the square around a long strip would not fit into memory
         image = rescale(image, size_px / max(height, width))
         height, width = image.shape[:2]
     side = max(height, width)

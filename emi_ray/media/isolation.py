@@ -1,4 +1,4 @@
-"""Decoding in a child process: a clip that crashes it, eats all memory or never ends costs only itself."""
+"""Decode in a child process, so that a clip that crashes, exhausts memory or never ends costs only itself."""
 
 import contextlib
 import json
@@ -28,15 +28,15 @@ PICTURES: frozenset[Need] = frozenset({"frames", "faces"})
 
 
 class DecodeProcess:
-    """Decodes clips one after another in a child process, which is replaced whenever it dies.
+    """Decodes clips one after another in a child process. A child that dies is replaced.
 
-    When decoding dies of a clip, or takes too long, sound and pictures are tried once more apart, so that one
-    bad stream does not cost the other. A clip of one stream is tried once more too, unless it took too long: what
-    killed the decoder may have been the machine's want of memory, or a hand.
+    If a clip kills the child or takes too long, audio and video are tried once more separately, so that one bad
+    stream does not cost the other. A clip with a single stream is tried once more too, unless it took too long,
+    because the child may have been killed for another reason, for example when the machine ran out of memory.
 
     Args:
-        time_limit_s: for each attempt; a clip takes four times as long at the very worst.
-        memory_limit_gb: what the child may take, in 2^30 bytes; it holds on Linux.
+        time_limit_s: seconds for each attempt; in the worst case a clip takes four times as long.
+        memory_limit_gb: memory of the child in GiB; enforced only on Linux.
     """
 
     def __init__(self, media: MediaSettings, time_limit_s: float, memory_limit_gb: float = 1.75) -> None:
@@ -46,11 +46,11 @@ class DecodeProcess:
         self._child: _Child | None = _Child(media, memory_limit_gb)
 
     def decode(self, source: ClipSource, needs: frozenset[Need]) -> dict[str, Any]:
-        """The row that ``pack_clip`` makes of the clip; what could not be decoded is in ``failed``.
+        """Return the clip as a row of ``pack_clip``. Inputs that could not be decoded are in ``failed``.
 
         Raises:
-            UserError: the face detector that the settings ask for cannot be had.
-            StorageError: storage is out of reach.
+            UserError: the face detector that the settings ask for is not available.
+            StorageError: the storage cannot be reached.
             EmiRayError: the child process cannot be started.
         """
         if "faces" in needs:
@@ -61,7 +61,7 @@ class DecodeProcess:
             return self._salvage(source, needs, death)
 
     def close(self) -> None:
-        """End the child process; the next ``decode`` would start another."""
+        """End the child process. The next ``decode`` starts a new one."""
         if self._child is not None:
             self._child.kill()
             self._child = None
@@ -85,7 +85,7 @@ class DecodeProcess:
     def _salvage(
         self, source: ClipSource, needs: frozenset[Need], first: "_DecodingDiedError"
     ) -> dict[str, Any]:
-        """Decode sound, pictures and the rest apart. What kills the decoder again is failed."""
+        """Decode audio, video and the rest separately. Whatever kills the child again is marked as failed."""
         decoded = DecodedClip(source.clip_id)
         parts = [part for part in (needs - SOUND - PICTURES, needs & SOUND, needs & PICTURES) if part]
         if len(parts) == 1 and not first.may_be_chance:
@@ -99,7 +99,11 @@ class DecodeProcess:
 
 
 class _DecodingDiedError(Exception):
-    """The child died over a clip; the message says of what. ``may_be_chance``: something else may have killed it."""
+    """The child died while decoding a clip; the message states how.
+
+    Attributes:
+        may_be_chance: whether the cause may be something else than the clip.
+    """
 
     def __init__(self, reason: str, may_be_chance: bool = False) -> None:
         super().__init__(reason)
@@ -107,7 +111,7 @@ class _DecodingDiedError(Exception):
 
 
 class _Child:
-    """One running child process. That it has started is awaited only when the first clip comes."""
+    """A running child process. Its start is awaited only when it gets the first clip."""
 
     def __init__(self, media: MediaSettings, memory_limit_gb: float) -> None:
         root = str(Path(emi_ray.__file__).parents[1])
@@ -128,10 +132,11 @@ class _Child:
         """Decode one clip.
 
         Raises:
-            _DecodingDiedError: the child crashed, was killed, took too long and was stopped, or decoding raised
-                what nobody foresaw.
-            StorageError: storage is out of reach.
-            EmiRayError: the child did not come up.
+            _DecodingDiedError: the child crashed, was killed or exceeded the time limit, or decoding raised an
+            unforeseen
+                exception.
+            StorageError: the storage cannot be reached.
+            EmiRayError: the child did not start.
         """
         self._await_start()
         try:
@@ -171,7 +176,7 @@ class _Child:
         """Send a message and wait for its answer.
 
         Raises:
-            TimeoutError: none came in time; the child is dead.
+            TimeoutError: there was no answer in time; the child has been killed.
             EOFError: the child died.
         """
         is_late = threading.Event()
@@ -210,7 +215,7 @@ def _without(clip: DecodedClip, needs: frozenset[Need], reason: str) -> DecodedC
 
 
 def _joined(clip: DecodedClip, part: DecodedClip) -> DecodedClip:
-    """``clip`` with what ``part``, decoded for other needs, holds."""
+    """Return ``clip`` with the inputs of ``part``, which was decoded separately."""
     found = {name: getattr(part, name) for name in NEEDS if getattr(part, name) is not None}
     return replace(
         clip,

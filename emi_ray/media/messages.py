@@ -1,7 +1,7 @@
-"""Flat rows of text and bytes over a pipe, length-prefixed.
+"""Send flat rows of text and bytes over a pipe.
 
-A message is eight bytes, the big-endian length of a JSON header; the header, a list of [name, value] pairs,
-in which {"bytes": n} stands for n bytes; then those bytes. Unlike pickle, reading one runs nothing.
+A message has eight bytes with the big-endian length of a JSON header; the header, a list of [name, value] pairs in
+which {"bytes": n} stands for n bytes; then those bytes. Unlike pickle, reading a message runs no code.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 Message = Mapping[str, Any]
-"""Text, numbers, None or bytes by name."""
+"""Text, numbers, None or bytes, by name."""
 
 _LENGTH = struct.Struct(">Q")
 
@@ -19,7 +19,7 @@ def write_message(stream: BinaryIO, message: Message) -> None:
     """Write one message and flush.
 
     Raises:
-        BrokenPipeError: nobody reads any more.
+        BrokenPipeError: the reader is gone.
     """
     entries = [
         [name, {"bytes": len(value)} if isinstance(value, bytes) else value]

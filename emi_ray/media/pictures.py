@@ -1,4 +1,6 @@
-"""Decoded frames as a person sees them: square pixels, upright, not mirrored, progressive, standard dynamic range."""
+"""Convert decoded frames to what a viewer sees: square pixels, upright, not mirrored, progressive, standard dynamic
+range.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -15,22 +17,22 @@ from emi_ray.media.deinterlacing import Deinterlacer, is_interlaced
 from emi_ray.media.tone_mapping import HLG, PQ, ToneMapper
 
 PLAUSIBLE_ASPECTS = (0.1, 10.0)
-"""A pixel that a file declares narrower or wider than this is taken for square."""
+"""Range of plausible pixel aspect ratios. Pixels with another declared ratio are treated as square."""
 BT2020 = 9
 UNSPECIFIED, IPT = 2, 15
-"""Matrix coefficients by their numbers in ITU-T H.273; IPT is what Dolby Vision's profile 5 holds."""
+"""Matrix coefficients by their numbers in ITU-T H.273. Dolby Vision's profile 5 uses IPT."""
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a picture is turned and mirrored: transposed first, then flipped left to right, then upside down."""
+    """How an image is rotated and mirrored: first transposed, then flipped horizontally, then vertically."""
 
     transposed: bool = False
     mirrored: bool = False
     flipped: bool = False
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """A view of (H, W, C), turned."""
+        """Return a rotated view of (H, W, C)."""
         if self.transposed:
             pixels = pixels.transpose(1, 0, 2)
         return pixels[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1]
@@ -43,13 +45,13 @@ _QUARTERS = (
     Orientation(False, True, True),
     Orientation(True, True, False),
 )
-"""By the number of quarter turns to the left."""
+"""Orientation by the number of quarter turns anticlockwise."""
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """What the frame's display matrix asks for, to the nearest quarter turn.
+    """Return the orientation of the frame's display matrix, rounded to quarter turns.
 
-    The matrix maps (x, y) to (a x + c y, b x + d y), and holds a, b, -, c, d, - in 16.16 fixed point (ISO/IEC
+    The matrix maps (x, y) to (a x + c y, b x + d y), and contains a, b, -, c, d, - in 16.16 fixed point (ISO/IEC
     14496-12, ``tkhd``).
     """
     kinds = _side_data(frame)
@@ -65,9 +67,9 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 
 
 def needs_dolby_metadata(frame: VideoFrame) -> bool:
-    """Whether a frame's colours are right only after Dolby Vision's metadata (RPU) is applied, which is not done.
+    """Return whether the colours are correct only with Dolby Vision's metadata (RPU), which is not applied.
 
-    So it is in profile 5. The pictures of other profiles are ordinary HDR or SDR without it.
+    This is the case for profile 5. Without metadata, other profiles are ordinary HDR or SDR.
     """
     if frame.colorspace == IPT:
         return True
@@ -76,7 +78,9 @@ def needs_dolby_metadata(frame: VideoFrame) -> bool:
 
 
 def _side_data(frame: VideoFrame) -> list[SideData] | None:
-    """What accompanies a frame; None where PyAV cannot list it, because one is of a kind it does not know (EXIF)."""
+    """Return the side data of a frame; None if PyAV cannot list it because it does not know one of the types
+    (EXIF).
+    """
     try:
         return list(cast(Iterable[SideData], frame.side_data))
     except ValueError:
@@ -84,16 +88,18 @@ def _side_data(frame: VideoFrame) -> list[SideData] | None:
 
 
 class RgbConverter:
-    """Frames of one clip as RGB arrays, all of the size that the first one gets.
+    """Converts the frames of one clip to RGB arrays, all with the size of the first one.
 
-    Frames of another size or shape than the first are fitted into it and bordered in black, as in a player's window.
+    Frames with another size or shape than the first are fitted into it with black borders, like in a player's
+    window.
 
     Args:
-        scale_of: (width, height) of the first frame as it is seen → the factor to scale it by; above 1 is taken as 1.
+        scale_of: (width, height) of the first displayed frame → the scale factor; values above 1 count as 1.
 
     Attributes:
-        notes: how many frames had pixels that were not square, were turned or mirrored, were interlaced, came in HDR,
-            in Dolby Vision that is not understood, or in another size.
+        notes: number of frames that had non-square pixels, were rotated or mirrored, were interlaced, were in HDR,
+        in
+            unsupported Dolby Vision, or had another size.
     """
 
     def __init__(self, scale_of: Callable[[float, float], float]) -> None:
@@ -106,15 +112,15 @@ class RgbConverter:
         self.notes: Counter[str] = Counter()
 
     def __call__(self, frame: VideoFrame, pixel_aspect: float) -> np.ndarray:
-        """(H, W, 3) uint8, contiguous.
+        """Convert a frame to (H, W, 3) uint8, contiguous.
 
         Args:
-            pixel_aspect: width of a pixel over its height.
+            pixel_aspect: width of a pixel divided by its height.
         """
         orientation = orientation_of(frame)
         low, high = PLAUSIBLE_ASPECTS
         aspect = pixel_aspect if low <= pixel_aspect <= high else 1.0
-        # The shorter side grows, so that no pixel is lost.
+        # The shorter side of a pixel is stretched, so that no pixel is lost.
         seen = frame.width * max(aspect, 1.0), frame.height / min(aspect, 1.0)
         upright = seen[::-1] if orientation.transposed else seen
         if self._canvas is None:
@@ -165,7 +171,7 @@ class RgbConverter:
 
 
 def _bordered(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The picture in the middle of a black one."""
+    """Return the image centred in a black one."""
     above, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
     below, right = height - pixels.shape[0] - above, width - pixels.shape[1] - left
     return cv2.copyMakeBorder(np.ascontiguousarray(pixels), above, below, left, right, cv2.BORDER_CONSTANT)

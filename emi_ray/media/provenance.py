@@ -1,10 +1,11 @@
-"""What a clip's features are made of, and whether that is still the same.
+"""Identify the inputs that a clip's features were made from, to detect changes.
 
-Each input is told by its column, the size of its file and the time when that last changed; a transcript by a hash of
-the text. This *stamp* costs one look into the folder. Only where it differs from that of the features are the files
-read, and their *content* decides: a file that was copied or touched has not changed.
+Each input is identified by its column and the size and modification time of its file; a transcript by a hash of the
+text. This *stamp* needs only a look into the folder. If it differs from that of the features, the files are read
+and their *content* is compared, so that a file that was only copied or touched does not count as changed.
 
-A file over 64 MiB is hashed at 64 places of 1 MiB. Behind a URI nothing is read again: there, size and time decide.
+Of a file larger than 64 MiB, 64 samples of 1 MiB are hashed. Files behind a URI are not read again: size and time
+are compared there.
 """
 
 import hashlib
@@ -24,13 +25,13 @@ from emi_ray.schema import Need
 from emi_ray.workspace import open_uri
 
 ABSENT = "absent"
-"""There is no such file."""
+"""The file does not exist."""
 
 UNSEEN = "unseen"
-"""It could not be looked for: no access, or no connection."""
+"""Whether the file exists is unknown: no access, or no connection."""
 
 NONE = "none"
-"""The corpus names none."""
+"""The corpus has no such input."""
 
 _SAMPLED_FROM = 64 << 20
 _SAMPLES = 64
@@ -41,27 +42,27 @@ _CHUNK = 4096
 
 @dataclass
 class Inputs:
-    """The inputs of clips as they are now; each file is looked at once, whatever is asked for.
+    """The present inputs of clips. Each file is looked up only once, whatever is asked for.
 
     Args:
-        clips: ``clip_id`` and the media columns; transcripts as the corpus gives them.
+        clips: ``clip_id`` and the media columns, with the transcripts of the corpus.
     """
 
     clips: pa.Table
     _stamps: dict[str, pa.Array] = field(default_factory=dict)
 
     def stamps(self, needs: Iterable[Need], recognises: bool = False) -> pa.Array:
-        """For each clip, the stamp of what an extractor with these ``needs`` reads, in the order of the clips.
+        """Return for each clip the stamp of the inputs that an extractor with these ``needs`` reads.
 
         Args:
-            recognises: whether sound becomes text where a clip has no transcript.
+            recognises: whether the speech of clips without a transcript is recognised.
         """
         parts = [self._of(need, recognises) for need in sorted(needs)]
         joined = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, ";")
         return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 
     def _of(self, need: Need, recognises: bool) -> pa.Array:
-        """The stamp of the file or text that answers a need, chosen as decoding chooses it."""
+        """Return the stamp of the file or text for a need, chosen in the same way as by decoding."""
         video, audio, faces = (self.clips[name] for name in ("video", "audio", "faces_dir"))
         if need == "transcript":
             given = self._column("transcript")
@@ -92,8 +93,9 @@ class Inputs:
 
 
 def content_of(stamp: str, clip: Mapping[str, Any]) -> str:
-    """Hash of the content of the inputs that a stamp names, sixteen hexadecimal digits; "" where a file is no longer
-    the one that the stamp is of, or cannot be read.
+    """Return the hash of the content of a stamp's inputs, 16 hexadecimal digits.
+
+    "" if a file does not match the stamp any more or cannot be read.
 
     Args:
         clip: a row with the media columns.
@@ -116,13 +118,13 @@ def content_of(stamp: str, clip: Mapping[str, Any]) -> str:
 
 
 def contents_of(stamps: Sequence[str], clips: Sequence[Mapping[str, Any]]) -> list[str]:
-    """:func:`content_of` of many clips, in threads."""
+    """Return :func:`content_of` of many clips, computed in threads."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(content_of, stamps, clips))
 
 
 def difference(before: str, now: str) -> str:
-    """What differs between two stamps, in words."""
+    """Describe the difference between two stamps."""
     then, today = _named(before), _named(now)
     words = []
     for column, stamp in today.items():
@@ -185,7 +187,10 @@ def _stamp_of(path: str) -> str:
 
 
 def _remote_stamps(uris: Sequence[str]) -> dict[str, str]:
-    """By URI; each parent folder is listed once, and folders that stand for a clip one by one."""
+    """Return stamps by URI.
+
+    Each parent folder is listed once; folders that belong to a clip are listed one by one.
+    """
     by_parent: dict[str, list[str]] = {}
     for uri in uris:
         by_parent.setdefault(uri.partition("?")[0].rpartition("/")[0], []).append(uri)
@@ -214,7 +219,7 @@ def _remote_stamp(filesystem: fs.FileSystem, info: fs.FileInfo | None) -> str:
 
 
 def _content(path: str) -> str:
-    """Hash of a local file, or of the names and contents of a folder's files."""
+    """Return the hash of a local file, or of the names and contents of a folder's files."""
     if not os.path.isdir(path):
         return _file_content(path)
     with os.scandir(path) as entries:

@@ -1,23 +1,23 @@
-"""Which frames of a stream are kept, told by their timestamps alone."""
+"""Choose the frames of a stream to keep, by their timestamps alone."""
 
 import math
 
 TOLERANCE_S = 1e-3
-"""A frame this much before its grid point still counts: many containers round timestamps to milliseconds."""
+"""A frame may be this much before its grid point, because many containers round timestamps to milliseconds."""
 
 
 class FrameSampler:
     """Keeps the first frame at or after each point k / ``rate_hz`` of a grid that starts at the clip's time zero.
 
-    A grid point that no frame reaches before the next point keeps none: a frame is never kept twice. A
-    timestamp that is missing, or not later than the one before it, is replaced by the one before plus
-    ``fallback_step_s``; thus time never goes backwards. Where the first frame is before time zero all are moved
-    so that it is at zero.
+    If no frame arrives between a grid point and the next one, none is kept for it: a frame is never kept twice. A
+    timestamp that is missing, or not later than the previous one, is replaced by the previous one plus
+    ``fallback_step_s``, so that time always increases. If the first frame is before time zero, all timestamps are
+    shifted so that it is at zero.
 
     Args:
-        rate_hz: grid points a second.
-        max_frames: when as many were kept, the sampler is ``full``.
-        fallback_step_s: assumed time between frames where timestamps do not tell.
+        rate_hz: grid points per second.
+        max_frames: number of frames after which the sampler is ``full``.
+        fallback_step_s: assumed time between frames without valid timestamps.
     """
 
     def __init__(self, rate_hz: float, max_frames: int, fallback_step_s: float) -> None:
@@ -37,23 +37,23 @@ class FrameSampler:
 
     @property
     def last_s(self) -> float:
-        """Time of the latest frame, kept or not, in seconds since time zero."""
+        """Time in seconds of the latest frame, kept or not."""
         return self._last_s
 
     def is_due(self, timestamp_s: float | None) -> bool:
-        """False only where a frame of this timestamp, coming next, would surely not be kept."""
+        """Return False only if the next frame, with this timestamp, would certainly not be kept."""
         if timestamp_s is None or self._shift_s is None or self.num_repaired:
             return True
         return self._reaches_next_point(timestamp_s + self._shift_s)
 
     def place(self, timestamp_s: float | None) -> float | None:
-        """Take the next frame in presentation order.
+        """Process the next frame in presentation order.
 
         Args:
             timestamp_s: seconds since the clip's time zero.
 
         Returns:
-            Its time in seconds since time zero if it is to be kept, else None.
+            The time of the frame in seconds since time zero if it is kept, else None.
         """
         self._last_s = self._time_of(timestamp_s)
         if self.full or not self._reaches_next_point(self._last_s):

@@ -1,20 +1,20 @@
-"""Changing the size of pictures."""
+"""Resize images."""
 
 import cv2
 import numpy as np
 
 
 def rescale(image: np.ndarray, scale: float) -> np.ndarray:
-    """The picture (H, W, C) with both sides ``scale`` times as long, at least one pixel each."""
+    """Scale both sides of an image (H, W, C) by ``scale``, to at least one pixel each."""
     height, width = image.shape[:2]
     return resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The picture (H, W, C) in the size asked for, without aliasing.
+    """Resize an image (H, W, C) without aliasing.
 
-    Halves by averaging pixels two by two as often as possible and interpolates the rest: as good as
-    ``cv2.INTER_AREA`` here, and two to seven times as fast.
+    It is halved by averaging 2 × 2 pixels as often as possible, and the rest is interpolated. The quality equals
+    ``cv2.INTER_AREA`` here, at two to seven times the speed.
     """
     while image.shape[1] >= 2 * width and image.shape[0] >= 2 * height:
         even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]

@@ -1,4 +1,4 @@
-"""What the pictures of a clip become: whole frames, faces."""
+"""The consumers of a clip's video frames: whole frames and faces."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -21,20 +21,25 @@ from emi_ray.media.tracking import FaceTracker
 FALLBACK_FRAME_RATE_HZ = 25.0
 PLAUSIBLE_FRAME_RATES_HZ = (1.0, 120.0)
 MAX_ASPECT = 4
-"""Whole frames are shrunk until the longer side is at most this many times ``frame_side_px``."""
+"""Maximum of a frame's longer side, in multiples of ``frame_side_px``."""
 WORKING_SIDE_PX = 1920
-"""Longer side of the frames that faces are cut from."""
+"""Maximum of the longer side of frames that faces are cut from."""
 
 
 class FrameConsumer(Protocol):
-    """Takes the sampled frames of a clip."""
+    """Receives the sampled frames of a clip."""
 
     def take(self, frame: VideoFrame, time_s: float, pixel_aspect: float) -> None:
-        """Take one sampled frame, ``time_s`` after the clip's time zero, of pixels of this width over height."""
+        """Process one sampled frame.
+
+        Args:
+            time_s: seconds since the clip's time zero.
+            pixel_aspect: width of a pixel divided by its height.
+        """
 
 
 class VideoSink(StreamSink[VideoFrame]):
-    """Samples a video stream and hands the kept frames to ``consumers``."""
+    """Samples a video stream and passes the kept frames to ``consumers``."""
 
     KIND = "video"
 
@@ -64,14 +69,14 @@ class VideoSink(StreamSink[VideoFrame]):
 
     @property
     def end_s(self) -> float:
-        """When the latest frame ends, in seconds since time zero."""
+        """End of the latest frame, in seconds since time zero."""
         return self.sampler.last_s + self._last_frame_s
 
     def needs(self, time_s: float | None) -> bool:
         return self.sampler.is_due(time_s)
 
     def take(self, frame: VideoFrame, stream: VideoStream) -> None:
-        # The last frames leave the decoder without a time base, so that frame.time cannot be used.
+        # The last frames come out of the decoder without a time base, so frame.time cannot be used.
         stamp_s = None if frame.pts is None else frame.pts * self.time_base_s
         time_s = self.sampler.place(self.clock.read(self.KIND, stamp_s))
         self._last_frame_s = (frame.duration or 0) * self.time_base_s
@@ -81,7 +86,9 @@ class VideoSink(StreamSink[VideoFrame]):
                 consumer.take(frame, time_s, aspect)
 
     def _aspect_now(self, stream: VideoStream) -> float:
-        """The container's word, unless the pictures have changed theirs since the first one."""
+        """Return the pixel aspect ratio of the container, unless that of the stream has changed since the first
+        frame.
+        """
         coded = stream.codec_context.sample_aspect_ratio or Fraction(1)
         if self._coded_aspect not in (None, coded):
             self._aspect = float(coded)
@@ -90,7 +97,10 @@ class VideoSink(StreamSink[VideoFrame]):
 
 
 class FrameCollector:
-    """Whole frames, the shorter side at most ``side_px``, never enlarged, all of the first one's size."""
+    """Collects whole frames, all with the size of the first one.
+
+    The shorter side is at most ``side_px``; never enlarged.
+    """
 
     def __init__(self, side_px: int) -> None:
         self.convert = RgbConverter(
@@ -104,17 +114,19 @@ class FrameCollector:
         self._times_s.append(time_s)
 
     def finish(self) -> Frames | None:
-        """All frames, or None if there are none."""
+        """Return all frames, or None if there are none."""
         if not self._pixels:
             return None
         pixels = np.empty((len(self._pixels), *self._pixels[0].shape), np.uint8)
         for index in reversed(range(len(pixels))):
-            pixels[index] = self._pixels.pop()  # never all of them twice
+            pixels[index] = (
+                self._pixels.pop()
+            )  # freed one by one, so that memory never holds two copies of all
         return Frames(pixels, np.array(self._times_s, np.float32))
 
 
 class FaceSearcher:
-    """Follows a face through the sampled frames, which it sees at most ``WORKING_SIDE_PX`` wide or high."""
+    """Tracks a face through the sampled frames, whose longer side is at most ``WORKING_SIDE_PX``."""
 
     def __init__(self, settings: FaceSettings) -> None:
         self._tracker = FaceTracker(build_finder(settings), settings)
@@ -126,19 +138,19 @@ class FaceSearcher:
 
     @property
     def num_frames_of_others(self) -> int:
-        """After :meth:`finish`: frames with somebody's face, but not that of the person who is followed."""
+        """After :meth:`finish`: number of frames with a face, but not that of the tracked person."""
         return self._tracker.num_frames_of_others
 
     def take(self, frame: VideoFrame, time_s: float, pixel_aspect: float) -> None:
         self._tracker.see(self.convert(frame, pixel_aspect), time_s)
 
     def finish(self) -> Faces | None:
-        """The face, or None if no frame had one."""
+        """Return the face, or None if no frame had one."""
         return self._tracker.finish()
 
 
 def _frame_interval_s(stream: Stream) -> float:
-    """Time between frames by the container's word, or 1/25 s where its word is absurd."""
+    """Return the time between frames in seconds according to the container; 1/25 s if that is implausible."""
     rate_hz = float(stream.average_rate or 0)
     low, high = PLAUSIBLE_FRAME_RATES_HZ
     return 1 / (rate_hz if low <= rate_hz <= high else FALLBACK_FRAME_RATE_HZ)

@@ -1,4 +1,4 @@
-"""Sound as one channel at one rate, on the clock of its clip."""
+"""Decode audio to one channel at one sample rate, on the time axis of its clip."""
 
 import math
 
@@ -13,13 +13,13 @@ from emi_ray.media.streams import StreamSink
 from emi_ray.media.timeline import Placed, SoundTimeline
 
 PLAUSIBLE_RATES_HZ = (1000, 1_000_000)
-"""A file that says otherwise is damaged: at 1 Hz a thousand samples would become hours."""
+"""Range of plausible sample rates. Others are a sign of damage: at 1 Hz a thousand samples would become minutes."""
 
 
 class AudioSink(StreamSink[AudioFrame]):
-    """Sound as mono float32 at ``sample_rate_hz``, at most ``max_audio_s`` of it from the clip's time zero on.
+    """Collects audio as mono float32 at ``sample_rate_hz``, at most ``max_audio_s`` from the clip's time zero.
 
-    Gaps in the timestamps become silence. Two channels are kept apart to the end, when it is known how loud each is.
+    Gaps between timestamps become silence. Two channels are kept separate to the end, when their levels are known.
     """
 
     KIND = "audio"
@@ -60,7 +60,7 @@ class AudioSink(StreamSink[AudioFrame]):
             self._place(placed)
 
     def finish(self) -> Waveform | None:
-        """All sound, or None if there is none, or if it is refused (see ``refusal``)."""
+        """Return the whole waveform; None if there is no audio, or if it must not be used (see ``refusal``)."""
         for placed in self._timeline.finish():
             self._place(placed)
         self._drain()
@@ -116,7 +116,7 @@ class AudioSink(StreamSink[AudioFrame]):
             self._append(self._mixer.drain())
 
     def _append(self, rows: np.ndarray, may_cut: bool = True) -> None:
-        """Take (R, N) samples, less what is to be cut."""
+        """Append samples (R, N), without those that are to be cut."""
         cut = min(self._to_cut, rows.shape[1]) if may_cut else 0
         self._to_cut -= cut
         self._num_cut += cut
@@ -125,7 +125,7 @@ class AudioSink(StreamSink[AudioFrame]):
             self._num_samples += rows.shape[1] - cut
 
     def _aligned(self) -> list[np.ndarray]:
-        """The chunks with equal numbers of rows: one channel stands for two where both occur."""
+        """Return the chunks with equal numbers of rows. A single channel is duplicated if others have two."""
         num_rows = max(len(chunk) for chunk in self._chunks)
         return [
             chunk if len(chunk) == num_rows else np.broadcast_to(chunk, (num_rows, chunk.shape[1]))
@@ -134,10 +134,10 @@ class AudioSink(StreamSink[AudioFrame]):
 
 
 class _Mixer:
-    """Resamples frames of one format, and mixes all but one or two channels.
+    """Resamples frames of one format, and mixes them unless there are only one or two channels.
 
     Args:
-        levels: go on with these.
+        levels: levels measured so far, to be continued.
     """
 
     def __init__(self, frame: AudioFrame, rate_hz: int, levels: Levels | None) -> None:
@@ -147,7 +147,7 @@ class _Mixer:
         self._weights = weights_of(names).astype(np.float32) if self._num_channels > 2 else None
         self.are_speakers = self._num_channels > 2 and all(name in WEIGHTS for name in names)
         self.levels = levels or Levels(self._num_channels)
-        # Packed samples: PyAV finds the planes of a frame of more than seven channels by luck alone.
+        # Packed samples: PyAV does not reliably find the planes of a frame with more than seven channels.
         self._resampler = av.AudioResampler(format="flt", layout=frame.layout.name, rate=rate_hz)
 
     def suits(self, frame: AudioFrame) -> bool:
@@ -155,14 +155,14 @@ class _Mixer:
 
     @property
     def keeps_channels(self) -> bool:
-        """Whether what it gives are the channels themselves; their levels are measured in the end then."""
+        """Whether the rows are the channels themselves. Then their levels are measured at the end."""
         return self._weights is None
 
     def has_levels_of(self, frame: AudioFrame) -> bool:
         return frame.layout.nb_channels == self._num_channels
 
     def mix(self, frame: AudioFrame | None) -> np.ndarray:
-        """(R, N): the channel, both channels, or the mix and what it leaves out."""
+        """Return (R, N): the channel, both channels, or the mix and the rest that it omits."""
         parts = [self._samples(part) for part in self._resampler.resample(frame)]
         if not parts:
             return np.empty((1, 0), np.float32)
@@ -173,12 +173,12 @@ class _Mixer:
         return np.matmul(self._weights, samples)
 
     def _samples(self, part: AudioFrame) -> np.ndarray:
-        """(C, N), a view of the frame's memory."""
+        """Return samples (C, N), a view of the frame's memory."""
         count = part.samples * self._num_channels
         return np.frombuffer(memoryview(part.planes[0]), np.float32, count).reshape(-1, self._num_channels).T
 
     def drain(self) -> np.ndarray:
-        """What the resampler still holds; it starts afresh with the next frame."""
+        """Return the samples that are left in the resampler. It is reset for the next frame."""
         rest = self.mix(None)
         self._resampler = av.AudioResampler(
             format="flt", layout=self._resampler.layout.name, rate=self._resampler.rate

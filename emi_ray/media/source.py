@@ -1,4 +1,4 @@
-"""Where the bytes of a clip lie, and how they are opened."""
+"""The locations of a clip's files, and how they are opened."""
 
 import io
 from dataclasses import dataclass
@@ -13,10 +13,13 @@ from emi_ray.storage import StorageError, explain, is_outage, open_uri
 
 @dataclass(frozen=True)
 class ClipSource:
-    """One clip as a corpus gives it.
+    """One clip of a corpus.
 
-    ``video`` and ``audio`` are local paths, ``pyarrow.fs`` URIs or the bytes of a file; ``transcript`` is the
-    text itself; ``faces_dir`` is a folder of ready face crops; ``openface_csv`` a path or URI.
+    Attributes:
+        video, audio: local paths, ``pyarrow.fs`` URIs or the bytes of a file.
+        transcript: the text.
+        faces_dir: a folder of existing face crops.
+        openface_csv: a path or URI.
     """
 
     clip_id: str
@@ -28,15 +31,15 @@ class ClipSource:
 
 
 class UnreadableError(Exception):
-    """A file cannot be opened; the message is a sentence that a person understands."""
+    """A file cannot be opened. The message is written for users."""
 
 
 def open_media(media: str | bytes) -> BinaryIO:
-    """A seekable file object over a local path, a ``pyarrow.fs`` URI or bytes.
+    """Open a local path, a ``pyarrow.fs`` URI or bytes as a seekable file object.
 
     Raises:
-        UnreadableError: the file is not there, is not a file, is empty or may not be read.
-        StorageError: the store is out of reach, which says nothing of this file.
+        UnreadableError: the file does not exist, is not a file, is empty, or access is denied.
+        StorageError: the storage cannot be reached, which is not a fault of this file.
     """
     if isinstance(media, bytes):
         return _unless_empty(io.BytesIO(media), len(media))
@@ -47,7 +50,7 @@ def open_media(media: str | bytes) -> BinaryIO:
             raise UnreadableError(f"file not found: {media}")
         if kind == fs.FileType.Directory:
             raise UnreadableError(f"a folder stands where a file is expected: {media}")
-        if kind == fs.FileType.Unknown:  # reading a pipe would wait for whoever fills it
+        if kind == fs.FileType.Unknown:  # reading a pipe could block forever
             raise UnreadableError(f"a pipe, socket or device stands where a file is expected: {media}")
         if isinstance(filesystem, fs.LocalFileSystem):
             stream = cast(BinaryIO, open(path, "rb"))  # noqa: SIM115 - the caller closes it
@@ -60,7 +63,7 @@ def open_media(media: str | bytes) -> BinaryIO:
 
 
 def read_text(uri: str) -> str:
-    """The whole of a text file.
+    """Return the content of a text file.
 
     Raises:
         UnreadableError: as :func:`open_media`.
@@ -70,10 +73,11 @@ def read_text(uri: str) -> str:
 
 
 def read_folder(uri: str) -> "Folder":
-    """The files directly in a folder.
+    """List the files directly in a folder.
 
     Raises:
-        UnreadableError: there is no such folder, or it may not be listed.
+        UnreadableError: the folder does not exist, or cannot be listed.
+        StorageError: the storage cannot be reached.
     """
     filesystem, path = _locate(uri)
     try:
@@ -90,7 +94,7 @@ def read_folder(uri: str) -> "Folder":
 
 @dataclass(frozen=True)
 class Folder:
-    """A listed folder: ``names`` of its files, in no particular order."""
+    """A folder and the ``names`` of its files, in no particular order."""
 
     filesystem: fs.FileSystem
     path: str
@@ -102,8 +106,11 @@ class Folder:
 
 
 class _RemoteFile(io.BufferedIOBase):
-    """A file of an object store. An ``OSError`` of it looks like the end of the file, so an outage is raised as
-    what the callers of FFmpeg let pass."""
+    """A file of an object store.
+
+    FFmpeg's callers treat an ``OSError`` as the end of the file, so an outage is raised as another type that they
+    pass on.
+    """
 
     def __init__(self, file: NativeFile) -> None:
         self._file = file
@@ -133,9 +140,10 @@ class _RemoteFile(io.BufferedIOBase):
 
 
 def raise_if_outage(error: OSError) -> None:
-    """
+    """Raise an error if the storage as a whole is unreachable.
+
     Raises:
-        StorageError: the error is due to storage that is out of reach, and not to one file.
+        StorageError: the cause of ``error`` is the storage and not a single file.
     """
     if is_outage(error):
         raise StorageError(explain(error)) from error

@@ -1,4 +1,4 @@
-"""Which stream of a file is read where it holds several of a kind: the one that a player would show."""
+"""Choose the stream to read if a file has several of a kind: the one that a player would play."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 MediaStream = VideoStream | AudioStream
 
 PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
-"""Streams that accompany a film or a song, as a cover does."""
+"""Still images that accompany a film or a song, such as a cover."""
 BESIDE_THE_PROGRAMME = (
     Disposition.comment
     | Disposition.lyrics
@@ -25,34 +25,42 @@ BESIDE_THE_PROGRAMME = (
     | Disposition.non_diegetic
     | Disposition.dependent
 )
-"""Streams for some people or for some purpose; a player shows them on request."""
+"""Streams for a special purpose, which a player plays only on request."""
 PEEK_PACKETS = 4000
-"""Packets that are counted to tell streams apart where the file's header does not say how long each is."""
+"""Number of packets that are counted to compare streams if the header does not give their lengths."""
 AS_LONG = 0.95
-"""Sound tracks of at least this share of the longest one's packets or seconds count as equally long."""
+"""Audio tracks with at least this share of the longest one's packets or seconds count as equally long."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The stream to read, None where the file has none of the kind; ``said`` tells what else there was, or is ""."""
+    """The stream to read.
+
+    Attributes:
+        stream: None if the file has no stream of the kind.
+        said: description of the choice if there were other streams, else "".
+    """
 
     stream: MediaStream | None
     said: str = ""
 
 
 def candidates(container: InputContainer, kind: str) -> list[MediaStream]:
-    """The streams of a kind, ``video`` or ``audio``."""
+    """Return the streams of a kind, ``video`` or ``audio``."""
     return [s for s in container.streams if s.type == kind and isinstance(s, VideoStream | AudioStream)]
 
 
 def needs_counting(container: InputContainer, kinds: Iterable[str]) -> bool:
-    """Whether a choice has to be made that the file's header does not decide."""
+    """Return whether the file has several streams of a kind and the header does not give their lengths."""
     groups = [[s for s in candidates(container, kind) if not s.disposition & PICTURES] for kind in kinds]
     return any(len(group) > 1 and not all(stream.frames for stream in group) for group in groups)
 
 
 def count_packets(container: InputContainer) -> dict[int, int]:
-    """Packets of each stream among the first ``PEEK_PACKETS`` of sound and pictures. The container is used up."""
+    """Count the packets of each stream among the first ``PEEK_PACKETS``.
+
+    The container cannot be read again afterwards.
+    """
     streams = [*candidates(container, "video"), *candidates(container, "audio")]
     for stream in container.streams:
         if stream not in streams:
@@ -64,19 +72,19 @@ def count_packets(container: InputContainer) -> dict[int, int]:
                 break
             counts[packet.stream_index] += bool(packet.size)
     except (FFmpegError, OSError, ValueError):
-        pass  # what was counted until here decides
+        pass  # the choice uses what was counted so far
     return dict(counts)
 
 
 def choose(container: InputContainer, kind: str, counts: Mapping[int, int]) -> Choice:
-    """The stream of a kind that a player would show.
+    """Choose the stream of a kind that a player would play.
 
-    In this order: FFmpeg has a decoder for it; it is no single picture and not empty; it is part of the programme
-    (no commentary and the like); the file marks it as default; it has most frames (sound: is about as long as the
-    longest); it comes first. Covers are never chosen.
+    Criteria, the most important first: FFmpeg has a decoder for it; it is not a single image and not empty; it is
+    part of the programme (not a commentary or the like); the file marks it as default; it has the most frames
+    (audio: it is about as long as the longest); it comes first. Cover images are never chosen.
 
     Args:
-        counts: packets by stream, where the header does not tell how many frames the streams have.
+        counts: packets by stream, if the header does not give the number of frames.
     """
     streams = candidates(container, kind)
     frames = {s.index: counts.get(s.index, 0) if counts else s.frames for s in streams}
@@ -103,7 +111,7 @@ def choose(container: InputContainer, kind: str, counts: Mapping[int, int]) -> C
 
 
 def _length(stream: MediaStream, frames: Mapping[int, int]) -> float:
-    """Seconds, or packets where the file does not say."""
+    """Return the length in seconds; in packets if the file does not give it."""
     return (
         float(stream.duration * stream.time_base)
         if stream.duration and stream.time_base

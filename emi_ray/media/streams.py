@@ -1,4 +1,4 @@
-"""One pass over a media file: packets are demuxed once, and decoded frames go to the sinks that want them."""
+"""Read a media file in one pass: demux packets once, and pass decoded frames to the sinks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
@@ -23,22 +23,28 @@ from emi_ray.media.stream_selection import Choice, MediaStream, choose, count_pa
 Kind = Literal["video", "audio"]
 
 TRUNCATED_SHARE = 0.9
-"""A stream of which less than this share of its declared duration can be decoded counts as truncated."""
+"""A stream counts as truncated if less than this share of its declared duration can be decoded."""
 TS_DISCONT = cast(int, Flags.ts_discont.value)
 DECODING_ERRORS = (FFmpegError, OSError, ValueError, ArithmeticError, MemoryError, cv2.error)
-"""What a damaged stream raises in decoders, in numpy and in OpenCV."""
+"""Exceptions of decoders, numpy and OpenCV that damaged streams cause."""
 
 AnyFrame = TypeVar("AnyFrame", VideoFrame, AudioFrame)
 
 
 class StreamSink(ABC, Generic[AnyFrame]):
-    """What becomes of the frames of one stream.
+    """Receives the frames of one stream.
 
-    After :func:`read_streams`, ``found`` tells whether the file has a stream of this kind, ``codec`` its codec
-    (None: no decoder for it), ``said`` what else there was to choose from, ``num_decoded`` how many frames the
-    decoder gave, ``packets_corrupt`` how many packets it refused, ``error`` the first of the decoder's complaints,
-    ``has_more`` whether the stream goes on where nothing more was wanted, and ``refusal``, where it is not empty,
-    why nothing of the stream may be used.
+    After :func:`read_streams`:
+
+    Attributes:
+        found: whether the file has a stream of this kind.
+        codec: name of its codec; None if there is no decoder for it.
+        said: description of the choice among several streams.
+        num_decoded: number of frames from the decoder.
+        packets_corrupt: number of packets that the decoder refused.
+        error: the first error of the decoder.
+        has_more: whether the stream goes on after the sink was full.
+        refusal: reason why nothing of the stream may be used; "" if there is none.
     """
 
     KIND: Kind
@@ -57,7 +63,10 @@ class StreamSink(ABC, Generic[AnyFrame]):
         self.time_base_s = 0.0
 
     def open(self, stream: Stream, clock: Clock) -> None:
-        """Called once, before the first frame. The stream itself must not outlive its container."""
+        """Prepare for a stream; called once, before the first frame.
+
+        Do not keep the stream longer than its container.
+        """
         self.found = True
         self.clock = clock
         self.codec = stream.codec_context.name if stream.codec_context is not None else None
@@ -67,24 +76,24 @@ class StreamSink(ABC, Generic[AnyFrame]):
     @property
     @abstractmethod
     def full(self) -> bool:
-        """True once no further frame is wanted."""
+        """True if no further frame is wanted."""
 
     @property
     @abstractmethod
     def covered_s(self) -> float:
-        """Seconds from the start of the first to the end of the last of what was decoded."""
+        """Seconds from the start of the first to the end of the last decoded frame."""
 
     @abstractmethod
     def take(self, frame: AnyFrame, stream: Any) -> None:
-        """Take the next decoded frame of ``stream``, in presentation order."""
+        """Process the next decoded frame of ``stream``, in presentation order."""
 
     def needs(self, time_s: float | None) -> bool:
-        """False where a frame at this time of the clock, were it the next, would surely be of no use."""
+        """Return False if the next frame, at this time, would certainly not be used."""
         return True
 
     @property
     def truncated(self) -> bool:
-        """Whether what could be decoded of the stream ends well before the end that its file declares."""
+        """Whether the decoded part of the stream ends well before the declared end."""
         return (
             bool(self.num_decoded)
             and not self.full
@@ -94,26 +103,32 @@ class StreamSink(ABC, Generic[AnyFrame]):
 
 @dataclass(frozen=True)
 class FileNotes:
-    """What is true of a whole file: its declared duration in seconds (0: unknown), and jumps of its timestamps."""
+    """Facts about a whole file.
+
+    Attributes:
+        declared_s: declared duration in seconds; 0 if unknown.
+        num_jumps: number of restarts of the timestamps.
+    """
 
     declared_s: float
     num_jumps: int
 
 
 def read_streams(file: BinaryIO, sinks: Sequence[StreamSink[Any]], serving: Collection[Kind]) -> FileNotes:
-    """Decode the stream of each sink's kind that a player would choose, all in one pass; others are discarded.
+    """Decode for each sink the stream of its kind that a player would choose, in one pass; discard the others.
 
-    Frames that neither a sink nor any other frame needs are not decoded, which spares 14–41 %
-    of the work on H.264. Packets that cannot be decoded are counted and skipped; a file that breaks off gives
-    what it has. The decoders use one thread each: many clips are decoded at a time, and what a damaged stream
-    gives is then the same on every machine.
+    Frames that neither a sink nor another frame needs are not decoded, which saves 14–41 % of the work for H.264.
+    Packets that cannot be decoded are counted and skipped; a file that breaks off is used up to there. Decoders use
+    one thread, because many clips are decoded at once, and because the result of a damaged stream is then equal on
+    every machine.
 
     Args:
-        serving: the kinds that the clip takes from this file, now or at another time: time zero is the start of the
-            earliest of these streams, whatever is decoded now.
+        serving: the kinds of streams that the clip uses from this file, now or in another call. Time zero is the
+        start of
+            the earliest of these streams, so that it does not depend on what is decoded now.
 
     Raises:
-        UnreadableError: ffmpeg makes nothing of the file, or it is not self-contained.
+        UnreadableError: FFmpeg cannot read the file, or it is not self-contained.
     """
     with _opened(file, serving) as (container, choices):
         starts = [_start_of(choice.stream) for choice in choices.values()]
@@ -127,7 +142,10 @@ def read_streams(file: BinaryIO, sinks: Sequence[StreamSink[Any]], serving: Coll
 
 @contextmanager
 def _opened(file: BinaryIO, kinds: Collection[Kind]) -> Iterator[tuple[InputContainer, dict[Kind, Choice]]]:
-    """The open file and the stream of each kind; a choice that the header does not decide costs a second opening."""
+    """Open the file and choose a stream of each kind.
+
+    If the header does not suffice for that, the file is opened twice.
+    """
     counts: dict[int, int] = {}
     container = open_container(file)
     try:
@@ -143,18 +161,18 @@ def _opened(file: BinaryIO, kinds: Collection[Kind]) -> Iterator[tuple[InputCont
 
 @dataclass(frozen=True)
 class _Outlet:
-    """An open stream and the sink that its frames go to."""
+    """An open stream and the sink that receives its frames."""
 
     stream: MediaStream
     sink: StreamSink[Any]
 
     @property
     def done(self) -> bool:
-        """Whether nothing more is to be learned of the stream."""
+        """Whether the rest of the stream is irrelevant."""
         return bool(self.sink.refusal) or (self.sink.full and self.sink.has_more)
 
     def decode(self, packet: Packet | None) -> None:
-        """Decode one packet, or, for None, what the decoder still holds back."""
+        """Decode one packet; None decodes the frames that are left in the decoder."""
         if self.sink.full or self.sink.refusal:
             self.sink.has_more |= packet is not None and self.sink.needs(self._time_of(packet))
             return
@@ -174,7 +192,7 @@ class _Outlet:
             self.sink.error = self.sink.error or explain(error)
 
     def _time_of(self, packet: Packet) -> float | None:
-        """Presentation time on the clip's clock."""
+        """Return the presentation time on the clip's time axis."""
         stamp_s = None if packet.pts is None else packet.pts * self.sink.time_base_s
         return self.sink.clock.peek(self.sink.KIND, stamp_s)
 
@@ -185,7 +203,7 @@ def _connect(
     clock: Clock,
     sinks: Sequence[StreamSink[Any]],
 ) -> dict[int, _Outlet]:
-    """Give each sink the chosen stream of its kind, and discard all others."""
+    """Connect each sink to the chosen stream of its kind, and discard all other streams."""
     outlets: dict[int, _Outlet] = {}
     for sink in sinks:
         stream, sink.said = choices[sink.KIND].stream, choices[sink.KIND].said
@@ -205,7 +223,7 @@ def _connect(
 
 
 def _pump(container: InputContainer, outlets: dict[int, _Outlet]) -> None:
-    """Demux until the file ends, breaks off, or nobody wants more."""
+    """Demux until the file ends or breaks off, or all sinks are done."""
     if not outlets:
         return
     packets = container.demux([outlet.stream for outlet in outlets.values()])

@@ -1,4 +1,4 @@
-"""Where each piece of sound goes on the clock of its clip, told by timestamps."""
+"""Place pieces of audio on the time axis of their clip, by their timestamps."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -7,33 +7,37 @@ from typing import Generic, TypeVar
 Piece = TypeVar("Piece")
 
 LOOKAHEAD = 8
-"""Pieces that are waited for before a shift is believed: timestamps that only jitter come back within these."""
+"""Number of further pieces that must confirm a shift. Timestamps with mere jitter return within this number."""
 GAP_S = 0.010
-"""Shorter gaps are rounding; the shortest piece that any codec can lose is hardly shorter."""
+"""Shorter gaps are rounding errors. The shortest piece that a codec can lose is hardly shorter than this."""
 OVERLAP_S = 0.050
-"""Shorter overlaps are ignored: cutting sound does more harm than such a delay."""
+"""Shorter overlaps are ignored, because cutting audio would do more harm than such a delay."""
 RESTART_S = 1.0
-"""Timestamps that jump back further than this have started anew, as in files that were joined."""
+"""Timestamps that jump back further than this have restarted, as in concatenated files."""
 
 
 @dataclass(frozen=True)
 class Placed(Generic[Piece]):
-    """A piece of sound, and the seconds of silence that stand before it, or of sound to be cut there (negative)."""
+    """A piece of audio.
+
+    Attributes:
+        shift_s: seconds of silence to insert before it; if negative, seconds of audio to cut there.
+    """
 
     piece: Piece
     shift_s: float
 
 
 class SoundTimeline(Generic[Piece]):
-    """Orders pieces of sound by their timestamps: gaps become silence, overlaps are cut.
+    """Places pieces of audio by their timestamps: gaps become silence, overlaps are cut.
 
-    Pieces follow each other without a break as long as their timestamps say so. Where the timestamps of a piece and
-    of the ``LOOKAHEAD`` pieces behind it are all later than the sound so far reaches, something is missing, by the
-    least of these differences; where all are earlier, something is there twice. Timestamps that go back by more than
-    ``RESTART_S`` say nothing of time: the sound simply goes on.
+    Normally each piece starts where the previous one ends. If a piece and the ``LOOKAHEAD`` pieces after it all
+    start later than that, a gap of the smallest of these differences is inserted; if all start earlier, the overlap
+    is cut. If timestamps go back by more than ``RESTART_S``, they are ignored, and the audio continues without a
+    gap.
 
     Attributes:
-        num_restarts: how often timestamps started anew.
+        num_restarts: number of times that timestamps restarted.
     """
 
     def __init__(self) -> None:
@@ -44,11 +48,11 @@ class SoundTimeline(Generic[Piece]):
         self.num_restarts = 0
 
     def push(self, piece: Piece, start_s: float | None, duration_s: float) -> list[Placed[Piece]]:
-        """Take the next piece; returns those whose place is known by now.
+        """Add the next piece, and return the pieces whose position is settled.
 
         Args:
-            start_s: when it begins on the clip's clock; None where nobody knows.
-            duration_s: its length.
+            start_s: start on the clip's time axis; None if unknown.
+            duration_s: length in seconds.
         """
         deviation_s = self._last_deviation_s if start_s is None else start_s - self._next_s
         self._last_deviation_s = deviation_s
@@ -57,7 +61,7 @@ class SoundTimeline(Generic[Piece]):
         return [self._place()] if len(self._waiting) > LOOKAHEAD else []
 
     def finish(self) -> list[Placed[Piece]]:
-        """Those that are still waiting."""
+        """Return the pieces that are left."""
         return [self._place() for _ in range(len(self._waiting))]
 
     def _place(self) -> Placed[Piece]:

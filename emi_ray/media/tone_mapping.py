@@ -1,4 +1,4 @@
-"""High dynamic range → standard: pictures in PQ or HLG as a standard screen shows them."""
+"""Tone mapping: convert images in PQ or HLG (high dynamic range) to standard dynamic range."""
 
 from functools import lru_cache
 
@@ -8,11 +8,11 @@ import numpy as np
 PQ, HLG = 16, 18
 """Transfer functions by their numbers in ITU-T H.273: SMPTE ST 2084, ARIB STD-B67."""
 WHITE_NITS = 203.0
-"""Luminance of white paper in HDR (ITU-R BT.2408); it becomes the white of SDR."""
+"""Luminance of diffuse white in HDR (ITU-R BT.2408); it becomes the white of SDR."""
 HLG_PEAK_NITS = 1000.0
 SDR_GAMMA = 2.2
 FINE = 4095
-"""Steps of the table that turns linear light into code values."""
+"""Steps of the table that converts linear light to code values."""
 TO_BT709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
@@ -21,11 +21,11 @@ LUMINANCE = np.array([[0.2627, 0.6780, 0.0593]], np.float32)
 
 
 class ToneMapper:
-    """Maps the pictures of one clip; the brightest light seen so far stands for the clip's peak.
+    """Maps the frames of one clip. The brightest light so far counts as the clip's peak.
 
-    Light up to white is kept where nothing in the clip is brighter. Otherwise the curve of ITU-R BT.2390 (section
-    5.4, EETF) rolls the highlights off, so that the peak becomes white. A peak that grows in mid-clip changes the
-    curve from there on; measuring it beforehand would mean to decode twice.
+    If nothing in the clip is brighter than white, light is kept unchanged. Otherwise the curve of ITU-R BT.2390
+    (section 5.4, EETF) compresses the highlights, so that the peak becomes white. If the peak rises within the
+    clip, the curve changes from there on, because measuring the peak in advance would mean decoding twice.
 
     Args:
         transfer: ``PQ`` or ``HLG``.
@@ -37,7 +37,7 @@ class ToneMapper:
         self._gains = _gains(WHITE_NITS)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint16, of which 65535 is the greatest signal → (H, W, 3) uint8, BT.709, gamma 2.2."""
+        """Convert (H, W, 3) uint16, where 65535 is the largest signal, to (H, W, 3) uint8, BT.709, gamma 2.2."""
         nits = _light(self._transfer)[pixels]
         if self._transfer == HLG:
             # The system gamma of 1.2 applies to luminance (ITU-R BT.2100, HLG OOTF).
@@ -61,13 +61,13 @@ def _light(transfer: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _pq_nits() -> np.ndarray:
-    """Nits of each 16-bit signal in PQ."""
+    """Return the luminance in nits of each 16-bit signal in PQ."""
     return _from_pq(np.linspace(0, 1, 65536)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
 def _hlg_scene() -> np.ndarray:
-    """Scene light, 1 at most, of each 16-bit signal in HLG (ITU-R BT.2100, inverse OETF)."""
+    """Return the scene light, at most 1, of each 16-bit signal in HLG (ITU-R BT.2100, inverse OETF)."""
     signal = np.linspace(0, 1, 65536)
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12).astype(np.float32)
@@ -75,12 +75,12 @@ def _hlg_scene() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _codes() -> np.ndarray:
-    """Code values of linear light in ``FINE`` steps."""
+    """Return the code values of linear light in ``FINE`` steps."""
     return np.round(255 * np.linspace(0, 1, FINE + 1) ** (1 / SDR_GAMMA)).astype(np.uint8)
 
 
 def _gains(peak_nits: float) -> np.ndarray:
-    """What nits in ``FINE`` steps up to the peak are multiplied by to become light in which white is 1."""
+    """Return the factors that map luminance, in ``FINE`` steps up to the peak, to light in which white is 1."""
     nits = np.linspace(0, peak_nits, FINE + 1)
     nits[0] = nits[1] / 2
     if peak_nits <= WHITE_NITS:

@@ -1,9 +1,10 @@
-"""One face followed through a clip: the largest and steadiest person's.
+"""Track one face through a clip: that of the person who is largest and longest in view.
 
-Full frames never pile up. Faces are searched at a set rate; in between a known one is followed by its looks. Of every
-track only *patches* are kept: the face's surroundings, shrunk so that the crop that is later cut from them has about
-the wanted size. A cut ends all tracks. Tracks whose faces look alike are one person; once the clip is over the best
-person is chosen, gaps are filled, boxes smoothed, and the crops cut from the patches.
+Full frames are not kept. Faces are detected at a fixed rate; in between, a known face is followed by its
+appearance. Each track keeps only *patches*: the surroundings of the face, shrunk so that the crop that is later cut
+from them has about the wanted size. A cut ends all tracks. Tracks whose faces look alike are one person. At the end
+of the clip the best person is chosen, gaps are interpolated, boxes are smoothed, and crops are cut from the
+patches.
 """
 
 from collections import deque
@@ -29,21 +30,25 @@ from emi_ray.media.detection import FaceFinder
 from emi_ray.media.face_matching import ALIKE, Look, View, follow, likeness
 
 MAX_GAP_S = 1.0
-"""The longest time between two sightings of a face that is bridged by interpolation; a face that no detector finds
-is followed as long."""
+"""The longest gap between two sightings of a face that is interpolated, and the longest time that a face is followed
+without being detected (or the interval of detection, if that is longer)."""
 MAX_LOOKED_BACK = 6
-"""Frames since the last search that are kept, for a face that appeared among them."""
+"""Number of frames since the last search that are kept, to trace a newly detected face back."""
 MAX_TRACKS = 4
-"""Tracks kept at a time, and people of earlier shots; the weakest goes first."""
+"""Maximum number of tracks at a time, and of people of earlier shots. The weakest are dropped."""
 CUT = 8.0
-"""Mean difference of two successive frames, shrunk to 32 × 18 grey pixels of 0 to 255, that makes a cut. Within the
-speakers' clips at hand it stays below 1.6, between two of them it is 11.6 and more."""
+"""Threshold of a cut: mean difference of two successive frames, shrunk to 32 × 18 grey pixels of 0 to 255. Within
+the clips of speakers used for tests it is below 1.6, between two of them at least 11.6."""
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """One frame of a track. ``box`` is None where the face was not found and may be interpolated; ``is_detected``
-    where a detector gave it, and so its size."""
+    """One frame of a track.
+
+    Attributes:
+        box: None if the face was not found; it may be interpolated.
+        is_detected: whether a detector found the face, so that the size of the box is known.
+    """
 
     frame: int
     shot: int
@@ -54,7 +59,12 @@ class Sighting:
 
 @dataclass
 class Track:
-    """Sightings of one face, oldest first. ``looks``: of the first and the last time that a detector found it."""
+    """Sightings of one face, in order of time.
+
+    Attributes:
+        looks: the appearance at the first and the last detection.
+        score: sum of the areas of all boxes.
+    """
 
     looks: list[Look]
     last_box: np.ndarray
@@ -66,7 +76,7 @@ class Track:
     _doubted_from: int | None = None
 
     def detected(self, sighting: Sighting, time_s: float, box: np.ndarray, look: Look) -> None:
-        """A detector found the face."""
+        """Add a frame in which a detector found the face."""
         sighting = replace(sighting, is_detected=True)
         if time_s - self.last_seen_s > MAX_GAP_S:
             self.forget_guesses()
@@ -76,7 +86,7 @@ class Track:
         self.followed(sighting, time_s, box)
 
     def followed(self, sighting: Sighting, time_s: float, box: np.ndarray) -> None:
-        """The face is where its looks are found again."""
+        """Add a frame in which the face was found by its appearance."""
         self.sightings.append(sighting)
         self.last_box, self.last_frame, self.last_seen_s = box, sighting.frame, time_s
         self.score += float(box[2] * box[3])
@@ -85,12 +95,12 @@ class Track:
         self.sightings.append(sighting)
 
     def doubt(self) -> None:
-        """A search has not found the face: what follows counts only if a later one does."""
+        """Note that a search did not find the face. Later sightings count only if a further search finds it."""
         if self._doubted_from is None:
             self._doubted_from = len(self.sightings)
 
     def forget_guesses(self) -> None:
-        """Drop what was carried along since the face was last found."""
+        """Drop the sightings since the last confirmed one."""
         for doubtful in self.sightings[self._doubted_from or len(self.sightings) :]:
             if doubtful.box is not None:
                 self.score -= float(doubtful.box[2] * doubtful.box[3])
@@ -100,23 +110,23 @@ class Track:
             self.sightings.pop()
 
     def is_same_person(self, later: "Track") -> bool:
-        """Whether a track that starts after this one has ended shows a face that looks like this one."""
+        """Return whether a track that starts after the end of this one shows a face that looks alike."""
         return self.sightings[-1].frame < later.sightings[0].frame and any(
             likeness(mine, other) >= ALIKE for mine in self.looks for other in later.looks
         )
 
     def join(self, later: "Track") -> None:
-        """Take the sightings of a later track of the same person."""
+        """Append the sightings of a later track of the same person."""
         self.sightings += later.sightings
         self.score += later.score
         self.looks[-1] = later.looks[-1]
 
 
 class FaceTracker:
-    """Takes the sampled frames of a clip one by one; :meth:`finish` gives the face.
+    """Processes the sampled frames of a clip one by one; :meth:`finish` returns the face.
 
-    A track's score is the sum of its boxes' areas over the frames where it was found, that is mean area ×
-    presence: a large face seen throughout wins over a larger passer-by and over a small steady one.
+    A track's score is the sum of its boxes' areas over the frames with the face, that is mean area × presence: a
+    large face that is always present wins over a larger passer-by and over a small constant one.
     """
 
     def __init__(self, finder: FaceFinder, settings: FaceSettings) -> None:
@@ -138,7 +148,7 @@ class FaceTracker:
         return len(self._times_s)
 
     def see(self, image: np.ndarray, time_s: float) -> None:
-        """Look at one frame (H, W, 3) uint8 RGB. All frames of a clip have the same size."""
+        """Process one frame (H, W, 3) uint8 RGB. All frames of a clip have the same size."""
         frame = len(self._times_s)
         self._times_s.append(time_s)
         self._frame_size = (image.shape[1], image.shape[0])
@@ -154,7 +164,7 @@ class FaceTracker:
             self._tracks[index].followed(self._sighting(frame, box, view), time_s, box)
 
     def finish(self) -> Faces | None:
-        """The best person's face as crops, or None if no frame had a face."""
+        """Return the crops of the best person's face, or None if no frame had a face."""
         self._end_shot()
         if not self._people:
             return None
@@ -184,7 +194,10 @@ class FaceTracker:
         return before is not None and float(np.abs(self._thumbnail - before).mean()) > CUT
 
     def _follow(self, view: View, frame: int) -> dict[int, np.ndarray]:
-        """Boxes of the tracks that were seen in the last frame and lately detected, where they are found again."""
+        """Follow the tracks that were seen in the last frame and detected recently.
+
+        Returns the boxes of those found again.
+        """
         found = {}
         for index, track in enumerate(self._tracks):
             since_s = self._times_s[frame] - track.last_detected_s
@@ -201,7 +214,7 @@ class FaceTracker:
         return time_s - self._last_search_s >= 1 / self._settings.detection_rate_hz - 1e-3
 
     def _search(self, view: View, frame: int, followed: dict[int, np.ndarray]) -> None:
-        """Search all of a frame: known faces go on where they are found, and new ones begin."""
+        """Detect faces in the whole frame: continue known tracks, and begin new ones."""
         time_s = self._times_s[frame]
         boxes = self._finder.survey(view)
         linked = link([track.last_box for track in self._tracks], boxes)
@@ -228,7 +241,7 @@ class FaceTracker:
         self._drop_weak_tracks(time_s)
 
     def _begin(self, view: View, frame: int, box: np.ndarray) -> None:
-        """A new track."""
+        """Begin a new track."""
         look, time_s = Look.of(view, box), self._times_s[frame]
         track = Track([look, look], box, last_seen_s=time_s)
         self._follow_back(track, look, box)
@@ -236,7 +249,7 @@ class FaceTracker:
         self._tracks.append(track)
 
     def _follow_back(self, track: Track, look: Look, box: np.ndarray) -> None:
-        """Let a track start in the frames since the last search where a face that is found now was already there."""
+        """Trace a newly found face back through the frames since the last search."""
         earlier = []
         for frame, view in reversed(self._since_search):
             found = follow(look, view, box)
@@ -248,7 +261,9 @@ class FaceTracker:
             track.followed(self._sighting(frame, box, view), self._times_s[frame], box)
 
     def _drop_weak_tracks(self, time_s: float) -> None:
-        """Keep the best tracks that may go on, and the best that has ended; the others that have are people."""
+        """Keep the best tracks that may continue and the best one that has ended; turn the other ended ones into
+        people.
+        """
         ranked = sorted(self._tracks, key=lambda track: track.score, reverse=True)
         live = [track for track in ranked if time_s - track.last_seen_s <= MAX_GAP_S][:MAX_TRACKS]
         ended = [track for track in ranked if time_s - track.last_seen_s > MAX_GAP_S]
@@ -257,7 +272,7 @@ class FaceTracker:
             self._remember(track)
 
     def _end_shot(self) -> None:
-        """No track goes on beyond a cut."""
+        """End all tracks, because of a cut or the end of the clip."""
         for track in sorted(self._tracks, key=lambda track: track.sightings[0].frame):
             self._remember(track)
         self._tracks = []
@@ -266,7 +281,7 @@ class FaceTracker:
         self._last_search_s = -np.inf
 
     def _remember(self, track: Track) -> None:
-        """Add an ended track to the person whom it shows."""
+        """Add an ended track to the person that it shows."""
         track.forget_guesses()
         same = [person for person in self._people if person.is_same_person(track)]
         if same:

@@ -1,9 +1,9 @@
-"""The child process of :class:`emi_ray.media.isolation.DecodeProcess`: decodes clips and does nothing else.
+"""The child process of :class:`emi_ray.media.isolation.DecodeProcess`, which decodes clips.
 
-First comes the settings message, answered by ``{"ready": "yes"}``; then one :class:`ClipSource` a message,
-each answered by its packed row, by ``{"error": why}`` where decoding raises, or by ``{"outage": why}`` where storage
-is out of reach. The process ends when its
-standard input does, whatever it is doing.
+The first message has the settings; the answer is ``{"ready": "yes"}``. Each further message is a
+:class:`ClipSource`. It is answered by the packed row, by ``{"error": reason}`` if decoding raises an exception, or
+by ``{"outage": reason}`` if the storage cannot be reached. The process ends when its standard input is closed, even
+while decoding.
 """
 
 import json
@@ -32,7 +32,7 @@ except ImportError:  # Windows has no such limits
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve requests until standard input is closed."""
     answers = _claim_stdout()
     cv2.setNumThreads(1)
     av.logging.set_level(av.logging.PANIC)
@@ -55,15 +55,15 @@ def _answer(source: ClipSource, media: MediaSettings, needs: frozenset[Need]) ->
         return {"outage": str(error)}
     except MemoryError:
         return {"error": "it needs more memory than extraction.decode_memory_gb allows"}
-    except Exception as error:  # noqa: BLE001 - what nobody foresaw about this file costs only its clip
+    except Exception as error:  # noqa: BLE001 - an unforeseen error costs only this clip
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 def _limit_memory(limit_gb: float) -> None:
-    """Have the operating system refuse memory beyond ``limit_gb`` (2^30 bytes), so that allocations fail in time.
+    """Limit the memory of this process to ``limit_gb`` (GiB) more than now, so that allocations fail in time.
 
-    What is limited is address space (``RLIMIT_AS``), of which libraries reserve more than they use: what they have
-    reserved by now is added. Only Linux enforces such a limit and tells both sizes.
+    The limit is on address space (``RLIMIT_AS``). Libraries reserve more of it than they use, so what is reserved
+    by now is added. Only Linux enforces such a limit and reports both sizes.
     """
     sizes = Path("/proc/self/statm")
     if resource is None or not sizes.exists():
@@ -77,14 +77,14 @@ def _limit_memory(limit_gb: float) -> None:
 
 
 def _claim_stdout() -> BinaryIO:
-    """Keep standard output for answers; whatever a library prints there goes to standard error."""
+    """Keep standard output for answers; redirect the output of libraries to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return answers
 
 
 def _listen(stream: BinaryIO, questions: "queue.SimpleQueue[Message]") -> None:
-    """Pass messages on; once the parent is gone, end the process even in the middle of a clip."""
+    """Queue incoming messages. End the process as soon as the parent is gone, even while decoding."""
     try:
         while True:
             questions.put(read_message(stream))

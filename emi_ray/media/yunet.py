@@ -1,4 +1,4 @@
-"""The weights of YuNet: a Hugging Face id, pinned to a commit, or a local file that is known by its content."""
+"""The weights of YuNet: a Hugging Face id, pinned to a commit, or a local file, identified by its content."""
 
 import hashlib
 from functools import lru_cache
@@ -14,13 +14,13 @@ FILE = "face_detection_yunet_2023mar.onnx"
 
 
 def settle_faces(settings: FaceSettings) -> FaceSettings:
-    """``settings`` with a definite detector and exact weights.
+    """Return ``settings`` with a definite detector and exact weights.
 
-    ``auto`` means YuNet where its weights are a local file or in the Hugging Face cache, and Haar otherwise: the hub
-    is asked only for ``detector: yunet``.
+    ``auto`` means YuNet if its weights are a local file or in the Hugging Face cache, otherwise Haar. The hub is
+    accessed only for ``detector: yunet``.
 
     Raises:
-        UserError: YuNet is asked for and its weights cannot be had, or upright crops without it.
+        UserError: YuNet is chosen and its weights are not available, or upright crops are chosen without YuNet.
     """
     detector = settings.detector
     if detector == "auto":
@@ -28,7 +28,7 @@ def settle_faces(settings: FaceSettings) -> FaceSettings:
     if detector == "haar":
         if settings.upright:
             raise UserError(
-                "media.faces.upright = true needs the landmarks of YuNet, and its weights are not here. Set "
+                "media.faces.upright = true needs the landmarks of YuNet, whose weights are not available. Set "
                 "media.faces.detector=yunet, or media.faces.yunet_model to its file."
             )
         return settings.model_copy(update={"detector": "haar"})
@@ -40,7 +40,7 @@ def settle_faces(settings: FaceSettings) -> FaceSettings:
 
 
 def settle_media(settings: MediaSettings) -> MediaSettings:
-    """``settings`` with a definite face detector.
+    """Return ``settings`` with a definite face detector.
 
     Raises:
         UserError: as :func:`settle_faces`.
@@ -49,24 +49,24 @@ def settle_media(settings: MediaSettings) -> MediaSettings:
 
 
 def locate(settings: FaceSettings) -> Path:
-    """The local file of the weights, downloaded where need be.
+    """Return the local file of the weights, downloaded if necessary.
 
     Raises:
-        UserError: they cannot be had, or have changed since they were pinned.
+        UserError: the weights are not available, or have changed since they were pinned.
     """
     local = _local(settings)
     if local is None:
         return _cached(settings) or _download(settings)
     if not local.is_file():
-        _refuse(settings, f"the file {local} is not there.")
+        _refuse(settings, f"the file {local} does not exist.")
     revision = settings.yunet_revision
     if revision and revision != CONTENT + _digest(local):
-        _refuse(settings, f"the file {local} does not hold what yunet_revision = '{revision}' says.")
+        _refuse(settings, f"the content of {local} does not match yunet_revision = '{revision}'.")
     return local
 
 
 def _local(settings: FaceSettings) -> Path | None:
-    """The path that the settings name; None where they name an id of the hub."""
+    """Return the path that the settings name; None if they name an id of the hub."""
     model = settings.yunet_model
     return Path(model).expanduser().resolve() if model and model.endswith(".onnx") else None
 
@@ -109,6 +109,7 @@ def _digest_of(path: str, size: int, mtime_ns: int) -> str:
 def _refuse(settings: FaceSettings, problem: str) -> NoReturn:
     raise UserError(
         f"media.faces.detector = 'yunet': its weights, media.faces.yunet_model = "
-        f"'{settings.yunet_model or HUB_ID}', cannot be had: {problem} Give the path of {FILE}, or run `hf download "
-        f"{HUB_ID}` where there is a network and copy its cache (HF_HOME) here, or set media.faces.detector=haar."
+        f"'{settings.yunet_model or HUB_ID}', are not available: {problem} Give the path of {FILE}, or run `hf "
+        f"download {HUB_ID}` where there is a network and copy its cache (HF_HOME) here, or set "
+        f"media.faces.detector=haar."
     )

@@ -264,8 +264,8 @@ def test_what_happened_to_clips_stands_in_the_summary_sentence_by_sentence():
         notes = {"sound_filled_ms": lost_ms, "frames_turned": 18, "frames_decoded": 75}
         summary.add("ok", "\n".join(remarks(notes)), 1, 0.1)
     assert summary.reasons == {
-        "18 frames were turned or mirrored as the file asks": 2,
-        "gaps in the sound: 40 ms of silence were put in": 2,
+        "18 frames were rotated or mirrored, as the file demands": 2,
+        "gaps in the audio: 40 ms of silence were inserted": 2,
     }
 
 

@@ -55,7 +55,7 @@ def test_overlap_is_one_for_the_same_box_and_zero_for_distant_ones():
 def test_yunet_without_its_weights_is_the_users_mistake(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(yunet, "hub_answers", lambda: False)
-    missing = (None, "0" * 40, "the hub does not answer"), ("gone.onnx", None, r"gone\.onnx is not there")
+    missing = (None, "0" * 40, "the hub does not answer"), ("gone.onnx", None, r"gone\.onnx does not exist")
     for model, revision, reason in missing:
         with pytest.raises(UserError, match=f"yunet_model.*{reason}.*media.faces.detector=haar"):
             build_finder(FaceSettings(detector="yunet", yunet_model=model, yunet_revision=revision))
@@ -96,7 +96,7 @@ def test_a_detectors_weights_are_known_by_their_content_wherever_they_lie(tmp_pa
         deciding.append(MediaSettings(faces=faces).deciding(["faces"])["faces"])
     assert deciding[0] == deciding[1] != deciding[2]
     (tmp_path / "c.onnx").write_bytes(b"three")
-    with pytest.raises(UserError, match="does not hold what yunet_revision"):
+    with pytest.raises(UserError, match="does not match yunet_revision"):
         settle_faces(faces)
 
 
