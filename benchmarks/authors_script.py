@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from emi_ray.schema import EMOTIONS, Modality
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.rows import Rows
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows
 
 FOLDERS: dict[Modality, str] = {"text": "text", "audio": "audio", "vision": "face", "motion": "motion_seq"}
 

@@ -18,7 +18,7 @@ import transformers as hf
 
 from emi_ray.extractors.pretrained.speech_models import EmotionModel
 from emi_ray.recipe import load_recipe, recipe_names
-from emi_ray.reporting.paper import paper_score
+from emi_ray.reporting.paper_scores import paper_score
 from emi_ray.workspace import Workspace
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -23,8 +23,8 @@ from scipy.stats import t as student
 
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import MODALITIES
-from emi_ray.training.rows import split_rows
-from emi_ray.training.stages import train_recipe
+from emi_ray.training.data.split_rows import split_rows
+from emi_ray.training.stages.train_recipe import train_recipe
 
 STAGES = (*MODALITIES, "fusion")
 PATIENCE = {"script": 10, "never": 90}

@@ -24,10 +24,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import load_recipe
-from emi_ray.training import batching, loop, stage_runner
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.rows import Rows, split_rows
-from emi_ray.training.stages import train_recipe
+from emi_ray.training import loop
+from emi_ray.training.data import batching
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows, split_rows
+from emi_ray.training.stages import runner as stage_runner
+from emi_ray.training.stages.train_recipe import train_recipe
 
 _VIEWS = (
     "view reshape expand t transpose permute unsqueeze squeeze select slice as_strided detach empty empty_like "

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from emi_ray.metrics import mean_of_known, pearson
 from emi_ray.schema import EMOTION_LABELS, Modality
-from emi_ray.training.clip_data import ClipData, PackedFeatures
+from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 
 ZERO_SHARE = np.array([0.553, 0.636, 0.675, 0.899, 0.618, 0.675])
 NOISE: dict[Modality, float] = {"text": 1.3, "audio": 1.9, "vision": 4.0, "motion": 5.0}

@@ -29,8 +29,8 @@ from made_features import PAPER_STEPS, make_clips
 from made_workspace import write_workspace
 
 from emi_ray.schema import MODALITIES
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.rows import split_rows
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import split_rows
 
 FIRST_SEED = 42
 

@@ -26,10 +26,10 @@ from torch.nn.utils.rnn import pad_sequence
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import MODALITIES, Modality
 from emi_ray.training import loop
-from emi_ray.training.batching import Batcher
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.rows import Rows, split_rows
-from emi_ray.training.stages import TrainedRecipe, train_recipe
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows, split_rows
+from emi_ray.training.stages.train_recipe import TrainedRecipe, train_recipe
 
 BATCH, EPOCHS, LR, DECAY, CLIP = 16, 3, 2e-4, 1e-2, 1.0
 CPU = torch.device("cpu")

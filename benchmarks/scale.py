@@ -27,7 +27,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.pending import plan_work, store_of
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.media.provenance import Inputs
-from emi_ray.merging import PART_BYTES, PART_ROWS
+from emi_ray.part_merging import PART_BYTES, PART_ROWS
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import MODALITIES, Label, Modality, clips_schema, features_schema
 from emi_ray.training.plan import plan_run

@@ -32,9 +32,9 @@ from scipy import stats
 
 from emi_ray.metrics import mean_of_known, pearson
 from emi_ray.recipe import Recipe, load_recipe
-from emi_ray.training.rows import split_rows
+from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.run_files import final_rows, predict_in_units
-from emi_ray.training.stages import Hooks, train_recipe
+from emi_ray.training.stages.train_recipe import Hooks, train_recipe
 
 DIMS = {"text": 64, "audio": 48, "vision": 32, "motion": 23}
 STEPS = {"text": 1, "audio": 12, "vision": 6, "motion": 6}

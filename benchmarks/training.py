@@ -27,9 +27,9 @@ from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import MODALITIES
-from emi_ray.training.clip_data import ClipData, PackedFeatures, read_packed
-from emi_ray.training.rows import Rows, split_rows
-from emi_ray.training.stages import train_recipe
+from emi_ray.training.data.clip_data import ClipData, PackedFeatures, read_packed
+from emi_ray.training.data.split_rows import Rows, split_rows
+from emi_ray.training.stages.train_recipe import train_recipe
 from emi_ray.workspace import Workspace
 
 STAGES = (*MODALITIES, "fusion")

@@ -34,8 +34,8 @@ from made_workspace import write_workspace
 from emi_ray.config import WorkspaceConfig
 from emi_ray.runtime import ray_session
 from emi_ray.settings import validate
-from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.plan import RunPlan, plan_run
+from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.ray_search import SharedData, plan_resources, search, share_data
 from emi_ray.tuning.samplers import build_sampler, build_scheduler

@@ -18,9 +18,9 @@ from emi_ray.recipe import Recipe
 from emi_ray.schema import SPLITS, Label, Split, Stream
 from emi_ray.spreadsheets import may_execute, safe_cell
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
-from emi_ray.training.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
-from emi_ray.training.inputs import read_transcripts
-from emi_ray.training.rows import Rows
+from emi_ray.training.data.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
+from emi_ray.training.data.input_hashes import read_transcripts
+from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.run_files import (
     changed_since,
     modalities_of,

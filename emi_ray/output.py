@@ -7,7 +7,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from emi_ray.errors import UserError
-from emi_ray.reach import require_in_reach
+from emi_ray.reachability import require_in_reach
 from emi_ray.storage import explain, open_uri
 
 

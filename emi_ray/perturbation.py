@@ -28,7 +28,7 @@ from emi_ray.media.source import ClipSource
 from emi_ray.prediction import config_of, refuse_other_features
 from emi_ray.robustness import score_entry
 from emi_ray.schema import MEDIA_COLUMNS, Stream
-from emi_ray.training.inputs import read_transcripts
+from emi_ray.training.data.input_hashes import read_transcripts
 from emi_ray.training.run_files import without_nan
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import CLIPS, Workspace

@@ -13,8 +13,8 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError, choices
 from emi_ray.metrics import mean_score, pearson
 from emi_ray.recipe import Recipe, load_recipe, recipe_names
-from emi_ray.reporting.numbers import UNKNOWN, score, signed
-from emi_ray.reporting.paper import LABEL_SCORES, Basis, differences_from_paper, paper_score
+from emi_ray.reporting.formatting import UNKNOWN, score, signed
+from emi_ray.reporting.paper_scores import LABEL_SCORES, Basis, differences_from_paper, paper_score
 from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, markdown
 from emi_ray.resampling import estimate, sample_scores
 from emi_ray.schema import EMOTIONS

@@ -15,7 +15,7 @@ from emi_ray.comparison import codes_of_clips
 from emi_ray.evaluation import RunData, read_run
 from emi_ray.metrics import mean_score
 from emi_ray.resampling import pearson_intervals
-from emi_ray.training.clip_data import ClipData
+from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.run_files import predict_in_units, without_nan
 from emi_ray.workspace import Workspace
 

@@ -28,11 +28,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from emi_ray.appearing import Appearing, sweep
+from emi_ray.atomic_files import Appearing, sweep
 from emi_ray.config import WorkspaceConfig
-from emi_ray.driver import driving
+from emi_ray.driver_lock import driving
 from emi_ray.errors import UserError
-from emi_ray.reach import require_in_reach
+from emi_ray.reachability import require_in_reach
 from emi_ray.schema import MEDIA_COLUMNS
 from emi_ray.settings import dump_yaml, read_yaml, validate
 from emi_ray.storage import open_uri, without_credentials

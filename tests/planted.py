@@ -10,7 +10,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import EMOTION_LABELS, MODALITIES, Label, Modality, clips_schema
-from emi_ray.training.clip_data import ClipData, from_arrays
+from emi_ray.training.data.clip_data import ClipData, from_arrays
 from emi_ray.workspace import Workspace
 
 DIMS: Mapping[Modality, int] = {"text": 64, "audio": 24, "vision": 32, "motion": 12}

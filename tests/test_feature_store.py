@@ -9,7 +9,7 @@ from emi_ray.errors import UserError
 from emi_ray.failures import Failure, read_failures, write_failures
 from emi_ray.feature_layout import ClipFeatures, steps_of
 from emi_ray.feature_store import FeatureStore, find_store
-from emi_ray.merging import mergeable
+from emi_ray.part_merging import mergeable
 from emi_ray.parts import is_raw
 from emi_ray.workspace import Workspace
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emi_ray import merging, parts
+from emi_ray import part_merging, parts
 from emi_ray.feature_layout import ClipFeatures, steps_of
 from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Origin
@@ -79,19 +79,19 @@ def test_an_index_is_not_trusted_against_the_parts(store):
 
 
 def test_merged_parts_hold_the_same_rows(store, monkeypatch):
-    monkeypatch.setattr(merging, "PART_ROWS", 20)
+    monkeypatch.setattr(part_merging, "PART_ROWS", 20)
     before = write_many(store, 40)
-    groups = merging.mergeable(store.held)
+    groups = part_merging.mergeable(store.held)
     for group in groups:
         store.held.merge(group)
     assert len(store.parts()) <= 5
     assert held(store) == before
-    assert merging.mergeable(store.held) == []
+    assert part_merging.mergeable(store.held) == []
 
 
 def test_few_small_parts_are_left_as_they_are(store):
-    write_many(store, merging.MERGE_FROM - 1)
-    assert merging.mergeable(store.held) == []
+    write_many(store, part_merging.MERGE_FROM - 1)
+    assert part_merging.mergeable(store.held) == []
 
 
 def test_a_merge_that_was_killed_before_it_removed_the_old_parts_loses_and_repeats_nothing(
@@ -175,8 +175,8 @@ def test_equal_features_have_equal_digests_and_others_do_not(store):
 
 
 def test_a_writer_merges_its_parts_whenever_they_are_many(store, monkeypatch):
-    monkeypatch.setattr(merging, "PARTS_OF_A_WRITER", 4)
-    filling = merging.Filling(store.held)
+    monkeypatch.setattr(part_merging, "PARTS_OF_A_WRITER", 4)
+    filling = part_merging.Filling(store.held)
     for index in range(10):
         filling.add(store.write([row(f"{index}")]), 10)
     assert len(store.parts()) == 4

@@ -11,11 +11,11 @@ from emi_ray.errors import UserError
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe, recipe_names
 from emi_ray.schema import Label
-from emi_ray.training.batching import Batcher
-from emi_ray.training.clip_data import from_arrays
-from emi_ray.training.rows import split_rows
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import from_arrays
+from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.run_files import final_rows, predict_in_units
-from emi_ray.training.stages import train_recipe
+from emi_ray.training.stages.train_recipe import train_recipe
 
 QUICK = ["training.epochs=1", "training.batch_size=8"]
 

@@ -13,7 +13,7 @@ from emi_ray.workspace import WorkspaceLike, workspace_of
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.feature_store import FeatureStore
     from emi_ray.training.runs import RunRequest, RunResult
-    from emi_ray.tuning.outcome import Outcome
+    from emi_ray.tuning.study_result import Outcome
     from emi_ray.tuning.tune import OnChange, TuneOptions, TunePlan
 
 DEFAULT_TRIALS = 30
@@ -70,7 +70,7 @@ def plan_runs(
 ) -> list["RunRequest"]:
     """The runs that :func:`train` would train, checked without starting Ray."""
     from emi_ray.recipe import load_recipe
-    from emi_ray.training.inputs import require_labels
+    from emi_ray.training.data.input_hashes import require_labels
     from emi_ray.training.runs import RunRequest
 
     target = workspace_of(workspace)
@@ -84,7 +84,7 @@ def stale_features(workspace: WorkspaceLike, requests: Sequence["RunRequest"]) -
     """Sentences on features that planned runs would read and that no longer belong to their clips' files or
     transcripts. Training takes them as they are."""
     from emi_ray.extraction.pending import what_changed
-    from emi_ray.training.feature_sources import find_stores
+    from emi_ray.training.data.feature_sources import find_stores
 
     target = workspace_of(workspace)
     stores: dict[str, FeatureStore] = {}

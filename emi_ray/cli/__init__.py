@@ -14,12 +14,13 @@ reproduce.py  reproduce, stats
 tuning.py     tune, dashboard; tuning_view.py draws them
 doctor.py     doctor
 status.py     status
-whole.py      demo, run
-show.py       tables and progress bars
+pipeline.py   demo, run
+tables.py     tables and progress bars
 """
 
 from emi_ray.cli import corpus, features, recipes, models, compare  # noqa: F401, I001 - in the order of --help
-from emi_ray.cli import ensemble, robustness, reproduce, tuning, exchange, extractors, doctor, status, whole  # noqa: F401
+from emi_ray.cli import ensemble, robustness, reproduce, tuning, exchange, extractors, doctor  # noqa: F401
+from emi_ray.cli import status, pipeline  # noqa: F401
 from emi_ray.cli.app import main
 
 __all__ = ["main"]

@@ -7,7 +7,7 @@ import typer
 
 from emi_ray.api import results
 from emi_ray.cli.app import WorkspaceOption, app
-from emi_ray.cli.show import decimal, table
+from emi_ray.cli.tables import decimal, table
 from emi_ray.cli.terminal import console
 from emi_ray.spreadsheets import safe_cell
 

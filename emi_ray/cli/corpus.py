@@ -6,7 +6,7 @@ import typer
 
 from emi_ray.api import data
 from emi_ray.cli.app import Overrides, WorkspaceOption, app
-from emi_ray.cli.show import show_findings
+from emi_ray.cli.tables import show_findings
 from emi_ray.cli.terminal import console
 from emi_ray.config import CorpusKind
 from emi_ray.workspace import Workspace

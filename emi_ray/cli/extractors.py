@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from emi_ray.cli.app import app
-from emi_ray.cli.show import compact_table
+from emi_ray.cli.tables import compact_table
 from emi_ray.cli.terminal import console
 from emi_ray.schema import NEEDS
 

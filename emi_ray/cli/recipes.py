@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from emi_ray.cli.app import app
-from emi_ray.cli.show import compact_table
+from emi_ray.cli.tables import compact_table
 from emi_ray.cli.terminal import console
 
 

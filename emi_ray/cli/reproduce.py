@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app
-from emi_ray.cli.show import compact_table, training_progress
+from emi_ray.cli.tables import compact_table, training_progress
 from emi_ray.cli.terminal import console
 from emi_ray.errors import UserError
 from emi_ray.workspace import Workspace
@@ -84,7 +84,7 @@ def stats(
 
     Example: emi-ray stats -w work --to stats.tex
     """
-    from emi_ray.reporting.statistics import statistics_tables
+    from emi_ray.reporting.statistics_tables import statistics_tables
     from emi_ray.reporting.text_tables import csv_text, latex_document, markdown
 
     target = Workspace(workspace)

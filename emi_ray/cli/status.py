@@ -1,7 +1,7 @@
 """The verb status: what is current, and what the next command would do."""
 
 from emi_ray.cli.app import Overrides, WorkspaceOption, app
-from emi_ray.cli.show import compact_table
+from emi_ray.cli.tables import compact_table
 from emi_ray.cli.terminal import console
 from emi_ray.workspace import Workspace
 

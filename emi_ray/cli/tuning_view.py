@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from emi_ray.cli.show import LOG_EVERY_S, compact_table
+from emi_ray.cli.tables import LOG_EVERY_S, compact_table
 from emi_ray.cli.terminal import console
-from emi_ray.tuning.outcome import Outcome
 from emi_ray.tuning.study import Counts, TuningStudy
+from emi_ray.tuning.study_result import Outcome
 from emi_ray.tuning.tune import TuneOptions
 from emi_ray.workspace import Workspace
 

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from emi_ray.corpus.encodings import decode
 from emi_ray.errors import EmiRayError, UserError
-from emi_ray.reach import require_in_reach
+from emi_ray.reachability import require_in_reach
 from emi_ray.schema import MEDIA_COLUMNS
 from emi_ray.storage import StorageError, explain, is_outage, open_uri, without_credentials
 

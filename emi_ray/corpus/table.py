@@ -1,7 +1,7 @@
 """A corpus given as one table: CSV or Parquet with ``clip_id``, ``split``, ``group``, media columns and labels.
 
-Every other column that holds numbers is a label (see ``roles.py``): one or twenty, in any range. Relative paths start
-at the table's folder. A ``transcript`` is the text itself, unless it names a ``.txt`` file.
+Every other column that holds numbers is a label (see ``column_roles.py``): one or twenty, in any range. Relative
+paths start at the table's folder. A ``transcript`` is the text itself, unless it names a ``.txt`` file.
 """
 
 import difflib
@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from emi_ray.config import CorpusSettings
+from emi_ray.corpus.column_roles import Roles, sort_columns
 from emi_ray.corpus.columns import read_columns, text_column
 from emi_ray.corpus.files import absolute, exist, join, join_all, kind_of, nothing_at, read_texts
 from emi_ray.corpus.folder import read_media
 from emi_ray.corpus.listing import Finding, Listing, about, ids_where
-from emi_ray.corpus.roles import Roles, sort_columns
 from emi_ray.errors import UserError
 from emi_ray.schema import GROUP, MEDIA_COLUMNS, SPLITS
 

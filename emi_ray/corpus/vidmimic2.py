@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from emi_ray.config import CorpusSettings
+from emi_ray.corpus.column_roles import find_group
 from emi_ray.corpus.columns import read_csv, text_column
 from emi_ray.corpus.files import absolute, join, kind_of, list_folder, read_texts
 from emi_ray.corpus.listing import Finding, Listing, about
-from emi_ray.corpus.roles import find_group
 from emi_ray.errors import UserError, choices
 from emi_ray.schema import EMOTIONS, GROUP
 

@@ -14,7 +14,7 @@ from emi_ray.errors import UserError
 from emi_ray.extractors import Extractor, check_settings
 from emi_ray.media.detection import build_finder
 from emi_ray.media.yunet import settle_faces
-from emi_ray.pretrained.checkpoint import PACKAGES, Checkpoint
+from emi_ray.pretrained_weights.checkpoint import PACKAGES, Checkpoint
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
 from emi_ray.workspace import CONFIG, Workspace
 

@@ -6,11 +6,11 @@ cross-fitted: the prediction of a validation clip uses weights that were fitted 
 between groups). Otherwise the validation score would be optimistic. Predictions of new clips use weights that were
 fitted on all validation clips.
 
-answers.py    predictions of all members for the same clips, and their weighted combination
-files.py      ``ensemble.json``, and loading an ensemble from its files
-members.py    the runs that form an ensemble: their common clips and labels
-build.py      building an ensemble from finished runs
-scoring.py    scoring an ensemble from its files
+member_predictions.py  predictions of all members for the same clips, and their weighted combination
+files.py               ``ensemble.json``, and loading an ensemble from its files
+members.py             the runs that form an ensemble: their common clips and labels
+build.py               building an ensemble from finished runs
+scoring.py             scoring an ensemble from its files
 """
 
 from emi_ray.ensembles.build import build_ensemble

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from emi_ray.comparison import codes_of_clips
 from emi_ray.ensemble_weights import MEAN, EnsembleWeights, Method, combine, fit_weights
-from emi_ray.ensembles.answers import MemberAnswers, cross_fitted
 from emi_ray.ensembles.files import ENSEMBLE, EnsembleDescription, Member
+from emi_ray.ensembles.member_predictions import MemberAnswers, cross_fitted
 from emi_ray.ensembles.members import (
     NUM_FOLDS,
     common_labels,
@@ -29,8 +29,8 @@ from emi_ray.recipe import recipe_names
 from emi_ray.schema import Label
 from emi_ray.settings import Settings, dump_yaml
 from emi_ray.training.checkpoint import DESCRIPTION, WEIGHTS
+from emi_ray.training.data.transcripts import TOKENIZER
 from emi_ray.training.run_files import METRICS, SPLIT, without_nan
-from emi_ray.training.transcripts import TOKENIZER
 from emi_ray.workspace import Workspace
 
 

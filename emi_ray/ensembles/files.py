@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.ensemble_weights import EnsembleWeights, combine
-from emi_ray.ensembles.answers import MemberAnswers, cross_fitted
+from emi_ray.ensembles.member_predictions import MemberAnswers, cross_fitted
 from emi_ray.schema import Label
 from emi_ray.settings import Settings, validate
 from emi_ray.training.checkpoint import (

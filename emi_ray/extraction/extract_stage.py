@@ -19,9 +19,9 @@ from emi_ray.extractors import Extractor, ExtractorSpec, Features
 from emi_ray.extractors.turns import Turn
 from emi_ray.failures import Failure, write_failures
 from emi_ray.feature_layout import ClipFeatures
+from emi_ray.feature_precision import Precision, spread_of
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
-from emi_ray.merging import Filling
-from emi_ray.precision import Precision, spread_of
+from emi_ray.part_merging import Filling
 from emi_ray.workspace import Workspace
 
 _MAGNITUDE, _INFINITY = 0x7FFF, 0x7C00

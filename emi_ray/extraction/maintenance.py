@@ -10,7 +10,7 @@ import ray
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline
 from emi_ray.failures import failure_parts
-from emi_ray.merging import full_groups, mergeable
+from emi_ray.part_merging import full_groups, mergeable
 from emi_ray.parts import PartFolder
 from emi_ray.runtime import results_of
 from emi_ray.transcript_store import TranscriptStore

@@ -30,7 +30,7 @@ from emi_ray.extraction.pending import todo_column
 from emi_ray.extraction.pipeline import BATCHES_AT_ONCE, Pipeline, configure_ray_data, limits_of
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.runtime.results import in_a_sentence
+from emi_ray.runtime.ray_errors import in_a_sentence
 from emi_ray.schema import Modality
 
 MAX_NODE_LOSSES = 10

@@ -9,19 +9,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import emi_ray
-from emi_ray.reporting import numbers
+from emi_ray.reporting import formatting
 from emi_ray.reporting.collect import FailureKind, FeatureSet, Material, collect
 from emi_ray.reporting.comparison_section import build_comparison
 from emi_ray.reporting.corpus_plots import coverage_bars, step_histograms
 from emi_ray.reporting.corpus_section import build_corpus_section
 from emi_ray.reporting.extraction_section import build_extraction_tables
 from emi_ray.reporting.headline import headline
-from emi_ray.reporting.same_clips import same_clips
-from emi_ray.reporting.scores import build_scores, scores_json
+from emi_ray.reporting.plot_style import DARK_PALETTE, PALETTE
+from emi_ray.reporting.ranking import same_clips
+from emi_ray.reporting.run_section import build_systems
+from emi_ray.reporting.scores_section import build_scores, scores_json
 from emi_ray.reporting.study_section import build_study_sections
-from emi_ray.reporting.style import DARK_PALETTE, PALETTE
 from emi_ray.reporting.svg import printable
-from emi_ray.reporting.systems import build_systems
 from emi_ray.settings import dump_yaml
 from emi_ray.workspace import Workspace
 
@@ -83,7 +83,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"score": numbers.score, "grouped": numbers.grouped, "heat": numbers.heat}
+    environment.filters |= {"score": formatting.score, "grouped": formatting.grouped, "heat": formatting.heat}
     return environment
 
 
@@ -95,9 +95,9 @@ def _corpus_name(material: Material) -> str:
 
 
 def _facts(material: Material) -> list[tuple[str, str]]:
-    facts = [("workspace", material.workspace.root), ("runs", numbers.grouped(len(material.runs)))]
+    facts = [("workspace", material.workspace.root), ("runs", formatting.grouped(len(material.runs)))]
     if material.clips is not None:
-        facts.insert(0, ("clips", numbers.grouped(material.clips.num_rows)))
+        facts.insert(0, ("clips", formatting.grouped(material.clips.num_rows)))
         facts.insert(1, ("labels", ", ".join(material.label_names)))
     return facts
 

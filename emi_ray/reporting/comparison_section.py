@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from emi_ray.comparison import Comparison, System, compare
 from emi_ray.reporting.collect import Material
-from emi_ray.reporting.numbers import p_value, score, signed
-from emi_ray.reporting.same_clips import SameClips
+from emi_ray.reporting.formatting import p_value, score, signed
+from emi_ray.reporting.ranking import SameClips
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.resampling import Difference
 

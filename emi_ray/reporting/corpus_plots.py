@@ -7,7 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
 from emi_ray.reporting.collect import FeatureSet
-from emi_ray.reporting.style import PAGE_WIDTH_IN, PALETTE, colour_of, one_panel, panel_grid, report_style
+from emi_ray.reporting.plot_style import (
+    PAGE_WIDTH_IN,
+    PALETTE,
+    colour_of,
+    one_panel,
+    panel_grid,
+    report_style,
+)
 from emi_ray.reporting.svg import inline_svg
 from emi_ray.schema import Label
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from emi_ray.corpus.statistics import CorpusStatistics, SplitStatistics, describe
 from emi_ray.reporting.corpus_plots import label_histograms
-from emi_ray.reporting.numbers import grouped, p_value, percent, score
+from emi_ray.reporting.formatting import grouped, p_value, percent, score
 from emi_ray.reporting.runs import column_of
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.schema import MODALITIES, labels_of

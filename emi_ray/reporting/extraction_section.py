@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emi_ray.reporting.corpus_section import TextTable
-from emi_ray.reporting.numbers import grouped
+from emi_ray.reporting.formatting import grouped
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 MOST_RUNS = 10

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from emi_ray.comparison import FEWEST_CLIPS, Answers, common_clips, read_answers, read_stage_answers
 from emi_ray.reporting.collect import Material
-from emi_ray.reporting.numbers import plural, score, signed
+from emi_ray.reporting.formatting import plural, score, signed
+from emi_ray.reporting.ranking import SameClips
 from emi_ray.reporting.runs import Run
-from emi_ray.reporting.same_clips import SameClips
 from emi_ray.resampling import Difference, difference, pearson_intervals, sample_scores
 
 

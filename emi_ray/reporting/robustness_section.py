@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from emi_ray.comparison import Answers
-from emi_ray.reporting.numbers import grouped, score, signed
+from emi_ray.reporting.formatting import grouped, score, signed
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.schema import Label
 

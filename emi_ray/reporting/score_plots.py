@@ -10,8 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from emi_ray.comparison import Answers
+from emi_ray.reporting.plot_style import (
+    PAGE_WIDTH_IN,
+    PALETTE,
+    colour_of,
+    one_panel,
+    panel_grid,
+    report_style,
+)
 from emi_ray.reporting.runs import Epoch
-from emi_ray.reporting.style import PAGE_WIDTH_IN, PALETTE, colour_of, one_panel, panel_grid, report_style
 from emi_ray.reporting.svg import inline_svg
 from emi_ray.resampling import PearsonIntervals
 

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from emi_ray.reporting.plot_style import PAGE_WIDTH_IN, PALETTE, one_panel, panel_grid, report_style
 from emi_ray.reporting.studies import Range, StudyTrial
-from emi_ray.reporting.style import PAGE_WIDTH_IN, PALETTE, one_panel, panel_grid, report_style
 from emi_ray.reporting.svg import inline_svg
 
 _DOT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 5, "mew": 0, "alpha": 0.75, "color": PALETTE["text"]}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from emi_ray.reporting.numbers import UNKNOWN, plural, score, signed
+from emi_ray.reporting.formatting import UNKNOWN, plural, score, signed
 from emi_ray.reporting.studies import Study, read_studies
 from emi_ray.reporting.study_plots import front_plot, importance_bars, search_history, slices
 from emi_ray.reporting.text_tables import TextTable

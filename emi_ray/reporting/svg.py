@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from matplotlib.figure import Figure
 
-from emi_ray.reporting.style import PALETTE
+from emi_ray.reporting.plot_style import PALETTE
 
 _PX_PER_PT = 96 / 72
 _LEGIBLE_PX = 800

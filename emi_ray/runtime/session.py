@@ -12,10 +12,10 @@ from typing import Any
 
 from emi_ray.errors import EmiRayError
 from emi_ray.runtime.address import check_cluster, resolve
+from emi_ray.runtime.head_watch import HeadLost, HeadWatch
 from emi_ray.runtime.metrics import exporting_metrics
 from emi_ray.runtime.nodes import CORES, await_nodes
-from emi_ray.runtime.results import in_a_sentence
-from emi_ray.runtime.watch import HeadLost, HeadWatch
+from emi_ray.runtime.ray_errors import in_a_sentence
 
 MIN_LOGICAL_CPUS = 8
 """Many small pools need slots, not cores: pools that reserve every CPU never start (ray #44687)."""

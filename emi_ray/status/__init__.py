@@ -13,9 +13,9 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.status.corpus import corpus_line
 from emi_ray.status.ensembles import ensemble_lines
 from emi_ray.status.features import feature_lines
-from emi_ray.status.line import Line, Status
 from emi_ray.status.models import encoder_line, run_lines, study_lines
 from emi_ray.status.predictions import prediction_lines
+from emi_ray.status.status_line import Line, Status
 from emi_ray.workspace import Workspace
 
 __all__ = ["Line", "Status", "read_status"]

@@ -10,7 +10,7 @@ from emi_ray.config import CorpusSettings
 from emi_ray.corpus.setup import read_again
 from emi_ray.errors import EmiRayError
 from emi_ray.schema import MEDIA_COLUMNS, labels_of
-from emi_ray.status.line import Line
+from emi_ray.status.status_line import Line
 from emi_ray.workspace import Workspace
 
 _SAID = dict.fromkeys(MEDIA_COLUMNS, "what is said of their media or transcripts") | {

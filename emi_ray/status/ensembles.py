@@ -8,8 +8,8 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.ensembles import ENSEMBLE, EnsembleDescription, read_description
 from emi_ray.errors import UserError
 from emi_ray.settings import validate
-from emi_ray.status.line import Line
 from emi_ray.status.models import is_made_of_runs, stale_because, train_command
+from emi_ray.status.status_line import Line
 from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
 from emi_ray.training.plan import METRICS
 from emi_ray.workspace import Workspace

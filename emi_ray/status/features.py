@@ -14,7 +14,7 @@ from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import MODALITIES
-from emi_ray.status.line import Line
+from emi_ray.status.status_line import Line
 from emi_ray.workspace import Workspace
 
 

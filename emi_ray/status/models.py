@@ -13,10 +13,10 @@ from emi_ray.errors import UserError
 from emi_ray.recipe import Recipe, load_recipe, recipe_names
 from emi_ray.schema import labels_of
 from emi_ray.settings import validate
-from emi_ray.status.line import Line
+from emi_ray.status.status_line import Line
 from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
-from emi_ray.training.feature_sources import find_stores
-from emi_ray.training.inputs import CLIPS, read_inputs
+from emi_ray.training.data.feature_sources import find_stores
+from emi_ray.training.data.input_hashes import CLIPS, read_inputs
 from emi_ray.training.plan import METRICS, plan_run, run_key
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.tuning.settings import read_settings

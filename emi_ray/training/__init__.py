@@ -1,2 +1,2 @@
-"""Training of models on features and labels. Ray is only used in ``side_by_side``, ``ray_worker``, ``inbox`` and
+"""Training of models on features and labels. Ray is only used in ``parallel_runs``, ``ray_train``, ``inbox`` and
 ``resources``."""

@@ -21,8 +21,8 @@ from emi_ray.models.build import System, build_model
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Label, Stream
 from emi_ray.settings import Settings, validate
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.transcripts import TOKENIZER, parse_tokenizer, with_tokens
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.transcripts import TOKENIZER, parse_tokenizer, with_tokens
 from emi_ray.workspace import Workspace
 
 WEIGHTS = "model.safetensors"

@@ -25,13 +25,13 @@ from emi_ray.models.dropout import drawing_for_batch
 from emi_ray.models.fusion import Regressor
 from emi_ray.models.outputs import Outputs
 from emi_ray.recipe_schema import ObjectiveSettings, TrainingSettings
-from emi_ray.training.averaging import WeightAverage
-from emi_ray.training.batching import Batcher
-from emi_ray.training.clip_data import ClipData
 from emi_ray.training.criterion import Criterion
-from emi_ray.training.optimisation import Scheduler, build_optimizer, build_scheduler, step_scheduler
-from emi_ray.training.rows import Rows
-from emi_ray.training.team import Team
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows
+from emi_ray.training.distributed import Team
+from emi_ray.training.optimizer import Scheduler, build_optimizer, build_scheduler, step_scheduler
+from emi_ray.training.weight_averaging import WeightAverage
 
 INNER_SCORE = "inner_pearson"
 """Key of the history: the Pearson correlation on the held-out inner part of train, which selects the best epoch."""

@@ -16,9 +16,9 @@ from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import Recipe
 from emi_ray.recipe_parts import SPEECH_STEPS
 from emi_ray.schema import Stream
-from emi_ray.training.clip_data import ClipData, read_clip_data
-from emi_ray.training.feature_sources import find_stores
-from emi_ray.training.inputs import find_transcripts, read_inputs, read_transcripts, require_labels
+from emi_ray.training.data.clip_data import ClipData, read_clip_data
+from emi_ray.training.data.feature_sources import find_stores
+from emi_ray.training.data.input_hashes import find_transcripts, read_inputs, read_transcripts, require_labels
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
@@ -88,7 +88,7 @@ class RunPlan:
         """Add the tokens of the transcripts to clips, if the recipe fine-tunes a text backbone."""
         if self.recipe.transcript_stream is None:
             return data
-        from emi_ray.training.transcripts import with_tokens  # imports torch
+        from emi_ray.training.data.transcripts import with_tokens  # imports torch
 
         return with_tokens(data, self.recipe, read_transcripts(self.workspace.clips(), self.transcript_store))
 
@@ -113,7 +113,7 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
     """
     require_labels(workspace)
     if recipe.finetuned:
-        from emi_ray.training.transcripts import resolve_backbones  # imports torch
+        from emi_ray.training.data.transcripts import resolve_backbones  # imports torch
 
         recipe = resolve_backbones(recipe)
     stores = find_stores(workspace, recipe, config)

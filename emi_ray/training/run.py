@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from emi_ray.training.checkpoint import ModelDescription, versions
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import DRAWN_SEED, draw_split, split_rows
+from emi_ray.training.distributed import Team
 from emi_ray.training.loop import OnEpochEnd
 from emi_ray.training.plan import Place, RunPlan
-from emi_ray.training.rows import DRAWN_SEED, draw_split, split_rows
 from emi_ray.training.run_files import write_run
-from emi_ray.training.stages import Hooks, OnRunCheckpoint, train_recipe
-from emi_ray.training.team import Team
+from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.stages.train_recipe import Hooks, OnRunCheckpoint, train_recipe
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,16 @@ from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Stream, snake
 from emi_ray.settings import dump_yaml
-from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import ModelDescription, save_model
-from emi_ray.training.clip_data import ClipData
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows
+from emi_ray.training.data.transcripts import TOKENIZER, dump_tokenizer
+from emi_ray.training.distributed import Team
 from emi_ray.training.loop import predict
 from emi_ray.training.plan import METRICS
-from emi_ray.training.rows import Rows
-from emi_ray.training.stage_predictions import stage_predictions
-from emi_ray.training.stages import FUSION, StageOutcome, TrainedRecipe
-from emi_ray.training.team import Team
-from emi_ray.training.transcripts import TOKENIZER, dump_tokenizer
+from emi_ray.training.stages.predictions import stage_predictions
+from emi_ray.training.stages.train_recipe import FUSION, StageOutcome, TrainedRecipe
 from emi_ray.workspace import Workspace
 
 SPLIT = "split.parquet"

@@ -10,8 +10,8 @@ from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import count, tell
 from emi_ray.recipe import Recipe
 from emi_ray.training.inbox import OnProgress
+from emi_ray.training.parallel_runs import SideBySide
 from emi_ray.training.plan import RunPlan, plan_run
-from emi_ray.training.side_by_side import SideBySide
 from emi_ray.workspace import Workspace
 
 
@@ -56,7 +56,7 @@ def train_runs(
         requests: the runs to train.
         config: settings of the workspace.
         num_workers: with more than one, runs are trained one after the other, and workers share each batch
-            (:func:`emi_ray.training.ray_worker.train_distributed`).
+            (:func:`emi_ray.training.ray_train.train_distributed`).
         force: discard checkpoints and stage-1 encoders of earlier commands and train again.
         gpus_per_run: fraction of a GPU for each run; by default from the size of the features and the GPU's memory.
         on_progress: called after each epoch with the name of the job and its row of ``history.csv``.
@@ -95,7 +95,7 @@ def train_runs(
             except EmiRayError as error:
                 settle(index, None, error)
         if plans and num_workers > 1:
-            from emi_ray.training.ray_worker import train_distributed
+            from emi_ray.training.ray_train import train_distributed
 
             on_plan(len(plans), 1)
             for index, plan in plans.items():

@@ -11,8 +11,8 @@ resources.py      how many trials fit on a machine
 ray_search.py     runs the trials of a study with Ray Tune
 tune_adapters.py  searcher, scheduler and callback that connect Ray Tune with the study
 tune.py           the implementation of `emi-ray tune`
-outcome.py        selection of the best recipe, and its scores over seeds on the official split
-record.py         trials as plain data, for the report
+study_result.py   selection of the best recipe, and its scores over seeds on the official split
+trials_json.py    trials as plain data, for the report
 mlflow_log.py     trials as MLflow runs
 dashboard.py      optuna-dashboard and TensorBoard
 """

@@ -10,8 +10,8 @@ import torch
 from emi_ray.recipe import Recipe
 from emi_ray.training.loop import stopping_score
 from emi_ray.training.run_files import final_rows, predict_in_units
-from emi_ray.training.stages import FUSION, EncoderCache, Hooks, train_recipe
-from emi_ray.tuning.noise import FoldPredictions
+from emi_ray.training.stages.train_recipe import FUSION, EncoderCache, Hooks, train_recipe
+from emi_ray.tuning.significance import FoldPredictions
 from emi_ray.tuning.tuning_data import TuningData
 
 OnStep = Callable[[int, float], None]

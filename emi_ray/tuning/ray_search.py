@@ -19,12 +19,12 @@ from ray import tune
 from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
 from emi_ray.runtime import machine, results_of
-from emi_ray.runtime.results import last_words
+from emi_ray.runtime.ray_errors import last_words
 from emi_ray.schema import Stream
-from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.plan import RunPlan
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
-from emi_ray.training.stages import Hooks, train_recipe
+from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.stages.train_recipe import Hooks, train_recipe
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.settings import StudySettings
 from emi_ray.tuning.study import TuningStudy

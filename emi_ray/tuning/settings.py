@@ -15,7 +15,7 @@ from emi_ray.metrics import BY_LABEL
 from emi_ray.recipe import Recipe, load_recipe
 from emi_ray.schema import Label, snake
 from emi_ray.settings import Settings, validate
-from emi_ray.training.transcripts import resolve_backbones
+from emi_ray.training.data.transcripts import resolve_backbones
 from emi_ray.tuning.search_space import Parameter, SearchSpace, Value, is_shared, overrides
 from emi_ray.workspace import Workspace
 

@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from emi_ray.driver import driven_by, own_name, renewing
+from emi_ray.driver_lock import driven_by, own_name, renewing
 from emi_ray.errors import UserError
 from emi_ray.tuning.settings import Direction, study_folder
 from emi_ray.workspace import Workspace

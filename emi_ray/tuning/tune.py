@@ -13,9 +13,7 @@ from emi_ray.runtime import require_shared
 from emi_ray.schema import labels_of
 from emi_ray.training.plan import RunPlan, plan_run
 from emi_ray.training.resources import JobResources
-from emi_ray.tuning.outcome import OnNote, Outcome, confirm, judge, read_outcome
 from emi_ray.tuning.ray_search import SharedData, plan_resources, search, share_data
-from emi_ray.tuning.record import write_record
 from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
 from emi_ray.tuning.search_space import load_space
 from emi_ray.tuning.settings import (
@@ -32,6 +30,8 @@ from emi_ray.tuning.settings import (
 )
 from emi_ray.tuning.storage import check_storage, driving
 from emi_ray.tuning.study import TuningStudy
+from emi_ray.tuning.study_result import OnNote, Outcome, confirm, judge, read_outcome
+from emi_ray.tuning.trials_json import write_record
 from emi_ray.tuning.tune_adapters import SearchLimits
 from emi_ray.workspace import Workspace
 

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from emi_ray.errors import EmiRayError
 from emi_ray.events import count, tell
-from emi_ray.runtime.results import last_words
+from emi_ray.runtime.ray_errors import last_words
 from emi_ray.storage import StorageError, in_words, is_outage
 from emi_ray.tuning.study import TuningStudy
 

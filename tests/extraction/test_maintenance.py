@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emi_ray import merging
+from emi_ray import part_merging
 from emi_ray.extraction.maintenance import LOOK_EVERY_S, Upkeep
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
@@ -26,7 +26,7 @@ def write_raw(pipeline: Pipeline, first: int, count: int) -> FeatureStore:
 
 
 def test_raw_parts_are_merged_once_they_are_many_and_all_of_them_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(merging, "PARTS_OF_A_WRITER", 4)
+    monkeypatch.setattr(part_merging, "PARTS_OF_A_WRITER", 4)
     workspace = new_workspace(tmp_path, {}, [])
     pipeline, now = plan_pipeline(workspace, workspace.config(), ["text"]), [LOOK_EVERY_S]
     upkeep = Upkeep(pipeline, clock=lambda: now[0])

@@ -14,7 +14,7 @@ from emi_ray.media.yunet import settle_faces
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Origin
 from emi_ray.status.features import feature_lines
-from emi_ray.training.feature_sources import find_stores
+from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.workspace import Workspace
 from tests.tiny_checkpoints import save_speech_model
 

@@ -13,7 +13,7 @@ from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, Label, clips_schema, labels_of
 from emi_ray.training.checkpoint import load_model
-from emi_ray.training.inputs import find_transcripts, read_inputs
+from emi_ray.training.data.input_hashes import find_transcripts, read_inputs
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
 from emi_ray.transcript_store import TranscriptStore

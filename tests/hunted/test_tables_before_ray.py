@@ -12,7 +12,7 @@ from emi_ray.corpus.setup import init_workspace
 from emi_ray.corpus.table import read_clips
 from emi_ray.errors import UserError
 from emi_ray.prediction import read_new_clips
-from emi_ray.training.inputs import require_labels
+from emi_ray.training.data.input_hashes import require_labels
 from emi_ray.workspace import Workspace
 
 

@@ -7,8 +7,8 @@ from emi_ray.models.build import build_model
 from emi_ray.models.sequences import PaddedGroup, padded
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS
-from emi_ray.training.batching import Batcher
-from emi_ray.training.clip_data import from_arrays
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import from_arrays
 
 DIMS = {"text": 8, "audio": 5, "vision": 6}
 

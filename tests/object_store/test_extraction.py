@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emi_ray import driver
+from emi_ray import driver_lock
 from emi_ray.cli import main
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.failures import read_failures
@@ -77,7 +77,7 @@ def test_outages_and_kills_cost_no_clip_and_leave_each_row_once(
     running.kill()
     running.wait()
 
-    monkeypatch.setattr(driver, "LAPSES_AFTER_S", 1.0)  # of the lease that the dead driver holds
+    monkeypatch.setattr(driver_lock, "LAPSES_AFTER_S", 1.0)  # of the lease that the dead driver holds
     time.sleep(2.1)
     done = len(content_of(workspace))
     assert 0 < done < 120

@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from emi_ray import driver
+from emi_ray import driver_lock
 from emi_ray.errors import UserError
 from emi_ray.workspace import Workspace
 
 
 @pytest.fixture
 def quick_leases(monkeypatch):
-    monkeypatch.setattr(driver, "SETTLE_S", 0.05)
-    monkeypatch.setattr(driver, "RENEW_EVERY_S", 0.1)
+    monkeypatch.setattr(driver_lock, "SETTLE_S", 0.05)
+    monkeypatch.setattr(driver_lock, "RENEW_EVERY_S", 0.1)
 
 
 def test_two_drivers_on_one_workspace_behind_a_uri_are_noticed(s3, quick_leases):
@@ -29,7 +29,7 @@ def test_two_drivers_on_one_workspace_behind_a_uri_are_noticed(s3, quick_leases)
 
 
 def test_a_lease_lapses_when_its_driver_no_longer_renews_it(s3, quick_leases, monkeypatch):
-    monkeypatch.setattr(driver, "LAPSES_AFTER_S", 2.0)
+    monkeypatch.setattr(driver_lock, "LAPSES_AFTER_S", 2.0)
     workspace = Workspace(s3.uri("lapsing"))
     workspace.write_text("runs/.driver", '{"driver": "process 1 on gone", "token": "other"}')
     with pytest.raises(UserError, match="process 1 on gone"):
@@ -44,10 +44,10 @@ TAKEN_OVER = '{"driver": "process 2 on elsewhere", "token": "other"}'
 
 REPLACED = """
 import sys, time
-from emi_ray import driver
+from emi_ray import driver_lock
 from emi_ray.errors import EmiRayError
 from emi_ray.workspace import Workspace
-driver.SETTLE_S, driver.RENEW_EVERY_S = 0.05, 0.1
+driver_lock.SETTLE_S, driver_lock.RENEW_EVERY_S = 0.05, 0.1
 workspace = Workspace(sys.argv[1])
 try:
     with workspace.driving("runs/1", "Run f2/1"), workspace.driving("runs/2", "Run f2/2"):
@@ -74,10 +74,10 @@ def test_a_driver_that_was_replaced_is_ended_in_its_middle_and_says_so(s3):
 STUCK = """
 import signal, sys, time
 from pyarrow import fs
-from emi_ray import driver
-driver.SETTLE_S, driver.RENEW_EVERY_S, driver._WAY_OUT_S = 0.05, 0.1, 0.3
+from emi_ray import driver_lock
+driver_lock.SETTLE_S, driver_lock.RENEW_EVERY_S, driver_lock._WAY_OUT_S = 0.05, 0.1, 0.3
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as native code does
-with driver._leasing(fs.LocalFileSystem(), sys.argv[1], "Run f2/42", ""):
+with driver_lock._leasing(fs.LocalFileSystem(), sys.argv[1], "Run f2/42", ""):
     print("driving", flush=True)
     time.sleep(60)
 """
@@ -103,8 +103,8 @@ def test_a_driver_that_was_replaced_and_is_stuck_ends_with_its_process(tmp_path)
 def test_the_last_words_of_a_driver_do_not_wait_for_a_store_that_is_out_of_reach(
     s3, quick_leases, monkeypatch
 ):
-    monkeypatch.setattr(driver, "_LEAVE_WITHIN_S", 0.2)
-    monkeypatch.setattr(driver._Lease, "leave", lambda self: time.sleep(60))
+    monkeypatch.setattr(driver_lock, "_LEAVE_WITHIN_S", 0.2)
+    monkeypatch.setattr(driver_lock._Lease, "leave", lambda self: time.sleep(60))
     started = time.monotonic()
     with Workspace(s3.uri("left")).driving("runs", "Run f2/42"):
         pass

@@ -7,7 +7,7 @@ from fabricated_workspace import add_run, write_corpus
 from emi_ray.comparison import read_answers, read_stage_answers
 from emi_ray.reporting.collect import Material, collect
 from emi_ray.reporting.headline import best_single_modality, headline
-from emi_ray.reporting.same_clips import same_clips
+from emi_ray.reporting.ranking import same_clips
 from emi_ray.resampling import pearson_intervals
 from emi_ray.workspace import Workspace
 

@@ -13,7 +13,7 @@ from fabricated_workspace import HOSTILE_ID, add_features, add_run, write_corpus
 
 from emi_ray.failures import Failure, write_failures
 from emi_ray.recipe import load_recipe
-from emi_ray.reporting import build_report, paper
+from emi_ray.reporting import build_report, paper_scores
 from emi_ray.schema import EMOTIONS, Label, clips_schema, snake
 from emi_ray.workspace import Workspace
 
@@ -132,9 +132,9 @@ def test_paper_stands_beside_its_own_features_and_clips_alone(
         html = build(workspace)
         assert "on other " in html  # 180 and 80 clips are not the paper's
         assert workspace.read_json("report/scores.json")["runs"][0]["paper_val_pearson"] is None
-        monkeypatch.setattr(paper, "PAPER_CLIPS", {"train": 180, "val": 80})
+        monkeypatch.setattr(paper_scores, "PAPER_CLIPS", {"train": 180, "val": 80})
         html = build(workspace)
-        monkeypatch.setattr(paper, "PAPER_CLIPS", {"train": 8072, "val": 4588})
+        monkeypatch.setattr(paper_scores, "PAPER_CLIPS", {"train": 8072, "val": 4588})
         assert ("<td>0.3950</td>" in html) == (reported is not None)
         assert workspace.read_json("report/scores.json")["runs"][0]["paper_val_pearson"] == reported
 

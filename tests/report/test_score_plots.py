@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from emi_ray.comparison import Answers
+from emi_ray.reporting.plot_style import PALETTE
 from emi_ray.reporting.runs import Epoch
 from emi_ray.reporting.score_plots import (
     Bars,
@@ -11,7 +12,6 @@ from emi_ray.reporting.score_plots import (
     score_bars,
     training_curves,
 )
-from emi_ray.reporting.style import PALETTE
 
 
 def test_large_split_is_drawn_as_the_same_sample_every_time() -> None:

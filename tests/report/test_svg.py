@@ -1,6 +1,6 @@
 import pytest
 
-from emi_ray.reporting.style import DARK_PALETTE, PALETTE, panel_grid, report_style
+from emi_ray.reporting.plot_style import DARK_PALETTE, PALETTE, panel_grid, report_style
 from emi_ray.reporting.svg import inline_svg
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fabricated_workspace import write_full
 
-from emi_ray.reporting.statistics import statistics_tables
+from emi_ray.reporting.statistics_tables import statistics_tables
 from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, latex_text, markdown
 from emi_ray.workspace import Workspace
 

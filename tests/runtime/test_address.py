@@ -122,7 +122,7 @@ def test_a_head_that_stops_no_longer_answers():
 
 WATCHED = """
 import sys, time
-from emi_ray.runtime.watch import HeadWatch
+from emi_ray.runtime.head_watch import HeadWatch
 watch = HeadWatch(sys.argv[1], silent_for_s=0.5)
 watch.start()
 print("watching", flush=True)
@@ -141,7 +141,7 @@ def test_the_loss_of_the_head_ends_what_works_under_it(how, ends, monkeypatch):
     patience_s = 0.5 if how == "is stuck" else 30  # a busy machine needs seconds to heed
     code = WATCHED.replace(
         "import sys, time",
-        f"import sys, time\nimport emi_ray.runtime.watch as w\nw._WAY_OUT_S = {patience_s}",
+        f"import sys, time\nimport emi_ray.runtime.head_watch as w\nw._WAY_OUT_S = {patience_s}",
     )
     with serving(FakeHead()) as (address, stop):
         process = subprocess.Popen(

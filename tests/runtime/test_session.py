@@ -9,7 +9,7 @@ import ray
 
 from emi_ray.errors import EmiRayError
 from emi_ray.runtime import results_of, session
-from emi_ray.runtime.results import in_a_sentence
+from emi_ray.runtime.ray_errors import in_a_sentence
 
 SLOW = "The current node timed out during startup. This could happen because …"
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from emi_ray.schema import EMOTION_LABELS, Label
-from emi_ray.training.batching import Batcher
-from emi_ray.training.clip_data import from_arrays
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import from_arrays
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ from emi_ray.errors import UserError
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import load_recipe
-from emi_ray.training.clip_data import read_clip_data
-from emi_ray.training.feature_sources import find_stores
+from emi_ray.training.data.clip_data import read_clip_data
+from emi_ray.training.data.feature_sources import find_stores
 
 
 @pytest.fixture

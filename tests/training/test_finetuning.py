@@ -14,11 +14,11 @@ from emi_ray.evaluation import evaluate_run, predict_features
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe
 from emi_ray.settings import dump_yaml
-from emi_ray.training.batching import Batcher
 from emi_ray.training.checkpoint import load_model
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.transcripts import resolve_backbones, with_tokens
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
-from emi_ray.training.transcripts import resolve_backbones, with_tokens
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.search_space import SearchSpace
 from emi_ray.tuning.settings import RecipeSource, StudySettings, check_space

@@ -8,9 +8,9 @@ from planted import planted_data
 from emi_ray.models.build import build_unimodal
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label
+from emi_ray.training.data.split_rows import split_rows, with_inner_part
 from emi_ray.training.loop import fit, seed_everything
-from emi_ray.training.optimisation import build_optimizer, build_scheduler, step_scheduler
-from emi_ray.training.rows import split_rows, with_inner_part
+from emi_ray.training.optimizer import build_optimizer, build_scheduler, step_scheduler
 
 
 def run(data, overrides=(), seed=1, **hooks):

@@ -132,8 +132,8 @@ def test_several_workers_of_one_run_resume_after_a_kill_under_ray_train(tmp_path
 
 
 def test_metrics_name_the_gpus_of_the_encoders_too():
-    from emi_ray.training.encoder_job import EncoderDone, earlier_of
     from emi_ray.training.plan import Place
+    from emi_ray.training.stages.encoder_job import EncoderDone, earlier_of
 
     done = [
         EncoderDone("text", False, Place("a", ("0",)), started=5.0, seconds=2.0),
@@ -149,7 +149,7 @@ def test_a_run_that_ray_train_gives_up_says_the_cause_and_no_traceback():
     from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    from emi_ray.training.ray_worker import _cause_of
+    from emi_ray.training.ray_train import _cause_of
 
     told = "Traceback (most recent call last):\n  File a\nKeyError: 'x'\n"
     group = WorkerGroupError("[Rank 1]\n" + told, {1: UserExceptionWithTraceback(KeyError("x"), told)})

@@ -18,10 +18,10 @@ from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe import load_recipe
 from emi_ray.recipe_schema import EncoderSettings
 from emi_ray.training.checkpoint import load_model
-from emi_ray.training.clip_data import read_clip_data
+from emi_ray.training.data.clip_data import read_clip_data
+from emi_ray.training.data.transcripts import resolve_backbones
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
-from emi_ray.training.transcripts import resolve_backbones
 
 RATE_HZ = 16_000
 FAMILIES = [("Wav2Vec2", "group"), ("Wav2Vec2", "layer"), ("WavLM", "group"), ("Hubert", "layer")]

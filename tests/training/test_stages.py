@@ -8,9 +8,9 @@ from planted import planted_data
 from emi_ray.errors import UserError
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, Label
-from emi_ray.training.clip_data import from_arrays
-from emi_ray.training.rows import split_rows, with_inner_part
-from emi_ray.training.stages import Hooks, feature_statistics, train_recipe
+from emi_ray.training.data.clip_data import from_arrays
+from emi_ray.training.data.split_rows import split_rows, with_inner_part
+from emi_ray.training.stages.train_recipe import Hooks, feature_statistics, train_recipe
 
 SMALL = [f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision", "motion")] + ["fusion.hidden=16"]
 

@@ -5,10 +5,10 @@ from tuning_studies import SOURCE, whole_as_tuning_data
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.recipe import load_recipe
-from emi_ray.training.clip_data import read_clip_data
+from emi_ray.training.data.clip_data import read_clip_data
+from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.plan import plan_run
-from emi_ray.training.rows import split_rows
-from emi_ray.training.stages import train_recipe
+from emi_ray.training.stages.train_recipe import train_recipe
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.tuning_data import tuning_rows
 

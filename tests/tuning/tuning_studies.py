@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from emi_ray.settings import validate
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.rows import split_rows
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import split_rows
 from emi_ray.tuning.objective import Score
 from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
 from emi_ray.tuning.search_space import SearchSpace

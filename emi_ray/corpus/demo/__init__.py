@@ -2,7 +2,7 @@
 
     words.py        what is said                    labels.py   intensities → labels
     voice.py        how it sounds                   plan.py     what each clip shows
-    face.py         how it looks                    clip.py     one plan → one mp4 (film.py)
+    face.py         how it looks                    clip.py     one plan → one mp4 (mp4.py)
     performance.py  how it moves                    render.py   the corpus on disk
 
 ``docs/demo_corpus.md`` says what is planted, and how well it is recovered.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from emi_ray.corpus.demo.appearance import draw_look
 from emi_ray.corpus.demo.face import VisionCues, draw_frame
-from emi_ray.corpus.demo.film import Film, write_mp4
-from emi_ray.corpus.demo.looks import draw_look
+from emi_ray.corpus.demo.mp4 import Film, write_mp4
 from emi_ray.corpus.demo.performance import MotionCues, perform
 from emi_ray.corpus.demo.plan import ClipPlan
 from emi_ray.corpus.demo.voice import ENVELOPE_RATE_HZ, SAMPLE_RATE_HZ, VoiceCues, speak_aloud

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from emi_ray.corpus.demo.looks import Look
+from emi_ray.corpus.demo.appearance import Look
 from emi_ray.corpus.demo.performance import Pose
 
 _SHIFT = 4

@@ -2,9 +2,9 @@ import torch
 from planted import planted_data
 
 from emi_ray.recipe import load_recipe
-from emi_ray.training.averaging import WeightAverage
-from emi_ray.training.rows import split_rows
-from emi_ray.training.stages import Hooks, train_recipe
+from emi_ray.training.data.split_rows import split_rows
+from emi_ray.training.stages.train_recipe import Hooks, train_recipe
+from emi_ray.training.weight_averaging import WeightAverage
 
 
 def test_the_average_follows_the_weights_and_swaps_in_and_out():

@@ -9,7 +9,7 @@ from emi_ray.cli.app import AddressOption, WorkspaceOption, app
 from emi_ray.cli.corpus import init
 from emi_ray.cli.features import extract
 from emi_ray.cli.models import RecipesArgument, SeedsOption, evaluate, report, split_arguments, train
-from emi_ray.cli.show import progress_bar
+from emi_ray.cli.tables import progress_bar
 from emi_ray.config import CorpusKind
 from emi_ray.workspace import Workspace
 
@@ -50,7 +50,7 @@ def run(
     """
     from emi_ray import extraction
     from emi_ray.runtime import ray_session
-    from emi_ray.training.inputs import require_labels
+    from emi_ray.training.data.input_hashes import require_labels
 
     names, settings = split_arguments(recipes)
     init(workspace, corpus, source, settings)

@@ -17,7 +17,7 @@ from torch import Tensor
 from emi_ray.models.flat_attention import FlatSteps
 from emi_ray.models.sequences import Inputs, PaddedGroup, Padding, Sequences
 from emi_ray.schema import Stream
-from emi_ray.training.clip_data import ClipData, PackedFeatures
+from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 
 _MAX_PADDING = 2.0
 _SMALL_BATCH_VALUES = 1 << 19

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from safetensors.torch import load, save
 
 from emi_ray.schema import Stream
-from emi_ray.training.stages import StageOutcome
+from emi_ray.training.stages.train_recipe import StageOutcome
 from emi_ray.workspace import Workspace
 
 _PLAIN = ("scores", "history", "best_epoch", "num_train", "num_val", "seconds")

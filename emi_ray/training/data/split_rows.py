@@ -12,7 +12,7 @@ from emi_ray.corpus.splits import expanded_split, holdout, pooled_split
 from emi_ray.errors import UserError
 from emi_ray.recipe_schema import SplitName, TrainingSettings
 from emi_ray.schema import GROUP, Stream, clips_schema
-from emi_ray.training.clip_data import ClipData
+from emi_ray.training.data.clip_data import ClipData
 
 DRAWN_SEED = 42
 """Random seed of the expanded and pooled splits and of the inner part. It is the same for all runs, so that runs with

@@ -8,9 +8,9 @@ from planted import planted_data
 from emi_ray.errors import UserError
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe
-from emi_ray.training.late import cut_folds, set_late_weights
-from emi_ray.training.rows import Rows, split_rows
-from emi_ray.training.stages import Hooks, train_recipe
+from emi_ray.training.data.split_rows import Rows, split_rows
+from emi_ray.training.stages.late_fusion import cut_folds, set_late_weights
+from emi_ray.training.stages.train_recipe import Hooks, train_recipe
 
 SMALL = [f"encoders.{m}.hidden=8" for m in ("text", "audio", "vision", "motion")] + ["fusion.folds=3"]
 DIMS = {"text": 4, "audio": 4, "vision": 4, "motion": 4}

@@ -7,9 +7,9 @@ from planted import planted_data
 
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe
+from emi_ray.training.data.split_rows import split_rows
+from emi_ray.training.distributed import Team
 from emi_ray.training.loop import fit, seed_everything
-from emi_ray.training.rows import split_rows
-from emi_ray.training.team import Team
 
 SETTINGS = ["stages=joint", "fusion.epochs=3", "training.batch_size=19"]
 

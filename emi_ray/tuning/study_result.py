@@ -24,13 +24,13 @@ from emi_ray.recipe import Recipe
 from emi_ray.runtime import results_of
 from emi_ray.settings import Settings, dump_yaml
 from emi_ray.training import runs
-from emi_ray.training.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.resources import JobResources
-from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
+from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.ray_search import MAX_RETRIES, SharedData, encoder_cache
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import lower_is_better, study_folder
+from emi_ray.tuning.significance import FoldPredictions, Judged, error_of_gain, metric_of
 from emi_ray.tuning.study import START, TuningStudy
 from emi_ray.tuning.tuning_data import TuningData
 from emi_ray.workspace import Workspace

@@ -20,11 +20,11 @@ from emi_ray.models.fusion import Regressor
 from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.resampling import codes_of
 from emi_ray.schema import Stream
-from emi_ray.training.batching import Batcher
-from emi_ray.training.clip_data import ClipData
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.loop import predict, seed_everything
-from emi_ray.training.rows import Rows
-from emi_ray.training.stage_runner import FUSION, StageOutcome, StageRunner, feature_statistics
+from emi_ray.training.stages.runner import FUSION, StageOutcome, StageRunner, feature_statistics
 
 _RIDGE = 1e-3
 """Strength of the ridge penalty, relative to the mean sum of squares of the predictions."""

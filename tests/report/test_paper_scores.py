@@ -5,7 +5,13 @@ import pyarrow as pa
 import pytest
 
 from emi_ray.recipe import Recipe, load_recipe
-from emi_ray.reporting.paper import PAPER_CLIPS, PAPER_FEATURES, Basis, differences_from_paper, paper_score
+from emi_ray.reporting.paper_scores import (
+    PAPER_CLIPS,
+    PAPER_FEATURES,
+    Basis,
+    differences_from_paper,
+    paper_score,
+)
 from emi_ray.schema import EMOTION_LABELS, clips_schema
 
 

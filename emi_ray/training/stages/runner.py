@@ -12,10 +12,10 @@ from torch import Tensor
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe_schema import Recipe, TrainingSettings
 from emi_ray.schema import Stream
-from emi_ray.training.clip_data import ClipData, PackedFeatures
-from emi_ray.training.embedding import pool_once
+from emi_ray.training.data.clip_data import ClipData, PackedFeatures
+from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.loop import FitState, OnEpochEnd, fit
-from emi_ray.training.rows import Rows
+from emi_ray.training.stages.embedding import pool_once
 
 FUSION = "fusion"
 
@@ -59,7 +59,7 @@ has just ended."""
 
 @dataclass(frozen=True)
 class Hooks:
-    """Optional hooks of :func:`emi_ray.training.stages.train_recipe`.
+    """Optional hooks of :func:`emi_ray.training.stages.train_recipe.train_recipe`.
 
     Attributes:
         on_epoch_end: called after each epoch.

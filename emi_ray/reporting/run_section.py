@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from emi_ray.comparison import Answers, read_answers
 from emi_ray.metrics import pearson
 from emi_ray.reporting.collect import Material
+from emi_ray.reporting.plot_style import colour_of
 from emi_ray.reporting.robustness_section import calibration_table, robustness_tables
 from emi_ray.reporting.runs import Run, label_scores, number
 from emi_ray.reporting.score_plots import MAX_POINTS, Bars, prediction_scatter, score_bars, training_curves
-from emi_ray.reporting.style import colour_of
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.resampling import PearsonIntervals, pearson_intervals
 from emi_ray.schema import labels_of

@@ -6,8 +6,8 @@ import torch
 from emi_ray.models.encoders import SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, Regressor
 from emi_ray.schema import Stream
-from emi_ray.training.batching import Batcher
-from emi_ray.training.clip_data import ClipData, PackedFeatures
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 
 
 def pool_once(model: Regressor, data: ClipData, device: torch.device) -> ClipData:

@@ -22,12 +22,12 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from emi_ray.errors import EmiRayError, UserError
-from emi_ray.runtime.results import last_words
+from emi_ray.runtime.ray_errors import last_words
 from emi_ray.storage import in_words
+from emi_ray.training.distributed import Team
 from emi_ray.training.inbox import Inbox
 from emi_ray.training.plan import Place, RunPlan
 from emi_ray.training.run import execute_run
-from emi_ray.training.team import Team
 
 _STATE = "state.pt"
 _POLL_EVERY_S = 0.3

@@ -18,13 +18,14 @@ from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import EmbeddingFusion, FusionRegressor, UnimodalRegressor
 from emi_ray.recipe_schema import Recipe
 from emi_ray.schema import Stream
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.embedding import embed_clips
-from emi_ray.training.encoder_key import encoder_key
-from emi_ray.training.late import train_late
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows, with_inner_part
+from emi_ray.training.distributed import Team
 from emi_ray.training.loop import seed_everything
-from emi_ray.training.rows import Rows, with_inner_part
-from emi_ray.training.stage_runner import (
+from emi_ray.training.stages.embedding import embed_clips
+from emi_ray.training.stages.encoder_key import encoder_key
+from emi_ray.training.stages.late_fusion import train_late
+from emi_ray.training.stages.runner import (
     FUSION,
     EncoderCache,
     Hooks,
@@ -33,7 +34,6 @@ from emi_ray.training.stage_runner import (
     StageRunner,
     feature_statistics,
 )
-from emi_ray.training.team import Team
 
 __all__ = [
     "FUSION",

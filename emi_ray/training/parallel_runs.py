@@ -3,7 +3,7 @@
 Ray starts as many tasks at once as the GPUs or cores of the cluster allow, reuses their processes, repeats tasks
 whose process or node is lost, and uses nodes that join. An encoder that several runs share is one task, on which
 all of them depend. Features are also read by tasks, once for each command, into Ray's object store, which all
-processes of a node share. :mod:`emi_ray.training.ray_worker` trains a single large run on several workers.
+processes of a node share. :mod:`emi_ray.training.ray_train` trains a single large run on several workers.
 """
 
 import json
@@ -19,14 +19,14 @@ import ray
 from emi_ray.errors import EmiRayError
 from emi_ray.feature_store import FeatureStore
 from emi_ray.storage import in_words
-from emi_ray.training.clip_data import PackedFeatures, join_clips, read_packed
+from emi_ray.training.data.clip_data import PackedFeatures, join_clips, read_packed
 from emi_ray.training.inbox import Inbox, OnProgress
 from emi_ray.training.plan import EncoderJob, Place, RunPlan, encoder_jobs
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
-from emi_ray.training.unfinished import Unfinished
+from emi_ray.training.resume_state import Unfinished
 
 if TYPE_CHECKING:
-    from emi_ray.training.encoder_job import EncoderDone
+    from emi_ray.training.stages.encoder_job import EncoderDone
 
 _MAX_RETRIES = 3
 """How often Ray repeats a task after its process or its node was lost."""
@@ -181,7 +181,9 @@ def _train_encoder(
     told: _Job, job: EncoderJob, clips: pa.Table, modalities: Sequence[Any], *packed: PackedFeatures
 ) -> "EncoderDone":
     """Train an encoder; runs as a Ray task."""
-    from emi_ray.training.encoder_job import train_encoder  # imports torch, which the driver does not need
+    from emi_ray.training.stages.encoder_job import (
+        train_encoder,  # imports torch, which the driver does not need
+    )
 
     device = told.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
@@ -206,8 +208,8 @@ def _train_run(
     *encoders_and_features: Any,
 ) -> dict[str, Any]:
     """Execute a run after its encoders are trained; runs as a Ray task."""
-    from emi_ray.training.encoder_job import earlier_of
     from emi_ray.training.run import execute_run
+    from emi_ray.training.stages.encoder_job import earlier_of
 
     encoders, packed = encoders_and_features[:num_encoders], encoders_and_features[num_encoders:]
     device = told.resources.take_up()

@@ -9,10 +9,10 @@ from emi_ray.errors import EmiRayError
 from emi_ray.metrics import scores
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label
-from emi_ray.tuning import outcome as module
-from emi_ray.tuning.noise import FoldPredictions, Judged, error_of_gain, metric_of
-from emi_ray.tuning.outcome import Confirmed, Outcome, Reported, confirm, judge, read_outcome
-from emi_ray.tuning.record import write_record
+from emi_ray.tuning import study_result as module
+from emi_ray.tuning.significance import FoldPredictions, Judged, error_of_gain, metric_of
+from emi_ray.tuning.study_result import Confirmed, Outcome, Reported, confirm, judge, read_outcome
+from emi_ray.tuning.trials_json import write_record
 from emi_ray.workspace import Workspace
 
 LABELS = (Label("Joy", 0.0, 1.0),)

@@ -11,11 +11,11 @@ from emi_ray.models.build import build_unimodal
 from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Modality
-from emi_ray.training.batching import Batcher
-from emi_ray.training.clip_data import ClipData
+from emi_ray.training.data.batching import Batcher
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.loop import predict
-from emi_ray.training.rows import Rows
-from emi_ray.training.stages import TrainedRecipe
+from emi_ray.training.stages.train_recipe import TrainedRecipe
 
 
 def stage_predictions(recipe: Recipe, trained: TrainedRecipe, data: ClipData) -> pa.Table:

@@ -9,10 +9,10 @@ import numpy as np
 
 from emi_ray.recipe import Recipe
 from emi_ray.reporting.collect import Material
-from emi_ray.reporting.numbers import score
-from emi_ray.reporting.paper import OTHER_FEATURES, Basis, differences_from_paper, paper_score
+from emi_ray.reporting.formatting import score
+from emi_ray.reporting.paper_scores import OTHER_FEATURES, Basis, differences_from_paper, paper_score
+from emi_ray.reporting.ranking import SameClips
 from emi_ray.reporting.runs import Run, label_scores, number
-from emi_ray.reporting.same_clips import SameClips
 from emi_ray.reporting.score_plots import RecipeScores, run_dots
 
 

@@ -8,10 +8,10 @@ import torch
 
 from emi_ray.recipe import Recipe
 from emi_ray.schema import Stream
-from emi_ray.training.clip_data import ClipData
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import Rows
+from emi_ray.training.distributed import Team
 from emi_ray.training.plan import encoder_settings
-from emi_ray.training.rows import Rows
-from emi_ray.training.team import Team
 
 
 def encoder_key(

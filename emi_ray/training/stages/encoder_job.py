@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from emi_ray.schema import Stream
-from emi_ray.training.clip_data import ClipData
-from emi_ray.training.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.loop import OnEpochEnd
 from emi_ray.training.plan import EncoderJob, Place
-from emi_ray.training.rows import split_rows
+from emi_ray.training.resume_state import Unfinished
 from emi_ray.training.run import Earlier
-from emi_ray.training.stages import Hooks, train_recipe
-from emi_ray.training.unfinished import Unfinished
+from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
+from emi_ray.training.stages.train_recipe import Hooks, train_recipe
 
 
 @dataclass(frozen=True)
