@@ -3,8 +3,9 @@
     python benchmarks/soak.py --clips 10000
 
 Memory is the unique set size of the driver and of all of the command's processes together, read every second. The
-slope is that of a straight line through the second half of the readings, a thousand clips. The pace is told by the
-times at which the text features of clips appeared; in the first tenth processes are still starting.
+slope is that of a straight line through the second half of the readings, a thousand clips. A clip is
+done when its features of both modalities have appeared. The pace is that of tenths of the clips; processes are still
+starting during the first.
 """
 
 import argparse
@@ -71,17 +72,17 @@ def _watch(driver: "subprocess.Popen[bytes]", workspace: Workspace) -> list[Read
     over = threading.Event()
     threading.Thread(target=lambda: (driver.wait(), over.set()), daemon=True).start()
     seen: set[Path] = set()
-    done: set[str] = set()
+    done: dict[str, set[str]] = {"text": set(), "audio": set()}
     readings: list[Reading] = []
     while not over.wait(1.0):
-        for part in {*Path(workspace.root).glob("features/text/*/part-*.parquet")} - seen:
-            with suppress(
-                FileNotFoundError
-            ):  # it has been merged meanwhile, and its clips are in another part
-                done.update(
-                    pq.read_table(part, columns=["clip_id"], partitioning=None)["clip_id"].to_pylist()
-                )
-            seen.add(part)
+        for modality, clips in done.items():
+            for part in {*Path(workspace.root).glob(f"features/{modality}/*/part-*.parquet")} - seen:
+                # A part that has been merged meanwhile is gone: its clips are in another part.
+                with suppress(FileNotFoundError):
+                    clips.update(
+                        pq.read_table(part, columns=["clip_id"], partitioning=None)["clip_id"].to_pylist()
+                    )
+                seen.add(part)
         whole, own = 0, 0
         for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
             try:
@@ -90,7 +91,8 @@ def _watch(driver: "subprocess.Popen[bytes]", workspace: Workspace) -> list[Read
                 continue
             whole += size
             own = size if process.pid == driver.pid else own
-        readings.append((time.monotonic(), len(done), own, whole))
+        finished = min(map(len, done.values()))
+        readings.append((time.monotonic(), finished, own, whole))
     return readings
 
 

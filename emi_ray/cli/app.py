@@ -68,7 +68,7 @@ def _open_workspace(context: typer.Context, root: str) -> str:
     if context.info_name not in _READING:
         Workspace(root).require_writable()
     if (place := begin_log(context.info_name or "", root)) and not console.quiet:
-        errors.print(f"Log file: {place}", style="dim", markup=False, soft_wrap=True, highlight=False)
+        errors.print(f"Log file: {place}", style="dim", highlight=False)
     return root
 
 
@@ -139,5 +139,5 @@ def _end_interrupted() -> NoReturn:
 
 def _end(message: str, code: int) -> NoReturn:
     end_log(code, message)
-    errors.print(without_credentials(message), style="red", markup=False, soft_wrap=True, highlight=False)
+    errors.print(without_credentials(message), style="red", highlight=False)
     sys.exit(code)

@@ -65,7 +65,7 @@ def _show(found: "Comparison") -> None:
             )
     console.print(differences)
     for text in [*(pair.verdict for pair in found.pairs), *found.notes]:
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text)
 
 
 def _write(found: "Comparison", path: Path) -> None:

@@ -28,6 +28,4 @@ def init(
     show_findings(found.findings)
     console.print(
         f"Wrote {target.shown('clips.parquet')}. Next: emi-ray extract -w {target.quoted}",
-        markup=False,
-        soft_wrap=True,
     )

@@ -24,9 +24,9 @@ def doctor(workspace: WorkspaceOption, overrides: Overrides = None, address: Add
         for check in examine(Workspace(workspace), overrides or [], cluster=bool(address)):
             num_problems += check.status == "problem"
             text = f"{check.status:8} {check.name}: {check.message}"
-            console.print(text, style=_STYLES[check.status], markup=False, soft_wrap=True, highlight=False)
+            console.print(text, style=_STYLES[check.status], highlight=False)
             if check.remedy:
-                console.print(f"         {check.remedy}", markup=False, soft_wrap=True, highlight=False)
+                console.print(f"         {check.remedy}", highlight=False)
     if num_problems:
         raise EmiRayError(
             f"{num_problems} of these would make a run fail."

@@ -49,5 +49,4 @@ def ensemble(
     console.print(
         f"Wrote run {name}/{seed} of {len(metrics['members'])} members: mean validation Pearson {shown} over "
         f"{metrics['num_val']} clips.",
-        soft_wrap=True,
     )

@@ -115,9 +115,7 @@ def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
     console.print(table)
     for part in parts:
         for clip_id, reason in list(part.reasons.items())[:_NUM_REASONS]:
-            console.print(
-                f"  {part.modality} of {clip_id}: {reason}", style="red", markup=False, soft_wrap=True
-            )
+            console.print(f"  {part.modality} of {clip_id}: {reason}", style="red")
         if len(part.reasons) > _NUM_REASONS:
             console.print(f"  … and {len(part.reasons) - _NUM_REASONS} more: see failures/ of the workspace.")
         if part.num_unknown:
@@ -128,5 +126,4 @@ def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
     console.print(
         f"Next: emi-ray train -w {shlex.quote(workspace)} f2. Where the workspace holds "
         f"other features too, name these: {names}",
-        soft_wrap=True,
     )

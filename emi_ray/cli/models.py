@@ -148,7 +148,7 @@ def _show_choice(metrics: Mapping[str, Any]) -> None:
             "The best epoch was selected on the validation clips that the score is reported on, so the score is "
             "optimistic. training.stop_on=inner selects it on held-out train clips instead."
         )
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text)
 
 
 def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
@@ -241,7 +241,7 @@ def predict(
         predictions.write_submission(to, id_width)
     else:
         predictions.write_csv(to)
-    console.print(f"Wrote {predictions.table.num_rows} rows to {to}.", markup=False, soft_wrap=True)
+    console.print(f"Wrote {predictions.table.num_rows} rows to {to}.")
     _warn_of_unknown(
         predictions, "blank" if form == "table" else "what the model predicts when every input is missing"
     )
@@ -253,4 +253,4 @@ def report(workspace: WorkspaceOption) -> None:
 
     Example: emi-ray report -w work
     """
-    console.print(f"Report: {results.report(workspace)}", soft_wrap=True)
+    console.print(f"Report: {results.report(workspace)}")

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from emi_ray.cli.app import app
 from emi_ray.cli.tables import compact_table
@@ -35,6 +36,6 @@ def recipes(
         numbers = (paper.val_pearson, paper.test_pearson)
         shown = ("–" if number is None else f"{number:.3f}" for number in numbers)
         sees = "".join(modality[0].upper() for modality in recipe.modalities)
-        table.add_row(f"[bold]{recipe.name}[/bold]\n{recipe.title}", sees, place, *shown)
+        table.add_row(Text.assemble((recipe.name, "bold"), f"\n{recipe.title}"), sees, place, *shown)
     console.print(table)
     console.print("Sees: T text, A audio, V vision, M motion.")

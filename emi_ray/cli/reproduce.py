@@ -117,4 +117,4 @@ def show_tables(tables: list["TextTable"]) -> None:
             shown.add_row(*row)
         console.print(shown)
         if each.note:
-            console.print(each.note, markup=False, soft_wrap=True)
+            console.print(each.note)

@@ -50,5 +50,4 @@ def robustness(
             score = "not defined" if entry["val_pearson"] is None else f"{entry['val_pearson']:.4f}"
             console.print(
                 f"{what}, {entry['name']}: mean validation Pearson {score} over {entry['num_clips']} clips",
-                soft_wrap=True,
             )

@@ -30,10 +30,10 @@ def status(workspace: WorkspaceOption, overrides: Overrides = None) -> None:
     console.print(table)
     for line in found.lines:
         for why in line.why:
-            console.print(f"  {line.stage} {line.name}: {why}.", markup=False, soft_wrap=True)
+            console.print(f"  {line.stage} {line.name}: {why}.")
     if not found.commands:
         console.print("Everything is up to date.")
         return
     console.print("To bring it up to date:")
     for command in found.commands:
-        console.print(f"  {command}", markup=False, soft_wrap=True)
+        console.print(f"  {command}")

@@ -38,7 +38,7 @@ MAX_LINES = 12
 
 _COLUMNS = (
     SpinnerColumn(),
-    TextColumn("{task.description}"),
+    TextColumn("{task.description}", markup=False),
     BarColumn(),
     MofNCompleteColumn(),
     TimeElapsedColumn(),
@@ -67,7 +67,7 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
                 logged = time.monotonic()
                 LOG.info("%s: %d of %d", description, done, total)
                 if not console.is_terminal:
-                    console.print(f"{description}: {done} of {total}", markup=False, soft_wrap=True)
+                    console.print(f"{description}: {done} of {total}")
 
         yield advance
 
@@ -105,7 +105,7 @@ class TrainingProgress:
         if not console.is_terminal and time.monotonic() - self._logged > LOG_EVERY_S:
             self._logged = time.monotonic()
             for line in self._latest.values():
-                console.print(line, markup=False, soft_wrap=True)
+                console.print(line)
 
     def settle(self, run: str) -> None:
         """Count a run as ended, successfully or not, and remove its progress bars."""
@@ -132,7 +132,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
     """Print the findings about a corpus, the most severe last. ``--quiet`` leaves out those that are information."""
     for finding in sorted(findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
         stream = errors if console.quiet and finding.severity != "info" else console
-        stream.print(str(finding), style=STYLES[finding.severity], markup=False, soft_wrap=True)
+        stream.print(str(finding), style=STYLES[finding.severity])
 
 
 def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
@@ -179,22 +179,20 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
     for modality, reasons in summary.lifted.items():
         _count_reasons(f"{modality}: {{}} taken out of quarantine and tried again", reasons)
     for what in summary.notes:
-        console.print(f"  {what}.", markup=False, soft_wrap=True)
+        console.print(f"  {what}.")
     if summary.nodes_lost:
         nodes = ", ".join(dict.fromkeys(summary.nodes_lost))
-        console.print(f"  Nodes lost: {nodes}; their unfinished clips were processed again.", markup=False)
+        console.print(f"  Nodes lost: {nodes}; their unfinished clips were processed again.")
     for name, stage in summary.stages.items():
         for reason, count in stage.reasons.most_common(8):
             like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
-            console.print(f"  {name}: {count} x {like}{reason}", markup=False, soft_wrap=True)
+            console.print(f"  {name}: {count} x {like}{reason}")
     if console.quiet and (failed := sum(stage.failed for stage in summary.stages.values())):
         warn(f"{failed} extractions failed; {workspace.shown('failures')} lists the clips.")
     if any(stage.failed for stage in summary.stages.values()):
         console.print(
             f"The failed clips are listed in {workspace.shown('failures')}. To try them again: emi-ray extract -w "
             f"{workspace.quoted} --retry-failed",
-            markup=False,
-            soft_wrap=True,
         )
 
 
@@ -205,7 +203,7 @@ def _count_reasons(what: str, reasons: Mapping[str, int]) -> None:
         f"{reason} ({count})" if len(reasons) > 1 else reason for reason, count in reasons.items()
     )
     clips = f"{total} clip{'s' if total > 1 else ''}"
-    console.print(f"  {what.format(clips)}: {why}.", markup=False, soft_wrap=True)
+    console.print(f"  {what.format(clips)}: {why}.")
 
 
 def _dash(value: float | None, form: str) -> str:

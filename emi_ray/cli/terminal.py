@@ -7,14 +7,29 @@ logger ``emi_ray`` go to standard error.
 import logging
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 from rich.console import Console
 
 from emi_ray.cli.log import LOG
 from emi_ray.storage import without_credentials
 
-console = Console()
-errors = Console(stderr=True)
+
+class Terminal(Console):
+    """Prints text as it is: no markup, and no line break in the middle of a path, which could not be copied."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as Rich does; the terminal wraps the lines of plain text, tables are wrapped here."""
+        if all(isinstance(each, str) for each in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
+
+
+console = Terminal()
+errors = Terminal(stderr=True)
 
 _FLAGS = ("-q", "--quiet", "-v", "-vv", "--verbose")
 
@@ -56,7 +71,7 @@ class TerminalLog(logging.Handler):
         if is_warning and not text.startswith("Warning"):
             text = f"Warning: {text}"
         style = "yellow" if is_warning else "dim" if self.verbosity > Verbosity.NORMAL else None
-        errors.print(text, style=style, markup=False, soft_wrap=True, highlight=False)
+        errors.print(text, style=style, highlight=False)
 
 
 def set_verbosity(verbosity: Verbosity) -> None:

@@ -54,11 +54,11 @@ class StudyView:
         self.progress.update(self.task, completed=counts.finished, description=text)
         if not console.is_terminal and self.drawn - self.logged > LOG_EVERY_S:
             self.logged = self.drawn
-            console.print(f"{counts.finished}/{self.options.trials} {text}", soft_wrap=True)
+            console.print(f"{counts.finished}/{self.options.trials} {text}")
 
     def note(self, text: str) -> None:
         """Print a permanent line, and show it as the current activity of the progress line."""
-        console.print(text, markup=False)
+        console.print(text)
         self.progress.update(self.task, description=text)
 
     def _time_left(self, counts: Counts) -> str:
@@ -80,7 +80,12 @@ def study_progress(
         options: settings of the search; ``trials`` is the total of the progress bar.
         log: called with the study each time the view is redrawn, for example to log trials to MLflow.
     """
-    columns = (SpinnerColumn(), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (
+        SpinnerColumn(),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=options.trials)
         yield StudyView(progress, task, options, log)

@@ -92,3 +92,9 @@ def test_the_place_of_the_log_file_is_printed_once_and_not_when_quiet(tmp_path, 
     with pytest.raises(SystemExit):
         main(["extract", "-q", "-w", workspace.root])
     assert "Log file" not in capsys.readouterr().err
+
+
+def test_text_is_printed_as_it_is(capsys):
+    path = "/data/[bold]/" + "a long folder/" * 12 + "report.html"
+    terminal.Terminal().print(path)
+    assert capsys.readouterr().out == path + "\n"
