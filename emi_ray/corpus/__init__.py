@@ -1,1 +1,1 @@
-"""Which clips there are: their splits, media and labels."""
+"""The clips of a corpus: their splits, media and labels."""

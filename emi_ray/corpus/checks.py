@@ -1,4 +1,4 @@
-"""What can be wrong with ids, splits and media. Each check looks at whole columns and says what it found."""
+"""Check ids, splits, groups and media of a corpus. Each check processes whole columns and yields its findings."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ from emi_ray.errors import choices
 from emi_ray.schema import GROUP, MEDIA_COLUMNS, SPLITS
 
 _CONSEQUENCES = {
-    "train": "nothing can be trained, only extracted and predicted",
-    "val": "training has nothing to stop by, and there is no score",
+    "train": "training is not possible, only extraction and prediction",
+    "val": "there is nothing to select the best epoch by, and no validation score",
     "test": "no submission can be made",
 }
 
 
 def check_ids(listing: Listing) -> Iterator[Finding]:
-    """Every clip has an id, and stands in one row."""
+    """Check that every clip has an id and exactly one row."""
     clips, where = listing.clips, listing.where
     if unnamed := clips["clip_id"].null_count:
         yield Finding(
@@ -48,12 +48,12 @@ def check_ids(listing: Listing) -> Iterator[Finding]:
         "in several identical rows. Keep one row of each": identical,
     }.items():
         yield from about(
-            "error", f"{where}: duplicate clip_id: the same id stands {problem}", ids.to_pylist()
+            "error", f"{where}: duplicate clip_id: the same id occurs {problem}", ids.to_pylist()
         )
 
 
 def check_groups(listing: Listing) -> Iterator[Finding]:
-    """Nobody is both learnt from and scored."""
+    """Check that no group has clips in several splits."""
     clips, where = listing.clips, listing.where
     if GROUP not in clips.column_names:
         return
@@ -65,23 +65,21 @@ def check_groups(listing: Listing) -> Iterator[Finding]:
     if not len(several):
         return
     message = (
-        f"{where}: {len(several):,} groups ({several[0]}, for one) have clips in more than one split, so that scores "
-        "say how well a model does on people it knows. Keep each group in one split"
+        f"{where}: {len(several):,} groups (for example {several[0]}) have clips in more than one split, so that "
+        "scores do not measure how well a model works on people it has not seen. Keep each group in one split"
     )
     chosen = pc.is_in(clips[GROUP], several.combine_chunks())
     yield from about("warning", message, ids_where(clips, chosen))
 
 
 def check_splits(listing: Listing) -> Iterator[Finding]:
-    """Splits are called train, val and test; empty ones are named with what that costs."""
+    """Check that splits are named train, val and test; report empty ones with the consequence."""
     clips, where = listing.clips, listing.where
     present = clips["split"].unique().to_pylist()
     for split in present:
         if split not in SPLITS:
             chosen = pc.is_null(clips["split"]) if split is None else pc.equal(clips["split"], split)
-            message = (
-                f"{where}: split = '{split or ''}' is none of the splits: {choices(split or '', SPLITS)}"
-            )
+            message = f"{where}: split = '{split or ''}' is not a split: {choices(split or '', SPLITS)}"
             yield from about("error", message.rstrip("."), ids_where(clips, chosen))
     for split in SPLITS:
         if split not in present:
@@ -90,7 +88,7 @@ def check_splits(listing: Listing) -> Iterator[Finding]:
 
 
 def check_media(listing: Listing) -> Iterator[Finding]:
-    """There are media, and where the table says."""
+    """Check that clips have media, and that the files exist."""
     clips, where = listing.clips, listing.where
     if not listing.needs_media:
         return
@@ -105,7 +103,7 @@ def check_media(listing: Listing) -> Iterator[Finding]:
         return
     if not listing.verified:
         yield from _check_files(listing, [name for name in columns if name != "transcript"])
-    message = f"{where}: clips without any media, of which nothing can be extracted"
+    message = f"{where}: clips without any media, from which nothing can be extracted"
     yield from about("warning", message, ids_where(clips, has_none))
 
 
@@ -119,7 +117,7 @@ def _check_files(listing: Listing, columns: list[str]) -> Iterator[Finding]:
         example = next(path for name in columns for path in clips[name].drop_null().to_pylist())
         yield Finding(
             "error",
-            f"{where}: not one of the media files is there ({example}, for one). "
+            f"{where}: none of the media files exists (for example {example}). "
             "Relative paths start at the table's folder: move the table, or correct the paths.",
         )
         return
@@ -131,7 +129,7 @@ def _check_files(listing: Listing, columns: list[str]) -> Iterator[Finding]:
             f"{where}: {name}: web addresses are not read. Such clips will be quarantined: download them"
         )
         yield from about("warning", message, ids_where(clips, web))
-        message = f"{where}: {name}: cannot be listed from here, so not checked"
+        message = f"{where}: {name}: not checked, because the folder cannot be listed from here"
         yield from about("info", message, ids_where(clips, pc.and_not(unknown[name], web)))
 
 

@@ -1,8 +1,8 @@
-"""What each column of a corpus table is for: a medium, the group, a label, or nothing here.
+"""Determine the role of each column of a corpus table: a medium, the group, a label, or none.
 
-Every column of numbers that has no other meaning is a label, unless ``corpus.labels`` names the labels. A column
-whose name or content is that of an id, a person, a fold or an age is refused until the user says what it is: as a
-label it would be learnt and scored without a word.
+Every numeric column without another role is a label, unless ``corpus.labels`` lists the labels. A column whose name
+or content is like that of an id, a person, a fold or an age is refused until the user states its role: otherwise it
+would silently be trained on and scored as a label.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from emi_ray.errors import UserError, choices
 from emi_ray.schema import EMOTIONS, GROUP, RESERVED_COLUMNS
 
 MIN_COUNTED = 8
-"""From so many clips on, whole numbers that count them one by one are taken for a row number."""
+"""Minimum number of clips from which consecutive integers are recognised as a row number."""
 
 
 def _words(listing: str) -> frozenset[str]:
@@ -46,7 +46,7 @@ _FILES = _words(
 )
 _MEASURES = _PEOPLE | _IDS | _FOLDS | _TRAITS | _FILES
 _TELLING = _words("id ids uid uuid idx fold age") | {"participantid"}
-"""One of these words in a name is enough."""
+"""Words of which a single one in a name is sufficient."""
 
 _GLUED = re.compile(
     rf"({'|'.join(sorted(_PEOPLE | _FILES, key=len, reverse=True))})(id|ids|no|nr|num|number|idx|index|code)"
@@ -55,7 +55,7 @@ _GLUED = re.compile(
 
 @dataclass(frozen=True)
 class Roles:
-    """``labels`` in their order; ``group`` is the column that says who is in a clip, or None."""
+    """The roles of columns. ``labels`` are in order; ``group`` is the column with the person in a clip, or None."""
 
     labels: tuple[str, ...]
     group: str | None
@@ -63,11 +63,12 @@ class Roles:
 
 
 def sort_columns(table: pa.Table, settings: CorpusSettings, where: str) -> Roles:
-    """Say for each column what it is for.
+    """Determine the role of each column.
 
     Raises:
-        UserError: ``corpus.labels`` or ``corpus.group`` names a column that is not there or has another meaning, or
-            it is not said whether columns that look like an id, a fold or an age are labels.
+        UserError: ``corpus.labels`` or ``corpus.group`` names a column that does not exist or has another role, or
+        the
+            table has columns that look like an id, a fold or an age, and it is not stated whether they are labels.
     """
     group, findings = find_group(table.column_names, settings, where)
     free = [name for name in table.column_names if name not in (*RESERVED_COLUMNS, group)]
@@ -87,8 +88,11 @@ def sort_columns(table: pa.Table, settings: CorpusSettings, where: str) -> Roles
 
 
 def looks_like_no_label(name: str, column: pa.ChunkedArray) -> bool:
-    """Whether a column's name is that of an id, a person, a fold, an age or a fact about the file, or whether it
-    counts the rows."""
+    """Return whether a column does not look like a label.
+
+    That is, its name is like that of an id, a person, a fold, an age or a fact about the file, or it numbers the
+    rows.
+    """
     words = _split_name(name)
     if words and (set(words) <= _MEASURES or set(words) & _TELLING):
         return True
@@ -98,10 +102,10 @@ def looks_like_no_label(name: str, column: pa.ChunkedArray) -> bool:
 def find_group(
     names: Sequence[str], settings: CorpusSettings, where: str
 ) -> tuple[str | None, list[Finding]]:
-    """The column that says who is in a clip, where there is one.
+    """Return the column with the person in a clip; None if there is none.
 
     Raises:
-        UserError: ``corpus.group`` names a column that is not there or has another meaning.
+        UserError: ``corpus.group`` names a column that does not exist or has another role.
     """
     wanted = settings.group
     if wanted is None or (wanted == GROUP and GROUP not in names):
@@ -119,7 +123,7 @@ def find_group(
 
 
 def _left_out(where: str) -> Finding:
-    message = f"{where}: column '{GROUP}' ignored, because corpus.group names another one or none."
+    message = f"{where}: column '{GROUP}' is ignored, because corpus.group names another one or none."
     return Finding("warning", message)
 
 
@@ -129,7 +133,7 @@ def _declared(labels: Sequence[str], free: Sequence[str], group: str | None, whe
             raise UserError(f"corpus.labels: '{name}' has another meaning in {where} and cannot be a label.")
         if name not in free:
             hint = choices(name, free) if free else "the table has no column for it."
-            remedy = "To take every column of numbers: 'corpus.labels=null'."
+            remedy = "To use every numeric column: 'corpus.labels=null'."
             raise UserError(f"{where}: corpus.labels: no column '{name}': {hint} {remedy}")
     if repeated := [name for name in labels if labels.count(name) > 1]:
         raise UserError(f"corpus.labels names '{repeated[0]}' twice. Name each label once.")
@@ -156,19 +160,19 @@ def _refuse_doubtful(
     rest = ", ".join(_quoted(name) for name in labels if name not in doubtful)
     people = [name for name in doubtful if _names_people(name)]
     also = (
-        f" If '{people[0]}' says who is in a clip, add 'corpus.group={people[0]}'."
+        f" If '{people[0]}' names the person in a clip, add 'corpus.group={people[0]}'."
         if people and not group
         else ""
     )
     raise UserError(
-        f"{where}: {', '.join(map(repr, doubtful))} would become labels, because these columns hold numbers, but "
-        f"they look like an id, a person, a fold, an age or a fact about the file. Say which columns are labels: "
-        f"without these it is 'corpus.labels=[{rest}]'.{also}"
+        f"{where}: {', '.join(map(repr, doubtful))} would become labels, because these columns are numeric, but "
+        f"they look like an id, a person, a fold, an age or a fact about the file. State which columns are labels; "
+        f"without these: 'corpus.labels=[{rest}]'.{also}"
     )
 
 
 def _quoted(name: str) -> str:
-    """A name as YAML wants it in a list."""
+    """Quote a name as YAML requires it in a list."""
     return name if re.fullmatch(r"[^\W\d][\w .-]*", name) and name.strip() == name else f'"{name}"'
 
 
@@ -178,9 +182,9 @@ def _ignored(name: str, group: str | None, where: str) -> Finding:
     elif near := difflib.get_close_matches(name.lower(), RESERVED_COLUMNS, n=1):
         reason = f": did you mean '{near[0]}'?"
     elif _names_people(name) and not group:
-        reason = f": if it says who is in a clip, take it as the group: 'corpus.group={name}'."
+        reason = f": if it names the person in a clip, use it as the group: 'corpus.group={name}'."
     else:
-        reason = ", for it holds no numbers."
+        reason = ", because it is not numeric."
     return Finding("warning", f"{where}: unknown column '{name}' ignored{reason}")
 
 
@@ -192,13 +196,15 @@ def _names_people(name: str) -> bool:
 
 
 def _split_name(name: str) -> list[str]:
-    """The words of a name in lower case, without numbers: ``SpeakerID2`` and ``speaker_id_2`` are speaker, id."""
+    """Return the words of a name in lower case, without numbers: ``SpeakerID2`` and ``speaker_id_2`` are speaker,
+    id.
+    """
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return [word for word in re.split(r"[\W_\d]+", parted.lower()) if word]
 
 
 def _counts_rows(column: pa.ChunkedArray) -> bool:
-    """Whether the values are whole, all different and without a gap, as a row number is."""
+    """Return whether the values are distinct consecutive integers, like row numbers."""
     values = numbers(column)[0].drop_null().to_numpy()
     if len(values) < MIN_COUNTED or not np.isfinite(values).all() or (values != np.round(values)).any():
         return False

@@ -1,4 +1,4 @@
-"""Tables as people keep them: CSV and Parquet files, and columns of numbers written as text."""
+"""Read tables: CSV and Parquet files, and columns of numbers that are written as text."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from emi_ray.corpus.files import read_buffer
 from emi_ray.errors import UserError
 
 DELIMITERS = (",", ";", "\t", "|")
-"""What may separate the columns of a text table; the first of them where the header leaves it open."""
+"""Possible separators of a text table; the first one is used if the header has a single column."""
 
 _NO_NUMBER = pa.array(["", "na", "n/a", "nan", "null", "none"])
 _TRUTHS = pa.array(["true", "false"])
@@ -43,7 +43,7 @@ _OTHER_FORMATS = {
 
 
 def read_columns(path: str, encoding: str | None = None) -> pa.Table:
-    """A Parquet file with its types, or a text table with every column as text; the content says which it is.
+    """Read a Parquet file with its types, or a text table with every column as text, depending on the content.
 
     Raises:
         UserError: as :func:`read_csv` and :func:`read_parquet`.
@@ -56,23 +56,25 @@ def read_columns(path: str, encoding: str | None = None) -> pa.Table:
 
 
 def read_csv(path: str, encoding: str | None = None) -> pa.Table:
-    """As :func:`parse_csv`, of a file."""
+    """Read a file with :func:`parse_csv`."""
     return parse_csv(read_buffer(path), path, encoding)
 
 
 def parse_csv(data: pa.Buffer, path: str, encoding: str | None = None) -> pa.Table:
-    """A text table, every column as text: ``00012`` keeps its zeros.
+    """Parse a text table with every column as text, so that ``00012`` keeps its zeros.
 
-    Columns are separated by commas, semicolons, tabs or bars, whichever gives the header most columns. A first line
-    ``sep=;`` as Excel writes it is understood. The encoding is as :func:`~emi_ray.corpus.encodings.decode` finds it.
+    Columns are separated by commas, semicolons, tabs or bars; the separator that gives the header the most columns
+    is used. A first line ``sep=;`` as written by Excel is accepted. For the encoding see
+    :func:`~emi_ray.corpus.encodings.decode`.
 
     Raises:
-        UserError: the file is empty, no text in a known encoding, no table, or two columns have one name.
+        UserError: the file is empty, is not text in a known encoding, is not a table, or two columns have the same
+        name.
     """
     for magic, what in _OTHER_FORMATS.items():
         if data[: len(magic)].to_pybytes() == magic:
-            raise UserError(f"{path} is no text table but {what}.")
-    text = decode(data.to_pybytes(), path, encoding).replace("\n\ufeff", "\n")  # files that were joined
+            raise UserError(f"{path} is not a text table but {what}.")
+    text = decode(data.to_pybytes(), path, encoding).replace("\n\ufeff", "\n")  # marks of joined files
     first, _, rest = text.partition("\n")
     announced = first.strip().strip('"').lower().removeprefix("sep=") if "sep=" in first.lower() else ""
     if announced in DELIMITERS or announced == "\\t":
@@ -88,21 +90,21 @@ def parse_csv(data: pa.Buffer, path: str, encoding: str | None = None) -> pa.Tab
     except (pa.ArrowInvalid, csv.Error) as error:
         raise UserError(
             f"{path} cannot be read as CSV: {error}. Save it as comma-separated UTF-8 with a header line, and quote "
-            "values that hold the separator."
+            "values that contain the separator."
         ) from None
     return _with_clean_names(table, path)
 
 
 def read_parquet(path: str) -> pa.Table:
-    """As :func:`parse_parquet`, of a file."""
+    """Read a file with :func:`parse_parquet`."""
     return parse_parquet(read_buffer(path), path)
 
 
 def parse_parquet(data: pa.Buffer, path: str) -> pa.Table:
-    """A Parquet file; columns of categories are read as what they stand for.
+    """Parse a Parquet file. Dictionary-encoded (categorical) columns are decoded.
 
     Raises:
-        UserError: the file is not Parquet, or two columns have one name.
+        UserError: the file is not Parquet, or two columns have the same name.
     """
     try:
         table = pq.read_table(pa.BufferReader(data))
@@ -116,10 +118,10 @@ def parse_parquet(data: pa.Buffer, path: str) -> pa.Table:
 
 
 def text_column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
-    """A column as text without surrounding white space; null where blank or absent.
+    """Return a column as text without surrounding white space; null if blank or absent.
 
     Raises:
-        UserError: the column holds what cannot be written as text.
+        UserError: the type of the column cannot be converted to text.
     """
     if name not in table.column_names:
         return pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
@@ -134,10 +136,10 @@ def text_column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
 
 
 def numbers(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """A column as float64 (null where blank, NaN or ``NA``), and a mask of what is no number at all.
+    """Return a column as float64 (null if blank, NaN or ``NA``), and a mask of the values that are not numbers.
 
-    ``true`` and ``false`` are 1 and 0, in CSV as in Parquet, where a column holds nothing else. ``0,5`` is 0.5 where
-    no value of the column has a point, unless all could as well be thousands (``1,234``).
+    ``true`` and ``false`` become 1 and 0, in CSV as in Parquet, if the column has nothing else. ``0,5`` is 0.5 if
+    no value of the column has a point, unless all values may be thousands (``1,234``).
     """
     if not _is_text(column.type):
         try:
@@ -161,7 +163,7 @@ def numbers(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
 
 
 def has_decimal_commas(column: pa.ChunkedArray) -> bool:
-    """Whether a column of text writes its numbers as in ``0,5``."""
+    """Return whether a text column writes its numbers with decimal commas, like ``0,5``."""
     if not _is_text(column.type):
         return False
     text = pc.utf8_trim_whitespace(column.cast(pa.string())).drop_null()
@@ -172,7 +174,7 @@ def has_decimal_commas(column: pa.ChunkedArray) -> bool:
 
 
 def holds_numbers(column: pa.ChunkedArray) -> bool:
-    """Whether at least half of what a column holds are numbers: then the rest are mistakes, not words."""
+    """Return whether at least half of a column's values are numbers, so that the others count as mistakes."""
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return True
@@ -181,7 +183,7 @@ def holds_numbers(column: pa.ChunkedArray) -> bool:
     if not _is_text(kind):
         return False
     values, wrong = numbers(column)
-    # A comma that may separate decimals or thousands is the mistake of somebody who meant numbers.
+    # A value with an ambiguous comma (decimals or thousands) was meant as a number.
     unclear = pc.match_substring_regex(column.cast(pa.string()).filter(wrong), _DECIMAL_COMMA)
     num_unclear, num_wrong = (pc.sum(mask).as_py() or 0 for mask in (unclear, wrong))
     num_meant = len(values) - values.null_count + num_unclear
@@ -189,7 +191,7 @@ def holds_numbers(column: pa.ChunkedArray) -> bool:
 
 
 def _header(text: str) -> tuple[list[str], str]:
-    """The names of the columns, and what separates them."""
+    """Return the names of the columns, and the separator."""
     start = text[:_HEADER_CHARACTERS]
     best: tuple[list[str], str] = ([], DELIMITERS[0])
     for delimiter in DELIMITERS:
@@ -212,21 +214,20 @@ def _is_blank(column: pa.ChunkedArray) -> bool:
 
 
 def _with_clean_names(table: pa.Table, path: str) -> pa.Table:
-    """The table with names without white space around them, and without the empty columns behind the last one that
-    spreadsheets write.
+    """Strip white space from column names, and drop the empty columns that spreadsheets write after the last one.
 
     Raises:
-        UserError: two columns have one name, or a name holds a line break or another control character.
+        UserError: two columns have the same name, or a name contains a line break or another control character.
     """
     names = [name.strip() for name in table.schema.names]
     kept = [place for place, name in enumerate(names) if name or not _is_blank(table.column(place))]
     table, names = table.select(kept), [names[place] for place in kept]
     if (num_unnamed := names.count("")) > 1:
-        raise UserError(f"{path}: {num_unnamed} columns hold values and have no name. Name or remove them.")
+        raise UserError(f"{path}: {num_unnamed} columns have values but no name. Name or remove them.")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{path}: column '{repeated[0]}' stands there twice. Rename or remove one.")
+        raise UserError(f"{path}: column '{repeated[0]}' occurs twice. Rename or remove one.")
     if odd := next((name for name in names if any(unicodedata.category(c) == "Cc" for c in name)), None):
         raise UserError(
-            f"{path}: the name of column {odd!r} holds a line break or another control character."
+            f"{path}: the name of column {odd!r} contains a line break or another control character."
         )
     return table.rename_columns(names)

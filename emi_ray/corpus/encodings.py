@@ -1,8 +1,9 @@
-"""Bytes of text files as text: Unicode in all its encodings is recognised, anything else must be named.
+"""Decode text files: all Unicode encodings are recognised, any other must be named.
 
-A byte order mark decides. Without one, bytes that are valid UTF-8 are UTF-8, and bytes with zeros in them are UTF-16
-or UTF-32 if they read as text in one of these. ISO-2022 announces itself by its escape sequences. Other encodings
-cannot be told apart by their bytes (the same file is valid cp1252, cp1251 and Latin-9), so they are never guessed.
+A byte order mark decides. Without one, bytes that are valid UTF-8 are UTF-8, and bytes that contain zeros are
+UTF-16 or UTF-32 if they are text in one of these. ISO-2022 is recognised by its escape sequences. Other encodings
+cannot be distinguished by their bytes (the same file is valid cp1252, cp1251 and Latin-9), so they are never
+guessed.
 """
 
 import codecs
@@ -12,7 +13,7 @@ from emi_ray.errors import UserError
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is the beginning of this one
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, because this mark begins with that of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -24,14 +25,14 @@ _CONTEXT = 20
 
 
 def decode(data: bytes, where: str, encoding: str | None = None) -> str:
-    """The text that ``data`` stands for, without a byte order mark.
+    """Decode bytes to text, without the byte order mark.
 
     Args:
-        where: the file, named in messages.
-        encoding: of files that are not Unicode (``corpus.encoding``).
+        where: name of the file, for messages.
+        encoding: encoding of files that are not Unicode (``corpus.encoding``).
 
     Raises:
-        UserError: the bytes are no text in Unicode, nor in ``encoding``.
+        UserError: the bytes are text neither in Unicode nor in ``encoding``.
     """
     for mark, name in _MARKS:
         if data.startswith(mark):
@@ -60,11 +61,13 @@ def _strictly(data: bytes, encoding: str, where: str) -> str:
 
 
 def _wide(data: bytes, where: str) -> str:
-    """Text without a mark but with zero bytes: the wide encoding in which most of it is letters below U+0100."""
+    """Decode text without a mark but with zero bytes, in the wide encoding that gives the most letters below
+    U+0100.
+    """
     read = {name: text for name in _WIDE if (text := _as_text(data, name)) is not None}
     if not read:
         raise UserError(
-            f"{where} holds zero bytes and is no text in UTF-8, UTF-16 or UTF-32. Save it as UTF-8."
+            f"{where} contains zero bytes and is not text in UTF-8, UTF-16 or UTF-32. Save it as UTF-8."
         )
     plain = {
         name: sum(letter < "\u0100" for letter in text) / max(len(text), 1) for name, text in read.items()
@@ -73,7 +76,7 @@ def _wide(data: bytes, where: str) -> str:
 
 
 def _as_text(data: bytes, encoding: str) -> str | None:
-    """``data`` in ``encoding``, unless it holds what no text does: control characters, or code points of nothing."""
+    """Decode ``data``; None if the result has characters that text does not have: control or unassigned ones."""
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
@@ -91,7 +94,7 @@ def _refusal(data: bytes, where: str, place: int) -> str:
     around = (before.splitlines()[-1:] or [b""])[0] + after.splitlines()[0]
     shown = around.decode("cp1252", errors="replace").strip()
     return (
-        f"{where} is not UTF-8 (line {line:,}). If '{shown}' is what stands there, it is cp1252, as Windows writes "
-        "Western languages: 'corpus.encoding=cp1252'. Else name its encoding (such as cp1251, shift_jis, "
+        f"{where} is not UTF-8 (line {line:,}). If '{shown}' is the correct text, the encoding is cp1252 (Windows, "
+        "Western languages): set 'corpus.encoding=cp1252'. Otherwise name its encoding (such as cp1251, shift_jis, "
         "gb18030), or save it as UTF-8."
     )

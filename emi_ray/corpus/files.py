@@ -22,12 +22,12 @@ def is_uri(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """A local path made absolute; a URI as it stands."""
+    """Return a local path as an absolute path; a URI is unchanged."""
     return path if is_uri(path) else str(open_uri(path)[1])
 
 
 def join(folder: str, relative: str) -> str:
-    """The path of ``relative`` in an absolute ``folder``; in a URI it is quoted and stands before ``?``."""
+    """Return the path of ``relative`` in an absolute ``folder``. In a URI it is quoted and inserted before ``?``."""
     if not is_uri(folder):
         return posixpath.normpath(posixpath.join(folder, relative))
     scheme, _, rest = folder.partition("://")
@@ -37,7 +37,7 @@ def join(folder: str, relative: str) -> str:
 
 
 def join_all(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Each of ``paths`` made absolute: relative ones are taken from ``folder``; URIs stay as they stand."""
+    """Make each of ``paths`` absolute: relative paths start at ``folder``; URIs are unchanged."""
     if is_uri(folder):
         joined = [path if path is None or is_uri(path) else join(folder, path) for path in paths.to_pylist()]
         return pa.chunked_array([pa.array(joined, pa.string())])
@@ -55,23 +55,22 @@ def join_all(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def kind_of(path: str) -> fs.FileType:
-    """Whether there is a file, a folder or nothing.
+    """Return whether there is a file, a folder or nothing.
 
     Raises:
-        UserError: a pipe, socket or device is there: reading it would wait for whoever fills it, and only once.
+        UserError: it is a pipe, socket or device: reading it could block, and works only once.
     """
     filesystem, inner = _reached(path)
     kind = filesystem.get_file_info(inner).type
     if kind == fs.FileType.Unknown:
-        raise UserError(
-            f"{path} is a pipe, socket or device. Write what it gives into a file, and name that."
-        )
+        raise UserError(f"{path} is a pipe, socket or device. Write its content to a file, and give that.")
     return kind
 
 
 def list_folder(folder: str) -> dict[str, bool]:
-    """Names in a folder, and whether each is a folder itself; nothing where there is no such folder. Names may be no
-    text (:func:`is_text`).
+    """Return the names in a folder, each with whether it is a folder; empty if the folder does not exist.
+
+    Names may not be valid text (:func:`is_text`).
 
     Raises:
         UserError: the folder cannot be listed.
@@ -90,7 +89,10 @@ def list_folder(folder: str) -> dict[str, bool]:
 
 
 def is_text(name: str) -> bool:
-    """Whether a file's name is UTF-8 text. File systems of Unix allow any bytes, tables and messages do not."""
+    """Return whether a file's name is UTF-8 text.
+
+    Unix file systems allow any bytes, but tables and messages do not.
+    """
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -99,8 +101,10 @@ def is_text(name: str) -> bool:
 
 
 def walk(folder: str) -> list[str]:
-    """Paths, relative to the folder, of all files in it and below it, sorted; hidden ones are left out. Paths may be
-    no text (:func:`is_text`)."""
+    """Return the paths, relative to the folder, of all files in it and below it, sorted, without hidden ones.
+
+    Paths may not be valid text (:func:`is_text`).
+    """
     filesystem, inner = _reached(folder)
     if isinstance(filesystem, fs.LocalFileSystem):
         return sorted(_walk_local(inner))
@@ -111,7 +115,7 @@ def walk(folder: str) -> list[str]:
 
 
 def _walk_local(folder: str) -> Iterator[str]:
-    """As :func:`walk`; links are followed, but never into a folder that holds them."""
+    """Yield files like :func:`walk`. Links are followed, except to a folder that contains them."""
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         inside = (name for name in folders if not name.startswith("."))
@@ -123,7 +127,7 @@ def _walk_local(folder: str) -> Iterator[str]:
 
 
 def _holds(path: str, real: str) -> bool:
-    """Whether ``path`` is a link to a folder that holds the place ``real`` itself."""
+    """Return whether ``path`` is a link to a folder that contains the folder ``real``."""
     return os.path.islink(path) and f"{real}/".startswith(f"{os.path.realpath(path).rstrip('/')}/")
 
 
@@ -132,19 +136,19 @@ def _leads_somewhere(entry: "os.DirEntry[str]") -> bool:
 
 
 def nothing_at(path: str) -> str:
-    """Why there is nothing at a path, for a message."""
+    """Return why there is nothing at a path, for a message."""
     if not is_uri(path) and os.path.islink(path):
         return (
-            f"{path} is a link to {os.readlink(path)}, which is not there. If git-annex, DVC or the Hugging Face hub "
-            "keeps the content, fetch it first"
+            f"{path} is a link to {os.readlink(path)}, which does not exist. If git-annex, DVC or the Hugging Face "
+            "hub has the content, fetch it first"
         )
     return f"{path}: there is no such file or folder"
 
 
 def exist(paths: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whether each absolute path or URI exists: null where the path is null or its place cannot be listed.
+    """Return whether each absolute path or URI exists; null if the path is null or its folder cannot be listed.
 
-    Each parent folder is listed once: a million files in one folder cost one listing.
+    Each parent folder is listed once, so that a million files in one folder cost one listing.
     """
     split = _split(paths)
     known: list[str] = []
@@ -167,7 +171,7 @@ def exist(paths: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _split(paths: pa.ChunkedArray) -> pa.Table:
-    """``parent``, ``name`` (of a URI: unquoted) and ``query`` (of a URI: from ``?`` on) of each path."""
+    """Return ``parent``, ``name`` (of a URI: unquoted) and ``query`` (of a URI: from ``?``) of each path."""
     remote = pc.match_substring(paths, "://")
     query = pa.repeat("", len(paths))
     if any_uri := bool(pc.any(remote).as_py()):
@@ -182,13 +186,13 @@ def _split(paths: pa.ChunkedArray) -> pa.Table:
 
 
 def read_texts(paths: Sequence[str], encoding: str | None = None, num_threads: int = 16) -> list[str]:
-    """The text files' contents without surrounding white space.
+    """Return the contents of text files, without surrounding white space.
 
     Args:
-        encoding: of files that are not Unicode; see :func:`~emi_ray.corpus.encodings.decode`.
+        encoding: encoding of files that are not Unicode; see :func:`~emi_ray.corpus.encodings.decode`.
 
     Raises:
-        UserError: a file cannot be read, or is no text in a known encoding.
+        UserError: a file cannot be read, or is not text in a known encoding.
     """
 
     def read(path: str) -> str | UserError:
@@ -206,10 +210,11 @@ def read_texts(paths: Sequence[str], encoding: str | None = None, num_threads: i
 
 
 def read_buffer(path: str) -> pa.Buffer:
-    """A whole file.
+    """Read a whole file.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: the file does not exist or cannot be read.
+        StorageError: the storage cannot be reached.
     """
     filesystem, inner = _reached(path)
     if isinstance(filesystem, fs.LocalFileSystem):
@@ -222,23 +227,23 @@ def read_buffer(path: str) -> pa.Buffer:
 
 
 def refuse_credentials(clips: pa.Table) -> None:
-    """Make sure that no media are named by a URI with credentials, which would be stored and shown.
+    """Check that no media URI contains credentials, which would be stored and shown.
 
     Raises:
-        UserError: the first clip that has such a URI.
+        UserError: a clip has such a URI; the message names the first one.
     """
     for name in set(MEDIA_COLUMNS) - {"transcript"} & set(clips.column_names):
         suspects = clips.filter(pc.match_substring(clips[name].cast(pa.string()), "@"))
         for clip_id, path in zip(suspects["clip_id"].to_pylist(), suspects[name].to_pylist(), strict=True):
             if (plain := without_credentials(path)) != path:
                 raise UserError(
-                    f"Clip {clip_id}, {name}: {plain} was given with credentials in the URI. Leave them out, and set "
-                    f"them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or as the machine's role."
+                    f"Clip {clip_id}, {name}: {plain} has credentials in its URI. Remove them, and set them in the "
+                    f"environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or use the machine's role."
                 )
 
 
 def _reached(path: str) -> tuple[fs.FileSystem, str]:
-    """As :func:`~emi_ray.storage.open_uri`, of a store that answers."""
+    """Call :func:`~emi_ray.storage.open_uri`, and check that the storage can be reached."""
     filesystem, inner = open_uri(path)
     require_in_reach(filesystem, inner, path)
     return filesystem, inner

@@ -1,4 +1,4 @@
-"""A corpus without a table: every media file is a clip of the test split, to extract and to predict."""
+"""A corpus without a table: every media file is a clip of the test split, for extraction and prediction."""
 
 import os
 from collections import Counter
@@ -19,13 +19,13 @@ AUDIO_SUFFIXES = frozenset(["aac", "aif", "aiff", "flac", "m4a", "mp3", "oga", "
 
 
 def read_media(paths: Sequence[str]) -> Listing:
-    """The named media files, and all media files in and below the named folders.
+    """List the given media files, and all media files in and below the given folders.
 
-    A clip's id is its file's name without the suffix; with the suffix where two share it; with the folders
-    above it where that is not enough. Other files (a ``transcripts.csv``, say) are not guessed at.
+    A clip's id is the name of its file without the suffix; with the suffix if two files share it; with parent
+    folders if that is not enough. Other files (for example a ``transcripts.csv``) are ignored.
 
     Raises:
-        UserError: a path does not exist or is no media file; a folder holds none.
+        UserError: a path does not exist or is not a media file, or a folder has none.
     """
     found: dict[str, None] = {}
     num_others = 0
@@ -36,11 +36,11 @@ def read_media(paths: Sequence[str]) -> Listing:
     files, nameless = list(filter(is_text, found)), [file for file in found if not is_text(file)]
     findings = []
     if num_others:
-        findings.append(Finding("info", f"{num_others:,} files that are no media were left alone."))
+        findings.append(Finding("info", f"{num_others:,} files that are not media were ignored."))
     if nameless:
         message = (
-            f"{len(nameless):,} media files are left out, because their names are not UTF-8 text: rename "
-            f"{os.fsencode(nameless[0])!r}, for one."
+            f"{len(nameless):,} media files are left out, because their names are not UTF-8 text. Rename them, for "
+            f"example {os.fsencode(nameless[0])!r}."
         )
         findings.append(Finding("warning", message))
     clips = pa.table(
@@ -59,7 +59,7 @@ def read_media(paths: Sequence[str]) -> Listing:
 
 
 def _media_at(path: str) -> tuple[list[str], int]:
-    """Media files at or below a path, and how many other files there are."""
+    """Return the media files at or below a path, and the number of other files."""
     known = VIDEO_SUFFIXES | AUDIO_SUFFIXES
     kind = kind_of(path)
     if kind == fs.FileType.NotFound:
@@ -67,8 +67,10 @@ def _media_at(path: str) -> tuple[list[str], int]:
     names = walk(path) if kind == fs.FileType.Directory else [path]
     media = [name for name in names if _suffix(name) in known]
     if not media:
-        place = "no media file here" if kind == fs.FileType.Directory else "this is no media file"
-        raise UserError(f"{path}: {place}, to judge by the suffix. Known are: {', '.join(sorted(known))}.")
+        place = "there is no media file" if kind == fs.FileType.Directory else "this is not a media file"
+        raise UserError(
+            f"{path}: {place}, judging by the suffix. Known suffixes: {', '.join(sorted(known))}."
+        )
     if kind == fs.FileType.Directory:
         media = [join(path, name) for name in media]
     return media, len(names) - len(media)
@@ -83,7 +85,7 @@ def _suffix(path: str) -> str:
 
 
 def _clip_ids(files: Sequence[str]) -> list[str]:
-    """The shortest names that tell the files apart: stem, file name, ``folder/file name`` and so on."""
+    """Return the shortest names that distinguish the files: stem, file name, ``folder/file name`` and so on."""
     parts = [_plain(file).split("/") for file in files]
     ids = [path[-1].rpartition(".")[0] or path[-1] for path in parts]
     for depth in range(1, max(map(len, parts), default=0) + 1):

@@ -1,4 +1,4 @@
-"""Labels as numbers in their ranges, and what can be wrong with them."""
+"""Read labels as numbers with their ranges, and find mistakes in them."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ from emi_ray.schema import EMOTION_LABELS, Label, is_taken, snake
 
 @dataclass(frozen=True)
 class CheckedLabels:
-    """``values`` has one float64 column a label, null where unlabelled."""
+    """Labels as numbers. ``values`` has one float64 column per label, null where a clip has no label."""
 
     labels: tuple[Label, ...]
     values: pa.Table
@@ -26,10 +26,10 @@ class CheckedLabels:
 
 
 def check_labels(listing: Listing, settings: CorpusSettings) -> CheckedLabels:
-    """Read the label columns as numbers, give each its range, and look for what is wrong.
+    """Read the label columns as numbers, assign each its range, and find mistakes.
 
-    A range is the declared one, [0, 1] for the six emotions, or else the least and the greatest value of the
-    training split (of all clips where that has none).
+    A range is the declared one, [0, 1] for the six emotions, or otherwise the smallest and largest value in the
+    training split (in all clips if there is no training split).
     """
     findings = [*_misnamed(listing, settings)]
     labels: list[Label] = []
@@ -59,7 +59,7 @@ def _misnamed(listing: Listing, settings: CorpusSettings) -> Iterator[Finding]:
             yield Finding("error", f"corpus.label_ranges.{name}: no such label: {hint} {remedy}")
         if not low < high:
             yield Finding(
-                "error", f"corpus.label_ranges.{name} = [{low:g}, {high:g}]: the low end comes first."
+                "error", f"corpus.label_ranges.{name} = [{low:g}, {high:g}]: the lower end must come first."
             )
     for name in filter(is_taken, listing.labels):
         remedy = "Rename the column" + (
@@ -67,13 +67,13 @@ def _misnamed(listing: Listing, settings: CorpusSettings) -> Iterator[Finding]:
         )
         yield Finding(
             "error",
-            f"{listing.where}: no label can be called '{name}', as tables of results use it. {remedy}.",
+            f"{listing.where}: a label cannot be named '{name}', because tables of results use that name. {remedy}.",
         )
     for short, times in Counter(map(snake, listing.labels)).items():
         if times > 1:
             alike = [name for name in listing.labels if snake(name) == short]
             message = (
-                f"{listing.where}: columns {' and '.join(map(repr, alike))} are one name in scores: {short}. "
+                f"{listing.where}: {' and '.join(map(repr, alike))} have the same name in scores: {short}. "
             )
             yield Finding("error", message + "Rename one.")
 
@@ -83,8 +83,8 @@ def _not_numbers(listing: Listing, name: str, wrong: pa.ChunkedArray) -> list[Fi
         return []
     value = listing.clips[name].filter(wrong)[0].as_py()
     message = (
-        f"{listing.where}: {name} = '{value}' is no number. Write numbers with a decimal point and without thousands "
-        "separators, or nothing where it is unknown"
+        f"{listing.where}: {name} = '{value}' is not a number. Write numbers with a decimal point and without "
+        "thousands separators, or leave the cell empty if the value is unknown"
     )
     return about("error", message, ids_where(listing.clips, wrong))
 
@@ -104,7 +104,7 @@ def _declared_range(name: str, settings: CorpusSettings) -> Label | None:
 
 
 def _observed_range(name: str, values: np.ndarray, train: np.ndarray) -> Label:
-    """From the training split; a constant c gets [c, c + 1], so that scaling by the range stays possible."""
+    """Return the range in the training split; for a constant c it is [c, c + 1], so that values can be scaled."""
     finite = np.isfinite(values)
     known = values[finite & train] if (finite & train).any() else values[finite]
     if not len(known):
@@ -116,11 +116,13 @@ def _observed_range(name: str, values: np.ndarray, train: np.ndarray) -> Label:
 def _out_of_range(listing: Listing, label: Label, values: np.ndarray, declared: bool) -> list[Finding]:
     wrong = (values < label.low) | (values > label.high)
     if not declared:
-        message = f"{listing.where}: {label.name} leaves [{label.low:g}, {label.high:g}], its range in train"
+        message = (
+            f"{listing.where}: {label.name} is outside [{label.low:g}, {label.high:g}], its range in train"
+        )
         infinite = np.isinf(values)
         remarks = about(
             "error",
-            f"{listing.where}: {label.name} is infinite. Write a number, or nothing",
+            f"{listing.where}: {label.name} is infinite. Write a number, or leave the cell empty",
             _ids(listing, infinite),
         )
         return remarks + about("warning", message, _ids(listing, wrong & ~infinite))
@@ -134,14 +136,17 @@ def _out_of_range(listing: Listing, label: Label, values: np.ndarray, declared: 
 
 
 def _range_setting(name: str) -> str:
-    """How the range of a label is declared; a point in its name would begin another section."""
+    """Return the setting that declares the range of a label.
+
+    A point in a name needs JSON, as it would begin a subsection.
+    """
     if set(name) & set(".="):
         return f"corpus.label_ranges={{{json.dumps(name, ensure_ascii=False)}: [LOW, HIGH]}}"
     return f"corpus.label_ranges.{name}=[LOW, HIGH]"
 
 
 def _unlabelled(listing: Listing, values: dict[str, np.ndarray]) -> Iterator[Finding]:
-    """Clips of train and val that lack labels; a training split that lacks them all."""
+    """Report clips of train and val without labels, and a split that has no labels at all."""
     where, train, val = listing.where, _in_split(listing, "train"), _in_split(listing, "val")
     empty = {name: np.isnan(column) for name, column in values.items()}
     for split, mask in (("train", train), ("val", val)):
@@ -155,7 +160,7 @@ def _unlabelled(listing: Listing, values: dict[str, np.ndarray]) -> Iterator[Fin
         if lacking:
             named = ", ".join(f"{name} {count:,}" for name, count in lacking.items())
             message = (
-                f"{where}: {split} clips with missing labels, which count neither in loss nor score ({named})"
+                f"{where}: {split} clips with missing labels, which are ignored in loss and score ({named})"
             )
             anywhere = np.logical_or.reduce(list(empty.values()))
             yield from about("warning", message, _ids(listing, anywhere & mask))
@@ -168,7 +173,7 @@ def _constant(listing: Listing, values: dict[str, np.ndarray]) -> Iterator[Findi
             known = column[mask & ~np.isnan(column)]
             if len(known) > 1 and known.min() == known.max():
                 consequence = (
-                    "nothing can be learnt of it" if split == "train" else "its Pearson is undefined (NaN)"
+                    "nothing can be learned from it" if split == "train" else "its Pearson is undefined (NaN)"
                 )
                 message = (
                     f"{listing.where}: label '{name}' is constant in {split} ({known[0]:g}): {consequence}."

@@ -1,4 +1,4 @@
-"""One clip under several names: the same media in two splits, and ids that only a computer tells apart."""
+"""Find the same clip under several names: equal media in two splits, and ids that differ only for a computer."""
 
 import hashlib
 import os
@@ -16,22 +16,22 @@ from emi_ray.schema import GROUP, SPLITS
 
 _MEDIA = ("video", "audio", "faces_dir", "openface_csv")
 _COMPARED = ("video", "audio")
-"""Of these the content is compared, of the others the place alone."""
+"""Columns whose content is compared; of the others only the paths are compared."""
 
 _END_BYTES = 1 << 16
-"""Files of one size are first compared by so many bytes at both ends, and as a whole only where these agree."""
+"""Files of equal size are first compared by this many bytes at both ends, and completely only if these are equal."""
 
 _CHUNK_BYTES = 1 << 22
 _NUM_THREADS = 8
 
 Splits = Mapping[str, set[str]]
-"""What is compared (a path, a hash) → the splits in which it stands."""
+"""A path or hash → the splits in which it occurs."""
 
 
 def check_leaks(listing: Listing) -> Iterator[Finding]:
-    """No clip is both learnt from and scored, whatever its files are called.
+    """Check that no media occur in several splits, whatever the files are named.
 
-    Files behind URIs are compared by their names alone: reading them here would cost hours.
+    Files behind URIs are compared only by their names, because reading them here would take hours.
     """
     clips, where = listing.clips, listing.where
     known = clips.filter(pc.and_(pc.is_in(clips["split"], pa.array(SPLITS)), pc.is_valid(clips["clip_id"])))
@@ -45,12 +45,12 @@ def check_leaks(listing: Listing) -> Iterator[Finding]:
         if name in _COMPARED:
             leaking |= _same_content(standing)
         ids = [i for i, path in zip(known["clip_id"].to_pylist(), paths, strict=True) if path in leaking]
-        message = f"{where}: {name}: the same content is in more than one split, so that scores flatter"
+        message = f"{where}: {name}: the same content is in more than one split, so that scores are too high"
         yield from about("warning", message, ids)
 
 
 def check_spelling(listing: Listing) -> Iterator[Finding]:
-    """Ids and groups that differ only in case, width, form of accents or invisible characters are mostly one."""
+    """Report ids and groups that differ only in case, width, form of accents or invisible characters."""
     for column, what in (("clip_id", "clip"), (GROUP, "person")):
         if column not in listing.clips.column_names:
             continue
@@ -61,8 +61,8 @@ def check_spelling(listing: Listing) -> Iterator[Finding]:
         if several:
             named = ", ".join(map(ascii, several[:4])) + (", …" if several[4:] else "")
             message = (
-                f"{listing.where}: {column}: {named} differ only in case or in how Unicode writes them. If they "
-                f"mean one {what}, spell them alike; if not, be aware that some disks and programs take them for one."
+                f"{listing.where}: {column}: {named} differ only in case or in their Unicode form. If they mean the "
+                f"same {what}, spell them alike; if not, note that some disks and programs treat them as equal."
             )
             yield Finding("warning", message)
 
@@ -81,7 +81,7 @@ def _splits_of(values: Sequence[str | None], splits: Sequence[str]) -> dict[str,
 
 
 def _same_content(standing: Splits) -> set[str]:
-    """Local files whose content stands in several splits under different names."""
+    """Return local files with equal content but different names that occur in several splits."""
     groups = [[path for path in standing if not is_uri(path)]]
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
         for key_of in (_size, _hash_ends, _hash_all):
@@ -92,7 +92,7 @@ def _same_content(standing: Splits) -> set[str]:
 def _parted(
     paths: Sequence[str], key_of: Callable[[str], object], standing: Splits, threads: ThreadPoolExecutor
 ) -> Iterator[list[str]]:
-    """Files that agree in ``key_of``, of those groups alone that stand in several splits."""
+    """Group files by ``key_of``, and yield the groups that occur in several splits."""
     parts = defaultdict(list)
     for path, key in zip(paths, threads.map(key_of, paths), strict=True):
         if key is not None:
@@ -103,7 +103,7 @@ def _parted(
 
 
 def _size(path: str) -> int | None:
-    """None for what is empty or no file that can be read: it is found elsewhere."""
+    """Return the size; None if the file is empty or cannot be read, which other checks report."""
     try:
         return os.stat(path).st_size or None
     except OSError:

@@ -1,4 +1,4 @@
-"""What corpus adaptors hand over, and how remarks about a corpus are put."""
+"""The result of corpus adaptors, and findings about a corpus."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MEDIA_OF: dict[Modality, tuple[str, ...]] = {
     "vision": ("video", "faces_dir"),
     "motion": ("video", "faces_dir", "openface_csv"),
 }
-"""Any of these media gives a clip the modality."""
+"""The media from which a modality can be extracted; one of them is enough."""
 
 Severity = Literal["error", "warning", "info"]
 
@@ -24,9 +24,12 @@ NUM_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark about a corpus: an ``error`` refuses it, a ``warning`` costs something, ``info`` is a fact.
+    """One finding about a corpus: an ``error`` refuses the corpus, a ``warning`` has a disadvantage, ``info`` is a
+    fact.
 
-    ``num_clips`` is how many clips it concerns (0: the corpus as a whole), ``examples`` the first few ids.
+    Attributes:
+        num_clips: number of clips that it concerns; 0: the corpus as a whole.
+        examples: the first few ids.
     """
 
     severity: Severity
@@ -45,16 +48,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Listing:
-    """A corpus as an adaptor read it: nothing checked yet.
+    """A corpus as an adaptor has read it, unchecked.
 
     Args:
-        clips: ``clip_id``, ``split``, ``group`` where it is known, and any of the media columns as text; labels as
-            numbers or text.
+        clips: ``clip_id``, ``split``, ``group`` if it is known, and any of the media columns as text; labels as
+        numbers or
+            text.
         labels: names of the label columns.
         where: the file or folder that messages name.
-        verified: the media paths come from listings of folders, so that each of them exists.
-        findings: what the adaptor itself has to remark.
-        needs_media: a corpus without any media is a mistake; not so where features come from elsewhere.
+        verified: the media paths come from folder listings, so that they exist.
+        findings: findings of the adaptor.
+        needs_media: whether a corpus without any media is a mistake (not if features come from elsewhere).
     """
 
     clips: pa.Table
@@ -66,13 +70,13 @@ class Listing:
 
 
 def about(severity: Severity, message: str, clip_ids: Sequence[str]) -> list[Finding]:
-    """One finding about ``clip_ids``, or none where there are none."""
+    """Return a list with one finding about ``clip_ids``; empty if there are no ids."""
     if not clip_ids:
         return []
     return [Finding(severity, message, len(clip_ids), tuple(clip_ids[:NUM_EXAMPLES]))]
 
 
 def ids_where(clips: pa.Table, chosen: pa.ChunkedArray) -> list[str]:
-    """Ids of the rows where ``chosen`` is true, each once, in order."""
+    """Return the ids of the rows where ``chosen`` is true, each once, in order."""
     ids = pc.fill_null(clips["clip_id"].filter(pc.fill_null(chosen, False)), "(no id)")
     return list(ids.unique().to_pylist())

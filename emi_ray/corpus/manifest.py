@@ -1,4 +1,4 @@
-"""Which clips there are: read by the adaptor of the corpus's kind, checked, and put into one schema."""
+"""Read a corpus with the adaptor of its kind, check it, and convert it to one schema."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ ADAPTORS: dict[str, Callable[[str, CorpusSettings], Listing]] = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """A checked corpus: ``clips`` in :func:`emi_ray.schema.clips_schema`, and what was found on the way."""
+    """A checked corpus: ``clips`` in :func:`emi_ray.schema.clips_schema`, and the findings of the checks."""
 
     clips: pa.Table
     findings: tuple[Finding, ...] = ()
@@ -46,10 +46,10 @@ def read_corpus(kind: str, source: str, settings: CorpusSettings) -> Corpus:
 
     Args:
         kind: a name in ``ADAPTORS``.
-        source: the file or folder, as the adaptor wants it: a local path or a ``pyarrow.fs`` URI.
+        source: the file or folder for the adaptor: a local path or a ``pyarrow.fs`` URI.
 
     Raises:
-        UserError: there is no such kind, the source cannot be read, or the corpus cannot work.
+        UserError: the kind is unknown, the source cannot be read, or the corpus has errors.
     """
     if kind not in ADAPTORS:
         raise UserError(f"--corpus '{kind}': {choices(kind, ADAPTORS)}")
@@ -57,13 +57,13 @@ def read_corpus(kind: str, source: str, settings: CorpusSettings) -> Corpus:
 
 
 def validate_corpus(listing: Listing, settings: CorpusSettings) -> Corpus:
-    """Check what an adaptor read, and put it into the schema of ``clips.parquet``.
+    """Check the result of an adaptor, and convert it to the schema of ``clips.parquet``.
 
     Raises:
-        UserError: the corpus cannot work; the message has one line an error.
+        UserError: the corpus has errors; the message has one line for each.
     """
     if not listing.clips.num_rows:
-        raise UserError(f"{listing.where}: no clip in it.")
+        raise UserError(f"{listing.where}: it has no clips.")
     refuse_credentials(listing.clips)
     checked = check_labels(listing, settings)
     findings = [
@@ -86,19 +86,19 @@ def validate_corpus(listing: Listing, settings: CorpusSettings) -> Corpus:
 
 
 def conform(listing: Listing, settings: CorpusSettings) -> pa.Table:
-    """What an adaptor read in the schema of ``clips.parquet``, unchecked."""
+    """Convert the result of an adaptor to the schema of ``clips.parquet``, without checks."""
     return _conform(listing.clips, check_labels(listing, settings))
 
 
 def _contents(clips: pa.Table) -> Iterator[Finding]:
-    """What there is: the labels, the groups, and for each split how many clips have which modality."""
+    """Describe the content: the labels, the groups, and for each split the number of clips by modality."""
     labels = labels_of(clips.schema)
     if labels:
         ranges = ", ".join(f"{label.name} [{label.low:g}, {label.high:g}]" for label in labels)
         yield Finding("info", f"labels: {ranges}.")
     groups = clips[GROUP]
     if groups.null_count < len(groups):
-        lacking = f"; {groups.null_count:,} clips name none" if groups.null_count else ""
+        lacking = f"; {groups.null_count:,} clips have none" if groups.null_count else ""
         yield Finding("info", f"groups: {len(groups.drop_null().unique()):,}{lacking}.")
     for split in SPLITS:
         part = split_statistics(clips.filter(pc.equal(clips["split"], split)), labels)

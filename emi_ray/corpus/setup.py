@@ -1,4 +1,4 @@
-"""``emi-ray init``: a corpus becomes a workspace."""
+"""``emi-ray init``: create a workspace from a corpus."""
 
 from collections.abc import Sequence
 
@@ -18,14 +18,14 @@ from emi_ray.workspace import CLIPS, CONFIG, Workspace
 def init_workspace(workspace: Workspace, kind: str, source: str, overrides: Sequence[str] = ()) -> Corpus:
     """Read and check a corpus, then write ``emi_ray.yaml`` and ``clips.parquet``.
 
-    An existing ``emi_ray.yaml`` keeps its settings, but for where the corpus is and what ``overrides`` set.
-    Nothing is written when the corpus is refused.
+    An existing ``emi_ray.yaml`` keeps its settings, except for the location of the corpus and ``overrides``.
+    Nothing is written if the corpus is refused.
 
     Args:
-        overrides: ``section.key=value`` each, as in ``corpus.label_ranges.Joy=[0, 100]``.
+        overrides: items of the form ``section.key=value``, for example ``corpus.label_ranges.Joy=[0, 100]``.
 
     Raises:
-        UserError: a setting is wrong, or the corpus cannot work.
+        UserError: a setting is invalid, or the corpus has errors.
     """
     if kind not in ADAPTORS:
         raise UserError(f"--corpus '{kind}': {choices(kind, ADAPTORS)}")
@@ -38,7 +38,8 @@ def init_workspace(workspace: Workspace, kind: str, source: str, overrides: Sequ
 
 
 def read_again(settings: CorpusSettings) -> pa.Table | None:
-    """The clips as :func:`init_workspace` would write them now, without its checks; None where no adaptor read them.
+    """Return the clips as :func:`init_workspace` would write them now, without checks; None if no adaptor has read
+    them.
 
     Raises:
         UserError: the source cannot be read.
@@ -56,7 +57,7 @@ def _config(workspace: Workspace, kind: str, source: str, overrides: Sequence[st
 
 
 def _changed_inputs(workspace: Workspace, clips: pa.Table) -> list[Finding]:
-    """Which clips have other media or transcripts than before, where there are features already."""
+    """Report clips whose media or transcripts have changed, if the workspace has features already."""
     if not workspace.exists(CLIPS) or not workspace.files("features", recursive=True):
         return []
     before = workspace.read_table(CLIPS, ["clip_id", *MEDIA_COLUMNS])
@@ -68,7 +69,7 @@ def _changed_inputs(workspace: Workspace, clips: pa.Table) -> list[Finding]:
         now, then = (pc.fill_null(both[column], "") for column in (name, f"{name} before"))
         changed = pc.or_(changed, pc.not_equal(now, then))
     message = (
-        f"{workspace.root}: these clips have other media or transcripts than before. emi-ray extract makes anew what "
-        "was made of another content"
+        f"{workspace.root}: these clips have other media or transcripts than before. emi-ray extract computes their "
+        "features again if the content has changed"
     )
     return about("info", message, sorted(ids_where(both, changed)))

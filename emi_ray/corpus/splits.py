@@ -1,12 +1,12 @@
-"""Splits that are drawn here: the expanded split, folds, and a part of train held out for tuning.
+"""Draw splits: the expanded split, folds, and a part of train that is held out for tuning.
 
-Every draw is stratified on which labels are present (above the low end of their range), and depends on the
-seed and the clip ids alone: not on the order of rows, the machine, or a library's random generator. Clips are
-put in order of their pattern of labels and, within it, of a hash of seed and id; from a place that the seed
-sets, every so-many-th is taken (systematic sampling). So each part has its exact size, and each pattern its
-share to within one clip.
+Every draw is stratified by the pattern of present labels (above the low end of their range). It depends only on the
+seed and the clip ids, not on the order of rows, the machine, or a library's random generator. Clips are sorted by
+their pattern of labels and, within it, by a hash of seed and id; starting at a position that the seed determines,
+every n-th clip is drawn (systematic sampling). So each part has its exact size, and each pattern its share to
+within one clip.
 
-Where clips name a ``group`` (a person), whole groups are drawn instead: see :func:`draw_groups`.
+If clips have a ``group`` (a person), whole groups are drawn instead: see :func:`draw_groups`.
 """
 
 import hashlib
@@ -20,29 +20,29 @@ from emi_ray.errors import UserError
 from emi_ray.schema import GROUP, labels_of
 
 EXPANDED_VAL_SHARE = 0.2
-"""The paper's expanded split is 4:1: 10,128 clips of train and val to train on, 2,532 to validate."""
+"""The paper's expanded split is 4:1: of train and val, 10,128 clips are for training and 2,532 for validation."""
 
 
 def expanded_split(clips: pa.Table, seed: int) -> pa.Table:
-    """Train grows by a part of val until they stand 4:1, as in systems F3 and F4; test stays test.
+    """Move clips from val to train until the ratio is 4:1, as in systems F3 and F4 of the paper. Test is unchanged.
 
-    All clips of train stay there. Of 8,072 and 4,588 clips, 2,056 move and 2,532 stay in val, as in the paper,
-    which does not say which ones. Where clips name groups, whole groups move: first those that have clips in train
-    already, then as many more as bring val nearest to its fifth.
+    All clips of train stay there. Of 8,072 and 4,588 clips, 2,056 are moved and 2,532 stay in val, as in the paper,
+    which does not say which ones. If clips have groups, whole groups are moved: first those that also have clips in
+    train, then as many as bring val closest to a fifth.
 
     Returns:
         ``clip_id`` and ``split`` of all clips, in the order of ``clips``.
 
     Raises:
-        UserError: val is a fifth of both or less already, or nothing would stay in it.
+        UserError: val is already a fifth of both or less, or would become empty.
     """
     is_val, is_train = (pc.equal(clips["split"], name).to_numpy() for name in ("val", "train"))
     num_val, num_both = int(is_val.sum()), int(is_val.sum() + is_train.sum())
     stays = int(num_both * EXPANDED_VAL_SHARE + 0.5)
     if num_val <= stays:
         raise UserError(
-            f"split: expanded moves clips from val to train until val is a fifth of both, but val has {num_val:,} of "
-            f"{num_both:,} clips already. Use split: official, or split: pooled, which draws both anew."
+            f"split: expanded moves clips from val to train until val is a fifth of both, but val has only "
+            f"{num_val:,} of {num_both:,} clips. Use split: official, or split: pooled, which draws new parts."
         )
     shared = np.isin(groups_of(clips), groups_of(clips.filter(pa.array(is_train)))) & is_val
     free = clips.filter(pa.array(is_val & ~shared))
@@ -52,7 +52,7 @@ def expanded_split(clips: pa.Table, seed: int) -> pa.Table:
         drawn = np.array(_draw(free, stays / free.num_rows, seed, "split: expanded"))
     if not free.num_rows:
         raise UserError(
-            "split: expanded would leave no clip in val, because every group of val has clips in train too."
+            "split: expanded would leave no clips in val, because every group of val also has clips in train."
         )
     split = np.array(clips["split"].to_pylist(), dtype=object)
     split[shared] = "train"
@@ -61,7 +61,7 @@ def expanded_split(clips: pa.Table, seed: int) -> pa.Table:
 
 
 def pooled_split(clips: pa.Table, seed: int) -> pa.Table:
-    """Train and val pooled and drawn anew 4:1; test stays test.
+    """Pool train and val and draw new parts 4:1. Test is unchanged.
 
     Returns:
         ``clip_id`` and ``split`` of all clips, in the order of ``clips``.
@@ -80,10 +80,10 @@ def pooled_split(clips: pa.Table, seed: int) -> pa.Table:
 
 
 def holdout(clips: pa.Table, share: float, seed: int) -> pa.Table:
-    """A part of train held out to tune on, so that the official val remains for the report.
+    """Hold out a part of train for tuning, so that the official val remains for reporting.
 
     Returns:
-        ``clip_id`` and ``split`` (train or val) of the clips of train alone, in the order of ``clips``.
+        ``clip_id`` and ``split`` (train or val) of the clips of train only, in the order of ``clips``.
 
     Raises:
         UserError: one of the two parts would be empty.
@@ -94,10 +94,10 @@ def holdout(clips: pa.Table, share: float, seed: int) -> pa.Table:
 
 
 def k_folds(clips: pa.Table, k: int, seed: int) -> pa.Table:
-    """Train cut into ``k`` parts of equal size: to within one clip, or as nearly as whole groups allow.
+    """Divide train into ``k`` folds of equal size, to within one clip or as closely as whole groups allow.
 
     Returns:
-        ``clip_id`` and ``fold`` (int32, 0 to k − 1) of the clips of train alone, in the order of ``clips``.
+        ``clip_id`` and ``fold`` (int32, 0 to k − 1) of the clips of train only, in the order of ``clips``.
 
     Raises:
         UserError: there are fewer clips, or fewer groups, than folds.
@@ -108,16 +108,14 @@ def k_folds(clips: pa.Table, k: int, seed: int) -> pa.Table:
     if has_groups(train):
         fold = draw_groups(train, [1 / k] * k, seed)
         if len(np.unique(fold)) < k:
-            raise UserError(
-                f"{k} folds of train: its clips are of fewer groups than that. Choose fewer folds."
-            )
+            raise UserError(f"{k} folds of train: its clips have fewer groups than that. Choose fewer folds.")
     else:
         fold = _positions(train, seed) % k
     return pa.table({"clip_id": train["clip_id"], "fold": pa.array(fold, pa.int32())})
 
 
 def with_split(clips: pa.Table, drawn: pa.Table) -> pa.Table:
-    """``clips`` under the splits of a drawn table; clips that it does not name are left out."""
+    """Return ``clips`` with the splits of a drawn table. Clips that are not in it are left out."""
     split = dict(zip(drawn["clip_id"].to_pylist(), drawn["split"].to_pylist(), strict=True))
     kept = clips.filter(pc.is_in(clips["clip_id"], drawn["clip_id"].combine_chunks()))
     column = pa.array([split[clip_id] for clip_id in kept["clip_id"].to_pylist()], pa.string())
@@ -126,7 +124,7 @@ def with_split(clips: pa.Table, drawn: pa.Table) -> pa.Table:
 
 
 def _draw(clips: pa.Table, val_share: float, seed: int, what: str) -> pa.Array:
-    """``train`` or ``val`` for each clip."""
+    """Assign ``train`` or ``val`` to each clip."""
     if has_groups(clips):
         is_val = draw_groups(clips, [1 - val_share, val_share], seed) == 1
     else:
@@ -134,19 +132,19 @@ def _draw(clips: pa.Table, val_share: float, seed: int, what: str) -> pa.Array:
         is_val = np.diff(edges)[_positions(clips, seed)] > 0
     if is_val.all() or not is_val.any():
         raise UserError(
-            f"{what}: {val_share:g} of {clips.num_rows:,} clips leaves one side empty. "
+            f"{what}: {val_share:g} of {clips.num_rows:,} clips leaves one part empty. "
             "Give more clips or another share."
         )
     return pa.array(np.where(is_val, "val", "train"))
 
 
 def has_groups(clips: pa.Table) -> bool:
-    """Whether any clip names its group."""
+    """Return whether any clip has a group."""
     return GROUP in clips.column_names and clips[GROUP].null_count < clips.num_rows
 
 
 def groups_of(clips: pa.Table) -> np.ndarray:
-    """The group (N,) of each clip; a clip that names none is a group of its own."""
+    """Return the group (N,) of each clip; a clip without one is a group of its own."""
     if not has_groups(clips):
         return np.array([f"clip/{clip_id}" for clip_id in clips["clip_id"].to_pylist()], dtype=str)
     pairs = zip(clips[GROUP].to_pylist(), clips["clip_id"].to_pylist(), strict=True)
@@ -154,17 +152,17 @@ def groups_of(clips: pa.Table) -> np.ndarray:
 
 
 def draw_groups(clips: pa.Table, shares: Sequence[float], seed: int) -> np.ndarray:
-    """Whole groups dealt to parts, so that each part comes near its share of the clips and of each label.
+    """Distribute whole groups over parts, so that each part has about its share of the clips and of each label.
 
-    Groups are dealt one by one, large ones first, in an order that the seed draws among groups of similar size.
-    Each goes to the part that lacks most of what the group has (in the sense of chi-square, as the greedy dealing of
-    stratified group folds does).
+    Groups are assigned one by one, large ones first, in an order that the seed determines among groups of similar
+    size. Each is assigned to the part that lacks most of what the group has (by chi-square, like the greedy
+    algorithm of stratified group folds).
 
     Args:
-        shares: of the parts; they sum to 1.
+        shares: shares of the parts; their sum is 1.
 
     Returns:
-        The part (N,) int64 of each clip.
+        The index of the part (N,) int64 of each clip.
     """
     names, group = np.unique(groups_of(clips), return_inverse=True)
     has = np.column_stack([np.ones(clips.num_rows), _patterns(clips) == 1]).astype(np.float64)
@@ -182,7 +180,7 @@ def draw_groups(clips: pa.Table, shares: Sequence[float], seed: int) -> np.ndarr
 
 
 def _patterns(clips: pa.Table) -> np.ndarray:
-    """For each clip and label, (N, L): 1 if the label is present, 0 if not, 2 if that is not known."""
+    """Return (N, L) for each clip and label: 1 if the label is present, 0 if not, 2 if unknown."""
     patterns = np.zeros((clips.num_rows, 0), np.int8)
     for label in labels_of(clips.schema):
         values = clips[label.name].to_numpy()
@@ -192,7 +190,7 @@ def _patterns(clips: pa.Table) -> np.ndarray:
 
 
 def _positions(clips: pa.Table, seed: int) -> np.ndarray:
-    """Place (N,) of each clip in the stratified random order."""
+    """Return the position (N,) of each clip in the stratified random order."""
     patterns = _patterns(clips)
     hashes = [_hash(seed, clip_id) for clip_id in clips["clip_id"].to_pylist()]
     order = np.lexsort([np.array(hashes, "S32"), *patterns.T[::-1]])

@@ -1,4 +1,4 @@
-"""What a corpus looks like in numbers, for the report. Everything returned can be written as JSON."""
+"""Statistics of a corpus for the report. All results can be written as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class LabelStatistics:
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """One split: how many clips have each medium, each modality (by any medium that gives it), each label."""
+    """One split: number of clips by medium, by modality (with any medium that provides it) and by label."""
 
     num_clips: int
     num_labelled: int
@@ -45,7 +45,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class CorpusStatistics:
-    """All of it. ``correlations`` (L, L): Pearson's r between labels over train and val; None: undefined."""
+    """All statistics. ``correlations`` (L, L) is Pearson's r between labels over train and val; None if undefined."""
 
     splits: dict[str, SplitStatistics]
     shifts: dict[str, Shift]
@@ -54,7 +54,7 @@ class CorpusStatistics:
 
 
 def describe(clips: pa.Table) -> CorpusStatistics:
-    """Statistics of a ``clips.parquet`` table; ``dataclasses.asdict`` of it is JSON."""
+    """Compute the statistics of a ``clips.parquet`` table. ``dataclasses.asdict`` of the result is JSON."""
     labels = labels_of(clips.schema)
     return CorpusStatistics(
         splits={split: split_statistics(_in_splits(clips, split), labels) for split in SPLITS},
@@ -65,7 +65,7 @@ def describe(clips: pa.Table) -> CorpusStatistics:
 
 
 def split_statistics(clips: pa.Table, labels: Sequence[Label]) -> SplitStatistics:
-    """Counts of the clips of one split."""
+    """Count the clips of one split."""
     present = {name: pc.is_valid(clips[name]).to_numpy() for name in MEDIA_COLUMNS}
     modalities = {
         modality: int(np.logical_or.reduce([present[name] for name in media]).sum())
@@ -86,7 +86,7 @@ def split_statistics(clips: pa.Table, labels: Sequence[Label]) -> SplitStatistic
 
 
 def label_statistics(values: np.ndarray, low: float) -> LabelStatistics:
-    """Mean, population standard deviation and share at ``low`` of ``values`` (N,), NaN where unlabelled."""
+    """Compute mean, population standard deviation and share at ``low`` of ``values`` (N,), NaN where unlabelled."""
     known = values[~np.isnan(values)]
     if not len(known):
         return LabelStatistics(0, None, None, None)
@@ -94,9 +94,9 @@ def label_statistics(values: np.ndarray, low: float) -> LabelStatistics:
 
 
 def label_shifts(clips: pa.Table) -> dict[str, Shift]:
-    """How differently each label is distributed in train and in val; labels that either lacks are left out.
+    """Test for each label whether its distributions in train and val differ. Labels missing in either are left out.
 
-    The p-value is the asymptotic one: labels have many ties, for which no exact one holds.
+    The p-value is asymptotic, because the exact one does not hold with ties, which labels have many of.
     """
     shifts = {}
     train, val = _in_splits(clips, "train"), _in_splits(clips, "val")
@@ -109,7 +109,7 @@ def label_shifts(clips: pa.Table) -> dict[str, Shift]:
 
 
 def label_correlations(clips: pa.Table) -> list[list[float | None]]:
-    """Pearson's r (L, L) between labels over the clips of train and val that have both."""
+    """Compute Pearson's r (L, L) between labels over the clips of train and val that have both."""
     values = _label_matrix(_in_splits(clips, "train", "val"), labels_of(clips.schema))
     matrix = pd.DataFrame(values).corr(min_periods=2).to_numpy()
     return [[None if np.isnan(r) else float(r) for r in row] for row in matrix]
@@ -120,6 +120,6 @@ def _in_splits(clips: pa.Table, *splits: str) -> pa.Table:
 
 
 def _label_matrix(clips: pa.Table, labels: Sequence[Label]) -> np.ndarray:
-    """(N, L) float64, NaN where unlabelled."""
+    """Return labels (N, L) float64, NaN where unlabelled."""
     columns = [clips[label.name].to_numpy() for label in labels]
     return np.column_stack(columns) if columns else np.empty((clips.num_rows, 0))

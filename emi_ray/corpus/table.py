@@ -1,7 +1,7 @@
-"""A corpus given as one table: CSV or Parquet with ``clip_id``, ``split``, ``group``, media columns and labels.
+"""A corpus in one table: CSV or Parquet with ``clip_id``, ``split``, ``group``, media columns and labels.
 
-Every other column that holds numbers is a label (see ``column_roles.py``): one or twenty, in any range. Relative
-paths start at the table's folder. A ``transcript`` is the text itself, unless it names a ``.txt`` file.
+Every other numeric column is a label (see ``column_roles.py``), in any number and any range. Relative paths start at
+the table's folder. A ``transcript`` is the text itself, or the name of a ``.txt`` file.
 """
 
 import difflib
@@ -21,10 +21,10 @@ from emi_ray.errors import UserError
 from emi_ray.schema import GROUP, MEDIA_COLUMNS, SPLITS
 
 TABLES = ("clips.csv", "clips.parquet")
-"""What a table is called in a folder that is given as the source."""
+"""Names of the table in a folder that is given as the source."""
 
 _NO_VALUE = pa.array(["NA", "N/A", "<NA>", "nan", "NaN", "NAN", "None", "none", "null", "NULL"])
-"""What programs write for a value that is not there; in a column of text it may be a word."""
+"""What programs write for a missing value. In a text column it may also be a word."""
 
 _PATH_COLUMNS = tuple(name for name in MEDIA_COLUMNS if name != "transcript")
 
@@ -33,7 +33,7 @@ def read_table_corpus(source: str, settings: CorpusSettings) -> Listing:
     """Read a table, the table in a folder, or a folder of media files without a table.
 
     Raises:
-        UserError: there is nothing at ``source``, the table cannot be read, or lacks a column it needs.
+        UserError: ``source`` does not exist, the table cannot be read, or it lacks a required column.
     """
     source = absolute(source)
     kind = kind_of(source)
@@ -46,10 +46,10 @@ def read_table_corpus(source: str, settings: CorpusSettings) -> Listing:
 
 
 def read_demo_corpus(source: str, settings: CorpusSettings) -> Listing:
-    """Read the folder that the demo corpus was rendered into. Only its table is read, never its plan."""
+    """Read the folder of a rendered demo corpus. Only its table is read, not its plan."""
     table = join(absolute(source), TABLES[0])
     if kind_of(table) != fs.FileType.File:
-        raise UserError(f"{source} holds no demo corpus: {TABLES[0]} is not there. Render it: emi-ray demo.")
+        raise UserError(f"{source} has no demo corpus: {TABLES[0]} does not exist. Render it: emi-ray demo.")
     return read_table(table, settings)
 
 
@@ -60,7 +60,7 @@ def read_table(path: str, settings: CorpusSettings, needs_media: bool = True) ->
         needs_media: refuse a table without any media column.
 
     Raises:
-        UserError: the table cannot be read, or lacks a column it needs.
+        UserError: the table cannot be read, or lacks a required column.
     """
     table = read_columns(path, settings.encoding)
     _refuse_useless(table.column_names, path, needs_media)
@@ -98,13 +98,13 @@ def _words_for_nothing(clips: pa.Table, name: str, path: str) -> list[Finding]:
         return []
     found = pc.is_in(clips[name], value_set=_NO_VALUE)
     message = (
-        f"{path}: {name}: NA, None, nan and the like are taken for text. Leave cells without a value empty"
+        f"{path}: {name}: NA, None, nan and the like are read as text. Leave cells without a value empty"
     )
     return about("warning", message, ids_where(clips, found))
 
 
 def read_clips(path: str, encoding: str | None = None) -> Listing:
-    """Ids, media and transcripts of a table of clips that are to be predicted; its other columns are not looked at.
+    """Read ids, media and transcripts of a table of clips to predict. Its other columns are ignored.
 
     Raises:
         UserError: the table cannot be read, or has no ids or no media.
@@ -151,7 +151,7 @@ def _splits(table: pa.Table, labels: Sequence[str], path: str) -> pa.ChunkedArra
 def _transcripts(
     clips: pa.Table, values: pa.ChunkedArray, path: str, encoding: str | None
 ) -> tuple[pa.ChunkedArray, list[Finding]]:
-    """What is said: values that name a ``.txt`` file are replaced by what the file holds."""
+    """Return the transcripts; values that name a ``.txt`` file are replaced by its content."""
     named = pc.match_substring_regex(values, r"(?i)^[^\n]*\.txt$")
     if not pc.any(named).as_py():
         return values, []
@@ -164,5 +164,5 @@ def _transcripts(
     )
     values = pc.if_else(absent, pa.scalar(None, pa.string()), values)
     values = pc.replace_with_mask(values.combine_chunks(), there.combine_chunks(), texts)
-    message = f"{path}: transcript: the .txt file is not there; such clips count as without transcript"
+    message = f"{path}: transcript: the .txt file does not exist; such clips count as without transcript"
     return pa.chunked_array([values]), about("warning", message, ids_where(clips, absent))

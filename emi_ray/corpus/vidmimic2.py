@@ -1,14 +1,14 @@
-"""Hume-Vidmimic2, in the layout that its organisers ship.
+"""Hume-Vidmimic2, in the layout of its organisers.
 
     train_split.csv                     Filename, then the six emotions
     valid_split.csv or val_split.csv    the same
     test_split.csv or test_split.txt    optional: the ids of the test clips
-    (train and valid may have a column "group": who is in a clip)
+    (train and valid may have a column "group": the person in a clip)
     raw/<id>.mp4  audio/<id>.mp3  face_images/<id>/<n>.jpg  text/<id>.txt  openface/<id>.csv
 
-Ids are 5-digit strings. Files that spell them as ints or floats (``123``, ``123.0``) are understood: inside
-``emi_ray`` a clip's id is always padded, and :func:`spelled_test_ids` gives back how the test list spells it.
-Without a test list the test clips are those with media that stand in neither split.
+Ids are 5-digit strings. Files may also write them as ints or floats (``123``, ``123.0``): inside ``emi_ray`` the id
+of a clip is always padded, and :func:`spelled_test_ids` returns the spelling of the test list. Without a test list,
+the test clips are those with media that are in neither split.
 """
 
 import re
@@ -42,7 +42,7 @@ _LAYOUT = {
 
 
 def read_vidmimic2(source: str, settings: CorpusSettings) -> Listing:
-    """Read the split files and list the media folders. Media that are not there are null.
+    """Read the split files and list the media folders. Missing media are null.
 
     Raises:
         UserError: a split file is missing, or lacks a column.
@@ -50,10 +50,10 @@ def read_vidmimic2(source: str, settings: CorpusSettings) -> Listing:
     source = absolute(source)
     if settings.labels not in (None, EMOTIONS):
         raise UserError(
-            "corpus.labels: Hume-Vidmimic2 has the six emotions. Leave it out: 'corpus.labels=null'."
+            "corpus.labels: the labels of Hume-Vidmimic2 are the six emotions. Set 'corpus.labels=null'."
         )
     if kind_of(source) != fs.FileType.Directory:
-        raise UserError(f"--source {source}: there is no such folder. Give the one with train_split.csv.")
+        raise UserError(f"--source {source}: there is no such folder. Give the folder with train_split.csv.")
     media = {column: _list_media(source, *place) for column, place in _LAYOUT.items()}
     read = {split: _read_split(source, names, settings) for split, names in _SPLIT_FILES.items()}
     splits = {split: part for split, (part, _) in read.items()}
@@ -73,15 +73,15 @@ def read_vidmimic2(source: str, settings: CorpusSettings) -> Listing:
 
 
 def padded(clip_id: str) -> str:
-    """``123``, ``123.0`` and ``00123`` are one clip: ``00123``. What is no number stays as it is."""
+    """Pad an id to five digits: ``123``, ``123.0`` and ``00123`` are ``00123``. Other ids are unchanged."""
     match = re.fullmatch(r"(\d+)(\.0+)?", clip_id.strip())
     return match[1].zfill(5) if match else clip_id.strip()
 
 
 def spelled_test_ids(source: str) -> dict[str, str]:
-    """Clip id → how the test list spells it, in the order of the list; empty where there is no list.
+    """Return clip id → its spelling in the test list, in the order of the list; empty if there is no list.
 
-    A submission that must spell ids as the organisers do looks them up here.
+    A submission must spell ids like the organisers do, and looks them up here.
     """
     source = absolute(source)
     path = _first_file(source, _TEST_LISTS)
@@ -104,7 +104,7 @@ def _first_file(source: str, names: tuple[str, ...]) -> str | None:
 
 
 def _list_media(source: str, folder: str, suffix: str) -> dict[str, str]:
-    """Clip id → path of its file (or, with no suffix, its folder)."""
+    """Return clip id → path of its file (or, without a suffix, its folder)."""
     place = join(source, folder)
     return {
         padded(name.removesuffix(suffix)): join(place, name)
@@ -118,7 +118,7 @@ def _read_split(
 ) -> tuple[pa.Table, list[Finding]]:
     path = _first_file(source, names)
     if path is None:
-        raise UserError(f"{source}: {' or '.join(names)} is not there. Put it beside the media folders.")
+        raise UserError(f"{source}: {' or '.join(names)} does not exist. Put it beside the media folders.")
     table = read_csv(path, settings.encoding)
     for name in (_ID_COLUMN, *EMOTIONS):
         if name not in table.column_names:
@@ -140,18 +140,18 @@ def _test_clips(
     labelled = {clip_id for part in splits.values() for clip_id in part["clip_id"].to_pylist()}
     unlisted = sorted({clip_id for found in media.values() for clip_id in found} - labelled - set(listed))
     if listed:
-        message = f"{source}: media of clips that stand in no split file and not in the test list: left out"
+        message = f"{source}: media of clips that are neither in a split file nor in the test list: left out"
         return pa.table({"clip_id": listed}), about("info", message, unlisted)
     early = [clip_id for clip_id in unlisted if clip_id.isdigit() and int(clip_id) < FIRST_TEST_ID]
     message = (
-        f"{source}: taken for test clips, for they stand in no split file; but ids below {FIRST_TEST_ID} are "
-        "of train or val. Is a split file incomplete? A test_split.csv says which clips are test"
+        f"{source}: treated as test clips, because they are in no split file; but ids below {FIRST_TEST_ID} belong "
+        "to train or val. Is a split file incomplete? A test_split.csv defines the test clips"
     )
     return pa.table({"clip_id": pa.array(unlisted, pa.string())}), about("warning", message, early)
 
 
 def _read_transcripts(clips: pa.Table, encoding: str | None) -> pa.Table:
-    """Put the text in the place of its path; an empty file means: no transcript."""
+    """Replace paths of transcripts by the text; an empty file means no transcript."""
     paths = clips["transcript"]
     texts = iter(read_texts(paths.drop_null().to_pylist(), encoding))
     read = [None if path is None else next(texts) or None for path in paths.to_pylist()]
@@ -164,9 +164,9 @@ def _incomplete(clips: pa.Table) -> list[Finding]:
     parts = [f"{split} {counts.get(split, 0):,} of {official:,}" for split, official in NUM_CLIPS.items()]
     if all(counts.get(split) == official for split, official in NUM_CLIPS.items()):
         return []
-    return [Finding("info", f"not the whole of Hume-Vidmimic2: {', '.join(parts)}.")]
+    return [Finding("info", f"incomplete copy of Hume-Vidmimic2: {', '.join(parts)}.")]
 
 
 def _strange_ids(clips: pa.Table) -> list[Finding]:
     strange = [clip_id for clip_id in clips["clip_id"].drop_null().to_pylist() if not clip_id.isdigit()]
-    return about("warning", f"{_ID_COLUMN} is no number; kept as it stands", strange)
+    return about("warning", f"{_ID_COLUMN} is not a number; kept unchanged", strange)

@@ -1,13 +1,13 @@
-"""Features that others made, into the store; features of the store, out to others.
+"""Import features that were computed elsewhere into the store, and export features of the store.
 
-pickles.py     an unpickler that admits numpy arrays and torch tensors, and nothing else
-arrays.py      files of arrays: .npy, .pt, .safetensors, .pkl
+pickles.py     an unpickler that admits only numpy arrays and torch tensors
+arrays.py      files with one array: .npy, .pt, .safetensors, .pkl
 sources.py     a folder of such files
-tables.py      one file of many clips: .npz, HDF5, Parquet
-layouts.py     which folders hold which modality
-clips.py       clips.parquet of a corpus that has features and no media
+tables.py      one file with many clips: .npz, HDF5, Parquet
+layouts.py     the folders of each modality
+clips.py       clips.parquet of a corpus with features but without media
 importing.py   import_features
-storing.py     checks clips and writes them a part at a time
+storing.py     check clips and write them in parts
 exporting.py   export_features
 """
 

@@ -1,4 +1,4 @@
-"""One clip's features out of one file: .npy, .pt, .safetensors, .pkl."""
+"""Read the features of one clip from one file: .npy, .pt, .safetensors, .pkl."""
 
 import zipfile
 import zlib
@@ -11,18 +11,18 @@ from emi_ray.errors import ClipError
 from emi_ray.exchange.pickles import RefusedError, load_pickle
 
 STAGE = "import"
-"""The stage under which clips that cannot be imported are quarantined."""
+"""Name of the stage in the failures of clips that cannot be imported."""
 
 
 def read_array(data: bytes, suffix: str) -> np.ndarray:
-    """The features (T, D) that a file holds; a vector (D,) is one step.
+    """Read the features (T, D) in a file; a vector (D,) is one step.
 
     Args:
-        data: the whole file.
+        data: the content of the file.
         suffix: a key of ``READERS``.
 
     Raises:
-        ClipError: the file is damaged, is refused, or holds no single array of numbers.
+        ClipError: the file is damaged or refused, or does not contain exactly one numeric array.
     """
     try:
         return as_steps(READERS[suffix](data))
@@ -31,12 +31,12 @@ def read_array(data: bytes, suffix: str) -> np.ndarray:
 
 
 def as_steps(value: Any) -> np.ndarray:
-    """(T, D) float16, float32 or float64, out of an array, a tensor, or a container of one.
+    """Convert an array, a tensor, or a container of one to (T, D) float16, float32 or float64.
 
-    Leading axes of length 1 are dropped: (1, T, D) is (T, D). A list of vectors of one size is (T, D).
+    Leading axes of length 1 are dropped: (1, T, D) is (T, D). A list of vectors of equal size is (T, D).
 
     Raises:
-        ClipError: it is not told which array is meant, or its shape or type are not those of features.
+        ClipError: there are several arrays, or the shape or type is not that of features.
     """
     array = _numbers(_single(value))
     while array.ndim > 2 and len(array) == 1:
@@ -49,7 +49,7 @@ def as_steps(value: Any) -> np.ndarray:
 
 
 def check_range(values: np.ndarray, dtype: np.dtype) -> None:
-    """Refuse what a store of ``dtype`` cannot hold.
+    """Check that a store of ``dtype`` can represent all values.
 
     Raises:
         ClipError: a value is NaN, infinite, or rounds to infinity.
@@ -60,17 +60,17 @@ def check_range(values: np.ndarray, dtype: np.dtype) -> None:
         return
     step, place = np.argwhere(~finite)[0]
     value = values[step, place]
-    reason = f"is more than {dtype} holds" if np.isfinite(value) else "is no finite number"
+    reason = f"exceeds the range of {dtype}" if np.isfinite(value) else "is not a finite number"
     raise ClipError(STAGE, f"value {place} of step {step} is {value:g}: it {reason}")
 
 
 def _single(value: Any) -> Any:
-    """The one array in a container; the container itself where it is a list of vectors."""
+    """Return the only array in a container; the container itself if it is a list of vectors."""
     if isinstance(value, Mapping):
         arrays = {key: held for key, held in value.items() if _has_axes(held)}
         if len(arrays) != 1:
             found = ", ".join(map(repr, arrays)) or "none"
-            raise ClipError(STAGE, f"a dictionary must hold one array; its arrays are: {found}")
+            raise ClipError(STAGE, f"a dictionary must contain one array; its arrays are: {found}")
         return _single(next(iter(arrays.values())))
     if isinstance(value, list | tuple) and len(value) == 1:
         return _single(value[0])
@@ -85,7 +85,7 @@ def _numbers(value: Any) -> np.ndarray:
     if isinstance(value, list | tuple):
         parts = [_numbers(part) for part in value]
         if not parts or len({part.shape for part in parts}) > 1:
-            raise ClipError(STAGE, f"a list of {len(parts)} arrays of several shapes is no single array")
+            raise ClipError(STAGE, f"a list of {len(parts)} arrays of different shapes is not a single array")
         return np.stack(parts)
     if hasattr(value, "detach"):
         value = _from_torch(value)
@@ -94,7 +94,7 @@ def _numbers(value: Any) -> np.ndarray:
         return array.astype(np.float64)
     if array.dtype.kind != "f":
         kind = type(value).__name__ if array.dtype.kind in "OUS" else f"array of {array.dtype}"
-        raise ClipError(STAGE, f"holds no numbers but: {kind}")
+        raise ClipError(STAGE, f"contains no numbers but: {kind}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -114,7 +114,7 @@ def _read_npy(data: bytes) -> Any:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise RefusedError(f"is no .npy of numbers ({error})") from None
+        raise RefusedError(f"is not a numeric .npy file ({error})") from None
 
 
 def _read_safetensors(data: bytes) -> Any:
@@ -124,7 +124,7 @@ def _read_safetensors(data: bytes) -> Any:
     try:
         return load(data)
     except SafetensorError as error:
-        raise RefusedError(f"is no safetensors ({error})") from None
+        raise RefusedError(f"is not a safetensors file ({error})") from None
 
 
 READERS: Mapping[str, Callable[[bytes], Any]] = {
@@ -135,4 +135,4 @@ READERS: Mapping[str, Callable[[bytes], Any]] = {
     ".pth": load_pickle,
     ".safetensors": _read_safetensors,
 }
-"""Suffix → reader of such files."""
+"""Readers by suffix."""

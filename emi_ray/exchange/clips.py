@@ -1,4 +1,4 @@
-"""``clips.parquet`` of a corpus that comes as features: ids, splits and labels, media only where they are there."""
+"""Write ``clips.parquet`` for a corpus of imported features: ids, splits and labels, and media if there are any."""
 
 from collections.abc import Collection, Sequence
 
@@ -30,20 +30,21 @@ def init_from_features(
     extend: bool = False,
     overrides: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
-    """Make the workspace, unless it holds a corpus already; with ``extend`` that one gets the clips it lacks.
+    """Create the workspace, unless it has a corpus already; with ``extend``, add missing clips to that corpus.
 
     Args:
-        splits: a folder with the split CSVs of Hume-Vidmimic2, or a table with clip_id, split and labels;
-            None: the split CSVs in ``source``, and where there are none, every clip is of the test split.
-        spelled: the ids that have features, as files spell them.
-        pads_ids: ids are Hume's.
-        overrides: ``section.key=value`` each, as in ``corpus.labels=[Joy]``.
+        splits: a folder with the split CSVs of Hume-Vidmimic2, or a table with clip_id, split and labels. None: the
+        split
+            CSVs in ``source``; if there are none, every clip belongs to the test split.
+        spelled: the ids with features, in the spelling of the files.
+        pads_ids: whether ids are Hume's.
+        overrides: items of the form ``section.key=value``, for example ``corpus.labels=[Joy]``.
 
     Returns:
-        What is to be remarked about the corpus; nothing about one that was there before.
+        Findings about the new corpus; nothing about an existing one.
 
     Raises:
-        UserError: the corpus cannot work, or has other labels than the one it is to extend.
+        UserError: the corpus has errors, or has other labels than the one to extend.
     """
     if workspace.exists(CLIPS) and not extend:
         return ()
@@ -62,16 +63,16 @@ def init_from_features(
 
 
 def match_ids(spelled: Sequence[str], clip_ids: Collection[str]) -> dict[str, str]:
-    """Clip id → how the source spells it; ids that only lack Hume's padding are matched too.
+    """Return clip id → its spelling in the source. Ids that only lack Hume's padding are matched too.
 
     Raises:
-        UserError: two spellings are of one clip.
+        UserError: two spellings mean the same clip.
     """
     known = set(clip_ids)
     for clip_id, names in _spellings(spelled).items():
         if clip_id in known and len(names) > 1 and not set(names) <= known:
             raise UserError(
-                f"'{names[0]}' and '{names[1]}' are features of one clip, {clip_id}. Remove one of them."
+                f"'{names[0]}' and '{names[1]}' are features of the same clip, {clip_id}. Remove one of them."
             )
     padding = {padded(name): name for name in spelled if padded(name) in known}
     return {**padding, **{name: name for name in spelled if name in known}}
@@ -85,7 +86,7 @@ def _spellings(spelled: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _extended(clips: pa.Table, found: pa.Table, where: str) -> pa.Table:
-    """``clips`` and the rows of ``found`` that it lacks."""
+    """Return ``clips`` with the rows of ``found`` that it lacks."""
     if labels_of(found.schema) and labels_of(found.schema) != labels_of(clips.schema):
         raise UserError(f"{where}: other labels than the workspace has. Import into a new workspace.")
     fresh = found.filter(pc.invert(pc.is_in(found["clip_id"], clips["clip_id"].combine_chunks())))
@@ -116,6 +117,6 @@ def _has_split_files(place: str) -> bool:
 def _unlabelled(where: str, ids: Sequence[str]) -> Listing:
     clips = pa.table({"clip_id": pa.array(ids, pa.string()), "split": pa.repeat("test", len(ids))})
     message = (
-        f"{where}: no {_SPLIT_FILE} here and no --splits, so every clip is of the test split, without labels."
+        f"{where}: no {_SPLIT_FILE} and no --splits, so every clip belongs to the test split, without labels."
     )
     return Listing(clips, (), where, findings=(Finding("warning", message),), needs_media=False)

@@ -1,4 +1,4 @@
-"""Columns of a table of features: which of them say when a row is, and what they say as numbers."""
+"""Identify the columns of a feature table that give the time of a row, and convert them to numbers."""
 
 import numpy as np
 import pyarrow as pa
@@ -32,14 +32,14 @@ SEQUENCE_NAMES = (
         "offset",
     ),
 )
-"""Columns that say when a row is, in any case; the first of them that is there puts rows in order."""
+"""Names of columns that give the time of a row, in any case. The first one that exists determines the order."""
 
 _LAST_NUMBER = r"(?P<number>\d+(?:\.\d+)?)\D*$"
-"""Of a text such as ``frame_0012.jpg``."""
+"""The last number in a text such as ``frame_0012.jpg``."""
 
 
 def as_numbers(column: pa.Array) -> np.ndarray:
-    """A column (N,) float64, NaN where null; of a column of times or of text, what says when a row is."""
+    """Convert a column to (N,) float64, NaN where null. Temporal types become integers, texts their last number."""
     kind = column.type
     if is_text(kind):
         column = pc.struct_field(pc.extract_regex(column, _LAST_NUMBER), "number")
@@ -50,7 +50,7 @@ def as_numbers(column: pa.Array) -> np.ndarray:
 
 
 def counts(name: str) -> bool:
-    """Whether a column says when a row is, or counts the rows of the file."""
+    """Return whether a column gives the time of a row, or numbers the rows of the file."""
     return name.strip().lower() in SEQUENCE_NAMES or name.startswith(("Unnamed: ", "__index_level_"))
 
 

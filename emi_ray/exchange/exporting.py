@@ -1,7 +1,7 @@
-"""Features of the store, out to others: float32 arrays, one file a clip.
+"""Export features of the store as float32 arrays, one file per clip.
 
-The store keeps float16, of which float32 is a superset: what was float16 to begin with comes back bit by bit,
-everything else as it was rounded when it was stored.
+Every float16 is exactly representable as float32: features that were float16 originally are exported bit by bit,
+others as they were rounded when they were stored.
 """
 
 import io
@@ -32,7 +32,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written of one modality; ``num_zeros`` clips without it are a vector of zeros."""
+    """The files written for one modality. ``num_zeros`` clips without features got a vector of zeros."""
 
     modality: Modality
     fingerprint: str
@@ -50,31 +50,33 @@ def export_features(
     features: str | None = None,
     on_progress: Progress = lambda done, total, title: None,
 ) -> list[Exported]:
-    """Write features as another program wants them.
+    """Write features in the layout of another program.
 
-    ``mimicmetrics``: pickled arrays, (D,) for text of one step and (T, D) else, a vector of zeros for a clip
-    that lacks text; and the split CSVs where the labels are the six emotions. ``folder``: ``<id>.npy`` (T, D).
+    ``mimicmetrics``: pickled arrays, (D,) for text with one step and (T, D) otherwise, a vector of zeros for a clip
+    without text; and the split CSVs if the labels are the six emotions. ``folder``: ``<id>.npy`` (T, D).
 
     Args:
         layout: a key of ``EXPORTS``.
         to: the folder to write into; a local path or a URI.
-        modality: only this one; ``folder`` holds one modality.
-        features: fingerprint or extractor name, where there are several of a modality.
+        modality: only this modality; required for ``folder`` if there are several.
+        features: fingerprint or extractor name, required if a modality has several sets of features.
 
     Raises:
-        UserError: no such layout, there are no features, or it is not told which.
+        UserError: the layout is unknown, there are no features, or the choice among several is missing.
     """
     if layout not in EXPORTS:
         raise UserError(f"--layout '{layout}': {choices(layout, EXPORTS)}")
     chosen = [modality] if modality else [m for m in EXPORTS[layout] if _full_stores(workspace, m)]
     if not chosen:
-        raise UserError(f"{workspace.root} holds no features yet: make them with emi-ray extract.")
+        raise UserError(f"{workspace.root} has no features yet. Run emi-ray extract.")
     if layout == "folder" and len(chosen) > 1:
-        raise UserError(f"--layout folder holds one modality. Add --modality, one of: {', '.join(chosen)}.")
+        raise UserError(f"--layout folder has one modality. Add --modality, one of: {', '.join(chosen)}.")
     stores = [_choose(workspace, m, features) for m in chosen]
     for store in stores:
         for clip_id in [*store.clip_ids(), *_zeros(store, EXPORTS[layout][store.modality])]:
-            _path(EXPORTS[layout][store.modality], clip_id)  # all are checked before the first is written
+            _path(
+                EXPORTS[layout][store.modality], clip_id
+            )  # check all names before the first file is written
     target = Workspace(to)
     done = [_export(store, target, layout, EXPORTS[layout][store.modality], on_progress) for store in stores]
     if layout == "mimicmetrics":
@@ -83,12 +85,12 @@ def export_features(
 
 
 def export_transcripts(workspace: Workspace, to: str) -> tuple[str, int]:
-    """Write ``transcripts.csv`` into a folder: ``clip_id, transcript, origin`` of every clip that has one.
+    """Write ``transcripts.csv`` into a folder: ``clip_id, transcript, origin`` of every clip with a transcript.
 
-    ``origin`` is ``corpus``, or the fingerprint of the recogniser; of several, the first of them by name.
+    ``origin`` is ``corpus``, or the fingerprint of the recogniser; if there are several, the first by name.
 
     Returns:
-        Where it was written, and the number of transcripts.
+        The path of the file, and the number of transcripts.
 
     Raises:
         UserError: no clip has a transcript.
@@ -103,7 +105,7 @@ def export_transcripts(workspace: Workspace, to: str) -> tuple[str, int]:
         rows += new
     if not rows:
         raise UserError(
-            f"{workspace.root} has no transcripts: give them with the corpus, or set transcriber.name=whisper and "
+            f"{workspace.root} has no transcripts. Add them to the corpus, or set transcriber.name=whisper and "
             "extract text."
         )
     table = pd.DataFrame(sorted(rows), columns=["clip_id", "transcript", "origin"])
@@ -125,7 +127,7 @@ def _choose(workspace: Workspace, modality: Modality, features: str | None) -> F
     problem = "several sets of" if fitting else "no"
     wanted = f" called '{features}'" if features else ""
     raise UserError(
-        f"{workspace.root} holds {problem} {modality} features{wanted}; there are: {listing}. "
+        f"{workspace.root} has {problem} {modality} features{wanted}; available: {listing}. "
         "Choose with --features FINGERPRINT."
     )
 
@@ -148,7 +150,7 @@ def _export(
 
 
 def _zeros(store: FeatureStore, part: Part) -> Sequence[str]:
-    """Ids of the clips that are a vector of zeros: those that lack the input; not those that were quarantined."""
+    """Return the ids of clips that get a vector of zeros: those that lack the input, not those that failed."""
     if not part.zero_is_missing:
         return []
     failures = read_failures(store.workspace, [store]).to_pylist()
@@ -156,7 +158,7 @@ def _zeros(store: FeatureStore, part: Part) -> Sequence[str]:
 
 
 def _path(part: Part, clip_id: str) -> str:
-    """Where a clip's file goes, without its suffix.
+    """Return the path of a clip's file, without its suffix.
 
     Raises:
         UserError: the id would lead out of the folder.
@@ -183,7 +185,7 @@ _WRITERS: Mapping[str, Callable[[Workspace, str, np.ndarray], None]] = {
 
 
 def _write_splits(workspace: Workspace, target: Workspace) -> None:
-    """The split CSVs of Hume-Vidmimic2, where the labels are the six emotions."""
+    """Write the split CSVs of Hume-Vidmimic2 if the labels are the six emotions."""
     clips = workspace.clips()
     if tuple(label.name for label in labels_of(clips.schema)) != EMOTIONS:
         return

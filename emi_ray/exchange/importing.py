@@ -1,8 +1,8 @@
-"""Ready features into the store.
+"""Import existing features into the store.
 
-The store keeps float16, or float32 where float16 would lose what a dimension varies by over all clips; features that
-float32 does not keep either are refused. A number that is not finite costs the clip, with the reason. How much is
-lost by rounding is measured (``ImportedPart.rounding``): nothing at all where every value is a float16 already.
+The store uses float16, or float32 if float16 would lose the variation of a dimension over all clips. Features that
+float32 cannot represent well enough either are refused. A clip with a value that is not finite is quarantined. The
+rounding error is measured (``ImportedPart.rounding``); it is zero if all values are float16 already.
 """
 
 from collections import Counter
@@ -30,15 +30,15 @@ from emi_ray.workspace import Workspace
 
 VERSION = 1
 NUM_PROBED = 32
-"""The first clips, whose most frequent size is that of the modality."""
+"""Number of clips that are read to determine the feature size, as the most frequent one."""
 
 Progress = Callable[[int, int, str], None]
-"""Called with (clips done, clips in all, what is going on)."""
+"""Called with (number of clips done, total number of clips, description)."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did; ``findings`` are remarks about the corpus, where it made one."""
+    """The result of an import. ``findings`` are about the corpus if the import has created it."""
 
     parts: Sequence[ImportedPart]
     findings: Sequence[Finding] = ()
@@ -57,35 +57,35 @@ def import_features(
     overrides: Sequence[str] = (),
     on_progress: Progress = lambda done, total, title: None,
 ) -> Imported:
-    """Put ready features into the store; makes the workspace where there is none.
+    """Import existing features into the store. Creates the workspace if it does not exist.
 
-    The fingerprint is a hash of the layout, the name and the content of all files: the same features have the
-    same one anywhere, and changed ones never pass for those of before. A killed import goes on where it stopped.
-    Memory holds one part (16 MiB of float16, or one clip) and one file at a time.
+    The fingerprint is a hash of the layout, the name and the content of all files: equal features have the same
+    fingerprint anywhere, and changed features another one. After an interruption, the next call continues. Memory
+    holds one part (16 MiB of float16, or one clip) and one file at a time.
 
     Args:
         layout: a key of ``LAYOUTS``.
         source: the folder or file; a local path or a URI.
-        modality: only this one; the layouts ``folder`` and ``table`` need to be told.
-        name: what recipes call these features (``encoders.vision.features=NAME``); by default
+        modality: only this modality; required for the layouts ``folder`` and ``table``.
+        name: name of these features in recipes (``encoders.vision.features=NAME``); by default
             ``imported-LAYOUT-MODALITY``.
-        splits: where the splits and labels of a new workspace are; by default the split CSVs in ``source``.
-        rate_hz: steps a second, for timestamps. By default 6 for the organisers' vit and 50 for their
-            wav2vec2; elsewhere unknown, and timestamps count steps as if there was one a second.
-        extend: the source has got more clips since it was imported, or other features of some: they join the corpus,
-            and join or replace the features of that time, whose fingerprint stays, so that models trained on these
-            can be given the new clips.
-        overrides: ``section.key=value`` each, for a new workspace, as in ``corpus.labels=[Joy]``.
+        splits: location of the splits and labels of a new workspace; by default the split CSVs in ``source``.
+        rate_hz: steps per second, for timestamps. By default 6 for the organisers' vit and 50 for their wav2vec2;
+            otherwise unknown, and timestamps count steps as if there was one per second.
+        extend: update an earlier import after the source has got more clips, or other features of some clips. New
+            clips join the corpus, and features are added or replaced under the same fingerprint, so that models
+            trained on these features can be applied to the new clips.
+        overrides: items of the form ``section.key=value`` for a new workspace, for example ``corpus.labels=[Joy]``.
 
     Raises:
-        UserError: the layout, the source, the name or the corpus cannot work.
-        EmiRayError: nothing of a modality could be imported.
+        UserError: the layout, the source, the name or the corpus is invalid.
+        EmiRayError: no clip of a modality could be imported.
     """
     source = absolute(source)
     opened = [part for part in open_layout(layout, source, modality) if part.source.ids()]
     if not opened:
         raise UserError(
-            f"--source {source}: no file of features in it. Layout {layout}: {LAYOUTS[layout].title}."
+            f"--source {source}: it has no feature files. Layout {layout}: {LAYOUTS[layout].title}."
         )
     _check_name(name, opened)
     spelled = {clip_id for part in opened for clip_id in part.source.ids()}
@@ -108,29 +108,31 @@ def _check_name(name: str | None, opened: Sequence[OpenPart]) -> None:
     if name is None:
         return
     if name in EXTRACTORS:
-        raise UserError(f"--name '{name}' is what an extractor is called. Give another name.")
+        raise UserError(f"--name '{name}' is the name of an extractor. Give another name.")
     if len(opened) > 1:
-        raise UserError(f"--name '{name}' would be that of {len(opened)} modalities. Add --modality.")
+        raise UserError(
+            f"--name '{name}' would name the features of {len(opened)} modalities. Add --modality."
+        )
 
 
 def _refuse_labels(workspace: Workspace, source: Source) -> None:
-    """Refuse a table in which labels stand among the features: a model would be given what it has to predict.
+    """Refuse a table with labels among the features, because a model would get the values that it has to predict.
 
     Raises:
-        UserError: as said.
+        UserError: the table has such columns.
     """
     if not isinstance(source, ParquetSource):
         return
     labels = {snake(label.name) for label in (*labels_of(workspace.clips().schema), *EMOTION_LABELS)}
     if found := [name for name in source.feature_names() if snake(name) in labels]:
         raise UserError(
-            f"{source.place}: columns of labels stand among the features ({', '.join(found)}). Leave them out of "
-            "this table, and name a table of labels by --splits."
+            f"{source.place}: labels are among the feature columns ({', '.join(found)}). Remove them from this "
+            "table, and give a table of labels with --splits."
         )
 
 
 def _identify(layout: str, opened: OpenPart, name: str | None, rate_hz: float | None) -> dict[str, Any]:
-    """What the fingerprint is a hash of."""
+    """Return the identity that the fingerprint is a hash of."""
     modality, rate = opened.source.modality, rate_hz or opened.part.rate_hz
     return {
         "extractor": name or f"imported-{layout}-{modality}",
@@ -148,8 +150,8 @@ def _store(workspace: Workspace, identity: Mapping[str, Any], extend: bool) -> F
     held = [store for store in stores_of(workspace, modality) if store.describe()["extractor"] == name]
     if len(held) != 1:
         raise UserError(
-            f"--extend: {workspace.root} holds {len(held)} sets of {modality} features called '{name}', not one. "
-            "Import without --extend, and train anew."
+            f"--extend: {workspace.root} has {len(held)} sets of {modality} features named '{name}', not one. "
+            "Import without --extend, and train again."
         )
     return held[0]
 
@@ -169,8 +171,8 @@ def _import_part(
     result.num_unknown = len(source.ids()) - len(spelled)
     if not spelled:
         raise UserError(
-            f"{source.place}: none of its {len(source.ids()):,} ids ({source.ids()[0]}, for one) is a clip of "
-            f"{workspace.root}. Import into a new workspace, or name the files as clips.parquet does."
+            f"{source.place}: none of its {len(source.ids()):,} ids (for example {source.ids()[0]}) is a clip of "
+            f"{workspace.root}. Import into a new workspace, or name the files by the ids in clips.parquet."
         )
     todo = {spelling: clip_id for clip_id, spelling in spelled.items() if replaces or clip_id not in held}
     result.feature_dim = store.feature_dim if held else _usual_dim(opened, sorted(spelled.values()))
@@ -194,10 +196,10 @@ def _settle(
     spelled: Sequence[str],
     result: ImportedPart,
 ) -> None:
-    """Describe a new store, and choose the precision that keeps the variation of all of its clips.
+    """Create a new store, and choose the precision that keeps the variation of all clips.
 
     Raises:
-        UserError: not even float32 does.
+        UserError: even float32 is not sufficient.
     """
     store.create(identity, result.feature_dim)
     if "dtype" not in store.describe():
@@ -210,8 +212,8 @@ def _settle(
         if precision is None:
             loss, dimension = spread.loss("float32")
             raise UserError(
-                f"{source.place}: {spread.describe(dimension)}, and float32, the finest that is kept, would lose "
-                f"{min(loss, 1.0):.0%} of that. Subtract each dimension's mean from the features, and import again."
+                f"{source.place}: {spread.describe(dimension)}, and float32, the highest precision of the store, "
+                f"would lose {min(loss, 1.0):.0%} of that. Subtract each dimension's mean and import again."
             )
         loss, dimension = spread.loss("float16")
         why = "" if precision == "float16" else _why_single(loss, spread.describe(max(dimension, 0)))
@@ -222,18 +224,18 @@ def _settle(
 def _why_single(loss: float, dimension: str) -> str:
     if np.isinf(loss):
         return "a feature is beyond the range of float16"
-    return f"{dimension}, of which float16 would lose {min(loss, 1.0):.0%}"
+    return f"{dimension}, and float16 would lose {min(loss, 1.0):.0%} of that"
 
 
 def _usual_dim(opened: OpenPart, spelled: Sequence[str]) -> int:
-    """The most frequent size among the first clips; 0 where none can be read."""
+    """Return the most frequent size of the first clips; 0 if none can be read."""
     probed = opened.source.arrays(spelled[:NUM_PROBED])
     dims = Counter(values.shape[1] for _, values in probed if isinstance(values, np.ndarray))
     return dims.most_common(1)[0][0] if dims else 0
 
 
 def _write_missing(store: FeatureStore, place: str, known: Collection[str], result: ImportedPart) -> None:
-    """Quarantine the clips of the corpus that have features neither in the source nor from an earlier import."""
+    """Record the clips of the corpus that have features neither in the source nor from an earlier import."""
     clip_ids = store.workspace.clips(["clip_id"])["clip_id"].to_pylist()
     absent = [clip_id for clip_id in clip_ids if clip_id not in known]
     reason = f"no features of this clip in {place}"
@@ -244,7 +246,7 @@ def _write_missing(store: FeatureStore, place: str, known: Collection[str], resu
 def _refuse_nothing(result: ImportedPart, place: str) -> None:
     if result.num_imported or result.num_before:
         return
-    reason = next(iter(result.reasons.values()), "every clip is without")
+    reason = next(iter(result.reasons.values()), "no clip has any")
     raise EmiRayError(
         f"{place}: no {result.modality} features could be imported. The first reason: {reason}."
     )

@@ -1,4 +1,4 @@
-"""Which folders hold which modality: ``LAYOUTS`` to read, ``EXPORTS`` to write."""
+"""The folders of each modality: ``LAYOUTS`` for reading, ``EXPORTS`` for writing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from emi_ray.exchange.tables import open_table
 from emi_ray.schema import MODALITIES, Modality
 
 NOMINAL_RATE_HZ = 1.0
-"""Where nobody knows how many steps a second has: timestamps then count steps."""
+"""Rate in Hz if the number of steps per second is unknown; timestamps then count steps."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where a layout keeps one modality.
+    """The location of one modality in a layout.
 
     Args:
-        folder: below the source.
-        rate_hz: steps a second, None where the layout does not fix it.
-        zero_is_missing: a vector of zeros stands for a clip that lacks the modality.
+        folder: path below the source.
+        rate_hz: steps per second; None if the layout does not define it.
+        zero_is_missing: whether a vector of zeros stands for a clip that lacks the modality.
     """
 
     folder: str
@@ -32,9 +32,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """``parts`` of a folder; none where the user says by ``--modality`` what the source holds.
+    """A layout of features.
 
-    ``pads_ids``: ids are Hume's 5 digits, however a file spells them.
+    Attributes:
+        parts: by modality; empty if the user states with ``--modality`` what the source contains.
+        pads_ids: whether ids are Hume's 5 digits, whatever their spelling.
+        is_file: whether the source is a file.
     """
 
     title: str
@@ -61,8 +64,8 @@ LAYOUTS: Mapping[str, Layout] = {
         {"vision": Part("vit", rate_hz=6.0), "audio": Part("wav2vec2", rate_hz=50.0)},
         pads_ids=True,
     ),
-    "folder": Layout("one file a clip: <id>.npy, .pt, .safetensors or .pkl; needs --modality", {}),
-    "table": Layout("one .npz, .h5 or .parquet of all clips; needs --modality", {}, is_file=True),
+    "folder": Layout("one file per clip: <id>.npy, .pt, .safetensors or .pkl; needs --modality", {}),
+    "table": Layout("one .npz, .h5 or .parquet with all clips; needs --modality", {}, is_file=True),
 }
 
 EXPORTS: Mapping[str, Mapping[Modality, Part]] = {
@@ -73,17 +76,17 @@ EXPORTS: Mapping[str, Mapping[Modality, Part]] = {
 
 @dataclass(frozen=True)
 class OpenPart:
-    """A modality's features as they lie in a source."""
+    """The features of one modality in a source."""
 
     source: Source
     part: Part
 
 
 def open_layout(layout: str, source: str, modality: Modality | None) -> Sequence[OpenPart]:
-    """The modalities that a source holds, or the one that is asked for.
+    """Return the modalities in a source, or only the given one.
 
     Raises:
-        UserError: no such layout, nothing of it is there, or the modality is not told.
+        UserError: the layout is unknown, the source has nothing of it, or the modality is not given.
     """
     if layout not in LAYOUTS:
         raise UserError(f"--layout '{layout}': {choices(layout, LAYOUTS)}")
@@ -94,7 +97,7 @@ def open_layout(layout: str, source: str, modality: Modality | None) -> Sequence
     if not wanted.parts:
         if modality is None:
             raise UserError(
-                f"--layout {layout} does not tell the modality. Add --modality, one of: "
+                f"--layout {layout} does not define the modality. Add --modality, one of: "
                 f"{', '.join(MODALITIES)}."
             )
         found = open_table(modality, source) if wanted.is_file else FolderSource(modality, source)
@@ -113,5 +116,5 @@ def _parts_there(layout: str, source: str, modality: Modality | None) -> Sequenc
     ]
     if not there:
         folders = ", ".join(part.folder for part in chosen.values())
-        raise UserError(f"--source {source} holds none of {folders}. Give the folder above them.")
+        raise UserError(f"--source {source} contains none of {folders}. Give the folder above them.")
     return there

@@ -1,9 +1,9 @@
-"""Pickles that may hold numpy arrays, torch tensors and plain containers of them, and can do nothing.
+"""Read pickles of numpy arrays, torch tensors and plain containers of them, without executing anything.
 
-A pickle is a program: it may call any function that its reader can import. Here it may call those that numpy
-and torch write for arrays and tensors, and gets our own in their place, which check what they are given: with
-numpy's own, a forged type would have bytes of the file taken for objects in memory. Anything else is refused
-by name before it is imported, so nothing of it runs.
+A pickle is a program: it may call any function that its reader can import. Here it may call only the functions that
+numpy and torch write for arrays and tensors, and these are replaced by our own, which check their arguments: with
+numpy's own, a forged type could make bytes of the file be treated as objects in memory. Anything else is refused by
+name before it is imported, so that nothing of it runs.
 """
 
 import io
@@ -19,23 +19,23 @@ import numpy as np
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _TORCH_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""The long integer with which files of ``torch.save`` began before they were ZIP archives."""
+"""The long integer at the beginning of ``torch.save`` files before they became ZIP archives."""
 
 _UNSUPPORTED = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
-"""How torch's restricted unpickler names what a file wanted."""
+"""Message of torch's restricted unpickler about a name that a file uses."""
 
 _NUMBERS = re.compile(r"[fiu][1248]|b1")
 
 
 class RefusedError(Exception):
-    """The data are no pickle of arrays; the message says what is wrong, as the end of a sentence."""
+    """The data are not a pickle of arrays. The message is the end of a sentence about the file."""
 
 
 def load_pickle(data: bytes) -> Any:
-    """What a pickle, or a file of ``torch.save``, holds: arrays, tensors, numbers, text and containers.
+    """Load a pickle or a file of ``torch.save``: arrays, tensors, numbers, text and containers.
 
     Raises:
-        RefusedError: it wants anything else, by whose name it is refused, or it is damaged.
+        RefusedError: it uses anything else, or is damaged.
     """
     if data[:4] == _ZIP_MAGIC or _TORCH_MAGIC in data[:32]:
         return _plain(_load_torch(data))
@@ -51,11 +51,11 @@ _DAMAGE = (
     *(EOFError, OSError, ValueError, TypeError, AttributeError),
     *(LookupError, MemoryError, OverflowError, RuntimeError),
 )
-"""What damaged or forged files make the unpickler, numpy and torch raise."""
+"""Exceptions of the unpickler, numpy and torch that damaged or forged files cause."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Finds in ``ADMITTED`` only."""
+    """Resolves only the names in ``ADMITTED``."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = ADMITTED.get(module, {}).get(name)
@@ -68,7 +68,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class _Dtype:
-    """In the place of ``numpy.dtype``: a type of numbers."""
+    """Replacement of ``numpy.dtype`` that admits only numeric types."""
 
     def __init__(self, code: str, *_: Any) -> None:
         if not _NUMBERS.fullmatch(code):
@@ -82,7 +82,7 @@ class _Dtype:
 
 
 class _Array:
-    """In the place of ``numpy.ndarray``: made blank, then filled."""
+    """Replacement of ``numpy.ndarray``: created empty, then filled."""
 
     values: np.ndarray | None = None
 
@@ -98,7 +98,7 @@ def _blank(kind: Any, *_: Any) -> _Array:
 
 
 def _buffer(data: Any, dtype: _Dtype, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
-    """An array on its bytes."""
+    """Return an array that uses the memory of ``data``."""
     flat = np.frombuffer(data, dtype.numpy)
     if order == "K" and axis_order is not None:
         return flat.reshape(shape).transpose(axis_order)
@@ -110,19 +110,19 @@ def _scalar(dtype: _Dtype, data: bytes) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 0 to 2 spell bytes."""
+    """Return bytes as pickles of protocol 0 to 2 spell them."""
     if encoding not in ("latin1", "latin-1"):
         raise RefusedError(f"wants the codec {encoding!r}; nothing ran")
     return text.encode("latin-1")
 
 
 def _storage(data: bytes) -> Any:
-    """The memory of a pickled tensor: a file of ``torch.save`` in itself."""
+    """Return the memory of a pickled tensor, which is a file of ``torch.save`` itself."""
     return _load_torch(data)
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Any:
-    """A tensor on its memory; gradient flag and hooks are dropped."""
+    """Return a tensor on its memory; gradient flag and hooks are dropped."""
     import torch
 
     if not isinstance(storage, torch.storage.TypedStorage):
@@ -134,7 +134,7 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Any:
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
-    """A parameter as the plain tensor that it wraps."""
+    """Return the plain tensor of a parameter."""
     return tensor
 
 
@@ -151,11 +151,11 @@ ADMITTED: dict[str, dict[str, Callable[..., Any]]] = {
     "torch._utils": {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": _parameter},
     "torch.storage": {"_load_from_bytes": _storage},
 }
-"""Module → name → what stands in for it: all that a pickle may use."""
+"""Module → name → replacement: everything that a pickle may use."""
 
 
 def _plain(value: Any) -> Any:
-    """A value with arrays in the places of their stand-ins."""
+    """Replace the stand-ins in a value by arrays."""
     if isinstance(value, _Array):
         if value.values is None:
             raise RefusedError("holds an array without values")
@@ -168,7 +168,7 @@ def _plain(value: Any) -> Any:
 
 
 def _load_torch(data: bytes) -> Any:
-    """A file of ``torch.save``, by torch's own restricted unpickler, on the CPU."""
+    """Load a file of ``torch.save`` with torch's own restricted unpickler, on the CPU."""
     import torch
 
     try:
@@ -185,7 +185,7 @@ def _load_torch(data: bytes) -> Any:
 
 @contextmanager
 def _numpy_admitted() -> Iterator[None]:
-    """Inside the block, torch's restricted unpickler reads numpy arrays too, by the same stand-ins."""
+    """Let torch's restricted unpickler read numpy arrays too, with the same replacements, while the block runs."""
     import torch
 
     names = [

@@ -1,4 +1,4 @@
-"""Where one modality's ready features lie: a folder of one file a clip, or one file of many clips."""
+"""Sources of one modality's features: a folder with one file per clip, or one file with many clips."""
 
 import hashlib
 import os
@@ -22,29 +22,29 @@ _NUM_THREADS = 8
 
 
 class Source(Protocol):
-    """Ready features of one modality, by the ids that the files spell."""
+    """Features of one modality, by the ids as the files spell them."""
 
     @property
     def modality(self) -> Modality:
-        """Of what."""
+        """The modality of the features."""
 
     @property
     def place(self) -> str:
         """Path or URI of the folder or file."""
 
     def ids(self) -> Sequence[str]:
-        """All ids, sorted."""
+        """Return all ids, sorted."""
 
     def digest(self) -> str:
-        """16 hexadecimal digits of the content: of all ids and all bytes of features."""
+        """Return 16 hexadecimal digits of a hash of all ids and all bytes of features."""
 
     def arrays(self, wanted: Collection[str]) -> Iterator[tuple[str, np.ndarray | ClipError]]:
-        """The features (T, D) of each id of ``wanted``, or why there are none, in a fixed order."""
+        """Yield the features (T, D) of each id in ``wanted``, or the reason why there are none, in a fixed order."""
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder with one file a clip, ``<id>.npy|.pt|.safetensors|.pkl``, local or behind a URI."""
+    """A folder with one file per clip, ``<id>.npy|.pt|.safetensors|.pkl``, local or behind a URI."""
 
     modality: Modality
     place: str
@@ -54,7 +54,7 @@ class FolderSource:
         """Id → file name.
 
         Raises:
-            UserError: two files have one id, or a name is no text.
+            UserError: two files have the same id, or a name is not valid text.
         """
         found: dict[str, str] = {}
         for name, is_folder in sorted(list_folder(self.place).items()):
@@ -66,7 +66,9 @@ class FolderSource:
                     f"{self.place}: the name {os.fsencode(name)!r} is not UTF-8 text. Rename the file."
                 )
             if stem in found:
-                raise UserError(f"{self.place}: {found[stem]} and {name} are one clip. Remove one of them.")
+                raise UserError(
+                    f"{self.place}: {found[stem]} and {name} are the same clip. Remove one of them."
+                )
             found[stem] = name
         return found
 
@@ -91,7 +93,7 @@ class FolderSource:
 
 
 def hash_file(path: str) -> str:
-    """BLAKE2 hash of a file's bytes, in hexadecimal.
+    """Return the BLAKE2 hash of a file's bytes, in hexadecimal.
 
     Raises:
         UserError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""One modality's clips on their way into the store: checked one by one, written a part at a time."""
+"""Check the clips of one modality one by one, and write them to the store in parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ BYTES_PER_PART = 16 << 20
 
 @dataclass
 class ImportedPart:
-    """What became of one modality.
+    """The result of importing one modality.
 
     Attributes:
-        num_before: clips that the store held already.
-        num_unknown: files of clips that the corpus has not.
-        reasons: why clips were quarantined, each with its clip's id.
-        dtype: in which the features are kept.
-        num_replaced: clips whose features were others before.
-        rounding: root mean square of the error of ``dtype``, over that of the values; 0: nothing was lost.
+        num_before: number of clips that the store had already.
+        num_unknown: number of files of clips that are not in the corpus.
+        reasons: reasons of quarantined clips, by clip id.
+        dtype: type of the stored features.
+        num_replaced: number of clips whose features have been replaced by others.
+        rounding: root mean square of the rounding error of ``dtype`` relative to that of the values; 0: no error.
     """
 
     modality: Modality
@@ -50,7 +50,7 @@ class ImportedPart:
         return float(np.sqrt(self._squared_errors / self._squares)) if self._squares else 0.0
 
     def count(self, values: np.ndarray) -> None:
-        """Count one clip's features and what ``dtype`` makes of them."""
+        """Count one clip's features and their rounding error."""
         exact = values.astype(np.float64)
         self.num_imported += 1
         self._squares += float((exact**2).sum())
@@ -62,11 +62,12 @@ def failure_of(store: FeatureStore, clip_id: str, stage: str, reason: str) -> Fa
 
 
 class PartWriter:
-    """Checks clips one by one, and writes them a part at a time.
+    """Checks clips one by one, and writes them in parts.
 
     Args:
-        held: clip id → digest of the features that the store holds of it. Of such a clip nothing happens where the
-            features are the same; others replace them, and so does the reason why there are none any more.
+        held: clip id → digest of the features in the store. Equal features of such a clip are skipped. Other
+        features, or
+            a reason why there are none any more, replace them.
     """
 
     def __init__(
@@ -113,10 +114,10 @@ class PartWriter:
             raise values
         expected = self._result.feature_dim
         if values.shape[1] != expected:
-            raise ClipError(STAGE, f"{values.shape[1]} features a step, where other clips have {expected}")
+            raise ClipError(STAGE, f"{values.shape[1]} features per step, but other clips have {expected}")
         check_range(values, self._store.dtype)
         if self._zero_is_missing and not values.any():
-            raise ClipError("missing", "a vector of zeros, which stands for none in this layout")
+            raise ClipError("missing", "a vector of zeros, which means missing in this layout")
         row = ClipFeatures(clip_id, values.astype(self._store.dtype), self._times(len(values)), {})
         if clip_id in self._held:
             if content_digest(row.values, row.timestamps_s, {}) == self._held[clip_id]:
@@ -128,7 +129,7 @@ class PartWriter:
         self._bytes += row.values.nbytes
 
     def _times(self, num_steps: int) -> np.ndarray:
-        """The middle of each step (T,), in seconds; 0 for text, which has no clock."""
+        """Return the middle of each step (T,) in seconds; 0 for text, which has no timing."""
         if self._store.modality == "text":
             return np.zeros(num_steps, np.float32)
         return ((np.arange(num_steps) + 0.5) / self._rate_hz).astype(np.float32)

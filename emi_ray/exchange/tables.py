@@ -1,4 +1,4 @@
-"""One file of many clips' features: .npz, HDF5, Parquet."""
+"""Read features of many clips from one file: .npz, HDF5, Parquet."""
 
 import zipfile
 import zlib
@@ -21,7 +21,7 @@ from emi_ray.schema import Modality
 from emi_ray.storage import open_uri
 
 ID_NAMES = ("clip_id", "id", "ids", "Filename", "filename", "name")
-"""What a column or array of ids is called, the first that is there; else the keys themselves are ids."""
+"""Names of a column or array of ids; the first one that exists is used. Without one, the keys are the ids."""
 
 _ROWS_PER_BATCH = 256
 _EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
@@ -44,14 +44,14 @@ class _File:
 
 @dataclass(frozen=True)
 class KeyedSource(_File):
-    """An .npz or HDF5 file: one array a clip under its id; or an array of ids beside one of features.
+    """An .npz or HDF5 file: one array per clip under its id; or an array of ids and one of features.
 
-    In HDF5 a clip may also be a group that holds one dataset.
+    In HDF5 a clip may also be a group with one dataset.
     """
 
     @cached_property
     def _rows(self) -> Mapping[str, tuple[str, int | None]]:
-        """Id → the key of its array, and its row there where one array holds all clips."""
+        """Id → the key of its array, and its row if one array has all clips."""
         with _open_keyed(self.place) as held:
             named = next((name for name in ID_NAMES if name in held and _ndim(held[name]) == 1), None)
             if named is None:
@@ -59,15 +59,15 @@ class KeyedSource(_File):
             others = [key for key in held if key != named]
             if len(others) != 1:
                 raise UserError(
-                    f"{self.place}: beside '{named}' stand {len(others)} arrays ({', '.join(others)}). "
-                    "Leave the one with the features."
+                    f"{self.place}: besides '{named}' there are {len(others)} arrays ({', '.join(others)}). "
+                    "Keep only the one with the features."
                 )
             ids = [_text(name) for name in held[named][:]]
             _refuse_repeated(self.place, ids)
             if (num_rows := len(held[others[0]])) != len(ids):
                 raise UserError(
-                    f"{self.place}: '{named}' has {len(ids)} ids and '{others[0]}' {num_rows} rows, so that it is "
-                    "not known which belong together. Write them again."
+                    f"{self.place}: '{named}' has {len(ids)} ids and '{others[0]}' {num_rows} rows, so they cannot "
+                    "be matched. Write the file again."
                 )
             return dict(sorted((name, (others[0], row)) for row, name in enumerate(ids)))
 
@@ -89,11 +89,11 @@ class KeyedSource(_File):
 
 @dataclass(frozen=True)
 class ParquetSource(_File):
-    """A Parquet file with a column of ids and either one column of lists or many columns of numbers.
+    """A Parquet file with a column of ids and either one column of lists or many numeric columns.
 
-    Lists of lists are the steps of a clip. With columns of numbers, each row is one step, and the rows of a
-    clip stand together. A column that counts frames or tells the time (``SEQUENCE_NAMES``) is no feature: it puts
-    the rows of a clip in order.
+    A list of lists is the steps of a clip. With numeric columns, each row is one step, and the rows of a clip must
+    be adjacent. A column that counts frames or gives the time (``SEQUENCE_NAMES``) is not a feature: it determines
+    the order of a clip's rows.
     """
 
     @cached_property
@@ -108,14 +108,16 @@ class ParquetSource(_File):
         ids = [clip_id for clip_id, _ in groupby(_text(value) for value in column.to_pylist())]
         if len(set(ids)) < len(ids):
             twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
-            raise UserError(f"{self.place}: the rows of '{twice}' do not stand together. Sort by {named}.")
+            raise UserError(
+                f"{self.place}: the rows of '{twice}' are not adjacent. Sort the file by {named}."
+            )
         return named, ids
 
     def ids(self) -> Sequence[str]:
         return sorted(self._ids[1])
 
     def feature_names(self) -> Sequence[str]:
-        """The columns of numbers that are taken for features, or the one column of lists."""
+        """Return the numeric columns that are used as features, or the one column of lists."""
         with _open_parquet(self.place) as file:
             columns = self._feature_columns(file.schema_arrow)
         return [name for name in columns if name != self._sequence]
@@ -131,21 +133,21 @@ class ParquetSource(_File):
                 yield clip_id, self._in_order(clip_id, steps)
 
     def _in_order(self, clip_id: str, steps: list[Any]) -> np.ndarray | ClipError:
-        """One clip's features, its rows sorted by the sequence column that they begin with, if there is one."""
+        """Return one clip's features. If rows begin with the sequence column, they are sorted by it."""
         if self._sequence is None:
             return self._array(clip_id, steps[0] if len(steps) == 1 else steps)
         moments = np.array([step[0] for step in steps])
         if not np.isfinite(moments).all() or len(np.unique(moments)) < len(moments):
             reason = (
-                f"{self._sequence} is missing, no number, or the same in several rows, so that their order is "
-                "not known"
+                f"{self._sequence} is missing, not a number, or equal in several rows, so that their order is "
+                "unknown"
             )
             return ClipError(STAGE, f"{self.place}, {clip_id}: {reason}")
         return self._array(clip_id, [steps[index][1:] for index in np.argsort(moments)])
 
     @cached_property
     def _sequence(self) -> str | None:
-        """The column that puts the rows of a clip in order."""
+        """The column that determines the order of a clip's rows."""
         with _open_parquet(self.place) as file:
             schema = file.schema_arrow
         if any(is_list(field.type) for field in schema):
@@ -166,11 +168,11 @@ class ParquetSource(_File):
         if "features" in lists:
             return ["features"]
         if len(lists) > 1:
-            raise UserError(f"{self.place}: several columns of lists: {', '.join(lists)}. Leave one.")
+            raise UserError(f"{self.place}: several columns of lists: {', '.join(lists)}. Keep only one.")
         numbers = [field.name for field in schema if is_number(field.type)]
         found = lists or [name for name in numbers if name not in ID_NAMES and not counts(name)]
         if not found:
-            raise UserError(f"{self.place}: no column of features, neither a list nor numbers.")
+            raise UserError(f"{self.place}: no column of features, neither lists nor numbers.")
         return [self._sequence, *found] if self._sequence else found
 
 
@@ -184,10 +186,10 @@ _KINDS: Mapping[str, type[KeyedSource] | type[ParquetSource]] = {
 
 
 def open_table(modality: Modality, path: str) -> Source:
-    """The features in one file.
+    """Open one file of features.
 
     Raises:
-        UserError: the suffix is none of those that are read.
+        UserError: the suffix is not supported.
     """
     suffix = path.partition("?")[0].rpartition(".")[2].lower()
     if suffix not in _KINDS:
@@ -202,7 +204,7 @@ def _open_keyed(path: str) -> Iterator[Mapping[str, Any]]:
         with filesystem.open_input_file(inner) as stream:
             if path.partition("?")[0].lower().endswith(".npz"):
                 if stream.size() <= len(_EMPTY_ZIP):
-                    raise UserError(f"{path} holds no array.")
+                    raise UserError(f"{path} contains no arrays.")
                 with np.load(stream, allow_pickle=False) as held:
                     _refuse_repeated(path, held.files)
                     yield held
@@ -234,7 +236,7 @@ def _row_values(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[Any]:
 
 
 def _list_value(value: pa.Scalar) -> np.ndarray | None:
-    """A list of numbers (D,), or of lists of numbers of one size (T, D)."""
+    """Convert a list of numbers to (D,), or a list of equally long lists of numbers to (T, D)."""
     flat = value.values
     if flat is None or not is_list(flat.type):
         return None if flat is None else flat.to_numpy(zero_copy_only=False)
@@ -248,15 +250,15 @@ def _list_value(value: pa.Scalar) -> np.ndarray | None:
 def _refuse_repeated(place: str, ids: Sequence[str]) -> None:
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise UserError(f"{place}: '{twice}' stands there twice. Keep one array of each clip.")
+        raise UserError(f"{place}: '{twice}' occurs twice. Keep one array of each clip.")
 
 
 def _dataset(value: Any) -> Any:
-    """The array of a clip; of a group of HDF5, its only dataset."""
+    """Return the array of a clip; of an HDF5 group, its only dataset."""
     if hasattr(value, "keys"):
         held = list(value.values())
         if len(held) != 1 or hasattr(held[0], "keys"):
-            raise ValueError(f"a group must hold one dataset, not {len(held)} members")
+            raise ValueError(f"a group must contain one dataset, not {len(held)} members")
         value = held[0]
     return value[()]
 

@@ -44,14 +44,14 @@ def test_features_go_in_and_out_again(source, tmp_path, capsys):
     assert exit_code("import-features", *given, "--source", source) == 0
     printed = capsys.readouterr().out
     assert "imported-folder-audio" in printed
-    assert "no train_split.csv here" in printed
+    assert "no train_split.csv and no --splits" in printed
     assert exit_code("export-features", *given, "--to", out) == 0
     np.testing.assert_array_equal(np.load(out / "b.npy"), np.ones((3, 4)))
 
 
 def test_a_mistake_ends_with_2_and_one_sentence(source, tmp_path, capsys):
     assert exit_code("import-features", "-w", tmp_path, "--layout", "folder", "--source", source) == 2
-    assert "Error: --layout folder does not tell the modality." in capsys.readouterr().err
+    assert "Error: --layout folder does not define the modality." in capsys.readouterr().err
 
 
 def test_refused_clips_are_shown_with_their_reasons(source, tmp_path, capsys):

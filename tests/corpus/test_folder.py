@@ -57,13 +57,13 @@ def test_a_uri_gives_uris(media: Path) -> None:
 
 def test_a_folder_without_media_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("x")
-    with pytest.raises(UserError, match="no media file here"):
+    with pytest.raises(UserError, match="there is no media file"):
         read_media([str(tmp_path)])
 
 
 def test_a_file_that_is_no_media_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").write_text("x")
-    with pytest.raises(UserError, match=r"notes\.docx: this is no media file.*Known are: 3gp, aac"):
+    with pytest.raises(UserError, match=r"notes\.docx: this is not a media file.*Known suffixes: 3gp, aac"):
         read_media([str(tmp_path / "notes.docx")])
     with pytest.raises(UserError, match="there is no such file or folder"):
         read_media([str(tmp_path / "gone.mp4")])

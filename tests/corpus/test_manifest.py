@@ -26,16 +26,16 @@ def test_an_unknown_kind_is_refused_with_the_choices(tmp_path: Path) -> None:
         ("1,train,a.mp4,0\n1,train,a.mp4,1\n", r"duplicate clip_id.*contradict each other.*\[1 clip: 1\]"),
         ("1,train,a.mp4,0\n1,val,a.mp4,0\n", r"duplicate clip_id.*more than one split.*\[1 clip: 1\]"),
         (",train,a.mp4,0\n", "clip_id is empty in 1 rows"),
-        ("1,valid,a.mp4,0\n", r"split = 'valid' is none of the splits: did you mean 'val'\?"),
-        ("1,,a.mp4,0\n", "split = '' is none of the splits"),
-        ("1,train,a.mp4,0\n2,train,a.mp4,much\n", r"Joy = 'much' is no number\. .*\[1 clip: 2\]"),
+        ("1,valid,a.mp4,0\n", r"split = 'valid' is not a split: did you mean 'val'\?"),
+        ("1,,a.mp4,0\n", "split = '' is not a split"),
+        ("1,train,a.mp4,0\n2,train,a.mp4,much\n", r"Joy = 'much' is not a number\. .*\[1 clip: 2\]"),
         (
             "1,train,a.mp4,1.5\n",
             r"Joy = 1\.5 is outside \[0, 1\]\. .*corpus\.label_ranges\.Joy=\[LOW, HIGH\]",
         ),
         ("1,train,a.mp4,-inf\n", r"Joy = -inf is outside \[0, 1\]"),
         ("1,train,,0\n", "no clip has any media"),
-        ("1,train,gone.mp4,0\n", r"not one of the media files is there \(.*gone\.mp4"),
+        ("1,train,gone.mp4,0\n", r"none of the media files exists \(.*gone\.mp4"),
     ],
 )
 def test_what_cannot_work_is_refused(table, rows: str, message: str) -> None:
@@ -55,12 +55,14 @@ def test_a_range_for_a_label_that_is_not_there_is_refused(table) -> None:
 
 
 def test_a_range_upside_down_is_refused(table) -> None:
-    with pytest.raises(UserError, match=r"corpus\.label_ranges\.Joy = \[1, 0\]: the low end comes first"):
+    with pytest.raises(
+        UserError, match=r"corpus\.label_ranges\.Joy = \[1, 0\]: the lower end must come first"
+    ):
         table(HEADER + "1,train,a.mp4,0\n", label_ranges={"Joy": (1, 0)})
 
 
 def test_labels_with_one_name_in_scores_are_refused(table) -> None:
-    with pytest.raises(UserError, match="columns 'my label' and 'My-Label' are one name in scores: my_label"):
+    with pytest.raises(UserError, match="'my label' and 'My-Label' have the same name in scores: my_label"):
         table("clip_id,split,video,my label,My-Label\n1,train,a.mp4,0,1\n")
 
 
@@ -83,7 +85,7 @@ def test_an_infinite_label_is_refused_whatever_its_range(table) -> None:
         (HEADER + "1,val,a.mp4,1\n", "the train split is empty"),
         (
             "clip_id,split,video,mood\n1,train,a.mp4,1\n2,train,a.mp4,2\n3,val,b.mp4,9\n",
-            "mood leaves [1, 2], its range in train [1 clip: 3]",
+            "mood is outside [1, 2], its range in train [1 clip: 3]",
         ),
     ],
 )
@@ -115,7 +117,7 @@ def test_files_are_checked_behind_uris_and_unknown_places_are_said_to_be_uncheck
     assert found == {
         "video: the file is missing. Such clips will be quarantined": ("2",),
         "video: web addresses are not read. Such clips will be quarantined: download them": ("3",),
-        "video: cannot be listed from here, so not checked": ("4",),
+        "video: not checked, because the folder cannot be listed from here": ("4",),
     }
 
 

@@ -160,7 +160,7 @@ def test_with_split_leaves_out_what_is_not_named_and_keeps_the_schema() -> None:
 
 def test_too_few_clips_are_refused() -> None:
     clips = make_clips(2, 0, 0)
-    with pytest.raises(UserError, match="leaves one side empty"):
+    with pytest.raises(UserError, match="leaves one part empty"):
         holdout(clips, 0.1, 0)
     with pytest.raises(UserError, match="5 folds of 2 train clips"):
         k_folds(clips, 5, 0)

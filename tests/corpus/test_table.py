@@ -35,7 +35,7 @@ def test_a_transcript_is_the_text_or_what_the_named_file_holds(table) -> None:
         "read notes.txt",
         None,
     ]
-    assert any("the .txt file is not there" in f.message and f.examples == ("6",) for f in corpus.warnings)
+    assert any("the .txt file does not exist" in f.message and f.examples == ("6",) for f in corpus.warnings)
 
 
 def test_numeric_columns_are_labels_with_the_range_of_train(table) -> None:
@@ -108,7 +108,7 @@ def test_the_demo_is_the_table_in_its_folder(table, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_the_demo_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no demo corpus: clips\.csv is not there"):
+    with pytest.raises(UserError, match=r"has no demo corpus: clips\.csv does not exist"):
         read_corpus("demo", str(tmp_path), CorpusSettings())
 
 
@@ -117,12 +117,12 @@ def test_a_folder_without_the_demo_is_refused(tmp_path: Path) -> None:
     [
         ("", "cannot be read as CSV"),
         ("clip_id,video\n1\n", "cannot be read as CSV.*Expected 2 columns"),
-        ("clip_id,video,video\n1,a.mp4,b.mp4\n", "column 'video' stands there twice"),
+        ("clip_id,video,video\n1,a.mp4,b.mp4\n", "column 'video' occurs twice"),
         ("clipid,video\n1,a.mp4\n", "no column 'clip_id' among clipid, video. Is it 'clipid'"),
         ("clip_id,film\n1,a.mp4\n", "no media column among clip_id, film. Give at least one of video, audio"),
         ("clip_id,video,Joy\n1,a.mp4,0.5\n", r"no column 'split', but labels \(Joy\)"),
-        ("clip_id,video\n", "no clip in it"),
-        ("clip_id,transcript,Joy,split\n", "no clip in it"),
+        ("clip_id,video\n", "it has no clips"),
+        ("clip_id,transcript,Joy,split\n", "it has no clips"),
     ],
 )
 def test_a_table_that_cannot_work_is_refused(table, text: str, message: str) -> None:

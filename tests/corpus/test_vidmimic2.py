@@ -110,7 +110,7 @@ def test_a_uri_reads_as_the_folder_does(vidmimic2: Path) -> None:
 
 def test_a_missing_split_file_is_named_in_both_spellings(vidmimic2: Path) -> None:
     (vidmimic2 / "val_split.csv").unlink()
-    with pytest.raises(UserError, match=r"valid_split\.csv or val_split\.csv is not there"):
+    with pytest.raises(UserError, match=r"valid_split\.csv or val_split\.csv does not exist"):
         read(vidmimic2)
 
 

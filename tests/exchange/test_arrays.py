@@ -51,7 +51,7 @@ def test_a_single_array_is_told_from_its_container(value, shape):
     [
         ({"a": np.ones(2), "b": np.ones(3)}, "'a', 'b'"),
         ({}, "none"),
-        ([np.ones(2), np.ones(3)], "several shapes"),
+        ([np.ones(2), np.ones(3)], "different shapes"),
         (np.ones((2, 3, 4)), r"\(2, 3, 4\)"),
         (np.ones((0, 3)), r"\(0, 3\)"),
         ("text", "str"),
@@ -68,10 +68,10 @@ def test_what_is_no_single_array_is_refused_with_the_reason(value, words):
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (np.nan, "no finite"),
-        (np.inf, "no finite"),
-        (65520.0, "more than float16"),
-        (-7e4, "more than float16"),
+        (np.nan, "not a finite"),
+        (np.inf, "not a finite"),
+        (65520.0, "exceeds the range of float16"),
+        (-7e4, "exceeds the range of float16"),
     ],
 )
 def test_what_float16_cannot_hold_is_refused_by_its_place(number, words):
@@ -93,7 +93,7 @@ def test_npy_files_are_never_unpickled(hostile):
     make, trace = hostile
     buffer = io.BytesIO()
     np.save(buffer, np.array([make()], dtype=object), allow_pickle=True)
-    with pytest.raises(ClipError, match=r"no \.npy of numbers"):
+    with pytest.raises(ClipError, match=r"not a numeric \.npy file"):
         read_array(buffer.getvalue(), ".npy")
     assert not trace.exists()
 

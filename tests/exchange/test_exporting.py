@@ -103,7 +103,7 @@ def test_an_id_never_leads_out_of_the_folder(workspace, tmp_path):
 
 
 def test_a_workspace_without_features_says_so(tmp_path):
-    with pytest.raises(UserError, match="holds no features yet"):
+    with pytest.raises(UserError, match="has no features yet"):
         export_features(Workspace(str(tmp_path)), "folder", str(tmp_path / "out"))
     with pytest.raises(UserError, match="did you mean 'mimicmetrics'"):
         export_features(Workspace(str(tmp_path)), "mimicmetric", str(tmp_path / "out"))

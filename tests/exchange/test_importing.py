@@ -117,8 +117,8 @@ def test_one_bad_clip_costs_only_itself_and_its_reason_is_kept(workspace, peer_f
     found = failures(workspace)
     assert "00002.pkl: the file wants to use posix.system" in found["00002"][1]
     assert "value 2 of step 1 is nan" in found["00003"][1]
-    assert "more than float16 holds" in found["00004"][1]
-    assert "7 features a step, where other clips have 6" in found["00005"][1]
+    assert "exceeds the range of float16" in found["00004"][1]
+    assert "7 features per step, but other clips have 6" in found["00005"][1]
     assert "cannot be unpickled" in found["00006"][1]
     assert found["00007"][0] == "missing"
     assert not trace.exists()
@@ -205,8 +205,8 @@ def test_doubles_of_which_no_precision_keeps_the_variation_are_refused_with_the_
         (("mimicmetric", "peer"), "did you mean 'mimicmetrics'"),
         (("folder", "peer/motion"), "Add --modality"),
         (("folder", "nowhere", "audio"), "no such folder"),
-        (("folder", "peer/embeddings", "audio"), "no file of features"),
-        (("organisers", "peer"), "holds none of vit, wav2vec2"),
+        (("folder", "peer/embeddings", "audio"), "it has no feature files"),
+        (("organisers", "peer"), "contains none of vit, wav2vec2"),
         (("organisers", "peer", "text"), "has no text"),
         (("table", "peer/train_split.csv", "audio"), "one of the suffixes"),
     ],
@@ -219,7 +219,7 @@ def test_mistakes_are_told_with_the_remedy(workspace, peer_folder, arguments, wo
 
 
 def test_the_name_of_an_extractor_is_refused(workspace, peer_folder):
-    with pytest.raises(UserError, match="what an extractor is called"):
+    with pytest.raises(UserError, match="the name of an extractor"):
         import_features(workspace, "mimicmetrics", str(peer_folder), "text", name="gte-base")
     with pytest.raises(UserError, match="Add --modality"):
         import_features(workspace, "mimicmetrics", str(peer_folder), name="theirs")
@@ -227,7 +227,7 @@ def test_the_name_of_an_extractor_is_refused(workspace, peer_folder):
 
 def test_features_of_other_clips_are_refused(workspace, peer_folder, tmp_path):
     import_features(workspace, "mimicmetrics", str(peer_folder))
-    with pytest.raises(UserError, match=r"none of its 1 ids \(someone, for one\)"):
+    with pytest.raises(UserError, match=r"none of its 1 ids \(for example someone\)"):
         import_features(workspace, "folder", npy_folder(tmp_path, {"someone": halves(2, 3)}), "audio")
 
 
@@ -242,5 +242,5 @@ def test_a_source_of_which_nothing_can_be_read_fails(workspace, tmp_path, hostil
 def test_two_files_of_one_clip_are_refused(workspace, tmp_path):
     source = npy_folder(tmp_path, {"a": halves(2, 3)})
     write_pickle(tmp_path / "arrays/a.pkl", halves(2, 3))
-    with pytest.raises(UserError, match=r"a\.npy and a\.pkl are one clip"):
+    with pytest.raises(UserError, match=r"a\.npy and a\.pkl are the same clip"):
         import_features(workspace, "folder", source, "audio")

@@ -81,9 +81,7 @@ def test_a_pipe_as_a_table_or_transcript_is_refused_and_not_waited_for(tmp_path,
     table = write_table(tmp_path, "clip_id,split,transcript", "a,test,a.txt")
     (tmp_path / piped).unlink(missing_ok=True)
     os.mkfifo(tmp_path / piped)
-    with pytest.raises(
-        UserError, match=f"{piped} is a pipe, socket or device. Write what it gives into a file"
-    ):
+    with pytest.raises(UserError, match=f"{piped} is a pipe, socket or device. Write its content to a file"):
         init_workspace(Workspace(str(tmp_path / "work")), "table", table)
 
 

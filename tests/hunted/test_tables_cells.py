@@ -31,7 +31,7 @@ def test_several_columns_of_values_without_a_name_are_refused(tmp_path):
     rows = "\n".join(
         f"{line},{end}" for line, end in zip(ROWS.splitlines(), (",", "8,9", "8,9"), strict=True)
     )
-    with pytest.raises(UserError, match="2 columns hold values and have no name"):
+    with pytest.raises(UserError, match="2 columns have values but no name"):
         read_text_table(tmp_path, rows)
 
 
@@ -47,7 +47,7 @@ def test_a_label_of_a_type_that_is_no_number_is_refused(tmp_path, values):
     frame = pd.DataFrame({"clip_id": ["1", "2"], "split": ["train", "val"], "video": ["a.mp4", "b.mp4"]})
     frame["Joy"] = values
     frame.to_parquet(tmp_path / "clips.parquet")
-    with pytest.raises(UserError, match=r"Joy = .* is no number"):
+    with pytest.raises(UserError, match=r"Joy = .* is not a number"):
         read_corpus("table", str(tmp_path / "clips.parquet"), CorpusSettings())
 
 
@@ -78,5 +78,5 @@ def test_words_that_programs_write_for_nothing_are_warned_of_in_columns_of_text(
     rows = f"clip_id,split,group,transcript\n1,train,{word},none of it\n2,val,p,{word}\n"
     found = read_text_table(tmp_path, rows)
     assert found.clips["transcript"].to_pylist() == ["none of it", word]
-    said = [finding for finding in found.findings if "are taken for text" in finding.message]
+    said = [finding for finding in found.findings if "are read as text" in finding.message]
     assert [finding.examples for finding in said] == [("2",), ("1",)]

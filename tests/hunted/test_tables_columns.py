@@ -108,7 +108,7 @@ def test_a_group_is_kept_as_text_and_is_no_label(tmp_path: Path) -> None:
     corpus = read_text_table(tmp_path, text)
     assert corpus.clips["group"].to_pylist() == ["07", "07", None]
     assert [label.name for label in corpus.labels] == ["Joy"]
-    assert "groups: 1; 1 clips name none." in messages(corpus)
+    assert "groups: 1; 1 clips have none." in messages(corpus)
 
 
 def test_another_column_can_be_the_group(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_another_column_can_be_the_group(tmp_path: Path) -> None:
 
 def test_a_column_of_names_of_people_is_offered_as_the_group(tmp_path: Path) -> None:
     corpus = read_text_table(tmp_path, "clip_id,split,video,Speaker\n1,train,a.mp4,Ann\n2,val,b.mp4,Bo\n")
-    assert "take it as the group: 'corpus.group=Speaker'" in messages(corpus)
+    assert "use it as the group: 'corpus.group=Speaker'" in messages(corpus)
 
 
 def test_a_group_in_two_splits_is_warned_of(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_group_in_two_splits_is_warned_of(tmp_path: Path) -> None:
         for w in read_text_table(tmp_path, text).warnings
         if "have clips in more than one split" in str(w)
     ]
-    assert "1 groups (A, for one)" in warning
+    assert "1 groups (for example A)" in warning
     assert warning.endswith("[2 clips: 1, 2]")
 
 

@@ -22,7 +22,7 @@ def with_labels(folder: Path, *names: str, **settings: object):
     "name", ["mean", "Mean", "modalities", "true_Joy", "True_mood", "scored", "Filename", "chosen on val"]
 )
 def test_names_that_tables_of_results_use_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"no label can be called '{name}'.*Rename the column"):
+    with pytest.raises(UserError, match=rf"a label cannot be named '{name}'.*Rename the column"):
         with_labels(tmp_path, "Joy", name, label_ranges={name: (0, 1)})
     assert with_labels(tmp_path, "Joy", name, labels=["Joy"]).labels == (Label("Joy"),)
 
@@ -51,7 +51,7 @@ def test_labels_of_any_script_have_scores_of_their_own(tmp_path: Path, names: tu
     "names", [("my label", "My-Label"), ("caf\u00e9", "cafe\u0301"), ("joy", "Joy"), ("a b", "a  b")]
 )
 def test_labels_that_are_one_name_in_scores_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
-    with pytest.raises(UserError, match="are one name in scores"):
+    with pytest.raises(UserError, match="have the same name in scores"):
         with_labels(tmp_path, *names)
 
 
@@ -72,5 +72,5 @@ def test_the_remedy_for_a_range_works_whatever_the_name(tmp_path: Path, name: st
 
 
 def test_a_name_with_a_line_break_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds a line break"):
+    with pytest.raises(UserError, match="contains a line break"):
         with_labels(tmp_path, "Jo\ny")

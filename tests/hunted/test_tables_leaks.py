@@ -56,7 +56,7 @@ def test_equal_files_in_one_split_and_empty_files_are_no_leak(tmp_path: Path) ->
 )
 def test_ids_that_differ_in_case_or_normal_form_are_warned_of(tmp_path: Path, one: str, other: str) -> None:
     corpus = read_text_table(tmp_path, HEADER + f"{one},train,a.mp4,0\n{other},val,b.mp4,1\n")
-    assert f"clip_id: {one!a}, {other!a} differ only in case or in how Unicode" in messages(corpus)
+    assert f"clip_id: {one!a}, {other!a} differ only in case or in their Unicode form" in messages(corpus)
 
 
 def test_groups_that_differ_in_case_are_warned_of(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_link_to_nothing_is_a_missing_file(hub: Path) -> None:
 
 def test_a_source_that_is_a_link_to_nothing_is_refused_as_such(tmp_path: Path) -> None:
     (tmp_path / "clips.csv").symlink_to("../annex/objects/x")
-    with pytest.raises(UserError, match=r"is a link to \.\./annex/objects/x, which is not there.*fetch it"):
+    with pytest.raises(UserError, match=r"is a link to \.\./annex/objects/x, which does not exist.*fetch it"):
         read_corpus("table", str(tmp_path / "clips.csv"), CorpusSettings())
 
 

@@ -147,7 +147,7 @@ def test_rows_of_one_moment_cost_their_clip(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "f.parquet")
     ((_, error),) = ParquetSource("audio", str(tmp_path / "f.parquet")).arrays(["a"])
     assert isinstance(error, ClipError)
-    assert "frame is missing, no number, or the same in several rows" in error.reason
+    assert "frame is missing, not a number, or equal in several rows" in error.reason
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_ids_beside_another_number_of_rows_are_refused(tmp_path: Path, num_rows:
 
 def test_an_npz_of_nothing_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz")
-    with pytest.raises(UserError, match="holds no array"):
+    with pytest.raises(UserError, match="contains no arrays"):
         KeyedSource("audio", str(tmp_path / "f.npz")).ids()
 
 
@@ -192,17 +192,17 @@ def test_labels_among_the_features_are_refused(tmp_path: Path) -> None:
     frame = pd.DataFrame({"clip_id": ["a", "b"], "x": [2.0, 1.0], "Empathic Pain": [0.5, 0.7]})
     frame.to_parquet(tmp_path / "f.parquet")
     workspace = Workspace(str(tmp_path / "work"))
-    with pytest.raises(UserError, match=r"labels stand among the features \(Empathic Pain\)"):
+    with pytest.raises(UserError, match=r"labels are among the feature columns \(Empathic Pain\)"):
         import_features(workspace, "table", str(tmp_path / "f.parquet"), "audio")
 
 
 def test_an_id_twice_in_an_npz_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", clip_id=np.array(["a", "b", "a"]), features=np.ones((3, 2, 4)))
-    with pytest.raises(UserError, match=r"f\.npz: 'a' stands there twice"):
+    with pytest.raises(UserError, match=r"f\.npz: 'a' occurs twice"):
         KeyedSource("audio", str(tmp_path / "f.npz")).ids()
 
 
 def test_two_spellings_of_one_padded_id_are_refused() -> None:
     assert match_ids(["123", "00007"], ["00123", "00007"]) == {"00123": "123", "00007": "00007"}
-    with pytest.raises(UserError, match="'123' and '00123' are features of one clip, 00123"):
+    with pytest.raises(UserError, match="'123' and '00123' are features of the same clip, 00123"):
         match_ids(["123", "00123"], ["00123"])

@@ -54,7 +54,7 @@ def test_other_encodings_are_never_guessed_but_read_when_named(tmp_path: Path, e
 
 def test_the_refusal_shows_how_the_place_reads_in_cp1252(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"clips\.csv is not UTF-8 \(line 3\)\. If '2,a café' is what stands there"
+        UserError, match=r"clips\.csv is not UTF-8 \(line 3\)\. If '2,a café' is the correct text"
     ):
         read_text_table(tmp_path, "clip_id,transcript\n1,fine\n2,a café\n".encode("cp1252"))
 
@@ -73,7 +73,7 @@ def test_an_encoding_that_python_does_not_know_is_refused() -> None:
 
 def test_bytes_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "said.txt").write_bytes(bytes(range(256)))
-    with pytest.raises(UserError, match=r"said\.txt holds zero bytes and is no text"):
+    with pytest.raises(UserError, match=r"said\.txt contains zero bytes and is not text"):
         read_text_table(tmp_path, "clip_id,transcript\n1,said.txt\n")
 
 
@@ -121,12 +121,12 @@ def test_quoted_decimal_commas_in_a_table_of_commas_are_numbers(tmp_path: Path) 
 @pytest.mark.parametrize("values", [("1,234", "5,678"), ("0,5", "0.5"), ("1.234,5", "2.000,0")])
 def test_commas_that_may_mean_two_things_are_refused(tmp_path: Path, values: tuple[str, str]) -> None:
     text = f"clip_id;split;video;mood\n1;train;a.mp4;{values[0]}\n2;train;a.mp4;{values[1]}\n"
-    with pytest.raises(UserError, match=r"mood = '.*' is no number\. Write numbers with a decimal point"):
+    with pytest.raises(UserError, match=r"mood = '.*' is not a number\. Write numbers with a decimal point"):
         read_text_table(tmp_path, text, labels=["mood"])
 
 
 def test_commas_that_may_be_thousands_are_no_reason_to_drop_a_label(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="mood = '1,234' is no number"):
+    with pytest.raises(UserError, match="mood = '1,234' is not a number"):
         read_text_table(tmp_path, "clip_id;split;video;mood\n1;train;a.mp4;1,234\n2;train;a.mp4;5,678\n")
 
 
@@ -151,7 +151,7 @@ def test_booleans_are_labels_in_csv_as_in_parquet(tmp_path: Path, words: tuple[s
     ],
 )
 def test_what_is_no_text_table_is_refused_by_name(tmp_path: Path, magic: bytes, message: str) -> None:
-    with pytest.raises(UserError, match=r"clips\.csv is no text table but .*" + message):
+    with pytest.raises(UserError, match=r"clips\.csv is not a text table but .*" + message):
         read_text_table(tmp_path, magic)
 
 

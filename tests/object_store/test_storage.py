@@ -81,9 +81,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(tmp_path, capsys):
     assert "s3://bucket/work was given with credentials" in printed.err
     assert "topsecret" not in printed.err + printed.out
     clips = pa.table({"clip_id": ["c1"], "video": [SECRET], "transcript": ["mail a@b.c"]})
-    with pytest.raises(
-        UserError, match="Clip c1, video: s3://bucket/work was given with credentials"
-    ) as refusal:
+    with pytest.raises(UserError, match="Clip c1, video: s3://bucket/work has credentials") as refusal:
         refuse_credentials(clips)
     assert "topsecret" not in str(refusal.value)
     refuse_credentials(clips.select(["clip_id", "transcript"]))
