@@ -91,6 +91,9 @@ class FaceSettings(Settings):
         return self.model_copy(update={**chosen, "yunet_revision": made.get("yunet_revision")})
 
 
+TrackerName = Literal["wandb", "mlflow", "tensorboard"]
+"""Experiment trackers; see ``TRACKERS`` in ``tracking/``."""
+
 DecoderName = Literal["ffmpeg"]
 """Programs that decode media; see ``DECODERS`` in ``media/decode.py``."""
 
@@ -196,6 +199,10 @@ class WorkspaceConfig(Settings):
         None, description="turns sound into text where a clip has no transcript: {name: whisper}"
     )
     extraction: ExtractionSettings = ExtractionSettings()
+    tracking: tuple[TrackerName, ...] = Field(
+        (),
+        description="where train and tune send settings, losses and scores: any of wandb, mlflow, tensorboard",
+    )
     training: dict[str, Any] = Field(default_factory=dict)
     encoders: dict[str, dict[str, Any]] = Field(default_factory=dict)
     fusion: dict[str, Any] = Field(default_factory=dict)

@@ -5,6 +5,7 @@ metrics of them (``runtime/metrics.py``). Who tells an event knows neither.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 LOGGER = logging.getLogger("emi_ray.events")
@@ -16,10 +17,11 @@ def tell(event: str, **fields: Any) -> None:
 
 
 def count(event: str, **fields: Any) -> None:
-    """An event of which there are too many for a log."""
+    """An event of which there are too many, or which is too large, for a log."""
     _tell(logging.DEBUG, event, fields)
 
 
 def _tell(level: int, event: str, fields: dict[str, Any]) -> None:
-    told = ", ".join(f"{name} {value}" for name, value in fields.items())
+    short = {name: value for name, value in fields.items() if not isinstance(value, Mapping)}
+    told = ", ".join(f"{name} {value}" for name, value in short.items())
     LOGGER.log(level, "%s: %s", event, told, extra={"event": event, "fields": fields})

@@ -101,12 +101,14 @@ def train_runs(
     """Train planned runs; ``options`` are those of :func:`emi_ray.training.runs.train_runs`. A run that cannot be
     trained is a result with a ``problem``."""
     from emi_ray.runtime import ray_session
+    from emi_ray.tracking import tracking
 
     target = workspace_of(workspace)
-    with ray_session(address):
+    config = target.config()
+    with tracking(target, config.tracking), ray_session(address):
         from emi_ray.training import runs
 
-        return runs.train_runs(target, requests, target.config(), **options)
+        return runs.train_runs(target, requests, config, **options)
 
 
 def raise_problems(results: Sequence["RunResult"]) -> None:
@@ -182,7 +184,8 @@ def run_search(
 ) -> "Outcome | None":
     """Run a planned search, or go on with it."""
     from emi_ray.runtime import ray_session
+    from emi_ray.tracking import tracking
     from emi_ray.tuning.tune import tune as search
 
-    with ray_session(address):
+    with tracking(plan.workspace, plan.config.tracking, plan.options.study), ray_session(address):
         return search(plan, on_change, on_note)

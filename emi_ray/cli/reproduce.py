@@ -50,6 +50,7 @@ def reproduce(
     """
     from emi_ray.reproduction import FOLDER, load_recipes, reproduce
     from emi_ray.runtime import ray_session
+    from emi_ray.tracking import tracking
 
     target = Workspace(workspace)
     config = target.config()
@@ -58,7 +59,11 @@ def reproduce(
     names = [name for name in tables.split(",") if name]
     defaults = config.recipe_defaults
     recipes = load_recipes(names, settings or [], defaults, any_features)
-    with ray_session(address), training_progress(list(recipes.values()), len(recipes) * seeds) as progress:
+    with (
+        tracking(target, config.tracking),
+        ray_session(address),
+        training_progress(list(recipes.values()), len(recipes) * seeds) as progress,
+    ):
         made = reproduce(
             target,
             names,

@@ -91,10 +91,6 @@ def tune(
         ),
     ] = 3,
     storage: StorageOption = None,
-    mlflow: Annotated[
-        str | None,
-        typer.Option(help="MLflow server or database (sqlite:///…) that trials are also logged to."),
-    ] = None,
     address: AddressOption = None,
 ) -> None:
     """Search for better hyper-parameters of a recipe. To resume an interrupted search, repeat the command.
@@ -102,7 +98,6 @@ def tune(
     Example: emi-ray tune -w work f2 --space search_spaces/fusion.yaml --trials 100
     """
     from emi_ray.cli.tuning_view import show_outcome, study_progress
-    from emi_ray.tuning.mlflow_log import mlflow_logger
     from emi_ray.tuning.tune import TuneOptions
 
     target = Workspace(workspace)
@@ -124,9 +119,8 @@ def tune(
         seeds=seeds,
         storage=storage,
     )
-    log = mlflow_logger(mlflow, options.study) if mlflow else None
     plan = training.plan_search(target, recipe, overrides or (), options)
-    with study_progress(options, log) as view:
+    with study_progress(options) as view:
         outcome = training.run_search(plan, address=address, on_change=view.update, on_note=view.note)
     if outcome is not None:
         show_outcome(outcome, options.study, target)

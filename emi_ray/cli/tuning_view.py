@@ -1,7 +1,7 @@
 """Terminal output of a hyper-parameter search: live progress, then the result."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,7 +25,6 @@ class StudyView:
     progress: Progress
     task: TaskID
     options: TuneOptions
-    log: Callable[[TuningStudy], None] | None
     began: float = field(default_factory=time.monotonic)
     drawn: float = 0.0
     logged: float = 0.0
@@ -47,8 +46,6 @@ class StudyView:
         if best is not None and best.number != self.best:
             self.best = best.number
             console.print(f"trial {best.number}: {self.options.metric} {best.values[0]:.4f}, the best so far")
-        if self.log is not None:
-            self.log(study)
         score = "no score yet" if best is None else f"best {best.values[0]:.4f} (trial {best.number})"
         text = f"{score} · {_spell(counts)}{self._time_left(counts)}"
         self.progress.update(self.task, completed=counts.finished, description=text)
@@ -71,14 +68,11 @@ class StudyView:
 
 
 @contextmanager
-def study_progress(
-    options: TuneOptions, log: Callable[[TuningStudy], None] | None = None
-) -> Iterator[StudyView]:
+def study_progress(options: TuneOptions) -> Iterator[StudyView]:
     """Show the progress of a study while the ``with`` block runs.
 
     Args:
         options: settings of the search; ``trials`` is the total of the progress bar.
-        log: called with the study each time the view is redrawn, for example to log trials to MLflow.
     """
     columns = (
         SpinnerColumn(),
@@ -88,7 +82,7 @@ def study_progress(
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=options.trials)
-        yield StudyView(progress, task, options, log)
+        yield StudyView(progress, task, options)
 
 
 def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:

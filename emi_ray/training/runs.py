@@ -76,7 +76,14 @@ def train_runs(
         on_result(results[index])
 
     def progress(job: str, scores: Mapping[str, Any]) -> None:
-        count("epoch", run=job, stage=scores["stage"], epoch=scores["epoch"], score=scores["val_pearson"])
+        count(
+            "epoch",
+            run=job,
+            stage=scores["stage"],
+            epoch=scores["epoch"],
+            score=scores["val_pearson"],
+            values=dict(scores),
+        )
         on_progress(job, scores)
 
     with ExitStack() as locks:
@@ -89,6 +96,7 @@ def train_runs(
                     _refuse_same_folder(plan, plans.values())
                     locks.enter_context(shared.driving(plan.folder, f"Run {plan.name}"))
                     plans[index] = plan
+                    _tell_begin(plan)
                 else:
                     _remove_leftovers(plan)
                     settle(index, {**finished, "already_finished": True})
@@ -110,11 +118,17 @@ def train_runs(
     return [results[index] for index in range(len(requests))]
 
 
+def _tell_begin(plan: RunPlan) -> None:
+    settings = plan.recipe.model_dump(mode="json")
+    count("run_began", run=plan.name, recipe=plan.recipe.name, seed=plan.seed, settings=settings)
+
+
 def _tell_result(result: RunResult) -> None:
     run = f"{result.recipe.name}/{result.seed}"
     if result.metrics is None:
         tell("run_failed", run=run, reason=str(result.problem))
     elif not result.metrics["already_finished"]:
+        count("run_scores", run=run, scores=result.metrics)
         tell("run_finished", run=run, val_pearson=result.metrics["val_pearson"])
 
 

@@ -13,6 +13,5 @@ tune_adapters.py  searcher, scheduler and callback that connect Ray Tune with th
 tune.py           the implementation of `emi-ray tune`
 study_result.py   selection of the best recipe, and its scores over seeds on the official split
 trials_json.py    trials as plain data, for the report
-mlflow_log.py     trials as MLflow runs
 dashboard.py      optuna-dashboard and TensorBoard
 """

@@ -191,6 +191,18 @@ class TuningStudy:
         complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return next((trial for trial in complete if START in trial.user_attrs), None)
 
+    def facts_of(self, number: int) -> dict[str, Any]:
+        """Return what is known of a trial: its ``settings``, the name of the ``metric``, the metric's value so far by
+        ``steps``, and the final ``scores`` by objective."""
+        trial = self.optuna.get_trials(deepcopy=False)[number]
+        objectives = [self.settings.metric, *([self.settings.minimise] if self.settings.minimise else [])]
+        return {
+            "settings": dict(trial.params),
+            "metric": self.settings.metric,
+            "steps": dict(trial.intermediate_values),
+            "scores": dict(zip(objectives, trial.values or [], strict=False)),
+        }
+
     def recipe_of(self, trial: FrozenTrial) -> Recipe:
         """Return the recipe that a trial trained."""
         return self._recipe(trial, trial.params)

@@ -117,6 +117,7 @@ class Watcher:
 
     def _tell_end(self, number: int, state: str, **fields: Any) -> None:
         tell("trial_ended", study=self.study.name, trial=number, state=state, **fields)
+        count("trial_result", study=self.study.name, trial=number, state=state, **self.study.facts_of(number))
         count("trials", study=self.study.name, states=asdict(self.study.counts))
 
     def _is_over(self, finished: int) -> bool:

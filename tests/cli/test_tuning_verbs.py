@@ -26,7 +26,6 @@ def tune(workspace, *more: str) -> None:
         (["--study", "My Study"], "use lower-case letters"),
         (["--minimise", "parameters", "--scheduler", "asha"], "use --scheduler none"),
         (["--space", "nowhere.yaml"], "There is no search space nowhere.yaml"),
-        (["--mlflow", "file:runs"], "pip install mlflow"),
     ],
 )
 def test_a_users_mistake_is_told_before_anything_starts(workspace, capsys, more, message):

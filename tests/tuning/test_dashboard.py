@@ -8,7 +8,6 @@ from tuning_studies import open_study, run_made_up
 
 from emi_ray.errors import UserError
 from emi_ray.tuning.dashboard import HOST, EventFiles, find_study, free_port, serve_study
-from emi_ray.tuning.mlflow_log import mlflow_logger
 from emi_ray.workspace import Workspace
 
 HISTORY = "stage,epoch,train_loss,val_pearson\ntext,1,0.9,0.1\ntext,2,0.8,0.2\nfusion,1,0.7,\n"
@@ -74,13 +73,3 @@ def test_the_study_that_changed_last_is_shown(workspace):
     assert find_study(workspace, "older") == "older"
     with pytest.raises(UserError, match="did you mean 'older'"):
         find_study(workspace, "oldr")
-
-
-def test_mlflow_that_is_not_installed_is_named_with_its_remedy():
-    try:
-        import mlflow  # noqa: F401
-    except ModuleNotFoundError:
-        with pytest.raises(UserError, match="pip install mlflow"):
-            mlflow_logger("file:mlruns", "s")
-    else:
-        pytest.skip("MLflow is installed here")

@@ -1,0 +1,83 @@
+"""One tracker, guarded: its errors are warnings, and what it did not take is sent again when the run ends."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from emi_ray.tracking.tracker import RunState, TrackedRun, Tracker
+
+_FAILURES = 3
+"""A tracker is switched off after so many failed calls in a row."""
+
+_LONGEST_REASON = 300
+
+_LOG = logging.getLogger(__name__)
+
+
+class Sink:
+    """Passes runs on to one tracker: begins each run with its first message, and sends each epoch once."""
+
+    def __init__(self, name: str, tracker: Tracker) -> None:
+        self.name = name
+        self._tracker = tracker
+        self._failures = 0
+        self._sent: dict[str, set[tuple[str, int]]] = {}
+        """The runs that are open, each with the epochs that were sent."""
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the tracker is switched off."""
+        return self._failures >= _FAILURES
+
+    def log(self, run: TrackedRun, stage: str, epoch: int, values: Mapping[str, float]) -> None:
+        """Send an epoch, unless it was sent already."""
+        if self.is_off or (stage, epoch) in self._sent.get(run.name, ()):
+            return
+        with self._guarded():
+            self._begin(run)
+            self._tracker.log(run, stage, epoch, values)
+            self._sent[run.name].add((stage, epoch))
+
+    def end(self, run: TrackedRun, state: RunState, scores: Mapping[str, float]) -> None:
+        """End a run."""
+        if self.is_off:
+            return
+        with self._guarded():
+            self._begin(run)
+            del self._sent[run.name]
+            self._tracker.end(run, state, scores)
+
+    def close(self, known: Mapping[str, TrackedRun]) -> None:
+        """End the runs that are still open as interrupted, then the tracker."""
+        for name in list(self._sent):
+            self.end(known[name], "interrupted", {})
+        with self._guarded():
+            self._tracker.close()
+
+    def _begin(self, run: TrackedRun) -> None:
+        if run.name not in self._sent:
+            self._tracker.begin(run)
+            self._sent[run.name] = set()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Whatever the tracker raises within the block is a warning."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - trackers raise whatever they like, and must cost no run
+            self._failures += 1
+            self._warn(error)
+        else:
+            self._failures = 0
+
+    def _warn(self, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:_LONGEST_REASON].rstrip(".")
+        if self._failures == 1:
+            _LOG.warning("The tracker %s failed: %s. Training goes on.", self.name, reason)
+        elif self._failures == _FAILURES:
+            _LOG.warning(
+                "The tracker %s failed %d times in a row and is switched off for the rest of this command: %s.",
+                self.name,
+                _FAILURES,
+                reason,
+            )

@@ -1,0 +1,51 @@
+"""What a tracker is: an object that is told about runs. Its methods are called by one thread, in order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+RunState = Literal["finished", "pruned", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run, or a trial of a search.
+
+    Attributes:
+        name: name within the workspace, such as ``f2/42``; of a trial the study and its number.
+        group: the study, or else the recipe.
+        settings: settings by dotted name, as ``training.lr``; values are numbers, texts, booleans.
+        tags: ``recipe`` and ``seed`` of a run, ``study`` of all that belongs to a search.
+    """
+
+    name: str
+    group: str
+    settings: Mapping[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Tracker(Protocol):
+    """Receives runs. Errors may be raised; they end no run."""
+
+    def begin(self, run: TrackedRun) -> None:
+        """A run begins, again where it was begun by an earlier command."""
+
+    def log(self, run: TrackedRun, stage: str, epoch: int, values: Mapping[str, float]) -> None:
+        """Losses and scores after an epoch of a stage. Epochs of a stage may come twice, and out of order."""
+
+    def end(self, run: TrackedRun, state: RunState, scores: Mapping[str, float]) -> None:
+        """A run ends with its final scores."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name. Empty values are left out, lists become text, and so does what is not plain."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        elif value is not None and value != []:
+            result[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return result
