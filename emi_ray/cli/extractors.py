@@ -63,7 +63,12 @@ def extractors(
 def _table(title: str, *headings: str) -> Table:
     table = compact_table(title)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=heading == "name")
+        table.add_column(
+            heading,
+            justify="right" if heading == "size" else "left",
+            no_wrap=heading == "name",
+            overflow="fold",
+        )
     return table
 
 
