@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 
 from emi_ray.metrics import mean_score
-from emi_ray.resampling import difference, pearson_intervals, sample_scores
+from emi_ray.resampling import pearson_intervals, sample_scores, score_difference
 
 LABELS = 6
 ZERO_ABOVE = np.array([0.2, 0.4, 0.5, 1.2, 0.35, 0.5])
@@ -69,7 +69,7 @@ def simulate(num_corpora: int, num_people: int, num_clips: int, num_seeds: int) 
         targets, systems = draw(np.random.default_rng([1, corpus]), codes, num_seeds, luck)
         for name, groups in (("difference, by people", codes), ("difference, by clips", alone)):
             sides = [sample_scores(said, targets, groups) for said in systems]
-            found = difference(*sides, paired_seeds=False)[-1]
+            found = score_difference(*sides, paired_seeds=False)[-1]
             held[name] += found.low <= expected[0] - expected[1] <= found.high
         if num_seeds == 1:
             one = pearson_intervals(systems[0][0], targets, codes).mean

@@ -33,7 +33,7 @@ from scipy import stats
 from emi_ray.metrics import mean_of_known, pearson
 from emi_ray.recipe import Recipe, load_recipe
 from emi_ray.training.data.split_rows import split_rows
-from emi_ray.training.run_files import final_rows, predict_in_units
+from emi_ray.training.run_files import final_rows, predict_rows
 from emi_ray.training.stages.train_recipe import Hooks, train_recipe
 
 DIMS = {"text": 64, "audio": 48, "vision": 32, "motion": 23}
@@ -150,7 +150,7 @@ class Bench:
         trained = train_recipe(recipe, data, rows, seed=seed, hooks=self.hooks)
         val = final_rows(recipe, data, rows).val
         assert len(val) == len(rows.val), "a system is scored on fewer clips than the others"
-        predicted = predict_in_units(trained.model, data, val)
+        predicted = predict_rows(trained.model, data, val)
         path = self._path(settings, draw, seed)
         outcome = Outcome(
             settings,

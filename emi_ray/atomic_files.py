@@ -6,7 +6,7 @@ import uuid
 from pyarrow import fs
 
 
-class Appearing:
+class AtomicFile:
     """Context manager: gives a name to write to, which is hidden and renamed to the real one when all went well.
 
     Args:

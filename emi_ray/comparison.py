@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from emi_ray.corpus.splits import GROUP
 from emi_ray.errors import UserError, choices
-from emi_ray.resampling import Difference, codes_of, difference, holm, sample_scores
+from emi_ray.resampling import Difference, codes_of, holm, sample_scores, score_difference
 from emi_ray.workspace import CLIPS, Workspace
 
 PREDICTIONS = "predictions.parquet"
@@ -25,7 +25,7 @@ SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
-class Answers:
+class ScoredPredictions:
     """Predictions and true values of one run, or of one stage of it, for the N clips that it is scored on.
 
     ``predicted`` and ``true`` are (N, L) in the units of the labels; unknown values in ``true`` are NaN.
@@ -36,16 +36,18 @@ class Answers:
     predicted: np.ndarray
     true: np.ndarray
 
-    def at(self, clip_ids: Sequence[str]) -> "Answers":
+    def at(self, clip_ids: Sequence[str]) -> "ScoredPredictions":
         """Select some of the clips, in the given order."""
         row_of = {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
         rows = [row_of[clip_id] for clip_id in clip_ids]
-        return Answers(tuple(clip_ids), self.labels, self.predicted[rows], self.true[rows])
+        return ScoredPredictions(tuple(clip_ids), self.labels, self.predicted[rows], self.true[rows])
 
-    def of(self, labels: Sequence[str]) -> "Answers":
+    def of(self, labels: Sequence[str]) -> "ScoredPredictions":
         """Select some of the labels, in the given order."""
         columns = [self.labels.index(label) for label in labels]
-        return Answers(self.clip_ids, tuple(labels), self.predicted[:, columns], self.true[:, columns])
+        return ScoredPredictions(
+            self.clip_ids, tuple(labels), self.predicted[:, columns], self.true[:, columns]
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class System:
     """A recipe with several seeds, or a single run: its name, and its predictions by seed."""
 
     name: str
-    seeds: Mapping[str, Answers]
+    seeds: Mapping[str, ScoredPredictions]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ class Comparison:
         return notes
 
 
-def read_answers(workspace: Workspace, folder: str, split: Literal["val", "test"] = "val") -> Answers | None:
+def read_scored_predictions(
+    workspace: Workspace, folder: str, split: Literal["val", "test"] = "val"
+) -> ScoredPredictions | None:
     """Read a run's predictions of its scored clips; None if there are none with labels."""
     if not workspace.exists(f"{folder}/{PREDICTIONS}"):
         return None
@@ -137,12 +141,12 @@ def read_answers(workspace: Workspace, folder: str, split: Literal["val", "test"
     if not labels or not table.num_rows:
         return None
     true = _columns(table, [f"true_{label}" for label in labels])
-    return Answers(tuple(table["clip_id"].to_pylist()), labels, _columns(table, labels), true)
+    return ScoredPredictions(tuple(table["clip_id"].to_pylist()), labels, _columns(table, labels), true)
 
 
-def read_stage_answers(workspace: Workspace, folder: str) -> dict[str, Answers]:
+def read_stage_predictions(workspace: Workspace, folder: str) -> dict[str, ScoredPredictions]:
     """Read the stage-1 predictions of a run by modality, for the validation clips that the run was scored on."""
-    whole = read_answers(workspace, folder)
+    whole = read_scored_predictions(workspace, folder)
     if whole is None or not workspace.exists(f"{folder}/{STAGES}"):
         return {}
     table = workspace.read_table(f"{folder}/{STAGES}")
@@ -151,7 +155,9 @@ def read_stage_answers(workspace: Workspace, folder: str) -> dict[str, Answers]:
         own = table.filter(pc.equal(table["stage"], stage))
         own = own.filter(pc.is_in(own["clip_id"], pa.array(whole.clip_ids, pa.string())))
         clip_ids = tuple(own["clip_id"].to_pylist())
-        found[stage] = Answers(clip_ids, whole.labels, _columns(own, whole.labels), whole.at(clip_ids).true)
+        found[stage] = ScoredPredictions(
+            clip_ids, whole.labels, _columns(own, whole.labels), whole.at(clip_ids).true
+        )
     return found
 
 
@@ -175,7 +181,7 @@ def read_systems(
         if seed and seed not in seeds:
             raise UserError(f"{workspace.root} has no run '{name}': {choices(seed, seeds)}")
         answers = {
-            each: read_answers(workspace, f"runs/{recipe}/{each}", split)
+            each: read_scored_predictions(workspace, f"runs/{recipe}/{each}", split)
             for each in ([seed] if seed else seeds)
         }
         held = {each: answer for each, answer in answers.items() if answer is not None}
@@ -199,7 +205,7 @@ def codes_of_clips(workspace: Workspace, clip_ids: Sequence[str]) -> np.ndarray:
     return codes_of([group_of.get(clip_id) for clip_id in clip_ids], len(clip_ids))
 
 
-def common_clips(answers: Sequence[Answers]) -> tuple[str, ...]:
+def common_clips(answers: Sequence[ScoredPredictions]) -> tuple[str, ...]:
     """Return the clips that all are scored on, in the order of the first."""
     shared = set.intersection(*(set(each.clip_ids) for each in answers))
     return tuple(clip_id for clip_id in answers[0].clip_ids if clip_id in shared)
@@ -250,7 +256,7 @@ def compare(
         pairs=_pairs(
             systems,
             [
-                difference(
+                score_difference(
                     sampled[a], sampled[b], paired_seeds=list(systems[a].seeds) == list(systems[b].seeds)
                 )
                 for a, b in combinations(range(len(systems)), 2)
@@ -269,7 +275,7 @@ def _pairs(systems: Sequence[System], found: Sequence[Sequence[Difference]]) -> 
     )
 
 
-def _choose_labels(answers: Sequence[Answers], wanted: Sequence[str] | None) -> tuple[str, ...]:
+def _choose_labels(answers: Sequence[ScoredPredictions], wanted: Sequence[str] | None) -> tuple[str, ...]:
     held = answers[0].labels
     shared = tuple(label for label in held if all(label in each.labels for each in answers))
     for label in wanted or ():

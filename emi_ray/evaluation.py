@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore
-from emi_ray.metrics import scores
+from emi_ray.metrics import compute_scores
 from emi_ray.output import write_output
 from emi_ray.recipe import Recipe
-from emi_ray.schema import SPLITS, Label, Split, Stream
+from emi_ray.schema import SPLITS, EncoderName, Label, Split
 from emi_ray.spreadsheets import may_execute, safe_cell
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
@@ -24,7 +24,7 @@ from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.run_files import (
     changed_since,
     modalities_of,
-    predict_in_units,
+    predict_rows,
     read_split,
     scored_clips,
     without_nan,
@@ -33,7 +33,7 @@ from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 
-def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
+def evaluate_single_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
     """Score a run on each of ``splits`` that has labels, and write ``evaluation.json`` to its folder.
 
     The true values are those of the run's labels, which are looked up in the corpus by name. Train and val are the
@@ -47,7 +47,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
 
     Returns:
         ``recipe``, ``seed``, and for each labelled split its scores (``val_pearson``, ``num_val``, …), as
-        :func:`emi_ray.metrics.scores` names them. A score that is not defined is None.
+        :func:`emi_ray.metrics.compute_scores` names them. A score that is not defined is None.
 
     Raises:
         UserError: there is no such run; the workspace lacks the features that it was trained on, or they have changed
@@ -59,8 +59,8 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     for split in splits:
         chosen = _rows_of(split, found.rows, found.data, recipe)
         if len(chosen):
-            predictions = predict_in_units(found.loaded.model, found.data, chosen)
-            result[split] = scores(predictions, found.data.targets[chosen], found.data.labels, split)
+            predictions = predict_rows(found.loaded.model, found.data, chosen)
+            result[split] = compute_scores(predictions, found.data.targets[chosen], found.data.labels, split)
     result = without_nan(result)
     workspace.write_json(f"{found.folder}/evaluation.json", result)
     return result
@@ -87,7 +87,7 @@ def read_run(workspace: Workspace, run: str) -> RunData:
     """Load the model of a run, the features that it reads, and its split.
 
     Raises:
-        UserError: in the same cases as :func:`evaluate_run`.
+        UserError: in the same cases as :func:`evaluate_single_run`.
     """
     loaded = load_model(workspace, run)
     description = loaded.description
@@ -125,9 +125,9 @@ def _refuse_changed(workspace: Workspace, folder: str, data: ClipData) -> None:
     )
 
 
-def predict_features(
+def predict_from_stores(
     loaded: LoadedModel,
-    stores: Mapping[Stream, FeatureStore],
+    stores: Mapping[EncoderName, FeatureStore],
     clip_ids: Sequence[str],
     transcripts: Mapping[str, str] | None = None,
 ) -> pa.Table:
@@ -161,21 +161,21 @@ def predict_features(
     targets = np.full((len(ids), len(labels)), np.nan, dtype=np.float32)
     data = ClipData(np.array(clip_ids, dtype=str), np.full(len(ids), "test"), features, targets, labels)
     data = loaded.tokens(data, transcripts or {})
-    predictions = predict_in_units(loaded.model, data, np.arange(len(ids)))
+    predictions = predict_rows(loaded.model, data, np.arange(len(ids)))
     had = [modalities_of(data, recipe, row) for row in range(len(ids))]
     columns = {label.name: predictions[:, index] for index, label in enumerate(labels)}
     return pa.table({"clip_id": ids, **columns, "modalities": pa.array(had, pa.string())})
 
 
-def predict_table(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
+def predict_corpus_clips(workspace: Workspace, loaded: LoadedModel, clips: pa.Table) -> pa.Table:
     """Predict the clips of a table like ``clips.parquet`` from their features in a workspace.
 
     Returns:
-        The table that :func:`predict_features` returns.
+        The table that :func:`predict_from_stores` returns.
     """
     texts = read_transcripts(clips, transcripts_of(workspace, loaded))
     stores = loaded.description.stores(workspace)
-    return predict_features(loaded, stores, clips["clip_id"].to_pylist(), texts)
+    return predict_from_stores(loaded, stores, clips["clip_id"].to_pylist(), texts)
 
 
 def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
@@ -184,7 +184,7 @@ def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
     Clip ids and label names are escaped so that a spreadsheet does not execute them as formulas.
 
     Args:
-        table: predictions as :func:`predict_features` returns them.
+        table: predictions as :func:`predict_from_stores` returns them.
         labels: the labels with their ranges.
     """
     known = pc.not_equal(table["modalities"], "")
@@ -203,7 +203,7 @@ def write_submission(
     """Write predictions in the challenge's submission format: ``Filename,Admiration,…``, one row per clip.
 
     Args:
-        table: ``clip_id`` and one column per label, from :func:`predict_features` or ``predictions.parquet``.
+        table: ``clip_id`` and one column per label, from :func:`predict_from_stores` or ``predictions.parquet``.
         path: local path or URI of the CSV file, which is written atomically.
         labels: the columns in order; predictions are limited to the labels' ranges.
         id_width: pad clip ids with zeros to this many digits; None leaves them unchanged.
@@ -241,7 +241,7 @@ def _rows_of(split: Split, rows: Rows, data: ClipData, recipe: Recipe) -> np.nda
     return np.flatnonzero(labelled & scored_clips(recipe, data))
 
 
-def _missing(loaded: LoadedModel, stream: Stream, num_clips: int) -> PackedFeatures:
+def _missing(loaded: LoadedModel, stream: EncoderName, num_clips: int) -> PackedFeatures:
     feature_dim = loaded.description.feature_dim(stream)
     zeros = np.zeros(num_clips, dtype=np.int64)
     nothing = np.empty((0, feature_dim), dtype=np.float16)

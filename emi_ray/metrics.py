@@ -44,7 +44,7 @@ BY_LABEL = {"pearson": pearson, "ccc": ccc, "mae": mae, "mse": mse}
 """The score functions by name."""
 
 
-def scores(
+def compute_scores(
     predictions: np.ndarray, targets: np.ndarray, labels: Sequence[Label], split: str = "val"
 ) -> dict[str, float]:
     """Compute all scores of one split.
@@ -72,7 +72,7 @@ def scores(
 
 
 def mean_score(name: str, predictions: np.ndarray, targets: np.ndarray) -> float:
-    """Compute the mean over labels of one score of :data:`BY_LABEL`, with the rules of :func:`scores`."""
+    """Compute the mean over labels of one score of :data:`BY_LABEL`, with the rules of :func:`compute_scores`."""
     if is_broken(predictions, targets).any():
         return float("nan")
     return mean_of_known(BY_LABEL[name](predictions, targets))

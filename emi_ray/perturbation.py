@@ -16,7 +16,7 @@ from scipy.io import wavfile
 
 from emi_ray.corruptions import add_noise, with_word_errors
 from emi_ray.errors import UserError
-from emi_ray.evaluation import RunData, predict_features, read_run, transcripts_of
+from emi_ray.evaluation import RunData, predict_from_stores, read_run, transcripts_of
 from emi_ray.extraction import extract
 from emi_ray.extraction.pending import what_changed
 from emi_ray.extractors.base import fingerprint
@@ -27,7 +27,7 @@ from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
 from emi_ray.prediction import config_of, refuse_other_features
 from emi_ray.robustness import score_entry
-from emi_ray.schema import MEDIA_COLUMNS, Stream
+from emi_ray.schema import MEDIA_COLUMNS, EncoderName
 from emi_ray.training.data.input_hashes import read_transcripts
 from emi_ray.training.run_files import without_nan
 from emi_ray.transcript_store import TranscriptStore
@@ -132,7 +132,7 @@ class _Subject:
         self.texts = {clip_id: texts[clip_id] for clip_id in self._ids if texts.get(clip_id)}
         self._vocabulary = [word for text in texts.values() for word in (text or "").split()]
 
-    def streams_of(self, part: str) -> list[Stream]:
+    def streams_of(self, part: str) -> list[EncoderName]:
         """The encoders that read what is perturbed."""
         description, recipe = self._found.loaded.description, self._found.loaded.description.recipe
         modality = "audio" if part == "noise" else "text"
@@ -140,7 +140,7 @@ class _Subject:
         tuned = recipe.transcript_stream
         return [*streams, tuned] if part == "word_errors" and tuned else streams
 
-    def configs_of(self, part: str) -> list[tuple[Stream, Any]]:
+    def configs_of(self, part: str) -> list[tuple[EncoderName, Any]]:
         """By encoder, the configuration under which its extractor makes the features that it was trained on.
 
         Raises:
@@ -176,11 +176,11 @@ class _Subject:
         return entry
 
     def score(
-        self, name: str, part: str, stores: Mapping[Stream, FeatureStore], texts: Mapping[str, str]
+        self, name: str, part: str, stores: Mapping[EncoderName, FeatureStore], texts: Mapping[str, str]
     ) -> dict[str, Any]:
         """The score over the clips that have the modality unperturbed, with some features taken from elsewhere."""
         loaded = self._found.loaded
-        table = predict_features(
+        table = predict_from_stores(
             loaded, {**loaded.description.stores(self._workspace), **stores}, self._ids, texts
         )
         labels = [label.name for label in loaded.description.labels]

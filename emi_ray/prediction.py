@@ -15,14 +15,14 @@ from emi_ray.corpus.listing import Finding
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.ensembles import describe_models, is_ensemble, load_ensemble
 from emi_ray.errors import UserError
-from emi_ray.evaluation import as_intensities, predict_table, write_submission
+from emi_ray.evaluation import as_intensities, predict_corpus_clips, write_submission
 from emi_ray.extraction import extract
 from emi_ray.extraction.pending import what_changed
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extractors import find_extractor
 from emi_ray.new_clips import Record, Round, Written, place_of, read_record, read_sources
 from emi_ray.output import write_output
-from emi_ray.schema import Label, Modality, Split, Stream
+from emi_ray.schema import EncoderName, Label, Modality, Split
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.workspace import CLIPS, Workspace
 
@@ -56,7 +56,7 @@ class Predictions:
     workspace: Workspace
     table: pa.Table
     labels: tuple[Label, ...]
-    streams: tuple[Stream, ...]
+    streams: tuple[EncoderName, ...]
     place: Workspace | None = None
 
     @property
@@ -116,7 +116,7 @@ def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> Ne
     return NewClips(run, models, corpus.clips, corpus.warnings, tuple(sources))
 
 
-def predict_clips(
+def predict_new_clips(
     workspace: Workspace,
     new: NewClips,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -127,7 +127,7 @@ def predict_clips(
     makes anew what belongs to files or transcripts that have changed since.
 
     Returns:
-        As of :func:`emi_ray.evaluation.predict_features`, one row a clip.
+        As of :func:`emi_ray.evaluation.predict_from_stores`, one row a clip.
     """
     place = place_of(workspace, new.run, new.sources)
     place.write_table(CLIPS, new.clips)
@@ -203,10 +203,10 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
                 )
 
 
-def _rounds(loaded: LoadedModel) -> list[list[Stream]]:
+def _rounds(loaded: LoadedModel) -> list[list[EncoderName]]:
     """The model's encoders in as few extractions as serve them all: one reads one extractor of each modality."""
     rounds: list[dict[Modality, str]] = []
-    chosen: list[list[Stream]] = []
+    chosen: list[list[EncoderName]] = []
     description = loaded.description
     for stream in description.extractors:
         modality, fingerprint = description.recipe.modality_of(stream), description.fingerprint(stream)
@@ -223,7 +223,7 @@ def _rounds(loaded: LoadedModel) -> list[list[Stream]]:
 
 
 def config_of(
-    loaded: LoadedModel, extraction: ExtractionSettings, streams: Sequence[Stream] | None = None
+    loaded: LoadedModel, extraction: ExtractionSettings, streams: Sequence[EncoderName] | None = None
 ) -> WorkspaceConfig:
     """The configuration under which the model's extractors have the fingerprints that it was trained on.
 
@@ -277,6 +277,6 @@ def _models(workspace: Workspace, run: str) -> Sequence[LoadedModel]:
 def _predict(workspace: Workspace, run: str, place: Workspace, clips: pa.Table) -> pa.Table:
     """Predict clips by a run of a workspace from the features that another place, or the same, holds."""
     if not is_ensemble(workspace, run):
-        return predict_table(place, load_model(workspace, run), clips)
+        return predict_corpus_clips(place, load_model(workspace, run), clips)
     loaded = load_ensemble(workspace, run)
-    return loaded.combine([predict_table(place, member, clips) for member in loaded.members])
+    return loaded.combine([predict_corpus_clips(place, member, clips) for member in loaded.members])

@@ -15,7 +15,7 @@ from emi_ray.recipe_schema import (
     StageOverrides,
     TrainingSettings,
 )
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.settings import Settings
 
 _STAGE = tuple(StageOverrides.model_fields)
@@ -52,7 +52,7 @@ def unread_settings(recipe: Recipe) -> list[Unread]:
     ]
 
 
-def _of_encoder(recipe: Recipe, name: Stream, encoder: EncoderSettings) -> Iterator[Unread]:
+def _of_encoder(recipe: Recipe, name: EncoderName, encoder: EncoderSettings) -> Iterator[Unread]:
     where = f"encoders.{name}"
     anchored = recipe.fusion is not None and recipe.fusion.type == "text_anchored"
     if encoder.type != "finetune":

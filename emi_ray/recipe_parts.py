@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from emi_ray.schema import Modality, Stream
+from emi_ray.schema import EncoderName, Modality
 from emi_ray.settings import Settings
 
 SplitName = Literal["official", "expanded", "pooled"]
 
-StreamName = Annotated[Stream, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+ValidEncoderName = Annotated[EncoderName, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 """Name of an encoder; it can be part of file paths and of setting paths such as ``encoders.NAME.hidden``."""
 
 
@@ -197,7 +197,7 @@ class FusionSettings(StageOverrides):
         description="probability of dropping each modality of a clip during training; at least one modality that the "
         "clip has is always kept",
     )
-    latents: dict[StreamName, int] = Field(
+    latents: dict[ValidEncoderName, int] = Field(
         default_factory=dict,
         description="size of the latent code of an encoder, for use with objective.latent_prior",
     )

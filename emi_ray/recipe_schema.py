@@ -12,10 +12,10 @@ from emi_ray.recipe_parts import (
     PaperResult,
     SplitName,
     StageOverrides,
-    StreamName,
     TrainingSettings,
+    ValidEncoderName,
 )
-from emi_ray.schema import MODALITIES, Modality, Stream
+from emi_ray.schema import MODALITIES, EncoderName, Modality
 from emi_ray.settings import Settings
 
 __all__ = [
@@ -26,8 +26,8 @@ __all__ = [
     "Recipe",
     "SplitName",
     "StageOverrides",
-    "StreamName",
     "TrainingSettings",
+    "ValidEncoderName",
 ]
 
 
@@ -45,7 +45,7 @@ class Recipe(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     title: str
     paper: PaperResult | None = None
-    encoders: dict[StreamName, EncoderSettings] = Field(min_length=1)
+    encoders: dict[ValidEncoderName, EncoderSettings] = Field(min_length=1)
     fusion: FusionSettings | None = None
     objective: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
@@ -121,19 +121,21 @@ class Recipe(Settings):
             raise ValueError("fusion.type = 'text_anchored' needs one text encoder and stages = 'joint'")
         return self
 
-    def modality_of(self, stream: Stream) -> Modality:
+    def modality_of(self, stream: EncoderName) -> Modality:
         """Return the modality that an encoder reads."""
         named: Modality = self.encoders[stream].modality or stream  # type: ignore[assignment]
         return named
 
-    def of_modality(self, modality: Modality, streams: Collection[Stream] | None = None) -> list[Stream]:
+    def of_modality(
+        self, modality: Modality, streams: Collection[EncoderName] | None = None
+    ) -> list[EncoderName]:
         """Return the names of the encoders that read a modality, limited to ``streams`` if given."""
         return [
             n for n in self.encoders if self.modality_of(n) == modality and (streams is None or n in streams)
         ]
 
     @property
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self) -> tuple[EncoderName, ...]:
         """The names of all encoders, ordered by modality, and within a modality as in the recipe."""
         return tuple(name for modality in MODALITIES for name in self.of_modality(modality))
 
@@ -143,17 +145,17 @@ class Recipe(Settings):
         return tuple(modality for modality in MODALITIES if self.of_modality(modality))
 
     @property
-    def finetuned(self) -> frozenset[Stream]:
+    def finetuned(self) -> frozenset[EncoderName]:
         """The names of the encoders that fine-tune a pretrained backbone, on transcripts or on the waveform."""
         return frozenset(name for name, encoder in self.encoders.items() if encoder.type == "finetune")
 
     @property
-    def extras(self) -> dict[Stream, tuple[str, ...]]:
+    def extras(self) -> dict[EncoderName, tuple[str, ...]]:
         """The extra columns that are appended to the features, by encoder."""
         return {name: encoder.extras for name, encoder in self.encoders.items() if encoder.extras}
 
     @property
-    def transcript_stream(self) -> Stream | None:
+    def transcript_stream(self) -> EncoderName | None:
         """The name of the encoder that reads transcripts instead of features, or None."""
         return next(iter(self.of_modality("text", self.finetuned)), None)
 

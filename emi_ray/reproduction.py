@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from emi_ray.comparison import Answers, codes_of_clips, compare, read_answers
+from emi_ray.comparison import ScoredPredictions, codes_of_clips, compare, read_scored_predictions
 from emi_ray.comparison import System as ComparedSystem
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError, choices
 from emi_ray.metrics import mean_score, pearson
 from emi_ray.recipe import Recipe, load_recipe, recipe_names
-from emi_ray.reporting.formatting import UNKNOWN, score, signed
+from emi_ray.reporting.formatting import UNKNOWN, format_score, signed
 from emi_ray.reporting.paper_scores import LABEL_SCORES, Basis, differences_from_paper, paper_score
 from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, markdown
-from emi_ray.resampling import estimate, sample_scores
+from emi_ray.resampling import sample_scores, score_estimate
 from emi_ray.schema import EMOTIONS
 from emi_ray.training.checkpoint import DESCRIPTION
 from emi_ray.training.runs import RunRequest, RunResult, train_runs
@@ -68,7 +68,7 @@ class Row:
 
     recipe: str
     title: str
-    answers: Mapping[str, Answers]
+    answers: Mapping[str, ScoredPredictions]
     reasons: tuple[str, ...]
     problem: str
 
@@ -174,7 +174,7 @@ def _row(workspace: Workspace, recipe: Recipe, seeds: Sequence[int], results: Se
     own = [result for result in results if result.recipe.name == recipe.name]
     problems = [str(result.problem) for result in own if result.problem is not None]
     trained = {str(r.seed): f"runs/{recipe.name}/{r.seed}" for r in own if r.metrics is not None}
-    answers = {seed: read_answers(workspace, folder) for seed, folder in trained.items()}
+    answers = {seed: read_scored_predictions(workspace, folder) for seed, folder in trained.items()}
     held = {seed: each for seed, each in answers.items() if each is not None}
     reasons: list[str] = []
     if held:
@@ -208,24 +208,26 @@ def _table(workspace: Workspace, title: str, rows: Sequence[Row]) -> TextTable:
 def _cells(workspace: Workspace, row: Row) -> list[str]:
     paper = paper_score(row.recipe)
     name = f"{row.recipe}: {row.title}"
-    shown = score(paper, 4)
+    shown = format_score(paper, 4)
     if not row.answers:
         return [name, UNKNOWN, UNKNOWN, "0", UNKNOWN, shown, UNKNOWN, row.problem or "not trained"]
     scores, mean = row.scores, row.mean
-    deviation = f" ± {score(float(np.std(scores, ddof=1)), 4)}" if len(scores) > 1 else ""
+    deviation = f" ± {format_score(float(np.std(scores, ddof=1)), 4)}" if len(scores) > 1 else ""
     first = next(iter(row.answers.values()))
     codes = codes_of_clips(workspace, first.clip_ids)
-    found = estimate(sample_scores([each.predicted for each in row.answers.values()], first.true, codes))[-1]
+    found = score_estimate(
+        sample_scores([each.predicted for each in row.answers.values()], first.true, codes)
+    )[-1]
     gap = signed(mean - paper, 4) if paper is not None else UNKNOWN
     why = (
         "; ".join([*row.reasons, *([row.problem] if row.problem else [])])
         if paper is not None
         else row.problem
     )
-    reach = UNKNOWN if isnan(found.low) else f"{score(found.low)} to {score(found.high)}"
+    reach = UNKNOWN if isnan(found.low) else f"{format_score(found.low)} to {format_score(found.high)}"
     return [
         name,
-        f"{score(mean, 4)}{deviation}",
+        f"{format_score(mean, 4)}{deviation}",
         reach,
         str(len(scores)),
         f"{len(first.clip_ids):,}",
@@ -248,7 +250,9 @@ def _by_label(rows: Sequence[Row]) -> list[TextTable]:
         ]
         means = [float(np.mean([each[label] for each in own])) for label in EMOTIONS]
         pairs = zip(means, LABEL_SCORES[_of_table_4(row.recipe)], strict=True)
-        lines.append([row.recipe, *(f"{score(ours)} ({score(theirs)})" for ours, theirs in pairs)])
+        lines.append(
+            [row.recipe, *(f"{format_score(ours)} ({format_score(theirs)})" for ours, theirs in pairs)]
+        )
     note = "Our mean over seeds, and the paper's score in brackets. The table above says if they are not comparable."
     return [TextTable("Table 4 by label", ["system", *EMOTIONS], lines, note)]
 
@@ -269,7 +273,7 @@ def _differences(workspace: Workspace, title: str, rows: Sequence[Row]) -> list[
             f"{pair.first} − {pair.second}",
             signed(pair.mean.value, 4),
             f"{signed(pair.mean.low, 4)} to {signed(pair.mean.high, 4)}",
-            score(pair.p_value),
+            format_score(pair.p_value),
         ]
         for pair in found.pairs
     ]

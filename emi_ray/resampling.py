@@ -156,7 +156,7 @@ class SampledScores:
 def sample_scores(
     predicted: Sequence[np.ndarray], true: np.ndarray, codes: np.ndarray, seed: int = 0
 ) -> SampledScores:
-    """Compute Pearson's r of each seed of a system on resampled groups, as input of :func:`difference`.
+    """Compute Pearson's r of each seed of a system on resampled groups, as input of :func:`score_difference`.
 
     Each resample has one group less than the sample, which makes the variance over resamples unbiased.
 
@@ -173,7 +173,7 @@ def sample_scores(
     return SampledScores(whole, np.concatenate(draws, axis=1), num_groups)
 
 
-def difference(first: SampledScores, second: SampledScores, *, paired_seeds: bool) -> list[Difference]:
+def score_difference(first: SampledScores, second: SampledScores, *, paired_seeds: bool) -> list[Difference]:
     """Compute first minus second score on the same clips: for each label, then for the mean over labels.
 
     The score of a system is the mean over its seeds. The variance of a difference has two parts. The first is the
@@ -199,12 +199,12 @@ def difference(first: SampledScores, second: SampledScores, *, paired_seeds: boo
     ]
 
 
-def estimate(system: SampledScores) -> list[Difference]:
-    """Compute the score of one system as its :func:`difference` from 0: for each label, then for the mean."""
+def score_estimate(system: SampledScores) -> list[Difference]:
+    """Compute the score of one system as its :func:`score_difference` from 0: for each label, then for the mean."""
     nothing = SampledScores(
         np.zeros_like(system.whole[:1]), np.zeros_like(system.draws[:1]), system.num_groups
     )
-    return difference(system, nothing, paired_seeds=False)
+    return score_difference(system, nothing, paired_seeds=False)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ from emi_ray.evaluation import RunData, read_run
 from emi_ray.metrics import mean_score
 from emi_ray.resampling import pearson_intervals
 from emi_ray.training.data.clip_data import ClipData
-from emi_ray.training.run_files import predict_in_units, without_nan
+from emi_ray.training.run_files import predict_rows, without_nan
 from emi_ray.workspace import Workspace
 
 ROBUSTNESS = "robustness.json"
@@ -37,7 +37,7 @@ def measure_robustness(workspace: Workspace, run: str) -> dict[str, Any]:
         the ends ``low`` and ``high`` of its 95 % confidence interval. ``run_key`` identifies the training.
 
     Raises:
-        UserError: in the same cases as :func:`emi_ray.evaluation.evaluate_run`.
+        UserError: in the same cases as :func:`emi_ray.evaluation.evaluate_single_run`.
     """
     found = read_run(workspace, run)
     data, val = found.data, found.rows.val
@@ -98,7 +98,7 @@ class _Scorer:
         self._workspace, self._found = workspace, found
 
     def of(self, name: str, rows: np.ndarray, data: ClipData) -> dict[str, Any]:
-        predicted = predict_in_units(self._found.loaded.model, data, rows)
+        predicted = predict_rows(self._found.loaded.model, data, rows)
         return score_entry(self._workspace, name, data.clip_ids[rows].tolist(), predicted, data.targets[rows])
 
 

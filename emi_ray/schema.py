@@ -12,7 +12,7 @@ Modality = Literal["text", "audio", "vision", "motion"]
 Split = Literal["train", "val", "test"]
 Need = Literal["frames", "faces", "waveform", "transcript", "openface_csv", "video"]
 
-Stream = str
+EncoderName = str
 """Name of an encoder of a recipe, and of the features that it reads: a modality, or a name of the recipe's own where
 it has several encoders of one modality."""
 

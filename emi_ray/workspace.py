@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from emi_ray.atomic_files import Appearing, sweep
+from emi_ray.atomic_files import AtomicFile, sweep
 from emi_ray.config import WorkspaceConfig
 from emi_ray.driver_lock import driving
 from emi_ray.errors import UserError
@@ -267,9 +267,9 @@ class Workspace:
         if self.is_local:
             sweep(self.filesystem, self.path(relative))
 
-    def _appearing(self, relative: str) -> Appearing:
+    def _appearing(self, relative: str) -> AtomicFile:
         # A file of an object store appears only when it is complete: no detour is needed.
-        return Appearing(self.filesystem, self.path(relative), detour=self.is_local)
+        return AtomicFile(self.filesystem, self.path(relative), detour=self.is_local)
 
 
 def _without_stored_credentials(clips: pa.Table) -> pa.Table:

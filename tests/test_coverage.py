@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from emi_ray.resampling import difference, sample_scores
+from emi_ray.resampling import sample_scores, score_difference
 
 PEOPLE, CLIPS, NOISE = 30, 20, (1.2, 1.8)
 SHARED = 0.5
@@ -29,7 +29,7 @@ def test_interval_of_a_difference_holds_the_truth_in_nineteen_of_twenty_corpora(
             if name == "clips" and corpus >= 20:
                 continue
             sides = [sample_scores([one], true, groups) for one in said]
-            found = difference(*sides, paired_seeds=False)[-1]
+            found = score_difference(*sides, paired_seeds=False)[-1]
             held[name] += found.low <= truth <= found.high
     assert 0.88 <= held["people"] / 80 <= 0.99
     assert held["clips"] / 20 < 0.88  # as if the clips of a person were people

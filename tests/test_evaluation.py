@@ -7,7 +7,7 @@ from planted import planted_workspace
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import as_intensities, evaluate_run, predict_features, write_submission
+from emi_ray.evaluation import as_intensities, evaluate_single_run, predict_from_stores, write_submission
 from emi_ray.feature_store import FeatureStore
 from emi_ray.metrics import mean_score
 from emi_ray.prediction import config_of
@@ -36,25 +36,25 @@ def stores_of(workspace):
 
 def test_evaluation_repeats_the_scores_of_training_and_adds_the_other_splits(trained):
     workspace, metrics = trained
-    result = evaluate_run(workspace, "f1/42")
+    result = evaluate_single_run(workspace, "f1/42")
     assert result["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
     assert result["train"]["num_train"] == 48
     assert "test" not in result
     assert workspace.read_json("runs/f1/42/evaluation.json") == result
-    assert set(evaluate_run(workspace, "f1", ["val"])) == {"recipe", "seed", "val"}
+    assert set(evaluate_single_run(workspace, "f1", ["val"])) == {"recipe", "seed", "val"}
 
 
 def test_a_run_is_evaluated_on_the_clips_that_it_was_trained_with_whatever_the_corpus_says_now(trained):
     workspace, _ = trained
-    before, clips = evaluate_run(workspace, "f1/42"), workspace.clips()
+    before, clips = evaluate_single_run(workspace, "f1/42"), workspace.clips()
     column = clips.schema.get_field_index("split")
     swapped = pc.if_else(pc.equal(clips["split"], "train"), "val", clips["split"])
     try:
         workspace.write_table(CLIPS, clips.set_column(column, clips.schema.field(column), swapped))
-        assert evaluate_run(workspace, "f1/42") == before
+        assert evaluate_single_run(workspace, "f1/42") == before
         workspace.write_table(CLIPS, clips.slice(1))
         with pytest.raises(UserError, match=f"clip '{clips['clip_id'][0]}', which the corpus no longer has"):
-            evaluate_run(workspace, "f1/42")
+            evaluate_single_run(workspace, "f1/42")
     finally:
         workspace.write_table(CLIPS, clips)
 
@@ -68,7 +68,7 @@ def test_new_clips_get_one_row_each_in_the_order_asked_for(trained):
     workspace, _ = trained
     loaded = load_model(workspace, "f1")
     ids = ["00075", "00003", "nobody"]
-    table = predict_features(loaded, stores_of(workspace), ids)
+    table = predict_from_stores(loaded, stores_of(workspace), ids)
     assert table["clip_id"].to_pylist() == ids
     assert table.column_names == ["clip_id", *EMOTIONS, "modalities"]
     known = workspace.read_table("runs/f1/42/predictions.parquet").to_pandas().set_index("clip_id")
@@ -79,7 +79,7 @@ def test_new_clips_get_one_row_each_in_the_order_asked_for(trained):
 def test_a_modality_without_a_store_counts_as_missing(trained):
     workspace, _ = trained
     stores = {"audio": stores_of(workspace)["audio"]}
-    table = predict_features(load_model(workspace, "f1"), stores, ["00003"])
+    table = predict_from_stores(load_model(workspace, "f1"), stores, ["00003"])
     assert table["modalities"].to_pylist() == ["audio"]
 
 
@@ -87,7 +87,7 @@ def test_features_of_another_fingerprint_are_refused(trained):
     workspace, _ = trained
     other = FeatureStore(workspace, "audio", "0123456789ab")
     with pytest.raises(UserError, match="madea0000") as refusal:
-        predict_features(load_model(workspace, "f1"), {"audio": other}, ["00003"])
+        predict_from_stores(load_model(workspace, "f1"), {"audio": other}, ["00003"])
     assert "0123456789ab" in str(refusal.value)
 
 
@@ -97,7 +97,7 @@ def test_evaluation_without_the_features_of_training_says_what_to_do(trained, tm
     for path in workspace.files("runs/f1/42"):
         bare.write_bytes(path, workspace.read_bytes(path))
     with pytest.raises(UserError, match="--modalities audio"):
-        evaluate_run(bare, "f1")
+        evaluate_single_run(bare, "f1")
 
 
 def test_a_submission_has_the_challenges_header_and_one_clipped_row_a_clip(tmp_path):
@@ -153,7 +153,7 @@ def test_val_and_test_are_scored_by_one_rule_for_clips_without_input(tmp_path):
     for missing in ("zero", "skip"):
         recipe = load_recipe("text", [*settings, f"encoders.text.missing={missing}"])
         execute_run(plan_run(workspace, recipe, WorkspaceConfig(), 1))
-        result = evaluate_run(workspace, "text/1")
+        result = evaluate_single_run(workspace, "text/1")
         left_out = lacking if missing == "skip" else {"val": 0, "test": 0}
         assert result["val"]["num_val"] == 24 - left_out["val"]
         assert result["test"]["num_test"] == 40 - left_out["test"]

@@ -11,7 +11,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.corruptions import add_noise, with_word_errors
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run
+from emi_ray.evaluation import evaluate_single_run
 from emi_ray.extraction import extract
 from emi_ray.perturbation import measure_perturbed
 from emi_ray.recipe import load_recipe
@@ -71,7 +71,7 @@ def test_a_run_is_scored_on_the_same_clips_with_noise_and_word_errors(demo_corpu
 
     found = measure_perturbed(workspace, "f1/1", [90.0, 0.0], [0.0, 0.9], max_clips=500)
     clean, hardly, much = found["noise"]
-    expected = evaluate_run(workspace, "f1/1")["val"]["val_pearson"]
+    expected = evaluate_single_run(workspace, "f1/1")["val"]["val_pearson"]
     assert clean["val_pearson"] == pytest.approx(expected, abs=1e-6)
     assert hardly["val_pearson"] == pytest.approx(expected, abs=0.05)
     assert much["val_pearson"] != pytest.approx(expected, abs=1e-3)

@@ -6,11 +6,11 @@ from emi_ray.metrics import mean_score
 from emi_ray.resampling import (
     Difference,
     codes_of,
-    difference,
     draw_rows,
     holm,
     pearson_intervals,
     sample_scores,
+    score_difference,
 )
 
 
@@ -126,7 +126,7 @@ def differences(
 ) -> list[Difference]:
     codes = np.arange(len(true)) if codes is None else codes
     sides = [sample_scores(side, true, codes) for side in (first, second)]
-    return difference(*sides, paired_seeds=len(first) == len(second))
+    return score_difference(*sides, paired_seeds=len(first) == len(second))
 
 
 def test_difference_agrees_with_scipys_paired_bootstrap() -> None:

@@ -10,7 +10,7 @@ from emi_ray.reporting.robustness_section import auc, robustness_tables, slope
 from emi_ray.robustness import measure_robustness, without
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
-from emi_ray.training.run_files import predict_in_units
+from emi_ray.training.run_files import predict_rows
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_every_subset_is_scored_over_the_same_complete_clips(trained):
         "vision",
     ]
     assert {each["num_clips"] for each in measured["subsets"]} == {len(complete)}
-    whole = predict_in_units(found.loaded.model, found.data, complete)
+    whole = predict_rows(found.loaded.model, found.data, complete)
     expected = mean_score("pearson", whole, found.data.targets[complete])
     assert measured["subsets"][0]["val_pearson"] == pytest.approx(expected)
     assert measured["subsets"][0]["low"] < expected < measured["subsets"][0]["high"]
@@ -46,8 +46,8 @@ def test_a_hidden_input_is_one_that_the_clip_lacks(trained):
     workspace, measured = trained
     found = read_run(workspace, "f1/1")
     lacking = found.rows.val[~found.data.features["text"].present[found.rows.val]]
-    plain = predict_in_units(found.loaded.model, found.data, lacking)
-    hidden = predict_in_units(found.loaded.model, without(found.data, ["text"]), lacking)
+    plain = predict_rows(found.loaded.model, found.data, lacking)
+    hidden = predict_rows(found.loaded.model, without(found.data, ["text"]), lacking)
     np.testing.assert_allclose(hidden, plain, atol=1e-6)
     (entry,) = [each for each in measured["lacking"] if each["name"] == "without text"] or [None]
     assert (entry is None) == (len(lacking) < 10)

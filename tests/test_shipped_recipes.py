@@ -14,7 +14,7 @@ from emi_ray.schema import Label
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import from_arrays
 from emi_ray.training.data.split_rows import split_rows
-from emi_ray.training.run_files import final_rows, predict_in_units
+from emi_ray.training.run_files import final_rows, predict_rows
 from emi_ray.training.stages.train_recipe import train_recipe
 
 QUICK = ["training.epochs=1", "training.batch_size=8"]
@@ -46,7 +46,7 @@ def test_a_shipped_recipe_trains_on_whatever_features_there_are(name, data, by_t
     again = build_model(recipe, DIMS, len(data.labels))
     again.load_state_dict(trained.model.state_dict())
     val = final_rows(recipe, data, rows).val
-    first, second = (predict_in_units(model.eval(), data, val) for model in (trained.model, again))
+    first, second = (predict_rows(model.eval(), data, val) for model in (trained.model, again))
     np.testing.assert_array_equal(first, second)
 
 

@@ -56,7 +56,7 @@ def predict(
     """
     from emi_ray.ensembles import labels_and_streams
     from emi_ray.new_clips import place_of
-    from emi_ray.prediction import Predictions, predict_clips, predict_split, read_new_clips
+    from emi_ray.prediction import Predictions, predict_new_clips, predict_split, read_new_clips
     from emi_ray.runtime import ray_session
     from emi_ray.training.checkpoint import find_run
 
@@ -69,7 +69,7 @@ def predict(
         found = read_new_clips(target, run, sources)
         on_findings(found.warnings)
         with ray_session(address, streaming=True):
-            table = predict_clips(target, found, on_progress)
+            table = predict_new_clips(target, found, on_progress)
         place = place_of(target, found.run, sources)
     else:
         place = None

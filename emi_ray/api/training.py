@@ -13,7 +13,7 @@ from emi_ray.workspace import WorkspaceLike, workspace_of
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.feature_store import FeatureStore
     from emi_ray.training.runs import RunRequest, RunResult
-    from emi_ray.tuning.study_result import Outcome
+    from emi_ray.tuning.study_result import StudyResult
     from emi_ray.tuning.tune import OnChange, TuneOptions, TunePlan
 
 DEFAULT_TRIALS = 30
@@ -133,7 +133,7 @@ def tune(
     trials: int = DEFAULT_TRIALS,
     address: str | None = None,
     **options: Any,
-) -> "Outcome | None":
+) -> "StudyResult | None":
     """Search for better settings of a recipe. A study that was interrupted goes on.
 
     Args:
@@ -181,7 +181,7 @@ def run_search(
     address: str | None = None,
     on_change: "OnChange" = lambda study: None,
     on_note: Callable[[str], None] = lambda note: None,
-) -> "Outcome | None":
+) -> "StudyResult | None":
     """Run a planned search, or go on with it."""
     from emi_ray.runtime import ray_session
     from emi_ray.tracking import tracking

@@ -97,7 +97,7 @@ def tune(
 
     Example: emi-ray tune -w work f2 --space search_spaces/fusion.yaml --trials 100
     """
-    from emi_ray.cli.tuning_view import show_outcome, study_progress
+    from emi_ray.cli.tuning_view import show_study_result, study_progress
     from emi_ray.tuning.tune import TuneOptions
 
     target = Workspace(workspace)
@@ -123,7 +123,7 @@ def tune(
     with study_progress(options) as view:
         outcome = training.run_search(plan, address=address, on_change=view.update, on_note=view.note)
     if outcome is not None:
-        show_outcome(outcome, options.study, target)
+        show_study_result(outcome, options.study, target)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from rich.table import Table
 from emi_ray.cli.tables import LOG_EVERY_S, compact_table
 from emi_ray.cli.terminal import console
 from emi_ray.tuning.study import Counts, TuningStudy
-from emi_ray.tuning.study_result import Outcome
+from emi_ray.tuning.study_result import StudyResult
 from emi_ray.tuning.tune import TuneOptions
 from emi_ray.workspace import Workspace
 
@@ -85,7 +85,7 @@ def study_progress(options: TuneOptions) -> Iterator[StudyView]:
         yield StudyView(progress, task, options)
 
 
-def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
+def show_study_result(outcome: StudyResult, study: str, workspace: Workspace) -> None:
     """Print the best recipe next to the baseline, and how optimistic the tuning score was."""
     console.print(_reporting_table(outcome))
     console.print(_parameter_table(outcome))
@@ -110,7 +110,7 @@ def show_outcome(outcome: Outcome, study: str, workspace: Workspace) -> None:
     console.print(f"Plots: emi-ray report -w {workspace.quoted}")
 
 
-def _reporting_table(outcome: Outcome) -> Table:
+def _reporting_table(outcome: StudyResult) -> Table:
     table = compact_table(f"{outcome.metric} on the official split")
     table.add_column("recipe")
     for seed in outcome.seeds:
@@ -122,7 +122,7 @@ def _reporting_table(outcome: Outcome) -> Table:
     return table
 
 
-def _parameter_table(outcome: Outcome) -> Table:
+def _parameter_table(outcome: StudyResult) -> Table:
     table = compact_table("Chosen settings")
     for heading in ("setting", "start", "best"):
         table.add_column(heading)
@@ -132,7 +132,7 @@ def _parameter_table(outcome: Outcome) -> Table:
     return table
 
 
-def _front_table(outcome: Outcome) -> Table:
+def _front_table(outcome: StudyResult) -> Table:
     table = compact_table("Pareto front")
     for heading in ("trial", outcome.metric, "cost"):
         table.add_column(heading)

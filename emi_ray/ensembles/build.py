@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from emi_ray.comparison import codes_of_clips
 from emi_ray.ensemble_weights import MEAN, EnsembleWeights, Method, combine, fit_weights
 from emi_ray.ensembles.files import ENSEMBLE, EnsembleDescription, Member
-from emi_ray.ensembles.member_predictions import MemberAnswers, cross_fitted
+from emi_ray.ensembles.member_predictions import MemberPredictions, cross_fitted
 from emi_ray.ensembles.members import (
     NUM_FOLDS,
     common_labels,
@@ -24,7 +24,7 @@ from emi_ray.ensembles.members import (
     validation_clips,
 )
 from emi_ray.errors import UserError
-from emi_ray.metrics import scores
+from emi_ray.metrics import compute_scores
 from emi_ray.recipe import recipe_names
 from emi_ray.schema import Label
 from emi_ray.settings import Settings, dump_yaml
@@ -69,13 +69,13 @@ def build_ensemble(
     tables = {member: workspace.read_table(f"{member}/predictions.parquet") for member in folders}
     labels = common_labels(workspace, folders, tables)
     val = validation_clips(workspace, folders, tables)
-    said = MemberAnswers.of([rows_at(table, val) for table in tables.values()], labels)
+    said = MemberPredictions.of([rows_at(table, val) for table in tables.values()], labels)
     readable = np.isfinite(said.values).all(axis=2).any(axis=0)
     said = said.at(readable)
     truth = true_values(tables, said.clip_ids, labels)
     weights, fold_weights, folds = _fit(workspace, said, truth, method, seed)
     values = cross_fitted(combine(weights, said.values, said.patterns), said, fold_weights, folds)
-    test = MemberAnswers.of([rows_at(table, test_clips(tables)) for table in tables.values()], labels)
+    test = MemberPredictions.of([rows_at(table, test_clips(tables)) for table in tables.values()], labels)
     described = [workspace.read_json(f"{member}/{DESCRIPTION}") for member in folders]
     description = EnsembleDescription(
         members=tuple(
@@ -114,7 +114,7 @@ def _copy_models(workspace: Workspace, folders: Sequence[str], to: str) -> None:
 
 
 def _fit(
-    workspace: Workspace, said: MemberAnswers, truth: np.ndarray, method: Method, seed: int
+    workspace: Workspace, said: MemberPredictions, truth: np.ndarray, method: Method, seed: int
 ) -> tuple[EnsembleWeights, tuple[EnsembleWeights, ...], np.ndarray]:
     """Fit the weights: for new clips, and for each fold without that fold.
 
@@ -143,7 +143,7 @@ def _fit(
     return fit_weights(said.values, truth, said.patterns), tuple(fitted), folds
 
 
-def _predictions(parts: Sequence[tuple[MemberAnswers, np.ndarray, np.ndarray, str]]) -> pa.Table:
+def _predictions(parts: Sequence[tuple[MemberPredictions, np.ndarray, np.ndarray, str]]) -> pa.Table:
     tables = []
     for said, values, truth, split in parts:
         table = said.table(values)
@@ -166,7 +166,7 @@ def _metrics(
     key = json.dumps(
         [description.model_dump(mode="json")["members"], description.weights.method, description.seed]
     )
-    found = scores(values, truth, description.labels)
+    found = compute_scores(values, truth, description.labels)
     return without_nan(
         {
             "recipe": name,

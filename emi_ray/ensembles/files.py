@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.ensemble_weights import EnsembleWeights, combine
-from emi_ray.ensembles.member_predictions import MemberAnswers, cross_fitted
+from emi_ray.ensembles.member_predictions import MemberPredictions, cross_fitted
 from emi_ray.schema import Label
 from emi_ray.settings import Settings, validate
 from emi_ray.training.checkpoint import (
@@ -63,7 +63,7 @@ class LoadedEnsemble:
             tables: prediction tables of the members, which list the same clips in the same order.
             crossed: whether validation clips use the weights that were fitted without their fold.
         """
-        said = MemberAnswers.of(tables, [label.name for label in self.description.labels])
+        said = MemberPredictions.of(tables, [label.name for label in self.description.labels])
         values = combine(self.description.weights, said.values, said.patterns)
         if crossed:
             folds = np.array([self.description.folds.get(clip_id, -1) for clip_id in said.clip_ids])

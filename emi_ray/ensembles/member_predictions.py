@@ -10,7 +10,7 @@ from emi_ray.ensemble_weights import EnsembleWeights, combine
 
 
 @dataclass(frozen=True)
-class MemberAnswers:
+class MemberPredictions:
     """Predictions of M members for N clips and L labels.
 
     Attributes:
@@ -26,7 +26,7 @@ class MemberAnswers:
     patterns: tuple[str, ...]
 
     @classmethod
-    def of(cls, tables: Sequence[pa.Table], labels: Sequence[str]) -> "MemberAnswers":
+    def of(cls, tables: Sequence[pa.Table], labels: Sequence[str]) -> "MemberPredictions":
         """Stack the prediction tables of the members, which list the same clips in the same order."""
         parts, had = [], []
         for table in tables:
@@ -47,9 +47,9 @@ class MemberAnswers:
             {"clip_id": pa.array(self.clip_ids, pa.string()), **columns, "modalities": list(self.patterns)}
         )
 
-    def at(self, rows: np.ndarray) -> "MemberAnswers":
+    def at(self, rows: np.ndarray) -> "MemberPredictions":
         """Return the predictions for some of the clips; ``rows`` are indices, or a mask (N,)."""
-        return MemberAnswers(
+        return MemberPredictions(
             tuple(np.array(self.clip_ids)[rows].tolist()),
             self.labels,
             self.values[:, rows],
@@ -58,7 +58,7 @@ class MemberAnswers:
 
 
 def cross_fitted(
-    values: np.ndarray, said: MemberAnswers, fold_weights: Sequence[EnsembleWeights], folds: np.ndarray
+    values: np.ndarray, said: MemberPredictions, fold_weights: Sequence[EnsembleWeights], folds: np.ndarray
 ) -> np.ndarray:
     """Return predictions in which the clips of each fold use the weights that were fitted without that fold.
 

@@ -8,9 +8,8 @@ import pyarrow.compute as pc
 
 from emi_ray.ensembles.files import is_ensemble, load_ensemble
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run as evaluate_single
-from emi_ray.evaluation import predict_table
-from emi_ray.metrics import scores
+from emi_ray.evaluation import evaluate_single_run, predict_corpus_clips
+from emi_ray.metrics import compute_scores
 from emi_ray.schema import SPLITS, Split
 from emi_ray.training.checkpoint import find_run
 from emi_ray.training.run_files import without_nan
@@ -18,15 +17,16 @@ from emi_ray.workspace import Workspace
 
 
 def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
-    """Score a run or an ensemble; see :func:`emi_ray.evaluation.evaluate_run`.
+    """Score a run or an ensemble; see :func:`emi_ray.evaluation.evaluate_single_run`.
 
     An ensemble is scored on val, with cross-fitted weights, and on test. It has no score on train.
 
     Raises:
-        UserError: as :func:`emi_ray.evaluation.evaluate_run`, or clips of the ensemble are no longer in the corpus.
+        UserError: as :func:`emi_ray.evaluation.evaluate_single_run`, or clips of the ensemble are no longer in the
+            corpus.
     """
     if not is_ensemble(workspace, run):
-        return evaluate_single(workspace, run, splits)
+        return evaluate_single_run(workspace, run, splits)
     folder, loaded = find_run(workspace, run), load_ensemble(workspace, run)
     held = workspace.read_table(f"{folder}/predictions.parquet")
     held = held.filter(held["scored"])
@@ -43,7 +43,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
                 f"{folder} was built with clips that are no longer in the corpus: build it again."
             )
         said = loaded.combine(
-            [predict_table(workspace, one, wanted) for one in loaded.members], split == "val"
+            [predict_corpus_clips(workspace, one, wanted) for one in loaded.members], split == "val"
         )
         order = pc.index_in(said["clip_id"], own["clip_id"].combine_chunks())
         true = own.take(order)
@@ -51,7 +51,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
             np.stack([t[c].to_numpy() for c in cols], axis=1)
             for t, cols in ((said, names), (true, [f"true_{name}" for name in names]))
         )
-        result[split] = scores(values, truth, loaded.description.labels, split)
+        result[split] = compute_scores(values, truth, loaded.description.labels, split)
     result = without_nan(result)
     workspace.write_json(f"{folder}/evaluation.json", result)
     return result

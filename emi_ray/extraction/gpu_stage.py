@@ -12,7 +12,7 @@ SWITCH_INTERVAL_S = 0.0005
 launches GPU kernels needs the interpreter for each of some hundred kernels, which take about 10 µs each."""
 
 
-class Models(Stage):
+class GpuStage(Stage):
     """Several stages in sequence in one process, instead of a chain of pools.
 
     Several batches are processed at once, each in a thread of its own. A stage lets one thread at a time launch

@@ -38,7 +38,7 @@ class ChildDiedError(Exception):
     """The child process died or was stopped during a batch. The message states the cause."""
 
 
-class CarefulProcess(Generic[Result]):
+class IsolatedProcess(Generic[Result]):
     """A tool in a child process. A child that dies is replaced.
 
     Args:

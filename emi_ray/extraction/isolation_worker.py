@@ -1,4 +1,4 @@
-"""The child process of :class:`emi_ray.extraction.isolation.CarefulProcess`: builds one tool and applies it to clips.
+"""The child process of :class:`emi_ray.extraction.isolation.IsolatedProcess`: builds a tool and applies it to clips.
 
 The first message is a function that builds the tool; the answer is its feature size or an error. Each further message
 is a batch of clips; the answer is their attempts. The process ends when the pipe is closed, even during a batch.

@@ -24,7 +24,7 @@ reserves a whole CPU, which limits the number of merges at once on a node, and t
 
 
 @dataclass
-class Upkeep:
+class PartMaintenance:
     """Merge the raw parts of actors on GPUs during a run, in tasks on any node.
 
     The driver owns the tasks. If an actor merged its own parts, the merge would compete with its model; if it

@@ -24,7 +24,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from emi_ray.errors import EmiRayError
 from emi_ray.events import tell
-from emi_ray.extraction.maintenance import Upkeep
+from emi_ray.extraction.maintenance import PartMaintenance
 from emi_ray.extraction.nodes import NodeWatch
 from emi_ray.extraction.pending import todo_column
 from emi_ray.extraction.pipeline import BATCHES_AT_ONCE, Pipeline, configure_ray_data, limits_of
@@ -65,7 +65,7 @@ class Passes:
 
     pipeline: Pipeline
     summary: ExtractionSummary
-    upkeep: Upkeep
+    maintenance: PartMaintenance
     left: Left
     plan: Planner
     on_progress: Progress
@@ -160,7 +160,7 @@ class Passes:
         for table in self._blocks_of(pipeline.build(work, pools, careful)):
             _stop_if_broken(table)
             if uses_gpus:
-                self.upkeep.look()
+                self.maintenance.look()
             lost.difference_update(self.summary.add_table(table, are_new=not careful))
             self.on_progress(self.summary.clips, total)
             if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from emi_ray.config import ExtractorSettings
 from emi_ray.errors import UserError
-from emi_ray.extraction.staleness import Standing, compare
+from emi_ray.extraction.staleness import RecordComparison, compare
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, check_settings
 from emi_ray.failures import read_failures
 from emi_ray.feature_store import FeatureStore
@@ -61,8 +61,8 @@ class ModalityWork:
 
     attempts: pa.Array
     stamps: pa.Array
-    features: Standing
-    failures: Standing
+    features: RecordComparison
+    failures: RecordComparison
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Work:
 
     table: pa.Table
     by_modality: Mapping[Modality, ModalityWork]
-    transcripts: Standing | None
+    transcripts: RecordComparison | None
     _held: Mapping[str, PartFolder] = field(repr=False, default_factory=dict)
 
     @property
@@ -171,13 +171,15 @@ def plan_work(
     return Work(table, works, transcripts, held)
 
 
-def _filled(given: pa.ChunkedArray, record: pa.Table, standing: Standing) -> pa.ChunkedArray:
+def _filled(given: pa.ChunkedArray, record: pa.Table, standing: RecordComparison) -> pa.ChunkedArray:
     """Return the given transcripts, completed with those recognised from the present audio."""
     place = pa.array(standing.place, mask=~standing.current)
     return pc.coalesce(given, record["transcript"].combine_chunks().take(place))
 
 
-def _attempts(features: Standing, failures: Standing, failed: pa.Table, retry_failed: bool) -> pa.Array:
+def _attempts(
+    features: RecordComparison, failures: RecordComparison, failed: pa.Table, retry_failed: bool
+) -> pa.Array:
     tried = failed["attempt"].to_numpy()[failures.place] if failed.num_rows else np.zeros(len(failures.place))
     tried = np.where(failures.held, tried, 0).astype(np.int32)
     todo = failures.held if retry_failed else ~features.current & ~failures.current

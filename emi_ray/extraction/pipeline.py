@@ -17,7 +17,7 @@ from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.decode_stage import Decode
 from emi_ray.extraction.extract_stage import Extract
-from emi_ray.extraction.gpu_stage import Models
+from emi_ray.extraction.gpu_stage import GpuStage
 from emi_ray.extraction.load_balancing import balance_pools
 from emi_ray.extraction.pending import origin_column, todo_column
 from emi_ray.extraction.pinned_settings import kept_precision, with_kept_detector
@@ -91,7 +91,7 @@ class Pipeline:
         for names in processes_of(pools):
             builders = [self._builder(name, pools[name], careful) for name in names]
             dataset = dataset.map_batches(
-                Models, fn_constructor_args=(builders,), **_on(pools, names, work.num_rows)
+                GpuStage, fn_constructor_args=(builders,), **_on(pools, names, work.num_rows)
             )
         return dataset
 

@@ -11,7 +11,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import tell
 from emi_ray.extraction.batches import outcome
-from emi_ray.extraction.maintenance import Upkeep, tidy_up
+from emi_ray.extraction.maintenance import PartMaintenance, tidy_up
 from emi_ray.extraction.measure import measure
 from emi_ray.extraction.passes import Passes, Progress
 from emi_ray.extraction.pending import origin_column, origin_of, plan_work, store_of, todo_column
@@ -97,18 +97,18 @@ def _extract(
     try:
         if work.num_rows >= MEASURE_FROM_CLIPS and config.extraction.measure:
             summary.measured = _measured(pipeline, work, summary)
-        upkeep = Upkeep(pipeline)
+        maintenance = PartMaintenance(pipeline)
         passes = Passes(
             pipeline,
             summary,
-            upkeep,
+            maintenance,
             left=lambda ids: _left(pipeline, clips, ids, retry_failed),
             plan=lambda: propose_pools(pipeline, summary.measured),
             on_progress=on_progress,
         )
         for modality, dead in passes.run(work).items():
             _quarantine(pipeline, modality, dead, summary)
-        upkeep.finish()
+        maintenance.finish()
         _note_precision(pipeline, summary)
         ended = DONE
     except (EmiRayError, OSError) as error:

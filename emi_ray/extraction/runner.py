@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from emi_ray.extraction.actors import Life, own_life
 from emi_ray.extraction.batches import Attempt, Batches, DeviceLostError, Tool
-from emi_ray.extraction.isolation import CarefulProcess
+from emi_ray.extraction.isolation import IsolatedProcess
 from emi_ray.extraction.watchdog import BUILD_LIMIT_S, Limits, Note, Watch, end_process
 from emi_ray.media.clip import DecodedClip
 
@@ -50,7 +50,7 @@ class Runner(Generic[Result]):
         self._suspects = self._note.left_behind()
         self._always_careful = careful
         self._is_wary = life.was_restarted and not self._suspects
-        self._child: CarefulProcess[Result] = CarefulProcess(build, stage, limits)
+        self._child: IsolatedProcess[Result] = IsolatedProcess(build, stage, limits)
         self._batches: Batches[Result] | None = None
         self._feature_dim: int | None = None
 

@@ -12,7 +12,7 @@ from emi_ray.schema import MEDIA_COLUMNS
 
 
 @dataclass(frozen=True)
-class Standing:
+class RecordComparison:
     """Which rows of a record are present and current, for the N clips of a manifest.
 
     Attributes:
@@ -41,7 +41,7 @@ class Standing:
         return Counter(self.changed.values())
 
 
-def compare(record: pa.Table, ids: pa.Array, stamps: pa.Array, clips: pa.Table) -> Standing:
+def compare(record: pa.Table, ids: pa.Array, stamps: pa.Array, clips: pa.Table) -> RecordComparison:
     """Compare the rows of a record with the present inputs of clips.
 
     Files are hashed only if their size or time has changed.
@@ -75,7 +75,7 @@ def compare(record: pa.Table, ids: pa.Array, stamps: pa.Array, clips: pa.Table) 
             else:
                 changed[clip_id] = difference(before[index], now[index])
     stale = record.filter(pc.is_in(known, value_set=pa.array(list(changed), pa.string())))
-    return Standing(held, current, held & ~same & cannot_tell, place, stale, changed, restamped)
+    return RecordComparison(held, current, held & ~same & cannot_tell, place, stale, changed, restamped)
 
 
 def _any(*masks: pa.Array) -> np.ndarray:

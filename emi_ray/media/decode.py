@@ -11,14 +11,14 @@ from emi_ray.media.faces import read_ready_crops
 from emi_ray.media.sinks import FaceSearcher, FrameCollector, FrameConsumer, VideoSink
 from emi_ray.media.sound import AudioSink
 from emi_ray.media.source import ClipSource, UnreadableError, open_media, read_text
-from emi_ray.media.streams import DECODING_ERRORS, FileNotes, Kind, StreamSink, read_streams
+from emi_ray.media.streams import DECODING_ERRORS, FileNotes, MediaKind, StreamSink, read_streams
 from emi_ray.schema import Need
 
-Decoder = Callable[[BinaryIO, Sequence[StreamSink[Any]], Collection[Kind]], FileNotes]
+Decoder = Callable[[BinaryIO, Sequence[StreamSink[Any]], Collection[MediaKind]], FileNotes]
 """Reads one file once, and passes the frames of its streams to sinks; see :func:`read_streams`."""
 
-_SOUND: tuple[Kind, ...] = ("audio",)
-_PICTURES: tuple[Kind, ...] = ("video",)
+_SOUND: tuple[MediaKind, ...] = ("audio",)
+_PICTURES: tuple[MediaKind, ...] = ("video",)
 
 DECODERS: Mapping[DecoderName, Decoder] = {"ffmpeg": read_streams}
 """Decoders by their name in ``media.decoder``."""
@@ -120,7 +120,7 @@ class _Decoding:
             self.missing["faces"] = f"the folder of face images is empty: {faces_dir}"
 
     def _read_media(
-        self, file: str | bytes | None, needs: frozenset[Need], serving: Collection[Kind]
+        self, file: str | bytes | None, needs: frozenset[Need], serving: Collection[MediaKind]
     ) -> None:
         """Read one media file. Each of ``needs`` ends as a result, in ``missing`` or in ``failed``."""
         if not needs:

@@ -20,7 +20,7 @@ from emi_ray.media.clock import Clock
 from emi_ray.media.containers import LIMITS, MAX_PIXELS, explain, open_container
 from emi_ray.media.stream_selection import Choice, MediaStream, choose, count_packets, needs_counting
 
-Kind = Literal["video", "audio"]
+MediaKind = Literal["video", "audio"]
 
 TRUNCATED_SHARE = 0.9
 """A stream counts as truncated if less than this share of its declared duration can be decoded."""
@@ -47,7 +47,7 @@ class StreamSink(ABC, Generic[AnyFrame]):
         refusal: reason why nothing of the stream may be used; "" if there is none.
     """
 
-    KIND: Kind
+    KIND: MediaKind
 
     def __init__(self) -> None:
         self.found = False
@@ -114,7 +114,9 @@ class FileNotes:
     num_jumps: int
 
 
-def read_streams(file: BinaryIO, sinks: Sequence[StreamSink[Any]], serving: Collection[Kind]) -> FileNotes:
+def read_streams(
+    file: BinaryIO, sinks: Sequence[StreamSink[Any]], serving: Collection[MediaKind]
+) -> FileNotes:
     """Decode for each sink the stream of its kind that a player would choose, in one pass; discard the others.
 
     Frames that neither a sink nor another frame needs are not decoded, which saves 14–41 % of the work for H.264.
@@ -141,7 +143,9 @@ def read_streams(file: BinaryIO, sinks: Sequence[StreamSink[Any]], serving: Coll
 
 
 @contextmanager
-def _opened(file: BinaryIO, kinds: Collection[Kind]) -> Iterator[tuple[InputContainer, dict[Kind, Choice]]]:
+def _opened(
+    file: BinaryIO, kinds: Collection[MediaKind]
+) -> Iterator[tuple[InputContainer, dict[MediaKind, Choice]]]:
     """Open the file and choose a stream of each kind.
 
     If the header does not suffice for that, the file is opened twice.
@@ -199,7 +203,7 @@ class _Outlet:
 
 def _connect(
     container: InputContainer,
-    choices: dict[Kind, Choice],
+    choices: dict[MediaKind, Choice],
     clock: Clock,
     sinks: Sequence[StreamSink[Any]],
 ) -> dict[int, _Outlet]:

@@ -10,9 +10,9 @@ from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.models.outputs import Targets
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, Recipe
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 
-System = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor | LateFusionRegressor
+TrainableModel = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor | LateFusionRegressor
 """Any model that a recipe can define."""
 
 
@@ -28,14 +28,16 @@ def build_encoder(feature_dim: int, settings: EncoderSettings) -> FeatureReader:
     return SpeechBackbone(feature_dim, settings) if is_speech(settings) else TextBackbone(settings)
 
 
-def build_unimodal(recipe: Recipe, modality: Stream, feature_dim: int, num_labels: int) -> UnimodalRegressor:
+def build_unimodal(
+    recipe: Recipe, modality: EncoderName, feature_dim: int, num_labels: int
+) -> UnimodalRegressor:
     """Build the untrained stage-1 model of one encoder: the encoder and a head of its own."""
     settings = recipe.encoders[modality]
     targets = Targets.of(num_labels, recipe.objective)
     return UnimodalRegressor(modality, build_encoder(feature_dim, settings), targets, settings.dropout)
 
 
-def build_model(recipe: Recipe, feature_dims: Mapping[Stream, int], num_labels: int) -> System:
+def build_model(recipe: Recipe, feature_dims: Mapping[EncoderName, int], num_labels: int) -> TrainableModel:
     """Build the untrained model of a recipe.
 
     Args:
@@ -56,7 +58,7 @@ def build_model(recipe: Recipe, feature_dims: Mapping[Stream, int], num_labels: 
     if recipe.fusion.type == "text_anchored":
         (anchor,) = recipe.of_modality("text")
         text = build_encoder(feature_dims[anchor], recipe.encoders[anchor])
-        speech: dict[Stream, SpeechBackbone] = {
+        speech: dict[EncoderName, SpeechBackbone] = {
             m: SpeechBackbone(feature_dims[m], recipe.encoders[m].model_copy(update={"projection": "none"}))
             for m in recipe.streams
             if m in recipe.finetuned - {anchor}

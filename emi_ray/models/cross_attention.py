@@ -20,7 +20,7 @@ from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets
 from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences, with_one_step
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe_schema import EncoderSettings, FusionSettings
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 
 
 class StepAttention(FeatureReader):
@@ -67,14 +67,14 @@ class TextAnchoredRegressor(Regressor):
 
     def __init__(
         self,
-        anchor: Stream,
+        anchor: EncoderName,
         text: FeatureReader,
-        speech: Mapping[Stream, SpeechBackbone],
-        feature_dims: Mapping[Stream, int],
-        settings: Mapping[Stream, EncoderSettings],
+        speech: Mapping[EncoderName, SpeechBackbone],
+        feature_dims: Mapping[EncoderName, int],
+        settings: Mapping[EncoderName, EncoderSettings],
         fusion: FusionSettings,
         targets: Targets,
-        modality_of: Callable[[Stream], str] = str,
+        modality_of: Callable[[EncoderName], str] = str,
     ) -> None:
         """Create the model.
 
@@ -103,7 +103,7 @@ class TextAnchoredRegressor(Regressor):
         self.attentions = nn.ModuleDict(
             {m: StepAttention(step_dims[m], width, settings[m], fusion) for m in others}
         )
-        dims: dict[Stream, int] = {m: width if m == anchor else fusion.hidden for m in self.modalities}
+        dims: dict[EncoderName, int] = {m: width if m == anchor else fusion.hidden for m in self.modalities}
         self.missing = MissingModalities(dims, fusion, modality_of)
         self.mlp = nn.Sequential(
             nn.Linear(sum(dims.values()) + self.missing.num_flags, fusion.hidden),
@@ -148,12 +148,12 @@ class TextAnchoredRegressor(Regressor):
         there = kept[:, index]
         return self.missing.stand_in(index, text, there if self.missing.kind == "zero" else there & present)
 
-    def encoder_of(self, modality: Stream) -> FeatureReader | None:
+    def encoder_of(self, modality: EncoderName) -> FeatureReader | None:
         return self.text if modality == self.anchor else None
 
-    def readers(self) -> dict[Stream, FeatureReader]:
+    def readers(self) -> dict[EncoderName, FeatureReader]:
         return {self.anchor: self.text, **self.attentions, **self._speech}  # type: ignore[dict-item]
 
     @property
-    def _speech(self) -> dict[Stream, SpeechBackbone]:
+    def _speech(self) -> dict[EncoderName, SpeechBackbone]:
         return dict(self.speech.items())  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets
 from emi_ray.models.sequences import Inputs
 from emi_ray.recipe_schema import FusionSettings
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 
 
 class Regressor(nn.Module):
@@ -25,7 +25,7 @@ class Regressor(nn.Module):
         modalities: names of the encoders. They are modalities if the recipe has one encoder for each modality.
     """
 
-    modalities: tuple[Stream, ...]
+    modalities: tuple[EncoderName, ...]
 
     def outputs(self, inputs: Inputs) -> Outputs:
         """Compute predictions and everything else that the loss needs for a batch."""
@@ -37,11 +37,11 @@ class Regressor(nn.Module):
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup([p for p in self.parameters() if p.requires_grad])]
 
-    def encoder_of(self, modality: Stream) -> FeatureReader | None:
+    def encoder_of(self, modality: EncoderName) -> FeatureReader | None:
         """Return the encoder of a modality, or None if the model does not encode it as one vector."""
         return None
 
-    def readers(self) -> dict[Stream, FeatureReader]:
+    def readers(self) -> dict[EncoderName, FeatureReader]:
         """Return the modules that read features, by encoder."""
         encoders = {modality: self.encoder_of(modality) for modality in self.modalities}
         return {modality: encoder for modality, encoder in encoders.items() if encoder is not None}
@@ -50,7 +50,9 @@ class Regressor(nn.Module):
 class UnimodalRegressor(Regressor):
     """The stage-1 model: one encoder with a head (Dropout → Linear). The fusion stage does not use the head."""
 
-    def __init__(self, modality: Stream, encoder: FeatureReader, targets: Targets, dropout: float) -> None:
+    def __init__(
+        self, modality: EncoderName, encoder: FeatureReader, targets: Targets, dropout: float
+    ) -> None:
         super().__init__()
         self.modalities = (modality,)
         self.encoder = encoder
@@ -61,7 +63,7 @@ class UnimodalRegressor(Regressor):
         """Return the head's parameters, then the encoder's."""
         return [ParameterGroup(list(self.head.parameters())), *self.encoder.parameter_groups()]
 
-    def encoder_of(self, modality: Stream) -> FeatureReader | None:
+    def encoder_of(self, modality: EncoderName) -> FeatureReader | None:
         return self.encoder
 
     def outputs(self, inputs: Inputs) -> Outputs:
@@ -80,7 +82,10 @@ class MissingModalities(nn.Module):
     """
 
     def __init__(
-        self, dims: Mapping[Stream, int], settings: FusionSettings, modality_of: Callable[[Stream], str] = str
+        self,
+        dims: Mapping[EncoderName, int],
+        settings: FusionSettings,
+        modality_of: Callable[[EncoderName], str] = str,
     ) -> None:
         super().__init__()
         owners = [modality_of(stream) for stream in dims]
@@ -141,10 +146,10 @@ class ConcatHead(nn.Module):
 
     def __init__(
         self,
-        embedding_dims: Mapping[Stream, int],
+        embedding_dims: Mapping[EncoderName, int],
         targets: Targets,
         settings: FusionSettings,
-        modality_of: Callable[[Stream], str] = str,
+        modality_of: Callable[[EncoderName], str] = str,
     ) -> None:
         super().__init__()
         self.modalities = tuple(embedding_dims)
@@ -200,12 +205,12 @@ class FusionRegressor(Regressor):
 
     def __init__(
         self,
-        encoders: Mapping[Stream, FeatureReader],
+        encoders: Mapping[EncoderName, FeatureReader],
         targets: Targets,
         settings: FusionSettings,
         frozen: bool = False,
-        modality_of: Callable[[Stream], str] = str,
-        lr_ratios: Mapping[Stream, float] | None = None,
+        modality_of: Callable[[EncoderName], str] = str,
+        lr_ratios: Mapping[EncoderName, float] | None = None,
     ) -> None:
         """Create the model; ``lr_ratios`` of single encoders override ``settings.encoder_lr_ratio``."""
         super().__init__()
@@ -247,19 +252,19 @@ class FusionRegressor(Regressor):
     def outputs(self, inputs: Inputs) -> Outputs:
         return self.head.outputs(self.embed(inputs), [inputs[m].present for m in self.modalities])
 
-    def encoder(self, modality: Stream) -> FeatureReader:
+    def encoder(self, modality: EncoderName) -> FeatureReader:
         encoder = self.encoders[modality]
         assert isinstance(encoder, FeatureReader)
         return encoder
 
-    def encoder_of(self, modality: Stream) -> FeatureReader | None:
+    def encoder_of(self, modality: EncoderName) -> FeatureReader | None:
         return self.encoder(modality)
 
 
 class EmbeddingFusion(Regressor):
     """A fusion head over precomputed embeddings, which are passed as sequences of one step."""
 
-    def __init__(self, modalities: Sequence[Stream], head: ConcatHead) -> None:
+    def __init__(self, modalities: Sequence[EncoderName], head: ConcatHead) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
         self.head = head

@@ -9,7 +9,7 @@ from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import Regressor, UnimodalRegressor
 from emi_ray.models.outputs import Outputs
 from emi_ray.models.sequences import Inputs
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 
 
 class LateFusionRegressor(Regressor):
@@ -19,7 +19,7 @@ class LateFusionRegressor(Regressor):
     missing modality contributes nothing to the sum.
     """
 
-    def __init__(self, members: Mapping[Stream, Sequence[UnimodalRegressor]], num_labels: int) -> None:
+    def __init__(self, members: Mapping[EncoderName, Sequence[UnimodalRegressor]], num_labels: int) -> None:
         super().__init__()
         self.modalities = tuple(members)
         self.members = nn.ModuleDict({m: nn.ModuleList(members[m]) for m in self.modalities})
@@ -44,11 +44,11 @@ class LateFusionRegressor(Regressor):
             total = total + self.weight[index] * moved
         return Outputs(total)
 
-    def regressors(self, modality: Stream) -> list[UnimodalRegressor]:
+    def regressors(self, modality: EncoderName) -> list[UnimodalRegressor]:
         """Return the members of one modality."""
         members = self.members[modality]
         assert isinstance(members, nn.ModuleList)
         return [member for member in members if isinstance(member, UnimodalRegressor)]
 
-    def readers(self) -> dict[Stream, FeatureReader]:
+    def readers(self) -> dict[EncoderName, FeatureReader]:
         return {}

@@ -17,7 +17,7 @@ class ParameterGroup:
     lr_ratio: float = 1.0
 
 
-Kind = Literal["linear", "zero_inflated", "binomial", "hurdle"]
+OutputKind = Literal["linear", "zero_inflated", "binomial", "hurdle"]
 """How the numbers of the last layer become predictions; see :meth:`Targets.read`."""
 
 
@@ -32,13 +32,13 @@ class Targets:
     """
 
     num_labels: int
-    kind: Kind = "linear"
+    kind: OutputKind = "linear"
     branches: bool = False
 
     @classmethod
     def of(cls, num_labels: int, objective: ObjectiveSettings) -> "Targets":
         """Return the outputs that an objective needs."""
-        kind: Kind = "linear"
+        kind: OutputKind = "linear"
         if objective.hurdle > 0:
             kind = "hurdle"
         elif objective.binomial > 0:

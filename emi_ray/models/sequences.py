@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from emi_ray.models.flat_attention import FlatSteps
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 
 
 @dataclass(frozen=True)
@@ -74,5 +74,5 @@ def padded(*groups: PaddedGroup, present: Tensor, order: Tensor | None = None) -
     return Sequences(present, lambda: padding)
 
 
-Inputs = Mapping[Stream, Sequences]
+Inputs = Mapping[EncoderName, Sequences]
 """The input of a model: the sequences of each encoder."""

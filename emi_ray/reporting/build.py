@@ -18,8 +18,8 @@ from emi_ray.reporting.extraction_section import build_extraction_tables
 from emi_ray.reporting.headline import headline
 from emi_ray.reporting.plot_style import DARK_PALETTE, PALETTE
 from emi_ray.reporting.ranking import same_clips
-from emi_ray.reporting.run_section import build_systems
-from emi_ray.reporting.scores_section import build_scores, scores_json
+from emi_ray.reporting.run_section import build_run_sections
+from emi_ray.reporting.scores_section import build_scores_section, scores_json
 from emi_ray.reporting.study_section import build_study_sections
 from emi_ray.reporting.svg import printable
 from emi_ray.settings import dump_yaml
@@ -49,14 +49,14 @@ def build_report(workspace: Workspace) -> dict[str, Any]:
 
 def render(material: Material) -> str:
     """Render the page as HTML that is also well-formed XML."""
-    systems = build_systems(material)
+    systems = build_run_sections(material)
     same = same_clips(material.workspace, material.runs)
     template = _environment().get_template("index.html.j2")
     page: str = template.render(
         title=f"Emotional mimicry intensity: {_corpus_name(material)}",
         headline=headline(material, same),
         facts=_facts(material),
-        scores=build_scores(material, same),
+        scores=build_scores_section(material, same),
         comparison=build_comparison(material, same),
         systems=systems,
         num_undrawn=len(material.runs) - len(systems),
@@ -83,7 +83,11 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"score": formatting.score, "grouped": formatting.grouped, "heat": formatting.heat}
+    environment.filters |= {
+        "score": formatting.format_score,
+        "grouped": formatting.grouped,
+        "heat": formatting.heat,
+    }
     return environment
 
 
@@ -111,7 +115,7 @@ def _commands(place: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Features:
+class FeaturesSection:
     """Content of the section on features; ``num_more`` kinds of failure are not listed."""
 
     sets: Sequence[FeatureSet]
@@ -121,11 +125,11 @@ class Features:
     num_more: int
 
 
-def _features(material: Material) -> Features:
+def _features(material: Material) -> FeaturesSection:
     sets = material.feature_sets
     filled = [each for each in sets if len(each.num_steps)]
     several = [each for each in filled if each.num_steps.max() > 1]
-    return Features(
+    return FeaturesSection(
         sets=sets,
         coverage=coverage_bars("coverage", sets) if sets else None,
         steps=step_histograms("steps", several) if several else None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from emi_ray.comparison import Comparison, System, compare
 from emi_ray.reporting.collect import Material
-from emi_ray.reporting.formatting import p_value, score, signed
+from emi_ray.reporting.formatting import format_score, p_value, signed
 from emi_ray.reporting.ranking import SameClips
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.resampling import Difference
@@ -47,7 +47,12 @@ def build_comparison(material: Material, same: SameClips | None) -> ComparisonSe
 
 def _scores(found: Comparison) -> TextTable:
     rows = [
-        [system.name, str(len(system.seeds)), *(score(each) for each in row), score(deviation, 4)]
+        [
+            system.name,
+            str(len(system.seeds)),
+            *(format_score(each) for each in row),
+            format_score(deviation, 4),
+        ]
         for system, row, deviation in zip(found.systems, found.scores, found.deviations, strict=True)
     ]
     headings = ["recipe", "seeds", *found.labels, "mean", "± sd over seeds"]

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from emi_ray.corpus.statistics import CorpusStatistics, SplitStatistics, describe
 from emi_ray.reporting.corpus_plots import label_histograms
-from emi_ray.reporting.formatting import grouped, p_value, percent, score
+from emi_ray.reporting.formatting import format_score, grouped, p_value, percent
 from emi_ray.reporting.runs import column_of
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.schema import MODALITIES, labels_of
@@ -77,10 +77,10 @@ def label_table(statistics: CorpusStatistics, labelled: dict[str, SplitStatistic
         rows.append(
             [
                 label,
-                *(score(each.mean, 4) for each in of_splits),
-                *(score(each.std) for each in of_splits),
+                *(format_score(each.mean, 4) for each in of_splits),
+                *(format_score(each.std) for each in of_splits),
                 *(percent(each.zero_share) for each in of_splits),
-                score(shift.statistic if shift else None),
+                format_score(shift.statistic if shift else None),
                 p_value(shift.p_value if shift else None),
             ]
         )

@@ -5,7 +5,7 @@ import math
 UNKNOWN = "–"
 
 
-def score(value: float | None, decimals: int = 3) -> str:
+def format_score(value: float | None, decimals: int = 3) -> str:
     """Format with a fixed number of decimals and a typographic minus sign."""
     if value is None or math.isnan(value):
         return UNKNOWN
@@ -14,7 +14,7 @@ def score(value: float | None, decimals: int = 3) -> str:
 
 def signed(value: float | None, decimals: int = 4) -> str:
     """Format like :func:`score`, with a plus sign if the value is not negative."""
-    text = score(value, decimals)
+    text = format_score(value, decimals)
     return text if text == UNKNOWN or text.startswith("−") else f"+{text}"
 
 
@@ -32,7 +32,7 @@ def percent(share: float | None) -> str:
 
 def p_value(value: float | None) -> str:
     """Format a p-value with three decimals, or as ``< 0.001``."""
-    return "< 0.001" if value is not None and value < 0.001 else score(value)
+    return "< 0.001" if value is not None and value < 0.001 else format_score(value)
 
 
 def plural(count: int, noun: str) -> str:

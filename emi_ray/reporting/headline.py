@@ -4,12 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emi_ray.comparison import FEWEST_CLIPS, Answers, common_clips, read_answers, read_stage_answers
+from emi_ray.comparison import (
+    FEWEST_CLIPS,
+    ScoredPredictions,
+    common_clips,
+    read_scored_predictions,
+    read_stage_predictions,
+)
 from emi_ray.reporting.collect import Material
-from emi_ray.reporting.formatting import plural, score, signed
+from emi_ray.reporting.formatting import format_score, plural, signed
 from emi_ray.reporting.ranking import SameClips
 from emi_ray.reporting.runs import Run
-from emi_ray.resampling import Difference, difference, pearson_intervals, sample_scores
+from emi_ray.resampling import Difference, pearson_intervals, sample_scores, score_difference
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,11 @@ def headline(material: Material, same: SameClips | None) -> str:
     codes = material.codes_of(answers.clip_ids)
     interval = pearson_intervals(answers.predicted, answers.true, codes).mean
     if not math.isnan(interval.low):
-        within = f" (95 % interval {score(interval.low)} to {score(interval.high)})"
+        within = f" (95 % interval {format_score(interval.low)} to {format_score(interval.high)})"
     clips = plural(len(same.clip_ids), "clip")
-    reached = f"{best.name}{rank}: mean validation Pearson {score(same.scores[0], 4)}{within} over {clips}"
+    reached = (
+        f"{best.name}{rank}: mean validation Pearson {format_score(same.scores[0], 4)}{within} over {clips}"
+    )
     others = (
         f" {plural(same.others, 'run')} on other clips or without predictions: not compared."
         if same.others
@@ -65,19 +73,19 @@ def best_single_modality(material: Material, same: SameClips) -> Single | None:
         sampled = [sample_scores([side.predicted], side.true, codes) for side in sides]
         reached = float(sampled[1].whole[0, -1])
         if not math.isnan(reached) and (found is None or reached > found.score):
-            gain = difference(sampled[0], sampled[1], paired_seeds=True)[-1]
+            gain = score_difference(sampled[0], sampled[1], paired_seeds=True)[-1]
             found = Single(modality, run, len(clip_ids), reached, gain)
     return found
 
 
-def _candidates(material: Material) -> list[tuple[str, Run, Answers]]:
+def _candidates(material: Material) -> list[tuple[str, Run, ScoredPredictions]]:
     found = []
     for run in material.runs:
         if run.modality:
-            answers = read_answers(material.workspace, run.folder)
+            answers = read_scored_predictions(material.workspace, run.folder)
             parts = {} if answers is None else {run.modality: answers}
         else:
-            parts = read_stage_answers(material.workspace, run.folder)
+            parts = read_stage_predictions(material.workspace, run.folder)
         found += [(modality, run, answers) for modality, answers in parts.items()]
     return found
 
@@ -98,8 +106,8 @@ def _comparison(material: Material, same: SameClips) -> str:
         else f" on the {plural(single.num_clips, 'clip')} of both"
     )
     text = (
-        f", {score(abs(gain.value))} {direction} the best single modality "
-        f"({single.modality}{where}: {score(single.score, 4)}){clips}"
+        f", {format_score(abs(gain.value))} {direction} the best single modality "
+        f"({single.modality}{where}: {format_score(single.score, 4)}){clips}"
     )
     if math.isnan(gain.p_value):
         return text
@@ -114,8 +122,8 @@ def _unranked(material: Material) -> str:
         best = scored[0]
         clips = plural(best.metrics.get("num_val", 0), "clip")
         return (
-            f"{best.name}: mean validation Pearson {score(best.val_pearson, 4)} over {clips}. It cannot be compared, "
-            "because its predictions are missing."
+            f"{best.name}: mean validation Pearson {format_score(best.val_pearson, 4)} over {clips}. It cannot "
+            "be compared, because its predictions are missing."
         )
     if material.clips is None:
         return "The workspace has no corpus yet."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emi_ray.comparison import FEWEST_CLIPS, Answers, read_answers
+from emi_ray.comparison import FEWEST_CLIPS, ScoredPredictions, read_scored_predictions
 from emi_ray.metrics import mean_score, pearson
 from emi_ray.reporting.runs import Run
 from emi_ray.workspace import Workspace
@@ -25,7 +25,7 @@ class SameClips:
     """
 
     runs: tuple[Run, ...]
-    answers: tuple[Answers, ...]
+    answers: tuple[ScoredPredictions, ...]
     clip_ids: tuple[str, ...]
     others: int
 
@@ -56,7 +56,7 @@ def same_clips(workspace: Workspace, runs: Sequence[Run]) -> SameClips | None:
     Returns:
         The runs on their common clips; None if no run has predictions of labelled clips.
     """
-    held = [(run, read_answers(workspace, run.folder)) for run in runs if run.metrics]
+    held = [(run, read_scored_predictions(workspace, run.folder)) for run in runs if run.metrics]
     known = sorted(
         ((run, answers) for run, answers in held if answers is not None),
         key=lambda pair: -len(pair[1].clip_ids),
@@ -80,7 +80,7 @@ def same_clips(workspace: Workspace, runs: Sequence[Run]) -> SameClips | None:
     )
 
 
-def _agree(one: Answers, other: Answers, clip_ids: set[str]) -> bool:
+def _agree(one: ScoredPredictions, other: ScoredPredictions, clip_ids: set[str]) -> bool:
     """Return whether two runs were scored against the same label values of some clips."""
     if one.labels != other.labels:
         return False
@@ -88,5 +88,5 @@ def _agree(one: Answers, other: Answers, clip_ids: set[str]) -> bool:
     return np.array_equal(one.at(chosen).true, other.at(chosen).true, equal_nan=True)
 
 
-def _mean(answers: Answers) -> float:
+def _mean(answers: ScoredPredictions) -> float:
     return mean_score("pearson", answers.predicted, answers.true)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from emi_ray.comparison import Answers
-from emi_ray.reporting.formatting import grouped, score, signed
+from emi_ray.comparison import ScoredPredictions
+from emi_ray.reporting.formatting import format_score, grouped, signed
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.schema import Label
 
@@ -34,7 +34,7 @@ def robustness_tables(measured: Mapping[str, Any]) -> list[TextTable]:
     tables = []
     for part, (title, note) in _TITLES.items():
         rows = [
-            [each["name"], grouped(each["num_clips"]), score(each["val_pearson"]), _reach(each)]
+            [each["name"], grouped(each["num_clips"]), format_score(each["val_pearson"]), _reach(each)]
             for each in measured.get(part, [])
         ]
         if rows:
@@ -43,7 +43,7 @@ def robustness_tables(measured: Mapping[str, Any]) -> list[TextTable]:
     return tables
 
 
-def calibration_table(answers: Answers, labels: Sequence[Label]) -> TextTable:
+def calibration_table(answers: ScoredPredictions, labels: Sequence[Label]) -> TextTable:
     """Build the table with slope, bias, and AUC (of the lowest value against higher ones) of each label."""
     low_of = {label.name: label.low for label in labels}
     rows = []
@@ -55,10 +55,10 @@ def calibration_table(answers: Answers, labels: Sequence[Label]) -> TextTable:
         rows.append(
             [
                 name,
-                score(slope(said, true), 2),
+                format_score(slope(said, true), 2),
                 signed(bias(said, true), 4),
-                score(share),
-                score(auc(said, true > low)),
+                format_score(share),
+                format_score(auc(said, true > low)),
             ]
         )
     headings = ["label", "slope", "bias", "share above the lowest", "AUC, lowest against higher"]
@@ -98,4 +98,4 @@ def auc(said: np.ndarray, positive: np.ndarray) -> float:
 
 
 def _reach(each: Mapping[str, Any]) -> str:
-    return "–" if each["low"] is None else f"{score(each['low'])} to {score(each['high'])}"
+    return "–" if each["low"] is None else f"{format_score(each['low'])} to {format_score(each['high'])}"

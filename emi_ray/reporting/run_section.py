@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emi_ray.comparison import Answers, read_answers
+from emi_ray.comparison import ScoredPredictions, read_scored_predictions
 from emi_ray.metrics import pearson
 from emi_ray.reporting.collect import Material
 from emi_ray.reporting.plot_style import colour_of
@@ -18,7 +18,7 @@ _MAX_DRAWN = 8
 
 
 @dataclass(frozen=True)
-class System:
+class RunSection:
     """Plots and tables of one run. A plot whose files are missing is None; ``command`` creates the missing files."""
 
     run: Run
@@ -40,20 +40,20 @@ class System:
         return f"Thin lines: 95 % intervals from a bootstrap over the {drawn} of the validation split."
 
 
-def build_systems(material: Material) -> list[System]:
+def build_run_sections(material: Material) -> list[RunSection]:
     """Build the section for the best seed of each of the best recipes, the best first."""
     best_of_recipe: dict[str, Run] = {}
     for run in material.runs:
         best_of_recipe.setdefault(run.recipe, run)
     drawn = list(best_of_recipe.values())[:_MAX_DRAWN]
-    return [_system(material, run, f"run{index}") for index, run in enumerate(drawn)]
+    return [_run_section(material, run, f"run{index}") for index, run in enumerate(drawn)]
 
 
-def _system(material: Material, run: Run, prefix: str) -> System:
-    predictions = read_answers(material.workspace, run.folder)
+def _run_section(material: Material, run: Run, prefix: str) -> RunSection:
+    predictions = read_scored_predictions(material.workspace, run.folder)
     intervals = _intervals(material, predictions) if predictions else None
     labels = predictions.labels if predictions else material.label_names
-    return System(
+    return RunSection(
         run=run,
         intervals=intervals,
         bars=score_bars(f"{prefix}-bars", labels, _bars(run, labels), intervals) if run.metrics else None,
@@ -68,14 +68,14 @@ def _system(material: Material, run: Run, prefix: str) -> System:
     )
 
 
-def _tables(material: Material, run: Run, predictions: Answers | None) -> list[TextTable]:
+def _tables(material: Material, run: Run, predictions: ScoredPredictions | None) -> list[TextTable]:
     """Build the tables on calibration and, after ``emi-ray evaluate``, on robustness."""
     labels = labels_of(material.clips.schema) if material.clips is not None else ()
     calibration = [calibration_table(predictions, labels)] if predictions else []
     return calibration + robustness_tables(run.robustness)
 
 
-def _intervals(material: Material, predictions: Answers) -> PearsonIntervals:
+def _intervals(material: Material, predictions: ScoredPredictions) -> PearsonIntervals:
     codes = material.codes_of(predictions.clip_ids)
     return pearson_intervals(predictions.predicted, predictions.true, codes)
 
@@ -90,12 +90,12 @@ def _bars(run: Run, labels: Sequence[str]) -> list[Bars]:
     ]
 
 
-def _scatter(predictions: Answers, prefix: str) -> str:
+def _scatter(predictions: ScoredPredictions, prefix: str) -> str:
     r = pearson(predictions.predicted, predictions.true)
     return prediction_scatter(f"{prefix}-scatter", predictions, r.tolist())
 
 
-def _scatter_caption(predictions: Answers) -> str:
+def _scatter_caption(predictions: ScoredPredictions) -> str:
     num_clips = len(predictions.true)
     drawn = (
         f"{MAX_POINTS:,} of {num_clips:,} clips are drawn"

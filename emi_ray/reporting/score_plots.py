@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from emi_ray.comparison import Answers
+from emi_ray.comparison import ScoredPredictions
 from emi_ray.reporting.plot_style import (
     PAGE_WIDTH_IN,
     PALETTE,
@@ -141,7 +141,7 @@ def _loss_curves(axes: Axes, stage: str, rows: Sequence[Epoch]) -> None:
     axes.set_xlabel("epoch")
 
 
-def prediction_scatter(name: str, predictions: Answers, r: Sequence[float], seed: int = 0) -> str:
+def prediction_scatter(name: str, predictions: ScoredPredictions, r: Sequence[float], seed: int = 0) -> str:
     """Plot predicted against true values, one panel per label; large splits are sampled. ``r`` is over all clips."""
     num_labels, num_columns = len(predictions.labels), 3
     sample = np.random.default_rng(seed).permutation(len(predictions.true))[:MAX_POINTS]

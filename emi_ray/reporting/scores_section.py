@@ -9,7 +9,7 @@ import numpy as np
 
 from emi_ray.recipe import Recipe
 from emi_ray.reporting.collect import Material
-from emi_ray.reporting.formatting import score
+from emi_ray.reporting.formatting import format_score
 from emi_ray.reporting.paper_scores import OTHER_FEATURES, Basis, differences_from_paper, paper_score
 from emi_ray.reporting.ranking import SameClips
 from emi_ray.reporting.runs import Run, label_scores, number
@@ -58,7 +58,7 @@ class SeedRow:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoresSection:
     """Content of the section; ``notes`` are sentences below the table."""
 
     labels: Sequence[str]
@@ -69,7 +69,7 @@ class Scores:
     notes: Sequence[str]
 
 
-def build_scores(material: Material, same: SameClips | None) -> Scores:
+def build_scores_section(material: Material, same: SameClips | None) -> ScoresSection:
     """Build the section; it has no rows if nothing has been scored.
 
     Args:
@@ -78,7 +78,7 @@ def build_scores(material: Material, same: SameClips | None) -> Scores:
     """
     scored = [run for run in material.runs if run.metrics]
     recipes = _by_recipe(material, scored)
-    return Scores(
+    return ScoresSection(
         labels=material.label_names,
         rows=_rows(material, scored, same),
         seeds=[
@@ -122,7 +122,7 @@ def _rows(material: Material, runs: Sequence[Run], same: SameClips | None) -> li
     values = np.array(shared).reshape(len(runs), len(labels))
     tops = values == np.fmax.reduce(values, axis=0)
     means = [same.score(run) if same else math.nan for run in runs]
-    papers = [said or score(reported, 4) for reported, said in (_paper(material, run) for run in runs)]
+    papers = [said or format_score(reported, 4) for reported, said in (_paper(material, run) for run in runs)]
     return [ScoreRow(*row) for row in zip(runs, own, tops.tolist(), means, papers, strict=True)]
 
 

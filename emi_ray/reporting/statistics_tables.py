@@ -9,7 +9,7 @@ from emi_ray.corpus.splits import GROUP, groups_of, has_groups
 from emi_ray.corpus.statistics import describe
 from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.reporting.corpus_section import label_table, split_table
-from emi_ray.reporting.formatting import UNKNOWN, grouped, percent, score
+from emi_ray.reporting.formatting import UNKNOWN, format_score, grouped, percent
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.schema import MODALITIES, SPLITS
 from emi_ray.workspace import Workspace
@@ -37,7 +37,7 @@ def statistics_tables(workspace: Workspace) -> list[TextTable]:
 
 
 def _correlations(labels: Sequence[str], correlations: Sequence[Sequence[float | None]]) -> TextTable:
-    rows = [[label, *(score(r) for r in row)] for label, row in zip(labels, correlations, strict=True)]
+    rows = [[label, *(format_score(r) for r in row)] for label, row in zip(labels, correlations, strict=True)]
     return TextTable("Correlation of the labels", ["label", *labels], rows, "Pearson's r over train and val.")
 
 
@@ -89,7 +89,9 @@ def _lengths(workspace: Workspace, clips: pa.Table) -> TextTable:
 def _length_row(name: str, steps: np.ndarray, seconds: np.ndarray) -> list[str]:
     timed = seconds[np.isfinite(seconds)]
     times = (
-        [score(float(each(timed)), 2) for each in (np.mean, np.min, np.max)] if len(timed) else [UNKNOWN] * 3
+        [format_score(float(each(timed)), 2) for each in (np.mean, np.min, np.max)]
+        if len(timed)
+        else [UNKNOWN] * 3
     )
     share = percent(float((steps > LONG_STEPS).mean()))
     return [

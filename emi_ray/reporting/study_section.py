@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from emi_ray.reporting.formatting import UNKNOWN, plural, score, signed
+from emi_ray.reporting.formatting import UNKNOWN, format_score, plural, signed
 from emi_ray.reporting.studies import Study, read_studies
 from emi_ray.reporting.study_plots import front_plot, importance_bars, search_history, slices
 from emi_ray.reporting.text_tables import TextTable
@@ -63,10 +63,10 @@ def _summary(study: Study) -> str:
     found = (
         ""
         if best is None
-        else f" The best trial has {study.metric} {score(best.score, 4)} on the tuning split"
+        else f" The best trial has {study.metric} {format_score(best.score, 4)} on the tuning split"
     )
     own = next((trial.score for trial in study.complete if trial.is_start), None)
-    compared = f"; the original settings reached {score(own, 4)}" if own is not None else ""
+    compared = f"; the original settings reached {format_score(own, 4)}" if own is not None else ""
     return f"{plural(len(study.trials), 'trial')} of {study.recipe}: {', '.join(counts)}.{found}{compared}."
 
 
@@ -74,7 +74,12 @@ def _parameters(study: Study, importances: dict[str, float]) -> TextTable:
     best = study.best
     assert best is not None
     rows = [
-        [name, _value(study.start, name), _value(best.parameters, name), score(importances.get(name), 2)]
+        [
+            name,
+            _value(study.start, name),
+            _value(best.parameters, name),
+            format_score(importances.get(name), 2),
+        ]
         for name in study.distributions
     ]
     note = (
@@ -89,7 +94,13 @@ def _reported(result: dict[str, Any] | Any) -> TextTable:
     rows = []
     for key in ("start_reported", "best_reported"):
         scores = result[key]["scores"]
-        rows.append([result[key]["recipe"], *(score(each, 4) for each in scores), score(fmean(scores), 4)])
+        rows.append(
+            [
+                result[key]["recipe"],
+                *(format_score(each, 4) for each in scores),
+                format_score(fmean(scores), 4),
+            ]
+        )
     note = "Both recipes were trained on the official split, whose validation clips the search never saw."
     return TextTable(f"{result['metric']} on the reporting split", ["recipe", *seeds, "mean"], rows, note)
 
@@ -101,8 +112,9 @@ def _verdict(result: dict[str, Any] | Any, maximise: bool) -> str:
     reported, start_reported = (fmean(result[key]["scores"]) for key in ("best_reported", "start_reported"))
     text = (
         f"On the reporting split the tuned settings are better by {signed(sign * (reported - start_reported))}. "
-        f"The selected trial scored {score(best['tuned'], 4)} in the search and {score(best['confirmed'], 4)} on "
-        f"average with other seeds: the search was optimistic by {signed(sign * (best['tuned'] - reported))}"
+        f"The selected trial scored {format_score(best['tuned'], 4)} in the search and "
+        f"{format_score(best['confirmed'], 4)} on average with other seeds: the search was optimistic "
+        f"by {signed(sign * (best['tuned'] - reported))}"
     )
     if start is None:
         return f"{text}."

@@ -17,9 +17,9 @@ from emi_ray.config import MediaSettings
 from emi_ray.errors import UserError, choices
 from emi_ray.feature_store import FeatureStore
 from emi_ray.models.backbone import TOKEN_DIM
-from emi_ray.models.build import System, build_model
+from emi_ray.models.build import TrainableModel, build_model
 from emi_ray.recipe import Recipe
-from emi_ray.schema import Label, Stream
+from emi_ray.schema import EncoderName, Label
 from emi_ray.settings import Settings, validate
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.transcripts import TOKENIZER, parse_tokenizer, with_tokens
@@ -49,7 +49,7 @@ class ModelDescription(Settings):
     recipe: Recipe
     seed: int
     labels: tuple[Label, ...]
-    extractors: dict[Stream, dict[str, Any]]
+    extractors: dict[EncoderName, dict[str, Any]]
     media: MediaSettings
     versions: dict[str, str]
     run_key: str
@@ -62,15 +62,15 @@ class ModelDescription(Settings):
         recognisers = (extractor.get("transcriber") for extractor in self.extractors.values())
         return next(filter(None, recognisers), None)
 
-    def fingerprint(self, stream: Stream) -> str:
+    def fingerprint(self, stream: EncoderName) -> str:
         """Return the fingerprint of the features of an encoder."""
         return str(self.extractors[stream]["fingerprint"])
 
-    def feature_dim(self, stream: Stream) -> int:
+    def feature_dim(self, stream: EncoderName) -> int:
         """Return the dimensions D of each step that an encoder reads, including its ``extras``."""
         return int(self.extractors[stream]["feature_dim"]) + len(self.recipe.encoders[stream].extras)
 
-    def stores(self, workspace: Workspace) -> dict[Stream, FeatureStore]:
+    def stores(self, workspace: Workspace) -> dict[EncoderName, FeatureStore]:
         """Return the feature store of each encoder in a workspace; a store may be empty."""
         return {
             stream: FeatureStore(workspace, self.recipe.modality_of(stream), self.fingerprint(stream))
@@ -82,7 +82,7 @@ class ModelDescription(Settings):
 class LoadedModel:
     """A model in evaluation mode, its description, and the tokenizer of its text backbone as text."""
 
-    model: System
+    model: TrainableModel
     description: ModelDescription
     tokenizer: str | None = None
 
@@ -92,7 +92,7 @@ class LoadedModel:
             return data
         return with_tokens(data, self.description.recipe, transcripts, parse_tokenizer(self.tokenizer))
 
-    def require(self, stores: Mapping[Stream, FeatureStore]) -> None:
+    def require(self, stores: Mapping[EncoderName, FeatureStore]) -> None:
         """Check that the given stores have the features that the model was trained on.
 
         Encoders without a store are not checked; their input counts as missing.
@@ -118,7 +118,7 @@ class LoadedModel:
 def save_model(
     workspace: Workspace,
     folder: str,
-    model: System,
+    model: TrainableModel,
     description: ModelDescription,
 ) -> None:
     """Write both files. The description is written last: if it exists, the weights do as well."""

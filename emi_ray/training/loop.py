@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from emi_ray.losses import build_objective
-from emi_ray.metrics import mean_of_known, pearson, scores
+from emi_ray.metrics import compute_scores, mean_of_known, pearson
 from emi_ray.models.dropout import drawing_for_batch
 from emi_ray.models.fusion import Regressor
 from emi_ray.models.outputs import Outputs
@@ -115,7 +115,9 @@ def fit(
     return fitting.state
 
 
-def predict(model: Regressor, batcher: Batcher, rows: np.ndarray, team: Team | None = None) -> np.ndarray:
+def predict_unit_scale(
+    model: Regressor, batcher: Batcher, rows: np.ndarray, team: Team | None = None
+) -> np.ndarray:
     """Predict some clips, given their rows (n,); returns (n, L) float32 on the [0, 1] scale, in the same order."""
     team = team or Team()
     model.eval()
@@ -210,11 +212,13 @@ class _Fitting:
 
     def _validate(self) -> tuple[dict[str, float], float]:
         """Compute scores and loss on the validation rows, and the Pearson correlation on the inner part, if any."""
-        predictions = predict(self.model, self.batcher, self.rows.val, self.team)
+        predictions = predict_unit_scale(self.model, self.batcher, self.rows.val, self.team)
         loss = self.val_loss(torch.from_numpy(predictions).to(self.device), self.val_targets)
-        found = scores(self.data.in_units(predictions), self.data.targets[self.rows.val], self.data.labels)
+        found = compute_scores(
+            self.data.in_units(predictions), self.data.targets[self.rows.val], self.data.labels
+        )
         if self.rows.inner is not None:
-            own = self.data.in_units(predict(self.model, self.batcher, self.rows.inner, self.team))
+            own = self.data.in_units(predict_unit_scale(self.model, self.batcher, self.rows.inner, self.team))
             found[INNER_SCORE] = mean_of_known(pearson(own, self.data.targets[self.rows.inner]))
         return found, float(loss)
 

@@ -21,9 +21,9 @@ from emi_ray.feature_store import FeatureStore
 from emi_ray.storage import in_words
 from emi_ray.training.data.clip_data import PackedFeatures, join_clips, read_packed
 from emi_ray.training.inbox import Inbox, OnProgress
-from emi_ray.training.plan import EncoderJob, Place, RunPlan, encoder_jobs
+from emi_ray.training.plan import EncoderJob, Location, RunPlan, encoder_jobs
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
-from emi_ray.training.resume_state import Unfinished
+from emi_ray.training.resume_state import ResumeState
 
 if TYPE_CHECKING:
     from emi_ray.training.stages.encoder_job import EncoderDone
@@ -46,7 +46,7 @@ class _Job:
 
 
 @dataclass
-class SideBySide:
+class ParallelRuns:
     """Trains the runs of one command.
 
     Attributes:
@@ -78,7 +78,7 @@ class SideBySide:
             jobs = {job.key: job for plan in self.plans.values() for job in encoder_jobs(plan)}
             if self.force:
                 for key in [*jobs, *(plan.key for plan in self.plans.values())]:
-                    Unfinished(workspace, key).forget()
+                    ResumeState(workspace, key).forget()
             on_plan(len(self.plans), min(sized.concurrent, max(len(jobs), len(self.plans))))
             self._submit_encoders(list(jobs.values()), inbox, sized)
             self._collect(self._submit_runs(inbox, sized), inbox)
@@ -187,13 +187,13 @@ def _train_encoder(
 
     device = told.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
-    unfinished = Unfinished(job.plan.workspace, job.key, told.checkpoint_every_s)
+    resume_state = ResumeState(job.plan.workspace, job.key, told.checkpoint_every_s)
     return train_encoder(
         job,
         job.plan.with_texts(data) if job.modality == job.plan.recipe.transcript_stream else data,
-        unfinished,
+        resume_state,
         device=device,
-        place=_place(),
+        location=_location(),
         on_epoch_end=lambda scores: told.inbox.tell(told.name, scores),
         reuse=not told.force,
     )
@@ -214,24 +214,24 @@ def _train_run(
     encoders, packed = encoders_and_features[:num_encoders], encoders_and_features[num_encoders:]
     device = told.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
-    unfinished = Unfinished(plan.workspace, plan.key, told.checkpoint_every_s)
+    resume_state = ResumeState(plan.workspace, plan.key, told.checkpoint_every_s)
     metrics = execute_run(
         plan,
         data=plan.with_texts(data),
         device=device,
-        place=_place(),
+        location=_location(),
         on_epoch_end=lambda scores: told.inbox.tell(told.name, scores),
-        on_checkpoint=unfinished.keep,
-        resume=unfinished.load(),
+        on_checkpoint=resume_state.keep,
+        resume=resume_state.load(),
         earlier=earlier_of(encoders),
     )
-    unfinished.forget()
+    resume_state.forget()
     return metrics
 
 
-def _place() -> Place:
+def _location() -> Location:
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    return Place(ray.util.get_node_ip_address(), tuple(map(str, gpus)))
+    return Location(ray.util.get_node_ip_address(), tuple(map(str, gpus)))
 
 
 def _num_bytes(store: FeatureStore) -> int:

@@ -15,7 +15,7 @@ from emi_ray.config import MediaSettings, WorkspaceConfig
 from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import Recipe
 from emi_ray.recipe_parts import SPEECH_STEPS
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData, read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.input_hashes import find_transcripts, read_inputs, read_transcripts, require_labels
@@ -47,7 +47,7 @@ class RunPlan:
     workspace: Workspace
     recipe: Recipe
     seed: int
-    fingerprints: Mapping[Stream, str]
+    fingerprints: Mapping[EncoderName, str]
     media: MediaSettings
     inputs: Mapping[str, str]
     key: str
@@ -58,7 +58,7 @@ class RunPlan:
         return f"runs/{self.recipe.name}/{self.seed}"
 
     @cached_property
-    def stores(self) -> dict[Stream, FeatureStore]:
+    def stores(self) -> dict[EncoderName, FeatureStore]:
         return {
             stream: FeatureStore(self.workspace, self.recipe.modality_of(stream), fingerprint)
             for stream, fingerprint in self.fingerprints.items()
@@ -73,7 +73,7 @@ class RunPlan:
         return f"{self.recipe.name}/{self.seed}"
 
     @property
-    def max_steps(self) -> dict[Stream, int]:
+    def max_steps(self) -> dict[EncoderName, int]:
         """Maximum number of steps that each speech backbone reads, so that no more are kept in memory."""
         recipe = self.recipe
         speech = recipe.finetuned - {recipe.transcript_stream}
@@ -145,7 +145,7 @@ def hash_of(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a training ran: the address of the node and the ids of the assigned GPUs."""
 
     node: str
@@ -160,7 +160,7 @@ class EncoderJob:
     """
 
     plan: RunPlan
-    modality: Stream
+    modality: EncoderName
     key: str
 
 
@@ -172,12 +172,12 @@ def encoder_jobs(plan: RunPlan) -> list[EncoderJob]:
     return [EncoderJob(plan, modality, _key(plan, modality)) for modality in recipe.streams]
 
 
-def _key(plan: RunPlan, modality: Stream) -> str:
+def _key(plan: RunPlan, modality: EncoderName) -> str:
     inputs = [plan.inputs["clips"], plan.inputs.get(modality), plan.recipe.split]
     return hash_of([encoder_settings(plan.recipe, modality, plan.seed), inputs])
 
 
-def encoder_settings(recipe: Recipe, modality: Stream, seed: int) -> dict[str, Any]:
+def encoder_settings(recipe: Recipe, modality: EncoderName, seed: int) -> dict[str, Any]:
     """Return everything except the clips that determines an encoder stage, as plain values."""
     settings = recipe.encoders[modality]
     return {

@@ -26,7 +26,7 @@ from emi_ray.runtime.ray_errors import last_words
 from emi_ray.storage import in_words
 from emi_ray.training.distributed import Team
 from emi_ray.training.inbox import Inbox
-from emi_ray.training.plan import Place, RunPlan
+from emi_ray.training.plan import Location, RunPlan
 from emi_ray.training.run import execute_run
 
 _STATE = "state.pt"
@@ -134,7 +134,7 @@ def _train_on_worker(config: dict[str, Any]) -> None:
         execute_run(
             job.plan,
             device=device,
-            place=Place(ray.util.get_node_ip_address(), tuple(map(str, ray.get_gpu_ids()))),
+            location=Location(ray.util.get_node_ip_address(), tuple(map(str, ray.get_gpu_ids()))),
             on_epoch_end=tell,
             on_checkpoint=_Checkpoints(device, job.checkpoint_every_s),
             resume=_last_state(),

@@ -20,7 +20,7 @@ _EVERY_S_BEHIND_A_URI = 30.0
 
 
 @dataclass
-class Unfinished:
+class ResumeState:
     """Stores and finds the state of one training.
 
     Args:

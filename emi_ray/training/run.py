@@ -15,14 +15,14 @@ from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import DRAWN_SEED, draw_split, split_rows
 from emi_ray.training.distributed import Team
 from emi_ray.training.loop import OnEpochEnd
-from emi_ray.training.plan import Place, RunPlan
+from emi_ray.training.plan import Location, RunPlan
 from emi_ray.training.run_files import write_run
 from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.stages.train_recipe import Hooks, OnRunCheckpoint, train_recipe
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierEncoders:
     """The stage-1 encoders that were trained for a run before it started, each in a job of its own.
 
     Attributes:
@@ -31,7 +31,7 @@ class Earlier:
         seconds: total duration of these jobs.
     """
 
-    trained: Mapping[str, Place] = field(default_factory=dict)
+    trained: Mapping[str, Location] = field(default_factory=dict)
     started: float = math.inf
     seconds: float = 0.0
 
@@ -41,12 +41,12 @@ def execute_run(
     *,
     data: ClipData | None = None,
     device: torch.device | None = None,
-    place: Place | None = None,
+    location: Location | None = None,
     on_epoch_end: OnEpochEnd | None = None,
     on_checkpoint: OnRunCheckpoint | None = None,
     resume: Mapping[str, Any] | None = None,
     reuse_encoders: bool = True,
-    earlier: Earlier | None = None,
+    earlier: EarlierEncoders | None = None,
 ) -> dict[str, Any]:
     """Read the data, train, predict, and write the files of a run; returns the content of ``metrics.json``.
 
@@ -56,7 +56,7 @@ def execute_run(
         plan: the run.
         data: result of :meth:`RunPlan.read_data`, if the caller already has it.
         device: device to train on; by default the CPU.
-        place: where this process runs; by default this host.
+        location: where this process runs; by default this host.
         on_epoch_end: called after each epoch.
         on_checkpoint: called after each epoch with a function that builds the state to resume from.
         resume: a state that ``on_checkpoint`` built.
@@ -66,8 +66,8 @@ def execute_run(
     Raises:
         UserError: the labels or the features do not allow training.
     """
-    device, place = device or torch.device("cpu"), place or Place(socket.gethostname())
-    earlier, clock = earlier or Earlier(), _Clock(resume or {})
+    device, location = device or torch.device("cpu"), location or Location(socket.gethostname())
+    earlier, clock = earlier or EarlierEncoders(), _Clock(resume or {})
 
     def checkpoint(build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
         if on_checkpoint is not None:
@@ -98,8 +98,8 @@ def execute_run(
     )
     history = {
         "started": _timestamp(min(clock.started, earlier.started)),
-        "node": place.node,
-        "gpus": sorted({gpu for each in (place, *earlier.trained.values()) for gpu in each.gpus}),
+        "node": location.node,
+        "gpus": sorted({gpu for each in (location, *earlier.trained.values()) for gpu in each.gpus}),
         "device": device.type,
     }
     return write_run(

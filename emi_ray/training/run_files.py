@@ -21,11 +21,11 @@ import pandas as pd
 import pyarrow as pa
 
 from emi_ray.errors import UserError
-from emi_ray.metrics import scores
+from emi_ray.metrics import compute_scores
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
-from emi_ray.schema import Stream, snake
+from emi_ray.schema import EncoderName, snake
 from emi_ray.settings import dump_yaml
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.data.batching import Batcher
@@ -33,10 +33,10 @@ from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.data.transcripts import TOKENIZER, dump_tokenizer
 from emi_ray.training.distributed import Team
-from emi_ray.training.loop import predict
+from emi_ray.training.loop import predict_unit_scale
 from emi_ray.training.plan import METRICS
 from emi_ray.training.stages.predictions import stage_predictions
-from emi_ray.training.stages.train_recipe import FUSION, StageOutcome, TrainedRecipe
+from emi_ray.training.stages.train_recipe import FUSION, StageResult, TrainedRecipe
 from emi_ray.workspace import Workspace
 
 SPLIT = "split.parquet"
@@ -68,9 +68,9 @@ def write_run(
     final = final_rows(recipe, data, trained.rows)
     test = np.flatnonzero(data.splits == "test")
     shown = np.concatenate([final.val, test])
-    predictions = predict_in_units(trained.model, data, shown)
+    predictions = predict_rows(trained.model, data, shown)
     split_names = np.repeat(["val", "test"], [len(final.val), len(test)])
-    val_scores = scores(predictions[: len(final.val)], data.targets[final.val], data.labels)
+    val_scores = compute_scores(predictions[: len(final.val)], data.targets[final.val], data.labels)
     last = trained.outcomes[FUSION if recipe.fusion else recipe.streams[0]]
     metrics = {
         "recipe": recipe.name,
@@ -104,7 +104,7 @@ def write_run(
     workspace.delete_file(f"{folder}/{METRICS}")
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
     workspace.write_text(f"{folder}/history.csv", history.to_csv(index=False))
-    table = predictions_table(data, shown, split_names, predictions, recipe)
+    table = build_predictions_table(data, shown, split_names, predictions, recipe)
     workspace.write_table(f"{folder}/predictions.parquet", table)
     workspace.write_table(f"{folder}/{STAGES}", stage_predictions(recipe, trained, data))
     workspace.write_table(f"{folder}/{SPLIT}", _split_table(data, final))
@@ -120,7 +120,7 @@ def write_run(
 
 def final_rows(recipe: Recipe, data: ClipData, rows: Rows) -> Rows:
     """Return the clips that the whole system is trained and scored on."""
-    return rows if scores_clips_without_input(recipe) else rows.having(data, recipe.streams)
+    return rows if scores_clips_without_input(recipe) else rows.with_any_of(data, recipe.streams)
 
 
 def scored_clips(recipe: Recipe, data: ClipData) -> np.ndarray:
@@ -136,15 +136,15 @@ def scores_clips_without_input(recipe: Recipe) -> bool:
     return recipe.fusion is None and recipe.encoders[recipe.streams[0]].missing == "zero"
 
 
-def predict_in_units(model: Regressor, data: ClipData, rows: np.ndarray) -> np.ndarray:
+def predict_rows(model: Regressor, data: ClipData, rows: np.ndarray) -> np.ndarray:
     """Predict rows (n,) in this process; returns (n, L) float64 in the units of the labels."""
     if not len(rows):
         return np.empty((0, len(data.labels)))
     device = next(model.parameters()).device
-    return data.in_units(predict(model, Batcher(data, model.modalities, device), rows))
+    return data.in_units(predict_unit_scale(model, Batcher(data, model.modalities, device), rows))
 
 
-def predictions_table(
+def build_predictions_table(
     data: ClipData, rows: np.ndarray, split_names: np.ndarray, predictions: np.ndarray, recipe: Recipe
 ) -> pa.Table:
     """Build the table of ``predictions.parquet``.
@@ -202,14 +202,14 @@ def _split_table(data: ClipData, rows: Rows) -> pa.Table:
     return pa.table(columns)
 
 
-def changed_since(workspace: Workspace, folder: str, data: ClipData) -> dict[Stream, list[str]]:
+def changed_since(workspace: Workspace, folder: str, data: ClipData) -> dict[EncoderName, list[str]]:
     """Return by encoder the clips of a run whose features have changed since. Encoders without any are left out.
 
     Encoders whose features were not hashed when the run was trained are left out as well.
     """
     table = workspace.read_table(f"{folder}/{SPLIT}")
     row_of = {clip_id: row for row, clip_id in enumerate(data.clip_ids.tolist())}
-    changed: dict[Stream, list[str]] = {}
+    changed: dict[EncoderName, list[str]] = {}
     for stream, features in data.features.items():
         if _digest_column(stream) not in table.column_names or features.digests is None:
             continue
@@ -220,7 +220,7 @@ def changed_since(workspace: Workspace, folder: str, data: ClipData) -> dict[Str
     return changed
 
 
-def _digest_column(stream: Stream) -> str:
+def _digest_column(stream: EncoderName) -> str:
     """Column of ``split.parquet`` with the hashes of an encoder's features."""
     return f"digest_{stream}"
 
@@ -244,7 +244,7 @@ def without_nan(value: Any) -> Any:
 
 
 def _stage(stage: str, trained: TrainedRecipe) -> dict[str, Any]:
-    outcome: StageOutcome = trained.outcomes[stage]
+    outcome: StageResult = trained.outcomes[stage]
     return {
         **outcome.scores,
         "num_train": outcome.num_train,

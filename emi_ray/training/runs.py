@@ -10,7 +10,7 @@ from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import count, tell
 from emi_ray.recipe import Recipe
 from emi_ray.training.inbox import OnProgress
-from emi_ray.training.parallel_runs import SideBySide
+from emi_ray.training.parallel_runs import ParallelRuns
 from emi_ray.training.plan import RunPlan, plan_run
 from emi_ray.workspace import Workspace
 
@@ -114,7 +114,7 @@ def train_runs(
                 else:
                     settle(index, {**metrics, "already_finished": False})
         elif plans:
-            SideBySide(plans, force, gpus_per_run, checkpoint_every_s, progress, settle).run(on_plan)
+            ParallelRuns(plans, force, gpus_per_run, checkpoint_every_s, progress, settle).run(on_plan)
     return [results[index] for index in range(len(requests))]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from emi_ray.recipe import Recipe
 from emi_ray.training.loop import stopping_score
-from emi_ray.training.run_files import final_rows, predict_in_units
+from emi_ray.training.run_files import final_rows, predict_rows
 from emi_ray.training.stages.train_recipe import FUSION, EncoderCache, Hooks, train_recipe
 from emi_ray.tuning.significance import FoldPredictions
 from emi_ray.tuning.tuning_data import TuningData
@@ -22,7 +22,7 @@ OnPredictions = Callable[[FoldPredictions], object]
 
 
 @dataclass(frozen=True)
-class Score:
+class TrialScore:
     """The result of a trial.
 
     Attributes:
@@ -63,7 +63,7 @@ def score_recipe(
     encoder_cache: EncoderCache | None = None,
     on_step: OnStep | None = None,
     on_predictions: OnPredictions | None = None,
-) -> Score:
+) -> TrialScore:
     """Train a recipe on each fold and compute its score.
 
     The score is the mean over folds of ``metric`` at the best epoch of the last stage.
@@ -97,10 +97,10 @@ def score_recipe(
         seconds += sum(outcome.seconds for outcome in trained.outcomes.values())
         if on_predictions is not None:
             val = final_rows(recipe, data.clips, rows).val
-            predictions = predict_in_units(trained.model, data.clips, val)
+            predictions = predict_rows(trained.model, data.clips, val)
             groups = None if data.clips.groups is None else data.clips.groups[val]
             on_predictions(FoldPredictions(predictions, data.clips.targets[val], groups))
-    return Score(
+    return TrialScore(
         value=sum(values) / len(values),
         num_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
         seconds=seconds,

@@ -20,7 +20,7 @@ from emi_ray.errors import EmiRayError
 from emi_ray.recipe import Recipe
 from emi_ray.runtime import machine, results_of
 from emi_ray.runtime.ray_errors import last_words
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.plan import RunPlan
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
 from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
@@ -167,7 +167,7 @@ def train_untouched_encoders(
     )
 
 
-def untouched_encoders(settings: StudySettings) -> list[Stream]:
+def untouched_encoders(settings: StudySettings) -> list[EncoderName]:
     """Return the encoders whose stage 1 is the same in all trials."""
     recipe, names = settings.recipe, list(settings.space.parameters)
     everywhere = ("training.", "objective.", "encoders.*.", "stages")
@@ -201,7 +201,7 @@ def _run_trial(config: dict[str, Any], job: _Job) -> None:
     tune.report({"score": score, "value": score.value})
 
 
-def _train_encoder(job: _Job, recipe: Recipe, modality: Stream, fold: int) -> None:
+def _train_encoder(job: _Job, recipe: Recipe, modality: EncoderName, fold: int) -> None:
     data, device = ray.get(job.data), job.resources.take_up()
     alone = recipe.model_copy(update={"encoders": {modality: recipe.encoders[modality]}, "fusion": None})
     hooks = Hooks(encoder_cache=job.encoder_cache)

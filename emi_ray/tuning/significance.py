@@ -30,7 +30,7 @@ class FoldPredictions:
 
 
 @dataclass(frozen=True)
-class Judged:
+class SeedScore:
     """A recipe with one seed on the tuning split: its score, which is the mean over folds, and its predictions."""
 
     value: float
@@ -38,7 +38,7 @@ class Judged:
     labels: tuple[Label, ...]
 
 
-def error_of_gain(challenger: Sequence[Judged], other: Sequence[Judged], metric: Metric) -> float:
+def gain_standard_error(challenger: Sequence[SeedScore], other: Sequence[SeedScore], metric: Metric) -> float:
     """Compute the standard error of the challenger's mean gain over the other system.
 
     This is a paired bootstrap (Efron and Tibshirani, 1993): seeds, and within each fold groups of clips, are drawn
@@ -75,6 +75,6 @@ def metric_of(name: str, labels: Sequence[Label]) -> Metric:
     return lambda predictions, targets: float(pearson(predictions[:, own], targets[:, own])[0])
 
 
-def _again(judged: Judged, clips: Sequence[np.ndarray], metric: Metric) -> float:
+def _again(judged: SeedScore, clips: Sequence[np.ndarray], metric: Metric) -> float:
     pairs = zip(judged.folds, clips, strict=True)
     return float(np.mean([metric(fold.predictions[drawn], fold.targets[drawn]) for fold, drawn in pairs]))

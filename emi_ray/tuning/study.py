@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from emi_ray.recipe import Recipe
-from emi_ray.tuning.objective import Score
+from emi_ray.tuning.objective import TrialScore
 from emi_ray.tuning.samplers import last_judged
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import RecipeSource, StudySettings
@@ -118,7 +118,7 @@ class TuningStudy:
         is_judged = step <= last_judged(self.settings.num_steps) and START not in trial.user_attrs
         return is_judged and trial.should_prune()
 
-    def complete(self, number: int, score: Score) -> None:
+    def complete(self, number: int, score: TrialScore) -> None:
         """Record the result of a trial; without a finite score it counts as failed."""
         if not math.isfinite(score.value):
             self.fail(number, f"{self.settings.metric} is not a finite number")

@@ -30,7 +30,7 @@ from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.ray_search import MAX_RETRIES, SharedData, encoder_cache
 from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import lower_is_better, study_folder
-from emi_ray.tuning.significance import FoldPredictions, Judged, error_of_gain, metric_of
+from emi_ray.tuning.significance import FoldPredictions, SeedScore, gain_standard_error, metric_of
 from emi_ray.tuning.study import START, TuningStudy
 from emi_ray.tuning.tuning_data import TuningData
 from emi_ray.workspace import Workspace
@@ -44,7 +44,7 @@ _ERRORS = 2.0
 """Required gain over the start in standard errors; two, because the best of several trials is lucky more often."""
 
 
-class Confirmed(Settings):
+class ConfirmedTrial(Settings):
     """A trial on the tuning split: its score in the search, its scores with other seeds, and their mean."""
 
     number: int
@@ -53,7 +53,7 @@ class Confirmed(Settings):
     scores: tuple[float, ...] = ()
 
 
-class Reported(Settings):
+class ReportedScores(Settings):
     """Scores of a recipe on the reporting split, one per seed."""
 
     recipe: str
@@ -72,7 +72,7 @@ class FrontPoint(Settings):
     parameters: dict[str, Value]
 
 
-class Outcome(Settings):
+class StudyResult(Settings):
     """The content of ``studies/<name>/result.json``: the best trial against the original settings (the start).
 
     Attributes:
@@ -87,16 +87,16 @@ class Outcome(Settings):
     finished: int
     confirm: int = 3
     seeds: tuple[int, ...]
-    confirmed: tuple[Confirmed, ...]
-    start: Confirmed | None
-    best_reported: Reported
-    start_reported: Reported
+    confirmed: tuple[ConfirmedTrial, ...]
+    start: ConfirmedTrial | None
+    best_reported: ReportedScores
+    start_reported: ReportedScores
     parameters: dict[str, Value]
     start_parameters: dict[str, Value]
     front: tuple[FrontPoint, ...] = ()
 
     @property
-    def best(self) -> Confirmed:
+    def best(self) -> ConfirmedTrial:
         return self.confirmed[0]
 
     @property
@@ -127,7 +127,7 @@ def confirm(
     resources: JobResources,
     how_many: int,
     on_note: OnNote,
-) -> list[Confirmed]:
+) -> list[ConfirmedTrial]:
     """Retrain the best ``how_many`` trials and the start on the tuning split with other seeds; the best is first.
 
     With ``how_many`` 0, nothing is retrained and the scores of the search decide.
@@ -143,7 +143,7 @@ def confirm(
     score = ray.remote(max_retries=MAX_RETRIES)(_score).options(**resources.options)
     job = (shared.reference, metric, encoder_cache(study.settings, workspace), resources)
     pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
-    judged: dict[int, list[Judged]] = {
+    judged: dict[int, list[SeedScore]] = {
         trial.number: results_of(references) for trial, references in zip(trials, pending, strict=True)
     }
     found = []
@@ -151,7 +151,7 @@ def confirm(
         tuned, scores = trial.values[0], tuple(each.value for each in judged[trial.number])
         # Without the score of the search, which is too high for trials that were lucky in it.
         mean = fmean(scores) if scores else tuned
-        found.append(Confirmed(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
+        found.append(ConfirmedTrial(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
     best, *_ = ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
     start = _start_among(ranked, study)
     if start is None:
@@ -161,7 +161,7 @@ def confirm(
     if start is None or start is best or not seeds:
         return ranked
     measure = metric_of(metric, judged[best.number][0].labels)
-    error = error_of_gain(judged[best.number], judged[start.number], measure)
+    error = gain_standard_error(judged[best.number], judged[start.number], measure)
     gain = study.sign * (best.confirmed - start.confirmed)
     if gain > _ERRORS * error:
         return ranked
@@ -189,7 +189,7 @@ def report_recipe(
     metric: str,
     seeds: Sequence[int],
     on_note: OnNote,
-) -> Reported:
+) -> ReportedScores:
     """Train a recipe on the official split with each seed. Finished runs are not repeated.
 
     Raises:
@@ -206,18 +206,18 @@ def report_recipe(
                 f"{recipe.name} has no {metric} on the {recipe.split} split, because a label is constant there."
             )
         scores.append(float(value))
-    return Reported(recipe=recipe.name, scores=tuple(scores))
+    return ReportedScores(recipe=recipe.name, scores=tuple(scores))
 
 
 def judge(
     study: TuningStudy,
     workspace: Workspace,
     config: WorkspaceConfig,
-    confirmed: Sequence[Confirmed],
+    confirmed: Sequence[ConfirmedTrial],
     how_many: int,
     seeds: Sequence[int],
     on_note: OnNote,
-) -> Outcome:
+) -> StudyResult:
     """Train the selected recipe and the start on the official split, and write ``result.json``.
 
     Args:
@@ -234,7 +234,7 @@ def judge(
     best_reported = report(best)
     start_stays = own is confirmed[0]
     start_reported = best_reported.model_copy(update={"recipe": start.name}) if start_stays else report(start)
-    outcome = Outcome(
+    outcome = StudyResult(
         metric=settings.metric,
         finished=study.counts.finished,
         confirm=how_many,
@@ -258,16 +258,18 @@ def judge(
     return outcome
 
 
-def read_outcome(workspace: Workspace, study: str) -> Outcome | None:
+def read_study_result(workspace: Workspace, study: str) -> StudyResult | None:
     """Read ``result.json`` of a study; None if it does not exist yet."""
     path = f"{study_folder(study)}/result.json"
     if not workspace.exists(path):
         return None
     values = workspace.read_json(path)
-    return Outcome.model_validate({name: values[name] for name in Outcome.model_fields if name in values})
+    return StudyResult.model_validate(
+        {name: values[name] for name in StudyResult.model_fields if name in values}
+    )
 
 
-def _start_among(confirmed: Sequence[Confirmed], study: TuningStudy) -> Confirmed | None:
+def _start_among(confirmed: Sequence[ConfirmedTrial], study: TuningStudy) -> ConfirmedTrial | None:
     """Return the trial with the original settings, or None if it is not complete."""
     start = study.start
     return next((each for each in confirmed if start and each.number == start.number), None)
@@ -289,10 +291,10 @@ def _score(
     metric: str,
     cache: WorkspaceEncoderCache,
     resources: JobResources,
-) -> Judged:
+) -> SeedScore:
     device = resources.take_up()
     folds: list[FoldPredictions] = []
     score = score_recipe(
         recipe, data, metric, seed=seed, device=device, encoder_cache=cache, on_predictions=folds.append
     )
-    return Judged(score.value, tuple(folds), data.clips.labels)
+    return SeedScore(score.value, tuple(folds), data.clips.labels)

@@ -10,7 +10,7 @@ from emi_ray.tuning.study import RETRY, START, TuningStudy, kind_of
 from emi_ray.workspace import Workspace
 
 
-def write_record(study: TuningStudy, workspace: Workspace) -> None:
+def write_trials_json(study: TuningStudy, workspace: Workspace) -> None:
     """Write the current state of all trials."""
     settings = study.settings
     trials = study.optuna.get_trials(deepcopy=False)

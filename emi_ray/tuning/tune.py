@@ -30,8 +30,8 @@ from emi_ray.tuning.settings import (
 )
 from emi_ray.tuning.storage import check_storage, driving
 from emi_ray.tuning.study import TuningStudy
-from emi_ray.tuning.study_result import OnNote, Outcome, confirm, judge, read_outcome
-from emi_ray.tuning.trials_json import write_record
+from emi_ray.tuning.study_result import OnNote, StudyResult, confirm, judge, read_study_result
+from emi_ray.tuning.trials_json import write_trials_json
 from emi_ray.tuning.tune_adapters import SearchLimits
 from emi_ray.workspace import Workspace
 
@@ -153,7 +153,7 @@ def _default_folds(workspace: Workspace, options: TuneOptions) -> int:
     return 1 if num_train >= _FEW_CLIPS else 3
 
 
-def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None:
+def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> StudyResult | None:
     """Run or resume a search until the study has enough trials, then select and evaluate the best one.
 
     Needs a Ray session.
@@ -185,9 +185,9 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None
                 f"The recipe's value of {name} is outside of the search space; the first trial draws another."
             )
         on_change(study)
-        outcome = _earlier_outcome(study, plan)
+        outcome = _earlier_result(study, plan)
         if study.counts.finished >= options.trials and (outcome or not options.seeds):
-            write_record(study, workspace)  # a killed driver may have left an outdated file
+            write_trials_json(study, workspace)  # a killed driver may have left an outdated file
             return outcome
         shared = share_data(plan.run, settings)
         resources = plan_resources(settings.recipe, shared, options.concurrent, options.gpus_per_trial)
@@ -196,7 +196,7 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> Outcome | None
             on_note(f"All settings of the search space have been tried after {study.counts.finished} trials.")
         if not options.seeds:
             return None
-        return _earlier_outcome(study, plan) or _judge(study, shared, resources, plan, on_note)
+        return _earlier_result(study, plan) or _judge(study, shared, resources, plan, on_note)
 
 
 def _search(
@@ -208,7 +208,7 @@ def _search(
         nonlocal last_record
         on_change(study)
         if time.monotonic() - last_record > _RECORD_EVERY_S:
-            write_record(study, plan.workspace)
+            write_trials_json(study, plan.workspace)
             last_record = time.monotonic()
 
     limits = SearchLimits(options.trials, options.timeout_s)
@@ -217,19 +217,19 @@ def _search(
             search(study, shared, plan.workspace, resources, limits, changed)
     finally:
         on_change(study)
-        write_record(study, plan.workspace)
+        write_trials_json(study, plan.workspace)
 
 
 def _judge(
     study: TuningStudy, shared: SharedData, resources: JobResources, plan: TunePlan, on_note: OnNote
-) -> Outcome:
+) -> StudyResult:
     confirmed = confirm(study, shared, plan.workspace, resources, plan.options.confirm, on_note)
     how_many, seeds = plan.options.confirm, plan.reporting_seeds
     return judge(study, plan.workspace, plan.config, confirmed, how_many, seeds, on_note)
 
 
-def _earlier_outcome(study: TuningStudy, plan: TunePlan) -> Outcome | None:
+def _earlier_result(study: TuningStudy, plan: TunePlan) -> StudyResult | None:
     """Return the stored result if it is based on the same trials and seeds, else None."""
-    earlier = read_outcome(plan.workspace, study.name) if plan.options.seeds else None
+    earlier = read_study_result(plan.workspace, study.name) if plan.options.seeds else None
     asked = (study.counts.finished, plan.options.confirm, plan.reporting_seeds)
     return earlier if earlier and (earlier.finished, earlier.confirm, earlier.seeds) == asked else None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emi_ray import part_merging
-from emi_ray.extraction.maintenance import LOOK_EVERY_S, Upkeep
+from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.feature_layout import ClipFeatures
@@ -29,18 +29,18 @@ def test_raw_parts_are_merged_once_they_are_many_and_all_of_them_at_the_end(tmp_
     monkeypatch.setattr(part_merging, "PARTS_OF_A_WRITER", 4)
     workspace = new_workspace(tmp_path, {}, [])
     pipeline, now = plan_pipeline(workspace, workspace.config(), ["text"]), [LOOK_EVERY_S]
-    upkeep = Upkeep(pipeline, clock=lambda: now[0])
+    maintenance = PartMaintenance(pipeline, clock=lambda: now[0])
     store = write_raw(pipeline, 0, 3)
-    upkeep.look()
-    assert not upkeep._running
+    maintenance.look()
+    assert not maintenance._running
     write_raw(pipeline, 3, 2)
-    upkeep.look()
-    assert not upkeep._running, "it looks too often"
+    maintenance.look()
+    assert not maintenance._running, "it looks too often"
     now[0] += LOOK_EVERY_S
-    upkeep.look()
-    (group,) = upkeep._running.values()
+    maintenance.look()
+    (group,) = maintenance._running.values()
     assert len(group) == 5
     write_raw(pipeline, 5, 1)
-    upkeep.finish()
+    maintenance.finish()
     assert not [path for path in store.parts() if is_raw(path)]
     assert {row.clip_id: row.values[0, 0] for row in store.rows()} == {f"c{i:02d}": i for i in range(6)}

@@ -7,7 +7,7 @@ import pytest
 from emi_ray.errors import EmiRayError
 from emi_ray.extraction.actors import Life
 from emi_ray.extraction.extract_stage import ExtractorTool
-from emi_ray.extraction.isolation import CarefulProcess
+from emi_ray.extraction.isolation import IsolatedProcess
 from emi_ray.extraction.runner import Runner
 from emi_ray.extraction.watchdog import Limits, Note
 from emi_ray.media.clip import DecodedClip
@@ -22,7 +22,7 @@ def clips(*words: str) -> list[DecodedClip]:
 
 
 def test_a_child_process_finds_the_clip_that_crashes_it():
-    child = CarefulProcess(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS)
+    child = IsolatedProcess(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS)
     good, crash, other = child.run(clips("one", "segfault", "three"), singly=False)
     child.close()
     assert good.failure is None
@@ -35,7 +35,7 @@ def test_a_child_process_finds_the_clip_that_crashes_it():
 def test_a_device_that_fails_with_clip_after_clip_ends_the_run(monkeypatch):
     monkeypatch.setattr("emi_ray.extraction.isolation.DEVICE_TRIES", 1)
     monkeypatch.setattr("emi_ray.extraction.isolation.MAX_LOST_IN_A_ROW", 2)
-    child = CarefulProcess(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS)
+    child = IsolatedProcess(partial(ExtractorTool, spec_of(Faulty, FaultySettings())), "text", LIMITS)
     with pytest.raises(EmiRayError, match="illegal memory access.* 2 clips one after another"):
         child.run(clips("poison", "poison"), singly=True)
 

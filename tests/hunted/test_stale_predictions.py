@@ -17,7 +17,7 @@ from emi_ray.extraction.pending import origin_column, plan_work, store_of, todo_
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.media.provenance import content_of
-from emi_ray.prediction import predict_clips, predict_split, read_new_clips
+from emi_ray.prediction import predict_new_clips, predict_split, read_new_clips
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label, Modality, Origin, clips_schema
 from emi_ray.status import Line, read_status
@@ -78,7 +78,7 @@ def _without_ray(monkeypatch) -> None:
 
 def predict(workspace: Workspace, run: str, *sources: Path) -> dict[str, float]:
     new = read_new_clips(workspace, run, [str(source) for source in sources])
-    table = predict_clips(workspace, new)
+    table = predict_new_clips(workspace, new)
     intensities = np.round(table["Joy"].to_numpy(), 5).tolist()
     return dict(zip(table["clip_id"].to_pylist(), intensities, strict=True))
 
@@ -176,7 +176,7 @@ def test_what_a_stale_run_predicted_is_stale_beside_what_else_has_changed(traine
     (tmp_path / "new.wav").write_bytes(b"sound")
     new = read_new_clips(trained, "audio", [str(tmp_path / "new.wav")])
     assert new.run == "audio/1"
-    predict_clips(trained, new)
+    predict_new_clips(trained, new)
     (tmp_path / "new.wav").write_bytes(b"other")
     clips = trained.clips()
     trained.write_table(CLIPS, clips.cast(clips_schema([Label("Joy", 0, 2)])))

@@ -7,7 +7,7 @@ from planted import planted_workspace
 
 from emi_ray.config import ExtractorSettings, WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run
+from emi_ray.evaluation import evaluate_single_run
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import load_recipe
@@ -106,25 +106,25 @@ def test_labels_their_ranges_and_order_are_part_of_a_run(workspace, labels):
 
 def test_a_run_is_scored_by_its_own_labels_whatever_their_place_and_range_now(workspace):
     execute_run(plan(workspace))
-    before = evaluate_run(workspace, "audio/42")
+    before = evaluate_single_run(workspace, "audio/42")
     extra = Label("Boredom")
     random = pa.chunked_array([np.random.default_rng(0).random(workspace.clips().num_rows)])
     reordered = [extra, *reversed(EMOTION_LABELS[:-1]), Label("Joy", 0, 100)]
     with_labels(workspace, reordered, {"Boredom": random})
-    assert evaluate_run(workspace, "audio/42") == before
+    assert evaluate_single_run(workspace, "audio/42") == before
     assert load_model(workspace, "audio/42").description.labels == EMOTION_LABELS
     with_labels(workspace, [extra, *EMOTION_LABELS[:-1]], {})
     with pytest.raises(UserError, match="predicts Joy, which the corpus no longer has; .*Boredom"):
-        evaluate_run(workspace, "audio/42")
+        evaluate_single_run(workspace, "audio/42")
 
 
 def test_a_run_whose_clips_have_other_features_now_is_not_scored_but_refused_with_the_remedy(workspace):
     execute_run(plan(workspace))
     replace_features(workspace, "00050")
-    evaluate_run(workspace, "audio/42")
+    evaluate_single_run(workspace, "audio/42")
     replace_features(workspace, "00001", "00040")
     with pytest.raises(UserError, match=r"audio of 2 clips \(.*emi-ray train -w .* audio --seed 42"):
-        evaluate_run(workspace, "audio/42")
+        evaluate_single_run(workspace, "audio/42")
 
 
 def test_training_opens_each_part_once(workspace, monkeypatch):

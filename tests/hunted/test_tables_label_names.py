@@ -7,7 +7,7 @@ import pytest
 from table_files import read_text_table
 
 from emi_ray.errors import UserError
-from emi_ray.metrics import scores
+from emi_ray.metrics import compute_scores
 from emi_ray.schema import EMOTIONS, Label, snake
 from emi_ray.settings import apply_overrides
 
@@ -42,7 +42,7 @@ def test_labels_of_any_script_have_scores_of_their_own(tmp_path: Path, names: tu
     corpus = with_labels(tmp_path, *names)
     assert [label.name for label in corpus.labels] == list(names)
     values = np.random.default_rng(0).random((5, 2))
-    found = scores(values, values, corpus.labels)
+    found = compute_scores(values, values, corpus.labels)
     assert all(f"val_pearson_{snake(name)}" in found and snake(name) for name in names)
     assert len({snake(name) for name in names}) == 2
 

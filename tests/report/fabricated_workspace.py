@@ -13,7 +13,7 @@ from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.failures import Failure, write_failures
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore
-from emi_ray.metrics import scores
+from emi_ray.metrics import compute_scores
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Modality, clips_schema
 from emi_ray.workspace import Workspace
 
@@ -159,7 +159,7 @@ def _predictions(skill: float, seed: int) -> np.ndarray:
 
 def _scores(skill: float, seed: int) -> Mapping[str, float]:
     is_val = np.array(_splits()) == "val"
-    return scores(_predictions(skill, seed)[is_val], _labels()[is_val], EMOTION_LABELS)
+    return compute_scores(_predictions(skill, seed)[is_val], _labels()[is_val], EMOTION_LABELS)
 
 
 def _history(stages: Sequence[str], seed: int) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fabricated_workspace import add_run, write_corpus
 
-from emi_ray.comparison import read_answers, read_stage_answers
+from emi_ray.comparison import read_scored_predictions, read_stage_predictions
 from emi_ray.reporting.collect import Material, collect
 from emi_ray.reporting.headline import best_single_modality, headline
 from emi_ray.reporting.ranking import same_clips
@@ -22,7 +22,7 @@ def test_fusion_is_set_against_its_best_single_modality_on_the_same_clips(tmp_pa
     add_run(workspace, "f1", 42, ["text", "audio", "vision"])
     metrics = workspace.read_json("runs/f1/42/metrics.json")
     total, text = metrics["val_pearson"], metrics["stages"]["text"]["val_pearson"]
-    answers = read_answers(workspace, "runs/f1/42")
+    answers = read_scored_predictions(workspace, "runs/f1/42")
     assert answers is not None
     interval = pearson_intervals(answers.predicted, answers.true).mean
     said = said_of(workspace)[1]
@@ -62,7 +62,7 @@ def keep_clips(workspace: Workspace, folder: str, keep: np.ndarray) -> float:
         else:
             later = table.filter(mask)
     workspace.write_table(f"{folder}/predictions.parquet", later)
-    answers = read_answers(workspace, folder)
+    answers = read_scored_predictions(workspace, folder)
     assert answers is not None
     r = [np.corrcoef(answers.predicted[:, i], answers.true[:, i])[0, 1] for i in range(len(answers.labels))]
     metrics = workspace.read_json(f"{folder}/metrics.json")
@@ -77,7 +77,7 @@ def test_run_that_was_spared_hard_clips_does_not_lead(tmp_path: Path) -> None:
     workspace = write_corpus(tmp_path)
     add_run(workspace, "f1", 42, ["text", "audio"])
     add_run(workspace, "audio", 42, ["audio"], skill=1.35)
-    answers = read_answers(workspace, "runs/audio/42")
+    answers = read_scored_predictions(workspace, "runs/audio/42")
     assert answers is not None
     misses = np.abs(answers.predicted - answers.true).mean(axis=1)
     flattered = keep_clips(workspace, "runs/audio/42", misses < np.quantile(misses, 0.6))
@@ -110,4 +110,4 @@ def test_stages_are_compared_on_the_clips_of_the_whole(tmp_path: Path) -> None:
     workspace = write_corpus(tmp_path)
     add_run(workspace, "f1", 42, ["text", "audio"])
     keep_clips(workspace, "runs/f1/42", np.arange(80) < 50)
-    assert {len(each.clip_ids) for each in read_stage_answers(workspace, "runs/f1/42").values()} == {50}
+    assert {len(each.clip_ids) for each in read_stage_predictions(workspace, "runs/f1/42").values()} == {50}

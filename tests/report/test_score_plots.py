@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from emi_ray.comparison import Answers
+from emi_ray.comparison import ScoredPredictions
 from emi_ray.reporting.plot_style import PALETTE
 from emi_ray.reporting.runs import Epoch
 from emi_ray.reporting.score_plots import (
@@ -16,7 +16,7 @@ from emi_ray.reporting.score_plots import (
 
 def test_large_split_is_drawn_as_the_same_sample_every_time() -> None:
     rng = np.random.default_rng(0)
-    predictions = Answers(
+    predictions = ScoredPredictions(
         tuple(map(str, range(100_000))), ("a",), rng.random((100_000, 1)), rng.random((100_000, 1))
     )
     drawings = [prediction_scatter("x", predictions, [0.0]) for _ in range(2)]
@@ -38,5 +38,5 @@ def test_single_epoch_is_drawn(score: float) -> None:
 def test_constant_and_unknown_targets_are_drawn() -> None:
     true = np.stack([np.zeros(20), np.full(20, np.nan)], axis=1)
     assert "<svg" in prediction_scatter(
-        "x", Answers(("x",) * 20, ("a", "b"), np.zeros((20, 2)), true), [np.nan] * 2
+        "x", ScoredPredictions(("x",) * 20, ("a", "b"), np.zeros((20, 2)), true), [np.nan] * 2
     )

@@ -10,7 +10,7 @@ from planted import planted_data, planted_workspace
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run, predict_features
+from emi_ray.evaluation import evaluate_single_run, predict_from_stores
 from emi_ray.models.build import build_model
 from emi_ray.recipe import load_recipe
 from emi_ray.settings import dump_yaml
@@ -76,11 +76,11 @@ def train(workspace, recipe):
 def test_a_backbone_learns_end_to_end_and_its_run_is_rebuilt_without_it(workspace, backbone):
     metrics = train(workspace, recipe_of(backbone, *LIVELY))
     assert metrics["val_pearson_joy"] > 0.5
-    result = evaluate_run(workspace, "text-finetuned/1", ["val"])
+    result = evaluate_single_run(workspace, "text-finetuned/1", ["val"])
     assert result["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
     loaded = load_model(workspace, "text-finetuned")
     few, many = WORDS[0], " ".join(WORDS[:9])
-    table = predict_features(loaded, {}, ["a", "b", "c"], {"a": few, "b": many})
+    table = predict_from_stores(loaded, {}, ["a", "b", "c"], {"a": few, "b": many})
     assert table["Joy"][1].as_py() > table["Joy"][0].as_py()
     assert table["modalities"].to_pylist() == ["text", "text", ""]
     pretrained = hf.AutoModel.from_pretrained(backbone).state_dict()

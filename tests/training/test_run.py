@@ -8,8 +8,8 @@ from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run
-from emi_ray.metrics import scores
+from emi_ray.evaluation import evaluate_single_run
+from emi_ray.metrics import compute_scores
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS
 from emi_ray.settings import read_yaml
@@ -69,7 +69,7 @@ def test_predictions_score_what_the_metrics_say(finished):
     table = workspace.read_table("runs/f1/42/predictions.parquet").to_pandas()
     val = table[table["split"] == "val"]
     true = val[[f"true_{name}" for name in EMOTIONS]].to_numpy()
-    again = scores(val[list(EMOTIONS)].to_numpy(), true, EMOTION_LABELS)
+    again = compute_scores(val[list(EMOTIONS)].to_numpy(), true, EMOTION_LABELS)
     assert again["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-9)
     test = table[table["split"] == "test"]
     assert len(test) == 8
@@ -170,7 +170,7 @@ def test_a_run_says_which_clips_chose_its_epoch_and_what_the_reported_ones_would
     assert metrics["best_epoch"] == fused.loc[fused["inner_pearson"].idxmax(), "epoch"]
     split = workspace.read_table("runs/f2/42/split.parquet").to_pandas()
     assert split["split"].value_counts().to_dict() == {"train": 54, "val": 16, "inner": 6}
-    again = evaluate_run(workspace, "f2/42", ["train", "val"])
+    again = evaluate_single_run(workspace, "f2/42", ["train", "val"])
     assert again["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
     assert again["train"]["num_train"] == 54
     on_val = execute_run(plan_run(workspace, load_recipe("text", SMALL[:1]), WorkspaceConfig(), 42))

@@ -132,16 +132,16 @@ def test_several_workers_of_one_run_resume_after_a_kill_under_ray_train(tmp_path
 
 
 def test_metrics_name_the_gpus_of_the_encoders_too():
-    from emi_ray.training.plan import Place
+    from emi_ray.training.plan import Location
     from emi_ray.training.stages.encoder_job import EncoderDone, earlier_of
 
     done = [
-        EncoderDone("text", False, Place("a", ("0",)), started=5.0, seconds=2.0),
-        EncoderDone("audio", False, Place("a", ("1",)), started=4.0, seconds=3.0),
-        EncoderDone("vision", True, Place("a", ("2",)), started=1.0, seconds=9.0),
+        EncoderDone("text", False, Location("a", ("0",)), started=5.0, seconds=2.0),
+        EncoderDone("audio", False, Location("a", ("1",)), started=4.0, seconds=3.0),
+        EncoderDone("vision", True, Location("a", ("2",)), started=1.0, seconds=9.0),
     ]
     earlier = earlier_of(done)
-    assert earlier.trained == {"text": Place("a", ("0",)), "audio": Place("a", ("1",))}
+    assert earlier.trained == {"text": Location("a", ("0",)), "audio": Location("a", ("1",))}
     assert (earlier.started, earlier.seconds) == (4.0, 5.0)
 
 

@@ -7,7 +7,7 @@ from tiny_checkpoints import save_speech_model
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run
+from emi_ray.evaluation import evaluate_single_run
 from emi_ray.extractors.builtin.waveform import STEP, Sound, SoundSettings
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore
@@ -175,7 +175,7 @@ def test_a_speech_model_learns_end_to_end_and_its_run_is_rebuilt_without_it(work
     metrics = train(workspace, recipe_of("audio-finetuned", *lively, *own))
     assert metrics["val_pearson_joy"] > 0.5
     assert metrics["num_missing"]["audio"] > 0
-    result = evaluate_run(workspace, "audio-finetuned/1", ["val"])
+    result = evaluate_single_run(workspace, "audio-finetuned/1", ["val"])
     assert result["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
     loaded = load_model(workspace, "audio-finetuned")
     pretrained = hf.AutoModel.from_pretrained(speech).state_dict()
@@ -194,7 +194,7 @@ def test_text_asks_the_hidden_states_of_a_speech_model_that_learns(workspace, sp
     assert list(model.speech) == ["audio"]
     grouped = [id(p) for group in model.parameter_groups() for p in group.parameters]
     assert len(grouped) == len(set(grouped))
-    assert evaluate_run(workspace, "first-place-finetuned-both/1", ["val"])["val"]["num_val"] == 48
+    assert evaluate_single_run(workspace, "first-place-finetuned-both/1", ["val"])["val"]["num_val"] == 48
 
 
 def test_mistakes_about_speech_models_are_refused_with_a_remedy(tmp_path, workspace, speech):

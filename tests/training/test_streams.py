@@ -8,7 +8,7 @@ from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run, predict_features
+from emi_ray.evaluation import evaluate_single_run, predict_from_stores
 from emi_ray.feature_layout import ClipFeatures
 from emi_ray.feature_store import FeatureStore
 from emi_ray.prediction import config_of, predict_split
@@ -73,7 +73,7 @@ def test_each_encoder_reads_its_own_features_and_extras_are_their_last_dimension
 
 def test_a_run_of_several_streams_is_rebuilt_scored_and_predicts(workspace, trained):
     metrics = trained[1]
-    again = evaluate_run(workspace, "two/42", ["val"])["val"]
+    again = evaluate_single_run(workspace, "two/42", ["val"])["val"]
     assert again["val_pearson"] == pytest.approx(metrics["val_pearson"], abs=1e-6)
     loaded = load_model(workspace, "two/42")
     table = predict_split(workspace, "two/42", "test")
@@ -85,7 +85,7 @@ def test_a_run_of_several_streams_is_rebuilt_scored_and_predicts(workspace, trai
     }
     alone = {"face": loaded.description.stores(workspace)["face"]}
     ids = workspace.clips()["clip_id"].to_pylist()[:3]
-    assert predict_features(loaded, alone, ids)["modalities"].to_pylist() == ["vision"] * 3
+    assert predict_from_stores(loaded, alone, ids)["modalities"].to_pylist() == ["vision"] * 3
 
 
 def test_new_clips_are_extracted_in_as_many_rounds_as_a_modality_has_extractors(

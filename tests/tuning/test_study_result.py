@@ -6,13 +6,20 @@ from tuning_studies import open_study, score_of, settings_of
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError
-from emi_ray.metrics import scores
+from emi_ray.metrics import compute_scores
 from emi_ray.recipe import load_recipe
 from emi_ray.schema import Label
 from emi_ray.tuning import study_result as module
-from emi_ray.tuning.significance import FoldPredictions, Judged, error_of_gain, metric_of
-from emi_ray.tuning.study_result import Confirmed, Outcome, Reported, confirm, judge, read_outcome
-from emi_ray.tuning.trials_json import write_record
+from emi_ray.tuning.significance import FoldPredictions, SeedScore, gain_standard_error, metric_of
+from emi_ray.tuning.study_result import (
+    ConfirmedTrial,
+    ReportedScores,
+    StudyResult,
+    confirm,
+    judge,
+    read_study_result,
+)
+from emi_ray.tuning.trials_json import write_trials_json
 from emi_ray.workspace import Workspace
 
 LABELS = (Label("Joy", 0.0, 1.0),)
@@ -52,13 +59,13 @@ def judged_at(r, num_clips=2000):
     truth, noise = np.random.default_rng(0).normal(size=(2, num_clips, 1))
     said = r * truth + np.sqrt(1 - r**2) * noise
     halves = (slice(None, num_clips // 2), slice(num_clips // 2, None))
-    return Judged(r, tuple(FoldPredictions(said[half], truth[half]) for half in halves), LABELS)
+    return SeedScore(r, tuple(FoldPredictions(said[half], truth[half]) for half in halves), LABELS)
 
 
 def judged(study, workspace, trained):
     confirmed = [
-        Confirmed(number=1, tuned=0.5, confirmed=0.45),
-        Confirmed(number=0, tuned=0.3, confirmed=0.3),
+        ConfirmedTrial(number=1, tuned=0.5, confirmed=0.45),
+        ConfirmedTrial(number=0, tuned=0.3, confirmed=0.3),
     ]
     return judge(study, workspace, WorkspaceConfig(), confirmed, 3, (42, 43, 44), lambda text: None)
 
@@ -73,13 +80,15 @@ def test_best_and_start_are_trained_under_the_same_seeds_and_compared(study, tmp
 
 
 def test_an_error_that_was_lower_in_the_search_flatters_too_and_a_lower_one_is_a_gain():
-    reported = [Reported(recipe=name, scores=(value,)) for name, value in (("best", 0.30), ("start", 0.35))]
-    outcome = Outcome(
+    reported = [
+        ReportedScores(recipe=name, scores=(value,)) for name, value in (("best", 0.30), ("start", 0.35))
+    ]
+    outcome = StudyResult(
         metric="val_mse",
         finished=3,
         seeds=(42,),
-        confirmed=(Confirmed(number=1, tuned=0.20, confirmed=0.25),),
-        start=Confirmed(number=0, tuned=0.34, confirmed=0.34),
+        confirmed=(ConfirmedTrial(number=1, tuned=0.20, confirmed=0.25),),
+        start=ConfirmedTrial(number=0, tuned=0.34, confirmed=0.34),
         best_reported=reported[0],
         start_reported=reported[1],
         parameters={},
@@ -97,11 +106,12 @@ def test_the_noise_of_a_gain_counts_people_and_not_clips():
         truth = own + rng.normal(size=own.shape)
         noise = rng.normal(size=(40, 1)).repeat(25, axis=0)
         said = r * truth + np.sqrt(1 - r**2) * noise
-        return Judged(r, (FoldPredictions(said, truth, groups),), LABELS)
+        return SeedScore(r, (FoldPredictions(said, truth, groups),), LABELS)
 
     people = np.repeat([f"p{i}" for i in range(40)], 25)
     clips, groups = (
-        error_of_gain([wide(0.6, each)] * 4, [wide(0.3, each)] * 4, VAL_PEARSON) for each in (None, people)
+        gain_standard_error([wide(0.6, each)] * 4, [wide(0.3, each)] * 4, VAL_PEARSON)
+        for each in (None, people)
     )
     assert groups > 1.5 * clips
 
@@ -109,7 +119,7 @@ def test_the_noise_of_a_gain_counts_people_and_not_clips():
 def test_the_result_is_kept_and_read_again(study, tmp_path, trained):
     workspace = Workspace(str(tmp_path))
     outcome = judged(study, workspace, trained)
-    assert read_outcome(workspace, "s") == outcome
+    assert read_study_result(workspace, "s") == outcome
     kept = workspace.read_json("studies/s/result.json")
     assert kept["optimism"] == outcome.optimism
 
@@ -155,25 +165,30 @@ def test_confirmation_may_change_the_choice_and_the_start_stays_unless_beaten(
 
 def test_a_gain_is_as_uncertain_as_seeds_and_clips_are_few():
     start, challenger = [judged_at(0.4)] * 4, [judged_at(0.45)] * 4
-    assert error_of_gain(start, start, VAL_PEARSON) == 0
+    assert gain_standard_error(start, start, VAL_PEARSON) == 0
     few = [[judged_at(r, 50)] * 4 for r in (0.45, 0.4)]
-    error = error_of_gain(challenger, start, VAL_PEARSON)
-    assert 0 < error < 0.01 < 3 * error_of_gain(*few, VAL_PEARSON)
+    error = gain_standard_error(challenger, start, VAL_PEARSON)
+    assert 0 < error < 0.01 < 3 * gain_standard_error(*few, VAL_PEARSON)
     wavering = [judged_at(0.45 + 0.05 * sign) for sign in (1, -1, 1, -1)]
     # Four seeds, half of them .05 above and half below: .058 / sqrt(4), and the clips' share.
-    assert error_of_gain(wavering, start, VAL_PEARSON) == pytest.approx(np.hypot(0.029, error), rel=0.25)
+    assert gain_standard_error(wavering, start, VAL_PEARSON) == pytest.approx(
+        np.hypot(0.029, error), rel=0.25
+    )
 
 
 def test_a_metric_by_name_is_the_score_of_that_name():
     labels = (*LABELS, Label("Empathic Pain", 0.0, 1.0))
     predictions, targets = np.random.default_rng(0).random((2, 40, 2))
-    known = scores(predictions, targets, labels)
+    known = compute_scores(predictions, targets, labels)
     for name in ("val_pearson", "val_ccc", "val_mse", "val_mae", "val_pearson_empathic_pain"):
         assert metric_of(name, labels)(predictions, targets) == pytest.approx(known[name])
 
 
 def test_a_start_that_stays_is_reported_once_under_both_names(study, tmp_path, trained):
-    confirmed = [Confirmed(number=0, tuned=0.3, confirmed=0.3), Confirmed(number=1, tuned=0.5, confirmed=0.2)]
+    confirmed = [
+        ConfirmedTrial(number=0, tuned=0.3, confirmed=0.3),
+        ConfirmedTrial(number=1, tuned=0.5, confirmed=0.2),
+    ]
     outcome = judge(
         study, Workspace(str(tmp_path)), WorkspaceConfig(), confirmed, 3, (42, 43), lambda text: None
     )
@@ -188,5 +203,5 @@ def test_the_front_of_two_objectives_is_part_of_the_result(tmp_path, trained):
             study.complete(study.ask().number, score_of(value, size))
         outcome = judged(study, workspace, trained)
         assert [point.values for point in outcome.front] == [(0.5, 100.0), (0.4, 50.0)]
-        write_record(study, workspace)
+        write_trials_json(study, workspace)
     assert workspace.read_json("studies/s/trials.json")["minimise"] == "parameters"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from emi_ray.settings import validate
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import split_rows
-from emi_ray.tuning.objective import Score
+from emi_ray.tuning.objective import TrialScore
 from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
 from emi_ray.tuning.search_space import SearchSpace
 from emi_ray.tuning.settings import Cost, RecipeSource, StudySettings
@@ -50,8 +50,8 @@ def open_study(
         yield study
 
 
-def score_of(value: float, num_parameters: int = 100, seconds: float = 1.0) -> Score:
-    return Score(value, num_parameters, seconds, seconds, (1,), (value,))
+def score_of(value: float, num_parameters: int = 100, seconds: float = 1.0) -> TrialScore:
+    return TrialScore(value, num_parameters, seconds, seconds, (1,), (value,))
 
 
 def run_made_up(study: TuningStudy, how_many: int, curve: Sequence[float] = (0.2, 0.6, 1.0)) -> None:

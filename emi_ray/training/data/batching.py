@@ -16,7 +16,7 @@ from torch import Tensor
 
 from emi_ray.models.flat_attention import FlatSteps
 from emi_ray.models.sequences import Inputs, PaddedGroup, Padding, Sequences
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 
 _MAX_PADDING = 2.0
@@ -34,7 +34,7 @@ class Batcher:
         device: target device; the features are copied to it once.
     """
 
-    def __init__(self, data: ClipData, modalities: Sequence[Stream], device: torch.device) -> None:
+    def __init__(self, data: ClipData, modalities: Sequence[EncoderName], device: torch.device) -> None:
         self.device = device
         self._packed = {modality: _Resident(data.features[modality], device) for modality in modalities}
         self._targets = torch.from_numpy(data.unit_targets).to(device)

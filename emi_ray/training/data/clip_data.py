@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.feature_layout import steps_of
 from emi_ray.feature_store import FeatureStore
-from emi_ray.schema import Label, Stream, labels_of
+from emi_ray.schema import EncoderName, Label, labels_of
 from emi_ray.workspace import Workspace
 
 
@@ -69,7 +69,7 @@ class ClipData:
 
     clip_ids: np.ndarray
     splits: np.ndarray
-    features: Mapping[Stream, PackedFeatures]
+    features: Mapping[EncoderName, PackedFeatures]
     targets: np.ndarray
     labels: tuple[Label, ...]
     groups: np.ndarray | None = None
@@ -112,7 +112,7 @@ class ClipData:
         columns = [names.index(label.name) for label in labels]
         return replace(self, targets=self.targets[:, columns], labels=tuple(labels))
 
-    def with_features(self, features: Mapping[Stream, PackedFeatures]) -> "ClipData":
+    def with_features(self, features: Mapping[EncoderName, PackedFeatures]) -> "ClipData":
         """Return the same clips with other features."""
         return replace(self, features=dict(features))
 
@@ -125,7 +125,7 @@ def label_ranges(labels: Sequence[Label]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_arrays(
-    features: Mapping[Stream, Sequence[np.ndarray | None]],
+    features: Mapping[EncoderName, Sequence[np.ndarray | None]],
     targets: np.ndarray,
     splits: Sequence[str],
     labels: Sequence[Label],
@@ -146,10 +146,10 @@ def from_arrays(
 
 def read_clip_data(
     workspace: Workspace,
-    stores: Mapping[Stream, FeatureStore],
+    stores: Mapping[EncoderName, FeatureStore],
     cache: Path | None = None,
-    max_steps: Mapping[Stream, int] | None = None,
-    extras: Mapping[Stream, tuple[str, ...]] | None = None,
+    max_steps: Mapping[EncoderName, int] | None = None,
+    extras: Mapping[EncoderName, tuple[str, ...]] | None = None,
 ) -> ClipData:
     """Read the corpus and the features of its clips.
 
@@ -172,7 +172,7 @@ def read_clip_data(
     return join_clips(workspace.clips(), packed)
 
 
-def join_clips(clips: pa.Table, features: Mapping[Stream, PackedFeatures]) -> ClipData:
+def join_clips(clips: pa.Table, features: Mapping[EncoderName, PackedFeatures]) -> ClipData:
     """Combine the clips of a corpus with features that are packed in the same order."""
     labels = labels_of(clips.schema)
     columns = [clips[label.name].to_numpy(zero_copy_only=False) for label in labels]

@@ -7,14 +7,16 @@ from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore, find_store, stores_of
 from emi_ray.recipe import Recipe
 from emi_ray.recipe_schema import EncoderSettings
-from emi_ray.schema import Modality, Stream
+from emi_ray.schema import EncoderName, Modality
 from emi_ray.workspace import Workspace
 
 SOUND = "waveform"
 """Name of the extractor that stores the waveform, which a speech backbone reads."""
 
 
-def find_stores(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig) -> dict[Stream, FeatureStore]:
+def find_stores(
+    workspace: Workspace, recipe: Recipe, config: WorkspaceConfig
+) -> dict[EncoderName, FeatureStore]:
     """Return the feature store of each encoder of a recipe; a fine-tuned text backbone has none.
 
     An encoder's ``features`` names a fingerprint or an extractor. By default, an encoder reads the only store of its
@@ -45,7 +47,7 @@ def _wanted(settings: EncoderSettings) -> str | None:
     return settings.features or (SOUND if settings.type == "finetune" else None)
 
 
-def _find(workspace: Workspace, stream: Stream, recipe: Recipe, config: WorkspaceConfig) -> FeatureStore:
+def _find(workspace: Workspace, stream: EncoderName, recipe: Recipe, config: WorkspaceConfig) -> FeatureStore:
     modality, wanted = recipe.modality_of(stream), _wanted(recipe.encoders[stream])
     held = stores_of(workspace, modality)
     if wanted is not None and any(store.fingerprint == wanted for store in held):

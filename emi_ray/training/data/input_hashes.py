@@ -12,7 +12,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import Recipe
-from emi_ray.schema import MEDIA_COLUMNS, Stream, labels_of
+from emi_ray.schema import MEDIA_COLUMNS, EncoderName, labels_of
 from emi_ray.transcript_store import TranscriptStore, transcript_stores
 from emi_ray.workspace import Workspace
 
@@ -22,7 +22,7 @@ CLIPS = "clips"
 def read_inputs(
     clips: pa.Table,
     recipe: Recipe,
-    stores: Mapping[Stream, FeatureStore],
+    stores: Mapping[EncoderName, FeatureStore],
     transcripts: TranscriptStore | None,
 ) -> dict[str, str]:
     """Compute the hash of each input of a run: :data:`CLIPS`, and one for each encoder.

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from emi_ray.corpus.splits import expanded_split, holdout, pooled_split
 from emi_ray.errors import UserError
 from emi_ray.recipe_schema import SplitName, TrainingSettings
-from emi_ray.schema import GROUP, Stream, clips_schema
+from emi_ray.schema import GROUP, EncoderName, clips_schema
 from emi_ray.training.data.clip_data import ClipData
 
 DRAWN_SEED = 42
@@ -47,7 +47,7 @@ class Rows:
         """Return the parts that exist, by name."""
         return {"train": self.train, "val": self.val, **({} if self.inner is None else {"inner": self.inner})}
 
-    def having(self, data: ClipData, modalities: Iterable[Stream]) -> "Rows":
+    def with_any_of(self, data: ClipData, modalities: Iterable[EncoderName]) -> "Rows":
         """Select the clips that have at least one of the modalities.
 
         Raises:

@@ -5,7 +5,7 @@ import torch
 
 from emi_ray.models.encoders import SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, Regressor
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 
@@ -36,7 +36,7 @@ def embed_clips(model: FusionRegressor, data: ClipData, device: torch.device) ->
     """Replace the features of all encoders by their embeddings."""
     model.to(device).eval()
     batcher = Batcher(data, model.modalities, device)
-    embeddings: dict[Stream, np.ndarray] = {
+    embeddings: dict[EncoderName, np.ndarray] = {
         modality: np.empty((len(data), model.encoder(modality).embedding_dim), dtype=np.float32)
         for modality in model.modalities
     }

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from safetensors.torch import load, save
 
-from emi_ray.schema import Stream
-from emi_ray.training.stages.train_recipe import StageOutcome
+from emi_ray.schema import EncoderName
+from emi_ray.training.stages.train_recipe import StageResult
 from emi_ray.workspace import Workspace
 
 _PLAIN = ("scores", "history", "best_epoch", "num_train", "num_val", "seconds")
@@ -24,23 +24,23 @@ class WorkspaceEncoderCache:
 
     workspace: Workspace
     reuse: bool = True
-    passing: frozenset[Stream] = frozenset()
+    passing: frozenset[EncoderName] = frozenset()
 
-    def has(self, modality: Stream, key: str) -> bool:
+    def has(self, modality: EncoderName, key: str) -> bool:
         return self.reuse and self.workspace.exists(self._path(modality, key))
 
-    def load(self, modality: Stream, key: str) -> StageOutcome:
+    def load(self, modality: EncoderName, key: str) -> StageResult:
         data = self.workspace.read_bytes(self._path(modality, key))
         header_size = int.from_bytes(data[:8], "little")
         plain = json.loads(json.loads(data[8 : 8 + header_size])["__metadata__"]["outcome"])
-        return StageOutcome(weights=load(data), **plain)
+        return StageResult(weights=load(data), **plain)
 
-    def save(self, modality: Stream, key: str, outcome: StageOutcome) -> None:
+    def save(self, modality: EncoderName, key: str, outcome: StageResult) -> None:
         if modality in self.passing:
             return
         plain = json.dumps({name: getattr(outcome, name) for name in _PLAIN})
         self.workspace.write_bytes(self._path(modality, key), save(outcome.weights, {"outcome": plain}))
 
     @staticmethod
-    def _path(modality: Stream, key: str) -> str:
+    def _path(modality: EncoderName, key: str) -> str:
         return f"encoders/{modality}/{key}.safetensors"

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.loop import OnEpochEnd
-from emi_ray.training.plan import EncoderJob, Place
-from emi_ray.training.resume_state import Unfinished
-from emi_ray.training.run import Earlier
+from emi_ray.training.plan import EncoderJob, Location
+from emi_ray.training.resume_state import ResumeState
+from emi_ray.training.run import EarlierEncoders
 from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
 from emi_ray.training.stages.train_recipe import Hooks, train_recipe
 
@@ -24,14 +24,14 @@ class EncoderDone:
     Attributes:
         modality: name of the encoder.
         reused: whether the encoder was already in the cache.
-        place: where the job ran.
+        location: where the job ran.
         started: start of the job, in seconds since 1970.
         seconds: duration of the job.
     """
 
-    modality: Stream
+    modality: EncoderName
     reused: bool
-    place: Place
+    location: Location
     started: float
     seconds: float
 
@@ -39,10 +39,10 @@ class EncoderDone:
 def train_encoder(
     job: EncoderJob,
     data: ClipData,
-    unfinished: Unfinished,
+    resume_state: ResumeState,
     *,
     device: torch.device,
-    place: Place,
+    location: Location,
     on_epoch_end: OnEpochEnd | None = None,
     reuse: bool = True,
 ) -> EncoderDone:
@@ -51,9 +51,9 @@ def train_encoder(
     Args:
         job: the encoder to train.
         data: all clips with the encoder's features.
-        unfinished: stores the state for resuming.
+        resume_state: stores the state for resuming.
         device: device to train on.
-        place: where this job runs.
+        location: where this job runs.
         on_epoch_end: called after each epoch.
         reuse: whether an encoder in the cache is used instead of training.
 
@@ -66,18 +66,18 @@ def train_encoder(
         update={"encoders": {job.modality: recipe.encoders[job.modality]}, "fusion": None}
     )
     cache = WorkspaceEncoderCache(workspace, reuse)
-    hooks = Hooks(on_epoch_end, unfinished.keep, unfinished.load(), cache)
+    hooks = Hooks(on_epoch_end, resume_state.keep, resume_state.load(), cache)
     rows = split_rows(data, recipe.split)
     trained = train_recipe(alone, data, rows, seed=job.plan.seed, device=device, hooks=hooks)
-    unfinished.forget()
-    return EncoderDone(job.modality, job.modality in trained.reused, place, started, time.time() - started)
+    resume_state.forget()
+    return EncoderDone(job.modality, job.modality in trained.reused, location, started, time.time() - started)
 
 
-def earlier_of(done: Iterable[EncoderDone]) -> Earlier:
+def earlier_of(done: Iterable[EncoderDone]) -> EarlierEncoders:
     """Summarise the encoder jobs of a run, which ran before the run itself."""
     trained = [encoder for encoder in done if not encoder.reused]
-    return Earlier(
-        {encoder.modality: encoder.place for encoder in trained},
+    return EarlierEncoders(
+        {encoder.modality: encoder.location for encoder in trained},
         min((encoder.started for encoder in trained), default=float("inf")),
         sum(encoder.seconds for encoder in trained),
     )

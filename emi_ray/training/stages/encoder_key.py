@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from emi_ray.recipe import Recipe
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.distributed import Team
@@ -15,7 +15,7 @@ from emi_ray.training.plan import encoder_settings
 
 
 def encoder_key(
-    recipe: Recipe, modality: Stream, data: ClipData, rows: Rows, seed: int, device: torch.device
+    recipe: Recipe, modality: EncoderName, data: ClipData, rows: Rows, seed: int, device: torch.device
 ) -> str:
     """Compute the key of an encoder stage, 16 hexadecimal digits. Stages with equal keys give the same weights.
 

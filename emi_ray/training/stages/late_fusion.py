@@ -14,17 +14,17 @@ import torch
 from scipy.optimize import nnls
 
 from emi_ray.errors import UserError
-from emi_ray.metrics import scores
+from emi_ray.metrics import compute_scores
 from emi_ray.models.build import build_model
 from emi_ray.models.fusion import Regressor
 from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.resampling import codes_of
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import Rows
-from emi_ray.training.loop import predict, seed_everything
-from emi_ray.training.stages.runner import FUSION, StageOutcome, StageRunner, feature_statistics
+from emi_ray.training.loop import predict_unit_scale, seed_everything
+from emi_ray.training.stages.runner import FUSION, StageResult, StageRunner, feature_statistics
 
 _RIDGE = 1e-3
 """Strength of the ridge penalty, relative to the mean sum of squares of the predictions."""
@@ -37,7 +37,7 @@ def train_late(run: StageRunner) -> LateFusionRegressor:
     seed_everything(run.seed, FUSION, "weights")
     model = build_model(run.recipe, dims, len(run.data.labels))
     assert isinstance(model, LateFusionRegressor)
-    rows = run.rows.having(run.data, run.recipe.streams)
+    rows = run.rows.with_any_of(run.data, run.recipe.streams)
     unseen = [_train_members(run, model, modality) for modality in model.modalities]
     targets = run.data.unit_targets
     set_late_weights(model, [part[rows.train] for part in unseen], targets[rows.train])
@@ -45,17 +45,17 @@ def train_late(run: StageRunner) -> LateFusionRegressor:
     return model
 
 
-def _train_members(run: StageRunner, model: LateFusionRegressor, modality: Stream) -> np.ndarray:
+def _train_members(run: StageRunner, model: LateFusionRegressor, modality: EncoderName) -> np.ndarray:
     """Train each member on all folds but one; returns the out-of-fold predictions (N, L), NaN for other clips."""
     settings, members = run.recipe.encoders[modality], model.regressors(modality)
-    rows = run.rows.having(run.data, [modality])
+    rows = run.rows.with_any_of(run.data, [modality])
     values = np.full((len(run.data), len(run.data.labels)), np.nan)
     for index, fold in enumerate(cut_folds(rows, run.data, len(members), run.seed)):
         member = members[index]
         if settings.standardise:
             member.encoder.set_statistics(*feature_statistics(run.data.features[modality], fold.train))
         run.train(f"{modality}.{index}", member, run.data, fold, run.recipe.training_of(settings))
-        values[fold.val] = predict(member, Batcher(run.data, [modality], run.device), fold.val)
+        values[fold.val] = predict_unit_scale(member, Batcher(run.data, [modality], run.device), fold.val)
     return values
 
 
@@ -70,23 +70,23 @@ def _score(run: StageRunner, model: LateFusionRegressor, rows: Rows) -> None:
         model.set_weights(alone, model.centre.clone(), model.centre[index].clone())
         own = [members[f"{modality}.{k}"] for k in range(len(model.regressors(modality)))]
         history = [{**entry, "stage": modality} for entry in own[0].history]
-        having = run.rows.having(run.data, [modality])
+        having = run.rows.with_any_of(run.data, [modality])
         seconds = sum(outcome.seconds for outcome in own)
         scored = _validate(run, model, having.val)
-        run.outcomes[modality] = StageOutcome(
+        run.outcomes[modality] = StageResult(
             {}, scored, history, own[0].best_epoch, len(having.train), len(having.val), seconds
         )
     model.set_weights(weight, model.centre.clone(), bias)
     scored = _validate(run, model, rows.val)
     entry = {"stage": FUSION, "epoch": 1, **scored, "lr": 0.0, "seconds": 0.0}
-    run.outcomes[FUSION] = StageOutcome({}, scored, [entry], 1, len(rows.train), len(rows.val), 0.0)
+    run.outcomes[FUSION] = StageResult({}, scored, [entry], 1, len(rows.train), len(rows.val), 0.0)
     if run.hooks.on_epoch_end is not None:
         run.hooks.on_epoch_end(entry)
 
 
 def _validate(run: StageRunner, model: Regressor, rows: np.ndarray) -> dict[str, Any]:
-    predictions = predict(model, Batcher(run.data, model.modalities, run.device), rows)
-    return scores(run.data.in_units(predictions), run.data.targets[rows], run.data.labels)
+    predictions = predict_unit_scale(model, Batcher(run.data, model.modalities, run.device), rows)
+    return compute_scores(run.data.in_units(predictions), run.data.targets[rows], run.data.labels)
 
 
 def cut_folds(rows: Rows, data: ClipData, num_folds: int, seed: int) -> list[Rows]:

@@ -14,7 +14,7 @@ from emi_ray.schema import Modality
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import Rows
-from emi_ray.training.loop import predict
+from emi_ray.training.loop import predict_unit_scale
 from emi_ray.training.stages.train_recipe import TrainedRecipe
 
 
@@ -43,7 +43,7 @@ def stage_predictions(recipe: Recipe, trained: TrainedRecipe, data: ClipData) ->
 
 def stage_rows(recipe: Recipe, modality: Modality, data: ClipData, rows: Rows) -> Rows:
     """Return the clips that the stage of a modality is trained and validated on."""
-    return rows if recipe.encoders[modality].missing == "zero" else rows.having(data, [modality])
+    return rows if recipe.encoders[modality].missing == "zero" else rows.with_any_of(data, [modality])
 
 
 def _predict(
@@ -53,7 +53,7 @@ def _predict(
     batcher = Batcher(data, [modality], device)
     if isinstance(trained.model, LateFusionRegressor):
         members = trained.model.regressors(modality)
-        return np.mean([predict(member, batcher, rows) for member in members], axis=0)
+        return np.mean([predict_unit_scale(member, batcher, rows) for member in members], axis=0)
     model = build_unimodal(recipe, modality, data.features[modality].feature_dim, len(data.labels))
     model.load_state_dict(trained.outcomes[modality].weights)
-    return predict(model.to(device), batcher, rows)
+    return predict_unit_scale(model.to(device), batcher, rows)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe_schema import Recipe, TrainingSettings
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.loop import FitState, OnEpochEnd, fit
@@ -21,7 +21,7 @@ FUSION = "fusion"
 
 
 @dataclass(frozen=True)
-class StageOutcome:
+class StageResult:
     """The result of a finished stage.
 
     Attributes:
@@ -45,11 +45,11 @@ class StageOutcome:
 class EncoderCache(Protocol):
     """Stores finished encoder stages by a hash of everything that determines them."""
 
-    def has(self, modality: Stream, key: str) -> bool: ...
+    def has(self, modality: EncoderName, key: str) -> bool: ...
 
-    def load(self, modality: Stream, key: str) -> StageOutcome: ...
+    def load(self, modality: EncoderName, key: str) -> StageResult: ...
 
-    def save(self, modality: Stream, key: str, outcome: StageOutcome) -> None: ...
+    def save(self, modality: EncoderName, key: str, outcome: StageResult) -> None: ...
 
 
 OnRunCheckpoint = Callable[[Callable[[], dict[str, Any]], bool], None]
@@ -84,7 +84,7 @@ class StageRunner:
     seed: int
     device: torch.device
     hooks: Hooks
-    outcomes: dict[str, StageOutcome] = field(default_factory=dict)
+    outcomes: dict[str, StageResult] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
     encoder_keys: dict[str, str] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class StageRunner:
         """Run one stage, or restore it from the state to resume from; ``model`` then has its best weights."""
         resume = self.hooks.resume or {}
         if stage in resume.get("finished", {}):
-            self.outcomes[stage] = StageOutcome(**resume["finished"][stage])
+            self.outcomes[stage] = StageResult(**resume["finished"][stage])
             model.load_state_dict(self.outcomes[stage].weights)
             return
         earlier = resume.get("seconds", 0.0) if resume.get("stage") == stage else 0.0
@@ -145,10 +145,10 @@ def feature_statistics(features: PackedFeatures, rows: np.ndarray) -> tuple[Tens
     return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()
 
 
-def _outcome(model: Regressor, state: FitState, rows: Rows, seconds: float) -> StageOutcome:
+def _outcome(model: Regressor, state: FitState, rows: Rows, seconds: float) -> StageResult:
     entry = state.history[max(state.best_epoch, 1) - 1] if state.best_epoch else state.history[-1]
     kept = {name: value for name, value in entry.items() if name.startswith(("val_", "num_", "inner_"))}
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return StageOutcome(
+    return StageResult(
         weights, kept, state.history, state.best_epoch, len(rows.train), len(rows.val), seconds
     )

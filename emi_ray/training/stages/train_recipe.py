@@ -13,11 +13,11 @@ import torch
 
 from emi_ray.errors import UserError
 from emi_ray.models.backbone import Backbone
-from emi_ray.models.build import System, build_model, build_unimodal
+from emi_ray.models.build import TrainableModel, build_model, build_unimodal
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import EmbeddingFusion, FusionRegressor, UnimodalRegressor
 from emi_ray.recipe_schema import Recipe
-from emi_ray.schema import Stream
+from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import Rows, with_inner_part
 from emi_ray.training.distributed import Team
@@ -30,7 +30,7 @@ from emi_ray.training.stages.runner import (
     EncoderCache,
     Hooks,
     OnRunCheckpoint,
-    StageOutcome,
+    StageResult,
     StageRunner,
     feature_statistics,
 )
@@ -40,7 +40,7 @@ __all__ = [
     "EncoderCache",
     "Hooks",
     "OnRunCheckpoint",
-    "StageOutcome",
+    "StageResult",
     "TrainedRecipe",
     "feature_statistics",
     "train_recipe",
@@ -59,8 +59,8 @@ class TrainedRecipe:
         encoder_keys: keys of the encoders in the cache.
     """
 
-    model: System
-    outcomes: dict[str, StageOutcome]
+    model: TrainableModel
+    outcomes: dict[str, StageResult]
     reused: frozenset[str]
     rows: Rows
     encoder_keys: Mapping[str, str] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def train_recipe(
     if recipe.fusion is None or recipe.stages != "joint":
         encoders = {modality: run.train_encoder(modality) for modality in recipe.streams}
     if recipe.fusion is None:
-        model: System = encoders[recipe.streams[0]]
+        model: TrainableModel = encoders[recipe.streams[0]]
     else:
         model = run.train_fusion({modality: stage.encoder for modality, stage in encoders.items()})
     return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused), rows, run.encoder_keys)
@@ -132,11 +132,11 @@ def check_steps(recipe: Recipe, data: ClipData) -> None:
 class _Stages(StageRunner):
     """The stages of a recipe with encoders and their fusion."""
 
-    def train_encoder(self, modality: Stream) -> UnimodalRegressor:
+    def train_encoder(self, modality: EncoderName) -> UnimodalRegressor:
         """Train one encoder with a head of its own, or take it from the cache."""
         settings = self.recipe.encoders[modality]
         training = self.recipe.training_of(settings)
-        rows = self.rows.having(self.data, [modality]) if settings.missing == "skip" else self.rows
+        rows = self.rows.with_any_of(self.data, [modality]) if settings.missing == "skip" else self.rows
         features = self.data.features[modality]
         seed_everything(self.seed, modality, "weights")
         model = build_unimodal(self.recipe, modality, features.feature_dim, len(self.data.labels))
@@ -158,12 +158,12 @@ class _Stages(StageRunner):
         model.load_state_dict(self.outcomes[modality].weights)
         return model
 
-    def train_fusion(self, encoders: Mapping[Stream, FeatureReader]) -> System:
+    def train_fusion(self, encoders: Mapping[EncoderName, FeatureReader]) -> TrainableModel:
         """Train the fusion of trained encoders; without any (joint training), of new ones."""
         settings = self.recipe.fusion
         assert settings is not None
         dims = {modality: self.data.features[modality].feature_dim for modality in self.recipe.streams}
-        rows = self.rows.having(self.data, self.recipe.streams)
+        rows = self.rows.with_any_of(self.data, self.recipe.streams)
         seed_everything(self.seed, FUSION, "weights")
         model = build_model(self.recipe, dims, len(self.data.labels))
         self._prepare_encoders(model, encoders)
@@ -175,7 +175,7 @@ class _Stages(StageRunner):
             self.train(FUSION, model, self.data, rows, training)
         return model
 
-    def _prepare_encoders(self, model: System, trained: Mapping[Stream, FeatureReader]) -> None:
+    def _prepare_encoders(self, model: TrainableModel, trained: Mapping[EncoderName, FeatureReader]) -> None:
         for modality, encoder in model.readers().items():
             if modality in trained:
                 encoder.load_state_dict(trained[modality].state_dict())
