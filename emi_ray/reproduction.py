@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from emi_ray.comparison import ScoredPredictions, codes_of_clips, compare, read_scored_predictions
 from emi_ray.comparison import System as ComparedSystem
+from emi_ray.comparison import codes_of_clips, compare
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError, choices
 from emi_ray.metrics import mean_score, pearson
@@ -17,6 +17,7 @@ from emi_ray.reporting.formatting import UNKNOWN, format_score, signed
 from emi_ray.reporting.paper_scores import LABEL_SCORES, Basis, differences_from_paper, paper_score
 from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, markdown
 from emi_ray.resampling import sample_scores, score_estimate
+from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions
 from emi_ray.schema import EMOTIONS
 from emi_ray.training.checkpoint import DESCRIPTION
 from emi_ray.training.runs import RunRequest, RunResult, train_runs

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from emi_ray.comparison import ScoredPredictions
 from emi_ray.reporting.formatting import format_score, grouped, signed
 from emi_ray.reporting.text_tables import TextTable
+from emi_ray.results.predictions import ScoredPredictions
 from emi_ray.schema import Label
 
 _TITLES = {

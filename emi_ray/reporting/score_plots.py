@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from emi_ray.comparison import ScoredPredictions
 from emi_ray.reporting.plot_style import (
     PAGE_WIDTH_IN,
     PALETTE,
@@ -21,6 +20,7 @@ from emi_ray.reporting.plot_style import (
 from emi_ray.reporting.runs import Epoch
 from emi_ray.reporting.svg import inline_svg
 from emi_ray.resampling import PearsonIntervals
+from emi_ray.results.predictions import ScoredPredictions
 
 MAX_POINTS = 2000
 """Maximum number of points in a scatter plot."""

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from fabricated_workspace import add_run, write_corpus
 
-from emi_ray.comparison import read_scored_predictions, read_stage_predictions
 from emi_ray.reporting.collect import Material, collect
 from emi_ray.reporting.headline import best_single_modality, headline
 from emi_ray.reporting.ranking import same_clips
 from emi_ray.resampling import pearson_intervals
+from emi_ray.results.predictions import read_scored_predictions, read_stage_predictions
 from emi_ray.workspace import Workspace
 
 
