@@ -1,7 +1,7 @@
-"""From raw talking-face clips to six emotional-mimicry intensities, on one laptop or a Ray cluster.
+"""Predict six emotional-mimicry intensities from raw clips of talking faces, on one machine or a Ray cluster.
 
-The names below are the public API; :mod:`emi_ray.api` describes them. They are imported when they are first used. All
-other modules may change without notice.
+The names below are the public API; :mod:`emi_ray.api` describes them. They are imported when they are first used.
+All other modules may change without notice.
 """
 
 from importlib import import_module

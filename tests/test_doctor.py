@@ -105,7 +105,7 @@ def test_media_that_are_not_there_are_counted_and_one_is_named(tmp_path):
     there.touch()
     assert check_media(clips_table(video=[str(there)])).status == "ok"
     some = check_media(clips_table(video=[str(there), str(tmp_path / "b.mp4"), None]))
-    assert (some.status, some.message.split(" are")[0]) == ("warning", "1 of 2 files of the first 3 clips")
+    assert (some.status, some.message.split(" do not")[0]) == ("warning", "1 of 2 files of the first 3 clips")
     assert some.message.endswith("b.mp4")
     assert check_media(clips_table(video=[str(tmp_path / "b.mp4")])).status == "problem"
 
@@ -192,7 +192,7 @@ def test_versions_are_held_against_what_the_package_requires():
     old = check_versions({**good, "numpy": "1.26"}, required)
     assert old.status == "problem"
     assert "numpy 1.26 (needs >=2.1)" in old.message
-    assert "torch is not there" in check_versions({"numpy": "2.4.6", "pyyaml": "6"}, required).message
+    assert "torch is not installed" in check_versions({"numpy": "2.4.6", "pyyaml": "6"}, required).message
 
 
 def test_a_node_of_other_versions_is_a_problem():

@@ -1,4 +1,4 @@
-"""The Python API: what each verb of the command line does, as a function.
+"""The Python API: one function for each command of the command line.
 
     import emi_ray
 
@@ -8,11 +8,12 @@
     emi_ray.predict("work", "f2/1", ["new/clip.mp4"]).to_pandas()
 
 Everything here is available as ``emi_ray.<name>``. A workspace is given as a path, a URI, or a
-:class:`~emi_ray.workspace.Workspace`. Functions that need Ray start a local session for the time of the call, use the
-session that is running, or connect to ``address``. A mistake of the caller raises :class:`~emi_ray.errors.UserError`,
-work that fails :class:`~emi_ray.errors.EmiRayError`; both say what to do.
+:class:`~emi_ray.workspace.Workspace`. Functions that need Ray start a local session for the duration of the call,
+use the running session, or connect to ``address``. A mistake of the caller raises
+:class:`~emi_ray.errors.UserError`, and work that fails raises :class:`~emi_ray.errors.EmiRayError`; both messages
+state the remedy.
 
-inputs.py     what every function takes: workspaces and settings
+inputs.py     arguments of all functions: workspaces and settings
 data.py       init, extract
 training.py   train, tune
 results.py    evaluate, predict, load_model, compare, report

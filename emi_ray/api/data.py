@@ -26,14 +26,16 @@ def init(
     """Read a corpus into a workspace.
 
     Args:
+        workspace: path or URI, or a Workspace; it is created if it does not exist.
         source: folder, table (CSV, Parquet) or URI of the corpus.
-        corpus: what the source is: ``table``, ``vidmimic2``, or ``demo`` for the folder of a rendered corpus.
+        corpus: kind of the source: ``table``, ``vidmimic2``, or ``demo`` for the folder of a rendered corpus.
+        settings: settings to write into ``emi_ray.yaml``.
 
     Returns:
-        The checked clips, and as ``findings`` what is remarkable about them.
+        The checked clips, and the ``findings`` of the checks.
 
     Raises:
-        UserError: the corpus cannot work, or a setting is wrong; nothing is written then.
+        UserError: the corpus has errors, or a setting is invalid. Nothing is written then.
 
     Examples:
         >>> corpus = emi_ray.init("work", "clips.csv")
@@ -54,15 +56,21 @@ def extract(
     address: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> "ExtractionSummary":
-    """Turn the clips of a workspace into features. What is done already is not done again.
+    """Extract features from the clips of a workspace. Existing features are kept.
 
     Args:
         modalities: by default all that the workspace has extractors for.
-        retry_failed: try only what is quarantined.
-        on_progress: called with the number of clips that are done, and of all.
+        settings: settings to override for this call.
+        retry_failed: process only quarantined clips, again.
+        address: Ray cluster to use; by default this machine only.
+        on_progress: called with the number of clips that are done and the total number.
 
     Returns:
-        What was done, what was quarantined and why, and how fast it went.
+        What was done, which clips were quarantined and why, and timings.
+
+    Raises:
+        UserError: a setting is invalid, weights are not available, or another process extracts into the workspace.
+        EmiRayError: a stage cannot work at all, or nodes died too often.
 
     Examples:
         >>> summary = emi_ray.extract("work", ["text"])
@@ -86,7 +94,11 @@ def plan_extraction(
     settings: Overrides = (),
     address: str | None = None,
 ) -> "tuple[dict[str, Pool], Measurement]":
-    """Try each stage of an extraction on a few clips, and propose how many actors it should have. Writes nothing."""
+    """Measure each stage of an extraction on a few clips, and propose the number of its actors. Nothing is written.
+
+    Raises:
+        UserError: a setting is invalid, weights are not available, or the corpus has no clips.
+    """
     from emi_ray import extraction
     from emi_ray.runtime import ray_session
 

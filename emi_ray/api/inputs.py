@@ -1,4 +1,4 @@
-"""What every function of the API takes: workspaces and settings."""
+"""Arguments of all functions of the API: workspaces and settings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Any
 from emi_ray.errors import UserError
 
 Overrides = Mapping[str, Any] | Sequence[str]
-"""Settings: ``{"training.epochs": 30}``, or as the command line has them, ``["training.epochs=30"]``."""
+"""Settings: ``{"training.epochs": 30}``, or like on the command line, ``["training.epochs=30"]``."""
 
 
 def overrides_of(settings: Overrides) -> list[str]:
-    """Settings as ``section.key=value``, the value as JSON.
+    """Return settings as ``section.key=value``, with the value as JSON.
 
     Raises:
-        UserError: they are one text.
+        UserError: the settings are a single text.
     """
     if isinstance(settings, str):
         raise UserError(f"settings = {settings!r}: give a list of settings, or a mapping.")

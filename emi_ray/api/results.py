@@ -1,4 +1,4 @@
-"""What a model is worth and what it predicts: evaluate, predict, load_model, compare, report."""
+"""Evaluate and use models: evaluate, predict, load_model, compare, report."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,13 +15,16 @@ if TYPE_CHECKING:  # the command line shows its first line before these are impo
 
 
 def evaluate(workspace: WorkspaceLike, run: str) -> dict[str, Any]:
-    """Score a run again from its files alone, on every split that has labels.
+    """Score a run again, from its files alone, on every split with labels.
 
     Args:
-        run: ``recipe/seed``, or the recipe where it has one seed only.
+        run: ``recipe/seed``, or the recipe if it has only one seed.
 
     Returns:
-        By split the scores, as ``result["val"]["val_pearson"]``; None for a score that does not exist.
+        The scores by split, such as ``result["val"]["val_pearson"]``; None for an undefined score.
+
+    Raises:
+        UserError: the run does not exist, or its features or clips have changed.
 
     Examples:
         >>> emi_ray.evaluate("work", "text/1")["val"]["num_val"]
@@ -42,12 +45,19 @@ def predict(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_findings: Callable[[Sequence[Finding]], None] = lambda findings: None,
 ) -> "Predictions":
-    """Predict clips that a model has never seen.
+    """Predict the labels of clips that a model has never seen.
 
     Args:
-        clips: media files, folders of them, or one table with ``clip_id``, media and ``transcript``. None: the clips
-            of the workspace's own ``split``.
-        on_findings: called with what is wrong with the clips, before their features are extracted.
+        run: ``recipe/seed``, or the recipe if it has only one seed.
+        clips: media files, folders of them, or one table with ``clip_id``, media and ``transcript``. If empty: the
+            clips of the workspace's ``split``.
+        split: the split to predict if there are no ``clips``.
+        address: Ray cluster to use; by default this machine only.
+        on_progress: called with the number of clips that are extracted and the total number.
+        on_findings: called with findings about the clips, before their features are extracted.
+
+    Raises:
+        UserError: the run or the clips do not exist, or features of the workspace are stale.
 
     Examples:
         >>> found = emi_ray.predict("work", "text/1", "new.csv").to_pandas()
@@ -79,7 +89,7 @@ def predict(
 
 
 class Model:
-    """A trained model, or an ensemble, in its workspace. Made by :func:`load_model`."""
+    """A trained model or an ensemble in its workspace. Created by :func:`load_model`."""
 
     def __init__(self, workspace: Workspace, run: str) -> None:
         self.workspace = workspace
@@ -88,7 +98,7 @@ class Model:
     def predict(
         self, clips: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (), **options: Any
     ) -> "Predictions":
-        """As :func:`predict`, by this model."""
+        """Predict clips with this model; see :func:`predict`."""
         return predict(self.workspace, self.run, clips, **options)
 
     def __repr__(self) -> str:
@@ -96,9 +106,9 @@ class Model:
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
-    """The trained model whose folder, or URI of a folder, is given: ``work/runs/f2/42``.
+    """Load a trained model from its folder or the URI of its folder: ``work/runs/f2/42``.
 
-    It stays in its workspace, where the features of new clips are kept.
+    It stays in its workspace, where the features of new clips are stored.
 
     Raises:
         UserError: there is no finished run.
@@ -128,11 +138,15 @@ def compare(
     """Compare systems on the clips that all of them are scored on.
 
     Args:
-        runs: recipes with all their seeds (``f2``) or single runs (``f2/42``); None: all recipes of the workspace.
+        runs: recipes with all their seeds (``f2``) or single runs (``f2/42``). If empty: all recipes of the
+        workspace.
         labels: by default all.
 
     Returns:
         Mean scores, and for each pair of systems the difference with its 95 % interval and corrected p-value.
+
+    Raises:
+        UserError: a run does not exist, or the systems have no scored clips in common.
 
     Examples:
         >>> emi_ray.compare("work", ["text/1", "text/2"]).pairs[0].first
@@ -142,12 +156,12 @@ def compare(
     from emi_ray.comparison import read_systems
 
     target = workspace_of(workspace)
-    target.config()  # a workspace must be there
+    target.config()  # raises an error if there is no workspace
     return compare_systems(target, read_systems(target, runs, split), labels)
 
 
 def report(workspace: WorkspaceLike) -> str:
-    """Write the HTML report of everything that a workspace holds; returns its path or URI.
+    """Write the HTML report on a workspace. Returns its path or URI.
 
     Examples:
         >>> emi_ray.report("work").endswith("work/report/index.html")
@@ -156,6 +170,6 @@ def report(workspace: WorkspaceLike) -> str:
     from emi_ray.reporting import build_report
 
     target = workspace_of(workspace)
-    target.config()  # a workspace must be there
+    target.config()  # raises an error if there is no workspace
     build_report(target)
     return target.shown("report/index.html")

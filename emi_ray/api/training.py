@@ -31,20 +31,23 @@ def train(
     force: bool = False,
     address: str | None = None,
 ) -> list["RunResult"]:
-    """Train recipes with one or several seeds, as many runs at once as there are GPUs or cores.
+    """Train recipes with one or several seeds, as many runs in parallel as there are GPUs or cores.
 
     Args:
         recipes: names of shipped recipes, or paths of YAML files.
+        settings: settings of the recipes to override.
         seeds: by default ``training.seed`` of each recipe.
-        workers: processes that share each batch of one large run.
-        any_features: train on whatever features there are, not on those that the recipe names.
-        force: train again what is finished.
+        workers: worker processes that share each batch of one large run.
+        gpus_per_run: GPUs that each run reserves; by default chosen so that no GPU is idle.
+        any_features: train on any available features instead of those that the recipe names.
+        force: train finished runs again.
+        address: Ray cluster to use; by default this machine only.
 
     Returns:
-        One result a run, with its ``metrics``.
+        One result per run, with its ``metrics``.
 
     Raises:
-        UserError: a run cannot be trained. Those that can are trained first.
+        UserError: a run cannot be trained. The others are trained first.
 
     Examples:
         >>> results = emi_ray.train("work", "text", seeds=[1, 2], settings={"training.epochs": 3})
@@ -68,7 +71,11 @@ def plan_runs(
     seeds: Sequence[int] = (),
     any_features: bool = False,
 ) -> list["RunRequest"]:
-    """The runs that :func:`train` would train, checked without starting Ray."""
+    """Return the runs that :func:`train` would train, after checks that do not need Ray.
+
+    Raises:
+        UserError: a recipe or a setting is invalid, or the corpus has no labels.
+    """
     from emi_ray.recipe import load_recipe
     from emi_ray.training.data.input_hashes import require_labels
     from emi_ray.training.runs import RunRequest
@@ -81,8 +88,10 @@ def plan_runs(
 
 
 def stale_features(workspace: WorkspaceLike, requests: Sequence["RunRequest"]) -> list[str]:
-    """Sentences on features that planned runs would read and that no longer belong to their clips' files or
-    transcripts. Training takes them as they are."""
+    """Return sentences on features that planned runs would read and whose clips' files or transcripts have changed.
+
+    Training uses such features as they are.
+    """
     from emi_ray.extraction.pending import what_changed
     from emi_ray.training.data.feature_sources import find_stores
 
@@ -98,8 +107,10 @@ def stale_features(workspace: WorkspaceLike, requests: Sequence["RunRequest"]) -
 def train_runs(
     workspace: WorkspaceLike, requests: Sequence["RunRequest"], *, address: str | None = None, **options: Any
 ) -> list["RunResult"]:
-    """Train planned runs; ``options`` are those of :func:`emi_ray.training.runs.train_runs`. A run that cannot be
-    trained is a result with a ``problem``."""
+    """Train planned runs; ``options`` are those of :func:`emi_ray.training.runs.train_runs`.
+
+    A run that cannot be trained gives a result with a ``problem``.
+    """
     from emi_ray.runtime import ray_session
     from emi_ray.tracking import tracking
 
@@ -112,7 +123,9 @@ def train_runs(
 
 
 def raise_problems(results: Sequence["RunResult"]) -> None:
-    """Raise one error for all runs that could not be trained: a ``UserError`` if any is the user's mistake."""
+    """Raise one error for all runs that could not be trained: a ``UserError`` if any of them is a mistake of the
+    user.
+    """
     problems = [result.problem for result in results if result.problem is not None]
     if not problems:
         return
@@ -120,7 +133,9 @@ def raise_problems(results: Sequence["RunResult"]) -> None:
         raise problems[0]
     kind = UserError if any(isinstance(problem, UserError) for problem in problems) else EmiRayError
     reasons = "".join(f"\n  {problem}" for problem in problems)
-    raise kind(f"{len(results) - len(problems)} runs are done; {len(problems)} could not be made:{reasons}")
+    raise kind(
+        f"{len(results) - len(problems)} runs are done; {len(problems)} could not be trained:{reasons}"
+    )
 
 
 def tune(
@@ -134,16 +149,18 @@ def tune(
     address: str | None = None,
     **options: Any,
 ) -> "StudyResult | None":
-    """Search for better settings of a recipe. A study that was interrupted goes on.
+    """Search for better settings of a recipe. An interrupted study is continued.
 
     Args:
-        space: YAML file of what may vary, as in ``search_spaces/``.
-        study: name of the study; by default made of the recipe and the search space.
-        trials: finished trials in all, with those of earlier calls.
+        space: search space: a YAML file, see ``search_spaces/`` for examples.
+        settings: settings of the recipe to override in all trials.
+        study: name of the study; by default derived from the recipe and the search space.
+        trials: total number of finished trials, including those of earlier calls.
+        address: Ray cluster to use; by default this machine only.
         options: further fields of :class:`emi_ray.tuning.tune.TuneOptions`.
 
     Returns:
-        The best settings beside the recipe's own; None where ``timeout_s`` ended the search too early to tell.
+        The best settings compared with the original ones; None if ``timeout_s`` ended the search too early.
 
     Examples:
         >>> outcome = emi_ray.tune("work", "text", "space.yaml", trials=3, confirm=0, seeds=1,
@@ -159,14 +176,14 @@ def tune(
 
 
 def study_name(recipe: str, space: str | os.PathLike[str]) -> str:
-    """What a study is called that was given no name."""
+    """Return the default name of a study."""
     return f"{Path(recipe).stem}-{Path(space).stem}".lower()
 
 
 def plan_search(
     workspace: WorkspaceLike, recipe: str, settings: Overrides, options: "TuneOptions"
 ) -> "TunePlan":
-    """A search, checked without starting Ray."""
+    """Check a search without starting Ray."""
     from emi_ray.tuning.settings import RecipeSource
     from emi_ray.tuning.tune import plan_tuning
 
@@ -182,7 +199,7 @@ def run_search(
     on_change: "OnChange" = lambda study: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> "StudyResult | None":
-    """Run a planned search, or go on with it."""
+    """Start or continue a planned search."""
     from emi_ray.runtime import ray_session
     from emi_ray.tracking import tracking
     from emi_ray.tuning.tune import tune as search

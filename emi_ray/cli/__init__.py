@@ -1,6 +1,7 @@
-"""The command ``emi-ray``: one verb a step, each a thin call of the module that does the work.
+"""The command ``emi-ray``: one subcommand per step. Each calls the module that does the work, and prints the
+result.
 
-app.py        the application: options that verbs share, exit codes
+app.py        the application: options that commands share, exit codes
 corpus.py     init
 features.py   extract
 extractors.py extractors

@@ -1,4 +1,4 @@
-"""The application: what verbs share, and how errors become exit codes."""
+"""The command-line application: options that commands share, and exit codes for errors."""
 
 import atexit
 import os
@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="From raw talking-face clips to emotion intensities, scored and explained. Start with: emi-ray demo",
+    help="Predict emotion intensities from clips of talking faces. To see an example, run: emi-ray demo",
 )
 
 
@@ -60,11 +60,11 @@ def _application(
 
 
 _READING = ("compare", "dashboard", "doctor", "export-features", "stats", "status")
-"""Verbs that write nothing into the workspace."""
+"""Commands that write nothing into the workspace."""
 
 
 def _open_workspace(context: typer.Context, root: str) -> str:
-    """Before any work: refuse a workspace that cannot be written, and begin the verb's log in it."""
+    """Check that the workspace is writable, and start the log of the command in it."""
     if context.info_name not in _READING:
         Workspace(root).require_writable()
     if (place := begin_log(context.info_name or "", root)) and not console.quiet:
@@ -77,13 +77,13 @@ WorkspaceOption = Annotated[
     typer.Option(
         "--workspace",
         "-w",
-        help="Folder or URI (s3://…) that holds all of one project.",
+        help="Folder or URI (s3://…) with all files of a project.",
         callback=_open_workspace,
     ),
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option("--address", envvar="RAY_ADDRESS", help="Ray cluster to use; none: this machine alone."),
+    typer.Option("--address", envvar="RAY_ADDRESS", help="Ray cluster to use (default: this machine only)."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -92,15 +92,15 @@ Overrides = Annotated[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb. Exit codes: 0 ok, 1 the work failed, 2 the user's mistake, 130 interrupted.
+    """Run a command. Exit codes: 0 success, 1 the work failed, 2 a mistake of the user, 130 interrupted.
 
     Args:
-        arguments: by default those of this process, which ends then.
+        arguments: by default those of this process, which is ended afterwards.
     """
     try:
         _run(arguments)
     except SystemExit as ending:
-        if arguments is None and is_call_left():  # the library of a store would wait for it for minutes
+        if arguments is None and is_call_left():  # a storage library would otherwise wait for minutes
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(int(ending.code or 0))
@@ -116,23 +116,25 @@ def _run(arguments: Sequence[str] | None) -> None:
             _end_interrupted()
         end_log(int(ending.code or 0))
         raise
-    except KeyboardInterrupt:  # a second one, while the first was dealt with
+    except KeyboardInterrupt:  # a second one, while the first was handled
         _end_interrupted()
     except UserError as error:
         _end(f"Error: {error}", 2)
     except EmiRayError as error:
         _end(f"Failed: {error}", 1)
-    except OSError as error:  # of disks and object stores; what they were asked for was checked before
+    except OSError as error:  # a fault of a disk or an object store; mistakes of the user were found before
         _end(f"Failed: {explain(error)}", 1)
 
 
 def _end_interrupted() -> NoReturn:
-    """End without the interpreter's own way out: threads of Ray that are still at work can crash it (SIGSEGV)."""
+    """End the process without the interpreter's normal exit, during which running threads of Ray can crash it
+    (SIGSEGV).
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _end("Interrupted. What is finished is kept: the same command goes on from there.", INTERRUPTED)
+        _end("Interrupted. Finished work is kept; repeat the command to continue.", INTERRUPTED)
     finally:
-        atexit._run_exitfuncs()  # Ray ends its processes there
+        atexit._run_exitfuncs()  # ends the processes of Ray
         sys.stdout.flush()
         os._exit(INTERRUPTED)
 

@@ -1,4 +1,4 @@
-"""Verbs about the corpus: init."""
+"""Command on the corpus: init."""
 
 from typing import Annotated
 
@@ -15,11 +15,11 @@ from emi_ray.workspace import Workspace
 @app.command()
 def init(
     workspace: WorkspaceOption,
-    corpus: Annotated[CorpusKind, typer.Option(help="What the source is.")],
+    corpus: Annotated[CorpusKind, typer.Option(help="Kind of the source.")],
     source: Annotated[str, typer.Option(help="Folder, table (CSV, Parquet) or URI of the corpus.")],
     overrides: Overrides = None,
 ) -> None:
-    """Read a corpus into a workspace and say what is wrong with it.
+    """Read a corpus into a workspace, and report mistakes in it.
 
     Example: emi-ray init -w work --corpus table --source clips.csv media.frame_rate_hz=10
     """

@@ -1,4 +1,4 @@
-"""The verb doctor: what would fail, before it does."""
+"""The command doctor: find problems before a run."""
 
 from contextlib import nullcontext
 
@@ -12,7 +12,8 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 @app.command()
 def doctor(workspace: WorkspaceOption, overrides: Overrides = None, address: AddressOption = None) -> None:
-    """Say what would make a run fail, and how to mend it. With --address, ask every node of the cluster.
+    """Check settings, corpus, extractors and machine for problems, and print remedies. With --address, check every
+    node.
 
     Example: emi-ray doctor -w work extractors.vision.name=dinov2-face
     """

@@ -1,4 +1,4 @@
-"""Verbs about features that others made, or want: import-features, export-features."""
+"""Commands that exchange features with other programs: import-features, export-features."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from emi_ray.exchange.storing import ImportedPart
 
 _NUM_REASONS = 8
-"""Of each modality, shown; all are in the workspace."""
+"""Number of reasons that are shown for each modality; all are in the workspace."""
 
-ModalityOption = Annotated[Modality | None, typer.Option(help="Only this one; 'folder' and 'table' need it.")]
+ModalityOption = Annotated[
+    Modality | None, typer.Option(help="Only this one; required for 'folder' and 'table'.")
+]
 
 
 @app.command()
@@ -26,26 +28,28 @@ def import_features(
     workspace: WorkspaceOption,
     layout: Annotated[
         Literal["mimicmetrics", "organisers", "folder", "table"],
-        typer.Option(help="How the source is laid out."),
+        typer.Option(help="Layout of the source."),
     ],
     source: Annotated[str, typer.Option(help="Folder, file (table) or URI of the features.")],
     modality: ModalityOption = None,
     name: Annotated[
-        str | None, typer.Option(help="What recipes call them; else imported-LAYOUT-MODALITY.")
+        str | None, typer.Option(help="Name for use in recipes (default: imported-LAYOUT-MODALITY).")
     ] = None,
     splits: Annotated[
         str | None,
-        typer.Option(help="Folder of split CSVs, or table of clip_id, split and labels; else the source."),
+        typer.Option(
+            help="Folder of split CSVs, or table of clip_id, split and labels (default: the source)."
+        ),
     ] = None,
-    rate_hz: Annotated[float | None, typer.Option(help="Steps a second, for timestamps.", min=1e-3)] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="Steps per second, for timestamps.", min=1e-3)] = None,
     extend: Annotated[
-        bool, typer.Option("--extend", help="Add new clips to the features imported before.")
+        bool, typer.Option("--extend", help="Update earlier imported features with new or changed clips.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Put ready features into the store; makes the workspace where there is none.
+    """Import features that were computed elsewhere. Creates the workspace if it does not exist.
 
-    Pickles are read by a reader that admits numpy arrays and torch tensors, and runs nothing.
+    Pickles are read by a reader that admits only numpy arrays and torch tensors, and executes nothing.
 
     Example: emi-ray import-features -w work --layout organisers --source /data/hume
     """
@@ -74,15 +78,15 @@ def export_features(
     workspace: WorkspaceOption,
     layout: Annotated[
         Literal["mimicmetrics", "folder", "transcripts"],
-        typer.Option(help="folder: <id>.npy; transcripts: one transcripts.csv, Whisper's among them."),
+        typer.Option(help="folder: <id>.npy; transcripts: one transcripts.csv, including those of Whisper."),
     ],
     to: Annotated[str, typer.Option(help="Folder or URI to write into.")],
     modality: ModalityOption = None,
     features: Annotated[
-        str | None, typer.Option(help="Fingerprint or extractor name, where there are several.")
+        str | None, typer.Option(help="Fingerprint or extractor name, if there are several.")
     ] = None,
 ) -> None:
-    """Write features as float32 arrays, one file a clip, or the transcripts, for other programs.
+    """Write features as float32 arrays, one file per clip, or the transcripts, for other programs.
 
     Example: emi-ray export-features -w work --layout folder --modality audio --to audio_features
     """
@@ -101,7 +105,7 @@ def export_features(
 
 
 def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
-    """A row a modality, then who was refused and why."""
+    """Print a table with a row per modality, then the refused clips with reasons."""
     table = compact_table("Imported")
     for heading in ("modality", "fingerprint"):
         table.add_column(heading, no_wrap=True)
@@ -120,10 +124,10 @@ def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
             console.print(f"  … and {len(part.reasons) - _NUM_REASONS} more: see failures/ of the workspace.")
         if part.num_unknown:
             console.print(
-                f"  {part.modality}: {part.num_unknown} files are of clips that the corpus has not."
+                f"  {part.modality}: {part.num_unknown} files belong to clips that are not in the corpus."
             )
     names = ", ".join(f"encoders.{part.modality}.features={part.name}" for part in parts)
     console.print(
-        f"Next: emi-ray train -w {shlex.quote(workspace)} f2. Where the workspace holds "
-        f"other features too, name these: {names}",
+        f"Next: emi-ray train -w {shlex.quote(workspace)} f2. If the workspace has "
+        f"other features too, select these: {names}",
     )

@@ -1,4 +1,4 @@
-"""The verb extractors: what there is to choose from."""
+"""The command extractors: list the available extractors."""
 
 import shutil
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ _REACH = {
 
 @app.command()
 def extractors(
-    plain: Annotated[bool, typer.Option("--plain", help="Names only, one a line.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print only names, one per line.")] = False,
 ) -> None:
-    """What can be extracted: sizes, licences, and whether default weights can be had now.
+    """List the extractors: feature sizes, licences, and whether their default weights are available now.
 
-    Any of them goes into emi_ray.yaml, or for one command: emi-ray extract -w work extractors.text.name=gte-base
+    Set one in emi_ray.yaml, or for one command: emi-ray extract -w work extractors.text.name=gte-base
 
     Your own extractor is a subclass of emi_ray.extractors.Extractor, named as module:Class
     (extractors.vision.name=faces.gaze:Gaze). See docs/how-to/own_extractor.md.
@@ -73,13 +73,13 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def default_weights(kind: Any) -> str | None:
-    """The Hugging Face id that an extractor uses by default; None: it has none, or needs none."""
+    """Return the Hugging Face id of an extractor's default weights; None if it has none."""
     field = kind.Settings.model_fields.get("weights")
     return None if field is None or field.is_required() else str(field.default)
 
 
 def reach(kind: Any) -> str:
-    """Whether an extractor under default settings could run here now."""
+    """Return whether an extractor with default settings could run here now."""
     if "weights" not in kind.Settings.model_fields:
         if "openface_csv" in kind.NEEDS:
             found = shutil.which(OPENFACE_BINARY)

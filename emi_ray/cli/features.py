@@ -1,4 +1,4 @@
-"""Verbs about features: extract."""
+"""Command on features: extract."""
 
 from typing import Annotated
 
@@ -22,11 +22,13 @@ def extract(
             help="Comma-separated: text,audio,vision,motion; may be repeated. Default: all configured."
         ),
     ] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Try only what is quarantined.")] = False,
-    plan: Annotated[bool, typer.Option(help="Measure each stage, print the plan, and stop.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Process only quarantined clips, again.")] = False,
+    plan: Annotated[
+        bool, typer.Option(help="Measure each stage on a few clips, print the plan, and stop.")
+    ] = False,
     address: AddressOption = None,
 ) -> None:
-    """Turn clips into features. Killed or stopped, the same command does only what is missing.
+    """Extract features from clips. After an interruption, repeat the command to do only what is missing.
 
     Example: emi-ray extract -w work --modalities audio,text
     """
@@ -48,7 +50,7 @@ def extract(
 
 
 def _modalities(given: list[str] | None) -> list[Modality] | None:
-    """The modalities that any of the options names, each once."""
+    """Return the modalities in all given options, each once."""
     if not given:
         return None
     names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))

@@ -1,8 +1,8 @@
-"""The log of a long command: ``logs/<time>-<verb>-<process>.jsonl`` in its workspace, one event a line.
+"""The log of a long command: ``logs/<time>-<command>-<process>.jsonl`` in its workspace, one event per line.
 
-It holds when the command began and how it ended, the events of ``emi_ray.events`` with their fields, progress,
-warnings, and what Ray says besides, which is kept off the terminal. Behind a URI the file is written anew every
-minute, for such stores cannot append.
+It has the start and the end of the command, the events of ``emi_ray.events`` with their fields, progress, warnings,
+and the messages of Ray, which are not shown on the terminal. Behind a URI the file is rewritten every minute,
+because object stores cannot append.
 """
 
 import json
@@ -21,19 +21,21 @@ from emi_ray.time_limit import within
 from emi_ray.workspace import CONFIG, Workspace
 
 LOGGED = ("demo", "extract", "predict", "reproduce", "robustness", "run", "train", "tune")
-"""Verbs that may take long."""
+"""Commands that may take long."""
 
 _WRITE_EVERY_S = 60.0
 _LAST_WORDS_S = 10.0
 _MAX_LINES = 20_000
-"""Further lines are left out, for a file behind a URI is held in memory."""
+"""Maximum number of lines; further ones are dropped, because a file behind a URI is kept in memory."""
 
 LOG = logging.getLogger("emi_ray")
 
 
 class WorkspaceLog(logging.Handler):
-    """Writes records as lines of JSON into a file of a workspace. Where it cannot write, it keeps silent: a log never
-    ends a run."""
+    """Writes log records as lines of JSON into a file of a workspace.
+
+    If it cannot write, it stops silently: a log must not end a run.
+    """
 
     def __init__(self, workspace: Workspace, verb: str) -> None:
         super().__init__(logging.INFO)
@@ -64,7 +66,7 @@ class WorkspaceLog(logging.Handler):
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not written yet."""
+        """Write the lines that are not written yet."""
         if self._gave_up or self._num_written == len(self._lines):
             return
         try:
@@ -84,10 +86,10 @@ class WorkspaceLog(logging.Handler):
 
 
 def begin_log(verb: str, root: str) -> str | None:
-    """Log this process's command into its workspace, if it is a long one and the workspace is there.
+    """Start the log of this process's command, if it is a long one and the workspace exists.
 
     Returns:
-        The path or URI of the log file; None where nothing is logged, or is logged already.
+        The path or URI of the log file; None if nothing is logged, or a log exists already.
     """
     workspace = Workspace(root)
     if verb not in LOGGED or any(isinstance(handler, WorkspaceLog) for handler in LOG.handlers):
@@ -102,10 +104,10 @@ def begin_log(verb: str, root: str) -> str | None:
 
 
 def end_log(code: int, message: str = "") -> None:
-    """Say how the command ended, and write the rest."""
+    """Log how the command ended, and write the remaining lines."""
     logs = [handler for handler in LOG.handlers if isinstance(handler, WorkspaceLog)]
     for handler in logs:
         LOG.info("ended with exit code %d%s", code, f": {message}" if message else "")
-        with suppress(TimeoutError):  # a store that is out of reach does not hold up the end
+        with suppress(TimeoutError):  # unreachable storage must not delay the end
             within(_LAST_WORDS_S, handler.flush)
         LOG.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""Verbs that go the whole way: demo, run."""
+"""Commands that run all steps: demo, run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +19,10 @@ DEMO_CLIPS = 480
 @app.command()
 def demo(
     workspace: WorkspaceOption = "demo",
-    clips: Annotated[int, typer.Option(help="Clips to render.", min=24)] = DEMO_CLIPS,
+    clips: Annotated[int, typer.Option(help="Number of clips to render.", min=24)] = DEMO_CLIPS,
     address: AddressOption = None,
 ) -> None:
-    """Render a small corpus of talking faces and take it all the way to a report.
+    """Render a small corpus of talking faces, and run all steps on it, up to the report.
 
     Example: emi-ray demo -w demo
     """
@@ -38,13 +38,13 @@ def demo(
 def run(
     recipes: RecipesArgument,
     workspace: WorkspaceOption,
-    corpus: Annotated[CorpusKind, typer.Option(help="What the source is.")],
+    corpus: Annotated[CorpusKind, typer.Option(help="Kind of the source.")],
     source: Annotated[str, typer.Option(help="Folder, table or URI of the corpus.")],
     seed: SeedsOption = None,
-    workers: Annotated[int, typer.Option(help="Training workers.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Worker processes for training one run.", min=1)] = 1,
     address: AddressOption = None,
 ) -> None:
-    """The whole way: init, extract, train and evaluate each recipe, report.
+    """Run all steps: init, extract, train and evaluate each recipe, report.
 
     Example: emi-ray run f1 f2 -w work --corpus vidmimic2 --source /data/hume
     """

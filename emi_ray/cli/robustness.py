@@ -1,4 +1,4 @@
-"""The verb robustness: a run on noisy sound and on wrong words."""
+"""The command robustness: score a run on noisy audio and on transcripts with errors."""
 
 from typing import Annotated
 
@@ -25,15 +25,15 @@ def robustness(
             "--word-errors",
             min=0,
             max=1,
-            help="Share of wrong words; repeat for several (default: 0.1, 0.2, 0.4).",
+            help="Word error rate, 0 to 1; repeat for several (default: 0.1, 0.2, 0.4).",
         ),
     ] = None,
-    clips: Annotated[int, typer.Option(help="Validation clips to use at most.", min=10)] = 200,
+    clips: Annotated[int, typer.Option(help="Maximum number of validation clips.", min=10)] = 200,
     address: AddressOption = None,
 ) -> None:
     """Score a run on validation clips with added noise and with errors in their transcripts.
 
-    The perturbed sound and text pass through the extractors that the run was trained with. The report shows the
+    The perturbed audio and text pass through the extractors that the run was trained with. The report shows the
     scores beside those of `emi-ray evaluate` on harder clips.
 
     Example: emi-ray robustness -w work f2/42 --snr 10 --snr 0
@@ -45,7 +45,7 @@ def robustness(
     target.require_writable()
     with ray_session(address, streaming=True), progress_bar("Conditions") as advance:
         found = measure_perturbed(target, run, snr or SNR_DB, word_errors or WORD_ERROR_RATES, clips, advance)
-    for part, what in (("noise", "sound"), ("word_errors", "text")):
+    for part, what in (("noise", "audio"), ("word_errors", "text")):
         for entry in found[part]:
             score = "not defined" if entry["val_pearson"] is None else f"{entry['val_pearson']:.4f}"
             console.print(

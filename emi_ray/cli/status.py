@@ -1,4 +1,4 @@
-"""The verb status: what is current, and what the next command would do."""
+"""The command status: what is current, and what the next commands would do."""
 
 from emi_ray.cli.app import Overrides, WorkspaceOption, app
 from emi_ray.cli.tables import compact_table
@@ -10,8 +10,8 @@ from emi_ray.workspace import Workspace
 def status(workspace: WorkspaceOption, overrides: Overrides = None) -> None:
     """Show what is current, stale, missing or quarantined, and which commands bring it up to date.
 
-    Stale is what was made of a table, files, transcripts, labels or features that have changed since. Nothing is
-    written.
+    Stale results were made from a table, files, transcripts, labels or features that have changed since. This
+    command writes nothing.
 
     Example: emi-ray status -w work
     """

@@ -1,6 +1,6 @@
-"""What would make a run fail, found out before it, each with its remedy.
+"""Find problems before a run, each with its remedy.
 
-check.py     what a check says
+check.py     the result of a check
 inputs.py    settings, corpus, media, extractors
 machine.py   versions, GPU, disk, the nodes of a cluster
 """
@@ -44,10 +44,10 @@ PACKAGE = "emi_ray"
 
 
 def examine(workspace: Workspace, overrides: Sequence[str] = (), cluster: bool = False) -> Iterator[Check]:
-    """All checks of a workspace, one after the other.
+    """Yield the results of all checks of a workspace.
 
     Args:
-        cluster: also ask every node of the current Ray session.
+        cluster: also check every node of the current Ray session.
     """
     yield check_versions(installed_versions(), metadata.requires(PACKAGE) or [])
     yield (valid := check_config(workspace, overrides))

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. A ``warning`` costs something; a ``problem`` makes the run fail."""
+    """The result of one check. A ``warning`` is a disadvantage; a ``problem`` makes the run fail."""
 
     name: str
     status: Literal["ok", "warning", "problem"]

@@ -1,4 +1,4 @@
-"""Checks of what a run is given: settings, corpus, media, extractors."""
+"""Checks of the inputs of a run: settings, corpus, media, extractors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
 from emi_ray.workspace import CONFIG, Workspace
 
 NUM_PROBED = 100
-"""Clips whose media are looked for; the first ones."""
+"""Number of clips, from the start, whose media are checked for existence."""
 
 MEDIA_FOR: Mapping[Need, tuple[str, ...]] = {
     "frames": ("video",),
@@ -29,12 +29,12 @@ MEDIA_FOR: Mapping[Need, tuple[str, ...]] = {
     "openface_csv": ("openface_csv",),
     "video": ("video",),
 }
-"""Columns of ``clips.parquet``, any of which satisfies a need."""
+"""Columns of ``clips.parquet`` for each need; one of them is enough."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A configured extractor with checked settings."""
+    """A configured extractor with validated settings."""
 
     kind: type[Extractor]
     settings: BaseModel
@@ -45,7 +45,7 @@ class Chosen:
 
 
 def check_config(workspace: Workspace, overrides: Sequence[str] = ()) -> Check:
-    """``emi_ray.yaml`` is there and valid."""
+    """Check that ``emi_ray.yaml`` exists and is valid."""
     try:
         workspace.config(overrides)
     except UserError as error:
@@ -54,7 +54,7 @@ def check_config(workspace: Workspace, overrides: Sequence[str] = ()) -> Check:
 
 
 def check_corpus(workspace: Workspace) -> Check:
-    """``clips.parquet`` is there and has clips."""
+    """Check that ``clips.parquet`` exists and has clips."""
     try:
         num_clips = workspace.clips(["clip_id"]).num_rows
     except UserError as error:
@@ -62,12 +62,12 @@ def check_corpus(workspace: Workspace) -> Check:
     except (OSError, pa.ArrowInvalid) as error:
         return Check("corpus", "problem", f"clips.parquet cannot be read: {error}", "Run emi-ray init again.")
     if not num_clips:
-        return Check("corpus", "problem", "clips.parquet has no clip.", "Run emi-ray init again.")
+        return Check("corpus", "problem", "clips.parquet has no clips.", "Run emi-ray init again.")
     return Check("corpus", "ok", f"{num_clips:,} clips")
 
 
 def check_media(clips: pa.Table) -> Check:
-    """The media of the first clips are where the table says."""
+    """Check that the media files of the first clips exist."""
     first = clips.slice(0, NUM_PROBED)
     columns = [name for name in MEDIA_COLUMNS if name != "transcript"]
     found = [exist(first[name]) for name in columns]
@@ -76,7 +76,7 @@ def check_media(clips: pa.Table) -> Check:
     if not num_named:
         return Check("media", "ok", f"the first {first.num_rows} clips name no files")
     if not num_absent:
-        return Check("media", "ok", f"all {num_named} files of the first {first.num_rows} clips are there")
+        return Check("media", "ok", f"all {num_named} files of the first {first.num_rows} clips exist")
     examples = (
         path
         for name, there in zip(columns, found, strict=True)
@@ -85,15 +85,15 @@ def check_media(clips: pa.Table) -> Check:
     return Check(
         "media",
         "problem" if num_absent == num_named else "warning",
-        f"{num_absent} of {num_named} files of the first {first.num_rows} clips are not there: {next(examples)}",
-        "Restore or mount them, or run emi-ray init with where they are now.",
+        f"{num_absent} of {num_named} files of the first {first.num_rows} clips do not exist: {next(examples)}",
+        "Restore or mount them, or run emi-ray init with their present location.",
     )
 
 
 def choose_extractors(
     wanted: Mapping[Modality, ExtractorSettings],
 ) -> tuple[dict[Modality, Chosen], list[Check]]:
-    """The configured extractors, and what is wrong with the names and settings of others."""
+    """Return the configured extractors, and problems with the names and settings of others."""
     chosen: dict[Modality, Chosen] = {}
     wrong = []
     for modality, settings in wanted.items():
@@ -105,7 +105,7 @@ def choose_extractors(
 
 
 def check_extractor(modality: Modality, chosen: Chosen) -> Check:
-    """The extractor could run here: weights can be had, a binary is there."""
+    """Check that the extractor can run here: its weights or its binary are available."""
     problems = chosen.kind.check(chosen.settings)
     if problems:
         return Check(modality, "problem", f"{chosen.kind.NAME}: {' '.join(problems)}")
@@ -117,7 +117,7 @@ def check_extractor(modality: Modality, chosen: Chosen) -> Check:
 
 
 def _source(settings: BaseModel) -> str:
-    """Where the weights of a pretrained extractor come from, for the message; empty for others."""
+    """Return the origin of a pretrained extractor's weights, for the message; empty for other extractors."""
     weights = getattr(settings, "weights", None)
     if weights is None:
         return ""
@@ -128,7 +128,7 @@ def _source(settings: BaseModel) -> str:
 
 
 def count_ready(chosen: Chosen, clips: pa.Table) -> int:
-    """Clips that come with everything that the extractor needs."""
+    """Count the clips with all inputs that the extractor needs."""
     ready = pa.chunked_array([pa.repeat(True, clips.num_rows)])
     for need in chosen.needs:
         lacks_all = pa.chunked_array([pa.repeat(True, clips.num_rows)])
@@ -139,23 +139,27 @@ def count_ready(chosen: Chosen, clips: pa.Table) -> int:
 
 
 def check_inputs(modality: Modality, chosen: Chosen, clips: pa.Table, held: bool = False) -> Check:
-    """Clips have what the extractor needs; ``held``: the workspace has features of the modality already."""
+    """Check that clips have the inputs of the extractor.
+
+    Args:
+        held: whether the workspace has features of the modality already.
+    """
     name, num_ready = f"{modality} input", count_ready(chosen, clips)
     sources = " and ".join(" or ".join(MEDIA_FOR[need]) for need in sorted(chosen.needs))
     if num_ready == clips.num_rows:
         return Check(name, "ok", f"all clips have {sources}")
     if held and not num_ready:
-        return Check(name, "ok", f"no clip has {sources}, but the workspace holds {modality} features")
+        return Check(name, "ok", f"no clip has {sources}, but the workspace has {modality} features")
     return Check(
         name,
         "warning",
         f"{num_ready:,} of {clips.num_rows:,} clips have {sources}: the others will be missing {modality}",
-        "Nothing to do if the corpus has no more; else name the files and run emi-ray init again.",
+        "If the corpus has more files, add them to the table and run emi-ray init again.",
     )
 
 
 def check_face_detector(settings: FaceSettings) -> Check:
-    """The face detector can be built."""
+    """Check that the face detector can be built."""
     try:
         detector = settle_faces(settings).detector
         build_finder(settings)

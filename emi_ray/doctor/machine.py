@@ -1,4 +1,4 @@
-"""Checks of where a run happens: versions, GPU, disk, the nodes of a cluster."""
+"""Checks of the machine: versions, GPU, disk, the nodes of a cluster."""
 
 import shutil
 import sys
@@ -22,14 +22,14 @@ CLIP_S = 10.0
 SPEECH_STEPS_PER_S = 50.0
 VIDEO_STEPS_PER_S = 30.0
 UNKNOWN_DIM = 1024
-"""What the estimate of space takes for granted of a clip that nobody has opened yet."""
+"""Assumptions of the disk-space estimate about clips that have not been opened yet."""
 
 SAME_EVERYWHERE = ("emi-ray", "ray", "torch", "numpy", "pyarrow", "transformers")
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What one node says of itself: versions by package, and what its extractors lack."""
+    """The report of one node: versions by package, and problems of its extractors."""
 
     address: str
     versions: Mapping[str, str]
@@ -37,11 +37,11 @@ class NodeReport:
 
 
 def check_gpu(chosen: Mapping[Modality, Chosen], num_gpus: int) -> Check:
-    """There is a GPU where extractors want one."""
+    """Check that there is a GPU if extractors need one."""
     wanting = [modality for modality, extractor in chosen.items() if extractor.kind.USES_GPU]
     forced = [m for m in wanting if str(getattr(chosen[m].settings, "device", "")).startswith("cuda")]
     if num_gpus or not wanting:
-        return Check("gpu", "ok", f"{num_gpus} GPUs" if wanting else "no extractor wants one")
+        return Check("gpu", "ok", f"{num_gpus} GPUs" if wanting else "no extractor needs one")
     if forced:
         settings = ", ".join(f"extractors.{modality}.settings.device" for modality in forced)
         return Check(
@@ -52,7 +52,7 @@ def check_gpu(chosen: Mapping[Modality, Chosen], num_gpus: int) -> Check:
 
 
 def estimate_bytes(num_clips: int, chosen: Chosen, media: MediaSettings) -> int:
-    """Space for features: clips × steps × size × 2 bytes, for clips of ``CLIP_S``, before compression."""
+    """Estimate the space for features before compression: clips × steps × size × 2 bytes, for clips of ``CLIP_S``."""
     if chosen.needs & {"frames", "faces"}:
         steps = min(CLIP_S * media.frame_rate_hz, media.max_frames)
     elif "waveform" in chosen.needs:
@@ -65,10 +65,10 @@ def estimate_bytes(num_clips: int, chosen: Chosen, media: MediaSettings) -> int:
 
 
 def check_disk(free_bytes: int | None, needed_bytes: int) -> Check:
-    """There is space for the features; ``free_bytes`` None: it cannot be told."""
+    """Check that there is space for the features. ``free_bytes`` is None if it is unknown."""
     needed = f"about {_gigabytes(needed_bytes)} for features of {CLIP_S:g} s clips"
     if free_bytes is None:
-        return Check("disk", "ok", f"{needed}; free space behind a URI cannot be told")
+        return Check("disk", "ok", f"{needed}; free space behind a URI is unknown")
     message = f"{needed}, {_gigabytes(free_bytes)} free"
     if free_bytes < needed_bytes:
         return Check("disk", "problem", message, "Free space, or put the workspace on another disk.")
@@ -78,20 +78,22 @@ def check_disk(free_bytes: int | None, needed_bytes: int) -> Check:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of all installed packages, by canonical name (``emi-ray``)."""
+    """Return the versions of Python and of all installed packages, by canonical name (``emi-ray``)."""
     found = {str(canonicalize_name(d.metadata["Name"])): d.version for d in metadata.distributions()}
     return {"python": ".".join(map(str, sys.version_info[:3])), **found}
 
 
 def check_versions(installed: Mapping[str, str], required: Sequence[str]) -> Check:
-    """Every package that emi_ray requires is installed in a version that it allows."""
+    """Check that all required packages are installed in a permitted version."""
     wrong = []
     for requirement in map(Requirement, required):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         version = installed.get(canonicalize_name(requirement.name))
         if version is None or not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version or 'is not there'} (needs {requirement.specifier})")
+            wrong.append(
+                f"{requirement.name} {version or 'is not installed'} (needs {requirement.specifier})"
+            )
     if wrong:
         remedy = "Install again: pip install -c constraints.txt emi_ray."
         return Check("versions", "problem", f"{', '.join(wrong)}.", remedy)
@@ -99,16 +101,16 @@ def check_versions(installed: Mapping[str, str], required: Sequence[str]) -> Che
 
 
 def check_shared(workspace: Workspace) -> Check:
-    """Every node of the Ray session sees the workspace."""
+    """Check that every node of the Ray session can read the workspace."""
     try:
         require_shared(workspace)
     except UserError as error:
         return Check("shared workspace", "problem", str(error))
-    return Check("shared workspace", "ok", "every node sees it")
+    return Check("shared workspace", "ok", "every node can read it")
 
 
 def check_precision(config: WorkspaceConfig) -> Check:
-    """All nodes that would run a model compute in the same precision."""
+    """Check that all nodes which would run a model compute in the same precision."""
     try:
         settled = settle_precision(config, config.extractors)
     except UserError as error:
@@ -118,7 +120,7 @@ def check_precision(config: WorkspaceConfig) -> Check:
 
 
 def report_node(extractors: Mapping[Modality, ExtractorSettings]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Versions on this node, and why configured extractors could not run on it. Runs on every node."""
+    """Return the versions on this node, and problems of configured extractors on it. Runs on every node."""
     installed = installed_versions()
     versions = {name: installed.get(name, "none") for name in ("python", *SAME_EVERYWHERE)}
     chosen, _ = choose_extractors(extractors)
@@ -129,7 +131,7 @@ def report_node(extractors: Mapping[Modality, ExtractorSettings]) -> tuple[dict[
 
 
 def check_nodes(nodes: Sequence[NodeReport], local: Mapping[str, str]) -> Iterator[Check]:
-    """All nodes have the versions that this process has, and their extractors could run."""
+    """Check that all nodes have the versions of this process, and that their extractors can run."""
     for node in nodes:
         differing = [
             f"{name} {node.versions[name]} (here {version})"
@@ -146,12 +148,12 @@ def check_nodes(nodes: Sequence[NodeReport], local: Mapping[str, str]) -> Iterat
 
 
 def free_bytes(workspace: Workspace) -> int | None:
-    """Free space where the workspace lies; None where it cannot be told."""
+    """Return the free space of the workspace's disk; None if it is unknown."""
     return shutil.disk_usage(workspace.path()).free if workspace.is_local else None
 
 
 def count_gpus(cluster: bool) -> int:
-    """GPUs of the current Ray session, or of this machine alone."""
+    """Return the number of GPUs of the current Ray session, or of this machine."""
     if cluster:
         return machine().gpus
     import torch

@@ -1,10 +1,10 @@
-"""Ray, local or on a cluster: the difference is configuration and nothing else.
+"""Ray on this machine or on a cluster; they differ only in configuration.
 
-session.py         ray_session(): this machine alone, or a cluster
-address.py         whether a cluster answers at an address, and if not, why
-head_watch.py   the loss of a cluster's head while a command works
-nodes.py           what the nodes have, and whether they all see the workspace
-ray_errors.py   what remote functions return, and what Ray's errors mean
+session.py      ray_session(): this machine only, or a cluster
+address.py      check that a cluster answers at an address
+head_watch.py   detect the loss of a cluster's head while a command runs
+nodes.py        the resources of the nodes, and whether all of them can read the workspace
+ray_errors.py   results of remote functions, and the meaning of Ray's errors
 """
 
 from emi_ray.runtime.nodes import CORES, Machine, machine, on_every_node, require_shared

@@ -1,6 +1,6 @@
-"""Whether a Ray cluster answers at an address, and if not, why: asked once, with a time limit, before Ray connects.
+"""Check that a Ray cluster answers at an address, within a time limit, before Ray connects.
 
-Ray itself tries an address where nothing answers for ten minutes and more.
+Ray itself keeps trying an address without an answer for ten minutes and more.
 """
 
 import os
@@ -10,10 +10,10 @@ from typing import Any
 from emi_ray.errors import UserError
 
 ANSWER_WITHIN_S = 15.0
-"""How long a cluster may take to answer at all."""
+"""Time limit for an answer of the cluster."""
 
 NODE_WITHIN_S = 12.0
-"""How long a cluster that is just starting may take to have a node on this machine."""
+"""Time limit for a cluster that is just starting to have a node on this machine."""
 
 _TOKEN_HELP = (
     "Set RAY_AUTH_MODE=token, and the cluster's token as RAY_AUTH_TOKEN, as RAY_AUTH_TOKEN_PATH (a file) or in "
@@ -22,10 +22,10 @@ _TOKEN_HELP = (
 
 
 def resolve(address: str) -> str:
-    """``HOST:PORT`` of a cluster's head.
+    """Return ``HOST:PORT`` of a cluster's head.
 
     Raises:
-        UserError: that is no such address.
+        UserError: this is not such an address.
     """
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -53,14 +53,14 @@ def resolve(address: str) -> str:
 
 
 def check_cluster(address: str, named: str | None = None, timeout_s: float = ANSWER_WITHIN_S) -> None:
-    """Make sure that a cluster of Ray's own version answers, lets us in, and has a node on this machine.
+    """Check that a cluster with our version of Ray answers, accepts our token, and has a node on this machine.
 
     Args:
-        address: as :func:`resolve` gives it.
-        named: as the user wrote it, for messages.
+        address: the result of :func:`resolve`.
+        named: the address in the spelling of the user, for messages.
 
     Raises:
-        UserError: no; the message says what is wrong.
+        UserError: it does not; the message states the reason.
     """
     import grpc
     import ray
@@ -73,7 +73,7 @@ def check_cluster(address: str, named: str | None = None, timeout_s: float = ANS
             version = head.check_alive(timeout_s)
             if version and version != ray.__version__:
                 raise UserError(
-                    f"{option}: the cluster runs Ray {version}, and here is Ray {ray.__version__}. "
+                    f"{option}: the cluster runs Ray {version}, but this machine has Ray {ray.__version__}. "
                     f"Install the same version in both places."
                 )
             deadline = time.monotonic() + NODE_WITHIN_S
@@ -86,14 +86,14 @@ def check_cluster(address: str, named: str | None = None, timeout_s: float = ANS
     except grpc.RpcError as error:
         raise UserError(f"{option}: {_reason_of(error, timeout_s)}") from None
     raise UserError(
-        f"{option}: a Ray cluster answers there, but this machine is none of its {len(nodes)} nodes. "
+        f"{option}: a Ray cluster answers there, but this machine is not one of its {len(nodes)} nodes. "
         f"Run the command on one of them, join with ray start --address={address}, or submit it as a job: "
         f"RAY_ADDRESS=http://HOST:8265 ray job submit --working-dir . -- emi-ray …"
     )
 
 
 def answers(address: str, timeout_s: float = 5.0) -> bool:
-    """Whether the head of a cluster that was there answers still."""
+    """Return whether the head of a cluster still answers."""
     import grpc
 
     try:
@@ -111,7 +111,7 @@ class _Head:
         from ray._private.grpc_utils import init_grpc_channel
         from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-        # Of its own: gRPC would share one among all channels to an address, and its pauses after a failure too.
+        # A pool of its own: gRPC would otherwise share connections, and their pauses after failures, among channels.
         self._channel = init_grpc_channel(address, [("grpc.use_local_subchannel_pool", 1)])
         self._service = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(self._channel)
         self._messages: Any = gcs_service_pb2
@@ -123,12 +123,12 @@ class _Head:
         self._channel.close()
 
     def check_alive(self, timeout_s: float) -> str:
-        """The version of Ray that the head runs."""
+        """Return the version of Ray that the head runs."""
         request = self._messages.CheckAliveRequest()
         return str(self._service.CheckAlive(request, timeout=timeout_s).ray_version)
 
     def living_nodes(self, timeout_s: float) -> set[str]:
-        """Ids of the nodes that are up."""
+        """Return the ids of the nodes that are alive."""
         request = self._messages.GetAllNodeInfoRequest()
         nodes = self._service.GetAllNodeInfo(request, timeout=timeout_s).node_info_list
         return {node.node_id.hex() for node in nodes if node.state == node.ALIVE}
@@ -146,7 +146,7 @@ def _require_token(option: str) -> None:
     except AuthenticationError as error:
         raise UserError(f"{option}: the token cannot be read: {error}. {_TOKEN_HELP}") from None
     if not held:
-        raise UserError(f"{option}: RAY_AUTH_MODE is token, and no token is set. {_TOKEN_HELP}")
+        raise UserError(f"{option}: RAY_AUTH_MODE is token, but no token is set. {_TOKEN_HELP}")
 
 
 def _reason_of(error: Any, timeout_s: float) -> str:
@@ -156,10 +156,10 @@ def _reason_of(error: Any, timeout_s: float) -> str:
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
             return f"the cluster refuses the token that is set here. {_TOKEN_HELP}"
-        return f"the cluster wants a token, and none is sent from here. {_TOKEN_HELP}"
+        return f"the cluster requires a token, but none is set here. {_TOKEN_HELP}"
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return (
-            f"no Ray cluster answers there: nothing came back within {timeout_s:.0f} s. Check host, port and "
+            f"no Ray cluster answers there: no response within {timeout_s:.0f} s. Check host, port and "
             f"firewall."
         )
     return f"no Ray cluster answers there ({error.details()}). Check host and port; a head listens on 6379."

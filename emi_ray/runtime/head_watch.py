@@ -1,7 +1,7 @@
-"""The loss of a cluster's head while a command works: noticed, and said in one sentence.
+"""Detect the loss of a cluster's head while a command runs, and report it in one sentence.
 
-Nothing can work on without the head. Ray leaves calls hanging for a minute and then ends the process from native code
-without a word. So a thread asks the head again and again.
+Nothing works without the head. Ray lets calls hang for a minute and then ends the process from native code without
+a message. Therefore a thread polls the head.
 """
 
 import threading
@@ -12,26 +12,28 @@ from emi_ray.interruption import end_main_thread
 from emi_ray.runtime.address import answers
 
 SILENT_FOR_S = 30.0
-"""A head that is back within this time (fault-tolerant heads restart) costs nothing. Ray itself gives
-up after 60 s."""
+"""A head may be silent for this time, because fault-tolerant heads restart. Ray itself gives up after 60 s."""
 
 _ASK_EVERY_S = 2.0
 _WAY_OUT_S = 10.0
 
 
 class HeadLost(EmiRayError):
-    """The head of the cluster is gone."""
+    """The head of the cluster is lost."""
 
     def __init__(self, address: str) -> None:
         super().__init__(
             f"The head of the Ray cluster at {address} no longer answers, so the run has ended. What is done is "
-            f"kept: when the cluster is back, the same command goes on."
+            f"kept: repeat the command when the cluster is back, to continue."
         )
 
 
 class HeadWatch:
-    """Asks a head whether it lives while the block lasts. When it is lost, the main thread is interrupted; should
-    that thread be stuck in native code, the process ends with exit code 1."""
+    """Polls the head of a cluster.
+
+    When the head is lost, the main thread is interrupted. If that thread is stuck in native code, the process ends
+    with exit code 1.
+    """
 
     def __init__(self, address: str, silent_for_s: float = SILENT_FOR_S) -> None:
         self.address = address
@@ -48,7 +50,7 @@ class HeadWatch:
         self._over.set()
 
     def explains(self, error: BaseException) -> bool:
-        """Whether an error in the block is due to the loss of the head, which may be too recent for the thread."""
+        """Return whether an error is due to the loss of the head, even if the thread has not noticed the loss yet."""
         if self.is_lost:
             return True
         if isinstance(error, (UserError, KeyboardInterrupt, SystemExit, GeneratorExit)):

@@ -1,6 +1,6 @@
-"""Events of a run as metrics on Ray's Prometheus endpoint; ``docs/how-to/monitoring.md`` lists their names.
+"""Export events of a run as metrics on Ray's Prometheus endpoint; ``docs/how-to/monitoring.md`` lists their names.
 
-Ray's agent on the driver's node serves them, on the port that ``ray start --metrics-export-port`` gives.
+Ray's agent on the driver's node serves them, on the port given by ``ray start --metrics-export-port``.
 """
 
 import logging
@@ -11,13 +11,13 @@ from emi_ray.events import LOGGER
 
 
 class _Metrics(logging.Handler):
-    """Counts what events tell."""
+    """Updates the metrics from events."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge
 
         super().__init__(logging.DEBUG)
-        self._clips = Counter("emi_ray_clips", "Clips that a stage is done with.", ("stage", "status"))
+        self._clips = Counter("emi_ray_clips", "Clips that a stage has processed.", ("stage", "status"))
         self._quarantined = Counter("emi_ray_quarantined", "Clips that were quarantined.", ("stage",))
         self._score = Gauge("emi_ray_epoch_score", "Validation r of the last epoch.", ("run", "stage"))
         self._trials = Gauge("emi_ray_trials", "Trials of a study.", ("study", "state"))
@@ -41,7 +41,7 @@ class _Metrics(logging.Handler):
 
 @contextmanager
 def exporting_metrics() -> Iterator[None]:
-    """While the block lasts, events count. A Ray session must be up."""
+    """Export metrics while the ``with`` block runs. Needs a Ray session."""
     metrics = _Metrics()
     level = LOGGER.level
     LOGGER.setLevel(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""What the nodes of the current session have, and whether they all see the workspace."""
+"""The resources of the nodes of the current session, and whether all of them can read the workspace."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from emi_ray.errors import UserError
 from emi_ray.workspace import CONFIG, Workspace
 
 CORES = "cores"
-"""Custom resource with a local session's physical cores, of which its logical CPUs say nothing."""
+"""Custom resource with the number of physical cores of a local session, which has more logical CPUs."""
 
 _POLL_S = 2.0
 _LOG = logging.getLogger(__name__)
@@ -21,14 +21,14 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to share out, over all nodes: physical CPU cores and GPUs."""
+    """Physical CPU cores and GPUs of all nodes together."""
 
     cpus: int
     gpus: int
 
 
 def machine() -> Machine:
-    """Physical cores and GPUs of all living nodes of the current session."""
+    """Return the physical cores and GPUs of all living nodes of the current session."""
     import ray
 
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -43,14 +43,15 @@ class _Wanted:
 
 
 def await_nodes() -> None:
-    """Wait until the cluster has what ``EMI_RAY_WAIT_FOR_NODES`` (by default 1, with CPUs) and
-    ``EMI_RAY_WAIT_FOR_GPUS`` (by default 0) ask for, and ask its autoscaler for it.
+    """Wait until the cluster has the nodes and GPUs that environment variables ask for, and request them from its
+    autoscaler.
 
-    Pools are sized by the nodes that are up, and a cluster may begin with none. After ``EMI_RAY_WAIT_S`` seconds, by
-    default 600, a run begins with what there is.
+    ``EMI_RAY_WAIT_FOR_NODES`` (default 1, with CPUs) and ``EMI_RAY_WAIT_FOR_GPUS`` (default 0) give the numbers.
+    This is needed because pools are sized by the nodes that are alive, and a cluster may start without any. After
+    ``EMI_RAY_WAIT_S`` seconds (default 600) a run begins with the nodes that there are.
 
     Raises:
-        UserError: there is no node with CPUs even then, or a variable is no number.
+        UserError: there is still no node with CPUs, or a variable is not a number.
     """
     from ray.autoscaler.sdk import request_resources
 
@@ -62,14 +63,14 @@ def await_nodes() -> None:
     request_resources(bundles=[{"CPU": 1}] * wanted.nodes + [{"GPU": 1}] * wanted.gpus)
     while not _has(wanted) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-    request_resources(bundles=[])  # what is at work is kept anyway
+    request_resources(bundles=[])  # nodes in use are kept anyway
     if not _working_nodes():
         raise UserError(
-            "The cluster has no node with CPUs, and none has come: start one, or see why the autoscaler does not "
+            "The cluster has no node with CPUs, and none has joined: start one, or check why the autoscaler does not "
             "(ray status)."
         )
     if not _has(wanted):
-        _LOG.warning("Not all nodes have come; the run begins with %d nodes.", len(_working_nodes()))
+        _LOG.warning("Not all nodes have joined; the run begins with %d nodes.", len(_working_nodes()))
 
 
 def _has(wanted: _Wanted) -> bool:
@@ -81,15 +82,15 @@ def _has(wanted: _Wanted) -> bool:
 def _number_in(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal():
-        raise UserError(f"{variable} is '{text}', and should be a whole number.")
+        raise UserError(f"{variable} is '{text}', but should be a whole number.")
     return int(text)
 
 
 def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:
-    """Make sure that every node which is up sees the workspace and a sample of the media.
+    """Check that every living node can read the workspace and a sample of the media.
 
     Raises:
-        UserError: a local path is not there on some node, or no node is up.
+        UserError: a local path does not exist on some node, or no node is alive.
     """
     import ray
 
@@ -105,14 +106,16 @@ def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:
     for address, unseen in answers:
         if unseen:
             raise UserError(
-                f"{unseen} is not there on node {address}, or is another file there. Put workspace and media on a "
+                f"{unseen} does not exist on node {address}, or is another file there. Put workspace and media on a "
                 f"mount that all nodes share, or behind a URI such as s3://…."
             )
 
 
 def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tuple[str, Answer]]:
-    """The address of each living node that has CPUs, and what ``function(*arguments)`` returns there. A node that
-    dies meanwhile is left out."""
+    """Call ``function(*arguments)`` on each living node with CPUs. Returns (address, result) of each node.
+
+    Nodes that die meanwhile are left out.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -124,7 +127,7 @@ def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tupl
 
 
 def answers_of(nodes: Sequence[Mapping[str, Any]], asked: Sequence[Any]) -> list[tuple[str, Any]]:
-    """The address and the answer of each node that a task was sent to, but for those that died meanwhile."""
+    """Return (address, result) of each node that a task was sent to, without nodes that died meanwhile."""
     import ray
 
     answers = []
@@ -145,7 +148,7 @@ def _working_nodes() -> list[dict[str, Any]]:
 
 
 def _unseen(workspace: Workspace, expected: bytes, media: Sequence[str]) -> str | None:
-    """The first path that this node does not see."""
+    """Return the first path that this node cannot read."""
     if not workspace.exists(CONFIG) or workspace.read_bytes(CONFIG) != expected:
         return workspace.path(CONFIG)
     return next((path for path in media if not os.path.exists(path)), None)

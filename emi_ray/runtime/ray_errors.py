@@ -1,4 +1,4 @@
-"""What remote functions return, and what Ray's errors mean."""
+"""Get results of remote functions, and translate Ray's errors."""
 
 import re
 from typing import Any
@@ -8,10 +8,10 @@ from emi_ray.storage import in_words
 
 
 def results_of(references: Any) -> Any:
-    """What remote functions return.
+    """Return the results of remote functions.
 
     Raises:
-        EmiRayError: as one of them raised it, or saying how one broke down.
+        EmiRayError: the error that a function raised, or a description of its failure.
     """
     import ray
 
@@ -22,21 +22,23 @@ def results_of(references: Any) -> Any:
 
 
 def in_a_sentence(error: Exception) -> EmiRayError:
-    """An error of Ray as one of ours: what a task raised, or that Ray lost what the command cannot do without."""
+    """Return the error that a task raised, or an error about the loss of a process or node."""
     from ray.exceptions import RayTaskError
 
     if not isinstance(error, RayTaskError):
         return EmiRayError(
-            f"Ray lost a process or a node that the command cannot do without ({type(error).__name__}: "
-            f"{last_words(str(error))}). What is done is kept; the same command goes on."
+            f"Ray lost a process or a node that the command needs ({type(error).__name__}: "
+            f"{last_words(str(error))}). What is done is kept; repeat the command to continue."
         )
     if isinstance(error.cause, EmiRayError):
         return error.cause
-    return EmiRayError(f"A worker broke down: {in_words(error.cause)}")
+    return EmiRayError(f"A worker failed: {in_words(error.cause)}")
 
 
 def last_words(text: str) -> str:
-    """What Ray says of an error, in a line: the last line of a traceback where there is one; else the first."""
+    """Return one line of an error message of Ray: the last line of a traceback if there is one, otherwise the first
+    line.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
     return [*lines[:1], *raised][-1].rstrip(".") if lines else "no reason given"

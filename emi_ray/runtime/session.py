@@ -1,4 +1,4 @@
-"""``ray_session()``: Ray on this machine alone, or a cluster."""
+"""``ray_session()``: Ray on this machine, or a connection to a cluster."""
 
 import logging
 import os
@@ -18,15 +18,16 @@ from emi_ray.runtime.nodes import CORES, await_nodes
 from emi_ray.runtime.ray_errors import in_a_sentence
 
 MIN_LOGICAL_CPUS = 8
-"""Many small pools need slots, not cores: pools that reserve every CPU never start (ray #44687)."""
+"""Minimum number of logical CPUs. Many small pools need slots, not cores: pools that together reserve every CPU never
+start (ray #44687)."""
 
 STREAMING_STORE_BYTES_PER_CORE = 512 * 2**20
-"""Object store of a local session through which clips only stream: bounds the memory of what is in flight."""
+"""Size of the object store of a local session for streaming, which limits the memory of clips in flight."""
 
 _START_TRIES = 3
 
 _LEAVE_WITHIN_S = 5.0
-"""Leaving a cluster whose head is gone may hang in native code."""
+"""Time limit for disconnecting from a cluster whose head is lost, which may hang in native code."""
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 
@@ -35,28 +36,29 @@ _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNI
 def ray_session(
     address: str | None = None, num_gpus: int | None = None, streaming: bool = False
 ) -> Iterator[None]:
-    """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), else start Ray on this machine alone.
+    """Connect to the cluster at ``address`` (or ``RAY_ADDRESS``), or start Ray on this machine.
 
-    A local session has no dashboard and ends with the block; nothing of it stays running. It never looks for other
-    clusters, of whomever they are, and wants a token that nobody else has. Inside an existing session the block
-    simply uses that one.
+    A local session has no dashboard, and ends with the ``with`` block; no process is left. It never connects to
+    other clusters on this machine, and uses a token that nobody else knows. Inside an existing session, that one is
+    used.
 
     Args:
-        address: ``HOST:PORT``; ``auto``: the cluster that runs on this machine; ``local``: this machine alone,
-            whatever ``RAY_ADDRESS`` says.
-        streaming: bound a local session's object store to what streaming needs; by default it is a third of the
-            memory, for data that many processes share.
+        address: ``HOST:PORT``; ``auto``: the cluster that runs on this machine; ``local``: this machine, even if
+            ``RAY_ADDRESS`` is set.
+        num_gpus: GPUs of a local session; by default all.
+        streaming: limit the object store of a local session to the size that streaming needs. By default it is a
+            third of the memory, for data that many processes share.
 
     Raises:
-        UserError: no cluster answers there, or it lets us not in; known within 30 s.
-        EmiRayError: the head of the cluster was lost within the block, or what else Ray could not mend.
+        UserError: no cluster answers there, or it refuses access; known within 30 s.
+        EmiRayError: the head of the cluster was lost within the block, or Ray failed in another way.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ warnings cut through progress bars
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # C++ warnings would disturb progress bars
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # A thread that Ray Data leaves behind would else connect to whatever cluster runs on this machine.
+    # Otherwise a thread that Ray Data leaves behind would connect to any cluster on this machine.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    import ray  # after the environment is set, which Ray reads on import
+    import ray  # only now, because Ray reads the environment on import
 
     if ray.is_initialized():
         session: AbstractContextManager[None] = nullcontext()
@@ -94,11 +96,11 @@ def _local(num_gpus: int | None, streaming: bool) -> Iterator[None]:
 
 
 _TOO_SLOW = ("timed out during startup", "Timed out waiting for file")
-"""What Ray says where its own processes do not start in time."""
+"""Messages of Ray if its own processes do not start in time."""
 
 
 def _start(**options: Any) -> None:
-    """``ray.init``, once more where a busy machine needs longer than the 30 s that Ray gives its own processes.
+    """Call ``ray.init``, again if a busy machine needs longer than the 30 s that Ray allows its own processes.
 
     Raises:
         EmiRayError: Ray does not start in time.
@@ -116,7 +118,7 @@ def _start(**options: Any) -> None:
             ray.shutdown()
     raise EmiRayError(
         f"Ray did not start on this machine within 30 s, {_START_TRIES} times in a row: the machine is too busy, or "
-        f"short of memory. Start again when it has time."
+        f"short of memory. Try again later."
     )
 
 
@@ -148,10 +150,10 @@ def _cluster(address: str) -> Iterator[None]:
 
 
 def _leave_the_dead() -> None:
-    """Leave a cluster whose head is gone; Ray would tell the head of it, and wait for an answer."""
+    """Disconnect from a cluster whose head is lost. Ray would notify the head, and wait for an answer."""
     import ray
 
-    sys.excepthook = sys.__excepthook__  # Ray's own reports uncaught errors to the head
+    sys.excepthook = sys.__excepthook__  # Ray's hook would report uncaught errors to the head
     leaving = threading.Thread(target=ray.shutdown, daemon=True)
     leaving.start()
     leaving.join(_LEAVE_WITHIN_S)
@@ -159,10 +161,10 @@ def _leave_the_dead() -> None:
 
 @contextmanager
 def _own_token() -> Iterator[None]:
-    """A token for the local session of this process, so that no other user of the machine can use its ports, which
-    Ray opens on every interface. It lies in this process's environment and in no file.
+    """Use a token for the local session of this process, so that no other user of the machine can use its ports.
 
-    Whoever sets ``RAY_AUTH_MODE`` decides alone.
+    Ray opens its ports on every interface. The token is only in this process's environment, not in a file. If
+    ``RAY_AUTH_MODE`` is set, nothing is changed.
     """
     if "RAY_AUTH_MODE" in os.environ:
         yield
@@ -176,7 +178,9 @@ def _own_token() -> Iterator[None]:
 
 
 def _authenticate(environment: dict[str, str | None]) -> None:
-    """Set variables of the environment from which Ray takes mode and token, which it reads once otherwise."""
+    """Set environment variables, and make Ray read its authentication mode and token again, which it reads only
+    once.
+    """
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     for name, value in environment.items():
@@ -190,7 +194,7 @@ def _authenticate(environment: dict[str, str | None]) -> None:
 
 @contextmanager
 def _without_native_chatter() -> Iterator[None]:
-    """Keep what native code writes while Ray starts off the terminal; failures are raised as exceptions."""
+    """Hide messages of native code while Ray starts; failures are raised as exceptions."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -202,7 +206,7 @@ def _without_native_chatter() -> Iterator[None]:
 
 
 class _ToOurLog(logging.Handler):
-    """Passes what Ray warns of on to our own logger ``emi_ray.ray``, which a workspace's log takes up."""
+    """Passes Ray's warnings on to the logger ``emi_ray.ray``, which the log of the workspace includes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         ours = logging.getLogger("emi_ray.ray")
@@ -210,27 +214,30 @@ class _ToOurLog(logging.Handler):
 
 
 def _to_our_log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
-    """Takes what Ray would print of a raylet's warnings."""
+    """Log a raylet's warnings that Ray would print."""
     for line in data.get("lines", ()):
         logging.getLogger("emi_ray.ray").warning(line)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave the terminal to our own progress bars and summaries; Ray's own files keep everything.
+    """Reserve the terminal for our progress bars and summaries; Ray's log files keep everything.
 
-    After an error Ray stays silent: its threads may still be at work, and would print that they cannot go on.
+    After an error Ray stays silent, because its threads may still be running, and would print that they cannot
+    continue.
     """
     from ray._private import worker
     from ray.data import DataContext
 
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("emi_ray").addHandler(nowhere := logging.NullHandler())
-    # Small corpora have fewer blocks than actors, and only `ray_remote_args` can bound retries in Ray 2.60.
+    # Small corpora have fewer blocks than actors, and only `ray_remote_args` can limit retries in Ray 2.60.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     forward = _ToOurLog(logging.WARNING)
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]  # the others pass on to the first
+    loggers = [
+        logging.getLogger(name) for name in ("ray", "ray.data")
+    ]  # other loggers of Ray propagate to the first
     terminals = [
         (handler, handler.level)
         for logger in loggers
@@ -242,7 +249,7 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(forward)
     printing = worker.print_to_stdstream
-    worker.print_to_stdstream = _to_our_log  # what raylets warn of is printed whatever the settings say
+    worker.print_to_stdstream = _to_our_log  # raylets' warnings are printed whatever the settings
     try:
         yield
         for handler, level in terminals:

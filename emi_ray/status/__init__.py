@@ -1,10 +1,10 @@
-"""What a workspace holds that is current, stale, missing or quarantined, and what would bring it up to date.
+"""Determine what in a workspace is current, stale, missing or quarantined, and which commands bring it up to date.
 
-corpus.py       the clips, beside the source that they were read from
+corpus.py       the clips, compared with their source
 features.py     features and recognised transcripts
 models.py       encoders, runs, studies
 ensembles.py    ensembles of runs
-predictions.py  predictions of clips that no run had seen
+predictions.py  predictions of new clips
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,9 @@ __all__ = ["Line", "Status", "read_status"]
 
 
 def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
-    """Look at everything in a workspace. Nothing is changed, and media are read only where size or time differ.
+    """Determine the status of everything in a workspace.
+
+    Nothing is changed, and media are read only if their size or time has changed.
 
     Raises:
         UserError: the workspace has no corpus.

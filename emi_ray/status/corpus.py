@@ -1,4 +1,4 @@
-"""Whether ``clips.parquet`` still says what its source says: a table may be corrected without ``emi-ray init``."""
+"""Compare ``clips.parquet`` with its source, since a table may have been edited without running ``emi-ray init``."""
 
 import shlex
 from collections import Counter
@@ -13,7 +13,7 @@ from emi_ray.schema import MEDIA_COLUMNS, labels_of
 from emi_ray.status.status_line import Line
 from emi_ray.workspace import Workspace
 
-_SAID = dict.fromkeys(MEDIA_COLUMNS, "what is said of their media or transcripts") | {
+_SAID = dict.fromkeys(MEDIA_COLUMNS, "their media or transcripts") | {
     "split": "their splits",
     "group": "their groups",
 }
@@ -22,10 +22,13 @@ _SAID = dict.fromkeys(MEDIA_COLUMNS, "what is said of their media or transcripts
 def corpus_line(
     workspace: Workspace, settings: CorpusSettings, clips: pa.Table
 ) -> tuple[list[Line], pa.Table]:
-    """How the clips of a workspace stand to their source, and the clips as ``emi-ray init`` would write them now.
+    """Compare the clips of a workspace with their source.
 
-    Clips without media that the source has not are those of an import, and say nothing. Of a workspace that was made
-    by an import there is no line.
+    Clips without media that are not in the source come from an import, and are ignored. A workspace that was
+    created by an import has no line.
+
+    Returns:
+        The line (or nothing), and the clips as ``emi-ray init`` would write them now.
     """
     try:
         now = read_again(settings)

@@ -1,4 +1,4 @@
-"""Whether ensembles were made of what the workspace holds now: an ensemble is current if its members are."""
+"""Determine whether ensembles are current: an ensemble is current if its members are."""
 
 from collections.abc import Collection, Iterator, Sequence
 
@@ -18,7 +18,7 @@ from emi_ray.workspace import Workspace
 def ensemble_lines(
     workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, stale_runs: Collection[str] = ()
 ) -> Iterator[Line]:
-    """One line an ensemble; before one that has to be made again, one for each member whose own run is gone."""
+    """Yield one line per ensemble, preceded, if it is stale, by one for each member whose own run was deleted."""
     for name in workspace.folders("runs"):
         for seed in workspace.folders(f"runs/{name}"):
             if is_made_of_runs(workspace, f"runs/{name}/{seed}"):
@@ -30,14 +30,14 @@ def _lines_of(
 ) -> Iterator[Line]:
     folder = f"runs/{run}"
     if not (workspace.exists(f"{folder}/{ENSEMBLE}") and workspace.exists(f"{folder}/{METRICS}")):
-        unfinished = "the ensemble is not finished: make it again with emi-ray ensemble"
+        unfinished = "the ensemble is not finished: build it again with emi-ray ensemble"
         yield Line("runs", run, missing=1, why=(unfinished,))
         return
     try:
         description = read_description(workspace, folder)
         copies = _copies(workspace, folder, description)
     except UserError as error:
-        other = f"another version made it: make it again with emi-ray ensemble: {error}"
+        other = f"it was built by another version: build it again with emi-ray ensemble: {error}"
         yield Line("runs", run, stale=1, why=(other,))
         return
     why = _stale_because(workspace, clips, config, description, copies)
@@ -54,7 +54,7 @@ def _lines_of(
 
 
 def _copies(workspace: Workspace, folder: str, description: EnsembleDescription) -> list[ModelDescription]:
-    """The members' models as the ensemble holds them."""
+    """Return the descriptions of the members' models that are stored in the ensemble."""
     paths = [f"{folder}/members/{index}/{DESCRIPTION}" for index in range(len(description.members))]
     return [validate(ModelDescription, workspace.read_json(path), workspace.path(path)) for path in paths]
 
@@ -66,7 +66,7 @@ def _stale_because(
     description: EnsembleDescription,
     copies: Sequence[ModelDescription],
 ) -> tuple[str, ...]:
-    """What has changed of each member; a member whose own run is gone is judged by the copy in the ensemble."""
+    """Return the changes of each member. A member whose own run was deleted is judged by its copy in the ensemble."""
     reasons: list[str] = []
     for member, copy in zip(description.members, copies, strict=True):
         own = f"runs/{member.run}/{DESCRIPTION}"
@@ -80,7 +80,7 @@ def _stale_because(
 
 
 def _gone(workspace: Workspace, member: str, run: str) -> Line:
-    why = (f"the ensemble {run} was made of it, and cannot be made again without it",)
+    why = (f"the ensemble {run} cannot be built again without it",)
     return Line("runs", member, missing=1, why=why, command=train_command(workspace, member))
 
 

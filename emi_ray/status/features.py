@@ -1,4 +1,4 @@
-"""How features and transcripts stand to the clips' inputs as they are now."""
+"""Compare features and transcripts with the present inputs of their clips."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +19,7 @@ from emi_ray.workspace import Workspace
 
 
 def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table) -> Iterator[Line]:
-    """One line a configured extractor, one for the transcripts, one for each other store."""
+    """Yield one line per configured extractor, one for the transcripts, and one for each other store."""
     command = f"emi-ray extract -w {workspace.quoted}"
     shown: set[tuple[str, str]] = set()
     has_media = any(clips[name].null_count < clips.num_rows for name in ("video", "audio", "transcript"))
@@ -70,13 +70,13 @@ def _reasons(work: ModalityWork) -> Iterator[str]:
     for why, count in work.failures.reasons.items():
         yield f"{count} can be tried again: {why} ({_some(work.failures.changed, why)})"
     if untold := int(work.features.untold.sum()):
-        yield f"{untold} cannot be compared: their inputs are not there, or they do not say what they were made of"
+        yield f"{untold} cannot be compared: their inputs are not accessible, or were not recorded"
 
 
 def _quarantine(failures: pa.Table, lifted: set[str]) -> Iterator[str]:
     rows = [row for row in failures.to_pylist() if row["clip_id"] not in lifted]
     if missing := sum(row["stage"] == "missing" for row in rows):
-        yield f"{missing} quarantined for want of an input"
+        yield f"{missing} quarantined because an input is missing"
     if failed := [row for row in rows if row["stage"] != "missing"]:
         yield f"{len(failed)} quarantined: {failed[0]['clip_id']}: {failed[0]['error']}"
 
@@ -87,7 +87,7 @@ def _some(changed: Mapping[str, str], why: str) -> str:
 
 
 def _transcripts(work: Work, clips: pa.Table, command: str) -> Line:
-    """Of the clips without a transcript of their own."""
+    """Return the line on recognised transcripts, of the clips without a transcript in the corpus."""
     standing = work.transcripts
     assert standing is not None
     wanted = clips["transcript"].is_null().to_numpy()
@@ -103,5 +103,5 @@ def _other(store: FeatureStore, clips: pa.Table) -> Line:
     held = pc.is_in(clips["clip_id"], value_set=store.held.record()["clip_id"].combine_chunks())
     current = int(np.sum(held.to_numpy()))
     name = f"{store.modality} ({store.describe()['extractor']}, {store.fingerprint})"
-    why = ("not made by the configured extractor: extract leaves it alone",)
+    why = ("not made by the configured extractor: extract does not change it",)
     return Line("features", name, current=current, missing=clips.num_rows - current, why=why)

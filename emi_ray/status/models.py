@@ -1,4 +1,4 @@
-"""Whether runs, encoders and studies were made of what the workspace holds now."""
+"""Determine whether runs, encoders and studies were made from the present content of the workspace."""
 
 import json
 import shlex
@@ -23,16 +23,16 @@ from emi_ray.tuning.settings import read_settings
 from emi_ray.workspace import Workspace
 
 _SETTLED = ("name", "title", "paper", "backbone_config", "backbone_revision")
-"""What a recipe says of itself, and what is settled when it is trained: no settings to give."""
+"""Fields of a recipe that are no settings: its description, and values that are resolved when it is trained."""
 
 
 def run_lines(
     workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, pending: Collection[str] = ()
 ) -> list[Line]:
-    """One line a trained run: whether training it now would give the same.
+    """Return one line per trained run: it is current if training it now would give the same result.
 
     Args:
-        pending: fingerprints of features that the next extraction adds to or makes anew.
+        pending: fingerprints of features that the next extraction adds to or replaces.
     """
     return [
         _run_line(workspace, clips, config, f"{recipe}/{seed}", pending)
@@ -43,26 +43,29 @@ def run_lines(
 
 
 def is_made_of_runs(workspace: Workspace, folder: str) -> bool:
-    """Whether a folder under ``runs/`` is an ensemble's, finished or not: its members are copied there first."""
+    """Return whether a folder under ``runs/`` belongs to an ensemble, finished or not.
+
+    Members are copied there first.
+    """
     return workspace.exists(f"{folder}/{ENSEMBLE}") or "members" in workspace.folders(folder)
 
 
 def train_command(workspace: Workspace, run: str, made: Recipe | None = None) -> str:
-    """What trains the run ``recipe/seed`` again.
+    """Return the command that trains the run ``recipe/seed`` again.
 
     Args:
-        made: the recipe that it was trained by; the command repeats the settings in which it differs from the
-            shipped one.
+        made: the recipe that it was trained with; the command repeats the settings that differ from the shipped
+        recipe.
     """
     recipe, _, seed = run.partition("/")
     if recipe not in recipe_names():
-        return f"emi-ray train -w {workspace.quoted} {recipe}.yaml --seed {seed}"  # a file of the user's own
+        return f"emi-ray train -w {workspace.quoted} {recipe}.yaml --seed {seed}"  # a recipe of the user
     settings = [shlex.quote(each) for each in _own_settings(workspace, made)] if made else []
     return " ".join([f"emi-ray train -w {workspace.quoted} {recipe} --seed {seed}", *settings])
 
 
 def _own_settings(workspace: Workspace, made: Recipe) -> Iterator[str]:
-    """``section.key=value`` of each setting that differs from what the shipped recipe would be trained by now."""
+    """Yield ``section.key=value`` for each setting that differs from the shipped recipe with the present defaults."""
     own = load_recipe(made.name, (), workspace.config().recipe_defaults)
     return _differences(made.model_dump(mode="json"), own.model_dump(mode="json"), "")
 
@@ -89,12 +92,12 @@ def _run_line(
     try:
         made = validate(ModelDescription, workspace.read_json(path), workspace.path(path))
     except UserError as error:
-        return Line("runs", run, stale=1, why=(f"another version made it: {error}",), command=command)
+        return Line("runs", run, stale=1, why=(f"it was made by another version: {error}",), command=command)
     why = stale_because(workspace, clips, config, made)
     streams = [stream for stream in made.extractors if made.fingerprint(stream) in pending]
-    why += [f"{stream} features are to be extracted first" for stream in streams]
+    why += [f"{stream} features must be extracted first" for stream in streams]
     if made.transcriber and made.transcriber["fingerprint"] in pending:
-        why.append("transcripts are to be recognised first")
+        why.append("transcripts must be recognised first")
     if not why:
         return Line("runs", run, current=1)
     return Line("runs", run, stale=1, why=tuple(why), command=train_command(workspace, run, made.recipe))
@@ -103,9 +106,9 @@ def _run_line(
 def stale_because(
     workspace: Workspace, clips: pa.Table, config: WorkspaceConfig, made: ModelDescription
 ) -> list[str]:
-    """What has changed of that which a run was made of; nothing where training it now would give the same."""
+    """Return what has changed of the inputs of a run; empty if training it now would give the same result."""
     if not made.inputs:
-        return ["it does not say what it was made of"]
+        return ["its inputs were not recorded"]
     transcripts = made.transcriber and TranscriptStore(workspace, made.transcriber["fingerprint"])
     now = read_inputs(clips, made.recipe, made.stores(workspace), transcripts or None)
     if run_key(made.recipe, made.seed, now) == made.run_key:
@@ -122,22 +125,22 @@ def stale_because(
         if name != CLIPS and made.inputs.get(name) != value:
             what = "transcripts" if name == made.recipe.transcript_stream else f"{name} features"
             changed.append(f"{what} have changed")
-    return changed or ["another version of the training code made it"]
+    return changed or ["it was trained by another version of the training code"]
 
 
 def _other_extractors(workspace: Workspace, config: WorkspaceConfig, made: ModelDescription) -> Iterator[str]:
-    """Encoders that would read other features now, because another extractor, or other settings of it, are set."""
+    """Yield encoders that would read other features now, because the extractor or its settings have changed."""
     try:
         stores = find_stores(workspace, made.recipe, config)
-    except UserError:  # it is not told which would be read: training says what is lacking
+    except UserError:  # the features are ambiguous or missing: training reports that
         return
     for stream, store in stores.items():
         if store.fingerprint != made.fingerprint(stream):
-            yield f"{stream} would be trained on the features {store.fingerprint} of the extractor that is set now"
+            yield f"{stream} would be trained on the features {store.fingerprint} of the extractor configured now"
 
 
 def encoder_line(workspace: Workspace, runs: Sequence[Line]) -> list[Line]:
-    """Finished stage-1 encoders: current where a run that is current was made of them."""
+    """Return a line on finished stage-1 encoders; they are current if a current run uses them."""
     held = {
         path.rpartition("/")[2].partition(".")[0]
         for modality in workspace.folders("encoders")
@@ -153,18 +156,18 @@ def encoder_line(workspace: Workspace, runs: Sequence[Line]) -> list[Line]:
     current = held & used[True]
     stale = held & used[False] - current
     others = len(held) - len(current) - len(stale)
-    why = (f"{others} belong to searches, or to runs that were replaced",) if others else ()
+    why = (f"{others} belong to studies or to runs that were replaced",) if others else ()
     return [Line("encoders", "stage 1", current=len(current), stale=len(stale), why=why)]
 
 
 def study_lines(
     workspace: Workspace, config: WorkspaceConfig, has_new_corpus: bool, pending: Collection[str]
 ) -> Iterator[Line]:
-    """One line a study: whether further trials would compare with those that it has.
+    """Yield one line per study: it is current if further trials would be comparable with its existing ones.
 
     Args:
-        has_new_corpus: whether the corpus says something else now than the workspace has read.
-        pending: fingerprints of features that are to be extracted before anything reads them.
+        has_new_corpus: whether the source of the corpus has changed since the workspace read it.
+        pending: fingerprints of features that must be extracted before anything reads them.
     """
     for name in workspace.folders("studies"):
         if not workspace.exists(f"studies/{name}/study.json"):
@@ -179,6 +182,8 @@ def study_lines(
             yield Line("studies", name, stale=1, why=(str(error),))
             continue
         why = (
-            "" if is_current else "clips, labels or features have changed: go on under another name (--study)"
+            ""
+            if is_current
+            else "clips, labels or features have changed: continue under another name (--study)"
         )
         yield Line("studies", name, current=is_current, stale=not is_current, why=(why,) if why else ())

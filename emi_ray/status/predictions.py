@@ -1,4 +1,4 @@
-"""Whether predictions of new clips belong to these clips, and to the model, as they are now."""
+"""Determine whether predictions of new clips belong to the present clips and model."""
 
 import shlex
 from collections import Counter
@@ -17,10 +17,10 @@ from emi_ray.workspace import CLIPS, Workspace
 
 
 def prediction_lines(workspace: Workspace, runs: Sequence[Line]) -> Iterator[Line]:
-    """One line for each set of clips that a run was asked about.
+    """Yield one line per set of clips that a run has predicted.
 
     Args:
-        runs: how runs and ensembles stand: what a stale one predicted is stale.
+        runs: the lines of runs and ensembles; predictions of a stale one are stale.
     """
     stale = {line.name for line in runs if line.stale}
     for recipe in workspace.folders("predictions"):
@@ -32,7 +32,7 @@ def prediction_lines(workspace: Workspace, runs: Sequence[Line]) -> Iterator[Lin
 def _prediction(workspace: Workspace, run: str, name: str, stale_runs: set[str]) -> Line:
     place, where = workspace.inner(f"predictions/{run}/{name}"), f"{run}/{name}"
     if not (place.exists(CLIPS) and place.exists(RECORD)):
-        return Line("predictions", where, missing=1, why=("it was not begun",))
+        return Line("predictions", where, missing=1, why=("it was not started",))
     before = place.clips()
     try:
         record = read_record(place)
@@ -40,7 +40,7 @@ def _prediction(workspace: Workspace, run: str, name: str, stale_runs: set[str])
         return Line("predictions", where, stale=before.num_rows, why=(str(error),))
     keys = _run_keys(workspace, run)
     if not keys:
-        return Line("predictions", where, current=before.num_rows, why=("the run is not there any more",))
+        return Line("predictions", where, current=before.num_rows, why=("the run does not exist any more",))
     command = _command(workspace, run, record)
     if not record.finished:
         return Line(
@@ -61,7 +61,7 @@ def _prediction(workspace: Workspace, run: str, name: str, stale_runs: set[str])
 def _compared(
     place: Workspace, where: str, record: Record, before: pa.Table, now: pa.Table, command: str
 ) -> Line:
-    """How the clips that the sources name now stand to what was extracted of those that they named."""
+    """Compare the clips that the sources contain now with those whose features were extracted."""
     changed: dict[str, str] = {}
     todo: set[str] = set()
     for each in record.rounds:
@@ -99,7 +99,7 @@ def _command(workspace: Workspace, run: str, record: Record) -> str:
 
 
 def _run_keys(workspace: Workspace, run: str) -> tuple[str, ...]:
-    """Of the model of a run, or of the members of an ensemble in their order; empty where the run is gone."""
+    """Return the key of a run's model, or those of an ensemble's members in order; empty if there is no run."""
     folder = f"runs/{run}"
     if workspace.exists(f"{folder}/{ENSEMBLE}"):
         return tuple(member["run_key"] for member in workspace.read_json(f"{folder}/{ENSEMBLE}")["members"])

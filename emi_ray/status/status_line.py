@@ -1,20 +1,20 @@
-"""One line of the status: a thing that a workspace holds or should hold."""
+"""One line of the status: one object that a workspace has or should have."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Line:
-    """How one thing stands.
+    """The status of one object.
 
     Attributes:
         stage: ``corpus``, ``features``, ``transcripts``, ``encoders``, ``runs``, ``studies`` or ``predictions``.
-        name: which of them.
-        current, stale, missing, quarantined: how many clips (of features, transcripts, predictions), files (of
+        name: name of the object.
+        current, stale, missing, quarantined: number of clips (of features, transcripts, predictions), of files (of
             encoders), or 1 for a run or a study.
-        why: what is behind the numbers, a sentence each, without a full stop.
-        fingerprint: of features and transcripts, what made them.
-        command: what brings it up to date; None where nothing has to be done or nothing can be.
+        why: explanations, a sentence each, without a full stop.
+        fingerprint: of features and transcripts, the fingerprint of their extractor or recogniser.
+        command: the command that brings it up to date; None if none is needed or possible.
     """
 
     stage: str
@@ -36,5 +36,5 @@ class Status:
 
     @property
     def commands(self) -> list[str]:
-        """What brings everything up to date, in order, each once."""
+        """The commands that bring everything up to date, in order, each once."""
         return list(dict.fromkeys(line.command for line in self.lines if line.command is not None))

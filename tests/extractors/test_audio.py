@@ -165,7 +165,7 @@ def test_five_minutes_run_in_bounded_memory():
     [
         (np.zeros(0), 16000, "empty"),
         (np.zeros(100), 8000, "8000 Hz"),
-        (np.full(100, np.nan), 16000, "not numbers"),
+        (np.full(100, np.nan), 16000, "not finite"),
     ],
 )
 def test_unusable_sound_is_refused_with_the_reason(samples, rate, reason):

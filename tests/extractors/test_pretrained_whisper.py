@@ -87,7 +87,7 @@ def test_language_is_detected_unless_given_and_an_unknown_one_is_refused(whisper
 
 def test_another_sample_rate_is_refused(whisper):
     clip = DecodedClip("a", waveform=Waveform(make_clip(0).waveform.samples, 8_000))
-    with pytest.raises(ClipError, match="8000 samples a second"):
+    with pytest.raises(ClipError, match="sample rate of 8000 Hz"):
         build(whisper).transcribe([clip])
 
 

@@ -76,9 +76,7 @@ def test_ctrl_c_ends_with_one_sentence_and_exit_code_130(tmp_path):
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 130
-    assert done.stderr.splitlines() == [
-        "Interrupted. What is finished is kept: the same command goes on from there."
-    ]
+    assert done.stderr.splitlines() == ["Interrupted. Finished work is kept; repeat the command to continue."]
 
 
 DURING_IMPORTS = """

@@ -236,7 +236,7 @@ def test_of_interlaced_frames_the_lines_of_one_moment_are_seen(tmp_path, codec, 
     for pixels, time_s in zip(clip.frames.pixels, clip.frames.timestamps_s, strict=True):
         moments = [disc(middle + round(time_s * 25)) for middle in (60, 84)]
         assert min(np.abs(pixels.astype(int) - moment).mean() for moment in moments) < 4
-    assert any("interlaced film: of 6 frames" in sentence for sentence in remarks(clip.notes))
+    assert any("interlaced video: 6 frames" in sentence for sentence in remarks(clip.notes))
 
 
 def test_progressive_frames_are_left_as_they_are(tmp_path):

@@ -93,7 +93,7 @@ def test_full_scale_is_one_whatever_the_sample_format(tmp_path, codec):
 def test_numbers_of_integers_in_a_file_of_floats_are_scaled_and_not_squared_off(tmp_path):
     seen, clip = heard(write_sound(tmp_path / "a.wav", VOICE * 32768, codec="pcm_f32le"))
     np.testing.assert_allclose(seen, VOICE / VOICE.max(), atol=1e-3)
-    assert any("beyond full scale" in sentence for sentence in remarks(clip.notes))
+    assert any("exceeded full scale" in sentence for sentence in remarks(clip.notes))
 
 
 def test_a_glitch_beyond_full_scale_does_not_silence_the_voice(tmp_path):

@@ -135,7 +135,7 @@ def test_a_run_on_features_of_an_extractor_that_is_no_longer_set_is_stale(corpus
     corpus.extract({"audio": spec})
     found = next(line for line in read_status(corpus.workspace, other).lines if line.name == "audio/42")
     assert found.why == (
-        f"audio would be trained on the features {spec.fingerprint} of the extractor that is set now",
+        f"audio would be trained on the features {spec.fingerprint} of the extractor configured now",
     )
     assert numbers(lines(corpus.workspace)["runs audio/42"]) == (1, 0, 0, 0)
 
@@ -209,9 +209,9 @@ def test_a_table_that_was_corrected_without_init_is_named_with_all_that_follows_
     line = found()["corpus table"]
     assert numbers(line) == (0, 4, 1, 0)
     assert line.why == (
+        "1 clips: their media or transcripts differ in the source now",
         "1 clips: their splits differ in the source now",
         "1 clips: values of labels differ in the source now",
-        "1 clips: what is said of their media or transcripts differ in the source now",
         "1 clips are no longer in the source (d)",
         "1 clips are new in the source (e)",
     )
@@ -229,7 +229,7 @@ def test_a_run_whose_features_are_to_be_made_anew_is_named_in_the_same_status(co
     """One pass of the commands brings all up to date; a second look would find nothing new."""
     corpus.file("00", "video", b"another film")
     line = lines(corpus.workspace)["runs audio/42"]
-    assert (numbers(line), line.why) == ((0, 1, 0, 0), ("audio features are to be extracted first",))
+    assert (numbers(line), line.why) == ((0, 1, 0, 0), ("audio features must be extracted first",))
     assert [command.split()[1] for command in read_status(corpus.workspace, CONFIG).commands] == [
         "extract",
         "train",

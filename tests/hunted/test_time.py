@@ -164,7 +164,7 @@ def test_long_sound_that_is_cut_says_so_and_sound_that_just_fits_does_not(tmp_pa
     sound = write_sound(tmp_path / "a.wav", sine(3.0))
     cut = decode(None, "waveform", audio=str(sound), media=MediaSettings(max_audio_s=2))
     assert cut.waveform.duration_s == 2.0
-    assert any("only the first 2.0 s of 3.0 s of sound" in sentence for sentence in remarks(cut.notes))
+    assert any("only the first 2.0 s of 3.0 s of audio" in sentence for sentence in remarks(cut.notes))
     whole = decode(None, "waveform", audio=str(sound), media=MediaSettings(max_audio_s=3))
     assert "sound_capped" not in whole.notes
     assert level(whole.waveform.samples) > 0.3

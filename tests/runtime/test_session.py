@@ -78,8 +78,8 @@ def test_after_an_error_rays_threads_print_nothing(capsys):
     ("error", "says"),
     [
         (EmiRayError("the disk is full."), r"^the disk is full\.$"),
-        (PermissionError(13, "no", "/data/x"), "^A worker broke down: /data/x may not be written or read"),
-        (KeyError("x"), "^A worker broke down: KeyError: 'x'$"),
+        (PermissionError(13, "no", "/data/x"), "^A worker failed: /data/x may not be written or read"),
+        (KeyError("x"), "^A worker failed: KeyError: 'x'$"),
     ],
 )
 def test_what_a_task_raises_is_one_sentence(error, says, ray_session):
@@ -97,7 +97,9 @@ def test_a_process_that_the_command_cannot_do_without_is_said_to_be_lost(ray_ses
     def die() -> None:
         os._exit(1)
 
-    with pytest.raises(EmiRayError, match=r"^Ray lost a process or a node .* the same command goes on\.$"):
+    with pytest.raises(
+        EmiRayError, match=r"^Ray lost a process or a node .* repeat the command to continue\.$"
+    ):
         results_of(ray.remote(max_retries=0)(die).remote())
 
 

@@ -1,11 +1,12 @@
-"""A corpus that anyone can have: drawn faces that speak, with labels that can be learnt from what they show.
+"""A rendered demo corpus: drawn faces that speak, with labels that can be learned from the clips.
 
-    words.py        what is said                    labels.py   intensities → labels
-    voice.py        how it sounds                   plan.py     what each clip shows
-    face.py         how it looks                    clip.py     one plan → one mp4 (mp4.py)
-    performance.py  how it moves                    render.py   the corpus on disk
+    words.py        the transcripts         labels.py      intensities → labels
+    voice.py        the audio               plan.py        the content of each clip
+    face.py         the face                clip.py        one plan → one mp4 (mp4.py)
+    performance.py  the motion              render.py      the corpus on disk
+    appearance.py   people and rooms
 
-``docs/demo_corpus.md`` says what is planted, and how well it is recovered.
+``docs/demo_corpus.md`` describes what is planted, and how well it is recovered.
 """
 
 from emi_ray.corpus.demo.plan import ClipPlan, draw_clips

@@ -1,4 +1,4 @@
-"""What says nothing of the labels: who it is, where, and in which light."""
+"""Appearance without any information on the labels: person, room and light."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Look:
     Attributes:
         background: (SIDE_PX, SIDE_PX, 3) uint8.
         light: gain of each pixel, (SIDE_PX, SIDE_PX, 3) float32.
-        centre_px: where the head rests, x and y.
+        centre_px: x and y of the head at rest.
         head_px: half-height of the head.
         head_width: half-width of the head, in half-heights.
     """
@@ -45,7 +45,7 @@ class Look:
 
 
 def draw_look(rng: np.random.Generator) -> Look:
-    """A person in a room, at random. Hair and wall are darker than the skin: Haar cascades want it so."""
+    """Draw a random person in a room. Hair and wall are darker than the skin, because Haar cascades require it."""
     skin = (_pick(_SKIN_TONES, rng) + rng.normal(0, 5, 3)).clip(40, 250)
     hair = _pick(_HAIR_COLOURS, rng) + rng.normal(0, 6, 3)
     return Look(
@@ -67,7 +67,7 @@ def _pick(colours: tuple[tuple[int, int, int], ...], rng: np.random.Generator) -
 
 
 def _room(level: float, rng: np.random.Generator) -> np.ndarray:
-    """A wall of about this brightness with a soft gradient, and a few things that hang there."""
+    """Draw a wall of about this brightness with a soft gradient and a few objects."""
     corners = level + rng.normal(0, 14, (1, 1, 3)) + rng.normal(0, 10, (2, 2, 3))
     wall = _spread(corners)
     for _ in range(rng.integers(1, 4)):
@@ -78,12 +78,12 @@ def _room(level: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _light(rng: np.random.Generator) -> np.ndarray:
-    """A general level and a gradient from a random side."""
+    """Draw an overall gain and a gradient from a random side."""
     gain = rng.uniform(0.8, 1.08) * (1 + rng.uniform(-0.12, 0.12, (2, 2)))
     return np.repeat(_spread(gain)[..., None], 3, axis=2)
 
 
 def _spread(corners: np.ndarray) -> np.ndarray:
-    """Values of four corners (2, 2, …) over the whole picture."""
+    """Interpolate the values of four corners (2, 2, …) over the whole image."""
     picture = cv2.resize(corners.astype(np.float32), (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)
     return np.asarray(picture)

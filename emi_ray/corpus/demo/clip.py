@@ -1,4 +1,4 @@
-"""One planned clip → one mp4 file."""
+"""Render one planned clip to one mp4 file."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FRAME_RATE_HZ = 12
 
 
 def render_clip(plan: ClipPlan, path: Path) -> None:
-    """Draw, voice and write ``plan``; the same file for the same plan."""
+    """Render ``plan`` to an mp4 file. The file depends only on the plan."""
     look_rng, voice_rng, motion_rng = (np.random.default_rng([*plan.seed, stream]) for stream in (2, 3, 4))
     speech = speak_aloud(VoiceCues(*plan.cues["audio"]), plan.duration_s, voice_rng)
     mouth = _at_frames(speech.envelope, plan.duration_s)
@@ -26,7 +26,7 @@ def render_clip(plan: ClipPlan, path: Path) -> None:
 
 
 def _at_frames(envelope: np.ndarray, duration_s: float) -> np.ndarray:
-    """The envelope at the time of each frame: the mouth is as open as the syllable is loud."""
+    """Return the envelope at the time of each frame: the louder a syllable, the wider the mouth is open."""
     num_frames = max(1, round(duration_s * FRAME_RATE_HZ))
     at = np.arange(num_frames) / FRAME_RATE_HZ * ENVELOPE_RATE_HZ
     return np.interp(at, np.arange(len(envelope)), envelope)

@@ -1,4 +1,4 @@
-"""A drawn face. Coordinates: the head's centre is (0, 0), its half-height 1, y points down."""
+"""Draw a face. In its coordinates the head's centre is (0, 0), its half-height is 1, and y points down."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from emi_ray.corpus.demo.appearance import Look
 from emi_ray.corpus.demo.performance import Pose
 
 _SHIFT = 4
-"""Fractional bits of OpenCV's drawing coordinates: movements of less than a pixel show."""
+"""Fractional bits of OpenCV's drawing coordinates, so that movements of less than a pixel are visible."""
 
 _TURN = np.linspace(0, 2 * np.pi, 20, endpoint=False)
 _CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
@@ -26,7 +26,7 @@ _PUPIL = np.array([12.0, 12.0, 14.0])
 
 @dataclass(frozen=True)
 class VisionCues:
-    """Shape of the face in standard deviations; one for each emotion, in the order of ``EMOTIONS``."""
+    """Shape of the face in standard deviations; one value per emotion, in the order of ``EMOTIONS``."""
 
     brow_height: float
     mouth_width: float
@@ -37,7 +37,7 @@ class VisionCues:
 
 
 def draw_frame(look: Look, cues: VisionCues, pose: Pose) -> np.ndarray:
-    """One frame, (SIDE_PX, SIDE_PX, 3) uint8 RGB."""
+    """Draw one frame, (SIDE_PX, SIDE_PX, 3) uint8 RGB."""
     face = _Drawing(look, pose)
     _draw_body(face)
     _draw_head(face)
@@ -59,9 +59,9 @@ class _Stroke:
 
 
 class _Drawing:
-    """Strokes in face coordinates; :meth:`finish` brings all of them to pixels at once, and draws them.
+    """Strokes in face coordinates; :meth:`finish` converts them to pixels together, and draws them.
 
-    A stroke of ``depth`` 1 lies on the front of the face and slides over it as the head turns; 0 lies on its
+    A stroke with ``depth`` 1 is on the front of the face and slides over it as the head turns; one with 0 is on its
     outline.
     """
 
@@ -91,7 +91,7 @@ class _Drawing:
         return image
 
     def _pixels(self, scale: float) -> list[np.ndarray]:
-        """The points of each stroke in pixels, as integers with ``_SHIFT`` fractional bits."""
+        """Return the points of each stroke in pixels, as integers with ``_SHIFT`` fractional bits."""
         pose, sizes = self.pose, [len(stroke.points) for stroke in self._strokes]
         points = np.concatenate([stroke.points for stroke in self._strokes])
         depths = np.repeat([stroke.depth for stroke in self._strokes], sizes)[:, None]

@@ -1,4 +1,4 @@
-"""Latent intensities → labels with the statistics of the Hume-ABAW EMI training split."""
+"""Convert latent intensities to labels with the statistics of the Hume-ABAW EMI training split."""
 
 import numpy as np
 from scipy import stats
@@ -13,7 +13,7 @@ ZERO_SHARES = {
     "Excitement": 0.618,
     "Joy": 0.675,
 }
-"""Share of clips that no rater gave the emotion to, in the official training split."""
+"""Share of clips with label zero in the official training split."""
 
 MEANS = {
     "Admiration": 0.1785,
@@ -27,22 +27,21 @@ MEANS = {
 
 FEWEST_RATERS, MOST_RATERS = 8, 14
 EXCITEMENT_JOY_CORRELATION = 0.33
-"""Of the latents; after thresholding it gives labels that correlate by about .23."""
+"""Correlation of the latents; after thresholding, the labels have a correlation of about 0.23."""
 
 _CONCENTRATION = 3.5
 
 
 def draw_num_raters(num_clips: int, rng: np.random.Generator) -> np.ndarray:
-    """How many people rated each clip: (num_clips,) int."""
+    """Draw the number of raters of each clip: (num_clips,) int."""
     return rng.integers(FEWEST_RATERS, MOST_RATERS, size=num_clips, endpoint=True)
 
 
 def rate(intensity: np.ndarray, num_raters: np.ndarray) -> np.ndarray:
-    """Labels of standard normal latent intensities.
+    """Convert standard normal latent intensities to labels.
 
-    The lowest share of each emotion is labelled zero; above it, the label rises with the latent along the
-    quantiles of a beta distribution with the mean of the non-zero labels, rounded to whole raters, at least
-    one.
+    The lowest share of each emotion gets the label zero. Above it, the label increases with the latent along the
+    quantiles of a beta distribution with the mean of the non-zero labels, rounded to whole raters, at least one.
 
     Args:
         intensity: (N, 6) latent intensity of each emotion, standard normal.

@@ -1,4 +1,4 @@
-"""Frames and sound → an mp4 file with H.264 and AAC."""
+"""Write frames and audio to an mp4 file with H.264 and AAC."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ _SOUND_CHUNK = 1024
 
 @dataclass(frozen=True)
 class Film:
-    """``frames`` (H, W, 3) uint8 RGB each, all of one size and even sides; mono ``samples`` (N,) float32."""
+    """The content of a file.
+
+    Attributes:
+        frames: (H, W, 3) uint8 RGB each, all of the same size with even sides.
+        samples: (N,) float32 mono audio.
+    """
 
     frames: Sequence[np.ndarray]
     frame_rate_hz: int
@@ -22,7 +27,7 @@ class Film:
 
 
 def write_mp4(film: Film, path: Path) -> None:
-    """Write ``film``: the same bytes for the same input. The file appears whole or not at all."""
+    """Write ``film``: the same bytes for the same input. The file appears only when it is complete."""
     part = path.with_name(f".{path.name}.part")
     with av.open(str(part), "w", format="mp4") as container:
         picture = container.add_stream("libx264", rate=film.frame_rate_hz)

@@ -1,4 +1,4 @@
-"""How the face moves through a clip: a pose for each frame."""
+"""Motion of the face through a clip: a pose for each frame."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,16 @@ _STEP_PER_CUE = 1.4
 """Octaves of amplitude per standard deviation of a cue."""
 
 _SWING_HZ = 1.5
-"""Four frames a period where six a second are sampled: as many up as down."""
+"""Frequency of the movements: four frames per period at six frames per second, as many up as down."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """One frame. Lengths are in half-heights of the head, angles in radians. All but the last two oscillate
-    about zero, so that their mean over a clip says nothing of how strong they are."""
+    """The pose in one frame. Lengths are in half-heights of the head, angles in radians.
+
+    All values but the last two oscillate around zero, so that their mean over a clip does not reveal their
+    strength.
+    """
 
     x: float
     y: float
@@ -31,7 +34,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class MotionCues:
-    """Strength of each movement in standard deviations; one for each emotion, in the order of ``EMOTIONS``."""
+    """Strength of each movement in standard deviations; one value per emotion, in the order of ``EMOTIONS``."""
 
     nod: float
     nose_wrinkle: float
@@ -47,16 +50,16 @@ _AMPLITUDES = MotionCues(
 """Typical amplitudes, in the units of :class:`Pose`."""
 
 _SWAY, _LEAN, _TILT = 0.012, 0.008, 0.012
-"""Amplitudes of what everybody does."""
+"""Amplitudes of movements that do not depend on the cues."""
 
 
 def perform(
     cues: MotionCues, mouth_open: np.ndarray, frame_rate_hz: float, rng: np.random.Generator
 ) -> list[Pose]:
-    """Poses of a clip.
+    """Return the poses of a clip.
 
     Args:
-        mouth_open: (T,) in [0, 1], how far speech opens the mouth at each frame.
+        mouth_open: (T,) in [0, 1], how far speech opens the mouth in each frame.
     """
     times_s = np.arange(len(mouth_open)) / frame_rate_hz
     moves = {
@@ -85,7 +88,7 @@ def perform(
 
 
 def _oscillation(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A wave of unit amplitude at about ``_SWING_HZ`` in whole periods: where it starts, there it ends."""
+    """Return a wave of unit amplitude at about ``_SWING_HZ`` with whole periods, so that it ends where it starts."""
     span_s = max(times_s[-1], 1 / _SWING_HZ)
     periods = max(1, round(span_s * _SWING_HZ))
     wave: np.ndarray = np.sin(2 * np.pi * (periods * times_s / span_s + rng.uniform()))
@@ -97,7 +100,7 @@ def _limited(size: float, limit: float) -> float:
 
 
 def _blinks(times_s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(T,) in [0, 1]: 0 open, 1 shut; a blink of about 0.2 s every 3 s or so."""
+    """Return (T,) in [0, 1], 0 open and 1 shut: a blink of about 0.2 s every 3 s or so."""
     shut = np.zeros(len(times_s))
     moment = rng.uniform(0.5, 3.0)
     while moment < times_s[-1]:

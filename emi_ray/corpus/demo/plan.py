@@ -1,4 +1,4 @@
-"""What each clip of the demo corpus shall show, drawn before anything is rendered."""
+"""Plan the content of each clip of the demo corpus, before anything is rendered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from emi_ray.corpus.demo.words import speak
 from emi_ray.schema import EMOTIONS, MODALITIES, SPLITS, Modality, Split
 
 FIDELITY: dict[Modality, float] = {"text": 0.77, "audio": 0.64, "vision": 0.45, "motion": 0.37}
-"""Correlation of each modality's cues with the intensities that they show."""
+"""Correlation of each modality's cues with the intensities that they express."""
 
 SPLIT_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.3, "test": 0.1}
 MISSING_TRANSCRIPT_SHARE = 0.06
@@ -18,7 +18,7 @@ MEDIAN_DURATION_S, DURATION_SIGMA = 2.5, 0.8
 SHORTEST_S, LONGEST_S = 0.4, 18.0
 
 _DECIMALS = 6
-"""Of what is drawn: the last digits of linear algebra depend on the number of its threads."""
+"""Number of decimals of drawn values. Further digits of linear algebra depend on the number of threads."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class ClipPlan:
     """One clip to render.
 
     Attributes:
-        transcript: None where it is missing.
-        labels: (6,) fractions of ``num_raters``; drawn for test clips as well, though not published.
-        intensity: (6,) standard normal, how strongly the person feels each emotion; what is rated.
-        cues: modality → (6,) standard normal, how strongly it shows each emotion.
-        seed: of everything that says nothing of the labels: looks, voice, words, timing.
+        transcript: None if it is missing.
+        labels: (6,) fractions of ``num_raters``; drawn for test clips too, but not published.
+        intensity: (6,) standard normal, how strongly the person feels each emotion; the labels rate it.
+        cues: modality → (6,) standard normal, how strongly it expresses each emotion.
+        seed: seed of everything without information on the labels: appearance, voice, words, timing.
     """
 
     clip_id: str
@@ -45,11 +45,11 @@ class ClipPlan:
 
 
 def draw_clips(num_clips: int, seed: int) -> list[ClipPlan]:
-    """Plans of a whole corpus; the same for the same arguments. Renders nothing.
+    """Plan a whole corpus; the plans depend only on the arguments. Nothing is rendered.
 
-    Within each split the intensities, and what each modality adds to them by chance, are whitened (mean 0,
-    variance 1, uncorrelated), so that a corpus of a few hundred clips shows what was planted and not the
-    accidents of its draw. Splits of under 100 clips are left as drawn.
+    Within each split, the intensities and the random part of each modality are whitened (mean 0, variance 1,
+    uncorrelated), so that a corpus of a few hundred clips shows the planted correlations and not random ones.
+    Splits with fewer than 100 clips are not whitened.
     """
     rng = np.random.default_rng([seed, num_clips])
     splits = _draw_splits(num_clips, rng)
@@ -87,7 +87,7 @@ def _draw_durations_s(num_clips: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_factors(splits: list[Split], rng: np.random.Generator) -> np.ndarray:
-    """(5, N, 6) standard normal: the intensities, and a chance for each modality."""
+    """Draw (5, N, 6) standard normal values: the intensities, and the random part of each modality."""
     num_factors = len(MODALITIES) + 1
     flat = rng.standard_normal((len(splits), num_factors * len(EMOTIONS)))
     for split in SPLITS:
@@ -101,7 +101,7 @@ def _draw_factors(splits: list[Split], rng: np.random.Generator) -> np.ndarray:
 
 
 def _whiten(sample: np.ndarray) -> np.ndarray:
-    """The sample (N, D), made to have mean 0 and covariance I exactly."""
+    """Transform the sample (N, D) to mean 0 and covariance I exactly."""
     centred = sample - sample.mean(axis=0)
     factor = np.linalg.cholesky(centred.T @ centred / len(centred))
     whitened: np.ndarray = np.linalg.solve(factor, centred.T).T

@@ -1,4 +1,4 @@
-"""The demo corpus on disk: clips.csv, media/ and, beside them, what was planted."""
+"""Render the demo corpus to disk: clips.csv, media/ and a description of what was planted."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from emi_ray.schema import EMOTIONS
 
 TABLE, PLANTED, MEDIA = "clips.csv", "planted.json", "media"
 RECIPE_VERSION = 1
-"""Grows whenever the same seed gives other clips."""
+"""Increased whenever the same seed gives other clips."""
 
 
 def render_demo(
@@ -31,21 +31,23 @@ def render_demo(
     workers: int | None = None,
     on_clip: Callable[[int], None] | None = None,
 ) -> Path:
-    """Render the demo corpus; clips that are already there are kept.
+    """Render the demo corpus. Existing clips are kept.
 
     Args:
-        folder: made where it is missing; gets ``clips.csv``, ``media/`` and ``planted.json``, which documents
-            the cues planted in each clip and which nothing in this package reads.
-        workers: processes; by default as many as there are CPUs. They are spawned, so a script that calls this
-            with more than one needs its ``if __name__ == "__main__":``. With 1, this process does the work.
-        on_clip: told after each clip how many of ``num_clips`` are done.
+        folder: created if missing; gets ``clips.csv``, ``media/`` and ``planted.json``, which documents the cues
+        planted
+            in each clip and which nothing in this package reads.
+        workers: number of processes; by default the number of CPUs. They are spawned, so a script that calls this
+            with more than one needs ``if __name__ == "__main__":``. With 1, this process does the work.
+        on_clip: called after each clip with the number of clips that are done.
 
     Returns:
-        The path of ``clips.csv``: ``clip_id, split, video`` (relative to the folder)``, transcript`` and the
-        six labels, which are empty for test clips. Written last: it never names a clip that is not there.
+        The path of ``clips.csv``: ``clip_id, split, video`` (relative to the folder)``, transcript`` and the six
+        labels, which are empty for test clips. It is written last, so that it never names a clip that does not
+        exist.
 
     Raises:
-        UserError: the folder holds another demo corpus, or a number makes no sense.
+        UserError: the folder has another demo corpus, or a number is invalid.
     """
     if num_clips < 1:
         raise UserError(f"num_clips = {num_clips}: a demo corpus has at least one clip.")
@@ -63,7 +65,7 @@ def render_demo(
 
 
 def _claim(folder: Path, plans: Sequence[ClipPlan], seed: int) -> None:
-    """Write ``planted.json``, or see that the one there is the same."""
+    """Write ``planted.json``, or check that the existing one is the same."""
     planted = json.dumps(
         {
             "about": "What was planted in each clip. For people only: no extractor or model may read this.",
@@ -78,14 +80,14 @@ def _claim(folder: Path, plans: Sequence[ClipPlan], seed: int) -> None:
     path = folder / PLANTED
     if path.exists() and path.read_text() != planted:
         raise UserError(
-            f"{folder} holds a demo corpus of another seed, size or version: give another folder, "
+            f"{folder} has a demo corpus of another seed, size or version: give another folder, "
             f"or delete this one first."
         )
     _write(path, planted)
 
 
 def _render(folder: Path, plans: Sequence[ClipPlan], workers: int) -> Iterator[int]:
-    """Render ``plans``; yields how many more clips are done, as they are."""
+    """Render ``plans``; yields the number of further clips that are done."""
     if workers == 1 or len(plans) <= 1:
         for plan in plans:
             render_clip(plan, _video(folder, plan))
@@ -101,7 +103,7 @@ def _render(folder: Path, plans: Sequence[ClipPlan], workers: int) -> Iterator[i
 
 
 def _prepare_worker(parent: int) -> None:
-    """One thread a process; and an end when the parent is killed, which the pool itself would not notice."""
+    """Use one thread per process, and end the process when its parent is killed, which the pool would not notice."""
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -132,7 +134,7 @@ def _table(plans: Sequence[ClipPlan]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
+    """Write a file that appears only when it is complete."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     part.replace(path)

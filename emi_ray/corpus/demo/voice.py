@@ -1,4 +1,4 @@
-"""A synthesised voice: glottal pulses and breath through the formants of vowels, syllable by syllable.
+"""Synthesise a voice: glottal pulses and breath noise through the formants of vowels, syllable by syllable.
 
 The source-filter model of speech (Fant, Acoustic Theory of Speech Production, 1960) with the glottal flow
 derivative of Rosenberg (1971) and second-order resonators as in Klatt (1980).
@@ -20,7 +20,7 @@ _BANDWIDTHS_HZ = (90, 110, 170)
 
 @dataclass(frozen=True)
 class VoiceCues:
-    """How it is said, in standard deviations; one for each emotion, in the order of ``EMOTIONS``."""
+    """Properties of the voice in standard deviations; one value per emotion, in the order of ``EMOTIONS``."""
 
     breath: float
     rate: float
@@ -32,8 +32,13 @@ class VoiceCues:
 
 @dataclass(frozen=True)
 class Speech:
-    """``samples`` (N,) float32 in [-1, 1] at ``SAMPLE_RATE_HZ``; ``envelope`` (M,) in [0, 1], the loudness of
-    the syllables at ``ENVELOPE_RATE_HZ``, whatever the level of the whole."""
+    """Synthesised speech.
+
+    Attributes:
+        samples: (N,) float32 in [-1, 1] at ``SAMPLE_RATE_HZ``.
+        envelope: (M,) in [0, 1] at ``ENVELOPE_RATE_HZ``, the loudness of the syllables, independent of the overall
+            level.
+    """
 
     samples: np.ndarray
     envelope: np.ndarray
@@ -41,14 +46,14 @@ class Speech:
 
 @dataclass(frozen=True)
 class _Syllables:
-    """At the envelope rate: ``envelope`` (M,) and ``vowels`` (5, M), the share of each vowel."""
+    """Values at the envelope rate: ``envelope`` (M,) and ``vowels`` (5, M), the share of each vowel."""
 
     envelope: np.ndarray
     vowels: np.ndarray
 
 
 def speak_aloud(cues: VoiceCues, duration_s: float, rng: np.random.Generator) -> Speech:
-    """Babble of ``duration_s`` in a voice at random, as the cues say."""
+    """Synthesise babble of ``duration_s`` in a random voice that expresses the cues."""
     rate_hz = 4.2 * 2 ** (0.50 * _bounded(cues.rate) + 0.06 * rng.standard_normal())
     syllables = _syllables(duration_s, rate_hz, rng)
     num_samples = round(duration_s * SAMPLE_RATE_HZ)
@@ -62,7 +67,7 @@ def speak_aloud(cues: VoiceCues, duration_s: float, rng: np.random.Generator) ->
 
 
 def _syllables(duration_s: float, rate_hz: float, rng: np.random.Generator) -> _Syllables:
-    """Rise, hold and fall of each syllable; now and then one is a pause, never the first."""
+    """Generate rise, hold and fall of each syllable. Some syllables are pauses, but never the first."""
     num_steps = max(2, round(duration_s * ENVELOPE_RATE_HZ))
     envelope = np.zeros(num_steps)
     vowels = np.zeros((len(_VOWELS_HZ), num_steps))
@@ -81,7 +86,7 @@ def _syllables(duration_s: float, rate_hz: float, rng: np.random.Generator) -> _
 
 
 def _source(cues: VoiceCues, syllables: _Syllables, num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Glottal pulses with a falling, wavering pitch, tilted by the brightness, and breath noise."""
+    """Generate glottal pulses with a falling, wavering pitch, a spectral tilt by brightness, and breath noise."""
     base_hz = 165 * 2 ** (0.45 * _bounded(cues.pitch) + 0.05 * rng.standard_normal())
     times_s = np.arange(num_samples) / SAMPLE_RATE_HZ
     octaves = 0.10 * np.sin(2 * np.pi * rng.uniform(0.3, 0.6) * times_s + rng.uniform(0, 2 * np.pi))
@@ -97,7 +102,7 @@ def _source(cues: VoiceCues, syllables: _Syllables, num_samples: int, rng: np.ra
 
 
 def _glottal_pulse(phase: np.ndarray) -> np.ndarray:
-    """Derivative of Rosenberg's flow: opens over 40 % of the period, closes over 16 %."""
+    """Return the derivative of Rosenberg's flow, which opens over 40 % of the period and closes over 16 %."""
     opening, closing = 0.40, 0.16
     rising = np.sin(np.pi * phase / opening) / opening
     falling = -np.sin(np.pi / 2 * (phase - opening) / closing) / closing
@@ -105,7 +110,7 @@ def _glottal_pulse(phase: np.ndarray) -> np.ndarray:
 
 
 def _shape(source: np.ndarray, syllables: _Syllables, formant_scale: float) -> np.ndarray:
-    """The source through every vowel's formants, blended as the syllables go."""
+    """Filter the source with every vowel's formants, and blend the results over the syllables."""
     voice = np.zeros(len(source))
     for formants_hz, share in zip(_VOWELS_HZ, syllables.vowels, strict=True):
         if not share.any():
@@ -116,7 +121,7 @@ def _shape(source: np.ndarray, syllables: _Syllables, formant_scale: float) -> n
 
 
 def _resonators(formants_hz: np.ndarray) -> np.ndarray:
-    """Klatt's digital resonators, (3, 6) second-order sections."""
+    """Return Klatt's digital resonators as second-order sections (3, 6)."""
     radius = np.exp(-np.pi * np.array(_BANDWIDTHS_HZ) / SAMPLE_RATE_HZ)
     b = 2 * radius * np.cos(2 * np.pi * np.minimum(formants_hz, 7500) / SAMPLE_RATE_HZ)
     c = -(radius**2)
@@ -125,7 +130,7 @@ def _resonators(formants_hz: np.ndarray) -> np.ndarray:
 
 
 def _stretch(steps: np.ndarray, num_samples: int) -> np.ndarray:
-    """A curve at the envelope rate, at the sample rate."""
+    """Interpolate a curve at the envelope rate to the sample rate."""
     at = np.arange(num_samples) * (ENVELOPE_RATE_HZ / SAMPLE_RATE_HZ)
     return np.interp(at, np.arange(len(steps)), steps)
 

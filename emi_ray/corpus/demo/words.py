@@ -1,4 +1,4 @@
-"""The transcript: everyday fragments, with phrases of the emotions that the text carries mixed in."""
+"""Generate transcripts: everyday fragments, mixed with phrases of the emotions that the text expresses."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "Excitement": ("so exciting", "excited", "excitement"),
     "Joy": ("what a joy", "joy", "joyful"),
 }
-"""One stem for each emotion, found in no other."""
+"""Phrases with a word stem that is unique to each emotion."""
 
 FRAGMENTS = (
     "on the way home",
@@ -48,25 +48,25 @@ FRAGMENTS = (
     "so anyway",
     "like last year",
 )
-"""What says nothing of any emotion."""
+"""Fragments that are unrelated to any emotion."""
 
 WORDS_PER_S = 3.6
 STRAY_SHARE = 0.05
 """Share of emotional phrases whose emotion is drawn at random."""
 
 _STEPS = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""Latent above which one phrase more of the emotion is spoken."""
+"""Thresholds of a cue; each one that is exceeded adds one phrase of the emotion."""
 
 
 def speak(cues: np.ndarray, duration_s: float, rng: np.random.Generator) -> str:
-    """A transcript for a clip.
+    """Generate the transcript of a clip.
 
     Args:
-        cues: (6,) standard normal: how strongly the text shows each emotion.
-        duration_s: sets how many words there is time for; the strongest emotions go first.
+        cues: (6,) standard normal: how strongly the text expresses each emotion.
+        duration_s: determines the number of words; the strongest emotions come first.
 
     Returns:
-        Lower-case words without punctuation, as speech recognition gives them; at least one.
+        Lower-case words without punctuation, like those of speech recognition; at least one.
     """
     budget = max(12, round(duration_s * WORDS_PER_S))
     parts: list[str] = []
@@ -84,7 +84,7 @@ def speak(cues: np.ndarray, duration_s: float, rng: np.random.Generator) -> str:
 
 
 def _emotions_to_voice(cues: np.ndarray) -> list[int]:
-    """Indices of emotions, one for each phrase, those that exceed their step by most first."""
+    """Return indices of emotions, one per phrase, in decreasing order of the margin over the threshold."""
     wanted = [(cue - step, e) for e, cue in enumerate(cues) for step in _STEPS if cue > step]
     return [e for _, e in sorted(wanted, reverse=True)]
 
