@@ -6,12 +6,14 @@ target in the batch. ``complete=True`` promises that no target is NaN, which all
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emi_ray.custom_code import import_custom, require_same
+from emi_ray.errors import UserError
 from emi_ray.recipe_schema import ObjectiveSettings
 
 _EPSILON = 1e-8
@@ -128,6 +130,9 @@ def build_objective(objective: ObjectiveSettings) -> Loss:
     }
     parts = [(getattr(objective, name), loss) for name, loss in known.items() if getattr(objective, name) > 0]
 
+    if objective.loss is not None:
+        parts.append((objective.loss_weight, _checked(objective.loss, custom_loss(objective))))
+
     def combined(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
         total = predictions.new_zeros(())
         for weight, loss in parts:
@@ -135,6 +140,33 @@ def build_objective(objective: ObjectiveSettings) -> Loss:
         return total
 
     return combined
+
+
+def custom_loss(objective: ObjectiveSettings) -> Callable[[Tensor, Tensor], Any]:
+    """Import the user's own loss of an objective that names one.
+
+    Raises:
+        UserError: it cannot be imported, cannot be called, or its source differs from the recorded hash.
+    """
+    assert objective.loss is not None
+    found = import_custom(objective.loss, "objective.loss")
+    if not callable(found):
+        raise UserError(f"objective.loss = '{objective.loss}' is not a function of predictions and targets.")
+    require_same(objective.loss, objective.loss_code, found, "objective.loss")
+    return found
+
+
+def _checked(name: str, function: Callable[[Tensor, Tensor], Any]) -> Loss:
+    """Return the user's loss as one that takes ``complete``, and refuse what it returns unless it is a scalar."""
+
+    def loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
+        value = function(predictions, targets)
+        if not isinstance(value, Tensor) or value.ndim:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"objective.loss = '{name}' returned {got}: return a tensor without dimensions.")
+        return value
+
+    return loss
 
 
 class _Moments:

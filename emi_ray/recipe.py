@@ -159,13 +159,18 @@ def _drop_stage_overrides(values: dict[str, Any], changed: Iterable[str]) -> dic
 
 
 def _drop_resolved(values: dict[str, Any], changed: Iterable[str]) -> dict[str, Any]:
-    """Remove the resolved configuration and revision of a backbone if the user sets another backbone."""
+    """Remove what was resolved of a backbone, or of code of the user's own, if the user names another."""
     encoders = dict(values.get("encoders", {}))
     for modality, encoder in encoders.items():
         if f"encoders.{modality}.backbone" in changed:
             resolved = ("backbone_config", "backbone_revision")
             encoders[modality] = {key: value for key, value in encoder.items() if key not in resolved}
-    return {**values, "encoders": encoders}
+        if f"encoders.{modality}.type" in changed:
+            encoders[modality] = {key: value for key, value in encoders[modality].items() if key != "code"}
+    result = {**values, "encoders": encoders}
+    if "objective.loss" in changed and values.get("objective"):
+        result["objective"] = {key: value for key, value in values["objective"].items() if key != "loss_code"}
+    return result
 
 
 def _merge_section(

@@ -27,6 +27,7 @@ _BACKBONE = (
     "gradient_checkpointing",
     "backbone_config",
 )
+_RECURRENT = ("recurrent_hidden", "recurrent_layers", "bidirectional")
 _LATE_READS = ("type", "folds")
 
 
@@ -61,6 +62,13 @@ def _of_encoder(recipe: Recipe, name: EncoderName, encoder: EncoderSettings) -> 
         of_features = ("extras", "features") if recipe.modality_of(name) == "text" else ("extras",)
         yield from _changed(where, encoder, of_features, "type 'finetune' reads the raw input, not features")
     after_pooling = ("hidden", "dropout", "projection")
+    if encoder.is_custom:
+        unpooled = ("hidden", "projection", *_RECURRENT)
+        yield from _changed(where, encoder, unpooled, "an encoder of your own reads only its settings")
+        if recipe.stages == "joint":
+            yield from _changed(
+                where, encoder, ("dropout",), "an encoder of your own reads only its settings"
+            )
     if encoder.type == "steps":
         unpooled = (*after_pooling, "recurrent", "missing")
         yield from _changed(where, encoder, unpooled, "type 'steps' does not change the features")
@@ -72,20 +80,20 @@ def _of_encoder(recipe: Recipe, name: EncoderName, encoder: EncoderSettings) -> 
             names,
             "fusion.type 'text_anchored' reads the hidden states of the backbone directly",
         )
-    elif encoder.projection == "none":
+    elif encoder.projection == "none" and not encoder.is_custom:
         yield from _changed(
             where, encoder, ("hidden",), "projection 'none' does not change the size of the pooled vector"
         )
     if recipe.fusion is None or recipe.fusion.type != "concat" or recipe.stages == "frozen":
         why = "it is only used with fusion.type 'concat' when encoders keep learning in the fusion stage"
         yield from _changed(where, encoder, ("fusion_lr_ratio",), why)
-    if encoder.recurrent is None:
-        recurrent = ("recurrent_hidden", "recurrent_layers", "bidirectional")
+    if encoder.recurrent is None and not encoder.is_custom:
         yield from _changed(
-            where, encoder, recurrent, "the encoder has no recurrent net: set recurrent to gru or lstm"
+            where, encoder, _RECURRENT, "the encoder has no recurrent net: set recurrent to gru or lstm"
         )
     drops = encoder.projection == "mlp" or (encoder.recurrent is not None and encoder.recurrent_layers > 1)
-    if recipe.stages == "joint" and encoder.type not in ("steps", "finetune") and not drops:
+    is_pooling = encoder.type not in ("steps", "finetune") and not encoder.is_custom
+    if recipe.stages == "joint" and is_pooling and not drops:
         yield from _changed(where, encoder, ("dropout",), "the encoder has no layer with dropout")
     if recipe.stages == "joint" and recipe.fusion is not None:
         why = "with stages 'joint' an encoder has no training stage of its own"
@@ -118,8 +126,8 @@ def _of_fusion(recipe: Recipe, fusion: FusionSettings) -> Iterator[Unread]:
 
 def _learns(encoder: EncoderSettings) -> bool:
     """Return whether an encoder has trainable weights."""
-    if encoder.type in ("steps", "finetune"):
-        return encoder.type == "finetune"
+    if encoder.type in ("steps", "finetune") or encoder.is_custom:
+        return encoder.type != "steps"
     return encoder.type == "attention" or encoder.projection != "none" or encoder.recurrent is not None
 
 
@@ -131,7 +139,7 @@ def _of_objective(recipe: Recipe, objective: ObjectiveSettings) -> Iterator[Unre
     fusion = recipe.fusion
     if fusion is None or fusion.type == "late":
         yield from _changed("objective", objective, ("auxiliary",), "the system has no branches to supervise")
-    elif not any(
+    elif objective.loss is None and not any(
         (objective.ccc, objective.mse, objective.pearson, objective.l1, objective.huber, objective.binomial)
     ):
         yield from _changed(
@@ -141,7 +149,7 @@ def _of_objective(recipe: Recipe, objective: ObjectiveSettings) -> Iterator[Unre
         yield from _changed("objective", objective, ("latent_prior",), "fusion.latents names no modality")
     if not objective.huber:
         yield from _changed("objective", objective, ("huber_delta",), "objective.huber is 0")
-    if not objective.looks_across_clips:
+    if not (objective.ccc or objective.pearson):
         yield from _changed("objective", objective, ("memory",), "objective.ccc and objective.pearson are 0")
 
 

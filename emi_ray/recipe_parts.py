@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from emi_ray.custom_code import is_custom
+from emi_ray.recipe_types import CustomName, EncoderType, without
 from emi_ray.schema import EncoderName, Modality
 from emi_ray.settings import Settings
 
@@ -93,10 +95,19 @@ class EncoderSettings(StageOverrides):
     ``type`` selects how the T steps are pooled into one vector: ``attention``, ``mean``, ``mean_std`` or ``last``.
     ``mlp`` is for modalities with one vector per clip: ``mean``, then L2 normalisation. ``steps`` does not pool, for
     a fusion that attends to the steps. ``finetune`` fine-tunes a pretrained ``backbone`` on the raw input: the
-    transcript for text, the waveform for audio.
+    transcript for text, the waveform for audio. ``module:Class`` is an encoder of your own, which reads ``settings``.
     """
 
-    type: Literal["mlp", "attention", "mean", "mean_std", "last", "steps", "finetune"]
+    type: EncoderType = Field(
+        description="mlp, attention, mean, mean_std, last, steps, finetune, or your own encoder as module:Class"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of your own encoder"
+    )
+    code: str | None = Field(
+        None,
+        description="hash of the source of your own encoder; filled in when a run is planned, and checked if given",
+    )
     modality: Modality | None = Field(
         None,
         description="modality that the encoder reads; null: the one that it is named after, as in encoders.audio",
@@ -162,6 +173,26 @@ class EncoderSettings(StageOverrides):
         "zero: they are read as a zero vector",
     )
 
+    @property
+    def is_custom(self) -> bool:
+        """Whether the encoder is a class of the user's own."""
+        return is_custom(self.type)
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return dumped if self.is_custom else without(dumped, ("settings", "code"))
+
+    @model_validator(mode="after")
+    def _only_own_encoders_have_settings(self) -> "EncoderSettings":
+        if not self.is_custom and (self.settings or self.code):
+            raise ValueError(
+                f"settings and code belong to an encoder of your own, not to type = '{self.type}'"
+            )
+        if self.is_custom and self.recurrent:
+            raise ValueError("recurrent cannot be combined with an encoder of your own")
+        return self
+
     @model_validator(mode="after")
     def _finetuning_has_a_backbone(self) -> "EncoderSettings":
         if (self.type == "finetune") != (self.backbone is not None):
@@ -216,7 +247,7 @@ class ObjectiveSettings(Settings):
     weight of the binomial negative log-likelihood of the share. ``hurdle`` is the weight of the negative
     log-likelihood of a hurdle model: whether any rater saw the emotion, and if so, the share who did.
     ``latent_prior`` is the weight of the Kullback-Leibler divergence of the codes of ``fusion.latents`` from a
-    standard normal distribution.
+    standard normal distribution. ``loss`` is a function of your own, with the weight ``loss_weight``.
     """
 
     ccc: float = Field(0.7, ge=0)
@@ -236,15 +267,27 @@ class ObjectiveSettings(Settings):
         ge=0,
         description="number of earlier predictions of the epoch that ccc and pearson use besides the batch",
     )
+    loss: CustomName | None = Field(None, description="your own loss as module:function")
+    loss_weight: float = Field(1.0, gt=0, description="weight of your own loss")
+    loss_code: str | None = Field(
+        None,
+        description="hash of the source of your own loss; filled in when a run is planned, and checked if given",
+    )
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return dumped if self.loss else without(dumped, ("loss", "loss_weight", "loss_code"))
 
     @property
     def looks_across_clips(self) -> bool:
-        """Whether the loss of a clip depends on the other clips of its batch."""
-        return self.ccc > 0 or self.pearson > 0
+        """Whether the loss of a clip depends on the other clips of its batch. A loss of your own may."""
+        return self.ccc > 0 or self.pearson > 0 or self.loss is not None
 
     @model_validator(mode="after")
     def _something_to_minimise(self) -> "ObjectiveSettings":
-        if not any((self.ccc, self.mse, self.pearson, self.l1, self.huber, self.binomial, self.hurdle)):
+        weights = (self.ccc, self.mse, self.pearson, self.l1, self.huber, self.binomial, self.hurdle)
+        if not any(weights) and self.loss is None:
             raise ValueError("every loss weight is 0: set at least one above 0")
         if self.zero_inflated and (self.binomial or self.hurdle):
             raise ValueError(

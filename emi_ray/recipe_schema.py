@@ -67,7 +67,8 @@ class Recipe(Settings):
         if self.training.bucket_batches > 1 and self.objective.looks_across_clips:
             raise ValueError(
                 f"training.bucket_batches = {self.training.bucket_batches} puts clips of similar length into one "
-                "batch, so that objective.ccc and objective.pearson cannot compare short and long clips; set it to 1"
+                "batch, so that objective.ccc, objective.pearson and a loss of your own cannot compare short and "
+                "long clips; set it to 1"
             )
         return self
 
@@ -148,6 +149,11 @@ class Recipe(Settings):
     def finetuned(self) -> frozenset[EncoderName]:
         """The names of the encoders that fine-tune a pretrained backbone, on transcripts or on the waveform."""
         return frozenset(name for name, encoder in self.encoders.items() if encoder.type == "finetune")
+
+    @property
+    def has_custom_code(self) -> bool:
+        """Whether an encoder or the loss is code of the user's own."""
+        return self.objective.loss is not None or any(e.is_custom for e in self.encoders.values())
 
     @property
     def extras(self) -> dict[EncoderName, tuple[str, ...]]:

@@ -111,20 +111,27 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     It stays in its workspace, where the features of new clips are stored.
 
     Raises:
-        UserError: there is no finished run.
+        UserError: there is no finished run, or an encoder or loss of your own that it was trained with is missing
+            here or has changed.
 
     Examples:
         >>> model = emi_ray.load_model("work/runs/text/1")
         >>> model.predict("new.csv").to_pandas().shape
         (2, 4)
     """
-    from emi_ray.ensembles import labels_and_streams
+    from emi_ray.ensembles import describe_models
 
     root, found, run = os.fspath(path).rstrip("/").rpartition("/runs/")
     if not found:
         raise UserError(f"{path} is not the folder of a run: give WORKSPACE/runs/RECIPE/SEED.")
     workspace = Workspace(root)
-    labels_and_streams(workspace, run)
+    described = describe_models(workspace, run)
+    if any(each.recipe.has_custom_code for each in described):
+        from emi_ray.models.custom import changed_code  # imports torch
+
+        problems = dict.fromkeys(problem for each in described for problem in changed_code(each.recipe))
+        if problems:
+            raise UserError(f"{path} cannot be loaded: {' '.join(problems)}")
     return Model(workspace, run)
 
 

@@ -83,6 +83,11 @@ def plan_runs(
     target = workspace_of(workspace)
     defaults, overrides = target.config().recipe_defaults, overrides_of(settings)
     loaded = [load_recipe(name, overrides, defaults, any_features) for name in recipes]
+    for recipe in loaded:
+        if recipe.has_custom_code:
+            from emi_ray.models.custom import resolve_custom  # imports torch
+
+            resolve_custom(recipe)  # refuses code that cannot be imported, before Ray starts
     require_labels(target)
     return [RunRequest(recipe, seed) for recipe in loaded for seed in seeds or [recipe.training.seed]]
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from emi_ray.config import ExtractorSettings, MediaSettings
+from emi_ray.custom_code import source_digest
 from emi_ray.errors import UserError, choices
 from emi_ray.extractors.base import Extractor, Features, fingerprint
 from emi_ray.extractors.builtin.audio import Prosody
@@ -17,7 +18,7 @@ from emi_ray.extractors.builtin.motion import Flow, MotionSummary
 from emi_ray.extractors.builtin.text import HashedNgrams
 from emi_ray.extractors.builtin.vision import Appearance
 from emi_ray.extractors.builtin.waveform import Sound
-from emi_ray.extractors.custom import is_own, load_own, registered, source_digest
+from emi_ray.extractors.custom import is_own, load_own, registered
 from emi_ray.extractors.external.egemaps import Egemaps
 from emi_ray.extractors.external.openface import OpenFace
 from emi_ray.extractors.pretrained.audio import HfAudio, Hubert, Wav2Vec2, Wav2Vec2Emotion, WavLM
@@ -67,7 +68,8 @@ class ExtractorSpec:
         if self.transcriber:
             identity = {**identity, "transcriber": self.transcriber.identity}
         if is_own(self.name):
-            identity = {**identity, "extractor": self.name, "code": source_digest(self.kind)}
+            code = source_digest(self.kind, f"version {self.kind.VERSION}")
+            identity = {**identity, "extractor": self.name, "code": code}
         return identity
 
     @cached_property

@@ -15,14 +15,10 @@ Select it with ``extractors.vision.name=faces.gaze:Gaze``. A package registers i
     gaze = "faces.gaze:Gaze"
 """
 
-import hashlib
-import importlib
-import inspect
-import os
-import sys
 from functools import cache
 from importlib.metadata import entry_points
 
+from emi_ray.custom_code import import_custom
 from emi_ray.errors import UserError
 from emi_ray.extractors.base import Extractor
 from emi_ray.schema import MODALITIES, NEEDS
@@ -48,17 +44,7 @@ def load_own(name: str, where: str) -> type[Extractor]:
     Raises:
         UserError: it cannot be imported, or is not a complete extractor. The message begins with ``where``.
     """
-    target = registered().get(name, name)
-    module_name, _, class_name = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # also find a script in the working directory, like ``python -m``
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{where}.name = '{name}' cannot be imported: {error}. Give module:Class, where the module is installed "
-            f"on every node or lies in the working directory."
-        ) from None
+    found = import_custom(registered().get(name, name), f"{where}.name")
     if not (isinstance(found, type) and issubclass(found, Extractor)):
         raise UserError(f"{where}.name = '{name}' is not a subclass of emi_ray.extractors.Extractor.")
     lacking = [field for field in _DECLARED if not hasattr(found, field)]
@@ -70,12 +56,3 @@ def load_own(name: str, where: str) -> type[Extractor]:
             f"from {', '.join(MODALITIES)}, and from {', '.join(NEEDS)}."
         )
     return found
-
-
-def source_digest(kind: type[Extractor]) -> str:
-    """Return a hash of the source of the module that defines the class, because changed code makes other features."""
-    try:
-        source = inspect.getsource(inspect.getmodule(kind) or kind)
-    except (OSError, TypeError):
-        source = f"version {kind.VERSION}"
-    return hashlib.blake2b(source.encode(), digest_size=6).hexdigest()

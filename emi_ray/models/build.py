@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from emi_ray.models.backbone import TextBackbone, is_speech
 from emi_ray.models.cross_attention import TextAnchoredRegressor
+from emi_ray.models.custom import CustomEncoder
 from emi_ray.models.encoders import FeatureReader, SequenceEncoder
 from emi_ray.models.fusion import FusionRegressor, UnimodalRegressor
 from emi_ray.models.late_fusion import LateFusionRegressor
@@ -23,6 +24,8 @@ def build_encoder(feature_dim: int, settings: EncoderSettings) -> FeatureReader:
         feature_dim: dimensions D of each step of its features.
         settings: the encoder's section of the recipe; ``backbone_config`` must be resolved for ``finetune``.
     """
+    if settings.is_custom:
+        return CustomEncoder(feature_dim, settings)
     if settings.type != "finetune":
         return SequenceEncoder(feature_dim, settings)
     return SpeechBackbone(feature_dim, settings) if is_speech(settings) else TextBackbone(settings)

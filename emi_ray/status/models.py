@@ -22,7 +22,7 @@ from emi_ray.transcript_store import TranscriptStore
 from emi_ray.tuning.settings import read_settings
 from emi_ray.workspace import Workspace
 
-_SETTLED = ("name", "title", "paper", "backbone_config", "backbone_revision")
+_SETTLED = ("name", "title", "paper", "backbone_config", "backbone_revision", "code", "loss_code")
 """Fields of a recipe that are no settings: its description, and values that are resolved when it is trained."""
 
 
@@ -111,6 +111,11 @@ def stale_because(
         return ["its inputs were not recorded"]
     transcripts = made.transcriber and TranscriptStore(workspace, made.transcriber["fingerprint"])
     now = read_inputs(clips, made.recipe, made.stores(workspace), transcripts or None)
+    if made.recipe.has_custom_code:
+        from emi_ray.models.custom import changed_code  # imports torch
+
+        if changed := changed_code(made.recipe):
+            return changed
     if run_key(made.recipe, made.seed, now) == made.run_key:
         return list(_other_extractors(workspace, config, made))
     changed = []

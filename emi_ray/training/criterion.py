@@ -27,7 +27,8 @@ class Criterion:
         self._objective = objective
         self._complete = complete
         self._whole = build_objective(objective)
-        self._correlation = build_objective(objective.model_copy(update=dict.fromkeys(_ERRORS, 0.0)))
+        without_errors = {**dict.fromkeys(_ERRORS, 0.0), "loss": None}
+        self._correlation = build_objective(objective.model_copy(update=without_errors))
         self._error = build_objective(objective.model_copy(update=dict.fromkeys(_CORRELATIONS, 0.0)))
         self._past: tuple[Tensor, Tensor] | None = None
 

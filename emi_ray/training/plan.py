@@ -116,6 +116,10 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
         from emi_ray.training.data.transcripts import resolve_backbones  # imports torch
 
         recipe = resolve_backbones(recipe)
+    if recipe.has_custom_code:
+        from emi_ray.models.custom import resolve_custom  # imports torch
+
+        recipe = resolve_custom(recipe)
     stores = find_stores(workspace, recipe, config)
     fingerprints = {modality: store.fingerprint for modality, store in stores.items()}
     transcripts = find_transcripts(workspace, config) if recipe.transcript_stream is not None else None

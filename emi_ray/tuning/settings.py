@@ -12,6 +12,7 @@ from pydantic import Field
 
 from emi_ray.errors import UserError, choices
 from emi_ray.metrics import BY_LABEL
+from emi_ray.models.custom import resolve_custom
 from emi_ray.recipe import Recipe, load_recipe
 from emi_ray.schema import Label, snake
 from emi_ray.settings import Settings, validate
@@ -48,7 +49,8 @@ class RecipeSource:
         Raises:
             UserError: there is no such recipe, or a setting is invalid.
         """
-        return resolve_backbones(load_recipe(self.name_or_path, self.overrides, self.defaults))
+        recipe = load_recipe(self.name_or_path, self.overrides, self.defaults)
+        return resolve_custom(resolve_backbones(recipe))
 
     def load(self, values: Mapping[str, Value]) -> Recipe:
         """Load the recipe with the given values of the parameters.
@@ -58,7 +60,7 @@ class RecipeSource:
         """
         changes = overrides(values, self.own)
         recipe = load_recipe(self.name_or_path, [*self.overrides, *changes], self.defaults)
-        return resolve_backbones(recipe)
+        return resolve_custom(resolve_backbones(recipe))
 
 
 class StudySettings(Settings):

@@ -23,7 +23,7 @@ def test_an_extractor_of_ones_own_is_named_by_module_and_class():
 
 def test_other_code_makes_another_fingerprint(monkeypatch):
     before = specify("text", ExtractorSettings(name=NAME), MediaSettings()).fingerprint
-    monkeypatch.setattr("emi_ray.extractors.custom.inspect.getsource", lambda _: "other code")
+    monkeypatch.setattr("emi_ray.custom_code.inspect.getsource", lambda _: "other code")
     assert specify("text", ExtractorSettings(name=NAME), MediaSettings()).fingerprint != before
 
 
@@ -32,7 +32,7 @@ def test_other_code_makes_another_fingerprint(monkeypatch):
     [
         ("text", "nowhere:Thing", "No module named 'nowhere'"),
         ("text", "tests.cluster.faulty:Absent", "no attribute 'Absent'"),
-        ("text", "tests.cluster.faulty:FaultySettings", "no subclass of emi_ray.extractors.Extractor"),
+        ("text", "tests.cluster.faulty:FaultySettings", "not a subclass of emi_ray.extractors.Extractor"),
         ("vision", NAME, "is for text"),
         ("text", ":", "cannot be imported"),
     ],
