@@ -1,7 +1,9 @@
 """Encoders and losses of a user's own: trained, recorded, found again, refused where they are missing or changed."""
 
 import importlib
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,3 +219,15 @@ def test_an_encoder_or_a_loss_that_breaks_its_contract_is_named(module):
     objective = ObjectiveSettings(ccc=0, mse=0, loss="ours.parts:unreduced")
     with pytest.raises(UserError, match=r"unreduced' returned shape \(2, 1\): return a tensor without"):
         build_objective(objective)(torch.ones(2, 1), torch.ones(2, 1))
+
+
+def test_the_encoder_and_the_loss_of_the_page_can_be_trained(module, tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "own_model.md"
+    for language, file in (("python", "peak.py"), ("yaml", "peaks.yaml")):
+        (block,) = re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        (tmp_path / file).write_text(block)
+    workspace = planted_workspace(tmp_path / "w", num_train=24, num_val=12)
+    metrics = execute_run(
+        plan_run(workspace, load_recipe("peaks.yaml", ["training.epochs=1"]), WorkspaceConfig(), 1)
+    )
+    assert set(metrics["stages"]) == {"text", "audio"}
