@@ -12,7 +12,7 @@ from planted import planted_workspace
 import emi_ray
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_run
+from emi_ray.evaluation import evaluate_single_run
 from emi_ray.losses import build_objective
 from emi_ray.models.custom import CustomEncoder, changed_code
 from emi_ray.models.sequences import PaddedGroup, padded
@@ -104,7 +104,9 @@ def test_a_run_with_own_code_is_trained_recorded_and_scored_again_from_its_files
     plan = plan_run(workspace, load_recipe("own.yaml"), WorkspaceConfig(), 1)
     assert len(plan.recipe.encoders["audio"].code) == len(plan.recipe.objective.loss_code) == 12
     metrics = execute_run(plan)
-    assert evaluate_run(workspace, "own/1")["val"]["val_pearson"] == pytest.approx(metrics["val_pearson"])
+    assert evaluate_single_run(workspace, "own/1")["val"]["val_pearson"] == pytest.approx(
+        metrics["val_pearson"]
+    )
     recorded = workspace.read_json("runs/own/1/model.json")["recipe"]
     assert recorded["encoders"]["audio"]["type"] == "ours.parts:Peak"
     assert recorded["encoders"]["audio"]["code"] == plan.recipe.encoders["audio"].code
@@ -122,7 +124,7 @@ def test_a_run_with_own_code_is_trained_recorded_and_scored_again_from_its_files
     ):
         emi_ray.load_model(workspace.path("runs/own/1"))
     with pytest.raises(UserError, match="has changed"):
-        evaluate_run(workspace, "own/1")
+        evaluate_single_run(workspace, "own/1")
 
     module.unlink()
     sys.modules.pop("ours.parts", None)
