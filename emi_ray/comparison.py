@@ -15,6 +15,7 @@ from emi_ray.corpus.splits import GROUP
 from emi_ray.errors import UserError, choices
 from emi_ray.resampling import Difference, codes_of, holm, sample_scores, score_difference
 from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions
+from emi_ray.results.runs import run_folder
 from emi_ray.workspace import CLIPS, Workspace
 
 FEWEST_CLIPS = 3
@@ -118,7 +119,7 @@ def read_systems(
         if seed and seed not in seeds:
             raise UserError(f"{workspace.root} has no run '{name}': {choices(seed, seeds)}")
         answers = {
-            each: read_scored_predictions(workspace, f"runs/{recipe}/{each}", split)
+            each: read_scored_predictions(workspace, run_folder(recipe, each), split)
             for each in ([seed] if seed else seeds)
         }
         held = {each: answer for each, answer in answers.items() if answer is not None}

@@ -43,6 +43,18 @@ def mse(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
 BY_LABEL = {"pearson": pearson, "ccc": ccc, "mae": mae, "mse": mse}
 """The score functions by name."""
 
+_ERRORS = ("mae", "mse")
+
+
+def lower_is_better(name: str) -> bool:
+    """Return whether a score such as ``val_mse`` is an error, which is minimised, instead of a correlation."""
+    return name.rpartition("_")[2] in _ERRORS
+
+
+def label_score(label: str, split: str = "val") -> str:
+    """Return the name of the Pearson correlation of one label, ``val_pearson_<label in snake case>``."""
+    return f"{split}_pearson_{snake(label)}"
+
 
 def compute_scores(
     predictions: np.ndarray, targets: np.ndarray, labels: Sequence[Label], split: str = "val"

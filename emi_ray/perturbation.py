@@ -26,6 +26,7 @@ from emi_ray.media.clip import unpack_clip
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
 from emi_ray.prediction import config_of, refuse_other_features
+from emi_ray.results.runs import PERTURBED
 from emi_ray.robustness import score_entry
 from emi_ray.schema import MEDIA_COLUMNS, EncoderName
 from emi_ray.training.data.input_hashes import read_transcripts
@@ -33,7 +34,6 @@ from emi_ray.training.run_files import without_nan
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import CLIPS, Workspace
 
-PERTURBED = "perturbed.json"
 SNR_DB = (20.0, 10.0, 5.0, 0.0)
 WORD_ERROR_RATES = (0.1, 0.2, 0.4)
 MAX_CLIPS = 200

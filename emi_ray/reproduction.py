@@ -18,8 +18,8 @@ from emi_ray.reporting.paper_scores import LABEL_SCORES, Basis, differences_from
 from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, markdown
 from emi_ray.resampling import sample_scores, score_estimate
 from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions
+from emi_ray.results.runs import DESCRIPTION, run_folder
 from emi_ray.schema import EMOTIONS
-from emi_ray.training.checkpoint import DESCRIPTION
 from emi_ray.training.runs import RunRequest, RunResult, train_runs
 from emi_ray.workspace import Workspace
 
@@ -174,7 +174,7 @@ def reproduce(
 def _row(workspace: Workspace, recipe: Recipe, seeds: Sequence[int], results: Sequence[RunResult]) -> Row:
     own = [result for result in results if result.recipe.name == recipe.name]
     problems = [str(result.problem) for result in own if result.problem is not None]
-    trained = {str(r.seed): f"runs/{recipe.name}/{r.seed}" for r in own if r.metrics is not None}
+    trained = {str(r.seed): run_folder(recipe.name, r.seed) for r in own if r.metrics is not None}
     answers = {seed: read_scored_predictions(workspace, folder) for seed, folder in trained.items()}
     held = {seed: each for seed, each in answers.items() if each is not None}
     reasons: list[str] = []

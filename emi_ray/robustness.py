@@ -15,11 +15,11 @@ from emi_ray.comparison import codes_of_clips
 from emi_ray.evaluation import RunData, read_run
 from emi_ray.metrics import mean_score
 from emi_ray.resampling import pearson_intervals
+from emi_ray.results.runs import ROBUSTNESS
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.run_files import predict_rows, without_nan
 from emi_ray.workspace import Workspace
 
-ROBUSTNESS = "robustness.json"
 _ALL_SUBSETS = 4
 """With at most this many encoders, all subsets are scored; with more, only all, all but one, and each alone."""
 

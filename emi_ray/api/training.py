@@ -12,8 +12,8 @@ from emi_ray.workspace import WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.feature_store import FeatureStore
+    from emi_ray.results.studies import StudyResult
     from emi_ray.training.runs import RunRequest, RunResult
-    from emi_ray.tuning.study_result import StudyResult
     from emi_ray.tuning.tune import OnChange, TuneOptions, TunePlan
 
 DEFAULT_TRIALS = 30

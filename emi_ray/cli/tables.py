@@ -22,7 +22,8 @@ from rich.table import Table
 from emi_ray.cli.log import LOG
 from emi_ray.cli.terminal import console, errors, warn
 from emi_ray.corpus.listing import Finding
-from emi_ray.schema import Label, snake
+from emi_ray.metrics import label_score
+from emi_ray.schema import Label
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:  # these import Ray, or much else
@@ -217,7 +218,7 @@ def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
     models = dict(stages)
     models[metrics["recipe"]] = metrics
     shown = table(f"Validation Pearson r of {metrics['recipe']}, seed {metrics['seed']}", "label", *models)
-    keys = {"mean": "val_pearson", **{label.name: f"val_pearson_{snake(label.name)}" for label in labels}}
+    keys = {"mean": "val_pearson", **{label.name: label_score(label.name) for label in labels}}
     for name, key in keys.items():
         shown.add_row(name, *(decimal(scores.get(key)) for scores in models.values()))
     console.print(shown)

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from emi_ray.cli.tables import LOG_EVERY_S, compact_table
 from emi_ray.cli.terminal import console
+from emi_ray.results.studies import BEST, StudyResult, study_folder
 from emi_ray.tuning.study import Counts, TuningStudy
-from emi_ray.tuning.study_result import StudyResult
 from emi_ray.tuning.tune import TuneOptions
 from emi_ray.workspace import Workspace
 
@@ -106,7 +106,7 @@ def show_study_result(outcome: StudyResult, study: str, workspace: Workspace) ->
             "No trial was better than the original settings beyond the noise between seeds. The original settings "
             "are kept: the start and the best trial are the same run."
         )
-    console.print(f"Recipe: {workspace.path(f'studies/{study}/best.yaml')}")
+    console.print(f"Recipe: {workspace.path(f'{study_folder(study)}/{BEST}')}")
     console.print(f"Plots: emi-ray report -w {workspace.quoted}")
 
 

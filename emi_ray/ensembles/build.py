@@ -26,11 +26,13 @@ from emi_ray.ensembles.members import (
 from emi_ray.errors import UserError
 from emi_ray.metrics import compute_scores
 from emi_ray.recipe import recipe_names
-from emi_ray.schema import Label
+from emi_ray.results.predictions import PREDICTIONS, SCORED
+from emi_ray.results.runs import DESCRIPTION, HISTORY, METRICS, RECIPE, SPLIT, VERSIONS, run_folder
+from emi_ray.schema import TRUE_PREFIX, Label
 from emi_ray.settings import Settings, dump_yaml
-from emi_ray.training.checkpoint import DESCRIPTION, WEIGHTS
+from emi_ray.training.checkpoint import WEIGHTS
 from emi_ray.training.data.transcripts import TOKENIZER
-from emi_ray.training.run_files import METRICS, SPLIT, without_nan
+from emi_ray.training.run_files import without_nan
 from emi_ray.workspace import Workspace
 
 
@@ -61,12 +63,12 @@ def build_ensemble(
             different labels; too few validation clips were in no run's training set; or a recipe has that name.
     """
     folders = member_folders(workspace, runs)
-    folder = f"runs/{name}/{seed}"
+    folder = run_folder(name, seed)
     if name in recipe_names() or (
         workspace.folders(f"runs/{name}") and not _is_ensembles_folder(workspace, name)
     ):
         raise UserError(f"--name {name}: this is the name of a recipe; choose another name for the ensemble.")
-    tables = {member: workspace.read_table(f"{member}/predictions.parquet") for member in folders}
+    tables = {member: workspace.read_table(f"{member}/{PREDICTIONS}") for member in folders}
     labels = common_labels(workspace, folders, tables)
     val = validation_clips(workspace, folders, tables)
     said = MemberPredictions.of([rows_at(table, val) for table in tables.values()], labels)
@@ -92,7 +94,7 @@ def build_ensemble(
     _copy_models(workspace, folders, folder)
     tested = combine(weights, test.values, test.patterns)
     parts = [(said, values, truth, "val"), (test, tested, true_values(tables, test.clip_ids, labels), "test")]
-    workspace.write_table(f"{folder}/predictions.parquet", _predictions(parts))
+    workspace.write_table(f"{folder}/{PREDICTIONS}", _predictions(parts))
     metrics = _metrics(name, description, values, truth, len(readable) - int(readable.sum()))
     _write_rest(workspace, folder, description, said.clip_ids, folders, metrics)
     return metrics
@@ -153,10 +155,10 @@ def _predictions(parts: Sequence[tuple[MemberPredictions, np.ndarray, np.ndarray
         )
         for index, label in enumerate(said.labels):
             column = pa.array(truth[:, index], pa.float64(), mask=np.isnan(truth[:, index]))
-            table = table.append_column(f"true_{label}", column)
+            table = table.append_column(f"{TRUE_PREFIX}{label}", column)
         table = table.append_column("modalities", modalities)
         scored = np.isfinite(truth).any(axis=1) & np.isfinite(values).all(axis=1)
-        tables.append(table.append_column("scored", pa.array(scored)))
+        tables.append(table.append_column(SCORED, pa.array(scored)))
     return pa.concat_tables(tables)
 
 
@@ -199,11 +201,11 @@ def _write_rest(
     members = [member.run for member in description.members]
     how = "Mean" if description.weights.method == "mean" else "Fitted weights"
     about = _About(name=metrics["recipe"], title=f"{how} of {', '.join(members)}", members=tuple(members))
-    workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(about))
+    workspace.write_text(f"{folder}/{RECIPE}", dump_yaml(about))
     header = pd.DataFrame(
         columns=["stage", "epoch", "train_loss", "val_loss", "val_pearson", "lr", "seconds"]
     )
-    workspace.write_text(f"{folder}/history.csv", header.to_csv(index=False))
-    workspace.write_json(f"{folder}/versions.json", workspace.read_json(f"{folders[0]}/versions.json"))
+    workspace.write_text(f"{folder}/{HISTORY}", header.to_csv(index=False))
+    workspace.write_json(f"{folder}/{VERSIONS}", workspace.read_json(f"{folders[0]}/{VERSIONS}"))
     workspace.write_json(f"{folder}/{ENSEMBLE}", description.model_dump(mode="json"))
     workspace.write_json(f"{folder}/{METRICS}", dict(metrics))

@@ -8,8 +8,10 @@ import pyarrow.compute as pc
 
 from emi_ray.ensembles.files import ENSEMBLE
 from emi_ray.errors import UserError
-from emi_ray.training.checkpoint import DESCRIPTION, find_run
-from emi_ray.training.run_files import METRICS, SPLIT
+from emi_ray.results.predictions import SCORED
+from emi_ray.results.runs import DESCRIPTION, METRICS, SPLIT, run_folder
+from emi_ray.schema import TRUE_PREFIX
+from emi_ray.training.checkpoint import find_run
 from emi_ray.workspace import Workspace
 
 NUM_FOLDS = 5
@@ -25,7 +27,7 @@ def member_folders(workspace: Workspace, runs: Sequence[str]) -> list[str]:
     for run in runs:
         name = run.strip("/").removeprefix("runs/")
         seeds = workspace.folders(f"runs/{name}") if "/" not in name else []
-        folders += [f"runs/{name}/{seed}" for seed in seeds] or [find_run(workspace, run)]
+        folders += [run_folder(name, seed) for seed in seeds] or [find_run(workspace, run)]
     folders = list(dict.fromkeys(folders))
     if len(folders) < 2:
         raise UserError("An ensemble needs at least two runs: name several, or a recipe with several seeds.")
@@ -72,7 +74,7 @@ def validation_clips(
         learnt |= set(split.filter(pc.not_equal(split["split"], "val"))["clip_id"].to_pylist())
     clips: dict[str, None] = {}
     for table in tables.values():
-        own = table.filter(pc.and_(pc.equal(table["split"], "val"), table["scored"]))
+        own = table.filter(pc.and_(pc.equal(table["split"], "val"), table[SCORED]))
         clips |= dict.fromkeys(clip_id for clip_id in own["clip_id"].to_pylist() if clip_id not in learnt)
     if len(clips) < NUM_FOLDS:
         raise UserError(
@@ -108,7 +110,9 @@ def true_values(tables: Mapping[str, pa.Table], clip_ids: Sequence[str], labels:
     truth = np.full((len(clip_ids), len(labels)), np.nan)
     for folder, table in tables.items():
         own = rows_at(table, clip_ids)
-        values = np.stack([own[f"true_{label}"].to_numpy().astype(np.float64) for label in labels], axis=1)
+        values = np.stack(
+            [own[f"{TRUE_PREFIX}{label}"].to_numpy().astype(np.float64) for label in labels], axis=1
+        )
         both = np.isfinite(values) & np.isfinite(truth)
         if (values[both] != truth[both]).any():
             raise UserError(

@@ -10,7 +10,8 @@ from emi_ray.ensembles.files import is_ensemble, load_ensemble
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run, predict_corpus_clips
 from emi_ray.metrics import compute_scores
-from emi_ray.schema import SPLITS, Split
+from emi_ray.results.predictions import PREDICTIONS, SCORED
+from emi_ray.schema import SPLITS, TRUE_PREFIX, Split
 from emi_ray.training.checkpoint import find_run
 from emi_ray.training.run_files import without_nan
 from emi_ray.workspace import Workspace
@@ -28,8 +29,8 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     if not is_ensemble(workspace, run):
         return evaluate_single_run(workspace, run, splits)
     folder, loaded = find_run(workspace, run), load_ensemble(workspace, run)
-    held = workspace.read_table(f"{folder}/predictions.parquet")
-    held = held.filter(held["scored"])
+    held = workspace.read_table(f"{folder}/{PREDICTIONS}")
+    held = held.filter(held[SCORED])
     result: dict[str, Any] = {"recipe": folder.split("/")[1], "seed": loaded.description.seed}
     names = [label.name for label in loaded.description.labels]
     clips = workspace.clips()
@@ -49,7 +50,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
         true = own.take(order)
         values, truth = (
             np.stack([t[c].to_numpy() for c in cols], axis=1)
-            for t, cols in ((said, names), (true, [f"true_{name}" for name in names]))
+            for t, cols in ((said, names), (true, [f"{TRUE_PREFIX}{name}" for name in names]))
         )
         result[split] = compute_scores(values, truth, loaded.description.labels, split)
     result = without_nan(result)

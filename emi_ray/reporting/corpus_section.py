@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from emi_ray.corpus.statistics import CorpusStatistics, SplitStatistics, describe
 from emi_ray.reporting.corpus_plots import label_histograms
 from emi_ray.reporting.formatting import format_score, grouped, p_value, percent
-from emi_ray.reporting.runs import column_of
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.schema import MODALITIES, labels_of
 
@@ -95,6 +94,11 @@ def _histograms(clips: pa.Table, splits: Sequence[str]) -> str:
     values = {}
     for split in splits:
         rows = clips.filter(pc.equal(clips["split"], split))
-        columns = {label.name: column_of(rows, label.name) for label in labels}
+        columns = {label.name: _column_of(rows, label.name) for label in labels}
         values[split] = {name: column[~np.isnan(column)] for name, column in columns.items()}
     return label_histograms("labels", labels, values)
+
+
+def _column_of(table: pa.Table, name: str) -> np.ndarray:
+    """Return a column as (N,) float64, with NaN for null."""
+    return np.asarray(table[name].to_numpy(), dtype=np.float64)

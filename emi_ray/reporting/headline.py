@@ -8,9 +8,9 @@ from emi_ray.comparison import FEWEST_CLIPS, common_clips
 from emi_ray.reporting.collect import Material
 from emi_ray.reporting.formatting import format_score, plural, signed
 from emi_ray.reporting.ranking import SameClips
-from emi_ray.reporting.runs import Run
 from emi_ray.resampling import Difference, pearson_intervals, sample_scores, score_difference
 from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions, read_stage_predictions
+from emi_ray.results.runs import Run
 
 
 @dataclass(frozen=True)

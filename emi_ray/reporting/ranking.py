@@ -7,8 +7,8 @@ import numpy as np
 
 from emi_ray.comparison import FEWEST_CLIPS
 from emi_ray.metrics import mean_score, pearson
-from emi_ray.reporting.runs import Run
 from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions
+from emi_ray.results.runs import Run
 from emi_ray.workspace import Workspace
 
 _LEAST_SHARE = 0.5

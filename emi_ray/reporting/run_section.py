@@ -7,11 +7,11 @@ from emi_ray.metrics import pearson
 from emi_ray.reporting.collect import Material
 from emi_ray.reporting.plot_style import colour_of
 from emi_ray.reporting.robustness_section import calibration_table, robustness_tables
-from emi_ray.reporting.runs import Run, label_scores, number
 from emi_ray.reporting.score_plots import MAX_POINTS, Bars, prediction_scatter, score_bars, training_curves
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.resampling import PearsonIntervals, pearson_intervals
 from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions
+from emi_ray.results.runs import Run, label_scores, number
 from emi_ray.schema import labels_of
 
 _MAX_DRAWN = 8

@@ -17,10 +17,10 @@ from emi_ray.reporting.plot_style import (
     panel_grid,
     report_style,
 )
-from emi_ray.reporting.runs import Epoch
 from emi_ray.reporting.svg import inline_svg
 from emi_ray.resampling import PearsonIntervals
 from emi_ray.results.predictions import ScoredPredictions
+from emi_ray.results.runs import Epoch
 
 MAX_POINTS = 2000
 """Maximum number of points in a scatter plot."""

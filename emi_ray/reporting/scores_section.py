@@ -12,8 +12,8 @@ from emi_ray.reporting.collect import Material
 from emi_ray.reporting.formatting import format_score
 from emi_ray.reporting.paper_scores import OTHER_FEATURES, Basis, differences_from_paper, paper_score
 from emi_ray.reporting.ranking import SameClips
-from emi_ray.reporting.runs import Run, label_scores, number
 from emi_ray.reporting.score_plots import RecipeScores, run_dots
+from emi_ray.results.runs import Run, label_scores, number
 
 
 @dataclass(frozen=True)

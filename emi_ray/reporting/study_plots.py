@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from emi_ray.reporting.importances import Range
 from emi_ray.reporting.plot_style import PAGE_WIDTH_IN, PALETTE, one_panel, panel_grid, report_style
-from emi_ray.reporting.studies import Range, StudyTrial
 from emi_ray.reporting.svg import inline_svg
+from emi_ray.results.studies import StudyTrial
 
 _DOT: dict[str, Any] = {"ls": "", "marker": "o", "ms": 5, "mew": 0, "alpha": 0.75, "color": PALETTE["text"]}
 _STOPPED: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4, "mfc": "none", "mec": PALETTE["muted"]}
@@ -75,13 +76,13 @@ def front_plot(
 ) -> str:
     """Plot score against cost; a line connects the trials of the Pareto front."""
     complete = [trial for trial in trials if trial.state == "complete"]
-    best = sorted((trial for trial in complete if trial.number in front), key=lambda trial: trial.values[1])
+    best = sorted((trial for trial in complete if trial.number in front), key=lambda trial: trial.cost)
     with report_style():
         figure, axes = one_panel(PAGE_WIDTH_IN * 0.6, 2.6)
-        axes.plot([t.values[1] for t in complete], [t.values[0] for t in complete], **_DOT)
+        axes.plot([t.cost for t in complete], [t.score for t in complete], **_DOT)
         axes.step(
-            [t.values[1] for t in best],
-            [t.values[0] for t in best],
+            [t.cost for t in best],
+            [t.score for t in best],
             where="post",
             color=PALETTE["val"],
             label="Pareto front",

@@ -3,13 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from emi_ray.reporting.formatting import UNKNOWN, format_score, plural, signed
-from emi_ray.reporting.studies import Study, read_studies
+from emi_ray.reporting.importances import importances_of, ranges_of
 from emi_ray.reporting.study_plots import front_plot, importance_bars, search_history, slices
 from emi_ray.reporting.text_tables import TextTable
+from emi_ray.results.studies import (
+    ReportedScores,
+    Study,
+    StudyResult,
+    StudyTrial,
+    read_study,
+    read_study_names,
+    read_study_result,
+)
 from emi_ray.workspace import Workspace
 
 
@@ -29,37 +37,48 @@ class StudySection:
 
 def build_study_sections(workspace: Workspace) -> list[StudySection]:
     """Build the sections of all searches of a workspace."""
-    return [_section(study, f"study{index}") for index, study in enumerate(read_studies(workspace))]
+    studies = [read_study(workspace, name) for name in read_study_names(workspace)]
+    return [
+        _section(study, read_study_result(workspace, study.name), f"study{index}")
+        for index, study in enumerate(study for study in studies if study.trials)
+    ]
 
 
-def _section(study: Study, prefix: str) -> StudySection:
-    importances = study.importances()
+def _section(study: Study, result: StudyResult | None, prefix: str) -> StudySection:
+    importances = importances_of(study)
     complete = study.complete
-    best = study.best
+    best = _best_trial(study, result)
     number = None if best is None else best.number
-    tables = [_parameters(study, importances)] if best else []
-    if study.result:
-        tables.append(_reported(study.result))
+    tables = [_parameters(study, best, importances)] if best else []
+    if result:
+        tables.append(_reported(result))
     return StudySection(
         name=study.name,
-        summary=_summary(study),
+        summary=_summary(study, best),
         tables=tables,
-        verdict=_verdict(study.result, study.maximise) if study.result else "",
+        verdict=_verdict(result) if result else "",
         history=search_history(f"{prefix}-history", study.trials, study.metric, study.maximise)
         if complete
         else None,
         importances=importance_bars(f"{prefix}-importance", importances) if importances else None,
-        slices=slices(f"{prefix}-slices", study.trials, study.ranges, study.metric, number)
+        slices=slices(f"{prefix}-slices", study.trials, ranges_of(study), study.metric, number)
         if complete
         else None,
         front=_front(study, f"{prefix}-front"),
     )
 
 
-def _summary(study: Study) -> str:
+def _best_trial(study: Study, result: StudyResult | None) -> StudyTrial | None:
+    """Return the selected trial; before the selection, the trial with the best score."""
+    if result:
+        return next((trial for trial in study.trials if trial.number == result.best.number), None)
+    sign = 1 if study.maximise else -1
+    return max(study.complete, key=lambda trial: sign * trial.score, default=None)
+
+
+def _summary(study: Study, best: StudyTrial | None) -> str:
     ends = Counter(trial.state for trial in study.trials)
     counts = [f"{ends[state]} {state}" for state in ("complete", "pruned", "failed", "lost") if ends[state]]
-    best = study.best
     found = (
         ""
         if best is None
@@ -70,9 +89,7 @@ def _summary(study: Study) -> str:
     return f"{plural(len(study.trials), 'trial')} of {study.recipe}: {', '.join(counts)}.{found}{compared}."
 
 
-def _parameters(study: Study, importances: dict[str, float]) -> TextTable:
-    best = study.best
-    assert best is not None
+def _parameters(study: Study, best: StudyTrial, importances: dict[str, float]) -> TextTable:
     rows = [
         [
             name,
@@ -89,36 +106,27 @@ def _parameters(study: Study, importances: dict[str, float]) -> TextTable:
     return TextTable("Settings", ["setting", f"original ({study.recipe})", "best", "importance"], rows, note)
 
 
-def _reported(result: dict[str, Any] | Any) -> TextTable:
-    seeds = [f"seed {seed}" for seed in result["seeds"]]
-    rows = []
-    for key in ("start_reported", "best_reported"):
-        scores = result[key]["scores"]
-        rows.append(
-            [
-                result[key]["recipe"],
-                *(format_score(each, 4) for each in scores),
-                format_score(fmean(scores), 4),
-            ]
-        )
+def _reported(result: StudyResult) -> TextTable:
+    def row(reported: ReportedScores) -> list[str]:
+        return [reported.recipe, *(format_score(each, 4) for each in (*reported.scores, reported.mean))]
+
+    seeds = [f"seed {seed}" for seed in result.seeds]
+    rows = [row(result.start_reported), row(result.best_reported)]
     note = "Both recipes were trained on the official split, whose validation clips the search never saw."
-    return TextTable(f"{result['metric']} on the reporting split", ["recipe", *seeds, "mean"], rows, note)
+    return TextTable(f"{result.metric} on the reporting split", ["recipe", *seeds, "mean"], rows, note)
 
 
-def _verdict(result: dict[str, Any] | Any, maximise: bool) -> str:
+def _verdict(result: StudyResult) -> str:
     """Describe the gain and the optimism of a search. Differences are positive if the first score is better."""
-    sign = 1 if maximise else -1
-    best, start = result["confirmed"][0], result["start"]
-    reported, start_reported = (fmean(result[key]["scores"]) for key in ("best_reported", "start_reported"))
     text = (
-        f"On the reporting split the tuned settings are better by {signed(sign * (reported - start_reported))}. "
-        f"The selected trial scored {format_score(best['tuned'], 4)} in the search and "
-        f"{format_score(best['confirmed'], 4)} on average with other seeds: the search was optimistic "
-        f"by {signed(sign * (best['tuned'] - reported))}"
+        f"On the reporting split the tuned settings are better by {signed(result.gain)}. "
+        f"The selected trial scored {format_score(result.best.tuned, 4)} in the search and "
+        f"{format_score(result.best.confirmed, 4)} on average with other seeds: the search was optimistic "
+        f"by {signed(result.optimism)}"
     )
-    if start is None:
+    if result.optimism_of_start is None:
         return f"{text}."
-    own = signed(sign * (start["tuned"] - start_reported))
+    own = signed(result.optimism_of_start)
     return (
         f"{text}. The same difference for the original settings, which were not selected by their score, is {own}: "
         "this part is due to the difference between the splits."
@@ -133,8 +141,8 @@ def _front(study: Study, name: str) -> str | None:
         trial.number
         for trial in study.complete
         if not any(
-            sign * other.values[0] >= sign * trial.values[0]
-            and other.values[1] <= trial.values[1]
+            sign * other.score >= sign * trial.score
+            and other.cost <= trial.cost
             and other.values != trial.values
             for other in study.complete
         )

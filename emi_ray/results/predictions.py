@@ -8,10 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emi_ray.schema import TRUE_PREFIX
 from emi_ray.workspace import Workspace
 
 PREDICTIONS = "predictions.parquet"
 STAGES = "stages.parquet"
+
+SCORED = "scored"
+"""Column of ``predictions.parquet``: whether a clip counts in the scores."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ def read_scored_predictions(
         return None
     table = workspace.read_table(f"{folder}/{PREDICTIONS}")
     table = table.filter(pc.equal(table["split"], split))
-    if "scored" in table.column_names:
-        table = table.filter(table["scored"])
-    labels = tuple(name.removeprefix("true_") for name in table.column_names if name.startswith("true_"))
+    if SCORED in table.column_names:
+        table = table.filter(table[SCORED])
+    labels = tuple(
+        name.removeprefix(TRUE_PREFIX) for name in table.column_names if name.startswith(TRUE_PREFIX)
+    )
     if not labels or not table.num_rows:
         return None
-    true = _columns(table, [f"true_{label}" for label in labels])
+    true = _columns(table, [f"{TRUE_PREFIX}{label}" for label in labels])
     return ScoredPredictions(tuple(table["clip_id"].to_pylist()), labels, _columns(table, labels), true)
 
 

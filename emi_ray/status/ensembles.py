@@ -7,11 +7,11 @@ import pyarrow as pa
 from emi_ray.config import WorkspaceConfig
 from emi_ray.ensembles import ENSEMBLE, EnsembleDescription, read_description
 from emi_ray.errors import UserError
+from emi_ray.results.runs import DESCRIPTION, METRICS, run_folder
 from emi_ray.settings import validate
 from emi_ray.status.models import is_made_of_runs, stale_because, train_command
 from emi_ray.status.status_line import Line
-from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
-from emi_ray.training.plan import METRICS
+from emi_ray.training.checkpoint import ModelDescription
 from emi_ray.workspace import Workspace
 
 
@@ -21,7 +21,7 @@ def ensemble_lines(
     """Yield one line per ensemble, preceded, if it is stale, by one for each member whose own run was deleted."""
     for name in workspace.folders("runs"):
         for seed in workspace.folders(f"runs/{name}"):
-            if is_made_of_runs(workspace, f"runs/{name}/{seed}"):
+            if is_made_of_runs(workspace, run_folder(name, seed)):
                 yield from _lines_of(workspace, clips, config, f"{name}/{seed}", stale_runs)
 
 

@@ -11,13 +11,15 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import UserError
 from emi_ray.recipe import Recipe, load_recipe, recipe_names
+from emi_ray.results.runs import DESCRIPTION, METRICS, run_folder
+from emi_ray.results.studies import STUDY_SETTINGS, study_folder
 from emi_ray.schema import labels_of
 from emi_ray.settings import validate
 from emi_ray.status.status_line import Line
-from emi_ray.training.checkpoint import DESCRIPTION, ModelDescription
+from emi_ray.training.checkpoint import ModelDescription
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.input_hashes import CLIPS, read_inputs
-from emi_ray.training.plan import METRICS, plan_run, run_key
+from emi_ray.training.plan import plan_run, run_key
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.tuning.settings import read_settings
 from emi_ray.workspace import Workspace
@@ -38,7 +40,7 @@ def run_lines(
         _run_line(workspace, clips, config, f"{recipe}/{seed}", pending)
         for recipe in workspace.folders("runs")
         for seed in workspace.folders(f"runs/{recipe}")
-        if not is_made_of_runs(workspace, f"runs/{recipe}/{seed}")
+        if not is_made_of_runs(workspace, run_folder(recipe, seed))
     ]
 
 
@@ -175,7 +177,7 @@ def study_lines(
         pending: fingerprints of features that must be extracted before anything reads them.
     """
     for name in workspace.folders("studies"):
-        if not workspace.exists(f"studies/{name}/study.json"):
+        if not workspace.exists(f"{study_folder(name)}/{STUDY_SETTINGS}"):
             continue
         try:
             settings = read_settings(workspace, name)

@@ -11,8 +11,8 @@ from emi_ray.errors import EmiRayError
 from emi_ray.extraction.pending import plan_work
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.new_clips import RECORD, Record, read_record, read_sources
+from emi_ray.results.runs import DESCRIPTION
 from emi_ray.status.status_line import Line
-from emi_ray.training.checkpoint import DESCRIPTION
 from emi_ray.workspace import CLIPS, Workspace
 
 

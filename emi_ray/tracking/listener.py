@@ -13,6 +13,7 @@ import pandas as pd
 
 from emi_ray.errors import EmiRayError
 from emi_ray.events import LOGGER
+from emi_ray.results.runs import HISTORY
 from emi_ray.tracking.sink import Sink
 from emi_ray.tracking.tracker import RunState, TrackedRun, Tracker, flat
 from emi_ray.workspace import Workspace
@@ -101,7 +102,7 @@ class Listener(logging.Handler):
     def _complete(self, run: TrackedRun) -> None:
         """Send epochs that were not sent live: of shared or reused encoders, and of earlier commands."""
         with suppress(OSError, ValueError, EmiRayError):  # the final scores matter more
-            history = self._workspace.read_bytes(f"runs/{run.name}/history.csv")
+            history = self._workspace.read_bytes(f"runs/{run.name}/{HISTORY}")
             for row in pd.read_csv(io.BytesIO(history)).to_dict("records"):
                 self._log(run, str(row["stage"]), int(row["epoch"]), {str(k): v for k, v in row.items()})
 

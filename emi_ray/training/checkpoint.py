@@ -19,6 +19,7 @@ from emi_ray.feature_store import FeatureStore
 from emi_ray.models.backbone import TOKEN_DIM
 from emi_ray.models.build import TrainableModel, build_model
 from emi_ray.recipe import Recipe
+from emi_ray.results.runs import DESCRIPTION
 from emi_ray.schema import EncoderName, Label
 from emi_ray.settings import Settings, validate
 from emi_ray.training.data.clip_data import ClipData
@@ -26,7 +27,6 @@ from emi_ray.training.data.transcripts import TOKENIZER, parse_tokenizer, with_t
 from emi_ray.workspace import Workspace
 
 WEIGHTS = "model.safetensors"
-DESCRIPTION = "model.json"
 
 
 class ModelDescription(Settings):

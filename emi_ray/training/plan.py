@@ -15,14 +15,13 @@ from emi_ray.config import MediaSettings, WorkspaceConfig
 from emi_ray.feature_store import FeatureStore
 from emi_ray.recipe import Recipe
 from emi_ray.recipe_parts import SPEECH_STEPS
+from emi_ray.results.runs import METRICS, run_folder
 from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData, read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.input_hashes import find_transcripts, read_inputs, read_transcripts, require_labels
 from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
-
-METRICS = "metrics.json"
 
 ALGORITHM = 6
 """Version of the training algorithm; increased whenever the same settings lead to different weights."""
@@ -55,7 +54,7 @@ class RunPlan:
 
     @property
     def folder(self) -> str:
-        return f"runs/{self.recipe.name}/{self.seed}"
+        return run_folder(self.recipe.name, self.seed)
 
     @cached_property
     def stores(self) -> dict[EncoderName, FeatureStore]:

@@ -22,6 +22,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.results.runs import METRICS
 from emi_ray.runtime.ray_errors import last_words
 from emi_ray.storage import in_words
 from emi_ray.training.distributed import Team
@@ -66,7 +67,7 @@ def train_distributed(
         problem = inbox.problem()
     if problem is not None:
         raise UserError(problem)
-    metrics: dict[str, Any] = plan.workspace.read_json(f"{plan.folder}/metrics.json")
+    metrics: dict[str, Any] = plan.workspace.read_json(f"{plan.folder}/{METRICS}")
     plan.workspace.delete(f"{plan.folder}/ray")
     return metrics
 

@@ -21,11 +21,13 @@ import pandas as pd
 import pyarrow as pa
 
 from emi_ray.errors import UserError
-from emi_ray.metrics import compute_scores
+from emi_ray.metrics import compute_scores, label_score
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe import Recipe
-from emi_ray.schema import EncoderName, snake
+from emi_ray.results.predictions import PREDICTIONS, SCORED, STAGES
+from emi_ray.results.runs import HISTORY, METRICS, RECIPE, SPLIT, VERSIONS
+from emi_ray.schema import TRUE_PREFIX, EncoderName
 from emi_ray.settings import dump_yaml
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.data.batching import Batcher
@@ -34,13 +36,9 @@ from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.data.transcripts import TOKENIZER, dump_tokenizer
 from emi_ray.training.distributed import Team
 from emi_ray.training.loop import predict_unit_scale
-from emi_ray.training.plan import METRICS
 from emi_ray.training.stages.predictions import stage_predictions
 from emi_ray.training.stages.train_recipe import FUSION, StageResult, TrainedRecipe
 from emi_ray.workspace import Workspace
-
-SPLIT = "split.parquet"
-STAGES = "stages.parquet"
 
 
 def write_run(
@@ -77,7 +75,7 @@ def write_run(
         "seed": description.seed,
         **val_scores,
         "constant_labels": [
-            label.name for label in data.labels if math.isnan(val_scores[f"val_pearson_{snake(label.name)}"])
+            label.name for label in data.labels if math.isnan(val_scores[label_score(label.name)])
         ],
         "num_train": len(final.train),
         "num_inner": 0 if final.inner is None else len(final.inner),
@@ -103,13 +101,13 @@ def write_run(
     )
     workspace.delete_file(f"{folder}/{METRICS}")
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
-    workspace.write_text(f"{folder}/history.csv", history.to_csv(index=False))
+    workspace.write_text(f"{folder}/{HISTORY}", history.to_csv(index=False))
     table = build_predictions_table(data, shown, split_names, predictions, recipe)
-    workspace.write_table(f"{folder}/predictions.parquet", table)
+    workspace.write_table(f"{folder}/{PREDICTIONS}", table)
     workspace.write_table(f"{folder}/{STAGES}", stage_predictions(recipe, trained, data))
     workspace.write_table(f"{folder}/{SPLIT}", _split_table(data, final))
-    workspace.write_text(f"{folder}/recipe.yaml", dump_yaml(recipe))
-    workspace.write_json(f"{folder}/versions.json", description.versions)
+    workspace.write_text(f"{folder}/{RECIPE}", dump_yaml(recipe))
+    workspace.write_json(f"{folder}/{VERSIONS}", description.versions)
     if tokenizer is not None:
         workspace.write_text(f"{folder}/{TOKENIZER}", dump_tokenizer(tokenizer))
     save_model(workspace, folder, trained.model, description)
@@ -157,10 +155,10 @@ def build_predictions_table(
         columns[label.name] = predictions[:, index]
     for index, label in enumerate(data.labels):
         truth = data.targets[rows, index].astype(np.float64)
-        columns[f"true_{label.name}"] = pa.array(truth, mask=np.isnan(truth))
+        columns[f"{TRUE_PREFIX}{label.name}"] = pa.array(truth, mask=np.isnan(truth))
     columns["modalities"] = [modalities_of(data, recipe, row) for row in rows]
     labelled = np.isfinite(data.targets).any(axis=1)
-    columns["scored"] = (labelled & scored_clips(recipe, data))[rows]
+    columns[SCORED] = (labelled & scored_clips(recipe, data))[rows]
     return pa.table(columns)
 
 

@@ -11,7 +11,8 @@ resources.py      how many trials fit on a machine
 ray_search.py     runs the trials of a study with Ray Tune
 tune_adapters.py  searcher, scheduler and callback that connect Ray Tune with the study
 tune.py           the implementation of `emi-ray tune`
-study_result.py   selection of the best recipe, and its scores over seeds on the official split
+confirmation.py   selection of the best recipe: the best trials are retrained with other seeds
+final_evaluation.py   its scores on the official split, compared with the original settings
 trials_json.py    trials as plain data, for the report
 dashboard.py      optuna-dashboard and TensorBoard
 """

@@ -21,7 +21,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import pandas as pd
 
 from emi_ray.errors import EmiRayError, UserError, choices
-from emi_ray.tuning.settings import study_folder
+from emi_ray.results.runs import HISTORY
+from emi_ray.results.studies import study_folder
 from emi_ray.tuning.storage import JOURNAL, open_storage
 from emi_ray.workspace import Workspace
 
@@ -103,7 +104,7 @@ class EventFiles:
         """Write the files of runs that are new or have changed; returns their number."""
         written = 0
         for path in self.workspace.files("runs", recursive=True):
-            if not path.endswith("/history.csv"):
+            if not path.endswith(f"/{HISTORY}"):
                 continue
             changed = _changed(self.workspace, path)
             if self._seen.get(path) != changed:
@@ -116,7 +117,7 @@ class EventFiles:
         from torch.utils.tensorboard import SummaryWriter
 
         history = pd.read_csv(io.BytesIO(self.workspace.read_bytes(path)))
-        run = path.removeprefix("runs/").removesuffix("/history.csv")
+        run = path.removeprefix("runs/").removesuffix(f"/{HISTORY}")
         for old in (self.folder / run).glob("events.out.*"):
             old.unlink()
         with SummaryWriter(str(self.folder / run)) as writer:

@@ -31,10 +31,10 @@ from pydantic import BaseModel, Field, model_validator
 
 from emi_ray.errors import UserError
 from emi_ray.recipe import Recipe, StageOverrides
+from emi_ray.results.studies import Value
 from emi_ray.schema import MODALITIES
 from emi_ray.settings import Settings, read_yaml, validate
 
-Value = str | int | float | bool | None
 EVERY = "*"
 
 _FIXED = ("name", "title", "paper")

@@ -11,13 +11,14 @@ import optuna
 from pydantic import Field
 
 from emi_ray.errors import UserError, choices
-from emi_ray.metrics import BY_LABEL
+from emi_ray.metrics import BY_LABEL, label_score, lower_is_better
 from emi_ray.models.custom import resolve_custom
 from emi_ray.recipe import Recipe, load_recipe
-from emi_ray.schema import Label, snake
+from emi_ray.results.studies import STUDY_SETTINGS, Value, study_folder
+from emi_ray.schema import Label
 from emi_ray.settings import Settings, validate
 from emi_ray.training.data.transcripts import resolve_backbones
-from emi_ray.tuning.search_space import Parameter, SearchSpace, Value, is_shared, overrides
+from emi_ray.tuning.search_space import Parameter, SearchSpace, is_shared, overrides
 from emi_ray.workspace import Workspace
 
 Cost = Literal["parameters", "seconds"]
@@ -26,12 +27,6 @@ Direction = Literal["maximize", "minimize"]
 HOLDOUT = 0.2
 
 _SETTINGS = "emi_ray:settings"
-_LOWER_IS_BETTER = ("val_mse", "val_mae")
-
-
-def study_folder(study: str) -> str:
-    """Return the folder of a study, relative to the workspace."""
-    return f"studies/{study}"
 
 
 @dataclass(frozen=True)
@@ -96,11 +91,6 @@ class StudySettings(Settings):
         return self.recipe.training_of(stage).epochs
 
 
-def lower_is_better(metric: str) -> bool:
-    """Return whether a metric is an error, which is minimised, instead of a correlation."""
-    return metric in _LOWER_IS_BETTER
-
-
 def check_name(study: str) -> None:
     """Check that a study's name can be part of a recipe's name and of paths.
 
@@ -118,7 +108,7 @@ def check_metric(metric: str, labels: Sequence[Label]) -> None:
         UserError: it is not; the message lists the scores.
     """
     names = [f"val_{name}" for name in BY_LABEL]
-    names += [f"val_pearson_{snake(label.name)}" for label in labels]
+    names += [label_score(label.name) for label in labels]
     if metric not in names:
         raise UserError(f"--metric {metric}: {choices(metric, names)}")
 
@@ -162,7 +152,7 @@ def claim_settings(workspace: Workspace, held: optuna.Study, settings: StudySett
     Raises:
         UserError: the study was started with other settings.
     """
-    study, path = held.study_name, f"{study_folder(held.study_name)}/study.json"
+    study, path = held.study_name, f"{study_folder(held.study_name)}/{STUDY_SETTINGS}"
     values = settings.model_dump(mode="json", by_alias=True)
     if workspace.exists(path):
         _refuse_other(settings, read_settings(workspace, study), f"Study {study} in {workspace.root}")
@@ -191,7 +181,7 @@ def read_settings(workspace: Workspace, study: str) -> StudySettings:
     Raises:
         UserError: there is no such study.
     """
-    path = f"{study_folder(study)}/study.json"
+    path = f"{study_folder(study)}/{STUDY_SETTINGS}"
     if not workspace.exists(path):
         known = workspace.folders("studies")
         hint = choices(study, known) if known else "start one with emi-ray tune."

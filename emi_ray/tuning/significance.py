@@ -6,9 +6,9 @@ from math import sqrt
 
 import numpy as np
 
-from emi_ray.metrics import BY_LABEL, mean_score, pearson
+from emi_ray.metrics import BY_LABEL, label_score, mean_score, pearson
 from emi_ray.resampling import codes_of, draw_rows
-from emi_ray.schema import Label, snake
+from emi_ray.schema import Label
 
 _DRAWS = 100
 
@@ -70,7 +70,7 @@ def metric_of(name: str, labels: Sequence[Label]) -> Metric:
     """Return the score function of a name: a mean over labels, or Pearson's r of one label."""
     if (score := name.removeprefix("val_")) in BY_LABEL:
         return lambda predictions, targets: mean_score(score, predictions, targets)
-    (label,) = (place for place, each in enumerate(labels) if name == f"val_pearson_{snake(each.name)}")
+    (label,) = (place for place, each in enumerate(labels) if name == label_score(each.name))
     own = slice(label, label + 1)
     return lambda predictions, targets: float(pearson(predictions[:, own], targets[:, own])[0])
 

@@ -19,7 +19,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from emi_ray.driver_lock import driven_by, own_name, renewing
 from emi_ray.errors import UserError
-from emi_ray.tuning.settings import Direction, study_folder
+from emi_ray.results.studies import study_folder
+from emi_ray.tuning.settings import Direction
 from emi_ray.workspace import Workspace
 
 JOURNAL = "journal.log"

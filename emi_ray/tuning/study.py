@@ -18,9 +18,9 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from emi_ray.recipe import Recipe
+from emi_ray.results.studies import Value
 from emi_ray.tuning.objective import TrialScore
 from emi_ray.tuning.samplers import last_judged
-from emi_ray.tuning.search_space import Value
 from emi_ray.tuning.settings import RecipeSource, StudySettings
 
 START = "start"

@@ -9,10 +9,13 @@ import pyarrow.compute as pc
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
+from emi_ray.results.studies import STUDY_SETTINGS, StudyResult, read_study_result, study_folder
 from emi_ray.runtime import require_shared
 from emi_ray.schema import labels_of
 from emi_ray.training.plan import RunPlan, plan_run
 from emi_ray.training.resources import JobResources
+from emi_ray.tuning.confirmation import OnNote, confirm
+from emi_ray.tuning.final_evaluation import evaluate_selected
 from emi_ray.tuning.ray_search import SharedData, plan_resources, search, share_data
 from emi_ray.tuning.samplers import SamplerName, SchedulerName, build_sampler, build_scheduler
 from emi_ray.tuning.search_space import load_space
@@ -26,11 +29,9 @@ from emi_ray.tuning.settings import (
     check_space,
     claim_settings,
     read_settings,
-    study_folder,
 )
 from emi_ray.tuning.storage import check_storage, driving
 from emi_ray.tuning.study import TuningStudy
-from emi_ray.tuning.study_result import OnNote, StudyResult, confirm, judge, read_study_result
 from emi_ray.tuning.trials_json import write_trials_json
 from emi_ray.tuning.tune_adapters import SearchLimits
 from emi_ray.workspace import Workspace
@@ -139,7 +140,7 @@ def plan_tuning(
 
 def _tuning_split(workspace: Workspace, options: TuneOptions) -> tuple[int, float]:
     """Return folds and held-out share: as given, else those of the existing study, else the defaults."""
-    if workspace.exists(f"{study_folder(options.study)}/study.json"):
+    if workspace.exists(f"{study_folder(options.study)}/{STUDY_SETTINGS}"):
         earlier = read_settings(workspace, options.study)
         return options.folds or earlier.folds, options.holdout or earlier.holdout
     return options.folds or _default_folds(workspace, options), options.holdout or HOLDOUT
@@ -196,7 +197,7 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> StudyResult | 
             on_note(f"All settings of the search space have been tried after {study.counts.finished} trials.")
         if not options.seeds:
             return None
-        return _earlier_result(study, plan) or _judge(study, shared, resources, plan, on_note)
+        return _earlier_result(study, plan) or _select_and_evaluate(study, shared, resources, plan, on_note)
 
 
 def _search(
@@ -220,12 +221,12 @@ def _search(
         write_trials_json(study, plan.workspace)
 
 
-def _judge(
+def _select_and_evaluate(
     study: TuningStudy, shared: SharedData, resources: JobResources, plan: TunePlan, on_note: OnNote
 ) -> StudyResult:
     confirmed = confirm(study, shared, plan.workspace, resources, plan.options.confirm, on_note)
     how_many, seeds = plan.options.confirm, plan.reporting_seeds
-    return judge(study, plan.workspace, plan.config, confirmed, how_many, seeds, on_note)
+    return evaluate_selected(study, plan.workspace, plan.config, confirmed, how_many, seeds, on_note)
 
 
 def _earlier_result(study: TuningStudy, plan: TunePlan) -> StudyResult | None:

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from emi_ray.reporting.plot_style import PALETTE
-from emi_ray.reporting.runs import Epoch
 from emi_ray.reporting.score_plots import (
     Bars,
     RecipeScores,
@@ -12,6 +11,7 @@ from emi_ray.reporting.score_plots import (
     training_curves,
 )
 from emi_ray.results.predictions import ScoredPredictions
+from emi_ray.results.runs import Epoch
 
 
 def test_large_split_is_drawn_as_the_same_sample_every_time() -> None:

@@ -5,8 +5,9 @@ import pytest
 from fabricated_workspace import write_corpus
 
 from emi_ray.reporting import build_report
-from emi_ray.reporting.studies import read_studies
+from emi_ray.reporting.importances import importances_of
 from emi_ray.reporting.study_section import build_study_sections
+from emi_ray.results.studies import read_study
 from emi_ray.workspace import Workspace
 
 DROPOUT = '{"name": "FloatDistribution", "attributes": {"step": null, "low": 0.1, "high": 0.7, "log": false}}'
@@ -60,11 +61,14 @@ def write_study(
 
 RESULT = {
     "metric": "val_pearson",
+    "finished": 12,
     "seeds": [42, 43],
     "confirmed": [{"number": 4, "tuned": 0.5, "confirmed": 0.45}],
     "best_reported": {"recipe": "f2-fusion-best", "scores": [0.44, 0.42]},
     "start_reported": {"recipe": "f2-fusion-start", "scores": [0.41, 0.39]},
     "start": {"number": 0, "tuned": 0.39, "confirmed": 0.4},
+    "parameters": {"fusion.dropout": 0.3},
+    "start_parameters": {"fusion.dropout": 0.1},
 }
 
 
@@ -92,7 +96,7 @@ def test_a_search_is_drawn_and_judged_in_the_page(tmp_path: Path) -> None:
 
 def test_importance_finds_the_parameter_that_decides(workspace: Workspace) -> None:
     write_study(workspace)
-    importances = read_studies(workspace)[0].importances()
+    importances = importances_of(read_study(workspace, "f2-fusion"))
     assert sum(importances.values()) == pytest.approx(1)
     assert importances["encoders.audio.recurrent"] == min(importances.values())
 

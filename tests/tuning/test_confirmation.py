@@ -8,17 +8,13 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError
 from emi_ray.metrics import compute_scores
 from emi_ray.recipe import load_recipe
+from emi_ray.results.studies import ConfirmedTrial, ReportedScores, StudyResult, read_study_result
 from emi_ray.schema import Label
-from emi_ray.tuning import study_result as module
+from emi_ray.training.runs import RunResult
+from emi_ray.tuning import confirmation, final_evaluation
+from emi_ray.tuning.confirmation import confirm
+from emi_ray.tuning.final_evaluation import evaluate_selected
 from emi_ray.tuning.significance import FoldPredictions, SeedScore, gain_standard_error, metric_of
-from emi_ray.tuning.study_result import (
-    ConfirmedTrial,
-    ReportedScores,
-    StudyResult,
-    confirm,
-    judge,
-    read_study_result,
-)
 from emi_ray.tuning.trials_json import write_trials_json
 from emi_ray.workspace import Workspace
 
@@ -45,9 +41,9 @@ def trained(monkeypatch):
     def trained_run(recipe, seed):
         names.append((recipe.name, seed))
         score = 0.2 + 0.01 * (seed - 42) + 0.1 * recipe.name.endswith("-best")
-        return module.runs.RunResult(recipe, seed, {"val_pearson": score})
+        return RunResult(recipe, seed, {"val_pearson": score})
 
-    monkeypatch.setattr(module.runs, "train_runs", train)
+    monkeypatch.setattr(final_evaluation.runs, "train_runs", train)
     return names
 
 
@@ -67,7 +63,9 @@ def judged(study, workspace, trained):
         ConfirmedTrial(number=1, tuned=0.5, confirmed=0.45),
         ConfirmedTrial(number=0, tuned=0.3, confirmed=0.3),
     ]
-    return judge(study, workspace, WorkspaceConfig(), confirmed, 3, (42, 43, 44), lambda text: None)
+    return evaluate_selected(
+        study, workspace, WorkspaceConfig(), confirmed, 3, (42, 43, 44), lambda text: None
+    )
 
 
 def test_best_and_start_are_trained_under_the_same_seeds_and_compared(study, tmp_path, trained):
@@ -136,7 +134,7 @@ def test_without_a_complete_trial_there_is_nothing_to_choose_from(tmp_path):
     with open_study(Workspace(str(tmp_path))) as study:
         study.fail(study.ask().number, "broken")
         with pytest.raises(EmiRayError, match="no complete trial"):
-            module._candidates(study, 3)
+            confirmation._candidates(study, 3)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +152,8 @@ def test_confirmation_may_change_the_choice_and_the_start_stays_unless_beaten(
         return judged_at(0.4 + noise + {flattered: -0.3, challenger: gain}.get(recipe.fusion.lr, 0.0))
 
     remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=score))
-    monkeypatch.setattr(module.ray, "remote", lambda **_: lambda function: remote)
-    monkeypatch.setattr(module, "results_of", list)
+    monkeypatch.setattr(confirmation.ray, "remote", lambda **_: lambda function: remote)
+    monkeypatch.setattr(confirmation, "results_of", list)
     shared, resources = SimpleNamespace(reference=None), SimpleNamespace(options={}, threads=1)
     workspace = Workspace(str(tmp_path))
     confirmed = confirm(study, shared, workspace, resources, 2, lambda text: None)
@@ -189,7 +187,7 @@ def test_a_start_that_stays_is_reported_once_under_both_names(study, tmp_path, t
         ConfirmedTrial(number=0, tuned=0.3, confirmed=0.3),
         ConfirmedTrial(number=1, tuned=0.5, confirmed=0.2),
     ]
-    outcome = judge(
+    outcome = evaluate_selected(
         study, Workspace(str(tmp_path)), WorkspaceConfig(), confirmed, 3, (42, 43), lambda text: None
     )
     assert trained == [("s-best", 42), ("s-best", 43)]

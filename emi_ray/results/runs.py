@@ -1,4 +1,7 @@
-"""Training runs as plain data, from the files of their folders."""
+"""The files of a run, ``runs/<recipe>/<seed>/``, and what they hold as plain data.
+
+:mod:`emi_ray.training.run_files` writes them and describes their content.
+"""
 
 import csv
 import io
@@ -8,14 +11,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from emi_ray.schema import snake
+from emi_ray.metrics import label_score
+from emi_ray.results.predictions import PREDICTIONS
 from emi_ray.settings import read_yaml
 from emi_ray.workspace import Workspace
 
-RUN_FILES = ("metrics.json", "history.csv", "predictions.parquet", "recipe.yaml", "versions.json")
+METRICS = "metrics.json"
+HISTORY = "history.csv"
+RECIPE = "recipe.yaml"
+VERSIONS = "versions.json"
+DESCRIPTION = "model.json"
+SPLIT = "split.parquet"
+ROBUSTNESS = "robustness.json"
+PERTURBED = "perturbed.json"
+
+RUN_FILES = (METRICS, HISTORY, PREDICTIONS, RECIPE, VERSIONS)
+
+
+def run_folder(recipe: str, seed: int | str) -> str:
+    """Return the folder of a run, relative to the workspace."""
+    return f"runs/{recipe}/{seed}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Run:
 
     @property
     def folder(self) -> str:
-        return f"runs/{self.recipe}/{self.seed}"
+        return run_folder(self.recipe, self.seed)
 
     @property
     def name(self) -> str:
@@ -80,7 +95,7 @@ class Run:
     @cached_property
     def recipe_values(self) -> Mapping[str, Any]:
         """The resolved recipe; empty if its file is missing."""
-        return read_yaml(self.recipe_yaml or "", f"{self.folder}/recipe.yaml")
+        return read_yaml(self.recipe_yaml or "", f"{self.folder}/{RECIPE}")
 
 
 def read_runs(workspace: Workspace) -> list[Run]:
@@ -94,12 +109,7 @@ def read_runs(workspace: Workspace) -> list[Run]:
 
 def label_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> list[float]:
     """Return the validation Pearson correlation of each label; NaN if missing."""
-    return [number(scores.get(f"val_pearson_{snake(label)}")) for label in labels]
-
-
-def column_of(table: pa.Table, name: str) -> np.ndarray:
-    """Return a column as (N,) float64, with NaN for null."""
-    return np.asarray(table[name].to_numpy(), dtype=np.float64)
+    return [number(scores.get(label_score(label))) for label in labels]
 
 
 def number(value: Any) -> float:
@@ -108,16 +118,16 @@ def number(value: Any) -> float:
 
 
 def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
-    folder = f"runs/{recipe}/{seed}"
-    description = workspace.read_json(path) if workspace.exists(path := f"{folder}/model.json") else {}
+    folder = run_folder(recipe, seed)
+    description = workspace.read_json(path) if workspace.exists(path := f"{folder}/{DESCRIPTION}") else {}
     present = {name for name in RUN_FILES if workspace.exists(f"{folder}/{name}")}
     return Run(
         recipe=recipe,
         seed=seed,
-        metrics=workspace.read_json(f"{folder}/metrics.json") if "metrics.json" in present else {},
-        history=_history(workspace.read_text(f"{folder}/history.csv")) if "history.csv" in present else (),
-        recipe_yaml=workspace.read_text(f"{folder}/recipe.yaml") if "recipe.yaml" in present else None,
-        versions=workspace.read_json(f"{folder}/versions.json") if "versions.json" in present else {},
+        metrics=workspace.read_json(f"{folder}/{METRICS}") if METRICS in present else {},
+        history=_history(workspace.read_text(f"{folder}/{HISTORY}")) if HISTORY in present else (),
+        recipe_yaml=workspace.read_text(f"{folder}/{RECIPE}") if RECIPE in present else None,
+        versions=workspace.read_json(f"{folder}/{VERSIONS}") if VERSIONS in present else {},
         description=description,
         robustness=_read_robustness(workspace, folder, description),
         absent=tuple(name for name in RUN_FILES if name not in present),
@@ -127,7 +137,7 @@ def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
 def _read_robustness(workspace: Workspace, folder: str, description: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured on harder and on perturbed clips, unless the run was trained with other settings since."""
     found: dict[str, Any] = {}
-    for path in (f"{folder}/perturbed.json", f"{folder}/robustness.json"):
+    for path in (f"{folder}/{PERTURBED}", f"{folder}/{ROBUSTNESS}"):
         measured = workspace.read_json(path) if workspace.exists(path) else {}
         if measured.get("run_key") == description.get("run_key"):
             found.update(measured)
