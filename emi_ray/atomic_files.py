@@ -1,4 +1,4 @@
-"""Files that appear whole, or not at all."""
+"""Files that appear only when they are complete."""
 
 import time
 import uuid
@@ -7,10 +7,11 @@ from pyarrow import fs
 
 
 class AtomicFile:
-    """Context manager: gives a name to write to, which is hidden and renamed to the real one when all went well.
+    """Context manager that returns a hidden path to write to, and renames it to the real one if no exception was
+    raised.
 
     Args:
-        detour: whether a file that is being written would be seen under its real name.
+        detour: whether a file that is being written would be visible under its real name.
     """
 
     def __init__(self, filesystem: fs.FileSystem, path: str, detour: bool) -> None:
@@ -34,7 +35,7 @@ class AtomicFile:
 
 
 def sweep(filesystem: fs.FileSystem, folder: str) -> None:
-    """Remove hidden files under a folder that are more than an hour old: what killed processes left of their work."""
+    """Remove hidden files under a folder that are more than an hour old, which killed processes have left."""
     long_ago = time.time() - 3600
     for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=True)):
         is_hidden_file = info.type == fs.FileType.File and info.base_name.startswith(".")

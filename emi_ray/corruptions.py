@@ -1,20 +1,20 @@
-"""Noise of a stated ratio in sound, and errors of a stated rate in transcripts."""
+"""Add noise with a given ratio to audio, and errors with a given rate to transcripts."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 ERROR_SHARES = (0.6, 0.25, 0.15)
-"""Shares of substitutions, deletions and insertions among word errors: our choice, since recognisers of speech mostly
+"""Shares of substitutions, deletions and insertions among word errors: our choice, since speech recognisers mostly
 substitute words."""
 
 
 def add_noise(samples: np.ndarray, snr_db: float, random: np.random.Generator) -> np.ndarray:
-    """Sound (N,) float32 with speech-shaped noise: noise with the long-term spectrum of the sound itself.
+    """Add speech-shaped noise, with the long-term spectrum of the audio itself, to samples (N,) float32.
 
-    The noise is the sound with its phases drawn at random, so that it covers the frequencies of the voice. White
-    noise of the same power would lie mostly above them. The ratio is that of the mean powers over the whole clip. A
-    sum that would exceed full scale is made quieter.
+    The noise has the magnitudes of the audio's spectrum and random phases, so that it covers the frequencies of the
+    voice. White noise with the same power would be mostly above them. The signal-to-noise ratio is that of the mean
+    powers over the whole clip. A sum that would exceed full scale is scaled down.
     """
     spectrum = np.abs(np.fft.rfft(samples))
     phases = random.uniform(0, 2 * np.pi, len(spectrum))
@@ -28,13 +28,13 @@ def add_noise(samples: np.ndarray, snr_db: float, random: np.random.Generator) -
 
 
 def with_word_errors(text: str, rate: float, words: Sequence[str], random: np.random.Generator) -> str:
-    """A transcript in which each word is hit by an error with probability ``rate``: it is substituted or deleted, or
-    another word is inserted behind it. Words are what spaces separate.
+    """Return a transcript in which each word is affected by an error with probability ``rate``.
 
-    With the same state of ``random`` a higher rate hits the same words and more.
+    It is substituted or deleted, or another word is inserted after it. Words are separated by spaces. With the same
+    state of ``random``, a higher rate affects the same words and more.
 
     Args:
-        words: from which substituted and inserted words are drawn, as often as they stand there.
+        words: the words from which substituted and inserted ones are drawn uniformly.
     """
     spelled = text.split()
     chances, others = random.random((len(spelled), 2)), random.integers(len(words), size=len(spelled))

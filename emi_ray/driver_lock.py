@@ -1,8 +1,8 @@
-"""One driver at a time: what a process drives, no other may.
+"""Ensure that only one driver process works on an object at a time.
 
-On a disk the driver holds a lock, which the kernel lets go of however the process ends. Behind a URI, and on mounts
-without locks, it keeps a lease: a small file that it writes anew again and again, and that counts for nothing once
-its driver has been silent for a minute. A driver that finds the lease in other hands ends at once.
+On a disk the driver holds a file lock, which the kernel releases however the process ends. Behind a URI, and on
+mounts without locks, it holds a lease: a small file that it rewrites regularly. A lease lapses when its driver has
+not rewritten it for a minute. A driver that finds that another one holds its lease ends at once.
 """
 
 import errno
@@ -31,36 +31,38 @@ except ImportError:  # Windows
 RENEW_EVERY_S = 20.0
 LAPSES_AFTER_S = 60.0
 SETTLE_S = 1.0
-"""Of two drivers that start at once, the later record stands after this time."""
+"""If two drivers start at once, the record of the later one is in place after this time."""
 
 _LEAVE_WITHIN_S = 5.0
-"""For giving a lease back while the store may be out of reach."""
+"""Time limit for giving a lease back, because the storage may be unreachable."""
 
 _WAY_OUT_S = 40.0
-"""For a driver that lost its lease to end what it has begun; then its process ends."""
+"""Time that a driver which has lost its lease gets to clean up before its process is ended."""
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 def own_name() -> str:
-    """This process, for other people's messages."""
+    """Return the name of this process for messages of others."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def driven_by(what: str, driver: str, instead: str = "") -> UserError:
-    """The refusal to drive what another process drives."""
+    """Build the error for an object that another process works on."""
     also = f"; or {instead}" if instead else ""
-    return UserError(f"{what} is being driven by {driver}: let it finish, or end it, and start again{also}.")
+    return UserError(
+        f"{what} is in progress in {driver}: wait until it ends, or end it, and start again{also}."
+    )
 
 
 @contextmanager
 def driving(filesystem: fs.FileSystem, path: str, what: str, instead: str = "") -> Iterator[None]:
-    """While the block lasts, no other process drives what the file at ``path`` stands for.
+    """Ensure that no other process works on the object of the file at ``path`` while the ``with`` block runs.
 
     Raises:
-        UserError: another process does; ``what`` begins the message, ``instead`` is one more way out.
-        EmiRayError: this process was silent for so long that another took over. The block is interrupted then, as by
-            Ctrl-C, if the main thread is in it; else it goes on to its end.
+        UserError: another process does; ``what`` begins the message, and ``instead`` is a further remedy.
+        EmiRayError: this process was silent for so long that another one took over. If the main thread runs the
+            block, it is interrupted as by Ctrl-C; otherwise the block runs to its end.
     """
     if not isinstance(filesystem, fs.LocalFileSystem):
         with _leasing(filesystem, path, what, instead):
@@ -77,7 +79,7 @@ def driving(filesystem: fs.FileSystem, path: str, what: str, instead: str = "") 
 
 
 def _lock(file: Any, what: str, instead: str) -> bool:
-    """Lock a file and write this process's name into it; False where there are no locks."""
+    """Lock a file and write this process's name into it. Returns False if locks are not supported."""
     if fcntl is None:
         return False
     try:
@@ -110,7 +112,7 @@ def _leasing(filesystem: fs.FileSystem, path: str, what: str, instead: str) -> I
         with renewing(lease.renew, RENEW_EVERY_S, what, LAPSES_AFTER_S):
             yield
     finally:
-        with suppress(OSError):  # out of reach: the lease lapses by itself
+        with suppress(OSError):  # if the storage is unreachable, the lease lapses by itself
             within(_LEAVE_WITHIN_S, lease.leave)
 
 
@@ -118,10 +120,11 @@ def _leasing(filesystem: fs.FileSystem, path: str, what: str, instead: str) -> I
 def renewing(
     renew: Callable[[], str | None], every_s: float, what: str, lapses_after_s: float
 ) -> Iterator[None]:
-    """While the block lasts, call ``renew`` in a thread every ``every_s`` seconds, until it names another driver.
+    """Call ``renew`` in a thread every ``every_s`` seconds while the ``with`` block runs, until it names another
+    driver.
 
     Raises:
-        EmiRayError: it did; the block was interrupted where the main thread is in it.
+        EmiRayError: it did; if the main thread runs the block, it was interrupted.
     """
     over = threading.Event()
     taken: list[EmiRayError] = []
@@ -132,8 +135,8 @@ def renewing(
             if (other := renew()) is not None:
                 taken.append(
                     EmiRayError(
-                        f"{what} was taken over by {other}, since this process gave no sign of life for "
-                        f"{lapses_after_s:.0f} seconds. Nothing is lost; let the other finish."
+                        f"{what} was taken over by {other}, because this process was silent for "
+                        f"{lapses_after_s:.0f} seconds. Nothing is lost; wait until the other process ends."
                     )
                 )
                 if is_main:
@@ -150,8 +153,8 @@ def renewing(
     finally:
         try:
             over.set()
-            thread.join(_LEAVE_WITHIN_S)  # it may be waiting for a store that is out of reach
-        except KeyboardInterrupt:  # the watcher's, which came as the block ended by itself
+            thread.join(_LEAVE_WITHIN_S)  # it may be waiting for unreachable storage
+        except KeyboardInterrupt:  # sent by the watching thread while the block ended by itself
             if not taken:
                 raise
     if taken:
@@ -159,7 +162,7 @@ def renewing(
 
 
 class _Lease:
-    """The record of the one driver: who it is. Its age is told by the store's own clock."""
+    """The record that names the current driver. Its age is measured with the clock of the storage."""
 
     def __init__(self, filesystem: fs.FileSystem, path: str) -> None:
         self._lost_to: str | None = None
@@ -169,7 +172,7 @@ class _Lease:
         self._written = time.monotonic()
 
     def living_holder(self) -> str | None:
-        """The name of another driver whose lease has not lapsed."""
+        """Return the name of another driver whose lease has not lapsed; None if there is none."""
         record = self._read()
         if record.get("token") in (None, self._token) or self._age_s() > LAPSES_AFTER_S:
             return None
@@ -180,8 +183,8 @@ class _Lease:
         self._written = time.monotonic()
 
     def renew(self) -> str | None:
-        """Give a sign of life; returns the name of another driver who has taken over, if one has."""
-        with suppress(OSError):  # an outage; the next time may reach the store
+        """Rewrite the lease. Returns the name of another driver that has taken over, or None."""
+        with suppress(OSError):  # an outage, which may be over at the next renewal
             self._lost_to = self.living_holder()
             if self._lost_to is None:
                 self.write()
@@ -196,8 +199,11 @@ class _Lease:
             self._filesystem.delete_file(self._path)
 
     def _age_s(self) -> float:
-        """Seconds since the record was written. The clock of this machine may be minutes off: the store's present is
-        the time of a file that is written now."""
+        """Return the seconds since the record was written.
+
+        The clock of this machine may be wrong by minutes, so the present time is that of a file that is written
+        now.
+        """
         probe = f"{self._path}.{self._token}"
         self._write(probe, "")
         now = self._changed(probe)

@@ -1,5 +1,7 @@
-"""Events of a run, by name and with fields: the log of a workspace keeps those that matter, and a Ray session makes
-metrics of them (``runtime/metrics.py``). Who tells an event knows neither.
+"""Events of a run, with a name and fields.
+
+The log of a workspace keeps the important ones, and a Ray session exports metrics from them
+(``runtime/metrics.py``). Modules that emit events do not depend on either.
 
     tell("node_lost", node="10.0.0.2")
 """
@@ -12,12 +14,12 @@ LOGGER = logging.getLogger("emi_ray.events")
 
 
 def tell(event: str, **fields: Any) -> None:
-    """An event that matters to whoever reads the log afterwards."""
+    """Emit an event that should be in the log."""
     _tell(logging.INFO, event, fields)
 
 
 def count(event: str, **fields: Any) -> None:
-    """An event of which there are too many, or which is too large, for a log."""
+    """Emit an event that is too frequent or too large for the log."""
     _tell(logging.DEBUG, event, fields)
 
 

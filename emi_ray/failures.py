@@ -1,6 +1,6 @@
-"""Who was quarantined, and why: ``failures/<modality>/<fingerprint>/``, one row an attempt.
+"""Failures of clips with their reasons: ``failures/<modality>/<fingerprint>/``, one row per attempt.
 
-A failure is void once the clip has features, or once what it was made of has changed.
+A failure no longer counts when the clip has features, or when its inputs have changed.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,10 @@ from emi_ray.workspace import Workspace
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one clip has no features of one extractor. Stage ``missing``: the clip lacks the input."""
+    """The reason why one clip has no features of one extractor.
+
+    Stage ``missing`` means that the clip lacks the input.
+    """
 
     clip_id: str
     modality: str
@@ -30,13 +33,13 @@ class Failure:
 
 
 def failure_parts(store: FeatureStore) -> PartFolder:
-    """Where the failures of a store's extractor lie."""
+    """Return the folder with the failures of a store's extractor."""
     folder = f"failures/{store.modality}/{store.fingerprint}"
     return PartFolder(store.workspace, folder, FAILURES_SCHEMA, _modern)
 
 
 def write_failures(workspace: Workspace, failures: Sequence[Failure]) -> None:
-    """Append failures, all of one extractor."""
+    """Append failures, all of the same extractor."""
     if not failures:
         return
     first = failures[0]
@@ -50,10 +53,10 @@ def write_failures(workspace: Workspace, failures: Sequence[Failure]) -> None:
 
 
 def read_failures(workspace: Workspace, stores: Sequence[FeatureStore] | None = None) -> pa.Table:
-    """The failures that still stand (latest attempt of each clip that has no features), by clip id.
+    """Return the failures that count (the latest attempt of each clip without features), by clip id.
 
     Args:
-        stores: only theirs; by default those of every store in the workspace.
+        stores: by default all stores in the workspace.
     """
     if stores is None:
         stores = [
@@ -79,7 +82,7 @@ def _standing(store: FeatureStore) -> pa.Table:
 
 
 def _modern(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    """A table as of the present schema: until 2026-11 failures did not say what the attempt was made of."""
+    """Convert a table to the present schema: until 2026-11 failures did not record the inputs of the attempt."""
     for field in FAILURES_SCHEMA:
         if field.name not in table.column_names and (columns is None or field.name in columns):
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))

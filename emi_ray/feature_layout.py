@@ -1,4 +1,4 @@
-"""How features lie in an Arrow table: layouts of different ages and of raw parts, and their hashes."""
+"""Layout of features in Arrow tables, conversion from older layouts and raw parts, and hashes."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -56,14 +56,14 @@ def features_table(rows: Sequence[ClipFeatures], dtype: np.dtype, metadata: Mapp
 
 
 def steps_of(table: pa.Table) -> np.ndarray:
-    """All steps of all clips of a store's table, one below the other: (sum of num_steps, D)."""
+    """Return the steps of all clips of a store's table, concatenated: (sum of num_steps, D)."""
     values: np.ndarray = table["features"].combine_chunks().flatten().to_numpy()
     num_steps = int(table["num_steps"].to_numpy().sum())
     return values.reshape(num_steps, -1) if num_steps else values.reshape(0, 0)
 
 
 def content_digest(values: np.ndarray, timestamps_s: np.ndarray, extras: Mapping[str, np.ndarray]) -> str:
-    """Sixteen hexadecimal digits of a hash of one clip's features as they are stored."""
+    """Return 16 hexadecimal digits of a hash of one clip's features as they are stored."""
     digest = hashlib.blake2b(f"{values.dtype} {values.shape}".encode(), digest_size=8)
     for name, part in [("", values), ("timestamps_s", timestamps_s), *sorted(extras.items())]:
         digest.update(name.encode())
@@ -72,13 +72,13 @@ def content_digest(values: np.ndarray, timestamps_s: np.ndarray, extras: Mapping
 
 
 def modern(table: pa.Table, columns: Sequence[str] | None, dtype: pa.DataType) -> pa.Table:
-    """A table of any layout in the present one, with features of ``dtype``.
+    """Convert a table of any layout to the present one, with features of ``dtype``.
 
-    Raw parts hold bytes. Until 2026-11 features were lists of fixed-size lists, and rows said neither what they were
-    made of nor what they hold.
+    Raw parts contain bytes. Until 2026-11 features were lists of fixed-size lists, and rows recorded neither their
+    inputs nor a digest.
 
     Args:
-        columns: those that are wanted; None: all.
+        columns: the wanted columns; None: all.
     """
     if "features" not in table.column_names:
         return table
@@ -102,7 +102,7 @@ def modern(table: pa.Table, columns: Sequence[str] | None, dtype: pa.DataType) -
 
 
 def as_bytes(table: pa.Table) -> pa.Table:
-    """Features as one value of bytes a clip, without copying them."""
+    """Convert features to one binary value per clip, without a copy."""
     lists = table["features"].combine_chunks()
     width = lists.type.value_type.bit_width // 8
     ends = pa.py_buffer(lists.offsets.to_numpy() * width)
@@ -122,7 +122,7 @@ def _as_lists(table: pa.Table, dtype: pa.DataType) -> pa.Table:
 
 
 def _flattened(table: pa.Table) -> pa.Table:
-    """Features as one list of numbers a clip, without copying these."""
+    """Convert features to one list of numbers per clip, without a copy."""
     lists = table["features"].combine_chunks()
     dim, numbers = lists.values.type.list_size, lists.values.values
     kind = pa.large_list(pa.field("item", numbers.type, False))

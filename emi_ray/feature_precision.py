@@ -1,8 +1,8 @@
-"""In which precision features are kept: half precision where it keeps what they vary by, else single.
+"""Choose the precision in which features are stored: half precision if it keeps their variation, otherwise single.
 
-A feature that is 20,000 give or take 1 is a multiple of 16 in float16, and one of 1e-8 is zero: small against the
-value, but all of the variation, which is all that a model can learn from. So the error of rounding is compared to the
-spread of each dimension.
+In float16 a feature of 20,000 ± 1 is rounded to a multiple of 16, and one of 1e-8 to zero. Such errors are small
+relative to the value, but as large as the variation, which is all that a model can learn from. Therefore the
+rounding error is compared with the spread of each dimension.
 """
 
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from typing import Literal
 import numpy as np
 
 MAX_LOSS = 0.02
-"""Root mean square of the rounding errors of a dimension, over its standard deviation, that a precision may cost."""
+"""Largest permitted rounding error of a dimension: its root mean square relative to the standard deviation."""
 
 Precision = Literal["float16", "float32"]
 
 
 @dataclass
 class Spread:
-    """Running spread of each dimension, and what rounding would cost it.
+    """Running spread of each dimension, and the error that rounding would cause.
 
-    Both are exact to float64 whatever the mean: deviations are taken from the first step.
+    Both are exact to float64 for any mean, because deviations are relative to the first step.
     """
 
     _count: int = 0
@@ -30,7 +30,7 @@ class Spread:
     _largest: float = 0.0
 
     def add(self, values: np.ndarray) -> None:
-        """Count steps (T, D) of any floating-point type, but for those that are not finite or beyond float32."""
+        """Add steps (T, D) of any floating-point type. Steps that are not finite or exceed float32 are ignored."""
         exact = values.astype(np.float64)
         exact = exact[(np.abs(exact) <= np.finfo(np.float32).max).all(axis=1)]
         if not len(exact):
@@ -48,9 +48,9 @@ class Spread:
                 self._sums[name] += np.square(exact - exact.astype(name)).sum(axis=0)
 
     def loss(self, precision: Precision) -> tuple[float, int]:
-        """The worst dimension's rounding error over its spread, and which dimension that is.
+        """Return the rounding error relative to the spread of the worst dimension, and the index of that dimension.
 
-        Infinite where a value is beyond the range; 0 where nothing varies.
+        The error is infinite if a value exceeds the range, and 0 if nothing varies.
         """
         if self._largest > float(np.finfo(precision).max):
             return float("inf"), -1
@@ -64,14 +64,14 @@ class Spread:
 
     @property
     def precision(self) -> Precision | None:
-        """The least precision that keeps what all dimensions vary by; None where single precision does not."""
+        """The lowest precision that keeps the variation of all dimensions; None if single precision does not."""
         for precision in ("float16", "float32"):
             if self.loss(precision)[0] <= MAX_LOSS:
                 return precision
         return None
 
     def describe(self, dimension: int) -> str:
-        """A dimension in words: its mean and its standard deviation."""
+        """Describe a dimension by its mean and standard deviation."""
         mean = self._sums["x"][dimension] / self._count
         variance = self._sums["xx"][dimension] / self._count - mean**2
         return (
@@ -80,7 +80,7 @@ class Spread:
 
 
 def spread_of(arrays: Iterable[np.ndarray]) -> Spread:
-    """The spread of the steps of several clips, (T, D) each."""
+    """Return the spread of the steps of several clips, (T, D) each."""
     spread = Spread()
     for values in arrays:
         spread.add(values)

@@ -1,11 +1,10 @@
 """Features on disk: the only bridge between extraction and training.
 
-One store is one folder, ``features/<modality>/<fingerprint>/``, of Parquet parts (``parts.py``) plus
-``_extractor.json``, which says what the fingerprint is a hash of. Each row says what it was made of
-(:class:`~emi_ray.schema.Origin`) and holds a hash of its features, so that whatever is made of them can tell whether
-they are still the same. A part is named by the clips in it and by what they were made of, so a task that is run again
-after a crash replaces its own part instead of adding a second; should a clip nevertheless stand in two parts, readers
-take the first.
+A store is a folder, ``features/<modality>/<fingerprint>/``, of Parquet parts (``parts.py``) and
+``_extractor.json``, the identity that the fingerprint is a hash of. Each row records its inputs
+(:class:`~emi_ray.schema.Origin`) and a hash of its features, so that whatever is made from them can detect changes.
+A part is named by a hash of its clips and their inputs, so that a task that is repeated after a crash replaces its
+own part. If a clip is nevertheless in two parts, readers use the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ RECORD = pa.schema(
         pa.field("digest", pa.string(), False),
     ]
 )
-"""What is known of all clips of a store without their features."""
+"""Columns of a store without the features."""
 
 
 @dataclass(frozen=True)
@@ -49,35 +48,40 @@ class FeatureStore:
 
     @property
     def held(self) -> PartFolder:
-        """The parts, and the record of what they hold."""
+        """The folder of parts."""
         return PartFolder(self.workspace, self.folder, RECORD, self._modern)
 
     def is_described(self) -> bool:
-        """Whether ``_extractor.json`` is there; a run that was killed at its very start leaves a bare folder."""
+        """Return whether ``_extractor.json`` exists.
+
+        A run that was killed at its very start leaves a folder without it.
+        """
         try:
             return bool(self._description)
         except FileNotFoundError:
             return False
 
     def create(self, identity: Mapping[str, Any], feature_dim: int) -> None:
-        """Write ``_extractor.json`` unless it is there."""
+        """Write ``_extractor.json`` unless it exists."""
         if not self.is_described():
             description = {**identity, "feature_dim": feature_dim, "fingerprint": self.fingerprint}
             self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
     def settle_precision(self, precision: Precision, reason: str = "") -> None:
-        """Say in which precision features are kept, and why, unless that is said already. It stays for ever: the rows
-        of a store are alike."""
+        """Record the precision of the features with its reason, unless it is recorded already.
+
+        It never changes afterwards.
+        """
         if "dtype" in self._description:
             return
-        del self.__dict__["_description"]  # another process may have said it since
+        del self.__dict__["_description"]  # read again: another process may have recorded it meanwhile
         if "dtype" not in self._description:
             settled = {**self._description, "dtype": precision, "dtype_reason": reason}
             self.workspace.write_json(f"{self.folder}/_extractor.json", settled)
             self.__dict__["_description"] = settled
 
     def describe(self) -> dict[str, Any]:
-        """The extractor's identity, ``feature_dim``, ``fingerprint``, and once it is settled ``dtype``."""
+        """Return the extractor's identity, ``feature_dim``, ``fingerprint``, and ``dtype`` if it is recorded."""
         return dict(self._description)
 
     @cached_property
@@ -91,17 +95,18 @@ class FeatureStore:
 
     @property
     def dtype(self) -> np.dtype:
-        """In which features are kept: float16, unless the store says otherwise."""
+        """The type of stored features: float16, unless another one is recorded."""
         try:
             return np.dtype(self._description.get("dtype", "float16"))
         except FileNotFoundError:
             return np.dtype("float16")
 
     def write(self, rows: Sequence[ClipFeatures], raw: bool = False) -> str | None:
-        """Write one part with all of ``rows``, which all have the same D and the same extras; returns its path.
+        """Write one part with all ``rows``, which have the same D and the same extras; returns its path.
 
         Args:
-            raw: features as one value of bytes a clip, which costs a tenth of the time. Merging makes lists of them.
+            raw: store features as one binary value per clip, which takes a tenth of the time. Merging converts them
+            to lists.
         """
         if not rows:
             return None
@@ -110,19 +115,19 @@ class FeatureStore:
         return self.held.write(as_bytes(table) if raw else table, names, RAW if raw else PART)
 
     def parts(self) -> list[str]:
-        """Relative paths of the Parquet files, sorted."""
+        """Return the relative paths of the parts, sorted."""
         return self.held.paths()
 
     def clip_ids(self) -> set[str]:
-        """Ids of all clips that have features."""
+        """Return the ids of all clips with features."""
         return set(self.held.record()["clip_id"].to_pylist())
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows in tables of bounded size, each clip once."""
+        """Yield the rows in tables of limited size, each clip once."""
         return self.held.tables(columns)
 
     def rows(self) -> Iterator[ClipFeatures]:
-        """Clip by clip, for small jobs and tests; training reads :meth:`tables`."""
+        """Yield the rows one by one, for small jobs and tests; training reads :meth:`tables`."""
         for table in self.tables():
             extras = [name for name in table.column_names if name not in FEATURE_COLUMNS]
             for index in range(table.num_rows):
@@ -140,7 +145,7 @@ class FeatureStore:
 
 
 def stores_of(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
-    """All stores of a modality in a workspace."""
+    """Return all stores of a modality in a workspace."""
     names = workspace.folders(f"features/{modality}")
     stores = [FeatureStore(workspace, modality, name) for name in names]
     return [store for store in stores if store.is_described()]
@@ -154,13 +159,13 @@ def find_store(
     fingerprint: str | None = None,
     held: Sequence[FeatureStore] | None = None,
 ) -> FeatureStore:
-    """The one store of a modality that fits; narrowed by extractor name or fingerprint where given.
+    """Return the only store of a modality that matches the extractor name and fingerprint, if given.
 
     Args:
-        held: all stores of the modality, where they are known.
+        held: all stores of the modality, if they are known.
 
     Raises:
-        UserError: there is none, or several fit; the message lists what there is.
+        UserError: none or several match; the message lists the stores.
     """
     held = [store for store in held or stores_of(workspace, modality) if store.parts()]
     names = {store.fingerprint: store.describe()["extractor"] for store in held}
@@ -175,10 +180,10 @@ def find_store(
     listing = ", ".join(f"{name} ({key})" for key, name in names.items()) or "none"
     problem = "several sets of" if fitting else "no"
     raise UserError(
-        f"{workspace.root} holds {problem} {modality} features{wanted}; there are: {listing}. "
+        f"{workspace.root} has {problem} {modality} features{wanted}; available: {listing}. "
         + (
             f"Choose one: encoders.{modality}.features=FINGERPRINT."
             if fitting
-            else f"Make them: emi-ray extract -w {workspace.quoted} --modalities {modality}."
+            else f"Extract them: emi-ray extract -w {workspace.quoted} --modalities {modality}."
         )
     )

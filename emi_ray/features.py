@@ -1,4 +1,4 @@
-"""Extracted features for one's own work: as NumPy arrays, a data frame, a torch or a Hugging Face data set."""
+"""Extracted features for your own work: as NumPy arrays, a data frame, a torch or a Hugging Face data set."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def read_features(workspace: WorkspaceLike, modality: Modality, extractor: str | None = None) -> "FeatureSet":
-    """The features of one modality of a workspace.
+    """Return the features of one modality of a workspace.
 
     Args:
-        extractor: name of the extractor that made them; needed where several have been used.
+        extractor: name of the extractor; required if several have been used.
 
     Raises:
         UserError: there are none, or several sets of them.
@@ -36,9 +36,10 @@ def read_features(workspace: WorkspaceLike, modality: Modality, extractor: str |
 
 
 class FeatureSet(Mapping[str, np.ndarray]):
-    """By clip id the features (num_steps, feature_dim). Read from the store when first used, and then kept in memory.
+    """Features (num_steps, feature_dim) by clip id. They are read from the store on first use, and then kept in
+    memory.
 
-    Clips without features, such as those in quarantine, are not there.
+    Clips without features, for example quarantined ones, are not included.
     """
 
     def __init__(self, workspace: Workspace, store: FeatureStore) -> None:
@@ -49,7 +50,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
 
     @property
     def description(self) -> dict[str, Any]:
-        """How they were made: ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …"""
+        """The identity of the extractor: ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …"""
         return self._store.describe()
 
     def __getitem__(self, clip_id: str) -> np.ndarray:
@@ -58,7 +59,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
         return steps_of(tables[table].slice(row, 1))
 
     def timestamps_s(self, clip_id: str) -> np.ndarray:
-        """Seconds from the start of the clip to the middle of each step, (num_steps,)."""
+        """Return the seconds from the start of the clip to the middle of each step, (num_steps,)."""
         tables = self._read()
         table, row = self._place[clip_id]
         stamps: np.ndarray = tables[table].slice(row, 1)["timestamps_s"].combine_chunks().flatten().to_numpy()
@@ -73,7 +74,8 @@ class FeatureSet(Mapping[str, np.ndarray]):
         return len(self._place)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a clip, in the order of the corpus: ``clip_id``, ``split``, the labels, and ``features``, an array.
+        """Return one row per clip, in the order of the corpus: ``clip_id``, ``split``, the labels, and the array
+        ``features``.
 
         Examples:
             >>> emi_ray.read_features("work", "text").to_pandas()["features"][0].shape
@@ -85,7 +87,11 @@ class FeatureSet(Mapping[str, np.ndarray]):
         return frame
 
     def to_torch(self, split: str | None = None) -> "TorchDataset[dict[str, Any]]":
-        """A map-style data set of ``clip_id``, ``features`` (num_steps, feature_dim) and ``labels`` (num_labels,).
+        """Return a map-style data set with ``clip_id``, ``features`` (num_steps, feature_dim) and ``labels``
+        (num_labels,).
+
+        Args:
+            split: by default all splits.
 
         Examples:
             >>> item = emi_ray.read_features("work", "text").to_torch("val")[0]
@@ -113,7 +119,11 @@ class FeatureSet(Mapping[str, np.ndarray]):
         return Clips()
 
     def to_datasets(self, split: str | None = None) -> "HuggingFaceDataset":
-        """A Hugging Face ``datasets.Dataset`` with ``clip_id``, ``split``, the labels, and ``features`` as lists.
+        """Return a Hugging Face ``datasets.Dataset`` with ``clip_id``, ``split``, the labels, and ``features`` as
+        lists.
+
+        Args:
+            split: by default all splits.
 
         Raises:
             ImportError: the package ``datasets`` is not installed.
@@ -125,7 +135,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
         return Dataset(rows.append_column("features", pa.array(values, pa.list_(pa.list_(pa.float32())))))
 
     def _rows(self, split: str | None = None) -> pa.Table:
-        """``clip_id``, ``split`` and labels of the clips that have features, in the order of the corpus."""
+        """Return ``clip_id``, ``split`` and labels of the clips with features, in the order of the corpus."""
         from emi_ray.schema import labels_of
 
         clips = self._workspace.clips()

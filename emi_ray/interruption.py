@@ -1,4 +1,4 @@
-"""Ending what the main thread does, from a thread that watches over it."""
+"""Interrupt the main thread from a thread that watches over it."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import threading
 import time
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, as in shells."""
 
 _LOCK = threading.Lock()
 _last_interrupt = float("-inf")
@@ -16,14 +16,16 @@ _last_interrupt = float("-inf")
 def end_main_thread(
     over: threading.Event, message: str, way_out_s: float, may_interrupt: bool = True
 ) -> None:
-    """Interrupt the main thread as Ctrl-C does; when it is stuck, say ``message`` and end the process with code 1.
+    """Interrupt the main thread like Ctrl-C does. If it does not react, print ``message`` and end the process with
+    code 1.
 
-    Several watchers may find the same trouble at once: the main thread is interrupted once, so that it can clean up.
+    If several watchers find the same problem at once, the main thread is interrupted only once, so that it can
+    clean up.
 
     Args:
-        over: set as soon as the main thread has left the block that is watched.
-        way_out_s: how long it may take to leave it.
-        may_interrupt: False where another thread than the main one is in the block.
+        over: set as soon as the main thread has left the watched block.
+        way_out_s: seconds that it gets to leave it.
+        may_interrupt: False if another thread than the main one runs the block.
     """
     if may_interrupt:
         _interrupt_once(over, way_out_s)
@@ -42,6 +44,6 @@ def _interrupt_once(over: threading.Event, way_out_s: float) -> None:
         _last_interrupt = time.monotonic()
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, signal.SIGINT)  # a real signal wakes system calls too
+        signal.pthread_kill(main, signal.SIGINT)  # unlike raise_signal, this also interrupts system calls
     else:
         signal.raise_signal(signal.SIGINT)

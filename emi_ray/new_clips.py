@@ -1,8 +1,8 @@
-"""Clips that a model has never seen: how they are read, and where what is made of them is kept.
+"""Read clips that a model has never seen, and determine the folder for what is made from them.
 
-What was extracted for one run and one set of ``sources`` lies in one folder, ``predictions/RUN/DIGEST`` of the
-workspace. The sources alone name it, not what they hold: when a file is overwritten or a table is corrected, the same
-command finds the folder again, and makes anew only what belongs to other content.
+The features for one run and one set of ``sources`` are in one folder, ``predictions/RUN/DIGEST`` of the workspace.
+Its name depends only on the names of the sources, not on their content: when a file is overwritten or a table is
+corrected, the same command finds the folder again, and processes only clips with changed content.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ RECORD = "prediction.json"
 
 @dataclass(frozen=True)
 class Round:
-    """One extraction of those that a prediction needs: one extractor of each modality."""
+    """One extraction for a prediction: at most one extractor of each modality."""
 
     config: WorkspaceConfig
     modalities: tuple[Modality, ...]
@@ -33,7 +33,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Written:
-    """Where predictions were written to: an absolute path or a URI, and the options of ``emi-ray predict``."""
+    """The file that predictions were written to (an absolute path or a URI), and options of ``emi-ray predict``."""
 
     to: str
     form: str = "table"
@@ -42,13 +42,13 @@ class Written:
 
 @dataclass(frozen=True)
 class Record:
-    """``prediction.json``: what a prediction was made by and of.
+    """``prediction.json``: the models, sources and extractions of a prediction.
 
     Attributes:
-        run_keys: of the model, or of the members of an ensemble in their order.
-        sources: absolute paths and URIs, as :func:`read_sources` takes them.
-        finished: whether it came to its end.
-        written: the last place that the predictions were written to.
+        run_keys: key of the model, or keys of an ensemble's members in order.
+        sources: absolute paths and URIs, for :func:`read_sources`.
+        finished: whether the prediction was completed.
+        written: the last file that the predictions were written to.
     """
 
     run_keys: tuple[str, ...]
@@ -73,10 +73,10 @@ class Record:
 
 
 def read_record(place: Workspace) -> Record:
-    """What :meth:`Record.write` wrote.
+    """Read the file of :meth:`Record.write`.
 
     Raises:
-        UserError: another version wrote it.
+        UserError: it was written by another version.
     """
     values = place.read_json(RECORD)
     where = place.path(RECORD)
@@ -93,12 +93,12 @@ def read_record(place: Workspace) -> Record:
 
 
 def read_sources(workspace: Workspace, sources: Sequence[str]) -> Corpus:
-    """The clips that media files, folders of media files, or one table name.
+    """Read the clips in media files, folders of media files, or one table.
 
-    Of a table the ids, media and transcripts alone are read; its splits, groups and labels may be whatever they are.
+    Only ids, media and transcripts of a table are read; its splits, groups and labels are ignored.
 
     Raises:
-        UserError: a source is not there, is no media, or is a table that cannot be read.
+        UserError: a source does not exist, is not media, or is a table that cannot be read.
     """
     if len(sources) == 1 and suffix_of(sources[0]) in TABLE_SUFFIXES:
         listing = read_clips(sources[0], workspace.config().corpus.encoding)
@@ -108,6 +108,6 @@ def read_sources(workspace: Workspace, sources: Sequence[str]) -> Corpus:
 
 
 def place_of(workspace: Workspace, run: str, sources: Sequence[str]) -> Workspace:
-    """Where the features of these sources lie for this run."""
+    """Return the workspace folder with the features of these sources for this run."""
     named = "\n".join(map(absolute, sources))
     return workspace.inner(f"predictions/{run}/{hashlib.blake2b(named.encode(), digest_size=6).hexdigest()}")

@@ -1,4 +1,4 @@
-"""A file that a command was asked to write somewhere: on a disk or behind a URI, whole or not at all."""
+"""Write an output file of a command, on a disk or behind a URI, so that it appears only when it is complete."""
 
 import os
 import uuid
@@ -12,11 +12,11 @@ from emi_ray.storage import explain, open_uri
 
 
 def check_output(to: str, option: str = "--to") -> None:
-    """Make sure, before the work, that a file can be written there.
+    """Check before the work that a file can be written.
 
     Raises:
-        UserError: a folder stands there, or the place cannot be written to.
-        StorageError: the object store is out of reach.
+        UserError: the path is a folder, or is not writable.
+        StorageError: the object store cannot be reached.
     """
     filesystem, path = open_uri(to)
     require_in_reach(filesystem, path, to)
@@ -26,17 +26,17 @@ def check_output(to: str, option: str = "--to") -> None:
         return
     target = Path(path)
     if target.is_dir():
-        raise UserError(f"{option} {to} is a folder: name a file in it.")
+        raise UserError(f"{option} {to} is a folder: give a file in it.")
     nearest = next(parent for parent in target.parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"{option} {to}: {nearest} cannot be written to. Choose another place.")
 
 
 def write_output(to: str, data: bytes, option: str = "--to") -> None:
-    """Write a whole file; it appears atomically, and an earlier one stays until then.
+    """Write a file atomically; an earlier one stays until then.
 
     Raises:
-        UserError: it cannot be written; the message says why.
+        UserError: it cannot be written; the message states the reason.
     """
     filesystem, path = open_uri(to)
     try:

@@ -1,9 +1,9 @@
-"""The index of a folder of parts: ``index/<folder>.parquet`` repeats what the parts hold, so that one file is opened
-instead of thousands.
+"""The index of a folder of parts: ``index/<folder>.parquet`` repeats columns of all parts, to open one file instead
+of many.
 
-On a disk it repeats the small columns. Behind a URI, where every file that is opened costs requests, it repeats whole
-rows as long as all parts together are small. An entry counts only while its part is there with the size and the time
-of change that the entry names. The index may be deleted at any time.
+On a disk it repeats the small columns. Behind a URI, where every opened file costs requests, it repeats whole rows
+as long as all parts together are small. An entry is valid only while its part exists with the recorded size and
+modification time. The index may be deleted at any time.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from emi_ray.workspace import Workspace
 _STAMP = "part_stamp"
 
 _latest: dict[tuple[str, str, tuple[str, ...]], pa.Table] = {}
-"""What was last read behind a URI, by where it lies and the parts that were there."""
+"""Cache of the index that was last read behind a URI, by its location and parts."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class PartIndex:
         return f"index/{self.folder}.parquet"
 
     def read(self, stamps: Mapping[str, str]) -> pa.Table | None:
-        """The rows of those parts that still are as the index knew them, in the order of the parts, with ``part``;
-        None where there is no index that can be read.
+        """Return the rows of unchanged parts, in the order of the parts, with ``part``; None without a readable
+        index.
 
         Args:
-            stamps: path → size and time of change of each part, sorted by path.
+            stamps: path → size and modification time of each part, sorted by path.
         """
         key = (self.workspace.root, self.folder, tuple(f"{part} {stamp}" for part, stamp in stamps.items()))
         if key in _latest:
@@ -56,8 +56,10 @@ class PartIndex:
         return table
 
     def write(self, rows: pa.Table, stamps: Mapping[str, str]) -> None:
-        """Keep ``rows``, which have a column ``part``, as the index. Rows of parts that are not among ``stamps`` are
-        left out. A workspace that may not be written to goes without an index."""
+        """Write ``rows``, which have a column ``part``, as the index.
+
+        Rows of parts that are not in ``stamps`` are left out. A workspace that is not writable gets no index.
+        """
         _latest.clear()
         stamp = of_parts(rows, stamps, list(stamps.values()))
         try:

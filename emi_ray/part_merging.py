@@ -1,6 +1,6 @@
-"""Small parts become few: while actors write, each merges its own; at the end of a run, those that are left.
+"""Merge small parts: each actor merges its own while it writes, and the rest is merged at the end of a run.
 
-Actors on GPUs do not merge. They write raw parts, and tasks on any node make full parts of these during the run.
+Actors on GPUs do not merge. They write raw parts, which tasks on any node merge into full parts during the run.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -11,18 +11,18 @@ from emi_ray.parts import PartFolder, is_raw
 
 PART_BYTES = 256 << 20
 PART_ROWS = 8192
-"""A part is full at so many bytes, or rows."""
+"""A part with this many bytes or rows is full."""
 
 MERGE_FROM = 32
-"""So many small parts are worth merging at the end of a run; fewer are left as they are."""
+"""Minimum number of small parts that are merged at the end of a run."""
 
 PARTS_OF_A_WRITER = 64
-"""Small parts that a writer leaves before it merges them, where they do not fill a part before."""
+"""Maximum number of small parts of a writer before it merges them, even if they do not fill a part."""
 
 
 @dataclass
 class Filling:
-    """The parts of one writer, merged whenever they fill one part or are many.
+    """The parts of one writer, which are merged whenever they fill a part or are many.
 
     Each part is written at once and merged later, so that a killed writer loses none.
     """
@@ -32,7 +32,7 @@ class Filling:
     _bytes: int = 0
 
     def add(self, part: str | None, num_bytes: int) -> None:
-        """A part was written; ``num_bytes``: of its features."""
+        """Register a part that was written, with ``num_bytes`` of features."""
         if part is None:
             return
         if part not in self._parts:
@@ -44,7 +44,7 @@ class Filling:
 
 
 def mergeable(folder: PartFolder) -> list[list[str]]:
-    """Groups of parts to merge, each about one full part together: raw parts, and small ones where these are many."""
+    """Return groups of parts to merge, each about one full part: raw parts, and small ones if there are many."""
     sizes = _sizes(folder)
     raw = {path for path in sizes if is_raw(path)}
     if len(sizes) < MERGE_FROM:
@@ -56,7 +56,7 @@ def mergeable(folder: PartFolder) -> list[list[str]]:
 
 
 def full_groups(folder: PartFolder, busy: Collection[str]) -> list[list[str]]:
-    """Groups of raw parts that fill a part or are many, of those that are not ``busy``."""
+    """Return groups of raw parts that are not ``busy`` and that fill a part or are many."""
     sizes = _sizes(folder)
     groups = _groups({path for path in sizes if is_raw(path) and path not in busy}, sizes, {})
     return [g for g in groups if sum(sizes[p] for p in g) >= PART_BYTES or len(g) >= PARTS_OF_A_WRITER]
@@ -67,7 +67,7 @@ def _sizes(folder: PartFolder) -> dict[str, int]:
 
 
 def _groups(paths: Iterable[str], sizes: Mapping[str, int], counts: Mapping[str, int]) -> list[list[str]]:
-    """Paths in groups of one full part each; the last may be smaller."""
+    """Group paths so that each group is one full part; the last may be smaller."""
     groups: list[list[str]] = [[]]
     num_bytes = num_rows = 0
     for path in sorted(paths):

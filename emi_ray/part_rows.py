@@ -1,4 +1,4 @@
-"""Rows of parts as tables: in groups of a size, in the order of the parts, and which stand twice."""
+"""Rows of parts as tables: group them by size, order them by part, and find duplicates."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 
 def grouped(tables: Iterable[pa.Table], group_bytes: int) -> Iterator[pa.Table]:
-    """The same rows in tables of about ``group_bytes``."""
+    """Yield the same rows in tables of about ``group_bytes``."""
     waiting: list[pa.Table] = []
     num_bytes = 0
     for table in tables:
@@ -24,7 +24,7 @@ def grouped(tables: Iterable[pa.Table], group_bytes: int) -> Iterator[pa.Table]:
 
 
 def is_repeated(record: pa.Table) -> np.ndarray:
-    """Whether the row's clip stands in an earlier row too."""
+    """Return for each row whether an earlier row has the same clip."""
     ids = record["clip_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     repeated = np.ones(len(ids), dtype=bool)
     repeated[np.unique(ids, return_index=True)[1]] = False
@@ -32,24 +32,24 @@ def is_repeated(record: pa.Table) -> np.ndarray:
 
 
 def only_later_parts(repeated: pa.Table, record: pa.Table) -> pa.Table:
-    """Of the repeated rows, those whose part does not hold the first row of the clip, which must stay."""
+    """Return the repeated rows whose part does not contain the first row of the clip, which must be kept."""
     ids = pc.index_in(repeated["clip_id"], value_set=record["clip_id"].combine_chunks())
     first_part = record["part"].take(ids)
     return repeated.filter(pc.not_equal(repeated["part"], first_part))
 
 
 def in_order(rows: pa.Table, stamps: Mapping[str, str]) -> pa.Table:
-    """Rows with a column ``part`` in the order of the parts; within a part as they stand."""
+    """Sort rows with a column ``part`` by the order of the parts, keeping the order within a part."""
     place = of_parts(rows, stamps, list(range(len(stamps))))
     return rows.take(pa.array(np.argsort(place.to_numpy(), kind="stable")))
 
 
 def of_parts(rows: pa.Table, stamps: Mapping[str, str], values: list) -> pa.Array:
-    """For each row the value of its part, null where the part is not among ``stamps``."""
+    """Return for each row the value of its part, null if the part is not in ``stamps``."""
     parts = rows["part"].combine_chunks()
     return pa.array(values).take(pc.index_in(parts, value_set=pa.array(list(stamps), pa.string())))
 
 
 def size_of(stamp: str) -> int:
-    """Bytes of a part of this stamp."""
+    """Return the size in bytes of a part with this stamp."""
     return int(stamp.partition(":")[0])

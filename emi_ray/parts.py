@@ -1,9 +1,9 @@
-"""A folder of Parquet parts that appear atomically: what they hold, how rows leave, how several become one.
+"""A folder of Parquet parts that appear atomically: read, remove and merge rows.
 
-What is done is what the parts hold. An index (``part_index.py``) repeats it, so that resuming and training open one
-file instead of thousands; parts that the index does not know are opened.
+The rows in the parts are the only record of finished work. An index (``part_index.py``) repeats them, so that
+resuming and training open one file instead of thousands; parts that are not in the index are opened.
 
-A new part is there before an old one goes. So what is killed in between leaves rows twice, never none.
+A new part is written before an old one is deleted, so that a kill in between duplicates rows, but never loses any.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from emi_ray.read_ahead import ahead
 from emi_ray.workspace import Workspace
 
 GROUP_BYTES = 32 << 20
-"""Of a row group of a merged part, which is what readers hold in memory at once."""
+"""Size of a row group of a merged part, which readers load at once."""
 
 PART, RAW = "part-{}.parquet", "_raw-{}"
-"""How parts are named. A raw part is cheap to write, and merging brings it into the layout of all others. Until then
-pandas, DuckDB and ``datasets`` pass it over, as its name begins with an underscore and has no suffix."""
+"""Names of parts. A raw part is cheap to write, and merging converts it to the layout of the others. Until then
+pandas, DuckDB and ``datasets`` ignore it, because its name begins with an underscore and has no suffix."""
 
-_INDEX_FROM, _THREADS = 8, 32  # so many parts that the index lacks are worth writing it anew
+_INDEX_FROM, _THREADS = 8, 32  # the index is rewritten when it lacks at least _INDEX_FROM parts
 _AHEAD, _ATTEMPTS = 3, 5
 
 Result = TypeVar("Result")
@@ -36,12 +36,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class PartFolder:
-    """Parts in one folder of a workspace.
+    """The parts in one folder of a workspace.
 
     Attributes:
         schema: columns of the record, ``clip_id`` first.
-        modern: brings a table of any older layout into the present one; its second argument names the columns that
-            are wanted, None for all.
+        modern: converts a table of any older layout to the present one; its second argument has the wanted columns,
+            None for all.
     """
 
     workspace: Workspace
@@ -50,24 +50,24 @@ class PartFolder:
     modern: Callable[[pa.Table, Sequence[str] | None], pa.Table]
 
     def paths(self) -> list[str]:
-        """Relative paths of the parts, sorted."""
+        """Return the relative paths of the parts, sorted."""
         return list(self.stamps())
 
     def stamps(self) -> dict[str, str]:
-        """Path → size and time of change of each part, sorted by path."""
+        """Return path → size and modification time of each part, sorted by path."""
         stamps = self.workspace.stamps(self.folder)
         return {path: stamp for path, stamp in stamps.items() if path.endswith(".parquet") or is_raw(path)}
 
     def record(self) -> pa.Table:
-        """The small columns of all rows, and ``part``, in the order of the parts.
+        """Return the small columns of all rows, and ``part``, in the order of the parts.
 
-        A clip may stand there twice, where a run was killed; the first row counts.
+        After a run was killed, a clip may have two rows; the first one counts.
         """
         return _until_none_vanishes(self._record)
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows in the order of the parts, at most some 32 MiB at once, each clip once. The next tables are read
-        in threads meanwhile. A part that is merged meanwhile by a running extraction costs no row."""
+        """Yield the rows in the order of the parts, about 32 MiB at a time and each clip once, reading ahead in
+        threads. No row is lost if a running extraction merges parts at the same time."""
         seen: set[str] = set()
         for attempt in range(_ATTEMPTS):
             try:
@@ -88,16 +88,16 @@ class PartFolder:
         return path
 
     def merge(self, parts: Sequence[str]) -> str:
-        """Write the rows of several parts as one, and remove those; returns its path."""
+        """Write the rows of several parts as one, and delete those parts; returns its path."""
         target = f"{self.folder}/{PART.format(digest_of(parts))}"
-        if not self.workspace.exists(target):  # else an earlier attempt was killed while it removed the parts
+        if not self.workspace.exists(target):  # it does if an earlier attempt was killed while deleting parts
             self._write_grouped(target, (table for part in parts for table in self._read_part(part)))
         for part in parts:
             self.workspace.delete(part)
         return target
 
     def discard(self, rows: pa.Table) -> None:
-        """Remove rows: those of each ``clip_id`` in each ``part`` that a part of the record names."""
+        """Remove rows, given as ``clip_id`` and ``part`` of the record."""
         doomed: dict[str, list[str]] = {}
         for part, clip_id in zip(rows["part"].to_pylist(), rows["clip_id"].to_pylist(), strict=True):
             doomed.setdefault(part, []).append(clip_id)
@@ -105,7 +105,7 @@ class PartFolder:
             list(pool.map(self._discard, doomed, doomed.values()))
 
     def tidy(self) -> None:
-        """Remove clips that stand in an earlier part too, and bring the index up to the parts."""
+        """Remove rows of clips that an earlier part has too, and update the index."""
         found = self._look_whole()
         repeated = only_later_parts(found.rows.filter(pa.array(is_repeated(found.rows))), found.rows)
         if repeated.num_rows:
@@ -115,15 +115,15 @@ class PartFolder:
             self._index.write(found.rows, found.stamps)
 
     def refresh_index(self) -> None:
-        """Bring the index up to the parts."""
+        """Update the index."""
         found = _until_none_vanishes(self._look)
         if found.num_unknown:
             self._index.write(found.rows, found.stamps)
 
     def restamp(self, stamps: Mapping[str, str]) -> None:
-        """Note in the index new stamps (by clip id) of what clips were made of, where the content has not changed.
+        """Record in the index new stamps (by clip id) of inputs whose content has not changed.
 
-        The parts stay as they are: without the index the same is found out again.
+        The parts are not changed: without the index, the comparison of contents is simply repeated.
         """
         found = self._look_whole()
         record = found.rows
@@ -138,7 +138,7 @@ class PartFolder:
         return PartIndex(self.workspace, self.folder)
 
     def _look_whole(self) -> "_Found":
-        """What the parts hold: whole rows where the index is to repeat these, else the record."""
+        """Return the rows of all parts: complete ones if the index is to repeat these, otherwise the record."""
         return _until_none_vanishes(lambda: self._look(whole=True))
 
     def _look(self, whole: bool = False) -> "_Found":
@@ -165,11 +165,11 @@ class PartFolder:
 
     @property
     def _empty(self) -> pa.Table:
-        """A record without a row."""
+        """A record without rows."""
         return self.schema.append(pa.field("part", pa.string())).empty_table()
 
     def _is_whole(self, rows: pa.Table) -> bool:
-        """Whether rows have more than the columns of the record."""
+        """Return whether rows have more than the columns of the record."""
         return set(rows.column_names) > set(self._empty.column_names)
 
     def _record(self) -> pa.Table:
@@ -179,23 +179,23 @@ class PartFolder:
         return found.rows
 
     def _open(self, part: str, stamp: str | None = None) -> pq.ParquetFile:
-        """A part. Behind a URI small ones are read at once: a request for each of their columns would cost more.
+        """Open a part. Behind a URI a small part is read at once, since a request per column would cost more.
 
         Args:
-            stamp: size and time of change, where they are known.
+            stamp: size and modification time, if known.
         """
         if self.workspace.is_local or stamp is None or size_of(stamp) > GROUP_BYTES:
             return self.workspace.open_table(part)
         return pq.ParquetFile(pa.BufferReader(self.workspace.read_bytes(part)))
 
     def _whole_of(self, part: str, stamp: str) -> pa.Table:
-        """All columns of one part, and ``part``."""
+        """Return all columns of one part, and ``part``."""
         with self._open(part, stamp) as file:
             table = self.modern(file.read(), None)
         return table.append_column("part", pa.array([part] * table.num_rows, pa.string()))
 
     def _record_of(self, part: str, stamp: str) -> pa.Table:
-        """The record of one part, read from it alone."""
+        """Return the record of one part, read from the part."""
         with self._open(part, stamp) as file:
             columns = self.schema.names if set(self.schema.names) <= set(file.schema_arrow.names) else None
             groups = [
@@ -208,7 +208,7 @@ class PartFolder:
         return table.append_column("part", pa.array([part] * table.num_rows, pa.string()))
 
     def _read_all(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-        """All rows; parts that are read as a whole where they are small, else a row group at a time."""
+        """Yield all rows: small parts as a whole, large ones by row group."""
         stamps = self.stamps()
         if (repeated := self._repeated_whole(stamps)) is not None:
             wanted = [name for name in columns or repeated.column_names if name in repeated.column_names]
@@ -235,7 +235,7 @@ class PartFolder:
         return ahead(read, units(), _AHEAD)
 
     def _repeated_whole(self, stamps: Mapping[str, str]) -> pa.Table | None:
-        """All rows of all parts, where the index repeats them."""
+        """Return all rows of all parts if the index has them."""
         if self.workspace.is_local or not stamps:
             return None
         rows = self._index.read(stamps)
@@ -257,7 +257,7 @@ class PartFolder:
         self.workspace.delete(part)
 
     def _write_grouped(self, path: str, tables: Iterable[pa.Table]) -> None:
-        """Write a part of large row groups; none where there is no row."""
+        """Write a part with large row groups; nothing if there are no rows."""
         groups = grouped(tables, GROUP_BYTES)
         first = next(groups, None)
         if first is None:
@@ -271,14 +271,13 @@ class PartFolder:
 
 
 def is_raw(path: str) -> bool:
-    """Whether a part is in the layout that is cheap to write."""
+    """Return whether a part has the layout that is cheap to write."""
     return path.rpartition("/")[2].startswith(RAW.format(""))
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What a folder holds: the stamps of its parts, their rows with ``part`` in the order of the parts, and how many
-    parts the index did not know."""
+    """Stamps of a folder's parts, their rows with ``part`` in order, and the number of parts missing in the index."""
 
     stamps: Mapping[str, str]
     rows: pa.Table
@@ -286,12 +285,12 @@ class _Found:
 
 
 def digest_of(names: Iterable[str]) -> str:
-    """Sixteen hexadecimal digits of a hash of names, in whatever order."""
+    """Return 16 hexadecimal digits of a hash of names, independent of their order."""
     return hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest()
 
 
 def _until_none_vanishes(read: Callable[[], Result]) -> Result:
-    """Repeat a reading during which a running extraction merged parts."""
+    """Call ``read``, and repeat it if a running extraction has merged parts meanwhile."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return read()

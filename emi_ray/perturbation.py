@@ -1,7 +1,7 @@
-"""How a run fares with noisy sound and with wrong words: validation clips are perturbed and extracted anew.
+"""Score a run on perturbed validation clips: with noise in the audio, or errors in the transcripts.
 
-The perturbed inputs pass through the same extractors as the run's own features. Only the modality that is perturbed
-is extracted; the others keep the features that the workspace holds.
+The perturbed inputs pass through the same extractors as the run's own features. Only the perturbed modality is
+extracted; for the others the features of the workspace are used.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +42,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Condition:
-    """One way of perturbing: ``part`` is noise or word_errors, ``level`` a ratio in dB or an error rate."""
+    """One perturbation.
+
+    Attributes:
+        part: ``noise`` or ``word_errors``.
+        level: signal-to-noise ratio in dB, or word error rate from 0 to 1.
+    """
 
     part: str
     level: float
@@ -64,24 +69,26 @@ def measure_perturbed(
     max_clips: int = MAX_CLIPS,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Score a run on perturbed validation clips, and write ``perturbed.json`` beside its model. Needs a Ray session.
+    """Score a run on perturbed validation clips, and write ``perturbed.json`` beside its model. Needs a Ray
+    session.
 
     Args:
         run: ``recipe/seed``.
-        snr_db: signal-to-noise ratios of the sound, see :func:`add_noise`.
+        snr_db: signal-to-noise ratios of the audio, see :func:`add_noise`.
         word_error_rates: from 0 to 1, see :func:`with_word_errors`.
-        max_clips: validation clips that are used; of more, so many are drawn by a fixed seed.
-        on_progress: called with how many conditions are done, and of how many.
+        max_clips: maximum number of validation clips; if there are more, a sample is drawn with a fixed seed.
+        on_progress: called with the number of conditions that are done, and the total number.
 
     Returns:
-        ``noise`` and ``word_errors``, each a list that begins with the unperturbed score over the same clips. An
-        entry has ``name``, ``num_clips``, ``val_pearson`` (mean over labels; None where it is not defined), ``low``
-        and ``high`` of its 95 % interval. A list is empty where the run does not read the modality. Beside them
-        ``seed`` and ``run_key``.
+        ``noise`` and ``word_errors``, each a list that begins with the unperturbed score on the same clips. An
+        entry has ``name``, ``num_clips``, ``val_pearson`` (mean over labels; None if undefined), and ``low`` and
+        ``high`` of its 95 % interval. A list is empty if the run does not read the modality. In addition ``seed``
+        and ``run_key``.
 
     Raises:
-        UserError: as :func:`emi_ray.evaluation.read_run`, the run reads neither sound nor text, or it reads features
-            that were imported, which cannot be extracted from perturbed clips.
+        UserError: as :func:`emi_ray.evaluation.read_run`, the run reads neither audio nor text, or it reads
+        imported
+            features, which cannot be extracted from perturbed clips.
     """
     found = read_run(workspace, run)
     subject = _Subject(workspace, run, found, max_clips)
@@ -90,7 +97,7 @@ def measure_perturbed(
         Condition("word_errors", rate) for rate in word_error_rates if subject.streams_of("word_errors")
     ]
     if not conditions:
-        raise UserError(f"Run {run} reads neither sound nor text: there is nothing to perturb.")
+        raise UserError(f"Run {run} reads neither audio nor text: there is nothing to perturb.")
     for part in {condition.part for condition in conditions}:
         subject.configs_of(part)
     refuse_other_features(workspace, run, found.loaded)
@@ -112,7 +119,7 @@ def measure_perturbed(
 
 
 class _Subject:
-    """The run that is measured, its clips, and where their perturbed features lie."""
+    """The run, its clips, and the location of their perturbed features."""
 
     def __init__(self, workspace: Workspace, run: str, found: RunData, max_clips: int) -> None:
         self._workspace, self._run, self._found = workspace, run, found
@@ -133,7 +140,7 @@ class _Subject:
         self._vocabulary = [word for text in texts.values() for word in (text or "").split()]
 
     def streams_of(self, part: str) -> list[EncoderName]:
-        """The encoders that read what is perturbed."""
+        """Return the encoders that read the perturbed modality."""
         description, recipe = self._found.loaded.description, self._found.loaded.description.recipe
         modality = "audio" if part == "noise" else "text"
         streams = [stream for stream in description.extractors if recipe.modality_of(stream) == modality]
@@ -141,7 +148,8 @@ class _Subject:
         return [*streams, tuned] if part == "word_errors" and tuned else streams
 
     def configs_of(self, part: str) -> list[tuple[EncoderName, Any]]:
-        """By encoder, the configuration under which its extractor makes the features that it was trained on.
+        """Return, by encoder, the configuration with which its extractor reproduces the features that it was
+        trained on.
 
         Raises:
             UserError: as :func:`emi_ray.prediction.config_of`.
@@ -151,7 +159,7 @@ class _Subject:
         return [(stream, config_of(self._found.loaded, settings, [stream])) for stream in extracted]
 
     def measure(self, condition: Condition) -> dict[str, Any]:
-        """Perturb, extract, score; what was extracted is removed afterwards."""
+        """Perturb the clips, extract features and score the run. The extracted features are deleted afterwards."""
         folder = f"perturbed/{self._run}/{condition.folder}"
         place = self._workspace.inner(folder)
         texts = self.texts if condition.part == "noise" else self._wrong_texts(condition.level)
@@ -171,14 +179,14 @@ class _Subject:
             f for f in read_failures(place, list(stores.values())).to_pylist() if f["stage"] != "missing"
         ]
         if failed:
-            entry["name"] += f"; {len({f['clip_id'] for f in failed})} clips failed and count as lacking it"
+            entry["name"] += f"; {len({f['clip_id'] for f in failed})} clips failed and count as missing"
         self._workspace.delete(folder)
         return entry
 
     def score(
         self, name: str, part: str, stores: Mapping[EncoderName, FeatureStore], texts: Mapping[str, str]
     ) -> dict[str, Any]:
-        """The score over the clips that have the modality unperturbed, with some features taken from elsewhere."""
+        """Score the run on the clips that have the modality, with the features of some encoders replaced."""
         loaded = self._found.loaded
         table = predict_from_stores(
             loaded, {**loaded.description.stores(self._workspace), **stores}, self._ids, texts
@@ -191,7 +199,7 @@ class _Subject:
         return score_entry(self._workspace, name, clip_ids, predicted, true)
 
     def _present(self, part: str) -> np.ndarray:
-        """(N,) bool: whether each clip has what is perturbed."""
+        """Return (N,) bool: whether each clip has the modality that is perturbed."""
         streams = self.streams_of(part)
         present = [self._found.data.features[stream].present[self._rows] for stream in streams]
         return np.any(present, axis=0)
@@ -204,12 +212,12 @@ class _Subject:
         return {clip_id: text for clip_id, text in spoiled.items() if text}
 
     def _with_texts(self, texts: Mapping[str, str]) -> pa.Table:
-        """The clips with these transcripts and without media, which text extractors do not read."""
+        """Return the clips with these transcripts, without media, which text extractors do not read."""
         clips = self._without_media()
         return _with_column(clips, "transcript", [texts.get(clip_id) for clip_id in self._ids])
 
     def _noisy_clips(self, place: Workspace, snr_db: float) -> pa.Table:
-        """The clips with their sound alone, noisy, in WAV files of the folder ``place``."""
+        """Return the clips with only their audio, with noise, in WAV files of the folder ``place``."""
         paths: list[str | None] = [None] * len(self._ids)
         for index, samples in self._sounds():
             name = f"sounds/{index:06d}.wav"
@@ -220,7 +228,7 @@ class _Subject:
         return _with_column(self._without_media(), "audio", paths)
 
     def _sounds(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The sound of each clip that has one, by its place among the clips."""
+        """Yield the audio of each clip that has one, with its index among the clips."""
         [(_, config), *_] = self.configs_of("noise")
         limits = self._workspace.config().extraction
         with DecodeProcess(config.media, limits.time_limit_s, limits.decode_memory_gb) as decoder:
@@ -238,7 +246,7 @@ class _Subject:
 
 
 def _recognised(workspace: Workspace, found: RunData) -> TranscriptStore | None:
-    """The transcripts of the recogniser that the run's text features were made with; None where it had none."""
+    """Return the recognised transcripts that the run's text features were made from; None without a recogniser."""
     recogniser = found.loaded.description.recogniser_of_features
     return TranscriptStore(workspace, fingerprint(recogniser)) if recogniser else None
 
@@ -249,5 +257,5 @@ def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa
 
 
 def _random(clip_id: str) -> np.random.Generator:
-    """The same for a clip at every level and in every run of the command."""
+    """Return the random generator of a clip, the same for every level and every call."""
     return np.random.default_rng([SEED, *clip_id.encode()])

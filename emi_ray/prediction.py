@@ -1,4 +1,4 @@
-"""Raw clips that a model has never seen → predictions."""
+"""Predict the labels of raw clips that a model has never seen."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,10 +29,11 @@ from emi_ray.workspace import CLIPS, Workspace
 
 @dataclass(frozen=True)
 class NewClips:
-    """Clips that a model has never seen, checked, and the trained run that is to predict them.
+    """Checked clips that a model has never seen, and the trained run that is to predict them.
 
-    ``models`` are the run's own, or those of an ensemble's members. ``warnings`` say what is
-    wrong with the clips, such as files that are not there.
+    Attributes:
+        models: the model of the run, or those of an ensemble's members.
+        warnings: findings about the clips, for example files that do not exist.
     """
 
     run: str
@@ -44,13 +45,14 @@ class NewClips:
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row a clip.
+    """Predictions, one row per clip.
 
     Attributes:
-        table: ``clip_id``, one column a label as the model computed it, and ``modalities``, those that the clip has.
-        labels: the columns, with the range of each.
-        streams: what the model reads.
-        place: where the features of clips that the model has never seen are kept; None for the workspace's own clips.
+        table: ``clip_id``, one column per label with the model's output, and ``modalities``, those that the clip
+        has.
+        labels: the labels with their ranges.
+        streams: the encoders of the model.
+        place: location of the features of new clips; None for the workspace's own clips.
     """
 
     workspace: Workspace
@@ -61,52 +63,62 @@ class Predictions:
 
     @property
     def intensities(self) -> pa.Table:
-        """The table clipped to the ranges of the labels, with nulls for clips that have nothing the model reads."""
+        """The table with values clipped to the ranges of the labels, and nulls for clips without any input of the
+        model.
+        """
         return as_intensities(self.table, self.labels)
 
     @property
     def unknown(self) -> Sequence[str]:
-        """Ids of the clips that have nothing the model reads."""
+        """Ids of the clips without any input of the model."""
         rows = zip(self.table["clip_id"].to_pylist(), self.table["modalities"].to_pylist(), strict=True)
         return [clip_id for clip_id, modalities in rows if not modalities]
 
     def to_pandas(self) -> pd.DataFrame:
-        """:attr:`intensities` as a data frame."""
+        """Return :attr:`intensities` as a data frame."""
         return self.intensities.to_pandas()
 
     def write_csv(self, to: str) -> None:
-        """Write :attr:`intensities` to a path or URI."""
+        """Write :attr:`intensities` to a path or URI.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         sheet = BytesIO()
         write_csv(self.intensities, sheet)
         write_output(to, sheet.getvalue())
         self._remember(Written(absolute(to)))
 
     def write_submission(self, to: str, id_width: int | None = None) -> None:
-        """Write a submission to the challenge: ``Filename`` and one column a label.
+        """Write a submission to the challenge: ``Filename`` and one column per label.
 
         Args:
-            id_width: pad ids with zeros to so many digits; by default they are spelt as in the test list.
+            id_width: pad ids with zeros to this number of digits; by default ids have the spelling of the test
+            list.
+
+        Raises:
+            UserError: the file cannot be written, or the predictions are not a valid submission.
         """
         table = self.table if id_width is not None else as_test_list_spells(self.workspace, self.table)
         write_submission(table, to, self.labels, id_width)
         self._remember(Written(absolute(to), "submission", id_width))
 
     def _remember(self, written: Written) -> None:
-        """Note where the predictions were written to, for the command that brings them up to date."""
+        """Record the file that the predictions were written to, for the command that updates them."""
         if self.place is not None:
             replace(read_record(self.place), written=written).write(self.place)
 
 
 def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> NewClips:
-    """Check what is to be predicted and what by, before Ray starts.
+    """Check the clips and the run before Ray starts.
 
     Args:
         run: ``recipe/seed``.
-        sources: media files, folders of media files, or one table with transcripts beside the media. Of a table the
-            ids, media and transcripts alone are read; its splits, groups and labels may be whatever they are.
+        sources: media files, folders of media files, or one table with media and transcripts. Only ids, media and
+            transcripts of a table are read; its splits, groups and labels are ignored.
 
     Raises:
-        UserError: there is no such run, it reads features that were imported, or a source is not there or no media.
+        UserError: the run does not exist, it reads imported features, or a source does not exist or is not media.
     """
     run = find_run(workspace, run).removeprefix("runs/")
     models = tuple(_models(workspace, run))
@@ -123,11 +135,11 @@ def predict_new_clips(
 ) -> pa.Table:
     """Extract the features that the run was trained on from new clips, and predict. Needs a Ray session.
 
-    The features stay in ``predictions/`` of the workspace, so that the same command goes on where it stopped. It
-    makes anew what belongs to files or transcripts that have changed since.
+    The features are stored in ``predictions/`` of the workspace, so that an interrupted command can be continued.
+    Features of files or transcripts that have changed are extracted again.
 
     Returns:
-        As of :func:`emi_ray.evaluation.predict_from_stores`, one row a clip.
+        The table of :func:`emi_ray.evaluation.predict_from_stores`, one row per clip.
     """
     place = place_of(workspace, new.run, new.sources)
     place.write_table(CLIPS, new.clips)
@@ -145,7 +157,7 @@ def predict_new_clips(
 
 
 def _extractions(models: Iterable[LoadedModel], settings: ExtractionSettings) -> Iterator[Round]:
-    """The extractions that serve all models, each once."""
+    """Yield the extractions that all models need, each once."""
     done: list[Round] = []
     for loaded in models:
         for streams in _rounds(loaded):
@@ -160,14 +172,15 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
     """Predict a split of the workspace's own corpus from its features.
 
     Raises:
-        UserError: there is no such run, the split has no clip, or clips of it have other files or transcripts now
-            than those that their features were made of.
+        UserError: the run does not exist, the split has no clips, or the files or transcripts of its clips have
+        changed
+            since their features were extracted.
     """
     clips = workspace.clips()
     find_run(workspace, run)
     chosen = clips.filter(pc.equal(clips["split"], split))
     if not chosen.num_rows:
-        raise UserError(f"{workspace.root} has no clip in its {split} split: name clips with --clips.")
+        raise UserError(f"{workspace.root} has no clips in its {split} split: give clips with --clips.")
     for description in describe_models(workspace, run):
         for store in description.stores(workspace).values():
             if changed := what_changed(store, chosen):
@@ -176,7 +189,7 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
 
 
 def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table:
-    """Predictions with the ids as the challenge's own test list spells them, where it has one."""
+    """Return predictions with the ids in the spelling of the challenge's test list, if there is one."""
     corpus = workspace.config().corpus
     spelled = spelled_test_ids(corpus.source) if corpus.kind == "vidmimic2" and corpus.source else {}
     ids = [spelled.get(clip_id, clip_id) for clip_id in predictions["clip_id"].to_pylist()]
@@ -184,10 +197,11 @@ def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table
 
 
 def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -> None:
-    """Make sure that the features which the model reads can be made of new clips here.
+    """Check that the features which the model reads can be extracted from new clips here.
 
     Raises:
-        UserError: as :func:`config_of` and ``plan_pipeline``, or this version's extractor makes other features.
+        UserError: as :func:`config_of` and ``plan_pipeline``, or this version of the extractor makes other
+        features.
     """
     description = loaded.description
     for streams in _rounds(loaded):
@@ -204,7 +218,7 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
 
 
 def _rounds(loaded: LoadedModel) -> list[list[EncoderName]]:
-    """The model's encoders in as few extractions as serve them all: one reads one extractor of each modality."""
+    """Group the model's encoders into as few extractions as possible; each has at most one extractor per modality."""
     rounds: list[dict[Modality, str]] = []
     chosen: list[list[EncoderName]] = []
     description = loaded.description
@@ -225,13 +239,13 @@ def _rounds(loaded: LoadedModel) -> list[list[EncoderName]]:
 def config_of(
     loaded: LoadedModel, extraction: ExtractionSettings, streams: Sequence[EncoderName] | None = None
 ) -> WorkspaceConfig:
-    """The configuration under which the model's extractors have the fingerprints that it was trained on.
+    """Return the configuration with which the model's extractors have the fingerprints that it was trained on.
 
     Args:
-        streams: the encoders whose extractors it names, one of a modality; by default all.
+        streams: the encoders whose extractors are included, one per modality; by default all.
 
     Raises:
-        UserError: it was trained on features that were imported: nothing here can make more of them.
+        UserError: it was trained on imported features, which cannot be extracted.
     """
     for modality, identity in loaded.description.extractors.items():
         if find_extractor(identity["extractor"]) is None:
@@ -259,7 +273,7 @@ def config_of(
 
 
 def _media_of(loaded: LoadedModel) -> MediaSettings:
-    """The model's settings of media, with the face detector that its features were made with."""
+    """Return the model's media settings, with the face detector that its features were made with."""
     media = loaded.description.media
     for identity in loaded.description.extractors.values():
         if faces := identity.get("media", {}).get("faces"):
@@ -268,14 +282,14 @@ def _media_of(loaded: LoadedModel) -> MediaSettings:
 
 
 def _models(workspace: Workspace, run: str) -> Sequence[LoadedModel]:
-    """The model of a run; of an ensemble, those of its members."""
+    """Return the model of a run, or those of an ensemble's members."""
     if is_ensemble(workspace, run):
         return load_ensemble(workspace, run).members
     return [load_model(workspace, run)]
 
 
 def _predict(workspace: Workspace, run: str, place: Workspace, clips: pa.Table) -> pa.Table:
-    """Predict clips by a run of a workspace from the features that another place, or the same, holds."""
+    """Predict clips with a run of a workspace from the features in the same or another location."""
     if not is_ensemble(workspace, run):
         return predict_corpus_clips(place, load_model(workspace, run), clips)
     loaded = load_ensemble(workspace, run)

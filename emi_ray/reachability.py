@@ -1,7 +1,7 @@
-"""Whether a store answers, asked when a command first names it: a sentence in time instead of a wait without end.
+"""Check that a storage answers when a command first uses it, to fail with a message in time instead of waiting.
 
-S3 has time limits of its own. The libraries of the other stores wait for minutes, or for as long as a server that
-took the connection says nothing.
+For S3 we set time limits. The libraries of other stores wait for minutes, or for ever if a server has accepted the
+connection but does not answer.
 """
 
 import functools
@@ -27,7 +27,7 @@ _REMEDIES = {
     "hdfs": "HADOOP_CONF_DIR and kinit",
     "hf": "HF_ENDPOINT, hf auth login; or download the data set and give its folder",
 }
-"""By kind of store: what lets one in."""
+"""By kind of storage: how to get access."""
 
 _REASONS = (
     r"CURL error \[\d+\]=(.*?)(?: error_info|[}\n]|$)",
@@ -35,20 +35,20 @@ _REASONS = (
     r"last message of (.*?)(?: error_info|[}\n]|$)",
     r"^(?:\[Errno -?\d+\] )?(.*?)(?:\n|$)",
 )
-"""Where in the words of a library its reason stands, the most telling first."""
+"""Patterns that find the reason in a library's message, the most specific first."""
 
 
 def require_in_reach(filesystem: fs.FileSystem, path: str, named: str, is_first: bool = True) -> None:
-    """Make sure that a store answers and lets us in; asked once a process and bucket.
+    """Check that a storage answers and grants access; once per process and bucket.
 
     Args:
-        path: of a file or folder, as ``filesystem`` spells it.
+        path: a file or folder in the spelling of ``filesystem``.
         named: its URI.
-        is_first: False where another process of the command has had an answer.
+        is_first: False if another process of the command has had an answer.
 
     Raises:
-        UserError: the bucket is not there, or our credentials do not open it.
-        StorageError: nothing answers within ``storage.ANSWER_WITHIN_S``, or what answers is of no use.
+        UserError: the bucket does not exist, or access is denied.
+        StorageError: there is no answer within ``storage.ANSWER_WITHIN_S``, or no usable one.
     """
     if isinstance(filesystem, fs.S3FileSystem):
         ask_s3(path, named, is_first)
@@ -61,18 +61,20 @@ def require_in_reach(filesystem: fs.FileSystem, path: str, named: str, is_first:
 
 
 _ANSWERED: set[tuple[int, str]] = set()
-"""Process and server or bucket of each store that has answered."""
+"""Process and server or bucket of each storage that has answered."""
 
 
 def _server(uri: str) -> str:
-    """Scheme and authority; of the Hugging Face hub the repository too, for each has rights of its own."""
+    """Return scheme and authority; for the Hugging Face hub also the repository, because access is granted per
+    repository.
+    """
     parts = urlsplit(uri)
     repository = "/".join(parts.path.split("/")[:3]) if parts.scheme == "hf" else ""
     return f"{parts.scheme}://{parts.netloc}{repository}?{parts.query}"
 
 
 def _ask(filesystem: fs.FileSystem, path: str, named: str) -> None:
-    """Ask after one path; whether there is anything does not matter."""
+    """Look up one path; whether it exists does not matter."""
     if named.startswith("hf://"):
         _find_hub(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), named)
     limit_s = storage.ANSWER_WITHIN_S
@@ -82,14 +84,15 @@ def _ask(filesystem: fs.FileSystem, path: str, named: str) -> None:
         raise StorageError(f"{named} does not answer within {limit_s:.0f} s. {_remedy(named)}") from None
     except _errors_of(named) as error:
         raise StorageError(
-            f"{named} is out of reach, or does not let us in ({_reason(error)}). {_remedy(named)}"
+            f"{named} cannot be reached, or denies access ({_reason(error)}). {_remedy(named)}"
         ) from None
 
 
 def _errors_of(named: str) -> tuple[type[Exception], ...]:
-    """What the library of a store raises where it gets no answer.
+    """Return the exceptions that a storage's library raises if it gets no answer.
 
-    That of the hub passes on what its HTTP client raises, which is no OSError. Its own error is a kind of both.
+    The library of the hub passes on exceptions of its HTTP client, which are not OSErrors. Its own error has both
+    as bases.
     """
     if not named.startswith("hf://"):
         return OSError, ValueError, pa.ArrowException
@@ -101,7 +104,7 @@ def _errors_of(named: str) -> tuple[type[Exception], ...]:
 
 @functools.cache
 def _find_hub(endpoint: str, named: str) -> None:
-    """Make sure that the Hugging Face hub can be connected to. Behind a proxy that is not known before it is used."""
+    """Check that the Hugging Face hub can be connected to. Behind a proxy this is not checked."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return
     place = urlsplit(endpoint)
@@ -110,7 +113,7 @@ def _find_hub(endpoint: str, named: str) -> None:
         socket.create_connection((place.hostname or endpoint, port), _CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise StorageError(
-            f"{named}: the Hugging Face hub at {endpoint} is out of reach ({error}). Check the network and "
+            f"{named}: the Hugging Face hub at {endpoint} cannot be reached ({error}). Check the network and "
             "HF_ENDPOINT, or download the data set and give its folder."
         ) from None
 
@@ -124,5 +127,5 @@ def _reason(error: Exception) -> str:
 def _remedy(named: str) -> str:
     scheme = named.partition("://")[0]
     kind = {"gcs": "gs", "abfss": "abfs", "viewfs": "hdfs"}.get(scheme, scheme)
-    access = f" and what lets you in ({_REMEDIES[kind]})" if kind in _REMEDIES else ""
+    access = f" and your access ({_REMEDIES[kind]})" if kind in _REMEDIES else ""
     return f"Check its name, the network{access}."

@@ -1,4 +1,4 @@
-"""Reading in threads what will be wanted next."""
+"""Read the next items in threads."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,7 +10,10 @@ Result = TypeVar("Result")
 
 
 def ahead(read: Callable[[Item], Result], items: Iterator[Item], num: int) -> Iterator[Result]:
-    """What ``read`` makes of each item, in order. While one result is used, the next ``num`` are read in threads."""
+    """Yield the result of ``read`` for each item, in order.
+
+    While one result is used, the next ``num`` are read in threads.
+    """
     pool = ThreadPoolExecutor(num)
     reading: deque = deque()
     try:

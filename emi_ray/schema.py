@@ -1,4 +1,4 @@
-"""The vocabulary, and the Arrow schemas of every table that the parts exchange."""
+"""The vocabulary, and the Arrow schemas of all tables."""
 
 import json
 import unicodedata
@@ -13,15 +13,15 @@ Split = Literal["train", "val", "test"]
 Need = Literal["frames", "faces", "waveform", "transcript", "openface_csv", "video"]
 
 EncoderName = str
-"""Name of an encoder of a recipe, and of the features that it reads: a modality, or a name of the recipe's own where
-it has several encoders of one modality."""
+"""Name of an encoder of a recipe, and of the features that it reads: a modality, or another name if the recipe has
+several encoders of one modality."""
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SPLITS: tuple[Split, ...] = get_args(Split)
 NEEDS: tuple[Need, ...] = get_args(Need)
 
 EMOTIONS = ("Admiration", "Amusement", "Determination", "Empathic Pain", "Excitement", "Joy")
-"""The six of the Hume-ABAW EMI task, in the order and spelling of its CSV files."""
+"""The six emotions of the Hume-ABAW EMI task, in the order and spelling of its CSV files."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ EMOTION_LABELS = tuple(Label(name) for name in EMOTIONS)
 
 
 def snake(name: str) -> str:
-    """``Empathic Pain`` → ``empathic_pain``, as score names spell labels.
+    """Convert a label to the spelling in score names: ``Empathic Pain`` → ``empathic_pain``.
 
-    Letters, marks and digits of every script are kept. A name without any, such as an emoji, is spelt by its code
-    points: ``u1f602``.
+    Letters, marks and digits of every script are kept. A name without any, for example an emoji, is spelt by its
+    code points: ``u1f602``.
     """
     plain = unicodedata.normalize("NFC", name.lower())
     spelt = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in plain)
@@ -50,11 +50,10 @@ def snake(name: str) -> str:
 
 
 MEDIA_COLUMNS = ("video", "audio", "transcript", "faces_dir", "openface_csv")
-"""What a clip may come with: paths or URIs, and the transcript itself. Null where there is none."""
+"""Media of a clip: paths or URIs, and the text of the transcript. Null if there is none."""
 
 GROUP = "group"
-"""Column of ``clips.parquet`` that says which clips belong together because one person is in them; null where that is
-not known."""
+"""Column of ``clips.parquet`` with the person in a clip, to keep clips of a person together; null if unknown."""
 
 _CLIP_FIELDS = [
     pa.field("clip_id", pa.string(), nullable=False),
@@ -64,38 +63,38 @@ _CLIP_FIELDS = [
 ]
 
 RESERVED_COLUMNS = tuple(field.name for field in _CLIP_FIELDS)
-"""Columns of ``clips.parquet`` that are no labels."""
+"""Columns of ``clips.parquet`` that are not labels."""
 
 _TAKEN = frozenset([*RESERVED_COLUMNS, "filename", "mean", "modalities", "scored", "chosen_on_val"])
-"""Beside labels, tables of scores and predictions have these columns and rows."""
+"""Names of other columns and rows in tables of scores and predictions."""
 
 TRUE_PREFIX = "true_"
-"""What precedes a label's name in ``predictions.parquet``, where its true values stand."""
+"""Prefix of the columns with the true values of labels in ``predictions.parquet``."""
 
 
 def is_taken(name: str) -> bool:
-    """Whether a label cannot have this name, because a column or row beside the labels has it."""
+    """Return whether a label cannot have this name, because another column or row has it."""
     return snake(name) in _TAKEN or name.lower().startswith(TRUE_PREFIX)
 
 
 def clips_schema(labels: Sequence[Label]) -> pa.Schema:
-    """Schema of ``clips.parquet``: one row a clip, one float64 column a label (null where unlabelled)."""
+    """Return the schema of ``clips.parquet``: one row per clip, one float64 column per label (null if unlabelled)."""
     fields = _CLIP_FIELDS + [pa.field(label.name, pa.float64()) for label in labels]
     return pa.schema(fields, metadata={"emi_ray.labels": json.dumps([asdict(label) for label in labels])})
 
 
 def labels_of(schema: pa.Schema) -> tuple[Label, ...]:
-    """The labels that a ``clips.parquet`` schema carries."""
+    """Return the labels in the metadata of a ``clips.parquet`` schema."""
     return tuple(Label(**label) for label in json.loads((schema.metadata or {})[b"emi_ray.labels"]))
 
 
 class Origin(NamedTuple):
-    """What one clip's features, transcript or failure was made of.
+    """The inputs of one clip's features, transcript or failure.
 
     Attributes:
-        source: hash of the content of the inputs; "" where it is not known.
+        source: hash of the content of the inputs; "" if unknown.
         stamp: the inputs by column, with size and time of each file, or the hash of a text. Equal stamps mean equal
-            inputs without a look into the files; "" where it is not known.
+            inputs, without reading the files; "" if unknown.
     """
 
     source: str = ""
@@ -103,16 +102,16 @@ class Origin(NamedTuple):
 
 
 UNKNOWN = Origin()
-"""Of what does not say what it was made of."""
+"""Origin of rows that do not record their inputs."""
 
 
 def features_schema(dtype: pa.DataType, extras: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
-    """Schema of one feature file: one row a clip.
+    """Return the schema of one feature file: one row per clip.
 
-    ``features`` is a list of num_steps x feature_dim numbers, step by step, which pandas, DuckDB and ``datasets``
-    read as they stand. A list of lists says the same, but took twice the time to read and four times to write.
-    ``timestamps_s`` and each of ``extras`` is (num_steps,). ``source`` and ``source_stamp`` are an :class:`Origin`,
-    ``digest`` is a hash of the features themselves.
+    ``features`` is a list of num_steps × feature_dim numbers, step by step, which pandas, DuckDB and ``datasets``
+    can read. A list of lists took twice the time to read and four times to write. ``timestamps_s`` and each of
+    ``extras`` is (num_steps,). ``source`` and ``source_stamp`` are an :class:`Origin`, ``digest`` is a hash of the
+    features.
     """
     return pa.schema(
         [
@@ -147,5 +146,5 @@ FAILURES_SCHEMA = pa.schema(
         pa.field("source_stamp", pa.string()),
     ]
 )
-"""Who was quarantined, and why: stage ``missing`` means that the clip lacks the input. ``source`` and
-``source_stamp`` are the :class:`Origin` of the attempt; null in files that were written before there was one."""
+"""Failures of clips with their reasons. Stage ``missing`` means that the clip lacks the input. ``source`` and
+``source_stamp`` are the :class:`Origin` of the attempt; null in older files."""

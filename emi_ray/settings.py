@@ -1,6 +1,6 @@
-"""How settings are read, overridden, checked and written: the base of all of them, and YAML.
+"""Read, override, validate and write settings; the base class of all settings, and YAML.
 
-A wrong field is one sentence that names the file, the field, its value and what is allowed.
+The error for an invalid field is one sentence with the file, the field, its value and the permitted values.
 """
 
 import re
@@ -16,7 +16,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
+    """Base class of all settings: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -24,13 +24,13 @@ class Settings(BaseModel):
 def validate(
     model: type[AnySettings], values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()
 ) -> AnySettings:
-    """Check ``values``, after ``section.key=value`` overrides, against ``model``.
+    """Validate ``values`` against ``model``, after ``section.key=value`` overrides.
 
     Args:
-        where: the file or option they came from, named in the message, as overridden where they alone are right.
+        where: the file or option of the values, for messages. If only an override is wrong, the message says so.
 
     Raises:
-        UserError: names each wrong field, its value and what is allowed.
+        UserError: a field is invalid; the message has a line for each, with its value and the permitted values.
     """
     try:
         return model.model_validate(apply_overrides(values, overrides))
@@ -42,7 +42,11 @@ def validate(
 
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
-    """Parse a YAML mapping; numbers such as ``1e-4``, which YAML 1.1 calls text, are read as numbers."""
+    """Parse a YAML mapping. Numbers like ``1e-4``, which are text in YAML 1.1, are read as numbers.
+
+    Raises:
+        UserError: the text is not valid YAML, or not a mapping.
+    """
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -50,22 +54,22 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"{where} must hold a mapping of settings, not {type(values).__name__}.")
+        raise UserError(f"{where} must contain a mapping of settings, not {type(values).__name__}.")
     return values
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set ``section.key=value`` in nested ``values``; the value is read as YAML (``true``, ``3``, ``[1, 2]``).
+    """Set ``section.key=value`` in nested ``values``. The value is parsed as YAML (``true``, ``3``, ``[1, 2]``).
 
     Raises:
-        UserError: when an override has no ``=`` or goes through something that is not a section.
+        UserError: an override has no ``=``, or a part of its path is not a section.
     """
     result: dict[str, Any] = _copy(values)
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
             raise UserError(
-                f"'{override}' is not a setting: write section.key=value, as in training.epochs=3."
+                f"'{override}' is not a setting: write section.key=value, for example training.epochs=3."
             )
         *sections, key = path.split(".")
         place = result
@@ -83,7 +87,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
 
 
 def dump_yaml(settings: BaseModel, exclude_defaults: bool = False) -> str:
-    """Settings as YAML, in the order of their declaration."""
+    """Return settings as YAML, in the order of their declaration."""
     values = settings.model_dump(mode="json", exclude_defaults=exclude_defaults)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -121,7 +125,7 @@ def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
 
 
 def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
-    """Names of the fields of the settings found by walking ``path`` down from ``model``."""
+    """Return the field names of the settings at ``path`` below ``model``."""
     for part in path:
         annotation = (
             model.model_fields[part].annotation

@@ -1,9 +1,9 @@
-"""Text cells that a spreadsheet does not take for formulas.
+"""Prevent spreadsheets from treating text cells as formulas.
 
 A spreadsheet executes a cell that begins with ``=``, ``+``, ``-`` or ``@``, whether it is quoted in the CSV file or
-not (CSV injection, as OWASP describes it). An apostrophe in front makes it text. Ids such as ``-3g5yACwYnA``, which
-hold nothing but letters, digits, points and hyphens behind a sign, can call nothing, and stay as they are, so that
-they still join with other tables.
+not (CSV injection, as described by OWASP). A leading apostrophe makes it text. Ids like ``-3g5yACwYnA``, which have
+only letters, digits, points and hyphens after a sign, cannot call anything. They are not changed, so that they
+still match other tables.
 """
 
 import re
@@ -13,12 +13,12 @@ _HARMLESS = re.compile(r"[-+][\w.-]*")
 
 
 def safe_cell(text: str) -> str:
-    """``text``, behind an apostrophe where a spreadsheet would execute it."""
+    """Return ``text``, with a leading apostrophe if a spreadsheet would execute it."""
     if _FORMULA.match(text) and not _HARMLESS.fullmatch(text):
         return f"'{text}"
     return text
 
 
 def may_execute(text: str) -> bool:
-    """Whether a spreadsheet would take a cell for a formula that can do something."""
+    """Return whether a spreadsheet would treat a cell as a formula that can do something."""
     return safe_cell(text) != text

@@ -1,7 +1,7 @@
-"""Where paths and URIs lie: file systems that are patient with an outage, and what their errors mean.
+"""Open paths and URIs: file systems that tolerate outages, and explanations of their errors.
 
-S3 is opened by us and not by ``pyarrow.fs.FileSystem.from_uri``, which knows neither time limits nor spaces, and
-which wants secrets in the URI. Credentials come from the environment, ``~/.aws`` or the machine's role alone.
+S3 is opened here and not by ``pyarrow.fs.FileSystem.from_uri``, which supports neither time limits nor spaces, and
+expects secrets in the URI. Credentials come only from the environment, ``~/.aws`` or the machine's role.
 """
 
 import errno
@@ -19,14 +19,14 @@ from emi_ray.errors import EmiRayError, UserError
 from emi_ray.time_limit import within
 
 RETRIES = 10
-"""The pauses between tries begin at 25 ms and double: an outage of 25 s is outlived."""
+"""Number of retries. The pauses between them begin at 25 ms and double, so that an outage of 25 s is tolerated."""
 
 REACH_WITHIN_S = 23.0
-"""How long a store that answers may be too busy to serve when a command begins."""
+"""Time that a storage which answers may be too busy when a command begins."""
 
 ANSWER_WITHIN_S = 10.0
-"""How long a store may not answer at all when a command begins: a closed port, or silence, most often of a place that
-is spelt wrong."""
+"""Time without any answer (a closed port, or silence) after which a command gives up at its start. The usual cause is
+a misspelt address."""
 
 _READ_TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 5.0
@@ -38,7 +38,7 @@ _CREDENTIALS = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?!anonymous@)(?!(?:(?<=abfs://)|(?<=abfss://))[^:/@\s]*@)[^/@\s'\"?#]*@(?=[^/\s])",
     re.IGNORECASE,
 )
-"""User names and passwords; ``gs://anonymous@bucket`` and ``abfs://container@account`` hold none."""
+"""User names and passwords; ``gs://anonymous@bucket`` and ``abfs://container@account`` have none."""
 _ONE_SLASH = re.compile(r"(s3a?|s3n|gs|gcs|hdfs|viewfs|abfss?|https?|hf|file):/?(?!/)(?P<rest>.*)", re.DOTALL)
 
 _RIGHTS = "s3:ListBucket on the bucket, s3:GetObject, s3:PutObject and s3:DeleteObject on what is in it"
@@ -64,14 +64,15 @@ _OUTAGES = (
 
 
 class StorageError(EmiRayError):
-    """Storage is out of reach, or refuses our credentials: nothing that it holds can be judged."""
+    """The storage cannot be reached or refuses our credentials, so that nothing about its files is known."""
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and path of a local path or URI. A path without a scheme is local and made absolute.
+    """Return the file system and path of a local path or URI. A path without a scheme is local, and made absolute.
 
     Raises:
-        UserError: no file system of ``pyarrow.fs`` reads such a URI, or it holds credentials.
+        UserError: ``pyarrow.fs`` does not support the URI, or it contains credentials.
+        StorageError: the storage does not answer.
     """
     if (slashes := _ONE_SLASH.fullmatch(uri)) and "://" not in uri:
         scheme = uri.partition(":")[0]
@@ -79,16 +80,16 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         uri.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{os.fsencode(uri)!r}: a name that is not UTF-8 text. Rename it.") from None
+        raise UserError(f"{os.fsencode(uri)!r}: the name is not UTF-8 text. Rename it.") from None
     if "://" not in uri:
         return fs.LocalFileSystem(), str(_absolute(_at_home(uri)))
     if without_credentials(uri) != uri:
         raise UserError(
             f"{without_credentials(uri)} was given with credentials in the URI, which would be printed and stored. "
-            f"Leave them out and set them as {_WHERE_KEYS_ARE}."
+            f"Remove them and set them as {_WHERE_KEYS_ARE}."
         )
     if "#" in uri:
-        raise UserError(f"{uri}: '#' ends a URI. Where it is part of a name, write %23.")
+        raise UserError(f"{uri}: '#' ends a URI. If it is part of a name, write %23.")
     try:
         if uri.startswith("s3://"):
             return _open_s3(uri)
@@ -103,7 +104,7 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         raise UserError(f"{uri}: {error}. Give a local path, or a URI such as s3://bucket/folder.") from None
     except OSError as error:
         reason = str(error).partition("\n")[0]
-        needs = " Hadoop's libhdfs and a Java runtime must be there." if "libjvm" in reason else ""
+        needs = " Hadoop's libhdfs and a Java runtime are required." if "libjvm" in reason else ""
         raise UserError(f"{uri} cannot be opened: {reason}.{needs}") from None
 
 
@@ -112,13 +113,16 @@ def _at_home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # no HOME, and no such user
         raise UserError(
-            f"{path}: there is no home folder that ~ could stand for. Give the whole path."
+            f"{path}: ~ cannot be replaced, because there is no home folder. Give the whole path."
         ) from None
 
 
 def _absolute(path: Path) -> Path:
-    """``path`` from the root on. Links keep their names, since what lies beside a link is meant to be found beside it
-    and its suffix is that of the content; ``..`` goes where the operating system goes with it."""
+    """Make a path absolute.
+
+    Links are not resolved, because files beside a link are looked up beside it, and its suffix is that of the
+    content. Only the part up to the last ``..`` is resolved, like the operating system does.
+    """
     path = path.absolute()
     parts = path.parts
     if ".." not in parts:
@@ -128,19 +132,19 @@ def _absolute(path: Path) -> Path:
 
 
 def without_credentials(text: str) -> str:
-    """A URI, or any text with URIs in it, without the user names and passwords before ``@``."""
+    """Return a URI, or a text with URIs, without user names and passwords before ``@``."""
     return _CREDENTIALS.sub(r"\g<scheme>", text)
 
 
 def is_outage(error: OSError) -> bool:
-    """Whether storage itself is out of reach or refuses our credentials, rather than lacking this one file."""
+    """Return whether the storage itself is unreachable or refuses our credentials, in contrast to a missing file."""
     if error.errno in _OUTAGES:
         return True
     return bool(re.search(f"{_OUTAGE_WORDS}|{_KEY_WORDS}", str(error)))
 
 
 def explain(error: OSError) -> str:
-    """An error of storage as a sentence with its remedy."""
+    """Explain a storage error in a sentence with its remedy."""
     text = without_credentials(str(error))
     found = re.search(r"bucket '([^']*)'", text)
     bucket = f"s3://{found[1]}" if found else "the object store"
@@ -153,17 +157,19 @@ def explain(error: OSError) -> str:
     if "ACCESS_DENIED" in text:
         return f"{bucket} denies access. The credentials ({_WHERE_KEYS_ARE}) need {_RIGHTS}."
     if re.search(r"HTTP status 30\d|PERMANENT_REDIRECT|AUTHORIZATION_HEADER_MALFORMED", text):
-        return f"{bucket} lies in another region. Set AWS_REGION, or write ?region=… behind the URI."
+        return f"{bucket} is in another region. Set AWS_REGION, or append ?region=… to the URI."
     if re.search(_OUTAGE_WORDS, text):
         return (
-            f"{bucket} is out of reach ({_aws_code(text)}). Check the endpoint (AWS_ENDPOINT_URL) and the network; "
-            f"when it is back, the same command goes on."
+            f"{bucket} cannot be reached ({_aws_code(text)}). Check the endpoint (AWS_ENDPOINT_URL) and the network, "
+            f"then repeat the command to continue."
         )
     return text
 
 
 def in_words(error: BaseException | None) -> str:
-    """Any error as a sentence: of storage with its remedy, else our own as it is, and others behind their type."""
+    """Describe any error in a sentence: storage errors with a remedy, our own errors as they are, others with their
+    type.
+    """
     if isinstance(error, OSError):
         return explain(error)
     return str(error) if isinstance(error, EmiRayError) else f"{type(error).__name__}: {error}"
@@ -175,7 +181,7 @@ def _explain_local(error: OSError, text: str) -> str:
         return f"{where or text} may not be written or read by this user. Check its owner and permissions."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"There is no space left{f' for {where}' if where else ''}. Make room; the same command goes on."
+            f"There is no space left{f' for {where}' if where else ''}. Free space, and repeat the command."
         )
     return text
 
@@ -195,17 +201,17 @@ def _open_s3(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def _options_of(uri: str) -> tuple[tuple[str, str], ...]:
-    """What stands behind ``?``, and what the environment says of the endpoint.
+    """Return the options after ``?``, and the endpoint from the environment.
 
     Raises:
-        UserError: there is no such option.
+        UserError: an option does not exist.
     """
     parts = _S3.fullmatch(uri)
     options = dict(parse_qsl(parts["query"] or "")) if parts else {}
     for name in options:
         if name not in _S3_OPTIONS:
             raise UserError(
-                f"{without_credentials(uri)}: '{name}' is no option of an S3 URI; there are "
+                f"{without_credentials(uri)}: '{name}' is not an option of an S3 URI; options are "
                 f"{', '.join(_S3_OPTIONS)}. A '?' in a name is written %3F."
             )
     url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -219,7 +225,7 @@ def _options_of(uri: str) -> tuple[tuple[str, str], ...]:
 def _s3(
     process: int, bucket: str, options: tuple[tuple[str, str], ...], patient: bool = True
 ) -> fs.S3FileSystem:
-    """One file system, with its connections, a process and bucket."""
+    """Return a file system with its own connections for each process and bucket."""
     settings = dict(options)
     region = settings.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region is None and "endpoint_override" not in settings:
@@ -243,26 +249,26 @@ def _region_of(bucket: str) -> str:
     except TimeoutError:
         raise StorageError(
             f"s3://{bucket}: Amazon does not answer within {ANSWER_WITHIN_S:.0f} s. Check the network; set "
-            f"AWS_ENDPOINT_URL where the store is not Amazon's."
+            f"AWS_ENDPOINT_URL if the storage is not Amazon's."
         ) from None
     except OSError as error:
         if "not found" in str(error):
             raise UserError(f"There is no bucket s3://{bucket}. Check its name.") from None
         raise UserError(
-            f"s3://{bucket}: its region cannot be found out ({_aws_code(str(error))}). Set AWS_REGION, and "
-            f"AWS_ENDPOINT_URL where the store is not Amazon's."
+            f"s3://{bucket}: its region cannot be determined ({_aws_code(str(error))}). Set AWS_REGION, and "
+            f"AWS_ENDPOINT_URL if the storage is not Amazon's."
         ) from None
 
 
 def ask_s3(path: str, named: str, is_first: bool = True) -> None:
-    """Make sure that an S3 bucket answers and lets us in; asked once a process and bucket.
+    """Check that an S3 bucket answers and grants access; once per process and bucket.
 
     Args:
-        is_first: False where another process of the command has had an answer, so that silence is an outage.
+        is_first: False if another process of the command has had an answer, so that silence is an outage.
 
     Raises:
-        UserError: the bucket is not there, or our credentials do not open it.
-        StorageError: nothing answers within :data:`ANSWER_WITHIN_S`, or what answers serves nobody within
+        UserError: the bucket does not exist, or access is denied.
+        StorageError: there is no answer within :data:`ANSWER_WITHIN_S`, or no usable one within
             :data:`REACH_WITHIN_S`.
     """
     _ask(os.getpid(), path.partition("/")[0], _options_of(named), without_credentials(named), is_first)

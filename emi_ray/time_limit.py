@@ -1,4 +1,4 @@
-"""A call that may wait for ever, given up after a while."""
+"""Give up a call that may never return after a time limit."""
 
 import threading
 from collections.abc import Callable
@@ -9,10 +9,11 @@ Result = TypeVar("Result")
 
 
 def within(seconds: float, call: Callable[[], Result]) -> Result:
-    """What ``call`` returns or raises, unless that takes longer than ``seconds``.
+    """Return or raise the result of ``call``, unless it takes longer than ``seconds``.
 
-    The call runs in a thread of its own. One that is given up goes on there, and nobody hears of it. Python does not
-    wait for it at the end of the process; a library that it is in may, as that of S3 does (:func:`is_call_left`).
+    The call runs in a thread of its own. A call that is given up continues there, and its result is ignored. Python
+    does not wait for it at the end of the process, but the library that it runs in may, like that of S3
+    (:func:`is_call_left`).
 
     Raises:
         TimeoutError: it took longer.
@@ -38,5 +39,5 @@ _given_up: list[threading.Thread] = []
 
 
 def is_call_left() -> bool:
-    """Whether a call that was given up still goes on in this process."""
+    """Return whether a call that was given up is still running in this process."""
     return any(thread.is_alive() for thread in _given_up)

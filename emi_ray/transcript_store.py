@@ -1,7 +1,7 @@
-"""Transcripts that were recognised from sound: a feature of their own, read by every text extractor.
+"""Transcripts that were recognised from audio; all text extractors use them.
 
-``features/transcript/<fingerprint>/part-….parquet`` holds ``clip_id`` and ``transcript``, and what sound it was
-recognised from; an empty transcript says that nothing was recognised.
+``features/transcript/<fingerprint>/part-….parquet`` has ``clip_id``, ``transcript`` and the audio that it was
+recognised from. An empty transcript means that nothing was recognised.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,27 +37,27 @@ class TranscriptStore:
 
     @property
     def held(self) -> PartFolder:
-        """The parts, and the record of what they hold."""
+        """The folder of parts."""
         return PartFolder(self.workspace, self.folder, SCHEMA, _modern)
 
     def create(self, identity: Mapping[str, Any]) -> None:
-        """Write ``_extractor.json`` unless it is there."""
+        """Write ``_extractor.json`` unless it exists."""
         if not self.workspace.exists(f"{self.folder}/_extractor.json"):
             description = {**identity, "fingerprint": self.fingerprint}
             self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
     def describe(self) -> dict[str, Any]:
-        """What ``create`` wrote: the recogniser's identity and ``fingerprint``."""
+        """Return the recogniser's identity and ``fingerprint``."""
         description: dict[str, Any] = self.workspace.read_json(f"{self.folder}/_extractor.json")
         return description
 
     def write(
         self, transcripts: Mapping[str, str], origins: Mapping[str, Origin] | None = None
     ) -> str | None:
-        """Write one part, named by its clips and their sound; returns its path.
+        """Write one part, named by its clips and their audio; returns its path.
 
         Args:
-            origins: by clip id, the sound.
+            origins: the audio by clip id.
         """
         if not transcripts:
             return None
@@ -72,19 +72,19 @@ class TranscriptStore:
         return self.held.write(table, (f"{clip_id} {o.source}".rstrip() for clip_id, o in made_from.items()))
 
     def read(self) -> dict[str, str]:
-        """All transcripts by clip id."""
+        """Return all transcripts by clip id."""
         record = self.held.record()
         pairs = zip(record["clip_id"].to_pylist(), record["transcript"].to_pylist(), strict=True)
-        return dict(reversed(list(pairs)))  # of a clip that stands twice the first one counts
+        return dict(reversed(list(pairs)))  # if a clip has two rows, the first one counts
 
 
 def transcript_stores(workspace: Workspace) -> list[TranscriptStore]:
-    """Of every recogniser that has been used in a workspace, in the order of their names."""
+    """Return the stores of all recognisers that have been used in a workspace, sorted by name."""
     return [TranscriptStore(workspace, name) for name in workspace.folders("features/transcript")]
 
 
 def _modern(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    """A table as of the present schema: until 2026-11 rows did not say which sound they were recognised from."""
+    """Convert a table to the present schema: until 2026-11 rows did not record their audio."""
     for field in SCHEMA:
         if field.name not in table.column_names and (columns is None or field.name in columns):
             table = table.append_column(field, pa.array([""] * table.num_rows, pa.string()))

@@ -1,16 +1,16 @@
-"""A workspace: one folder, on a local disk or behind any ``pyarrow.fs`` URI, that all verbs work on.
+"""A workspace: one folder, on a local disk or behind any ``pyarrow.fs`` URI, that all commands work on.
 
     emi_ray.yaml                          the configuration
-    clips.parquet                         which clips, splits, media and labels
-    features/<modality>/<fingerprint>/    what extractors produced
-    index/                                which clips lie in which file; may be deleted at any time
-    failures/                             what was quarantined, and why
+    clips.parquet                         clips with splits, media and labels
+    features/<modality>/<fingerprint>/    extracted features
+    index/                                index of the feature files; may be deleted at any time
+    failures/                             quarantined clips with reasons
     extractions/                          a record of each extraction
     runs/<recipe>/<seed>/                 trained models, their scores and predictions
     studies/                              hyper-parameter searches
     report/                               index.html, scores.json
 
-Everything is written under another name and then renamed, so that a file either is whole or is not there.
+Every file is written under another name and then renamed, so that it is either complete or does not exist.
 """
 
 import json
@@ -42,7 +42,7 @@ CLIPS = "clips.parquet"
 EXTRACTIONS = "extractions"
 
 _UPLOAD = "/runtime_resources/working_dir_files/"
-"""Where a job of Ray finds what was uploaded with it."""
+"""Part of the path of files that were uploaded with a Ray job."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Workspace:
 
     @property
     def _was_sent(self) -> bool:
-        """Whether another process, which has reached the store, has sent this workspace."""
+        """Whether this workspace was sent by another process, which has reached the storage."""
         return bool(self.__dict__.get("_sent"))
 
     @cached_property
@@ -62,19 +62,20 @@ class Workspace:
         require_in_reach(*place, self.root, is_first=not self._was_sent)
         if _UPLOAD in place[1]:
             raise UserError(
-                f"{self.root} lies in the upload of this job, which no other node sees and which is deleted after "
-                f"it. Give an absolute path on a mount that all nodes share, or a URI such as s3://bucket/work."
+                f"{self.root} is in the upload of this job, which other nodes cannot read and which is deleted after "
+                f"the job. Give an absolute path on a mount that all nodes share, or a URI such as s3://bucket/work."
             )
         return place
 
     def __getstate__(self) -> dict[str, Any]:
-        """The file system is opened anew by whoever is sent a workspace: it has connections, and no patience left.
-        Other processes may have another working directory, so that they are told the whole path."""
+        """Return what other processes need: an absolute path, since their working directory may differ; they reopen
+        the files.
+        """
         return {"root": self.path() if self.is_local else self.root, "_sent": True}
 
     @property
     def quoted(self) -> str:
-        """The root as a shell reads it: for commands that are printed."""
+        """The root, quoted for a shell, for commands that are printed."""
         return shlex.quote(self.root)
 
     @property
@@ -83,56 +84,56 @@ class Workspace:
 
     @property
     def is_local(self) -> bool:
-        """Whether the files lie on this machine's own disk (or one mounted on it)."""
+        """Whether the files are on a disk of this machine, or one mounted on it."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def path(self, relative: str = "") -> str:
-        """The path of a file as ``filesystem`` spells it."""
+        """Return the path of a file in the spelling of ``filesystem``."""
         return str(PurePosixPath(self._place[1]) / relative)
 
     def shown(self, relative: str) -> str:
-        """A file as a person names it: its path, or its URI without what stands behind ``?``."""
+        """Return the path of a file for users, or its URI without the options after ``?``."""
         return (
             self.path(relative) if self.is_local else f"{self.root.partition('?')[0].rstrip('/')}/{relative}"
         )
 
     def inner(self, relative: str) -> "Workspace":
-        """A folder of this workspace as a workspace of its own."""
+        """Return a folder of this workspace as a workspace."""
         root, question, query = self.root.partition("?")
         return Workspace(f"{root.rstrip('/')}/{relative}{question}{query}")
 
     def require_writable(self) -> None:
-        """Refuse a place, there already or not, where no local workspace can be written (``UserError``)."""
+        """Check that a local workspace can be written, whether it exists or not (raises ``UserError``)."""
         if not self.is_local:
             return
         place = Path(self.path())
         nearest = next(path for path in (place, *place.parents) if os.path.lexists(path))
         if not nearest.is_dir():
-            raise UserError(f"{self.root}: {nearest} is no folder. Name another place for the workspace.")
+            raise UserError(f"{self.root}: {nearest} is not a folder. Give another path for the workspace.")
         if not os.access(nearest, os.W_OK):
             raise UserError(
-                f"{self.root} may not be written by this user. Check its owner, permissions and mount."
+                f"{self.root} is not writable for this user. Check its owner, permissions and mount."
             )
 
     def exists(self, relative: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether there is such a file."""
         if self.is_local:
             return self.filesystem.get_file_info(self.path(relative)).type == fs.FileType.File
-        try:  # one request, where get_file_info makes a second to look for a folder
+        try:  # a single request; get_file_info makes a second one to look for a folder
             self.filesystem.open_input_file(self.path(relative)).close()
         except FileNotFoundError:
             return False
         return True
 
     def files(self, relative: str, recursive: bool = False) -> list[str]:
-        """Relative paths of the files (not folders) under a folder, sorted; none if the folder is not there."""
+        """Return the relative paths of the files under a folder, sorted; empty if the folder does not exist."""
         selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=recursive)
         start = len(self._place[1].rstrip("/")) + 1
         found = (info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File)
         return sorted(info.path[start:] for info in found if not info.base_name.startswith("."))
 
     def stamps(self, relative: str) -> dict[str, str]:
-        """Relative path → size and time of change of each file under a folder, by one listing, sorted by path."""
+        """Return relative path → size and modification time of each file under a folder, sorted by path."""
         selector = fs.FileSelector(self.path(relative), allow_not_found=True)
         start = len(self._place[1].rstrip("/")) + 1
         found = (info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File)
@@ -140,13 +141,13 @@ class Workspace:
         return dict(sorted(stamps.items()))
 
     def folders(self, relative: str) -> list[str]:
-        """Names of the folders directly under a folder, sorted; none if the folder is not there."""
+        """Return the names of the folders directly under a folder, sorted; empty if the folder does not exist."""
         selector = fs.FileSelector(self.path(relative), allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
     def delete(self, relative: str) -> None:
-        """Remove a file or a folder; nothing happens if it is not there."""
+        """Remove a file or a folder, if it exists."""
         kind = self.filesystem.get_file_info(self.path(relative)).type
         if kind == fs.FileType.Directory:
             self.filesystem.delete_dir(self.path(relative))
@@ -154,7 +155,7 @@ class Workspace:
             self.filesystem.delete_file(self.path(relative))
 
     def delete_file(self, relative: str) -> None:
-        """Remove a file; nothing happens if it is not there."""
+        """Remove a file, if it exists."""
         with suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(relative))
 
@@ -165,7 +166,7 @@ class Workspace:
             return file.read()
 
     def write_bytes(self, relative: str, data: bytes) -> None:
-        """Write a whole file; it appears atomically."""
+        """Write a file atomically."""
         with self._appearing(relative) as target, self.filesystem.open_output_stream(target) as stream:
             stream.write(data)
 
@@ -182,7 +183,7 @@ class Workspace:
         self.write_text(relative, json.dumps(value, indent=2) + "\n")
 
     def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A small Parquet file. Behind a URI it is read whole, by two requests."""
+        """Read a small Parquet file. Behind a URI the whole file is read, with two requests."""
         if not self.is_local:
             return pq.read_table(pa.BufferReader(self.read_bytes(relative)), columns=columns)
         return pq.read_table(
@@ -190,24 +191,24 @@ class Workspace:
         )
 
     def open_table(self, relative: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-        """A Parquet file whose row groups are read one by one; the caller closes it.
+        """Open a Parquet file to read its row groups one by one; the caller closes it.
 
         Args:
-            metadata: of that very file, where it is known; it is not read again then.
+            metadata: metadata of this file if known; then they are not read again.
         """
         return pq.ParquetFile(
             self.path(relative), filesystem=self.filesystem, metadata=metadata, pre_buffer=True
         )
 
     def write_table(self, relative: str, table: pa.Table) -> None:
-        """Write a Parquet file; it appears atomically."""
+        """Write a Parquet file atomically."""
         self.write_tables(relative, table.schema, [table])
 
     def write_tables(self, relative: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-        """Write a Parquet file of one row group a table; it appears atomically.
+        """Write a Parquet file atomically, with one row group per table.
 
-        LZ4, since features hardly compress: they are read twice as fast as from Zstandard, and 9 % larger. Without
-        statistics, which took two fifths of the time of writing float16.
+        LZ4 is used because features hardly compress: they are read twice as fast as with Zstandard, and are 9 %
+        larger. There are no statistics, because these took two fifths of the time of writing float16.
         """
         with (
             self._appearing(relative) as target,
@@ -224,16 +225,16 @@ class Workspace:
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
 
     def config(self, overrides: Sequence[str] = ()) -> WorkspaceConfig:
-        """The checked configuration, with ``section.key=value`` overrides applied.
+        """Return the validated configuration, with ``section.key=value`` overrides applied.
 
         Raises:
-            UserError: there is no workspace here, or a setting is wrong.
+            UserError: there is no workspace, or a setting is invalid.
         """
         try:
             text = self.read_text(CONFIG)
         except FileNotFoundError:
             raise UserError(
-                f"No workspace at {self.root}: {CONFIG} is not there. Make one with emi-ray init."
+                f"No workspace at {self.root}: {CONFIG} does not exist. Create one with emi-ray init."
             ) from None
         values = read_yaml(without_credentials(text), self.shown(CONFIG))
         return validate(WorkspaceConfig, values, self.shown(CONFIG), overrides)
@@ -242,7 +243,7 @@ class Workspace:
         self.write_text(CONFIG, dump_yaml(config))
 
     def clips(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """``clips.parquet``.
+        """Read ``clips.parquet``.
 
         Raises:
             UserError: the workspace has no corpus yet.
@@ -254,26 +255,26 @@ class Workspace:
 
     @contextmanager
     def driving(self, relative: str, what: str, instead: str = "") -> Iterator[None]:
-        """While the block lasts, no other process drives what lies in the folder ``relative``.
+        """Ensure that no other process works on the folder ``relative`` while the ``with`` block runs.
 
         Raises:
-            UserError: another process does; ``what`` begins the message, ``instead`` is one more way out.
+            UserError: another process does; ``what`` begins the message, and ``instead`` is a further remedy.
         """
         with driving(self.filesystem, self.path(f"{relative}/.driver"), what, instead):
             yield
 
     def sweep(self, relative: str) -> None:
-        """Remove the half-written files that a killed process left under a folder more than an hour ago."""
+        """Remove incomplete files under a folder that a killed process left more than an hour ago."""
         if self.is_local:
             sweep(self.filesystem, self.path(relative))
 
     def _appearing(self, relative: str) -> AtomicFile:
-        # A file of an object store appears only when it is complete: no detour is needed.
+        # A file in an object store appears only when it is complete, so no other name is needed.
         return AtomicFile(self.filesystem, self.path(relative), detour=self.is_local)
 
 
 def _without_stored_credentials(clips: pa.Table) -> pa.Table:
-    """URIs that were stored with credentials before these were refused, without them."""
+    """Remove credentials from URIs that were stored before credentials were refused."""
     for name in set(MEDIA_COLUMNS) - {"transcript"}:
         if name in clips.column_names and pc.any(pc.match_substring(clips[name], "@")).as_py():
             plain = [path and without_credentials(path) for path in clips[name].to_pylist()]
@@ -288,11 +289,11 @@ WorkspaceLike = Workspace | str | os.PathLike[str]
 
 
 def workspace_of(given: WorkspaceLike) -> Workspace:
-    """The workspace that a path, a URI or a workspace names."""
+    """Return the workspace for a path, a URI or a workspace."""
     return given if isinstance(given, Workspace) else Workspace(os.fspath(given))
 
 
 def suffix_of(path: str) -> str:
-    """The suffix of a local path's or URI's file, in lower case with its dot; a ``?query`` is no part of it."""
+    """Return the suffix of a path or URI, in lower case with its dot, without a ``?query``."""
     plain = path.partition("?")[0] if "://" in path else path
     return PurePosixPath(plain).suffix.lower()

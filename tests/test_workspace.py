@@ -55,7 +55,7 @@ def test_what_one_drives_no_other_may(workspace):
         with workspace.driving("runs/f2/2", "Run f2/2"):
             pass
         with (
-            pytest.raises(UserError, match=f"Run f2/1 is being driven by process {os.getpid()}"),
+            pytest.raises(UserError, match=f"Run f2/1 is in progress in process {os.getpid()}"),
             workspace.driving("runs/f2/1", "Run f2/1"),
         ):
             pass
@@ -87,5 +87,5 @@ def test_a_missing_workspace_says_how_to_make_one(workspace):
 
 
 def test_a_workspace_in_the_upload_of_a_job_is_refused(tmp_path):
-    with pytest.raises(UserError, match="lies in the upload of this job"):
+    with pytest.raises(UserError, match="is in the upload of this job"):
         Workspace(str(tmp_path / "runtime_resources/working_dir_files/_ray_pkg_0/work")).exists("x")

@@ -226,7 +226,7 @@ def predict(
     """
     target = Workspace(workspace)
     if more and not clips:
-        raise UserError(f"Unexpected argument '{more[0]}': name clips with --clips.")
+        raise UserError(f"Unexpected argument '{more[0]}': give clips with --clips.")
     check_output(to)
     with progress_bar("Extracting features") as advance:
         predictions = results.predict(

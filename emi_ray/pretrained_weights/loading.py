@@ -1,6 +1,6 @@
-"""A ``transformers`` model, on the right device and in the right precision.
+"""Load a ``transformers`` model on the right device and in the right precision.
 
-``torch`` and ``transformers`` are imported where they are used, so that naming a checkpoint costs nothing.
+``torch`` and ``transformers`` are imported on use, so that naming a checkpoint is cheap.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import torch
 
 _UNUSED_PARAMETERS = re.compile(r"(^|\.)(pooler\..*|masked_spec_embed|mask_token|position_ids)$")
-"""Parts of checkpoints that nothing here reads: a checkpoint may lack them."""
+"""Parameters that are never used here, so that a checkpoint may lack them."""
 
 
 def best_dtype() -> str:
-    """``bfloat16`` where the processor computes in it, else ``float32``.
+    """Return ``bfloat16`` if the processor supports it natively, else ``float32``.
 
-    The processor is the GPU where there is one. A CPU needs AMX or AVX512-BF16: one that lacks both emulates
-    bfloat16, several times slower than float32.
+    The processor is the GPU if there is one. A CPU needs AMX or AVX512-BF16; without them bfloat16 is emulated,
+    several times slower than float32.
     """
     import torch
 
@@ -35,10 +35,10 @@ def best_dtype() -> str:
 
 
 def choose_device(device: str) -> "torch.device":
-    """``auto``: the GPU that this process may use, else the CPU.
+    """Return the device; ``auto`` is the GPU that this process may use, else the CPU.
 
     Raises:
-        UserError: a CUDA device is asked for and there is none.
+        UserError: a CUDA device is given and there is none.
     """
     import torch
 
@@ -50,8 +50,10 @@ def choose_device(device: str) -> "torch.device":
 
 
 def use_tf32(device: "torch.device", dtype: str) -> None:
-    """Let a GPU multiply float32 with the ten bits of TF32, as many as a stored float16 feature has: eight times as
-    fast on an A100 or H100."""
+    """Let a GPU multiply float32 with the precision of TF32: eight times as fast on an A100 or H100.
+
+    TF32 has 10 bits of mantissa, as many as a stored float16 feature.
+    """
     import torch
 
     if device.type == "cuda" and dtype == "float32":
@@ -60,14 +62,15 @@ def use_tf32(device: "torch.device", dtype: str) -> None:
 
 
 def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device") -> Any:
-    """A model in inference mode, its weights cast to ``dtype``.
+    """Load a model for inference, with its weights cast to ``dtype``.
 
     Args:
-        model_class: anything with ``from_pretrained``.
+        model_class: a class with ``from_pretrained``.
 
     Raises:
-        UserError: the folder is no checkpoint of such a model or lacks weights that the model would use, or
-            the CPU has no float16.
+        UserError: the folder has no checkpoint of such a model, it lacks weights that the model uses, or the CPU
+        does
+            not support float16.
     """
     import torch
 
@@ -90,7 +93,7 @@ def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device
 
 
 def load_processor(processor_class: Any, folder: Path) -> Any:
-    """A tokenizer, feature extractor or image processor.
+    """Load a tokenizer, feature extractor or image processor.
 
     Raises:
         UserError: the folder has none of that kind.
@@ -105,7 +108,7 @@ def load_processor(processor_class: Any, folder: Path) -> Any:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and load reports of ``transformers`` inside the block."""
+    """Suppress progress bars and load reports of ``transformers`` while the block runs."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

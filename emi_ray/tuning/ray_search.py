@@ -145,7 +145,7 @@ def search(
             tuner.fit()
         except (ray.exceptions.RayError, RuntimeError) as error:  # Tune's own, of a process killed for memory
             raise EmiRayError(
-                f"Ray gave up the search: {last_words(str(error))}. The study is kept: the same command goes on."
+                f"Ray gave up the search: {last_words(str(error))}. The study is kept; repeat the command."
             ) from error
         finally:
             study.give_up_running()

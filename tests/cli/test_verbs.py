@@ -27,7 +27,7 @@ def test_every_verb_explains_itself_with_an_example(verb, capsys):
     ("arguments", "says"),
     [
         (["extract", "-w", "/nowhere"], "No workspace at /nowhere"),
-        (["train", "f2", "-w", "/nowhere"], "Make one with emi-ray init"),
+        (["train", "f2", "-w", "/nowhere"], "Create one with emi-ray init"),
         (["init", "-w", "W", "--corpus", "table", "--source", "/nowhere.csv"], "/nowhere.csv"),
         (["predict", "f2/42", "-w", "/nowhere", "--to", "x.csv"], "has no runs yet"),
         (["predict", "f2/42", "stray.mp4", "-w", "/nowhere", "--to", "x.csv"], "--clips"),

@@ -117,14 +117,14 @@ WRITING = [
 @pytest.mark.parametrize("command", WRITING)
 def test_a_workspace_that_may_not_be_written(command, work, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    assert "may not be written" in refusal([*command.split(), "-w", str(work)], capsys)
+    assert "is not writable" in refusal([*command.split(), "-w", str(work)], capsys)
 
 
 def test_a_workspace_that_is_a_file_and_one_that_is_only_read(work, capsys, monkeypatch):
     file = str(work.parent / "clips.csv")
     for place in (file, f"{file}/below"):
         command = ["init", "-w", place, "--corpus", "table", "--source", "clips.csv"]
-        assert "clips.csv is no folder. Name another place" in refusal(command, capsys)
+        assert "clips.csv is not a folder. Give another path" in refusal(command, capsys)
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     with pytest.raises(SystemExit) as ending:
         main(["status", "-w", str(work)])

@@ -50,7 +50,7 @@ def test_a_second_extraction_is_refused_and_names_the_first(tmp_path):
     workspace = Workspace(str(tmp_path))
     with (
         workspace.driving(EXTRACTIONS, "Extraction"),
-        pytest.raises(UserError, match=r"Extraction into .* is being driven by process \d+ on "),
+        pytest.raises(UserError, match=r"Extraction into .* is in progress in process \d+ on "),
     ):
         extract(workspace, WorkspaceConfig())
 

@@ -13,7 +13,7 @@ def test_a_file_is_whole_and_folders_are_made(tmp_path):
 
 
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
-    with pytest.raises(UserError, match="is a folder: name a file in it"):
+    with pytest.raises(UserError, match="is a folder: give a file in it"):
         check_output(str(tmp_path))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file cannot be written to"):

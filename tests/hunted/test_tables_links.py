@@ -60,7 +60,7 @@ def test_a_hub_that_is_out_of_reach_is_said_in_a_sentence(monkeypatch: pytest.Mo
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(EmiRayError, match=r"hub at http://127\.0\.0\.1:9 is out of reach"):
+    with pytest.raises(EmiRayError, match=r"hub at http://127\.0\.0\.1:9 cannot be reached"):
         read_corpus("table", "hf://datasets/nobody/none/clips.csv", CorpusSettings())
 
 

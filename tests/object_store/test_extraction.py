@@ -1,4 +1,4 @@
-"""An extraction into an object store that is out of reach for a while, is killed, and is cut off for good."""
+"""An extraction into an object store that cannot be reached for a while, is killed, and is cut off for good."""
 
 import os
 import subprocess
@@ -87,7 +87,7 @@ def test_outages_and_kills_cost_no_clip_and_leave_each_row_once(
     shutting.join()
     faltering.is_out = False
     assert code == 1
-    assert "is out of reach" in " ".join(capsys.readouterr().err.split())
+    assert "cannot be reached" in " ".join(capsys.readouterr().err.split())
     assert read_failures(workspace).num_rows == 0
 
     time.sleep(2.1)

@@ -21,7 +21,7 @@ def test_two_drivers_on_one_workspace_behind_a_uri_are_noticed(s3, quick_leases)
     first, second = Workspace(s3.uri("driven")), Workspace(s3.uri("driven"))
     with first.driving("features", "Extraction"):
         time.sleep(0.3)
-        with pytest.raises(UserError, match="Extraction is being driven by process .*if it was killed, wait"):
+        with pytest.raises(UserError, match="Extraction is in progress in process .*if it was killed, wait"):
             second.driving("features", "Extraction").__enter__()
     assert not first.exists("features/.driver")
     with second.driving("features", "Extraction"):

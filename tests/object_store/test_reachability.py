@@ -52,7 +52,7 @@ def test_a_store_that_does_not_answer_is_one_sentence_in_time(scheme, verb, port
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert said.startswith(("Error: ", "Failed: "))
     assert uri.partition("?")[0] in said
-    assert any(words in said for words in ("out of reach", "does not answer", "cannot be opened"))
+    assert any(words in said for words in ("cannot be reached", "does not answer", "cannot be opened"))
     assert not (tmp_path / "work").exists()
 
 

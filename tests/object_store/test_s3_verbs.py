@@ -50,7 +50,7 @@ def test_every_verb_works_behind_a_uri(s3, table, ray_session, capsys):
     with workspace.driving("extractions", "Extraction"), workspace.driving("runs/text/42", "Run text/42"):
         run("extract", "-w", uri, "--modalities", "text", ends=2)
         run("train", "-w", uri, "text", "--force", "encoders.text.hidden=16", ends=2)
-    assert capsys.readouterr().err.count("is being driven by process") == 2
+    assert capsys.readouterr().err.count("is in progress in process") == 2
     out = s3.uri("out put/p.csv")
     run("predict", "-w", uri, "text/42", "--to", out)
     run("predict", "-w", uri, "text/42", "--form", "submission", "--to", s3.uri("out put/s.csv"))

@@ -63,7 +63,7 @@ def test_names_of_any_letters_are_folders(s3, name):
         ("gs:bucket", r"two slashes: gs://bucket"),
         ("s3://bucket/a#b?region=x", "write %23"),
         ("s3:///work", "bucket is missing"),
-        ("s3://bucket/a?colour=red", "'colour' is no option"),
+        ("s3://bucket/a?colour=red", "'colour' is not an option"),
         ("hdfs://host/x", "libhdfs"),
         ("nonsense://host/x", "Give a local path, or a URI"),
     ],
@@ -107,7 +107,7 @@ def test_credentials_that_were_stored_before_are_not_read_back(tmp_path):
         (403, WRONG_KEY, UserError, "refuses the credentials .*AWS_ACCESS_KEY_ID"),
         (403, b"<Error><Code>AccessDenied</Code></Error>", UserError, "denies access.*s3:ListBucket"),
         (404, b"<Error><Code>NoSuchBucket</Code></Error>", UserError, "There is no bucket s3://bucket"),
-        (503, b"", StorageError, "is out of reach .*when it is back"),
+        (503, b"", StorageError, "cannot be reached .*repeat the command"),
     ],
 )
 def test_what_a_server_refuses_is_a_sentence_with_its_remedy(misbehaving, status, body, kind, says):
@@ -150,7 +150,7 @@ def test_a_server_that_does_not_answer_is_a_sentence_in_time_of_every_verb(
             said = " ".join(capsys.readouterr().err.split())
             assert ending.value.code == 1, (verb, said)
             assert said.startswith("Failed: s3://bucket/w"), verb
-            assert "s3://bucket is out of reach" in said, verb
+            assert "s3://bucket cannot be reached" in said, verb
             assert time.monotonic() - started < 10, verb
     storage._s3.cache_clear()
 
@@ -191,7 +191,7 @@ def test_an_outage_that_passes_is_outlived(misbehaving, s3, monkeypatch):
 
 
 def test_an_outage_says_nothing_of_a_clip(misbehaving, s3):
-    with pytest.raises(StorageError, match="out of reach"):
+    with pytest.raises(StorageError, match="cannot be reached"):
         open_media(misbehaving.uri("clip.mp4"))
     with pytest.raises(UnreadableError, match="file not found"):
         open_media(s3.uri("nothing.mp4"))

@@ -137,7 +137,7 @@ def test_other_weights_in_the_same_folder_are_another_run(tmp_path, workspace, b
     model.embeddings.word_embeddings.weight.data.add_(1)
     model.save_pretrained(folder)
     assert plan_run(workspace, recipe_of(folder), WorkspaceConfig(), 1).key != before.key
-    with pytest.raises(UserError, match="no longer hold"):
+    with pytest.raises(UserError, match="no longer match"):
         execute_run(before)
 
 

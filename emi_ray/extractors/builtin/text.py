@@ -135,7 +135,9 @@ class HashedNgrams(Extractor):
         text = normalized(transcript)
         words = words_of(text)
         if all(_EMPHASIS.fullmatch(word) for word in words):
-            raise ClipError("text", "the transcript is empty" if not text.strip() else "it holds no word")
+            raise ClipError(
+                "text", "the transcript is empty" if not text.strip() else "the transcript has no words"
+            )
         grams = {
             "word": _weighted(words),
             "pair": _weighted(f"{first} {second}" for first, second in pairwise(words)),
