@@ -73,6 +73,11 @@ class Comparison:
     Attributes:
         scores: for each system, (L + 1,): Pearson's r of each label, then the mean; both averaged over seeds.
         deviations: for each system, the sample standard deviation of the mean r over seeds; NaN for one seed.
+
+    Examples:
+        >>> found = emi_ray.compare("work", ["text/1", "text/2"])
+        >>> found.labels, found.num_clips, [system.name for system in found.systems]
+        (('Joy', 'Fear'), 16, ['text/1', 'text/2'])
     """
 
     labels: tuple[str, ...]

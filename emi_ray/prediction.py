@@ -49,10 +49,16 @@ class Predictions:
 
     Attributes:
         table: ``clip_id``, one column per label with the model's output, and ``modalities``, those that the clip
-        has.
+            has.
         labels: the labels with their ranges.
         streams: the encoders of the model.
         place: location of the features of new clips; None for the workspace's own clips.
+
+    Examples:
+        >>> found = emi_ray.predict("work", "text/1", "new.csv")
+        >>> found.intensities["clip_id"].to_pylist(), found.unknown
+        (['a', 'b'], [])
+        >>> found.write_csv("intensities.csv")
     """
 
     workspace: Workspace

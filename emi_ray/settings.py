@@ -16,7 +16,14 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Base class of all settings: immutable, and unknown keys are errors."""
+    """Base class of all settings: immutable, and unknown keys are errors.
+
+    Examples:
+        >>> class GazeSettings(emi_ray.Settings):
+        ...     threshold: float = 0.5
+        >>> GazeSettings(threshold=0.25)
+        GazeSettings(threshold=0.25)
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 import emi_ray
-from emi_ray.features import FeatureSet
 
 
-def averages(features: FeatureSet, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+def averages(features: emi_ray.FeatureSet, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs (num_clips, feature_dim) and labels (num_clips, num_labels) of one split."""
     clips = features.to_torch(split)
     items = [clips[index] for index in range(len(clips))]

@@ -10,11 +10,9 @@ import numpy as np
 from pydantic import Field
 
 import emi_ray
-from emi_ray.media.clip import DecodedClip
-from emi_ray.settings import Settings
 
 
-class LoudnessSettings(Settings):
+class LoudnessSettings(emi_ray.Settings):
     step_s: float = Field(0.1, gt=0, description="seconds of each step")
 
 
@@ -30,7 +28,7 @@ class Loudness(emi_ray.Extractor):
     def feature_dim(self) -> int:
         return 1
 
-    def extract(self, clips: Sequence[DecodedClip]) -> list[emi_ray.Features]:
+    def extract(self, clips: Sequence[emi_ray.DecodedClip]) -> list[emi_ray.Features]:
         return [self._of(clip.waveform.samples, clip.waveform.sample_rate_hz) for clip in clips]
 
     def _of(self, samples: np.ndarray, rate_hz: int) -> emi_ray.Features:

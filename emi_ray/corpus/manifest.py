@@ -27,7 +27,15 @@ ADAPTORS: dict[str, Callable[[str, CorpusSettings], Listing]] = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """A checked corpus: ``clips`` in :func:`emi_ray.schema.clips_schema`, and the findings of the checks."""
+    """A checked corpus: ``clips`` in :func:`emi_ray.schema.clips_schema`, and the findings of the checks.
+
+    Examples:
+        >>> corpus = emi_ray.init("other", "clips.csv")
+        >>> corpus.labels[0]
+        Label(name='Joy', low=0.0, high=1.0)
+        >>> [str(finding) for finding in corpus.warnings]
+        []
+    """
 
     clips: pa.Table
     findings: tuple[Finding, ...] = ()

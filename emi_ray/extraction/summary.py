@@ -91,6 +91,10 @@ class ExtractionSummary:
         redone: by modality and reason, the number of clips whose existing features were extracted again.
         lifted: by modality and reason, the number of quarantined clips that were tried again.
         notes: messages for the user.
+
+    Examples:
+        >>> emi_ray.extract("work", ["text"]).already_done
+        48
     """
 
     clips: int = 0

@@ -70,6 +70,11 @@ class DecodedClip:
         notes: what happened while decoding: counts (``frames_decoded``, ``frames_without_face``,
             ``packets_corrupt``, ``truncated`` and others), and texts on which stream was chosen and how much was
             read.
+
+    Examples:
+        >>> clip = emi_ray.DecodedClip("a", transcript="so happy")
+        >>> clip.transcript, clip.waveform
+        ('so happy', None)
     """
 
     clip_id: str

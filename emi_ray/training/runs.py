@@ -25,7 +25,13 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a request: the content of ``metrics.json`` with ``already_finished``, or a problem."""
+    """The result of a request: the content of ``metrics.json`` with ``already_finished``, or a problem.
+
+    Examples:
+        >>> [result] = emi_ray.train("work", "text", seeds=[1], settings={"training.epochs": 3})
+        >>> result.recipe.name, result.metrics["already_finished"], result.problem
+        ('text', True, None)
+    """
 
     recipe: Recipe
     seed: int

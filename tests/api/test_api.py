@@ -1,11 +1,18 @@
 """What one may rely on of ``import emi_ray``, without Ray."""
 
+import dataclasses
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 import emi_ray
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "api.md"
 
 
 def test_every_public_name_is_there_and_documented():
@@ -14,6 +21,44 @@ def test_every_public_name_is_there_and_documented():
     assert set(dir(emi_ray)) == {*emi_ray.__all__, "__version__"}
     with pytest.raises(AttributeError, match="nothing"):
         _ = emi_ray.nothing
+
+
+def test_every_public_name_is_on_the_page_of_the_reference():
+    names = set(re.findall(r"^::: emi_ray\.[\w.]+\.(\w+)$", PAGE.read_text(), re.MULTILINE))
+    assert names == set(emi_ray.__all__)
+
+
+def classes_in(hint: Any) -> Iterator[type]:
+    if isinstance(hint, type):
+        yield hint
+    for argument in get_args(hint):
+        yield from classes_in(argument)
+
+
+def what_it_holds(public: Any) -> Iterator[type]:
+    """The classes of this package among the fields and properties of a public class."""
+    hints = list(get_type_hints(public).items()) if dataclasses.is_dataclass(public) else []
+    hints += [
+        (name, get_type_hints(value.fget).get("return"))
+        for name, value in vars(public).items()
+        if isinstance(value, property)
+    ]
+    for name, hint in hints:
+        if not name.startswith("_"):
+            yield from (each for each in classes_in(hint) if each.__module__.startswith("emi_ray"))
+
+
+def test_what_public_functions_return_is_public_too():
+    public = [getattr(emi_ray, name) for name in emi_ray.__all__]
+    returned = {
+        word
+        for each in public
+        if not isinstance(each, type)
+        for word in re.findall(r"[A-Z]\w+", str(each.__annotations__["return"]))
+    }
+    assert returned - {"Any", "None"} <= set(emi_ray.__all__)
+    held = {found.__name__ for each in public if isinstance(each, type) for found in what_it_holds(each)}
+    assert held <= set(emi_ray.__all__)
 
 
 @pytest.mark.parametrize("module", ["emi_ray", "emi_ray.api.training", "emi_ray.cli"])

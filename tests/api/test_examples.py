@@ -41,17 +41,24 @@ def reading_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def examples_in_order() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(recurse=False)
     order = [
+        emi_ray.Settings,
+        emi_ray.DecodedClip,
         data.init,
+        emi_ray.Corpus,
         data.extract,
+        emi_ray.ExtractionSummary,
         features.read_features,
         features.FeatureSet.to_pandas,
         features.FeatureSet.to_torch,
         training.train,
+        emi_ray.RunResult,
         training.tune,
         results.evaluate,
         results.predict,
+        emi_ray.Predictions,
         results.load_model,
         results.compare,
+        emi_ray.Comparison,
         results.report,
     ]
     return [test for each in order for test in finder.find(each, globs={"emi_ray": emi_ray})]
