@@ -26,12 +26,12 @@ from emi_ray.tracking.tracker import Tracker
 from emi_ray.tracking.wandb_tracker import WandbTracker
 from emi_ray.workspace import Workspace
 
-TRACKERS: dict[TrackerName, tuple[Callable[[Workspace], Tracker], str]] = {
-    "wandb": (WandbTracker, "wandb"),
-    "mlflow": (MlflowTracker, "mlflow"),
-    "tensorboard": (TensorboardTracker, "tensorboardX"),
+TRACKERS: dict[TrackerName, tuple[Callable[[Workspace], Tracker], str, str]] = {
+    "wandb": (WandbTracker, "wandb", "wandb"),
+    "mlflow": (MlflowTracker, "mlflow", "mlflow-skinny"),
+    "tensorboard": (TensorboardTracker, "tensorboardX", "tensorboardX"),
 }
-"""Each tracker, and the module of the package that it needs."""
+"""Each tracker, the module that it needs, and the package that brings the module."""
 
 
 @contextmanager
@@ -58,10 +58,11 @@ def tracking(workspace: Workspace, names: Sequence[TrackerName], study: str | No
 
 def _require(name: TrackerName) -> None:
     """Check that the package of a tracker is installed, without importing it."""
-    if importlib.util.find_spec(TRACKERS[name][1]) is None:
+    _, module, package = TRACKERS[name]
+    if importlib.util.find_spec(module) is None:
         raise UserError(
-            f"tracking: {name} needs the package {TRACKERS[name][1]}, which is not installed: "
-            f"pip install 'emi_ray[{name}]', or remove {name} from tracking in emi_ray.yaml."
+            f"tracking: {name} needs the package {package}, which is not installed: pip install {package}, or remove "
+            f"{name} from tracking in emi_ray.yaml."
         )
 
 

@@ -56,9 +56,9 @@ def recorders(monkeypatch):
     def maker(name: str, breaks: tuple[str, ...] = ()):
         return lambda workspace: made.setdefault(name, Recorder(breaks))
 
-    monkeypatch.setitem(package.TRACKERS, "wandb", (maker("wandb"), "json"))
+    monkeypatch.setitem(package.TRACKERS, "wandb", (maker("wandb"), "json", "json"))
     monkeypatch.setitem(
-        package.TRACKERS, "mlflow", (maker("mlflow", ("begin", "log", "end", "close")), "json")
+        package.TRACKERS, "mlflow", (maker("mlflow", ("begin", "log", "end", "close")), "json", "json")
     )
     return made
 
@@ -176,8 +176,8 @@ def test_epochs_that_a_tracker_did_not_take_are_sent_again_when_the_run_ends(
 
 def test_a_tracker_whose_package_is_missing_is_named_with_the_remedy(workspace, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    says = r"wandb, which is not installed: pip install 'emi_ray\[wandb\]'"
-    with pytest.raises(UserError, match=says), tracking(workspace, ["wandb"]):
+    says = r"mlflow needs the package mlflow-skinny, which is not installed: pip install mlflow-skinny"
+    with pytest.raises(UserError, match=says), tracking(workspace, ["mlflow"]):
         pytest.fail("the block must not begin")
 
 
