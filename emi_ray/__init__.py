@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from emi_ray.recipe_schema import Recipe
     from emi_ray.resampling import Difference
     from emi_ray.results.predictions import ScoredPredictions
+    from emi_ray.results.studies import ConfirmedTrial, FrontPoint, ReportedScores, StudyResult
     from emi_ray.schema import Label
     from emi_ray.settings import Settings
     from emi_ray.training.runs import RunResult
-    from emi_ray.tuning.study_result import ConfirmedTrial, FrontPoint, ReportedScores, StudyResult
     from emi_ray.workspace import Workspace
 
 __version__ = "0.1.0"
@@ -68,7 +68,7 @@ _MODULES = {
     "emi_ray.schema": ("Label",),
     "emi_ray.settings": ("Settings",),
     "emi_ray.training.runs": ("RunResult",),
-    "emi_ray.tuning.study_result": ("ConfirmedTrial", "FrontPoint", "ReportedScores", "StudyResult"),
+    "emi_ray.results.studies": ("ConfirmedTrial", "FrontPoint", "ReportedScores", "StudyResult"),
     "emi_ray.workspace": ("Workspace",),
 }
 """The public names by the module that defines them."""
