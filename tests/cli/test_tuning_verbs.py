@@ -44,6 +44,7 @@ def test_the_dashboard_of_a_study_that_is_not_there_is_refused(workspace, capsys
 
 @pytest.mark.slow
 def test_the_whole_way_from_a_search_to_its_page(workspace, capsys, ray_session):
+    workspace.write_config(workspace.config(["tracking=[tensorboard]"]))
     with pytest.raises(SystemExit) as ended:
         tune(workspace, "--trials", "4", "--seeds", "1", "--confirm", "1", "--study", "s")
     assert ended.value.code == 0
@@ -56,6 +57,8 @@ def test_the_whole_way_from_a_search_to_its_page(workspace, capsys, ray_session)
         "s-best",
         "s-start",
     }
+    assert set(workspace.folders("tracking/tensorboard/s")) >= {"0", "1", "2", "3"}
+    assert workspace.folders("tracking/tensorboard/s-best") == ["42"]
     with pytest.raises(SystemExit):
         main(["report", "-w", workspace.root])
     assert 'id="studies"' in workspace.read_text("report/index.html")
