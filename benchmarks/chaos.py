@@ -30,7 +30,7 @@ from emi_ray.corpus.demo import render_demo
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.failures import read_failures
+from emi_ray.store.failures import read_failures
 from emi_ray.workspace import Workspace
 
 FAST_DEATH = {

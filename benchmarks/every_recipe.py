@@ -17,7 +17,7 @@ import torch
 import transformers as hf
 
 from emi_ray.extractors.pretrained.speech_models import EmotionModel
-from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
 from emi_ray.reporting.paper_scores import paper_score
 from emi_ray.workspace import Workspace
 

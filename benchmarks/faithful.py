@@ -21,7 +21,7 @@ from authors_script import AuthorsScript, Epoch
 from made_features import PAPER_STEPS, make_clips
 from scipy.stats import t as student
 
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import MODALITIES
 from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.stages.train_recipe import train_recipe

@@ -37,9 +37,9 @@ from emi_ray.extractors.pretrained import audio as pretrained_audio
 from emi_ray.extractors.pretrained import vision as pretrained_vision
 from emi_ray.extractors.pretrained.device import pack, unpack
 from emi_ray.media.clip import DecodedClip, Faces, Waveform, pack_clip, table_of
-from emi_ray.part_merging import mergeable
 from emi_ray.schema import Modality
 from emi_ray.settings import validate
+from emi_ray.store.part_merging import mergeable
 from emi_ray.workspace import Workspace
 
 NUM_CROPS, CROP_PX = 42, 224

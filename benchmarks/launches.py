@@ -23,7 +23,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from emi_ray.models.fusion import Regressor
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.training import loop
 from emi_ray.training.data import batching
 from emi_ray.training.data.clip_data import ClipData

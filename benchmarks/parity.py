@@ -23,7 +23,7 @@ from made_features import PAPER_STEPS, make_clips
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import MODALITIES, Modality
 from emi_ray.training import loop
 from emi_ray.training.data.batching import Batcher

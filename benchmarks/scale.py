@@ -27,9 +27,9 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.pending import plan_work, store_of
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.media.provenance import Inputs
-from emi_ray.part_merging import PART_BYTES, PART_ROWS
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import MODALITIES, Label, Modality, clips_schema, features_schema
+from emi_ray.store.part_merging import PART_BYTES, PART_ROWS
 from emi_ray.training.plan import plan_run
 from emi_ray.workspace import CLIPS, Workspace
 

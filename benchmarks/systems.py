@@ -31,7 +31,7 @@ from made_features import Made, make_clips
 from scipy import stats
 
 from emi_ray.metrics import mean_of_known, pearson
-from emi_ray.recipe import Recipe, load_recipe
+from emi_ray.recipe.loading import Recipe, load_recipe
 from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.run_files import final_rows, predict_rows
 from emi_ray.training.stages.train_recipe import Hooks, train_recipe

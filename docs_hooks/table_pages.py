@@ -8,7 +8,7 @@ from markdown_text import cell, code, table
 from emi_ray.cli.extractors import default_weights
 from emi_ray.extractors import EXTRACTORS
 from emi_ray.extractors.pretrained.whisper import Whisper
-from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
 
 
 def schema(found: pa.Schema) -> str:

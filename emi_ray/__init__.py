@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from emi_ray.features import FeatureSet, read_features
     from emi_ray.media.clip import DecodedClip, Faces, Frames, Waveform
     from emi_ray.prediction import Predictions
-    from emi_ray.recipe_parts import (
+    from emi_ray.recipe.schema import Recipe
+    from emi_ray.recipe.sections import (
         EncoderSettings,
         FusionSettings,
         ObjectiveSettings,
         PaperResult,
         TrainingSettings,
     )
-    from emi_ray.recipe_schema import Recipe
     from emi_ray.resampling import Difference
     from emi_ray.results.predictions import ScoredPredictions
     from emi_ray.results.studies import ConfirmedTrial, FrontPoint, ReportedScores, StudyResult
@@ -55,14 +55,14 @@ _MODULES = {
     "emi_ray.features": ("FeatureSet", "read_features"),
     "emi_ray.media.clip": ("DecodedClip", "Faces", "Frames", "Waveform"),
     "emi_ray.prediction": ("Predictions",),
-    "emi_ray.recipe_parts": (
+    "emi_ray.recipe.sections": (
         "EncoderSettings",
         "FusionSettings",
         "ObjectiveSettings",
         "PaperResult",
         "TrainingSettings",
     ),
-    "emi_ray.recipe_schema": ("Recipe",),
+    "emi_ray.recipe.schema": ("Recipe",),
     "emi_ray.resampling": ("Difference",),
     "emi_ray.results.predictions": ("ScoredPredictions",),
     "emi_ray.schema": ("Label",),

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.errors import UserError
-from emi_ray.feature_store import FeatureStore
 from emi_ray.metrics import compute_scores
 from emi_ray.output import write_output
-from emi_ray.recipe import Recipe
+from emi_ray.recipe.loading import Recipe
 from emi_ray.schema import SPLITS, EncoderName, Label, Split
 from emi_ray.spreadsheets import may_execute, safe_cell
+from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
 from emi_ray.training.data.input_hashes import read_transcripts
@@ -29,7 +30,6 @@ from emi_ray.training.run_files import (
     scored_clips,
     without_nan,
 )
-from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from emi_ray.feature_layout import steps_of
-from emi_ray.feature_store import FeatureStore, find_store
 from emi_ray.schema import Modality
+from emi_ray.store.feature_layout import steps_of
+from emi_ray.store.feature_store import FeatureStore, find_store
 from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:

@@ -20,8 +20,6 @@ from emi_ray.evaluation import RunData, predict_from_stores, read_run, transcrip
 from emi_ray.extraction import extract
 from emi_ray.extraction.pending import what_changed
 from emi_ray.extractors.base import fingerprint
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.media.clip import unpack_clip
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
@@ -29,9 +27,11 @@ from emi_ray.prediction import config_of, refuse_other_features
 from emi_ray.results.runs import PERTURBED
 from emi_ray.robustness import score_entry
 from emi_ray.schema import MEDIA_COLUMNS, EncoderName
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.training.data.input_hashes import read_transcripts
 from emi_ray.training.run_files import without_nan
-from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import CLIPS, Workspace
 
 SNR_DB = (20.0, 10.0, 5.0, 0.0)

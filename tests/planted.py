@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import EMOTION_LABELS, MODALITIES, Label, Modality, clips_schema
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import ClipData, from_arrays
 from emi_ray.workspace import Workspace
 

@@ -35,9 +35,9 @@ from emi_ray.doctor.machine import (
     installed_versions,
     report_node,
 )
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import clips_schema
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import CLIPS, CONFIG, Workspace
 
 

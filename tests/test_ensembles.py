@@ -15,7 +15,7 @@ from emi_ray.ensembles import build_ensemble, evaluate_run
 from emi_ray.errors import UserError
 from emi_ray.new_clips import Record
 from emi_ray.prediction import predict_split
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.reporting import build_report
 from emi_ray.schema import EMOTIONS
 from emi_ray.status import read_status

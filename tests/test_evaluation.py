@@ -8,11 +8,11 @@ from planted import planted_workspace
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, evaluate_single_run, predict_from_stores, write_submission
-from emi_ray.feature_store import FeatureStore
 from emi_ray.metrics import mean_score
 from emi_ray.prediction import config_of
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Label
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run

@@ -14,7 +14,7 @@ from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run
 from emi_ray.extraction import extract
 from emi_ray.perturbation import measure_perturbed
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.reporting.robustness_section import robustness_tables
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run

@@ -11,7 +11,7 @@ from planted import planted_workspace
 
 from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.reproduction import load_recipes, recipes_of, reproduce
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, clips_schema
 from emi_ray.training.runs import RunResult

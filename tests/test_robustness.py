@@ -5,7 +5,7 @@ from planted import planted_workspace
 from emi_ray.config import WorkspaceConfig
 from emi_ray.evaluation import read_run
 from emi_ray.metrics import mean_score
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.reporting.robustness_section import auc, robustness_tables, slope
 from emi_ray.robustness import measure_robustness, without
 from emi_ray.training.plan import plan_run

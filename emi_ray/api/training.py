@@ -11,8 +11,8 @@ from emi_ray.errors import EmiRayError, UserError
 from emi_ray.workspace import WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
-    from emi_ray.feature_store import FeatureStore
     from emi_ray.results.studies import StudyResult
+    from emi_ray.store.feature_store import FeatureStore
     from emi_ray.training.runs import RunRequest, RunResult
     from emi_ray.tuning.tune import OnChange, TuneOptions, TunePlan
 
@@ -76,7 +76,7 @@ def plan_runs(
     Raises:
         UserError: a recipe or a setting is invalid, or the corpus has no labels.
     """
-    from emi_ray.recipe import load_recipe
+    from emi_ray.recipe.loading import load_recipe
     from emi_ray.training.data.input_hashes import require_labels
     from emi_ray.training.runs import RunRequest
 

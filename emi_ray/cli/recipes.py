@@ -18,7 +18,7 @@ def recipes(
 
     Example: emi-ray recipes
     """
-    from emi_ray.recipe import PaperResult, load_recipe, recipe_names
+    from emi_ray.recipe.loading import PaperResult, load_recipe, recipe_names
 
     if plain:
         for name in recipe_names():

@@ -35,9 +35,9 @@ from emi_ray.doctor.machine import (
     installed_versions,
     report_node,
 )
-from emi_ray.feature_store import stores_of
 from emi_ray.runtime import on_every_node
 from emi_ray.schema import Modality
+from emi_ray.store.feature_store import stores_of
 from emi_ray.workspace import Workspace
 
 PACKAGE = "emi_ray"

@@ -25,7 +25,7 @@ from emi_ray.ensembles.members import (
 )
 from emi_ray.errors import UserError
 from emi_ray.metrics import compute_scores
-from emi_ray.recipe import recipe_names
+from emi_ray.recipe.loading import recipe_names
 from emi_ray.results.predictions import PREDICTIONS, SCORED
 from emi_ray.results.runs import DESCRIPTION, HISTORY, METRICS, RECIPE, SPLIT, VERSIONS, run_folder
 from emi_ray.schema import TRUE_PREFIX, Label

@@ -15,11 +15,11 @@ import pandas as pd
 
 from emi_ray.errors import UserError, choices
 from emi_ray.exchange.layouts import EXPORTS, Part
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import EMOTIONS, Modality, labels_of
 from emi_ray.spreadsheets import safe_cell
-from emi_ray.transcript_store import transcript_stores
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore, stores_of
+from emi_ray.store.transcript_store import transcript_stores
 from emi_ray.workspace import Workspace
 
 PICKLE_PROTOCOL = 4

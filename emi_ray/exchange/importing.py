@@ -22,10 +22,10 @@ from emi_ray.exchange.storing import ImportedPart, PartWriter, failure_of
 from emi_ray.exchange.tables import ParquetSource
 from emi_ray.extractors import EXTRACTORS
 from emi_ray.extractors.base import fingerprint
-from emi_ray.failures import write_failures
-from emi_ray.feature_precision import spread_of
-from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import EMOTION_LABELS, Modality, labels_of, snake
+from emi_ray.store.failures import write_failures
+from emi_ray.store.feature_precision import spread_of
+from emi_ray.store.feature_store import FeatureStore, stores_of
 from emi_ray.workspace import Workspace
 
 VERSION = 1

@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 
 from emi_ray.errors import ClipError
 from emi_ray.exchange.arrays import STAGE, check_range
-from emi_ray.failures import Failure, write_failures
-from emi_ray.feature_layout import ClipFeatures, content_digest
-from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Modality
+from emi_ray.store.failures import Failure, write_failures
+from emi_ray.store.feature_layout import ClipFeatures, content_digest
+from emi_ray.store.feature_store import FeatureStore
 
 CLIPS_PER_PART = 256
 BYTES_PER_PART = 16 << 20

@@ -17,11 +17,11 @@ from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
 from emi_ray.extraction.watchdog import Limits
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
 from emi_ray.extractors.turns import Turn
-from emi_ray.failures import Failure, write_failures
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_precision import Precision, spread_of
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
-from emi_ray.part_merging import Filling
+from emi_ray.store.failures import Failure, write_failures
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_precision import Precision, spread_of
+from emi_ray.store.part_merging import Filling
 from emi_ray.workspace import Workspace
 
 _MAGNITUDE, _INFINITY = 0x7FFF, 0x7C00

@@ -9,11 +9,11 @@ import ray
 
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline
-from emi_ray.failures import failure_parts
-from emi_ray.part_merging import full_groups, mergeable
-from emi_ray.parts import PartFolder
 from emi_ray.runtime import results_of
-from emi_ray.transcript_store import TranscriptStore
+from emi_ray.store.failures import failure_parts
+from emi_ray.store.part_merging import full_groups, mergeable
+from emi_ray.store.parts import PartFolder
+from emi_ray.store.transcript_store import TranscriptStore
 
 LOOK_EVERY_S = 20.0
 """Interval between two searches for raw parts."""

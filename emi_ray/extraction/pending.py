@@ -16,12 +16,12 @@ from emi_ray.config import ExtractorSettings
 from emi_ray.errors import UserError
 from emi_ray.extraction.staleness import RecordComparison, compare
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, check_settings
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.media.provenance import Inputs
-from emi_ray.parts import PartFolder
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Origin
-from emi_ray.transcript_store import TranscriptStore
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.parts import PartFolder
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from emi_ray.config import MediaSettings, WorkspaceConfig
 from emi_ray.extractors import check_settings, specify, specify_transcriber, wants_dtype
 from emi_ray.extractors.pretrained.whisper import WhisperSettings
-from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import Modality
+from emi_ray.store.feature_store import FeatureStore, stores_of
 from emi_ray.workspace import Workspace
 
 

@@ -20,10 +20,10 @@ from emi_ray.extraction.pools import Measurement, Pool, plan_pools
 from emi_ray.extraction.precision import settle_precision
 from emi_ray.extraction.run_record import DONE, RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.failures import Failure, write_failures
 from emi_ray.runtime import machine, require_shared
 from emi_ray.schema import Modality
 from emi_ray.storage import in_words
+from emi_ray.store.failures import Failure, write_failures
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 MEASURE_FROM_CLIPS = 500

@@ -17,7 +17,7 @@ from emi_ray.extraction.watchdog import Limits
 from emi_ray.extractors import TranscriberSpec
 from emi_ray.extractors.pretrained.whisper import Heard
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
-from emi_ray.transcript_store import TranscriptStore
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 NO_SPEECH = "no speech was found in the sound (transcriber.settings.vad)"

@@ -10,7 +10,7 @@ from emi_ray.errors import UserError
 from emi_ray.losses import custom_loss
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.sequences import Sequences, with_one_step
-from emi_ray.recipe_schema import EncoderSettings, Recipe
+from emi_ray.recipe.schema import EncoderSettings, Recipe
 
 
 class CustomEncoder(FeatureReader):

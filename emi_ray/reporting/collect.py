@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from emi_ray.comparison import codes_of_clips
 from emi_ray.config import WorkspaceConfig
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.results.runs import Run, read_runs
 from emi_ray.schema import MODALITIES, labels_of
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import CLIPS, CONFIG, Workspace
 
 _EXAMPLES = 3

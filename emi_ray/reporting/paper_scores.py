@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.extractors import EXTRACTORS
-from emi_ray.recipe import Recipe, load_recipe, recipe_names
+from emi_ray.recipe.loading import Recipe, load_recipe, recipe_names
 from emi_ray.schema import EMOTIONS, Modality
 
 PAPER_FEATURES: Mapping[Modality, str] = {

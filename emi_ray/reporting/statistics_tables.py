@@ -7,11 +7,11 @@ import pyarrow as pa
 
 from emi_ray.corpus.splits import GROUP, groups_of, has_groups
 from emi_ray.corpus.statistics import describe
-from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.reporting.corpus_section import label_table, split_table
 from emi_ray.reporting.formatting import UNKNOWN, format_score, grouped, percent
 from emi_ray.reporting.text_tables import TextTable
 from emi_ray.schema import MODALITIES, SPLITS
+from emi_ray.store.feature_store import FeatureStore, stores_of
 from emi_ray.workspace import Workspace
 
 LONG_STEPS = 120

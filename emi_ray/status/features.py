@@ -11,10 +11,10 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.pending import ModalityWork, Work, plan_work, store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore, stores_of
 from emi_ray.schema import MODALITIES
 from emi_ray.status.status_line import Line
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore, stores_of
 from emi_ray.workspace import Workspace
 
 

@@ -10,17 +10,17 @@ import pyarrow as pa
 from emi_ray.config import WorkspaceConfig
 from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import UserError
-from emi_ray.recipe import Recipe, load_recipe, recipe_names
+from emi_ray.recipe.loading import Recipe, load_recipe, recipe_names
 from emi_ray.results.runs import DESCRIPTION, METRICS, run_folder
 from emi_ray.results.studies import STUDY_SETTINGS, study_folder
 from emi_ray.schema import labels_of
 from emi_ray.settings import validate
 from emi_ray.status.status_line import Line
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.training.checkpoint import ModelDescription
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.input_hashes import CLIPS, read_inputs
 from emi_ray.training.plan import plan_run, run_key
-from emi_ray.transcript_store import TranscriptStore
 from emi_ray.tuning.settings import read_settings
 from emi_ray.workspace import Workspace
 

@@ -15,13 +15,13 @@ from safetensors.torch import load, save
 
 from emi_ray.config import MediaSettings
 from emi_ray.errors import UserError, choices
-from emi_ray.feature_store import FeatureStore
 from emi_ray.models.backbone import TOKEN_DIM
 from emi_ray.models.build import TrainableModel, build_model
-from emi_ray.recipe import Recipe
+from emi_ray.recipe.loading import Recipe
 from emi_ray.results.runs import DESCRIPTION
 from emi_ray.schema import EncoderName, Label
 from emi_ray.settings import Settings, validate
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.transcripts import TOKENIZER, parse_tokenizer, with_tokens
 from emi_ray.workspace import Workspace

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import ray
 
 from emi_ray.errors import EmiRayError
-from emi_ray.feature_store import FeatureStore
 from emi_ray.storage import in_words
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import PackedFeatures, join_clips, read_packed
 from emi_ray.training.inbox import Inbox, OnProgress
 from emi_ray.training.plan import EncoderJob, Location, RunPlan, encoder_jobs

@@ -12,15 +12,15 @@ from importlib import metadata
 from typing import Any
 
 from emi_ray.config import MediaSettings, WorkspaceConfig
-from emi_ray.feature_store import FeatureStore
-from emi_ray.recipe import Recipe
-from emi_ray.recipe_parts import SPEECH_STEPS
+from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.sections import SPEECH_STEPS
 from emi_ray.results.runs import METRICS, run_folder
 from emi_ray.schema import EncoderName
+from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.training.data.clip_data import ClipData, read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.input_hashes import find_transcripts, read_inputs, read_transcripts, require_labels
-from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 ALGORITHM = 6

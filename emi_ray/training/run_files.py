@@ -24,7 +24,7 @@ from emi_ray.errors import UserError
 from emi_ray.metrics import compute_scores, label_score
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
-from emi_ray.recipe import Recipe
+from emi_ray.recipe.loading import Recipe
 from emi_ray.results.predictions import PREDICTIONS, SCORED, STAGES
 from emi_ray.results.runs import HISTORY, METRICS, RECIPE, SPLIT, VERSIONS
 from emi_ray.schema import TRUE_PREFIX, EncoderName

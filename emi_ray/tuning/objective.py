@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from emi_ray.recipe import Recipe
+from emi_ray.recipe.loading import Recipe
 from emi_ray.training.loop import stopping_score
 from emi_ray.training.run_files import final_rows, predict_rows
 from emi_ray.training.stages.train_recipe import FUSION, EncoderCache, Hooks, train_recipe

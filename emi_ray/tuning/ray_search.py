@@ -17,7 +17,7 @@ import ray
 from ray import tune
 
 from emi_ray.errors import EmiRayError
-from emi_ray.recipe import Recipe
+from emi_ray.recipe.loading import Recipe
 from emi_ray.runtime import machine, results_of
 from emi_ray.runtime.ray_errors import last_words
 from emi_ray.schema import EncoderName

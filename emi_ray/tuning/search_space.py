@@ -30,7 +30,7 @@ from optuna.distributions import (
 from pydantic import BaseModel, Field, model_validator
 
 from emi_ray.errors import UserError
-from emi_ray.recipe import Recipe, StageOverrides
+from emi_ray.recipe.loading import Recipe, StageOverrides
 from emi_ray.results.studies import Value
 from emi_ray.schema import MODALITIES
 from emi_ray.settings import Settings, read_yaml, validate
@@ -181,7 +181,7 @@ def is_shared(name: str, parameter: Parameter, recipe: Recipe) -> bool:
 
 
 def overrides(values: Mapping[str, Value], recipe: Recipe) -> list[str]:
-    """Format values as overrides ``section.key=value`` for :func:`emi_ray.recipe.load_recipe`."""
+    """Format values as overrides ``section.key=value`` for :func:`emi_ray.recipe.loading.load_recipe`."""
     return [f"{path}={json.dumps(v)}" for name, v in values.items() for path in _expand(name, recipe)]
 
 

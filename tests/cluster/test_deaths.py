@@ -10,7 +10,7 @@ from emi_ray.errors import UserError
 from emi_ray.extraction import extract
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.failures import read_failures
+from emi_ray.store.failures import read_failures
 from emi_ray.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(300)]

@@ -9,7 +9,7 @@ import pytest
 from emi_ray.errors import UserError
 from emi_ray.extraction import extract
 from emi_ray.extraction.precision import ask_nodes, settle_precision
-from emi_ray.parts import is_raw
+from emi_ray.store.parts import is_raw
 from tests.cluster.faulty import precision_of_this_node
 from tests.cluster.nodes import cluster, have_nodes
 from tests.cluster.test_deaths import held, new_workspace

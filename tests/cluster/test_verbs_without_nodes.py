@@ -14,7 +14,7 @@ import psutil
 import pytest
 from planted import planted_workspace
 
-from emi_ray.failures import read_failures
+from emi_ray.store.failures import read_failures
 from emi_ray.tuning.storage import journal_path, open_storage
 from emi_ray.tuning.study import kind_of
 from emi_ray.workspace import Workspace

@@ -9,7 +9,7 @@ import typer
 
 from emi_ray.cli.app import app
 from emi_ray.config import WorkspaceConfig
-from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
 from emi_ray.settings import read_yaml, validate
 from emi_ray.tuning.search_space import load_space
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from emi_ray.cli import main  # noqa: F401 - imports every verb
 from emi_ray.config import WorkspaceConfig
 from emi_ray.extractors import EXTRACTORS
-from emi_ray.recipe import Recipe, recipe_names
+from emi_ray.recipe.loading import Recipe, recipe_names
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -70,7 +70,7 @@ def test_every_extractor_and_recipe_is_on_its_page(fill):
 
 
 def test_bounds_and_defaults_are_those_of_the_model(fill):
-    filled = fill("<!-- generated: settings emi_ray.recipe_parts.TrainingSettings -->")
+    filled = fill("<!-- generated: settings emi_ray.recipe.sections.TrainingSettings -->")
     assert (
         "| `batch_size` | integer | `16` | ≥ 1 | clips per optimiser step, summed over all workers |"
         in filled

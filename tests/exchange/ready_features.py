@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from emi_ray.feature_store import find_store
 from emi_ray.schema import EMOTIONS
+from emi_ray.store.feature_store import find_store
 from emi_ray.workspace import Workspace
 
 

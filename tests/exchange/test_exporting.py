@@ -10,9 +10,9 @@ from ready_features import halves, write_pickle
 
 from emi_ray.errors import UserError
 from emi_ray.exchange import export_features, export_transcripts, import_features
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
-from emi_ray.transcript_store import TranscriptStore
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.workspace import CLIPS, Workspace
 
 

@@ -11,10 +11,10 @@ from ready_features import halves, held, make_peer_folder, npy_folder, write_pic
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.exchange import import_features, storing
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore, find_store
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTIONS
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore, find_store
 from emi_ray.training.data.clip_data import read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.workspace import Workspace

@@ -15,7 +15,7 @@ from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction import extract
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.failures import read_failures
+from emi_ray.store.failures import read_failures
 from emi_ray.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from emi_ray import part_merging
 from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
-from emi_ray.parts import is_raw
+from emi_ray.store import part_merging
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.parts import is_raw
 from tests.cluster.test_deaths import new_workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

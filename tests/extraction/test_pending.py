@@ -5,9 +5,9 @@ import pytest
 from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.pending import Work, plan_work, store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.failures import Failure, write_failures
-from emi_ray.feature_layout import ClipFeatures
 from emi_ray.schema import clips_schema
+from emi_ray.store.failures import Failure, write_failures
+from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.workspace import Workspace
 
 SPECS = plan_pipeline(Workspace("unused"), WorkspaceConfig(), ["audio", "text"]).specs

@@ -8,12 +8,12 @@ import pytest
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
-from emi_ray.feature_layout import ClipFeatures
 from emi_ray.media.provenance import Inputs
 from emi_ray.media.yunet import settle_faces
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import Origin
 from emi_ray.status.features import feature_lines
+from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.workspace import Workspace
 from tests.tiny_checkpoints import save_speech_model

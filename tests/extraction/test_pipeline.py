@@ -8,8 +8,8 @@ from emi_ray.errors import EmiRayError, UserError
 from emi_ray.extraction import extract
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("ray_session")

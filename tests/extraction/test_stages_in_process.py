@@ -14,9 +14,9 @@ from emi_ray.extraction.pending import plan_work, store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import plan_pools
 from emi_ray.extraction.summary import ExtractionSummary
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.runtime import Machine
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore
 from tests.cluster.test_deaths import new_workspace
 
 SETTINGS = [

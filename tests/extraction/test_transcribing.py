@@ -14,7 +14,7 @@ from emi_ray.extraction.transcribe_stage import NO_SPEECH, Transcribe
 from emi_ray.extraction.watchdog import Limits
 from emi_ray.extractors.pretrained.whisper import Heard
 from emi_ray.media.clip import DecodedClip, Waveform, pack_clip, table_of
-from emi_ray.transcript_store import TranscriptStore
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 

@@ -9,8 +9,8 @@ from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction import extract, plan
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.failures import read_failures
-from emi_ray.transcript_store import TranscriptStore
+from emi_ray.store.failures import read_failures
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

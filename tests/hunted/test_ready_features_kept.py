@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from emi_ray.exchange import import_features
-from emi_ray.failures import read_failures
-from emi_ray.feature_store import FeatureStore
+from emi_ray.store.failures import read_failures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import Workspace
 
 

@@ -14,11 +14,11 @@ from emi_ray.extraction.pending import Work, origin_column, plan_work, store_of,
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extractors import TranscriberSpec, specify
 from emi_ray.extractors.pretrained.whisper import WhisperSettings
-from emi_ray.failures import Failure, read_failures, write_failures
-from emi_ray.feature_layout import ClipFeatures
 from emi_ray.media.provenance import content_of
 from emi_ray.schema import MEDIA_COLUMNS, Origin, clips_schema
-from emi_ray.transcript_store import TranscriptStore
+from emi_ray.store.failures import Failure, read_failures, write_failures
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
 
 SPECS = plan_pipeline(Workspace("unused"), WorkspaceConfig()).specs

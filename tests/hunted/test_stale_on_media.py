@@ -15,7 +15,7 @@ from emi_ray.extraction.pending import Work, plan_work, store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.watchdog import Limits
-from emi_ray.failures import read_failures
+from emi_ray.store.failures import read_failures
 from emi_ray.workspace import Workspace
 
 LIMITS = Limits(120.0, 2 << 30)

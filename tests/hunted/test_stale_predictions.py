@@ -15,12 +15,12 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.pending import origin_column, plan_work, store_of, todo_column
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.feature_layout import ClipFeatures
 from emi_ray.media.provenance import content_of
 from emi_ray.prediction import predict_new_clips, predict_split, read_new_clips
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import Label, Modality, Origin, clips_schema
 from emi_ray.status import Line, read_status
+from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
 from emi_ray.workspace import CLIPS, Workspace

@@ -8,15 +8,15 @@ from planted import planted_workspace
 from emi_ray.config import ExtractorSettings, WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTION_LABELS, Label, clips_schema, labels_of
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.data.input_hashes import find_transcripts, read_inputs
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
-from emi_ray.transcript_store import TranscriptStore
 from emi_ray.workspace import CLIPS, Workspace
 
 SMALL = ["training.epochs=2", "encoders.audio.hidden=16"]

@@ -14,7 +14,7 @@ from emi_ray.errors import UserError
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extractors.builtin.audio import Prosody
 from emi_ray.prediction import read_new_clips
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import Label, clips_schema
 from emi_ray.status import Line, read_status
 from emi_ray.status.models import study_lines, train_command

@@ -11,10 +11,10 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, write_submission
 from emi_ray.exchange import export_features, export_transcripts
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Label, clips_schema
 from emi_ray.spreadsheets import safe_cell
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import Workspace
 
 

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from emi_ray.models.build import build_model
 from emi_ray.models.sequences import PaddedGroup, padded
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTION_LABELS
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import from_arrays

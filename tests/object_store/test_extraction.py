@@ -12,7 +12,7 @@ import pytest
 from emi_ray import driver_lock
 from emi_ray.cli import main
 from emi_ray.corpus.setup import init_workspace
-from emi_ray.failures import read_failures
+from emi_ray.store.failures import read_failures
 from emi_ray.workspace import Workspace
 from tests.cluster.test_deaths import held, new_workspace
 

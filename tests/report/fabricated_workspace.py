@@ -10,11 +10,11 @@ import pyarrow as pa
 import yaml
 
 from emi_ray.config import CorpusSettings, WorkspaceConfig
-from emi_ray.failures import Failure, write_failures
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.metrics import compute_scores
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Modality, clips_schema
+from emi_ray.store.failures import Failure, write_failures
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import Workspace
 
 NUM_CLIPS = 300

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from fabricated_workspace import HOSTILE_ID, add_features, add_run, write_corpus, write_full
 
-from emi_ray.failures import Failure, write_failures
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.reporting import build_report, paper_scores
 from emi_ray.schema import EMOTIONS, Label, clips_schema, snake
+from emi_ray.store.failures import Failure, write_failures
 from emi_ray.workspace import Workspace
 
 

@@ -7,7 +7,7 @@ from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.tracking import tracking
 from emi_ray.tracking.mlflow_tracker import MlflowTracker
 from emi_ray.tracking.tensorboard_tracker import FOLDER, TensorboardTracker

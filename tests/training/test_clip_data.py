@@ -4,9 +4,9 @@ from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
 

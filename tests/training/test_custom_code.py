@@ -16,8 +16,8 @@ from emi_ray.evaluation import evaluate_single_run
 from emi_ray.losses import build_objective
 from emi_ray.models.custom import CustomEncoder, changed_code
 from emi_ray.models.sequences import PaddedGroup, padded
-from emi_ray.recipe import load_recipe
-from emi_ray.recipe_parts import EncoderSettings, ObjectiveSettings
+from emi_ray.recipe.loading import load_recipe
+from emi_ray.recipe.sections import EncoderSettings, ObjectiveSettings
 from emi_ray.status.models import run_lines
 from emi_ray.training.plan import encoder_jobs, plan_run
 from emi_ray.training.run import execute_run

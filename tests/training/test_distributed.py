@@ -6,7 +6,7 @@ import torch.multiprocessing as mp
 from planted import planted_data
 
 from emi_ray.models.build import build_model
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.distributed import Team
 from emi_ray.training.loop import fit, seed_everything

@@ -12,7 +12,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run, predict_from_stores
 from emi_ray.models.build import build_model
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.settings import dump_yaml
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.data.batching import Batcher

@@ -7,7 +7,7 @@ from planted import planted_data
 
 from emi_ray.errors import UserError
 from emi_ray.models.build import build_model
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.training.data.split_rows import Rows, split_rows
 from emi_ray.training.stages.late_fusion import cut_folds, set_late_weights
 from emi_ray.training.stages.train_recipe import Hooks, train_recipe

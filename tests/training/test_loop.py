@@ -6,7 +6,7 @@ import torch
 from planted import planted_data
 
 from emi_ray.models.build import build_unimodal
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import Label
 from emi_ray.training.data.split_rows import split_rows, with_inner_part
 from emi_ray.training.loop import fit, seed_everything

@@ -10,7 +10,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run
 from emi_ray.metrics import compute_scores
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS
 from emi_ray.settings import read_yaml
 from emi_ray.training.checkpoint import find_run, load_model

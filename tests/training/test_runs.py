@@ -10,7 +10,7 @@ from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
 

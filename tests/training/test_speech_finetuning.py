@@ -9,14 +9,14 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run
 from emi_ray.extractors.builtin.waveform import STEP, Sound, SoundSettings
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.media.clip import DecodedClip, Waveform
 from emi_ray.models.backbone import resolve_backbone
 from emi_ray.models.sequences import PaddedGroup, padded
 from emi_ray.models.speech_backbone import SpeechBackbone
-from emi_ray.recipe import load_recipe
-from emi_ray.recipe_schema import EncoderSettings
+from emi_ray.recipe.loading import load_recipe
+from emi_ray.recipe.schema import EncoderSettings
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.data.clip_data import read_clip_data
 from emi_ray.training.data.transcripts import resolve_backbones

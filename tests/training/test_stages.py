@@ -6,7 +6,7 @@ import torch
 from planted import planted_data
 
 from emi_ray.errors import UserError
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTION_LABELS, Label
 from emi_ray.training.data.clip_data import from_arrays
 from emi_ray.training.data.split_rows import split_rows, with_inner_part

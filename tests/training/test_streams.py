@@ -9,10 +9,10 @@ from planted import planted_workspace
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run, predict_from_stores
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_store import FeatureStore
 from emi_ray.prediction import config_of, predict_split
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.checkpoint import load_model
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run

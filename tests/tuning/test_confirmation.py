@@ -7,7 +7,7 @@ from tuning_studies import open_study, score_of, settings_of
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError
 from emi_ray.metrics import compute_scores
-from emi_ray.recipe import load_recipe
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.results.studies import ConfirmedTrial, ReportedScores, StudyResult, read_study_result
 from emi_ray.schema import Label
 from emi_ray.training.runs import RunResult

@@ -6,7 +6,7 @@ import torch
 
 from emi_ray.errors import UserError
 from emi_ray.models.build import build_model
-from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
 from emi_ray.tuning.search_space import SearchSpace, load_space, overrides, recipe_keys, value_of
 from emi_ray.tuning.settings import RecipeSource, check_space
 

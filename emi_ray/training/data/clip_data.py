@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.errors import EmiRayError, UserError
-from emi_ray.feature_layout import steps_of
-from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import EncoderName, Label, labels_of
+from emi_ray.store.feature_layout import steps_of
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import Workspace
 
 

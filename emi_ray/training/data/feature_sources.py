@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.feature_store import FeatureStore, find_store, stores_of
-from emi_ray.recipe import Recipe
-from emi_ray.recipe_schema import EncoderSettings
+from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import EncoderSettings
 from emi_ray.schema import EncoderName, Modality
+from emi_ray.store.feature_store import FeatureStore, find_store, stores_of
 from emi_ray.workspace import Workspace
 
 SOUND = "waveform"

@@ -8,7 +8,7 @@ import numpy as np
 
 from emi_ray.errors import UserError
 from emi_ray.models.backbone import load_tokenizer, resolve_backbone
-from emi_ray.recipe_schema import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 
 if TYPE_CHECKING:

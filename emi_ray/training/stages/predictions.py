@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from emi_ray.models.build import build_unimodal
 from emi_ray.models.late_fusion import LateFusionRegressor
-from emi_ray.recipe import Recipe
+from emi_ray.recipe.loading import Recipe
 from emi_ray.schema import Modality
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import ClipData

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emi_ray.models.fusion import Regressor
-from emi_ray.recipe_schema import Recipe, TrainingSettings
+from emi_ray.recipe.schema import Recipe, TrainingSettings
 from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 from emi_ray.training.data.split_rows import Rows

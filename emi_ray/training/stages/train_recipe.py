@@ -16,7 +16,7 @@ from emi_ray.models.backbone import Backbone
 from emi_ray.models.build import TrainableModel, build_model, build_unimodal
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.fusion import EmbeddingFusion, FusionRegressor, UnimodalRegressor
-from emi_ray.recipe_schema import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import Rows, with_inner_part

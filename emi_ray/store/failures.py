@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.feature_store import FeatureStore
-from emi_ray.parts import PartFolder
 from emi_ray.schema import FAILURES_SCHEMA, MODALITIES, UNKNOWN, Origin
 from emi_ray.storage import without_credentials
+from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.parts import PartFolder
 from emi_ray.workspace import Workspace
 
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from emi_ray.part_index import PartIndex
-from emi_ray.part_rows import grouped, in_order, is_repeated, only_later_parts, size_of
-from emi_ray.read_ahead import ahead
+from emi_ray.store.part_index import PartIndex
+from emi_ray.store.part_rows import grouped, in_order, is_repeated, only_later_parts, size_of
+from emi_ray.store.read_ahead import ahead
 from emi_ray.workspace import Workspace
 
 GROUP_BYTES = 32 << 20

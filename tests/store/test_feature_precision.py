@@ -7,9 +7,9 @@ import pytest
 from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.extract_stage import _choose_precision, _fit_for_store
 from emi_ray.extractors import Features
-from emi_ray.feature_layout import ClipFeatures
-from emi_ray.feature_precision import spread_of
-from emi_ray.feature_store import FeatureStore
+from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_precision import spread_of
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import read_packed
 from emi_ray.workspace import Workspace
 

@@ -1,7 +1,7 @@
 import pytest
 
 from emi_ray.errors import UserError
-from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
 from emi_ray.settings import dump_yaml
 
 

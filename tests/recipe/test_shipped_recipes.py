@@ -9,7 +9,7 @@ from planted import DIMS, STEPS, planted_data
 
 from emi_ray.errors import UserError
 from emi_ray.models.build import build_model
-from emi_ray.recipe import load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
 from emi_ray.schema import Label
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import from_arrays

@@ -1,11 +1,11 @@
-"""The settings of a recipe as an immutable, validated model. :mod:`emi_ray.recipe` reads them from files."""
+"""The settings of a recipe as an immutable, validated model. :mod:`emi_ray.recipe.loading` reads them from files."""
 
 from collections.abc import Collection
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from emi_ray.recipe_parts import (
+from emi_ray.recipe.sections import (
     EncoderSettings,
     FusionSettings,
     ObjectiveSettings,

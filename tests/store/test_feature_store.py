@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from emi_ray.errors import UserError
-from emi_ray.failures import Failure, read_failures, write_failures
-from emi_ray.feature_layout import ClipFeatures, steps_of
-from emi_ray.feature_store import FeatureStore, find_store
-from emi_ray.part_merging import mergeable
-from emi_ray.parts import is_raw
+from emi_ray.store.failures import Failure, read_failures, write_failures
+from emi_ray.store.feature_layout import ClipFeatures, steps_of
+from emi_ray.store.feature_store import FeatureStore, find_store
+from emi_ray.store.part_merging import mergeable
+from emi_ray.store.parts import is_raw
 from emi_ray.workspace import Workspace
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from emi_ray.custom_code import is_custom
-from emi_ray.recipe_types import CustomName, EncoderType, without
+from emi_ray.recipe.custom_types import CustomName, EncoderType, without
 from emi_ray.schema import EncoderName, Modality
 from emi_ray.settings import Settings
 

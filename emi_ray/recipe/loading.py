@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from emi_ray.errors import UserError, choices
-from emi_ray.recipe_checks import unread_settings
-from emi_ray.recipe_schema import (
+from emi_ray.recipe.checks import unread_settings
+from emi_ray.recipe.schema import (
     EncoderSettings,
     FusionSettings,
     ObjectiveSettings,

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from emi_ray import part_merging, parts
-from emi_ray.feature_layout import ClipFeatures, steps_of
-from emi_ray.feature_store import FeatureStore
 from emi_ray.schema import Origin
+from emi_ray.store import part_merging, parts
+from emi_ray.store.feature_layout import ClipFeatures, steps_of
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import Workspace
 
 

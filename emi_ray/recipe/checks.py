@@ -1,13 +1,13 @@
 """Checks for settings of a recipe that have no effect because of its other settings.
 
-A setting that is silently ignored misleads the reader, so :func:`emi_ray.recipe.load_recipe` refuses it. Only values
-that differ from the default count, so a file may spell out every default, as the ``recipe.yaml`` of a run does.
+A setting that is silently ignored misleads the reader, so :func:`emi_ray.recipe.loading.load_recipe` refuses it. Only
+values that differ from the default count, so a file may spell out every default, as the ``recipe.yaml`` of a run does.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from emi_ray.recipe_schema import (
+from emi_ray.recipe.schema import (
     EncoderSettings,
     FusionSettings,
     ObjectiveSettings,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.part_rows import of_parts
+from emi_ray.store.part_rows import of_parts
 from emi_ray.workspace import Workspace
 
 _STAMP = "part_stamp"

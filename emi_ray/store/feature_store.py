@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.errors import UserError
-from emi_ray.feature_layout import ClipFeatures, as_bytes, features_table, modern, steps_of
-from emi_ray.feature_precision import Precision
-from emi_ray.parts import PART, RAW, PartFolder
 from emi_ray.schema import FEATURE_COLUMNS, Modality, Origin
+from emi_ray.store.feature_layout import ClipFeatures, as_bytes, features_table, modern, steps_of
+from emi_ray.store.feature_precision import Precision
+from emi_ray.store.parts import PART, RAW, PartFolder
 from emi_ray.workspace import Workspace
 
 RECORD = pa.schema(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from emi_ray.parts import PartFolder
 from emi_ray.schema import UNKNOWN, Origin
+from emi_ray.store.parts import PartFolder
 from emi_ray.workspace import Workspace
 
 SCHEMA = pa.schema(
