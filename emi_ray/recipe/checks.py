@@ -1,7 +1,8 @@
 """Checks for settings of a recipe that have no effect because of its other settings.
 
 A setting that is silently ignored misleads the reader, so :func:`emi_ray.recipe.loading.load_recipe` refuses it. Only
-values that differ from the default count, so a file may spell out every default, as the ``recipe.yaml`` of a run does.
+values that differ from the default count, so a file may spell out every default, as the ``recipe.yaml`` of a run
+does.
 """
 
 from collections.abc import Iterable, Iterator
