@@ -23,7 +23,8 @@ from emi_ray.extractors.base import fingerprint
 from emi_ray.media.clip import unpack_clip
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
-from emi_ray.prediction import config_of, refuse_other_features
+from emi_ray.model_extractors import config_of
+from emi_ray.prediction import refuse_other_features
 from emi_ray.results.runs import PERTURBED
 from emi_ray.robustness import score_entry
 from emi_ray.schema import MEDIA_COLUMNS, EncoderName
@@ -152,7 +153,7 @@ class _Subject:
         trained on.
 
         Raises:
-            UserError: as :func:`emi_ray.prediction.config_of`.
+            UserError: as :func:`emi_ray.model_extractors.config_of`.
         """
         settings = self._workspace.config().extraction
         extracted = [s for s in self.streams_of(part) if s in self._found.loaded.description.extractors]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import write_csv
 
-from emi_ray.config import ExtractionSettings, ExtractorSettings, MediaSettings, WorkspaceConfig
+from emi_ray.config import ExtractionSettings
 from emi_ray.corpus.files import absolute
 from emi_ray.corpus.listing import Finding
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
@@ -19,10 +19,10 @@ from emi_ray.evaluation import as_intensities, predict_corpus_clips, write_submi
 from emi_ray.extraction import extract
 from emi_ray.extraction.pending import what_changed
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extractors import find_extractor
+from emi_ray.model_extractors import config_of, extraction_rounds
 from emi_ray.new_clips import Record, Round, Written, place_of, read_record, read_sources
 from emi_ray.output import write_output
-from emi_ray.schema import EncoderName, Label, Modality, Split
+from emi_ray.schema import EncoderName, Label, Split
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.workspace import CLIPS, Workspace
 
@@ -166,7 +166,7 @@ def _extractions(models: Iterable[LoadedModel], settings: ExtractionSettings) ->
     """Yield the extractions that all models need, each once."""
     done: list[Round] = []
     for loaded in models:
-        for streams in _rounds(loaded):
+        for streams in extraction_rounds(loaded):
             modalities = tuple(loaded.description.recipe.modality_of(stream) for stream in streams)
             found = Round(config_of(loaded, settings, streams), modalities)
             if found not in done:
@@ -210,7 +210,7 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
         features.
     """
     description = loaded.description
-    for streams in _rounds(loaded):
+    for streams in extraction_rounds(loaded):
         config = config_of(loaded, ExtractionSettings(), streams)
         modalities = {stream: description.recipe.modality_of(stream) for stream in streams}
         specs = plan_pipeline(workspace, config, modalities.values()).specs if streams else {}
@@ -221,70 +221,6 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
                     f"version of '{description.extractors[stream]['extractor']}'; this version makes "
                     f"{specs[modality].fingerprint}. Extract and train it again: emi-ray status -w {workspace.quoted}"
                 )
-
-
-def _rounds(loaded: LoadedModel) -> list[list[EncoderName]]:
-    """Group the model's encoders into as few extractions as possible; each has at most one extractor per modality."""
-    rounds: list[dict[Modality, str]] = []
-    chosen: list[list[EncoderName]] = []
-    description = loaded.description
-    for stream in description.extractors:
-        modality, fingerprint = description.recipe.modality_of(stream), description.fingerprint(stream)
-        place = next(
-            (i for i, r in enumerate(rounds) if r.get(modality, fingerprint) == fingerprint), len(rounds)
-        )
-        if place == len(rounds):
-            rounds.append({})
-            chosen.append([])
-        if modality not in rounds[place]:
-            rounds[place][modality] = fingerprint
-            chosen[place].append(stream)
-    return chosen or [[]]
-
-
-def config_of(
-    loaded: LoadedModel, extraction: ExtractionSettings, streams: Sequence[EncoderName] | None = None
-) -> WorkspaceConfig:
-    """Return the configuration with which the model's extractors have the fingerprints that it was trained on.
-
-    Args:
-        streams: the encoders whose extractors are included, one per modality; by default all.
-
-    Raises:
-        UserError: it was trained on imported features, which cannot be extracted.
-    """
-    for modality, identity in loaded.description.extractors.items():
-        if find_extractor(identity["extractor"]) is None:
-            raise UserError(
-                f"The model was trained on imported {modality} features ({identity['extractor']}), which cannot be "
-                f"extracted from clips here. Import those of the new clips into the workspace, under the test "
-                f"split, and leave --clips out."
-            )
-    identities = loaded.description.extractors
-    modality_of = loaded.description.recipe.modality_of
-    extractors: dict[Modality, ExtractorSettings] = {
-        modality_of(stream): ExtractorSettings(
-            name=identities[stream]["extractor"], settings=identities[stream]["settings"]
-        )
-        for stream in (identities if streams is None else streams)
-    }
-    transcriber = loaded.description.recogniser_of_features
-    return WorkspaceConfig(
-        media=_media_of(loaded),
-        extractors=extractors,
-        extraction=extraction,
-        transcriber=transcriber
-        and ExtractorSettings(name=transcriber["extractor"], settings=transcriber["settings"]),
-    )
-
-
-def _media_of(loaded: LoadedModel) -> MediaSettings:
-    """Return the model's media settings, with the face detector that its features were made with."""
-    media = loaded.description.media
-    for identity in loaded.description.extractors.values():
-        if faces := identity.get("media", {}).get("faces"):
-            return media.model_copy(update={"faces": media.faces.as_made(faces)})
-    return media
 
 
 def _models(workspace: Workspace, run: str) -> Sequence[LoadedModel]:

@@ -9,7 +9,7 @@ from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, evaluate_single_run, predict_from_stores, write_submission
 from emi_ray.metrics import mean_score
-from emi_ray.prediction import config_of
+from emi_ray.model_extractors import config_of
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Label
 from emi_ray.store.feature_store import FeatureStore

@@ -9,7 +9,8 @@ from planted import planted_workspace
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run, predict_from_stores
-from emi_ray.prediction import config_of, predict_split
+from emi_ray.model_extractors import config_of, extraction_rounds
+from emi_ray.prediction import predict_split
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
@@ -91,11 +92,11 @@ def test_a_run_of_several_streams_is_rebuilt_scored_and_predicts(workspace, trai
 def test_new_clips_are_extracted_in_as_many_rounds_as_a_modality_has_extractors(
     workspace, trained, monkeypatch
 ):
-    from emi_ray import prediction
+    from emi_ray import model_extractors
 
-    monkeypatch.setattr(prediction, "find_extractor", lambda name: object)
+    monkeypatch.setattr(model_extractors, "find_extractor", lambda name: object)
     loaded = load_model(workspace, "two/42")
-    rounds = prediction._rounds(loaded)
+    rounds = extraction_rounds(loaded)
     assert rounds == [["text", "audio", "frame"], ["face"]]
     identities = {name: {**i, "settings": {}} for name, i in loaded.description.extractors.items()}
     described = loaded.description.model_copy(update={"extractors": identities})
