@@ -123,6 +123,12 @@ def test_weights_that_cannot_be_had_are_a_problem(tmp_path):
     assert "config.json" in check.message
 
 
+def test_a_tracker_whose_package_is_missing_is_a_problem_before_the_training(workspace, monkeypatch):
+    assert statuses(workspace, ["tracking=[tensorboard]"])["tracking"] == "ok"
+    monkeypatch.setattr("emi_ray.tracking.importlib.util.find_spec", lambda name: None)
+    assert statuses(workspace, ["tracking=[tensorboard]"])["tracking"] == "problem"
+
+
 def test_an_openface_binary_that_is_not_there_is_a_problem():
     check = check_extractor("motion", chosen("motion", "openface", binary="/nowhere/FeatureExtraction"))
     assert check.status == "problem"

@@ -126,12 +126,11 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         raise UserError(f"{path} is not the folder of a run: give WORKSPACE/runs/RECIPE/SEED.")
     workspace = Workspace(root)
     described = describe_models(workspace, run)
-    if any(each.recipe.has_custom_code for each in described):
-        from emi_ray.models.custom import changed_code  # imports torch
+    for each in described:
+        if each.recipe.has_custom_code:
+            from emi_ray.models.custom import require_unchanged_code  # imports torch
 
-        problems = dict.fromkeys(problem for each in described for problem in changed_code(each.recipe))
-        if problems:
-            raise UserError(f"{path} cannot be loaded: {' '.join(problems)}")
+            require_unchanged_code(each.recipe, workspace.shown(f"runs/{run}"))
     return Model(workspace, run)
 
 

@@ -18,6 +18,7 @@ from emi_ray.doctor.inputs import (
     check_face_detector,
     check_inputs,
     check_media,
+    check_tracker,
     choose_extractors,
     count_ready,
 )
@@ -61,6 +62,8 @@ def examine(workspace: Workspace, overrides: Sequence[str] = (), cluster: bool =
         yield check_extractor(modality, extractor)
     if any("faces" in extractor.needs for extractor in chosen.values()):
         yield check_face_detector(config.media.faces)
+    for name in config.tracking:
+        yield check_tracker(name)
     wants_gpu = any(extractor.kind.USES_GPU for extractor in chosen.values())
     yield check_gpu(chosen, count_gpus(cluster) if wants_gpu else 0)
     if cluster:

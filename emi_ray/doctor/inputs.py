@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from emi_ray.config import ExtractorSettings, FaceSettings
+from emi_ray.config import ExtractorSettings, FaceSettings, TrackerName
 from emi_ray.corpus.files import exist
 from emi_ray.doctor.check import Check
 from emi_ray.errors import UserError
@@ -16,6 +16,7 @@ from emi_ray.media.detection import build_finder
 from emi_ray.media.yunet import settle_faces
 from emi_ray.pretrained_weights.checkpoint import PACKAGES, Checkpoint
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
+from emi_ray.tracking import require_package
 from emi_ray.workspace import CONFIG, Workspace
 
 NUM_PROBED = 100
@@ -156,6 +157,15 @@ def check_inputs(modality: Modality, chosen: Chosen, clips: pa.Table, held: bool
         f"{num_ready:,} of {clips.num_rows:,} clips have {sources}: the others will be missing {modality}",
         "If the corpus has more files, add them to the table and run emi-ray init again.",
     )
+
+
+def check_tracker(name: TrackerName) -> Check:
+    """Check that the package of an experiment tracker is installed."""
+    try:
+        require_package(name)
+    except UserError as error:
+        return Check("tracking", "problem", str(error))
+    return Check("tracking", "ok", f"the package of {name} is installed")
 
 
 def check_face_detector(settings: FaceSettings) -> Check:

@@ -98,3 +98,17 @@ def changed_code(recipe: Recipe) -> list[str]:
         except UserError as error:
             changed.append(str(error))
     return changed
+
+
+def require_unchanged_code(recipe: Recipe, model: str) -> None:
+    """Refuse to load a model whose own encoders or loss are missing here or have changed.
+
+    Args:
+        recipe: the recipe that the model was trained with.
+        model: where the model lies, for the message.
+
+    Raises:
+        UserError: names each encoder and loss concerned, and why.
+    """
+    if changed := changed_code(recipe):
+        raise UserError(f"{model} cannot be loaded: {' '.join(changed)}")

@@ -117,7 +117,7 @@ def stale_because(
         from emi_ray.models.custom import changed_code  # imports torch
 
         if changed := changed_code(made.recipe):
-            return changed
+            return [why.rstrip(".") for why in changed]
     if run_key(made.recipe, made.seed, now) == made.run_key:
         return list(_other_extractors(workspace, config, made))
     changed = []

@@ -47,7 +47,7 @@ def tracking(workspace: Workspace, names: Sequence[TrackerName], study: str | No
         UserError: the package of a tracker is not installed, or the tracker is not set up.
     """
     for name in names:
-        _require(name)
+        require_package(name)
     trackers: dict[str, Tracker] = {name: TRACKERS[name][0](workspace) for name in dict.fromkeys(names)}
     if not trackers:
         yield
@@ -56,8 +56,12 @@ def tracking(workspace: Workspace, names: Sequence[TrackerName], study: str | No
         yield
 
 
-def _require(name: TrackerName) -> None:
-    """Check that the package of a tracker is installed, without importing it."""
+def require_package(name: TrackerName) -> None:
+    """Check that the package of a tracker is installed, without importing it.
+
+    Raises:
+        UserError: it is not installed.
+    """
     _, module, package = TRACKERS[name]
     if importlib.util.find_spec(module) is None:
         raise UserError(
@@ -66,4 +70,4 @@ def _require(name: TrackerName) -> None:
         )
 
 
-__all__ = ["TRACKERS", "Tracker", "tracking"]
+__all__ = ["TRACKERS", "Tracker", "require_package", "tracking"]

@@ -17,6 +17,7 @@ from emi_ray.config import MediaSettings
 from emi_ray.errors import UserError, choices
 from emi_ray.models.backbone import TOKEN_DIM
 from emi_ray.models.build import TrainableModel, build_model
+from emi_ray.models.custom import require_unchanged_code
 from emi_ray.recipe.loading import Recipe
 from emi_ray.results.runs import DESCRIPTION
 from emi_ray.schema import EncoderName, Label
@@ -147,6 +148,7 @@ def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
     """
     description = read_model_description(workspace, folder)
     recipe = description.recipe
+    require_unchanged_code(recipe, workspace.path(folder))
     dims = {name: description.feature_dim(name) for name in description.extractors}
     if recipe.transcript_stream is not None:
         dims[recipe.transcript_stream] = TOKEN_DIM

@@ -123,7 +123,7 @@ def test_a_run_with_own_code_is_trained_recorded_and_scored_again_from_its_files
         UserError, match=r"own/1 cannot be loaded: encoders\.audio.*has changed.*objective\.loss"
     ):
         emi_ray.load_model(workspace.path("runs/own/1"))
-    with pytest.raises(UserError, match="has changed"):
+    with pytest.raises(UserError, match=r"runs/own/1 cannot be loaded: encoders\.audio\.type.*has changed"):
         evaluate_single_run(workspace, "own/1")
 
     module.unlink()
