@@ -175,7 +175,7 @@ def train_theirs(
 
 
 def show(name: str, theirs: list[float], ours: TrainedRecipe) -> float:
-    own = [entry["val_pearson"] for entry in ours.outcomes[name].history]
+    own = [entry["val_pearson"] for entry in ours.results[name].history]
     gap = max(abs(a - b) for a, b in zip(theirs, own, strict=True))
     spell = [" ".join(f"{r:9.6f}" for r in side) for side in (theirs, own)]
     print(f"{name:<24} authors {spell[0]}   ours {spell[1]}   {gap:.1e}")

@@ -31,10 +31,12 @@ from made_features import Made, make_clips
 from scipy import stats
 
 from emi_ray.metrics import mean_of_known, pearson
-from emi_ray.recipe.loading import Recipe, load_recipe
+from emi_ray.recipe.loading import load_recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.run_files import final_rows, predict_rows
-from emi_ray.training.stages.train_recipe import Hooks, train_recipe
+from emi_ray.training.stages.runner import Hooks
+from emi_ray.training.stages.train_recipe import train_recipe
 
 DIMS = {"text": 64, "audio": 48, "vision": 32, "motion": 23}
 STEPS = {"text": 1, "audio": 12, "vision": 6, "motion": 6}
@@ -157,7 +159,7 @@ class Bench:
             draw,
             seed,
             mean_of_known(pearson(predicted, data.targets[val])),
-            {stage: one.best_epoch for stage, one in trained.outcomes.items()},
+            {stage: one.best_epoch for stage, one in trained.results.items()},
             recipe.training.epochs,
             round(time.process_time() - started, 2),
         )

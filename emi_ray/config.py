@@ -5,13 +5,12 @@ has settings of resources, which never change a feature.
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from emi_ray.schema import Modality, Need
-from emi_ray.settings import Settings, read_yaml, validate
+from emi_ray.settings import Settings
 
 CorpusKind = Literal["vidmimic2", "table", "demo"]
 
@@ -238,8 +237,3 @@ class WorkspaceConfig(Settings):
         return {
             name: value for name, value in {**built_in_extractors(), **given}.items() if value is not None
         }
-
-
-def load_config(path: Path) -> WorkspaceConfig:
-    """Read and check one configuration file from the local disk."""
-    return validate(WorkspaceConfig, read_yaml(path.read_text(), str(path)), str(path))

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from emi_ray.errors import UserError
 from emi_ray.metrics import compute_scores
 from emi_ray.output import write_output
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.schema import SPLITS, EncoderName, Label, Split
 from emi_ray.spreadsheets import may_execute, safe_cell
 from emi_ray.store.feature_store import FeatureStore

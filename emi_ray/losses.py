@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from emi_ray.custom_code import import_custom, require_same
 from emi_ray.errors import UserError
-from emi_ray.recipe.schema import ObjectiveSettings
+from emi_ray.recipe.sections import ObjectiveSettings
 
 _EPSILON = 1e-8
 _MARGIN = 1e-6

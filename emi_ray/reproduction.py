@@ -12,7 +12,8 @@ from emi_ray.comparison import codes_of_clips, compare
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError, choices
 from emi_ray.metrics import mean_score, pearson
-from emi_ray.recipe.loading import Recipe, load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
+from emi_ray.recipe.schema import Recipe
 from emi_ray.reporting.formatting import UNKNOWN, format_score, signed
 from emi_ray.reporting.paper_scores import LABEL_SCORES, Basis, differences_from_paper, paper_score
 from emi_ray.reporting.text_tables import TextTable, csv_text, latex_document, markdown

@@ -93,9 +93,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     return result
 
 
-def dump_yaml(settings: BaseModel, exclude_defaults: bool = False) -> str:
+def dump_yaml(settings: BaseModel) -> str:
     """Return settings as YAML, in the order of their declaration."""
-    values = settings.model_dump(mode="json", exclude_defaults=exclude_defaults)
+    values = settings.model_dump(mode="json")
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

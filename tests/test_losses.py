@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from emi_ray import losses, metrics
-from emi_ray.recipe.loading import ObjectiveSettings
+from emi_ray.recipe.sections import ObjectiveSettings
 
 X = torch.tensor([[0.1, 0.0], [0.2, 0.5], [0.6, 0.5]])
 Y = torch.tensor([[0.0, 0.0], [0.5, 0.0], [1.0, 1.0]])

@@ -18,7 +18,8 @@ def recipes(
 
     Example: emi-ray recipes
     """
-    from emi_ray.recipe.loading import PaperResult, load_recipe, recipe_names
+    from emi_ray.recipe.loading import load_recipe, recipe_names
+    from emi_ray.recipe.sections import PaperResult
 
     if plain:
         for name in recipe_names():

@@ -29,7 +29,7 @@ from emi_ray.workspace import Workspace
 if TYPE_CHECKING:  # these import Ray, or much else
     from emi_ray.extraction.pools import Measurement, Pool
     from emi_ray.extraction.summary import ExtractionSummary
-    from emi_ray.recipe.loading import Recipe
+    from emi_ray.recipe.schema import Recipe
 
 LOG_EVERY_S = 30.0
 """Interval in seconds between progress lines when the output is not a terminal, for example in a job's log."""

@@ -124,6 +124,3 @@ def _conform(clips: pa.Table, checked: CheckedLabels) -> pa.Table:
     ]
     schema = clips_schema(checked.labels)
     return pa.Table.from_arrays([*columns, *checked.values.columns], schema=schema).combine_chunks()
-
-
-__all__ = ["ADAPTORS", "Corpus", "Finding", "Listing", "read_corpus", "validate_corpus"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from emi_ray.corpus.files import absolute
-from emi_ray.corpus.manifest import Finding
+from emi_ray.corpus.listing import Finding
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.exchange.clips import init_from_features, match_ids
 from emi_ray.exchange.layouts import LAYOUTS, NOMINAL_RATE_HZ, OpenPart, open_layout

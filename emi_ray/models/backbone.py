@@ -19,7 +19,7 @@ from emi_ray.models.outputs import ParameterGroup
 from emi_ray.models.sequences import PaddedGroup, Sequences, with_one_step
 from emi_ray.pretrained_weights.checkpoint import Checkpoint, first_sentence
 from emi_ray.pretrained_weights.loading import load_model, load_processor, quiet_transformers
-from emi_ray.recipe.schema import EncoderSettings
+from emi_ray.recipe.sections import EncoderSettings
 from emi_ray.schema import Modality
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from emi_ray.models.fusion import FusionRegressor, UnimodalRegressor
 from emi_ray.models.late_fusion import LateFusionRegressor
 from emi_ray.models.outputs import Targets
 from emi_ray.models.speech_backbone import SpeechBackbone
-from emi_ray.recipe.schema import EncoderSettings, Recipe
+from emi_ray.recipe.schema import Recipe
+from emi_ray.recipe.sections import EncoderSettings
 from emi_ray.schema import EncoderName
 
 TrainableModel = UnimodalRegressor | FusionRegressor | TextAnchoredRegressor | LateFusionRegressor

@@ -19,7 +19,7 @@ from emi_ray.models.fusion import MissingModalities, Regressor
 from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets
 from emi_ray.models.sequences import Inputs, PaddedGroup, Sequences, with_one_step
 from emi_ray.models.speech_backbone import SpeechBackbone
-from emi_ray.recipe.schema import EncoderSettings, FusionSettings
+from emi_ray.recipe.sections import EncoderSettings, FusionSettings
 from emi_ray.schema import EncoderName
 
 

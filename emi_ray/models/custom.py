@@ -10,7 +10,8 @@ from emi_ray.errors import UserError
 from emi_ray.losses import custom_loss
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.sequences import Sequences, with_one_step
-from emi_ray.recipe.schema import EncoderSettings, Recipe
+from emi_ray.recipe.schema import Recipe
+from emi_ray.recipe.sections import EncoderSettings
 
 
 class CustomEncoder(FeatureReader):

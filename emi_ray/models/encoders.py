@@ -10,7 +10,7 @@ from emi_ray.models.flat_attention import attend
 from emi_ray.models.outputs import ParameterGroup
 from emi_ray.models.pooling import POOLINGS, AttentionPooling
 from emi_ray.models.sequences import Sequences
-from emi_ray.recipe.schema import EncoderSettings
+from emi_ray.recipe.sections import EncoderSettings
 
 RECURRENT = {"gru": nn.GRU, "lstm": nn.LSTM}
 

@@ -14,7 +14,7 @@ from emi_ray.models.dropout import Dropout, draw_rows
 from emi_ray.models.encoders import FeatureReader
 from emi_ray.models.outputs import Outputs, ParameterGroup, Part, Targets
 from emi_ray.models.sequences import Inputs
-from emi_ray.recipe.schema import FusionSettings
+from emi_ray.recipe.sections import FusionSettings
 from emi_ray.schema import EncoderName
 
 

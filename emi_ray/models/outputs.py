@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from emi_ray.recipe.schema import ObjectiveSettings
+from emi_ray.recipe.sections import ObjectiveSettings
 
 
 @dataclass(frozen=True)

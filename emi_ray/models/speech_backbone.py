@@ -7,8 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from emi_ray.models.backbone import ABOVE_LAYERS, Backbone
 from emi_ray.models.sequences import PaddedGroup, Sequences, padded
-from emi_ray.recipe.schema import EncoderSettings
-from emi_ray.recipe.sections import SPEECH_STEPS
+from emi_ray.recipe.sections import SPEECH_STEPS, EncoderSettings
 
 
 class SpeechBackbone(Backbone):

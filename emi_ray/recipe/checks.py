@@ -8,11 +8,11 @@ does.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from emi_ray.recipe.schema import (
+from emi_ray.recipe.schema import Recipe
+from emi_ray.recipe.sections import (
     EncoderSettings,
     FusionSettings,
     ObjectiveSettings,
-    Recipe,
     StageOverrides,
     TrainingSettings,
 )

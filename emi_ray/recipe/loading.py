@@ -14,30 +14,12 @@ from typing import Any
 
 from emi_ray.errors import UserError, choices
 from emi_ray.recipe.checks import unread_settings
-from emi_ray.recipe.schema import (
-    EncoderSettings,
-    FusionSettings,
-    ObjectiveSettings,
-    PaperResult,
-    Recipe,
+from emi_ray.recipe.schema import Recipe
+from emi_ray.recipe.sections import (
     StageOverrides,
-    TrainingSettings,
 )
 from emi_ray.schema import MODALITIES
 from emi_ray.settings import read_yaml, validate
-
-__all__ = [
-    "OTHER_FEATURES",
-    "EncoderSettings",
-    "FusionSettings",
-    "ObjectiveSettings",
-    "PaperResult",
-    "Recipe",
-    "StageOverrides",
-    "TrainingSettings",
-    "load_recipe",
-    "recipe_names",
-]
 
 OTHER_FEATURES = " (on other features than it names)"
 """Suffix of the title of a recipe that is trained on features of another extractor than it names."""

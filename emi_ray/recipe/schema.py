@@ -18,18 +18,6 @@ from emi_ray.recipe.sections import (
 from emi_ray.schema import MODALITIES, EncoderName, Modality
 from emi_ray.settings import Settings
 
-__all__ = [
-    "EncoderSettings",
-    "FusionSettings",
-    "ObjectiveSettings",
-    "PaperResult",
-    "Recipe",
-    "SplitName",
-    "StageOverrides",
-    "TrainingSettings",
-    "ValidEncoderName",
-]
-
 
 class Recipe(Settings):
     """The definition of a system to train.

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from emi_ray.extractors import EXTRACTORS
-from emi_ray.recipe.loading import Recipe, load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
+from emi_ray.recipe.schema import Recipe
 from emi_ray.schema import EMOTIONS, Modality
 
 PAPER_FEATURES: Mapping[Modality, str] = {

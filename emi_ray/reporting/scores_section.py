@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.reporting.collect import Material
 from emi_ray.reporting.formatting import format_score
 from emi_ray.reporting.paper_scores import OTHER_FEATURES, Basis, differences_from_paper, paper_score

@@ -10,7 +10,8 @@ import pyarrow as pa
 from emi_ray.config import WorkspaceConfig
 from emi_ray.ensembles import ENSEMBLE
 from emi_ray.errors import UserError
-from emi_ray.recipe.loading import Recipe, load_recipe, recipe_names
+from emi_ray.recipe.loading import load_recipe, recipe_names
+from emi_ray.recipe.schema import Recipe
 from emi_ray.results.runs import DESCRIPTION, METRICS, run_folder
 from emi_ray.results.studies import STUDY_SETTINGS, study_folder
 from emi_ray.schema import labels_of

@@ -18,7 +18,7 @@ from emi_ray.errors import UserError, choices
 from emi_ray.models.backbone import TOKEN_DIM
 from emi_ray.models.build import TrainableModel, build_model
 from emi_ray.models.custom import require_unchanged_code
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.results.runs import DESCRIPTION
 from emi_ray.schema import EncoderName, Label
 from emi_ray.settings import Settings, validate

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from emi_ray.losses import build_objective, hurdle_loss, normal_divergence, presence_loss
 from emi_ray.models.outputs import Outputs
-from emi_ray.recipe.schema import ObjectiveSettings
+from emi_ray.recipe.sections import ObjectiveSettings
 
 _CORRELATIONS = ("ccc", "pearson")
 _ERRORS = ("mse", "l1", "huber", "binomial")

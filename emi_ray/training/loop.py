@@ -24,7 +24,7 @@ from emi_ray.metrics import compute_scores, mean_of_known, pearson
 from emi_ray.models.dropout import drawing_for_batch
 from emi_ray.models.fusion import Regressor
 from emi_ray.models.outputs import Outputs
-from emi_ray.recipe.schema import ObjectiveSettings, TrainingSettings
+from emi_ray.recipe.sections import ObjectiveSettings, TrainingSettings
 from emi_ray.training.criterion import Criterion
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import ClipData

@@ -9,7 +9,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from emi_ray.models.fusion import Regressor
-from emi_ray.recipe.schema import TrainingSettings
+from emi_ray.recipe.sections import TrainingSettings
 
 Scheduler = ReduceLROnPlateau | LambdaLR | None
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from emi_ray.config import MediaSettings, WorkspaceConfig
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.recipe.sections import SPEECH_STEPS
 from emi_ray.results.runs import METRICS, run_folder
 from emi_ray.schema import EncoderName

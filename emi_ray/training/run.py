@@ -18,7 +18,8 @@ from emi_ray.training.loop import OnEpochEnd
 from emi_ray.training.plan import Location, RunPlan
 from emi_ray.training.run_files import write_run
 from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
-from emi_ray.training.stages.train_recipe import Hooks, OnRunCheckpoint, train_recipe
+from emi_ray.training.stages.runner import Hooks, OnRunCheckpoint
+from emi_ray.training.stages.train_recipe import train_recipe
 
 
 @dataclass(frozen=True)

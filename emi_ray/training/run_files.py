@@ -24,7 +24,7 @@ from emi_ray.errors import UserError
 from emi_ray.metrics import compute_scores, label_score
 from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.results.predictions import PREDICTIONS, SCORED, STAGES
 from emi_ray.results.runs import HISTORY, METRICS, RECIPE, SPLIT, VERSIONS
 from emi_ray.schema import TRUE_PREFIX, EncoderName
@@ -37,7 +37,8 @@ from emi_ray.training.data.transcripts import TOKENIZER, dump_tokenizer
 from emi_ray.training.distributed import Team
 from emi_ray.training.loop import predict_unit_scale
 from emi_ray.training.stages.predictions import stage_predictions
-from emi_ray.training.stages.train_recipe import FUSION, StageResult, TrainedRecipe
+from emi_ray.training.stages.runner import FUSION, StageResult
+from emi_ray.training.stages.train_recipe import TrainedRecipe
 from emi_ray.workspace import Workspace
 
 
@@ -69,7 +70,7 @@ def write_run(
     predictions = predict_rows(trained.model, data, shown)
     split_names = np.repeat(["val", "test"], [len(final.val), len(test)])
     val_scores = compute_scores(predictions[: len(final.val)], data.targets[final.val], data.labels)
-    last = trained.outcomes[FUSION if recipe.fusion else recipe.streams[0]]
+    last = trained.results[FUSION if recipe.fusion else recipe.streams[0]]
     metrics = {
         "recipe": recipe.name,
         "seed": description.seed,
@@ -93,7 +94,7 @@ def write_run(
         "num_parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
         "num_workers": Team.current().size,
         "best_epoch": last.best_epoch,
-        "stages": {m: _stage(m, trained) for m in recipe.streams if m in trained.outcomes},
+        "stages": {m: _stage(m, trained) for m in recipe.streams if m in trained.results},
         "run_key": description.run_key,
     }
     tokenizer = (
@@ -242,12 +243,12 @@ def without_nan(value: Any) -> Any:
 
 
 def _stage(stage: str, trained: TrainedRecipe) -> dict[str, Any]:
-    outcome: StageResult = trained.outcomes[stage]
+    result: StageResult = trained.results[stage]
     return {
-        **outcome.scores,
-        "num_train": outcome.num_train,
-        "best_epoch": outcome.best_epoch,
-        "seconds": round(outcome.seconds, 3),
+        **result.scores,
+        "num_train": result.num_train,
+        "best_epoch": result.best_epoch,
+        "seconds": round(result.seconds, 3),
         "reused": stage in trained.reused,
         "encoder": trained.encoder_keys.get(stage),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import count, tell
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.training.inbox import OnProgress
 from emi_ray.training.parallel_runs import ParallelRuns
 from emi_ray.training.plan import RunPlan, plan_run

@@ -14,7 +14,7 @@ import ray
 from optuna.trial import FrozenTrial, TrialState
 
 from emi_ray.errors import EmiRayError
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.results.studies import ConfirmedTrial
 from emi_ray.runtime import results_of
 from emi_ray.training.resources import JobResources

@@ -12,7 +12,7 @@ from functools import partial
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.results.studies import (
     BEST,
     ConfirmedTrial,

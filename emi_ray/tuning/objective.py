@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.training.loop import stopping_score
 from emi_ray.training.run_files import final_rows, predict_rows
-from emi_ray.training.stages.train_recipe import FUSION, EncoderCache, Hooks, train_recipe
+from emi_ray.training.stages.runner import FUSION, EncoderCache, Hooks
+from emi_ray.training.stages.train_recipe import train_recipe
 from emi_ray.tuning.significance import FoldPredictions
 from emi_ray.tuning.tuning_data import TuningData
 
@@ -91,10 +92,10 @@ def score_recipe(
             device=device,
             hooks=Hooks(on_epoch_end=watch, encoder_cache=encoder_cache),
         )
-        last = trained.outcomes[last_stage(recipe)]
+        last = trained.results[last_stage(recipe)]
         values.append(float(last.scores[metric]))
         best_epochs.append(last.best_epoch)
-        seconds += sum(outcome.seconds for outcome in trained.outcomes.values())
+        seconds += sum(outcome.seconds for outcome in trained.results.values())
         if on_predictions is not None:
             val = final_rows(recipe, data.clips, rows).val
             predictions = predict_rows(trained.model, data.clips, val)

@@ -17,14 +17,15 @@ import ray
 from ray import tune
 
 from emi_ray.errors import EmiRayError
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.runtime import machine, results_of
 from emi_ray.runtime.ray_errors import last_words
 from emi_ray.schema import EncoderName
 from emi_ray.training.plan import RunPlan
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
 from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
-from emi_ray.training.stages.train_recipe import Hooks, train_recipe
+from emi_ray.training.stages.runner import Hooks
+from emi_ray.training.stages.train_recipe import train_recipe
 from emi_ray.tuning.objective import score_recipe
 from emi_ray.tuning.settings import StudySettings
 from emi_ray.tuning.study import TuningStudy

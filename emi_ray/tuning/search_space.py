@@ -30,7 +30,8 @@ from optuna.distributions import (
 from pydantic import BaseModel, Field, model_validator
 
 from emi_ray.errors import UserError
-from emi_ray.recipe.loading import Recipe, StageOverrides
+from emi_ray.recipe.schema import Recipe
+from emi_ray.recipe.sections import StageOverrides
 from emi_ray.results.studies import Value
 from emi_ray.schema import MODALITIES
 from emi_ray.settings import Settings, read_yaml, validate

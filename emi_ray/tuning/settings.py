@@ -13,7 +13,8 @@ from pydantic import Field
 from emi_ray.errors import UserError, choices
 from emi_ray.metrics import BY_LABEL, label_score, lower_is_better
 from emi_ray.models.custom import resolve_custom
-from emi_ray.recipe.loading import Recipe, load_recipe
+from emi_ray.recipe.loading import load_recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.results.studies import STUDY_SETTINGS, Value, study_folder
 from emi_ray.schema import Label
 from emi_ray.settings import Settings, validate

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.corpus.splits import holdout, k_folds, with_split
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import Rows, split_rows
 from emi_ray.training.plan import RunPlan

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from emi_ray.cli import main  # noqa: F401 - imports every verb
 from emi_ray.config import WorkspaceConfig
 from emi_ray.extractors import EXTRACTORS
-from emi_ray.recipe.loading import Recipe, recipe_names
+from emi_ray.recipe.loading import recipe_names
+from emi_ray.recipe.schema import Recipe
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"

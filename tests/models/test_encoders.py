@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from emi_ray.models.encoders import SequenceEncoder
 from emi_ray.models.sequences import PaddedGroup, padded
-from emi_ray.recipe.loading import EncoderSettings
+from emi_ray.recipe.sections import EncoderSettings
 
 
 def build(feature_dim=5, **settings):

@@ -5,7 +5,8 @@ from emi_ray.models.build import build_model
 from emi_ray.models.fusion import ConcatHead, EmbeddingFusion, MissingModalities
 from emi_ray.models.outputs import Targets
 from emi_ray.models.sequences import PaddedGroup, padded
-from emi_ray.recipe.loading import FusionSettings, load_recipe
+from emi_ray.recipe.loading import load_recipe
+from emi_ray.recipe.sections import FusionSettings
 
 EVERYONE = torch.ones(64, dtype=torch.bool)
 DIMS = {"text": 8, "audio": 5, "vision": 6, "motion": 3}

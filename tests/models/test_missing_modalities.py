@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from emi_ray.models.fusion import MissingModalities, kept_modalities
-from emi_ray.recipe.loading import FusionSettings
+from emi_ray.recipe.sections import FusionSettings
 
 EMBEDDINGS = [torch.ones(3, 2), torch.full((3, 4), 2.0)]
 PRESENT = [torch.tensor([True, True, False]), torch.tensor([True, False, True])]

@@ -41,7 +41,7 @@ def test_a_shipped_recipe_trains_on_whatever_features_there_are(name, data, by_t
     recipe = load_recipe(name, QUICK, any_features=True)
     rows = split_rows(data, recipe.split)
     trained = train_recipe(recipe, data, rows, seed=0)
-    scores = list(trained.outcomes.values())[-1].scores
+    scores = list(trained.results.values())[-1].scores
     assert np.isfinite(scores["val_pearson"])
     again = build_model(recipe, DIMS, len(data.labels))
     again.load_state_dict(trained.model.state_dict())
@@ -109,7 +109,7 @@ def test_motion_leaves_a_faithful_fusion_as_its_own_stage_left_it(data):
     recipe = load_recipe("paper-faithful", [*QUICK, *small, "training.lr=1e-2"])
     trained = train_recipe(recipe, data, split_rows(data), seed=0)
     for modality in DIMS:
-        before = trained.outcomes[modality].weights
+        before = trained.results[modality].weights
         after = trained.model.encoder(modality).state_dict()
         same = all(torch.equal(before[f"encoder.{name}"], weights) for name, weights in after.items())
         assert same == (modality == "motion")

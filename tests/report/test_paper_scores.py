@@ -4,7 +4,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from emi_ray.recipe.loading import Recipe, load_recipe
+from emi_ray.recipe.loading import load_recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.reporting.paper_scores import (
     PAPER_CLIPS,
     PAPER_FEATURES,

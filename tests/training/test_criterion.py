@@ -11,7 +11,7 @@ from emi_ray.losses import (
     presence_loss,
 )
 from emi_ray.models.outputs import Outputs, Part, Targets
-from emi_ray.recipe.loading import ObjectiveSettings
+from emi_ray.recipe.sections import ObjectiveSettings
 from emi_ray.training.criterion import Criterion
 
 

@@ -10,7 +10,8 @@ from emi_ray.models.build import build_model
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.training.data.split_rows import Rows, split_rows
 from emi_ray.training.stages.late_fusion import cut_folds, set_late_weights
-from emi_ray.training.stages.train_recipe import Hooks, train_recipe
+from emi_ray.training.stages.runner import Hooks
+from emi_ray.training.stages.train_recipe import train_recipe
 
 SMALL = [f"encoders.{m}.hidden=8" for m in ("text", "audio", "vision", "motion")] + ["fusion.folds=3"]
 DIMS = {"text": 4, "audio": 4, "vision": 4, "motion": 4}
@@ -56,9 +57,9 @@ def test_weights_follow_what_each_modality_knows_of_each_label():
 def test_late_fusion_beats_its_parts_and_leaves_scores_of_each():
     data = planted_data()
     trained = train(data, "training.epochs=20")
-    assert list(trained.outcomes) == ["text", "audio", "vision", "motion", "fusion"]
-    alone = [trained.outcomes[m].scores["val_pearson"] for m in ("text", "audio", "vision", "motion")]
-    assert trained.outcomes["fusion"].scores["val_pearson"] > max(alone)
+    assert list(trained.results) == ["text", "audio", "vision", "motion", "fusion"]
+    alone = [trained.results[m].scores["val_pearson"] for m in ("text", "audio", "vision", "motion")]
+    assert trained.results["fusion"].scores["val_pearson"] > max(alone)
 
 
 def test_validation_clips_decide_nothing():
@@ -76,4 +77,4 @@ def test_a_late_run_resumed_from_any_checkpoint_ends_as_the_undisturbed_one():
     hooks = Hooks(on_checkpoint=lambda build, ended: saved.append(build()))
     whole = train(data, "training.epochs=2", hooks=hooks)
     resumed = train(data, "training.epochs=2", hooks=Hooks(resume=saved[len(saved) // 2]))
-    assert resumed.outcomes["fusion"].scores == whole.outcomes["fusion"].scores
+    assert resumed.results["fusion"].scores == whole.results["fusion"].scores

@@ -14,7 +14,7 @@ from emi_ray.models.backbone import resolve_backbone
 from emi_ray.models.sequences import PaddedGroup, padded
 from emi_ray.models.speech_backbone import SpeechBackbone
 from emi_ray.recipe.loading import load_recipe
-from emi_ray.recipe.schema import EncoderSettings
+from emi_ray.recipe.sections import EncoderSettings
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.checkpoint import load_model

@@ -10,7 +10,8 @@ from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTION_LABELS, Label
 from emi_ray.training.data.clip_data import from_arrays
 from emi_ray.training.data.split_rows import split_rows, with_inner_part
-from emi_ray.training.stages.train_recipe import Hooks, feature_statistics, train_recipe
+from emi_ray.training.stages.runner import Hooks, feature_statistics
+from emi_ray.training.stages.train_recipe import train_recipe
 
 SMALL = [f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision", "motion")] + ["fusion.hidden=16"]
 
@@ -33,16 +34,16 @@ def weights_of(trained):
 
 def test_stages_follow_each_other_and_fusion_beats_each_alone(data):
     trained = train(data, "training.epochs=20", "training.lr=3e-3")
-    assert list(trained.outcomes) == ["text", "audio", "vision", "motion", "fusion"]
-    alone = [trained.outcomes[m].scores["val_pearson"] for m in ("text", "audio", "vision", "motion")]
-    assert trained.outcomes["fusion"].scores["val_pearson"] > max(alone)
+    assert list(trained.results) == ["text", "audio", "vision", "motion", "fusion"]
+    alone = [trained.results[m].scores["val_pearson"] for m in ("text", "audio", "vision", "motion")]
+    assert trained.results["fusion"].scores["val_pearson"] > max(alone)
     assert min(alone) > 0.05
 
 
 def test_fusion_changes_every_encoder_at_its_lower_rate(data):
     trained = train(data, "fusion.epochs=1")
     for modality in ("text", "audio", "vision", "motion"):
-        before = trained.outcomes[modality].weights
+        before = trained.results[modality].weights
         after = trained.model.encoder(modality).state_dict()
         assert not torch.equal(before["encoder.mlp.1.weight"], after["mlp.1.weight"])
 
@@ -50,19 +51,19 @@ def test_fusion_changes_every_encoder_at_its_lower_rate(data):
 def test_frozen_encoders_end_as_they_began_and_only_the_head_learns(data):
     trained = train(data, stages="frozen")
     for modality in ("text", "audio", "vision", "motion"):
-        before = trained.outcomes[modality].weights
+        before = trained.results[modality].weights
         for name, tensor in trained.model.encoder(modality).state_dict().items():
             assert torch.equal(before[f"encoder.{name}"], tensor)
     assert (
-        trained.outcomes["fusion"].history[0]["train_loss"]
-        > trained.outcomes["fusion"].history[-1]["train_loss"]
+        trained.results["fusion"].history[0]["train_loss"]
+        > trained.results["fusion"].history[-1]["train_loss"]
     )
 
 
 def test_joint_training_has_one_stage(data):
     own_stage = [f"encoders.{name}.missing=skip" for name in ("text", "motion")]
     trained = train(data, *own_stage, stages="joint")
-    assert list(trained.outcomes) == ["fusion"]
+    assert list(trained.results) == ["fusion"]
 
 
 def test_a_run_resumed_from_any_checkpoint_ends_as_the_undisturbed_one(data):
@@ -94,7 +95,7 @@ def test_encoders_are_reused_only_if_nothing_that_determines_them_changed(data):
     first = train(data, hooks=hooks)
     again = train(data, "fusion.hidden=8", hooks=hooks)
     assert (first.reused, again.reused) == (frozenset(), {"text", "audio", "vision", "motion"})
-    assert again.outcomes["text"].scores == first.outcomes["text"].scores
+    assert again.results["text"].scores == first.results["text"].scores
     assert train(data, "encoders.text.hidden=8", hooks=hooks).reused == {"audio", "vision", "motion"}
     assert train(data, "objective.ccc=0.5", hooks=hooks).reused == frozenset()
 
@@ -109,10 +110,10 @@ def test_reused_encoders_lead_to_the_same_weights(data):
 def test_clips_without_a_modality_are_left_out_of_its_stage_or_enter_as_zeros(data):
     num_missing = int((~data.features["text"].present[split_rows(data).train]).sum())
     assert num_missing > 0
-    assert train(data, "training.epochs=1").outcomes["text"].num_train == 96
+    assert train(data, "training.epochs=1").results["text"].num_train == 96
     skipping = train(data, "training.epochs=1", "encoders.text.missing=skip")
-    assert skipping.outcomes["text"].num_train == 96 - num_missing
-    assert skipping.outcomes["fusion"].num_train == 96
+    assert skipping.results["text"].num_train == 96 - num_missing
+    assert skipping.results["fusion"].num_train == 96
 
 
 def test_a_modality_that_no_clip_has_is_refused_by_name(data):
@@ -153,7 +154,7 @@ def test_an_inner_part_of_train_chooses_epochs_without_a_look_at_the_reported_cl
     seen = first.rows
     assert sorted([*seen.train, *seen.inner]) == rows.train.tolist()
     assert (len(seen.inner), seen.val.tolist()) == (10, rows.val.tolist())
-    for outcome in first.outcomes.values():
+    for outcome in first.results.values():
         chosen = max(outcome.history, key=lambda entry: entry["inner_pearson"])
         assert outcome.best_epoch == chosen["epoch"]
         assert outcome.scores["val_pearson"] == chosen["val_pearson"]

@@ -3,7 +3,8 @@ from planted import planted_data
 
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.training.data.split_rows import split_rows
-from emi_ray.training.stages.train_recipe import Hooks, train_recipe
+from emi_ray.training.stages.runner import Hooks
+from emi_ray.training.stages.train_recipe import train_recipe
 from emi_ray.training.weight_averaging import WeightAverage
 
 

@@ -23,7 +23,7 @@ def test_a_trials_score_is_that_of_plain_training(data):
     trained = train_recipe(recipe, data.clips, data.folds[0], seed=recipe.training.seed)
     steps = []
     score = score_recipe(recipe, data, "val_ccc", on_step=lambda step, value: steps.append((step, value)))
-    assert score.value == trained.outcomes["fusion"].scores["val_ccc"]
+    assert score.value == trained.results["fusion"].scores["val_ccc"]
     assert score.num_parameters == sum(parameter.numel() for parameter in trained.model.parameters())
     assert [step for step, _ in steps] == list(range(1, recipe.training.epochs + 1))
     assert steps[-1][1] == score.value

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.recipe.loading import Recipe
-from emi_ray.recipe.schema import EncoderSettings
+from emi_ray.recipe.schema import Recipe
+from emi_ray.recipe.sections import EncoderSettings
 from emi_ray.schema import EncoderName, Modality
 from emi_ray.store.feature_store import FeatureStore, find_store, stores_of
 from emi_ray.workspace import Workspace

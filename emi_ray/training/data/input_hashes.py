@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.schema import MEDIA_COLUMNS, EncoderName, labels_of
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.store.transcript_store import TranscriptStore, transcript_stores

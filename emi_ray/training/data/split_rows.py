@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from emi_ray.corpus.splits import expanded_split, holdout, pooled_split
 from emi_ray.errors import UserError
-from emi_ray.recipe.schema import SplitName, TrainingSettings
+from emi_ray.recipe.sections import SplitName, TrainingSettings
 from emi_ray.schema import GROUP, EncoderName, clips_schema
 from emi_ray.training.data.clip_data import ClipData
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from safetensors.torch import load, save
 
 from emi_ray.schema import EncoderName
-from emi_ray.training.stages.train_recipe import StageResult
+from emi_ray.training.stages.runner import StageResult
 from emi_ray.workspace import Workspace
 
 _PLAIN = ("scores", "history", "best_epoch", "num_train", "num_val", "seconds")
@@ -35,11 +35,11 @@ class WorkspaceEncoderCache:
         plain = json.loads(json.loads(data[8 : 8 + header_size])["__metadata__"]["outcome"])
         return StageResult(weights=load(data), **plain)
 
-    def save(self, modality: EncoderName, key: str, outcome: StageResult) -> None:
+    def save(self, modality: EncoderName, key: str, result: StageResult) -> None:
         if modality in self.passing:
             return
-        plain = json.dumps({name: getattr(outcome, name) for name in _PLAIN})
-        self.workspace.write_bytes(self._path(modality, key), save(outcome.weights, {"outcome": plain}))
+        plain = json.dumps({name: getattr(result, name) for name in _PLAIN})
+        self.workspace.write_bytes(self._path(modality, key), save(result.weights, {"outcome": plain}))
 
     @staticmethod
     def _path(modality: EncoderName, key: str) -> str:

@@ -14,7 +14,8 @@ from emi_ray.training.plan import EncoderJob, Location
 from emi_ray.training.resume_state import ResumeState
 from emi_ray.training.run import EarlierEncoders
 from emi_ray.training.stages.encoder_cache import WorkspaceEncoderCache
-from emi_ray.training.stages.train_recipe import Hooks, train_recipe
+from emi_ray.training.stages.runner import Hooks
+from emi_ray.training.stages.train_recipe import train_recipe
 
 
 @dataclass(frozen=True)

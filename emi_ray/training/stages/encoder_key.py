@@ -6,7 +6,7 @@ import json
 import numpy as np
 import torch
 
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.split_rows import Rows

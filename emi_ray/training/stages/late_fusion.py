@@ -30,8 +30,12 @@ _RIDGE = 1e-3
 """Strength of the ridge penalty, relative to the mean sum of squares of the predictions."""
 
 
-def train_late(run: StageRunner) -> LateFusionRegressor:
-    """Train the members of all modalities on folds, then fit the weights on their out-of-fold predictions."""
+def train_late(run: StageRunner) -> tuple[LateFusionRegressor, dict[str, StageResult]]:
+    """Train the members of all modalities on folds, then fit the weights on their out-of-fold predictions.
+
+    Returns:
+        The model, and the result of each modality and of the fusion.
+    """
     assert run.recipe.fusion is not None
     dims = {m: run.data.features[m].feature_dim for m in run.recipe.streams}
     seed_everything(run.seed, FUSION, "weights")
@@ -41,8 +45,7 @@ def train_late(run: StageRunner) -> LateFusionRegressor:
     unseen = [_train_members(run, model, modality) for modality in model.modalities]
     targets = run.data.unit_targets
     set_late_weights(model, [part[rows.train] for part in unseen], targets[rows.train])
-    _score(run, model, rows)
-    return model
+    return model, _score(run, model, rows)
 
 
 def _train_members(run: StageRunner, model: LateFusionRegressor, modality: EncoderName) -> np.ndarray:
@@ -59,10 +62,10 @@ def _train_members(run: StageRunner, model: LateFusionRegressor, modality: Encod
     return values
 
 
-def _score(run: StageRunner, model: LateFusionRegressor, rows: Rows) -> None:
-    """Replace the outcomes of single members by one outcome for each modality, and add that of the fusion."""
+def _score(run: StageRunner, model: LateFusionRegressor, rows: Rows) -> dict[str, StageResult]:
+    """Summarise the results of single members by one result for each modality, and add that of the fusion."""
     model.to(run.device)
-    members, run.outcomes = run.outcomes, {}
+    members, results = run.results, {}
     weight, bias = model.weight.clone(), model.bias.clone()
     for index, modality in enumerate(model.modalities):
         alone = torch.zeros_like(weight)
@@ -70,18 +73,19 @@ def _score(run: StageRunner, model: LateFusionRegressor, rows: Rows) -> None:
         model.set_weights(alone, model.centre.clone(), model.centre[index].clone())
         own = [members[f"{modality}.{k}"] for k in range(len(model.regressors(modality)))]
         history = [{**entry, "stage": modality} for entry in own[0].history]
-        having = run.rows.with_any_of(run.data, [modality])
-        seconds = sum(outcome.seconds for outcome in own)
-        scored = _validate(run, model, having.val)
-        run.outcomes[modality] = StageResult(
-            {}, scored, history, own[0].best_epoch, len(having.train), len(having.val), seconds
+        clips = run.rows.with_any_of(run.data, [modality])
+        seconds = sum(result.seconds for result in own)
+        scored = _validate(run, model, clips.val)
+        results[modality] = StageResult(
+            {}, scored, history, own[0].best_epoch, len(clips.train), len(clips.val), seconds
         )
     model.set_weights(weight, model.centre.clone(), bias)
     scored = _validate(run, model, rows.val)
     entry = {"stage": FUSION, "epoch": 1, **scored, "lr": 0.0, "seconds": 0.0}
-    run.outcomes[FUSION] = StageResult({}, scored, [entry], 1, len(rows.train), len(rows.val), 0.0)
+    results[FUSION] = StageResult({}, scored, [entry], 1, len(rows.train), len(rows.val), 0.0)
     if run.hooks.on_epoch_end is not None:
         run.hooks.on_epoch_end(entry)
+    return results
 
 
 def _validate(run: StageRunner, model: Regressor, rows: np.ndarray) -> dict[str, Any]:

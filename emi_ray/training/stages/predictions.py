@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from emi_ray.models.build import build_unimodal
 from emi_ray.models.late_fusion import LateFusionRegressor
-from emi_ray.recipe.loading import Recipe
+from emi_ray.recipe.schema import Recipe
 from emi_ray.schema import Modality
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import ClipData
@@ -27,7 +27,7 @@ def stage_predictions(recipe: Recipe, trained: TrainedRecipe, data: ClipData) ->
     """
     parts: dict[Modality, np.ndarray] = {}
     rows = {
-        m: stage_rows(recipe, m, data, trained.rows).val for m in recipe.modalities if m in trained.outcomes
+        m: stage_rows(recipe, m, data, trained.rows).val for m in recipe.modalities if m in trained.results
     }
     for modality, chosen in rows.items():
         parts[modality] = data.in_units(_predict(recipe, trained, data, modality, chosen))
@@ -55,5 +55,5 @@ def _predict(
         members = trained.model.regressors(modality)
         return np.mean([predict_unit_scale(member, batcher, rows) for member in members], axis=0)
     model = build_unimodal(recipe, modality, data.features[modality].feature_dim, len(data.labels))
-    model.load_state_dict(trained.outcomes[modality].weights)
+    model.load_state_dict(trained.results[modality].weights)
     return predict_unit_scale(model.to(device), batcher, rows)

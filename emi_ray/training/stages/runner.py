@@ -1,4 +1,4 @@
-"""Execution of a training stage: resuming, recording its outcome, and calling hooks."""
+"""Execution of a training stage: resuming, recording its result, and calling hooks."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from emi_ray.models.fusion import Regressor
-from emi_ray.recipe.schema import Recipe, TrainingSettings
+from emi_ray.recipe.schema import Recipe
+from emi_ray.recipe.sections import TrainingSettings
 from emi_ray.schema import EncoderName
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 from emi_ray.training.data.split_rows import Rows
@@ -49,7 +50,7 @@ class EncoderCache(Protocol):
 
     def load(self, modality: EncoderName, key: str) -> StageResult: ...
 
-    def save(self, modality: EncoderName, key: str, outcome: StageResult) -> None: ...
+    def save(self, modality: EncoderName, key: str, result: StageResult) -> None: ...
 
 
 OnRunCheckpoint = Callable[[Callable[[], dict[str, Any]], bool], None]
@@ -76,7 +77,7 @@ class Hooks:
 
 @dataclass
 class StageRunner:
-    """Runs the stages of one recipe in sequence and collects their outcomes."""
+    """Runs the stages of one recipe in sequence and collects their results."""
 
     recipe: Recipe
     data: ClipData
@@ -84,7 +85,7 @@ class StageRunner:
     seed: int
     device: torch.device
     hooks: Hooks
-    outcomes: dict[str, StageResult] = field(default_factory=dict)
+    results: dict[str, StageResult] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
     encoder_keys: dict[str, str] = field(default_factory=dict)
 
@@ -94,8 +95,8 @@ class StageRunner:
         """Run one stage, or restore it from the state to resume from; ``model`` then has its best weights."""
         resume = self.hooks.resume or {}
         if stage in resume.get("finished", {}):
-            self.outcomes[stage] = StageResult(**resume["finished"][stage])
-            model.load_state_dict(self.outcomes[stage].weights)
+            self.results[stage] = StageResult(**resume["finished"][stage])
+            model.load_state_dict(self.results[stage].weights)
             return
         earlier = resume.get("seconds", 0.0) if resume.get("stage") == stage else 0.0
         started = time.perf_counter() - earlier
@@ -115,7 +116,7 @@ class StageRunner:
             on_checkpoint=lambda dump: self._checkpoint(stage, dump, time.perf_counter() - started),
         )
         seconds = time.perf_counter() - started
-        self.outcomes[stage] = _outcome(model, state, rows, seconds)
+        self.results[stage] = _result_of(model, state, rows, seconds)
         self._checkpoint(stage, None, seconds)
 
     def _checkpoint(self, stage: str, dump: Callable[[], dict[str, Any]] | None, seconds: float) -> None:
@@ -123,7 +124,7 @@ class StageRunner:
             return
 
         def build() -> dict[str, Any]:
-            finished = {name: dict(vars(outcome)) for name, outcome in self.outcomes.items()}
+            finished = {name: dict(vars(result)) for name, result in self.results.items()}
             under_way = {} if dump is None else {"stage": stage, "fit": dump(), "seconds": seconds}
             return {"finished": finished, **under_way}
 
@@ -145,7 +146,7 @@ def feature_statistics(features: PackedFeatures, rows: np.ndarray) -> tuple[Tens
     return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()
 
 
-def _outcome(model: Regressor, state: FitState, rows: Rows, seconds: float) -> StageResult:
+def _result_of(model: Regressor, state: FitState, rows: Rows, seconds: float) -> StageResult:
     entry = state.history[max(state.best_epoch, 1) - 1] if state.best_epoch else state.history[-1]
     kept = {name: value for name, value in entry.items() if name.startswith(("val_", "num_", "inner_"))}
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

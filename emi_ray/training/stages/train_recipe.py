@@ -27,24 +27,11 @@ from emi_ray.training.stages.encoder_key import encoder_key
 from emi_ray.training.stages.late_fusion import train_late
 from emi_ray.training.stages.runner import (
     FUSION,
-    EncoderCache,
     Hooks,
-    OnRunCheckpoint,
     StageResult,
     StageRunner,
     feature_statistics,
 )
-
-__all__ = [
-    "FUSION",
-    "EncoderCache",
-    "Hooks",
-    "OnRunCheckpoint",
-    "StageResult",
-    "TrainedRecipe",
-    "feature_statistics",
-    "train_recipe",
-]
 
 
 @dataclass(frozen=True)
@@ -53,21 +40,21 @@ class TrainedRecipe:
 
     Attributes:
         model: the whole model.
-        outcomes: outcome of each stage, by encoder and ``fusion``.
+        results: result of each stage, by encoder and ``fusion``.
         reused: encoders that were found in the cache.
         rows: the clips that it was trained and validated on.
         encoder_keys: keys of the encoders in the cache.
     """
 
     model: TrainableModel
-    outcomes: dict[str, StageResult]
+    results: dict[str, StageResult]
     reused: frozenset[str]
     rows: Rows
     encoder_keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        return [entry for outcome in self.outcomes.values() for entry in outcome.history]
+        return [entry for result in self.results.values() for entry in result.history]
 
 
 def train_recipe(
@@ -99,7 +86,8 @@ def train_recipe(
         rows = with_inner_part(data, rows, recipe.training)
     run = _Stages(recipe, data, rows, seed, device or torch.device("cpu"), hooks or Hooks())
     if late:
-        return TrainedRecipe(train_late(run).eval(), run.outcomes, frozenset(), rows)
+        late_model, results = train_late(run)
+        return TrainedRecipe(late_model.eval(), results, frozenset(), rows)
     encoders = {}
     if recipe.fusion is None or recipe.stages != "joint":
         encoders = {modality: run.train_encoder(modality) for modality in recipe.streams}
@@ -107,7 +95,7 @@ def train_recipe(
         model: TrainableModel = encoders[recipe.streams[0]]
     else:
         model = run.train_fusion({modality: stage.encoder for modality, stage in encoders.items()})
-    return TrainedRecipe(model.eval(), run.outcomes, frozenset(run.reused), rows, run.encoder_keys)
+    return TrainedRecipe(model.eval(), run.results, frozenset(run.reused), rows, run.encoder_keys)
 
 
 def check_steps(recipe: Recipe, data: ClipData) -> None:
@@ -149,13 +137,13 @@ class _Stages(StageRunner):
         cache, team = self.hooks.encoder_cache, Team.current()
         is_new = modality not in (self.hooks.resume or {}).get("finished", {})
         if cache is not None and is_new and team.agree(cache.has(modality, key), self.device):
-            self.outcomes[modality] = cache.load(modality, key)
+            self.results[modality] = cache.load(modality, key)
             self.reused.add(modality)
         else:
             self.train(modality, model, self.data, rows, training)
             if cache is not None and team.rank == 0:
-                cache.save(modality, key, self.outcomes[modality])
-        model.load_state_dict(self.outcomes[modality].weights)
+                cache.save(modality, key, self.results[modality])
+        model.load_state_dict(self.results[modality].weights)
         return model
 
     def train_fusion(self, encoders: Mapping[EncoderName, FeatureReader]) -> TrainableModel:
