@@ -5,6 +5,7 @@ The error for an invalid field is one sentence with the file, the field, its val
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import yaml
@@ -28,8 +29,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+@dataclass(frozen=True)
+class Override:
+    """A value of one setting that replaces another: the path ``section.key`` and the value."""
+
+    path: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}={self.value}"
+
+
 def validate(
-    model: type[AnySettings], values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()
+    model: type[AnySettings], values: Mapping[str, Any], where: str, overrides: Sequence[str | Override] = ()
 ) -> AnySettings:
     """Validate ``values`` against ``model``, after ``section.key=value`` overrides.
 
@@ -65,20 +77,16 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
     return values
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set ``section.key=value`` in nested ``values``. The value is parsed as YAML (``true``, ``3``, ``[1, 2]``).
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str | Override]) -> dict[str, Any]:
+    """Set values in nested ``values``. An override is text, see :func:`parse_override`, or already parsed.
 
     Raises:
-        UserError: an override has no ``=``, or a part of its path is not a section.
+        UserError: an override cannot be parsed, or a part of its path is not a section.
     """
     result: dict[str, Any] = _copy(values)
     for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise UserError(
-                f"'{override}' is not a setting: write section.key=value, for example training.epochs=3."
-            )
-        *sections, key = path.split(".")
+        parsed = parse_override(override) if isinstance(override, str) else override
+        *sections, key = parsed.path.split(".")
         place = result
         for section in sections:
             if place.get(section) is None:
@@ -86,11 +94,28 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
             place = place[section]
             if not isinstance(place, dict):
                 raise UserError(f"'{override}': '{section}' is a value, not a section.")
-        try:
-            place[key] = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
-            raise UserError(f"'{override}': the value '{text}' is not valid YAML.") from None
+        place[key] = parsed.value
     return result
+
+
+def parse_override(text: str) -> Override:
+    """Parse ``section.key=value``. The value is parsed as YAML (``true``, ``3``, ``[1, 2]``).
+
+    Raises:
+        UserError: there is no ``=``, or the value is not valid YAML.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"'{text}' is not a setting: write section.key=value, for example training.epochs=3.")
+    try:
+        return Override(path, yaml.load(value, Loader=_Loader))
+    except yaml.YAMLError:
+        raise UserError(f"'{text}': the value '{value}' is not valid YAML.") from None
+
+
+def path_of(override: str | Override) -> str:
+    """Return the path of the setting that an override sets."""
+    return override.partition("=")[0] if isinstance(override, str) else override.path
 
 
 def dump_yaml(settings: BaseModel) -> str:

@@ -19,7 +19,7 @@ from emi_ray.recipe.sections import (
     StageOverrides,
 )
 from emi_ray.schema import MODALITIES
-from emi_ray.settings import read_yaml, validate
+from emi_ray.settings import Override, path_of, read_yaml, validate
 
 OTHER_FEATURES = " (on other features than it names)"
 """Suffix of the title of a recipe that is trained on features of another extractor than it names."""
@@ -35,7 +35,7 @@ def recipe_names() -> list[str]:
 
 def load_recipe(
     name_or_path: str,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str | Override] = (),
     workspace_overrides: Mapping[str, Any] | None = None,
     any_features: bool = False,
 ) -> Recipe:
@@ -43,7 +43,8 @@ def load_recipe(
 
     Args:
         name_or_path: name of a shipped recipe, or path of a file that ends in ``.yaml`` or ``.yml``.
-        overrides: settings as ``section.key=value``, such as ``training.epochs=3`` or ``encoders.text.hidden=64``.
+        overrides: settings as text, such as ``training.epochs=3`` or ``encoders.text.hidden=64``, or as
+            :class:`emi_ray.settings.Override`.
         workspace_overrides: sections of ``emi_ray.yaml``. Settings for an encoder or a fusion that the recipe does
             not have, or that have no effect on this recipe, are ignored.
         any_features: ignore the extractors and extra columns that the recipe names, and read the workspace's default
@@ -58,7 +59,7 @@ def load_recipe(
     for section, changes in sections.items():
         values = _merge_section(values, section, changes, where)
     _refuse_new_parts(values, overrides, where)
-    paths = [override.partition("=")[0] for override in overrides]
+    paths = [path_of(override) for override in overrides]
     changed = [path.removeprefix("training.") for path in paths if path.startswith("training.")]
     values = _drop_stage_overrides(values, changed)
     recipe = _validate_read(_drop_resolved(values, paths), where, overrides, sections)
@@ -86,7 +87,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
 
 
 def _validate_read(
-    values: dict[str, Any], where: str, overrides: Sequence[str], workspace: Mapping[str, Any]
+    values: dict[str, Any], where: str, overrides: Sequence[str | Override], workspace: Mapping[str, Any]
 ) -> Recipe:
     """Validate a recipe and handle its settings that have no effect.
 
@@ -98,7 +99,7 @@ def _validate_read(
         UserError: a setting is unknown or invalid, or the recipe or an override sets something that has no effect.
     """
     recipe = validate(Recipe, values, where, overrides)
-    given = {override.partition("=")[0] for override in overrides}
+    given = {path_of(override) for override in overrides}
     as_written = (
         {path for path, _, _ in unread_settings(validate(Recipe, values, where))} if overrides else None
     )
@@ -173,9 +174,9 @@ def _merge_section(
     return {**values, section: merged}
 
 
-def _refuse_new_parts(values: Mapping[str, Any], overrides: Sequence[str], where: str) -> None:
+def _refuse_new_parts(values: Mapping[str, Any], overrides: Sequence[str | Override], where: str) -> None:
     for override in overrides:
-        section, *rest = override.partition("=")[0].split(".")
+        section, *rest = path_of(override).split(".")
         if section == "encoders" and rest and rest[0] not in values.get("encoders", {}):
             raise UserError(
                 f"{override}: {where} has no {rest[0]} encoder: {choices(rest[0], values['encoders'])}"

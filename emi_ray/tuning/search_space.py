@@ -14,7 +14,6 @@ A name is the path of a setting, as in ``emi-ray train``; ``*`` means every enco
 """
 
 import difflib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from emi_ray.recipe.schema import Recipe
 from emi_ray.recipe.sections import StageOverrides
 from emi_ray.results.studies import Value
 from emi_ray.schema import MODALITIES
-from emi_ray.settings import Settings, read_yaml, validate
+from emi_ray.settings import Override, Settings, read_yaml, validate
 
 EVERY = "*"
 
@@ -181,9 +180,9 @@ def is_shared(name: str, parameter: Parameter, recipe: Recipe) -> bool:
     )
 
 
-def overrides(values: Mapping[str, Value], recipe: Recipe) -> list[str]:
-    """Format values as overrides ``section.key=value`` for :func:`emi_ray.recipe.loading.load_recipe`."""
-    return [f"{path}={json.dumps(v)}" for name, v in values.items() for path in _expand(name, recipe)]
+def overrides(values: Mapping[str, Value], recipe: Recipe) -> list[Override]:
+    """Return values as overrides for :func:`emi_ray.recipe.loading.load_recipe`."""
+    return [Override(path, value) for name, value in values.items() for path in _expand(name, recipe)]
 
 
 def value_of(recipe: Recipe, name: str) -> Any:
