@@ -1,6 +1,9 @@
 """Each tracker with its own library, reading back what was written. Those whose package is missing are skipped."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from planted import planted_workspace
@@ -79,6 +82,25 @@ def test_wandb_writes_a_run_offline(workspace, monkeypatch):
     written = path.read_bytes()
     for text in (b"f2/42", b"training.lr", b"text/val_pearson", b"text/epoch"):
         assert text in written
+
+
+def test_wandb_is_told_in_its_own_words(workspace, monkeypatch):
+    """With a stand-in for the library, so that this is tested where it is not installed too."""
+    run = MagicMock(summary={})
+    library = SimpleNamespace(init=MagicMock(return_value=run), Settings=dict, login=lambda prompt: True)
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    tell_one_run(WandbTracker(workspace))
+    asked = library.init.call_args.kwargs
+    assert (asked["project"], asked["name"], asked["group"]) == ("emi_ray", "f2/42", "f2")
+    assert asked["config"] == dict(RUN.settings)
+    assert asked["dir"] == workspace.path("tracking")
+    assert [call.args[0] for call in run.log.call_args_list] == [
+        {"text/epoch": 1, "text/val_pearson": 0.25},
+        {"text/epoch": 2, "text/val_pearson": 0.5},
+    ]
+    assert run.summary == {"val_pearson": 0.5, "state": "finished"}
+    run.finish.assert_called_once_with(exit_code=0)
 
 
 def test_wandb_that_would_ask_for_a_key_is_the_users_mistake(workspace, monkeypatch, tmp_path):
