@@ -16,7 +16,8 @@ tuning.py     tune, dashboard; tuning_view.py draws them
 doctor.py     doctor
 status.py     status
 pipeline.py   demo, run
-tables.py     tables and progress bars
+tables.py     tables
+progress.py   progress bars
 """
 
 from emi_ray.cli import corpus, features, recipes, models, compare  # noqa: F401, I001 - in the order of --help

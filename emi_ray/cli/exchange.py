@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from emi_ray.cli.app import Overrides, WorkspaceOption, app
-from emi_ray.cli.tables import compact_table, progress_bar, show_findings
+from emi_ray.cli.progress import progress_bar
+from emi_ray.cli.tables import compact_table, show_findings
 from emi_ray.cli.terminal import console
 from emi_ray.schema import Modality
 from emi_ray.workspace import Workspace

@@ -6,7 +6,8 @@ import typer
 
 from emi_ray.api import data
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app
-from emi_ray.cli.tables import progress_bar, show_extraction, show_plan
+from emi_ray.cli.progress import progress_bar
+from emi_ray.cli.tables import show_extraction, show_plan
 from emi_ray.errors import UserError, choices
 from emi_ray.schema import MODALITIES, Modality
 from emi_ray.workspace import Workspace

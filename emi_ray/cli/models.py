@@ -7,7 +7,8 @@ import typer
 
 from emi_ray.api import results, training
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app
-from emi_ray.cli.tables import progress_bar, show_comparison, show_findings, show_scores, training_progress
+from emi_ray.cli.progress import progress_bar, training_progress
+from emi_ray.cli.tables import show_comparison, show_findings, show_scores
 from emi_ray.cli.terminal import console, warn
 from emi_ray.errors import UserError
 from emi_ray.output import check_output

@@ -9,7 +9,7 @@ from emi_ray.cli.app import AddressOption, WorkspaceOption, app
 from emi_ray.cli.corpus import init
 from emi_ray.cli.features import extract
 from emi_ray.cli.models import RecipesArgument, SeedsOption, evaluate, report, split_arguments, train
-from emi_ray.cli.tables import progress_bar
+from emi_ray.cli.progress import progress_bar
 from emi_ray.config import CorpusKind
 from emi_ray.workspace import Workspace
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app
-from emi_ray.cli.tables import compact_table, training_progress
+from emi_ray.cli.progress import training_progress
+from emi_ray.cli.tables import compact_table
 from emi_ray.cli.terminal import console
 from emi_ray.errors import UserError
 from emi_ray.workspace import Workspace

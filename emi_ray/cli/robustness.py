@@ -6,7 +6,7 @@ import typer
 
 from emi_ray.cli.app import AddressOption, WorkspaceOption, app
 from emi_ray.cli.models import RunArgument
-from emi_ray.cli.tables import progress_bar
+from emi_ray.cli.progress import progress_bar
 from emi_ray.cli.terminal import console
 from emi_ray.workspace import Workspace
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from emi_ray.cli.tables import LOG_EVERY_S, compact_table
+from emi_ray.cli.progress import LOG_EVERY_S
+from emi_ray.cli.tables import compact_table
 from emi_ray.cli.terminal import console
 from emi_ray.results.studies import BEST, StudyResult, study_folder
 from emi_ray.tuning.study import Counts, TuningStudy
