@@ -1,4 +1,4 @@
-"""The command line as Markdown: one section a verb, read from the application itself."""
+"""The command line as Markdown, generated from the application: one section per command."""
 
 import re
 from typing import Any, get_args
@@ -6,12 +6,12 @@ from typing import Any, get_args
 import typer
 from markdown_text import cell, code, table
 
-from emi_ray.cli import main  # noqa: F401 - imports every verb
+from emi_ray.cli import main  # noqa: F401 - imports every command
 from emi_ray.cli.app import app
 
 
 def commands() -> str:
-    """Every verb in the order of ``emi-ray --help``."""
+    """Return the sections of all commands, in the order of ``emi-ray --help``."""
     verbs = typer.main.get_command(app).commands
     return "\n\n".join(_section(name, command) for name, command in verbs.items())
 

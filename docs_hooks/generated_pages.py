@@ -2,7 +2,7 @@
 
 A page asks for generated text with a comment on a line of its own:
 
-    <!-- generated: commands -->                             every verb of the command line
+    <!-- generated: commands -->                             every command of the command line
     <!-- generated: settings emi_ray.config.MediaSettings -->  the fields of a settings model
     <!-- generated: schema emi_ray.schema.FAILURES_SCHEMA -->  the columns of an Arrow schema
     <!-- generated: extractors -->                           extractors with their weights and licences

@@ -36,7 +36,7 @@ def import_custom(name: str, where: str) -> Any:
     except (ImportError, AttributeError, NameError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(
             f"{where} = '{name}' cannot be imported: {type(error).__name__}: {error}. Give module:object, where the "
-            f"module is installed on every node or lies in the working directory."
+            f"module is installed on every node or is in the working directory."
         ) from None
 
 

@@ -89,7 +89,7 @@ def warn(text: str) -> None:
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Return command-line arguments with ``-v`` and ``-q`` moved to the front, so that they may follow the verb.
+    """Return command-line arguments with ``-v`` and ``-q`` moved to the front, so that they may follow the command.
 
     What stands behind ``--`` stays as it is.
     """
