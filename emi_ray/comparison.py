@@ -127,13 +127,13 @@ def read_systems(
             each: read_scored_predictions(workspace, run_folder(recipe, each), split)
             for each in ([seed] if seed else seeds)
         }
-        held = {each: answer for each, answer in answers.items() if answer is not None}
-        if not held and names:
+        known = {each: answer for each, answer in answers.items() if answer is not None}
+        if not known and names:
             raise UserError(
                 f"Run '{name}' has no predictions of {split} clips with labels: finish it with emi-ray train."
             )
-        if held:
-            found.append(System(f"{recipe}/{seed}" if seed else recipe, held))
+        if known:
+            found.append(System(f"{recipe}/{seed}" if seed else recipe, known))
     return found
 
 
@@ -219,8 +219,8 @@ def _pairs(systems: Sequence[System], found: Sequence[Sequence[Difference]]) -> 
 
 
 def _choose_labels(answers: Sequence[ScoredPredictions], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    held = answers[0].labels
-    shared = tuple(label for label in held if all(label in each.labels for each in answers))
+    known = answers[0].labels
+    shared = tuple(label for label in known if all(label in each.labels for each in answers))
     for label in wanted or ():
         if label not in shared:
             raise UserError(f"--label '{label}': {choices(label, shared)}")

@@ -46,54 +46,54 @@ class EnsembleWeights(Settings):
 MEAN = EnsembleWeights(method="mean")
 
 
-def combine(weights: EnsembleWeights, said: np.ndarray, patterns: Sequence[str]) -> np.ndarray:
+def combine(weights: EnsembleWeights, predictions: np.ndarray, patterns: Sequence[str]) -> np.ndarray:
     """Combine the predictions of the members.
 
     Args:
         weights: the weights of the members.
-        said: (M, N, L) predictions; NaN if a clip has no input of a member, which is then left out.
+        predictions: (M, N, L) predictions; NaN if a clip has no input of a member, which is then left out.
         patterns: (N,) the modalities of each clip, joined by commas.
 
     Returns:
         (N, L) predictions; NaN for a clip without input of any member.
     """
-    there = np.isfinite(said).all(axis=2)
+    there = np.isfinite(predictions).all(axis=2)
     if weights.method == "mean":
-        total = np.where(there[..., None], said, 0.0).sum(axis=0)
+        total = np.where(there[..., None], predictions, 0.0).sum(axis=0)
         result = total / np.maximum(there.sum(axis=0), 1)[:, None]
     else:
-        moved = _moved(said, np.array(weights.centre))
-        result = np.tile(np.array(weights.bias), (said.shape[1], 1))
-        own = {pattern: np.array(weight) for pattern, weight in weights.patterns.items()}
+        moved = _moved(predictions, np.array(weights.centre))
+        result = np.tile(np.array(weights.bias), (predictions.shape[1], 1))
+        by_pattern = {pattern: np.array(weight) for pattern, weight in weights.patterns.items()}
         shared = np.array(weights.weight)
         for pattern in dict.fromkeys(patterns):
             rows = np.array([each == pattern for each in patterns])
-            result[rows] += np.einsum("mnl,ml->nl", moved[:, rows], own.get(pattern, shared))
+            result[rows] += np.einsum("mnl,ml->nl", moved[:, rows], by_pattern.get(pattern, shared))
     return np.where(there.any(axis=0)[:, None], result, np.nan)
 
 
-def fit_weights(said: np.ndarray, true: np.ndarray, patterns: Sequence[str]) -> EnsembleWeights:
+def fit_weights(predictions: np.ndarray, true: np.ndarray, patterns: Sequence[str]) -> EnsembleWeights:
     """Fit weights by non-negative least squares, for each label, and separately for each pattern with enough clips.
 
     Args:
-        said, patterns: as in :func:`combine`, for clips that no member was trained on.
+        predictions, patterns: as in :func:`combine`, for clips that no member was trained on.
         true: (N, L) true values, NaN for unknown ones.
     """
-    centre, bias = _known_mean(said.transpose(1, 0, 2)), _known_mean(true)
-    moved = _moved(said, centre)
-    equal = np.full(centre.shape, 1 / len(said))
+    centre, bias = _known_mean(predictions.transpose(1, 0, 2)), _known_mean(true)
+    moved = _moved(predictions, centre)
+    equal = np.full(centre.shape, 1 / len(predictions))
     weight = _least_squares(moved, true - bias, equal, moved)
-    own = {}
+    by_pattern = {}
     for pattern in dict.fromkeys(patterns):
         rows = np.array([each == pattern for each in patterns])
         if rows.sum() >= _FEWEST_OF_PATTERN:
-            own[pattern] = _tuples(_least_squares(moved[:, rows], true[rows] - bias, weight, moved))
+            by_pattern[pattern] = _tuples(_least_squares(moved[:, rows], true[rows] - bias, weight, moved))
     return EnsembleWeights(
         method="fitted",
         centre=_tuples(centre),
         bias=tuple(bias.tolist()),
         weight=_tuples(weight),
-        patterns=own,
+        patterns=by_pattern,
     )
 
 
@@ -111,8 +111,8 @@ def _least_squares(x: np.ndarray, y: np.ndarray, prior: np.ndarray, everything: 
     return weight
 
 
-def _moved(said: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(said - centre[:, None])
+def _moved(predictions: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(predictions - centre[:, None])
 
 
 def _known_mean(values: np.ndarray) -> np.ndarray:

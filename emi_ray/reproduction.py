@@ -160,12 +160,12 @@ def reproduce(
     rows = {name: _row(workspace, recipe, seeds, results) for name, recipe in recipes.items()}
     made: list[TextTable] = []
     for table in tables:
-        own = [rows[name] for name in recipes_of(table)]
-        made.append(_table(workspace, TITLES[table], own))
+        selected = [rows[name] for name in recipes_of(table)]
+        made.append(_table(workspace, TITLES[table], selected))
         if table == "4":
-            made += _by_label(own)
+            made += _by_label(selected)
         if table in _COMPARED:
-            made += _differences(workspace, TITLES[table], own)
+            made += _differences(workspace, TITLES[table], selected)
     workspace.write_text(f"{FOLDER}/tables.md", markdown(made))
     workspace.write_text(f"{FOLDER}/tables.csv", csv_text(made))
     workspace.write_text(f"{FOLDER}/tables.tex", latex_document(made, "Reproduction"))
@@ -173,19 +173,19 @@ def reproduce(
 
 
 def _row(workspace: Workspace, recipe: Recipe, seeds: Sequence[int], results: Sequence[RunResult]) -> Row:
-    own = [result for result in results if result.recipe.name == recipe.name]
-    problems = [str(result.problem) for result in own if result.problem is not None]
-    trained = {str(r.seed): run_folder(recipe.name, r.seed) for r in own if r.metrics is not None}
+    selected = [result for result in results if result.recipe.name == recipe.name]
+    problems = [str(result.problem) for result in selected if result.problem is not None]
+    trained = {str(r.seed): run_folder(recipe.name, r.seed) for r in selected if r.metrics is not None}
     answers = {seed: read_scored_predictions(workspace, folder) for seed, folder in trained.items()}
-    held = {seed: each for seed, each in answers.items() if each is not None}
+    scored = {seed: each for seed, each in answers.items() if each is not None}
     reasons: list[str] = []
-    if held:
-        description = workspace.read_json(f"{trained[next(iter(held))]}/{DESCRIPTION}")
+    if scored:
+        description = workspace.read_json(f"{trained[next(iter(scored))]}/{DESCRIPTION}")
         basis = Basis(recipe, description["extractors"], workspace.config().corpus.kind, workspace.clips())
         reasons = differences_from_paper(basis)
-    if len(held) < len(seeds):
-        problems.append(f"{len(held)} of {len(seeds)} seeds")
-    return Row(recipe.name, recipe.title, held, tuple(reasons), "; ".join(dict.fromkeys(problems)))
+    if len(scored) < len(seeds):
+        problems.append(f"{len(scored)} of {len(seeds)} seeds")
+    return Row(recipe.name, recipe.title, scored, tuple(reasons), "; ".join(dict.fromkeys(problems)))
 
 
 def _table(workspace: Workspace, title: str, rows: Sequence[Row]) -> TextTable:
@@ -246,11 +246,11 @@ def _by_label(rows: Sequence[Row]) -> list[TextTable]:
         return []
     lines = []
     for row in filled:
-        own = [
+        selected = [
             dict(zip(each.labels, pearson(each.predicted, each.true), strict=True))
             for each in row.answers.values()
         ]
-        means = [float(np.mean([each[label] for each in own])) for label in EMOTIONS]
+        means = [float(np.mean([each[label] for each in selected])) for label in EMOTIONS]
         pairs = zip(means, LABEL_SCORES[_of_table_4(row.recipe)], strict=True)
         lines.append(
             [row.recipe, *(f"{format_score(ours)} ({format_score(theirs)})" for ours, theirs in pairs)]

@@ -225,8 +225,8 @@ def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Standardise known values to mean 0 and variance 1, so that sums of squares keep their precision whatever the
     range; unknown and constant values become 0."""
     counts = np.maximum(known.sum(axis=0), 1)
-    held = np.where(known & np.isfinite(values), values, 0.0).astype(np.float64)
-    off = np.where(known, held - held.sum(axis=0) / counts, 0.0)
+    known_values = np.where(known & np.isfinite(values), values, 0.0).astype(np.float64)
+    off = np.where(known, known_values - known_values.sum(axis=0) / counts, 0.0)
     off /= np.maximum(np.abs(off).max(axis=0, initial=0.0), np.finfo(float).tiny)
     deviation = np.sqrt((off**2).sum(axis=0) / counts)
     varies = ~is_constant(values, known) & (deviation > 0)

@@ -71,12 +71,14 @@ def build_ensemble(
     tables = {member: workspace.read_table(f"{member}/{PREDICTIONS}") for member in folders}
     labels = common_labels(workspace, folders, tables)
     val = validation_clips(workspace, folders, tables)
-    said = MemberPredictions.of([rows_at(table, val) for table in tables.values()], labels)
-    readable = np.isfinite(said.values).all(axis=2).any(axis=0)
-    said = said.at(readable)
-    truth = true_values(tables, said.clip_ids, labels)
-    weights, fold_weights, folds = _fit(workspace, said, truth, method, seed)
-    values = cross_fitted(combine(weights, said.values, said.patterns), said, fold_weights, folds)
+    predicted = MemberPredictions.of([rows_at(table, val) for table in tables.values()], labels)
+    readable = np.isfinite(predicted.values).all(axis=2).any(axis=0)
+    predicted = predicted.at(readable)
+    truth = true_values(tables, predicted.clip_ids, labels)
+    weights, fold_weights, folds = _fit(workspace, predicted, truth, method, seed)
+    values = cross_fitted(
+        combine(weights, predicted.values, predicted.patterns), predicted, fold_weights, folds
+    )
     test = MemberPredictions.of([rows_at(table, test_clips(tables)) for table in tables.values()], labels)
     described = [workspace.read_json(f"{member}/{DESCRIPTION}") for member in folders]
     description = EnsembleDescription(
@@ -88,15 +90,18 @@ def build_ensemble(
         seed=seed,
         weights=weights,
         fold_weights=fold_weights,
-        folds={clip_id: int(fold) for clip_id, fold in zip(said.clip_ids, folds, strict=True)},
+        folds={clip_id: int(fold) for clip_id, fold in zip(predicted.clip_ids, folds, strict=True)},
     )
     workspace.delete(folder)
     _copy_models(workspace, folders, folder)
     tested = combine(weights, test.values, test.patterns)
-    parts = [(said, values, truth, "val"), (test, tested, true_values(tables, test.clip_ids, labels), "test")]
+    parts = [
+        (predicted, values, truth, "val"),
+        (test, tested, true_values(tables, test.clip_ids, labels), "test"),
+    ]
     workspace.write_table(f"{folder}/{PREDICTIONS}", _predictions(parts))
     metrics = _metrics(name, description, values, truth, len(readable) - int(readable.sum()))
-    _write_rest(workspace, folder, description, said.clip_ids, folders, metrics)
+    _write_rest(workspace, folder, description, predicted.clip_ids, folders, metrics)
     return metrics
 
 
@@ -116,7 +121,7 @@ def _copy_models(workspace: Workspace, folders: Sequence[str], to: str) -> None:
 
 
 def _fit(
-    workspace: Workspace, said: MemberPredictions, truth: np.ndarray, method: Method, seed: int
+    workspace: Workspace, predicted: MemberPredictions, truth: np.ndarray, method: Method, seed: int
 ) -> tuple[EnsembleWeights, tuple[EnsembleWeights, ...], np.ndarray]:
     """Fit the weights: for new clips, and for each fold without that fold.
 
@@ -126,7 +131,7 @@ def _fit(
     Returns:
         The weights for new clips, the weights of each fold, and the fold (N,) of each clip.
     """
-    codes = codes_of_clips(workspace, said.clip_ids)
+    codes = codes_of_clips(workspace, predicted.clip_ids)
     num_groups = int(codes.max()) + 1
     if method == "mean":
         return MEAN, (), np.full(len(codes), -1)
@@ -140,20 +145,20 @@ def _fit(
     folds = (np.argsort(order) % NUM_FOLDS)[codes]
     fitted = []
     for fold in range(NUM_FOLDS):
-        own = said.at(folds != fold)
-        fitted.append(fit_weights(own.values, truth[folds != fold], own.patterns))
-    return fit_weights(said.values, truth, said.patterns), tuple(fitted), folds
+        fitting = predicted.at(folds != fold)
+        fitted.append(fit_weights(fitting.values, truth[folds != fold], fitting.patterns))
+    return fit_weights(predicted.values, truth, predicted.patterns), tuple(fitted), folds
 
 
 def _predictions(parts: Sequence[tuple[MemberPredictions, np.ndarray, np.ndarray, str]]) -> pa.Table:
     tables = []
-    for said, values, truth, split in parts:
-        table = said.table(values)
+    for predicted, values, truth, split in parts:
+        table = predicted.table(values)
         modalities = table["modalities"]
         table = table.drop_columns("modalities").add_column(
             1, "split", pa.array([split] * len(values), pa.string())
         )
-        for index, label in enumerate(said.labels):
+        for index, label in enumerate(predicted.labels):
             column = pa.array(truth[:, index], pa.float64(), mask=np.isnan(truth[:, index]))
             table = table.append_column(f"{TRUE_PREFIX}{label}", column)
         table = table.append_column("modalities", modalities)

@@ -63,12 +63,12 @@ class LoadedEnsemble:
             tables: prediction tables of the members, which list the same clips in the same order.
             crossed: whether validation clips use the weights that were fitted without their fold.
         """
-        said = MemberPredictions.of(tables, [label.name for label in self.description.labels])
-        values = combine(self.description.weights, said.values, said.patterns)
+        predicted = MemberPredictions.of(tables, [label.name for label in self.description.labels])
+        values = combine(self.description.weights, predicted.values, predicted.patterns)
         if crossed:
-            folds = np.array([self.description.folds.get(clip_id, -1) for clip_id in said.clip_ids])
-            values = cross_fitted(values, said, self.description.fold_weights, folds)
-        return said.table(values)
+            folds = np.array([self.description.folds.get(clip_id, -1) for clip_id in predicted.clip_ids])
+            values = cross_fitted(values, predicted, self.description.fold_weights, folds)
+        return predicted.table(values)
 
 
 def is_ensemble(workspace: Workspace, run: str) -> bool:

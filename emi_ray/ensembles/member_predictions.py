@@ -58,13 +58,16 @@ class MemberPredictions:
 
 
 def cross_fitted(
-    values: np.ndarray, said: MemberPredictions, fold_weights: Sequence[EnsembleWeights], folds: np.ndarray
+    values: np.ndarray,
+    predicted: MemberPredictions,
+    fold_weights: Sequence[EnsembleWeights],
+    folds: np.ndarray,
 ) -> np.ndarray:
     """Return predictions in which the clips of each fold use the weights that were fitted without that fold.
 
     Args:
         values: (N, L) predictions with the weights of all clips; used for clips that are in no fold.
-        said: predictions of the members for the same clips.
+        predicted: predictions of the members for the same clips.
         fold_weights: for each fold, the weights that were fitted on the other folds.
         folds: (N,) the fold of each clip, -1 for none.
 
@@ -73,6 +76,8 @@ def cross_fitted(
     """
     crossed = values.copy()
     for fold, weights in enumerate(fold_weights):
-        own = folds == fold
-        crossed[own] = combine(weights, said.values[:, own], np.array(said.patterns)[own].tolist())
+        in_fold = folds == fold
+        crossed[in_fold] = combine(
+            weights, predicted.values[:, in_fold], np.array(predicted.patterns)[in_fold].tolist()
+        )
     return crossed

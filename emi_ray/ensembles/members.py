@@ -74,8 +74,10 @@ def validation_clips(
         learnt |= set(split.filter(pc.not_equal(split["split"], "val"))["clip_id"].to_pylist())
     clips: dict[str, None] = {}
     for table in tables.values():
-        own = table.filter(pc.and_(pc.equal(table["split"], "val"), table[SCORED]))
-        clips |= dict.fromkeys(clip_id for clip_id in own["clip_id"].to_pylist() if clip_id not in learnt)
+        selected = table.filter(pc.and_(pc.equal(table["split"], "val"), table[SCORED]))
+        clips |= dict.fromkeys(
+            clip_id for clip_id in selected["clip_id"].to_pylist() if clip_id not in learnt
+        )
     if len(clips) < NUM_FOLDS:
         raise UserError(
             f"Only {len(clips)} validation clips were in no run's training set, which is too few: train all runs on "
@@ -109,9 +111,9 @@ def true_values(tables: Mapping[str, pa.Table], clip_ids: Sequence[str], labels:
     """
     truth = np.full((len(clip_ids), len(labels)), np.nan)
     for folder, table in tables.items():
-        own = rows_at(table, clip_ids)
+        selected = rows_at(table, clip_ids)
         values = np.stack(
-            [own[f"{TRUE_PREFIX}{label}"].to_numpy().astype(np.float64) for label in labels], axis=1
+            [selected[f"{TRUE_PREFIX}{label}"].to_numpy().astype(np.float64) for label in labels], axis=1
         )
         both = np.isfinite(values) & np.isfinite(truth)
         if (values[both] != truth[both]).any():

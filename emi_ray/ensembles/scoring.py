@@ -29,28 +29,28 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     if not is_ensemble(workspace, run):
         return evaluate_single_run(workspace, run, splits)
     folder, loaded = find_run(workspace, run), load_ensemble(workspace, run)
-    held = workspace.read_table(f"{folder}/{PREDICTIONS}")
-    held = held.filter(held[SCORED])
+    stored = workspace.read_table(f"{folder}/{PREDICTIONS}")
+    stored = stored.filter(stored[SCORED])
     result: dict[str, Any] = {"recipe": folder.split("/")[1], "seed": loaded.description.seed}
     names = [label.name for label in loaded.description.labels]
     clips = workspace.clips()
     for split in splits:
-        own = held.filter(pc.equal(held["split"], split))
-        if not own.num_rows:
+        of_split = stored.filter(pc.equal(stored["split"], split))
+        if not of_split.num_rows:
             continue
-        wanted = clips.filter(pc.is_in(clips["clip_id"], own["clip_id"].combine_chunks()))
-        if wanted.num_rows < own.num_rows:
+        wanted = clips.filter(pc.is_in(clips["clip_id"], of_split["clip_id"].combine_chunks()))
+        if wanted.num_rows < of_split.num_rows:
             raise UserError(
                 f"{folder} was built with clips that are no longer in the corpus: build it again."
             )
-        said = loaded.combine(
+        predicted = loaded.combine(
             [predict_corpus_clips(workspace, one, wanted) for one in loaded.members], split == "val"
         )
-        order = pc.index_in(said["clip_id"], own["clip_id"].combine_chunks())
-        true = own.take(order)
+        order = pc.index_in(predicted["clip_id"], of_split["clip_id"].combine_chunks())
+        true = of_split.take(order)
         values, truth = (
             np.stack([t[c].to_numpy() for c in cols], axis=1)
-            for t, cols in ((said, names), (true, [f"{TRUE_PREFIX}{name}" for name in names]))
+            for t, cols in ((predicted, names), (true, [f"{TRUE_PREFIX}{name}" for name in names]))
         )
         result[split] = compute_scores(values, truth, loaded.description.labels, split)
     result = without_nan(result)

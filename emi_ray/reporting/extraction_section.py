@@ -20,10 +20,10 @@ def build_extraction_tables(workspace: Workspace) -> list[TextTable]:
     left_out = len(paths) - len(records)
     note = f"{left_out} earlier runs are not listed." if left_out else ""
     tables = [TextTable("Extraction runs", _RUN, [_run(record) for record in records], note)]
-    told = next((record for record in records if record["stages"]), None)
-    if told:
-        rows = [_stage(name, stage) for name, stage in told["stages"].items()]
-        tables.append(TextTable(f"Stages of the run of {told['started']}", _STAGE, rows, _STAGE_NOTE))
+    latest = next((record for record in records if record["stages"]), None)
+    if latest:
+        rows = [_stage(name, stage) for name, stage in latest["stages"].items()]
+        tables.append(TextTable(f"Stages of the run of {latest['started']}", _STAGE, rows, _STAGE_NOTE))
     return tables
 
 

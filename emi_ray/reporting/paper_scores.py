@@ -89,8 +89,8 @@ def shipped_recipe(name: str) -> Recipe | None:
 def _other_features(shipped: Recipe, basis: Basis) -> bool:
     for modality in shipped.modalities:
         if modality in shipped.finetuned:
-            own, read = shipped.encoders[modality], basis.recipe.encoders.get(modality)
-            if read is None or read.backbone != own.backbone:
+            shipped_encoder, read = shipped.encoders[modality], basis.recipe.encoders.get(modality)
+            if read is None or read.backbone != shipped_encoder.backbone:
                 return True
             continue
         wanted = shipped.encoders[modality].features or PAPER_FEATURES[modality]

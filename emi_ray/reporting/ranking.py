@@ -57,9 +57,9 @@ def same_clips(workspace: Workspace, runs: Sequence[Run]) -> SameClips | None:
     Returns:
         The runs on their common clips; None if no run has predictions of labelled clips.
     """
-    held = [(run, read_scored_predictions(workspace, run.folder)) for run in runs if run.metrics]
+    loaded = [(run, read_scored_predictions(workspace, run.folder)) for run in runs if run.metrics]
     known = sorted(
-        ((run, answers) for run, answers in held if answers is not None),
+        ((run, answers) for run, answers in loaded if answers is not None),
         key=lambda pair: -len(pair[1].clip_ids),
     )
     if not known:

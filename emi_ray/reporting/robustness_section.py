@@ -49,16 +49,16 @@ def calibration_table(answers: ScoredPredictions, labels: Sequence[Label]) -> Te
     rows = []
     for index, name in enumerate(answers.labels):
         known = np.isfinite(answers.true[:, index]) & np.isfinite(answers.predicted[:, index])
-        said, true = answers.predicted[known, index], answers.true[known, index]
+        predicted, true = answers.predicted[known, index], answers.true[known, index]
         low = low_of.get(name, float(true.min(initial=np.inf)))
         share = float((true > low).mean()) if len(true) else np.nan
         rows.append(
             [
                 name,
-                format_score(slope(said, true), 2),
-                signed(bias(said, true), 4),
+                format_score(slope(predicted, true), 2),
+                signed(bias(predicted, true), 4),
                 format_score(share),
-                format_score(auc(said, true > low)),
+                format_score(auc(predicted, true > low)),
             ]
         )
     headings = ["label", "slope", "bias", "share above the lowest", "AUC, lowest against higher"]
@@ -70,19 +70,19 @@ def calibration_table(answers: ScoredPredictions, labels: Sequence[Label]) -> Te
     return TextTable("Calibration", headings, rows, note)
 
 
-def slope(said: np.ndarray, true: np.ndarray) -> float:
+def slope(predicted: np.ndarray, true: np.ndarray) -> float:
     """Compute the slope of the least-squares line of true values on predictions; NaN for constant predictions."""
-    if len(said) < 2 or said.min() == said.max():
+    if len(predicted) < 2 or predicted.min() == predicted.max():
         return float("nan")
-    return float(stats.linregress(said, true).slope)
+    return float(stats.linregress(predicted, true).slope)
 
 
-def bias(said: np.ndarray, true: np.ndarray) -> float:
+def bias(predicted: np.ndarray, true: np.ndarray) -> float:
     """Compute the mean prediction minus the mean true value; NaN without clips."""
-    return float(said.mean() - true.mean()) if len(said) else float("nan")
+    return float(predicted.mean() - true.mean()) if len(predicted) else float("nan")
 
 
-def auc(said: np.ndarray, positive: np.ndarray) -> float:
+def auc(predicted: np.ndarray, positive: np.ndarray) -> float:
     """Compute the area under the ROC curve from ranks (Mann and Whitney 1947); ties count half.
 
     It is NaN if all clips, or none, are positive.
@@ -91,7 +91,7 @@ def auc(said: np.ndarray, positive: np.ndarray) -> float:
     num_others = len(positive) - num_positive
     if not num_positive or not num_others:
         return float("nan")
-    ranks = stats.rankdata(said)
+    ranks = stats.rankdata(predicted)
     return float(
         (ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_others)
     )

@@ -117,13 +117,13 @@ def _rows(material: Material, runs: Sequence[Run], same: SameClips | None) -> li
     if not runs:
         return []
     labels = material.label_names
-    own = [label_scores(run.metrics, labels) for run in runs]
+    by_label = [label_scores(run.metrics, labels) for run in runs]
     shared = [same.label_scores(run, labels) if same else [math.nan] * len(labels) for run in runs]
     values = np.array(shared).reshape(len(runs), len(labels))
     tops = values == np.fmax.reduce(values, axis=0)
     means = [same.score(run) if same else math.nan for run in runs]
-    papers = [said or format_score(reported, 4) for reported, said in (_paper(material, run) for run in runs)]
-    return [ScoreRow(*row) for row in zip(runs, own, tops.tolist(), means, papers, strict=True)]
+    papers = [note or format_score(reported, 4) for reported, note in (_paper(material, run) for run in runs)]
+    return [ScoreRow(*row) for row in zip(runs, by_label, tops.tolist(), means, papers, strict=True)]
 
 
 def _differ(same: SameClips, runs: Sequence[Run]) -> bool:

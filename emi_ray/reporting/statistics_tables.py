@@ -45,12 +45,18 @@ def _people(clips: pa.Table) -> TextTable:
     groups, splits = groups_of(clips), np.array(clips["split"].to_pylist())
     rows = []
     for split in SPLITS:
-        own, counts = np.unique(groups[splits == split], return_counts=True)
+        in_split, counts = np.unique(groups[splits == split], return_counts=True)
         others = set(groups[splits != split])
-        if len(own):
-            shared = sum(group in others for group in own)
+        if len(in_split):
+            shared = sum(group in others for group in in_split)
             rows.append(
-                [split, grouped(len(own)), grouped(float(np.median(counts))), str(counts.max()), str(shared)]
+                [
+                    split,
+                    grouped(len(in_split)),
+                    grouped(float(np.median(counts))),
+                    str(counts.max()),
+                    str(shared),
+                ]
             )
     headings = ["split", "groups", "clips each, median", "most", "groups in other splits too"]
     note = f"Groups are from the column '{GROUP}'; a clip without a group is a group of its own."

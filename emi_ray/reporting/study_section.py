@@ -84,8 +84,8 @@ def _summary(study: Study, best: StudyTrial | None) -> str:
         if best is None
         else f" The best trial has {study.metric} {format_score(best.score, 4)} on the tuning split"
     )
-    own = next((trial.score for trial in study.complete if trial.is_start), None)
-    compared = f"; the original settings reached {format_score(own, 4)}" if own is not None else ""
+    of_start = next((trial.score for trial in study.complete if trial.is_start), None)
+    compared = f"; the original settings reached {format_score(of_start, 4)}" if of_start is not None else ""
     return f"{plural(len(study.trials), 'trial')} of {study.recipe}: {', '.join(counts)}.{found}{compared}."
 
 
@@ -126,10 +126,10 @@ def _verdict(result: StudyResult) -> str:
     )
     if result.optimism_of_start is None:
         return f"{text}."
-    own = signed(result.optimism_of_start)
+    of_start = signed(result.optimism_of_start)
     return (
-        f"{text}. The same difference for the original settings, which were not selected by their score, is {own}: "
-        "this part is due to the difference between the splits."
+        f"{text}. The same difference for the original settings, which were not selected by their score, is "
+        f"{of_start}: this part is due to the difference between the splits."
     )
 
 

@@ -71,11 +71,11 @@ def read_stage_predictions(workspace: Workspace, folder: str) -> dict[str, Score
     table = workspace.read_table(f"{folder}/{STAGES}")
     found = {}
     for stage in dict.fromkeys(table["stage"].to_pylist()):
-        own = table.filter(pc.equal(table["stage"], stage))
-        own = own.filter(pc.is_in(own["clip_id"], pa.array(whole.clip_ids, pa.string())))
-        clip_ids = tuple(own["clip_id"].to_pylist())
+        of_stage = table.filter(pc.equal(table["stage"], stage))
+        of_stage = of_stage.filter(pc.is_in(of_stage["clip_id"], pa.array(whole.clip_ids, pa.string())))
+        clip_ids = tuple(of_stage["clip_id"].to_pylist())
         found[stage] = ScoredPredictions(
-            clip_ids, whole.labels, _columns(own, whole.labels), whole.at(clip_ids).true
+            clip_ids, whole.labels, _columns(of_stage, whole.labels), whole.at(clip_ids).true
         )
     return found
 

@@ -69,17 +69,17 @@ def train_command(workspace: Workspace, run: str, made: Recipe | None = None) ->
 
 def _own_settings(workspace: Workspace, made: Recipe) -> Iterator[str]:
     """Yield ``section.key=value`` for each setting that differs from the shipped recipe with the present defaults."""
-    own = load_recipe(made.name, (), workspace.config().recipe_defaults)
-    return _differences(made.model_dump(mode="json"), own.model_dump(mode="json"), "")
+    expected = load_recipe(made.name, (), workspace.config().recipe_defaults)
+    return _differences(made.model_dump(mode="json"), expected.model_dump(mode="json"), "")
 
 
-def _differences(made: Mapping[str, Any], own: Mapping[str, Any], where: str) -> Iterator[str]:
+def _differences(made: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> Iterator[str]:
     for key, value in made.items():
         path = f"{where}{key}"
-        if key in _SETTLED or value == own.get(key):
+        if key in _SETTLED or value == expected.get(key):
             continue
-        if isinstance(value, Mapping) and isinstance(own.get(key), Mapping):
-            yield from _differences(value, own[key], f"{path}.")
+        if isinstance(value, Mapping) and isinstance(expected.get(key), Mapping):
+            yield from _differences(value, expected[key], f"{path}.")
         else:
             yield f"{path}={json.dumps(value)}"
 
@@ -149,21 +149,21 @@ def _other_extractors(workspace: Workspace, config: WorkspaceConfig, made: Model
 
 def encoder_line(workspace: Workspace, runs: Sequence[Line]) -> list[Line]:
     """Return a line on finished stage-1 encoders; they are current if a current run uses them."""
-    held = {
+    present = {
         path.rpartition("/")[2].partition(".")[0]
         for modality in workspace.folders("encoders")
         for path in workspace.files(f"encoders/{modality}")
     }
-    if not held:
+    if not present:
         return []
     used: dict[bool, set[str]] = {True: set(), False: set()}
     for line in runs:
         path = f"runs/{line.name}/{METRICS}"
         stages = workspace.read_json(path).get("stages", {}) if workspace.exists(path) else {}
         used[bool(line.current)] |= {stage["encoder"] for stage in stages.values() if stage.get("encoder")}
-    current = held & used[True]
-    stale = held & used[False] - current
-    others = len(held) - len(current) - len(stale)
+    current = present & used[True]
+    stale = present & used[False] - current
+    others = len(present) - len(current) - len(stale)
     why = (f"{others} belong to studies or to runs that were replaced",) if others else ()
     return [Line("encoders", "stage 1", current=len(current), stale=len(stale), why=why)]
 

@@ -40,9 +40,9 @@ class Criterion:
         objective, complete = self._objective, self._complete
         loss = self._of_predictions(outputs.predictions, targets)
         for branch in outputs.branches:
-            having = targets.masked_fill(~branch.present[:, None], torch.nan)
+            known_targets = targets.masked_fill(~branch.present[:, None], torch.nan)
             loss = loss + objective.auxiliary / len(outputs.branches) * self._whole(
-                branch.values, having, False
+                branch.values, known_targets, False
             )
         if outputs.amount is not None and outputs.log_odds is not None:
             loss = loss + objective.hurdle * hurdle_loss(outputs.log_odds, outputs.amount, targets, complete)

@@ -42,17 +42,17 @@ class Team:
         """Return the rows of a batch in the order in which ``gather`` returns their predictions."""
         return np.concatenate([rows[rank :: self.size] for rank in range(self.size)])
 
-    def gather(self, own: Tensor, total: int) -> Tensor:
+    def gather(self, local: Tensor, total: int) -> Tensor:
         """Collect the predictions of the whole batch, (total, L); gradients flow only to this worker's own."""
         if self.size == 1:
-            return own
+            return local
         counts = [len(range(rank, total, self.size)) for rank in range(self.size)]
-        padded = own.new_zeros((max(counts), *own.shape[1:]))
-        padded[: len(own)] = own.detach()
+        padded = local.new_zeros((max(counts), *local.shape[1:]))
+        padded[: len(local)] = local.detach()
         received = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(received, padded)
         parts: list[Tensor] = [part[:count] for part, count in zip(received, counts, strict=True)]
-        parts[self.rank] = own
+        parts[self.rank] = local
         return torch.cat(parts)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

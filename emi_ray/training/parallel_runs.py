@@ -116,11 +116,11 @@ class ParallelRuns:
         jobs.sort(key=lambda job: self._cost(job.plan, [job.modality]), reverse=True)
         for job, resources in zip(jobs, self._share_out(sized, len(jobs)), strict=True):
             others = f" (+{serves[job.key] - 1})" if serves[job.key] > 1 else ""
-            told = self._job(f"{job.plan.name} {job.modality}{others}", inbox, resources)
+            context = self._job(f"{job.plan.name} {job.modality}{others}", inbox, resources)
             modalities = [job.modality] if job.modality in job.plan.stores else []
             packed = [self._read(job.plan, modality) for modality in modalities]
-            self._encoders[job.key] = _task(_train_encoder, resources, told.name).remote(
-                told, job, self._clips, modalities, *packed
+            self._encoders[job.key] = _task(_train_encoder, resources, context.name).remote(
+                context, job, self._clips, modalities, *packed
             )
 
     def _submit_runs(self, inbox: Inbox, sized: JobResources) -> dict[Any, int]:
@@ -130,11 +130,11 @@ class ParallelRuns:
         running = {}
         for index, resources in zip(order, self._share_out(sized, len(order)), strict=True):
             plan = self.plans[index]
-            told = self._job(plan.name, inbox, resources)
+            context = self._job(plan.name, inbox, resources)
             encoders = [self._encoders[job.key] for job in encoder_jobs(plan)]
             packed = [self._read(plan, modality) for modality in plan.stores]
-            reference = _task(_train_run, resources, told.name).remote(
-                told, plan, self._clips, [*plan.stores], len(encoders), *encoders, *packed
+            reference = _task(_train_run, resources, context.name).remote(
+                context, plan, self._clips, [*plan.stores], len(encoders), *encoders, *packed
             )
             running[reference] = index
         return running
@@ -178,29 +178,29 @@ def _read_features(
 
 
 def _train_encoder(
-    told: _Job, job: EncoderJob, clips: pa.Table, modalities: Sequence[Any], *packed: PackedFeatures
+    context: _Job, job: EncoderJob, clips: pa.Table, modalities: Sequence[Any], *packed: PackedFeatures
 ) -> "EncoderDone":
     """Train an encoder; runs as a Ray task."""
     from emi_ray.training.stages.encoder_job import (
         train_encoder,  # imports torch, which the driver does not need
     )
 
-    device = told.resources.take_up()
+    device = context.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
-    resume_state = ResumeState(job.plan.workspace, job.key, told.checkpoint_every_s)
+    resume_state = ResumeState(job.plan.workspace, job.key, context.checkpoint_every_s)
     return train_encoder(
         job,
         job.plan.with_texts(data) if job.modality == job.plan.recipe.transcript_stream else data,
         resume_state,
         device=device,
         location=_location(),
-        on_epoch_end=lambda scores: told.inbox.tell(told.name, scores),
-        reuse=not told.force,
+        on_epoch_end=lambda scores: context.inbox.tell(context.name, scores),
+        reuse=not context.force,
     )
 
 
 def _train_run(
-    told: _Job,
+    context: _Job,
     plan: RunPlan,
     clips: pa.Table,
     modalities: Sequence[Any],
@@ -212,15 +212,15 @@ def _train_run(
     from emi_ray.training.stages.encoder_job import earlier_of
 
     encoders, packed = encoders_and_features[:num_encoders], encoders_and_features[num_encoders:]
-    device = told.resources.take_up()
+    device = context.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
-    resume_state = ResumeState(plan.workspace, plan.key, told.checkpoint_every_s)
+    resume_state = ResumeState(plan.workspace, plan.key, context.checkpoint_every_s)
     metrics = execute_run(
         plan,
         data=plan.with_texts(data),
         device=device,
         location=_location(),
-        on_epoch_end=lambda scores: told.inbox.tell(told.name, scores),
+        on_epoch_end=lambda scores: context.inbox.tell(context.name, scores),
         on_checkpoint=resume_state.keep,
         resume=resume_state.load(),
         earlier=earlier_of(encoders),

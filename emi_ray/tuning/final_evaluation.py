@@ -31,10 +31,12 @@ from emi_ray.workspace import Workspace
 
 def write_best(study: TuningStudy, workspace: Workspace, number: int) -> Recipe:
     """Write the recipe of a trial to ``studies/<name>/best.yaml``."""
-    name, own = study.name, study.settings.recipe
+    name, original = study.name, study.settings.recipe
     tuned = study.recipe_of(study.optuna.trials[number])
-    best = tuned.model_copy(update={"name": f"{name}-best", "title": f"{own.title}, tuned", "paper": None})
-    header = f"# Trial {number} of study {name}, which started from recipe {own.name}.\n"
+    best = tuned.model_copy(
+        update={"name": f"{name}-best", "title": f"{original.title}, tuned", "paper": None}
+    )
+    header = f"# Trial {number} of study {name}, which started from recipe {original.name}.\n"
     workspace.write_text(f"{study_folder(name)}/{BEST}", header + dump_yaml(best))
     return best
 
@@ -82,14 +84,14 @@ def evaluate_selected(
         how_many: number of best trials that were to be retrained.
         seeds: random seeds of the training.
     """
-    settings, own = study.settings, start_among(confirmed, study)
+    settings, original = study.settings, start_among(confirmed, study)
     best = write_best(study, workspace, confirmed[0].number)
     start = settings.recipe.model_copy(update={"name": f"{study.name}-start", "paper": None})
     report = partial(
         report_recipe, workspace, config=config, metric=settings.metric, seeds=seeds, on_note=on_note
     )
     best_reported = report(best)
-    start_stays = own is confirmed[0]
+    start_stays = original is confirmed[0]
     start_reported = best_reported.model_copy(update={"recipe": start.name}) if start_stays else report(start)
     result = StudyResult(
         metric=settings.metric,
@@ -97,7 +99,7 @@ def evaluate_selected(
         confirm=how_many,
         seeds=tuple(seeds),
         confirmed=tuple(confirmed),
-        start=own,
+        start=original,
         best_reported=best_reported,
         start_reported=start_reported,
         parameters=study.optuna.trials[confirmed[0].number].params,

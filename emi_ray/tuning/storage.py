@@ -88,9 +88,9 @@ def driving(
         UserError: another process drives the study.
     """
     if url is not None:
-        held = _open(open_storage(workspace, study, url), study, directions)
-        with _beating(held):
-            yield held
+        optuna_study = _open(open_storage(workspace, study, url), study, directions)
+        with _beating(optuna_study):
+            yield optuna_study
         return
     with workspace.driving(study_folder(study), f"Study {study}", _INSTEAD):
         drop_torn_line(journal_path(workspace, study))
@@ -128,44 +128,44 @@ def _open_database(url: str) -> BaseStorage:
 
 
 @contextmanager
-def _beating(held: optuna.Study) -> Iterator[None]:
+def _beating(optuna_study: optuna.Study) -> Iterator[None]:
     """Own a study in a database by a heartbeat record, which is renewed while the ``with`` block runs."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    own = {"driver": own_name(), "token": uuid.uuid4().hex}
-    _refuse_living(held)
-    held.set_user_attr(OWNER, {**own, "time": time.time()})
+    claim = {"driver": own_name(), "token": uuid.uuid4().hex}
+    _refuse_living(optuna_study)
+    optuna_study.set_user_attr(OWNER, {**claim, "time": time.time()})
     time.sleep(_SETTLE_S)  # if two drivers start at once, the later record wins
     away = suppress(StorageInternalError, SQLAlchemyError)
 
     def other() -> str | None:
-        owner = _owner(held)
-        return None if owner.get("token") == own["token"] else str(owner.get("driver"))
+        owner = _owner(optuna_study)
+        return None if owner.get("token") == claim["token"] else str(owner.get("driver"))
 
     def beat() -> str | None:
         with away:  # if the database is unreachable, the next beat tries again
             if (taken_by := other()) is not None:
                 return taken_by
-            held.set_user_attr(OWNER, {**own, "time": time.time()})
+            optuna_study.set_user_attr(OWNER, {**claim, "time": time.time()})
         return None
 
     if (earlier := other()) is not None:
-        raise driven_by(f"Study {held.study_name}", earlier, _INSTEAD_OF_BEATING)
+        raise driven_by(f"Study {optuna_study.study_name}", earlier, _INSTEAD_OF_BEATING)
     try:
-        with renewing(beat, _BEAT_EVERY_S, f"Study {held.study_name}", _SILENT_FOR_S):
+        with renewing(beat, _BEAT_EVERY_S, f"Study {optuna_study.study_name}", _SILENT_FOR_S):
             yield
     finally:
         with away:
             if other() is None:
-                held.set_user_attr(OWNER, {})
+                optuna_study.set_user_attr(OWNER, {})
 
 
-def _refuse_living(held: optuna.Study) -> None:
-    owner = _owner(held)
+def _refuse_living(optuna_study: optuna.Study) -> None:
+    owner = _owner(optuna_study)
     if time.time() - owner.get("time", 0.0) < _SILENT_FOR_S:
-        raise driven_by(f"Study {held.study_name}", owner["driver"], _INSTEAD_OF_BEATING)
+        raise driven_by(f"Study {optuna_study.study_name}", owner["driver"], _INSTEAD_OF_BEATING)
 
 
-def _owner(held: optuna.Study) -> dict[str, Any]:
-    owner: dict[str, Any] = held.user_attrs.get(OWNER, {})
+def _owner(optuna_study: optuna.Study) -> dict[str, Any]:
+    owner: dict[str, Any] = optuna_study.user_attrs.get(OWNER, {})
     return owner

@@ -174,12 +174,12 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> StudyResult | 
     workspace, settings, options = plan.workspace, plan.settings, plan.options
     require_shared(workspace)
     scheduler: SchedulerName = options.scheduler or ("none" if options.minimise else "asha")
-    with driving(workspace, options.study, settings.directions, options.storage) as held:
-        claim_settings(workspace, held, settings)
-        num_earlier = len(held.get_trials(deepcopy=False))
+    with driving(workspace, options.study, settings.directions, options.storage) as optuna_study:
+        claim_settings(workspace, optuna_study, settings)
+        num_earlier = len(optuna_study.get_trials(deepcopy=False))
         sampler = build_sampler(options.sampler, options.seed, num_earlier)
         pruner = build_scheduler(scheduler, settings.num_steps)
-        study = TuningStudy(held, settings, plan.source, sampler, pruner)
+        study = TuningStudy(optuna_study, settings, plan.source, sampler, pruner)
         study.begin()
         for name in [] if num_earlier else settings.space.outside(settings.recipe):
             on_note(

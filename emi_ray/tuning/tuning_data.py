@@ -51,14 +51,16 @@ def tuning_rows(
         folds: number of cross-validation folds; 1 holds out ``share`` of the clips once.
         share: share of the clips that is held out with one fold.
     """
-    own = split_rows(data, recipe.split).train
-    train = pa.table({"clip_id": data.clip_ids[own], "split": np.full(len(own), "train")})
+    train_rows = split_rows(data, recipe.split).train
+    train = pa.table({"clip_id": data.clip_ids[train_rows], "split": np.full(len(train_rows), "train")})
     clips = with_split(table, train)
     if folds == 1:
-        return (_rows(own, np.array(holdout(clips, share, _SPLIT_SEED)["split"].to_pylist()) == "val"),)
+        return (
+            _rows(train_rows, np.array(holdout(clips, share, _SPLIT_SEED)["split"].to_pylist()) == "val"),
+        )
     fold_of = k_folds(clips, folds, _SPLIT_SEED)["fold"].to_numpy()
-    return tuple(_rows(own, fold_of == fold) for fold in range(folds))
+    return tuple(_rows(train_rows, fold_of == fold) for fold in range(folds))
 
 
-def _rows(own: np.ndarray, is_val: Sequence[bool] | np.ndarray) -> Rows:
-    return Rows(own[~np.asarray(is_val)], own[np.asarray(is_val)])
+def _rows(train_rows: np.ndarray, is_val: Sequence[bool] | np.ndarray) -> Rows:
+    return Rows(train_rows[~np.asarray(is_val)], train_rows[np.asarray(is_val)])

@@ -71,13 +71,13 @@ def _score(run: StageRunner, model: LateFusionRegressor, rows: Rows) -> dict[str
         alone = torch.zeros_like(weight)
         alone[index] = 1.0
         model.set_weights(alone, model.centre.clone(), model.centre[index].clone())
-        own = [members[f"{modality}.{k}"] for k in range(len(model.regressors(modality)))]
-        history = [{**entry, "stage": modality} for entry in own[0].history]
+        fold_results = [members[f"{modality}.{k}"] for k in range(len(model.regressors(modality)))]
+        history = [{**entry, "stage": modality} for entry in fold_results[0].history]
         clips = run.rows.with_any_of(run.data, [modality])
-        seconds = sum(result.seconds for result in own)
+        seconds = sum(result.seconds for result in fold_results)
         scored = _validate(run, model, clips.val)
         results[modality] = StageResult(
-            {}, scored, history, own[0].best_epoch, len(clips.train), len(clips.val), seconds
+            {}, scored, history, fold_results[0].best_epoch, len(clips.train), len(clips.val), seconds
         )
     model.set_weights(weight, model.centre.clone(), bias)
     scored = _validate(run, model, rows.val)
