@@ -38,7 +38,7 @@ def driver(request, tmp_path, monkeypatch):
 def test_a_second_driver_is_refused_and_a_dead_ones_study_is_taken_over(driver, monkeypatch):
     process, workspace, url = driver
     with (
-        pytest.raises(UserError, match=f"driven by process {process.pid}"),
+        pytest.raises(UserError, match=f"in progress in process {process.pid}"),
         open_study(workspace, storage=url),
     ):
         pass
