@@ -94,10 +94,10 @@ class Work:
 
     def discard_stale(self) -> None:
         """Remove stale features and transcripts, and store the new stamps of files whose content has not changed."""
-        standing = {m: work.features for m, work in self.by_modality.items()}
+        comparisons = {m: work.features for m, work in self.by_modality.items()}
         if self.transcripts is not None:
-            standing["transcript"] = self.transcripts  # type: ignore[index]
-        for name, each in standing.items():
+            comparisons["transcript"] = self.transcripts  # type: ignore[index]
+        for name, each in comparisons.items():
             held = self._held[name]
             if each.stale.num_rows:
                 held.discard(each.stale)
@@ -171,18 +171,18 @@ def plan_work(
     return Work(table, works, transcripts, held)
 
 
-def _filled(given: pa.ChunkedArray, record: pa.Table, standing: RecordComparison) -> pa.ChunkedArray:
+def _filled(given: pa.ChunkedArray, record: pa.Table, comparison: RecordComparison) -> pa.ChunkedArray:
     """Return the given transcripts, completed with those recognised from the present audio."""
-    place = pa.array(standing.place, mask=~standing.current)
+    place = pa.array(comparison.row, mask=~comparison.current)
     return pc.coalesce(given, record["transcript"].combine_chunks().take(place))
 
 
 def _attempts(
     features: RecordComparison, failures: RecordComparison, failed: pa.Table, retry_failed: bool
 ) -> pa.Array:
-    tried = failed["attempt"].to_numpy()[failures.place] if failed.num_rows else np.zeros(len(failures.place))
-    tried = np.where(failures.held, tried, 0).astype(np.int32)
-    todo = failures.held if retry_failed else ~features.current & ~failures.current
+    tried = failed["attempt"].to_numpy()[failures.row] if failed.num_rows else np.zeros(len(failures.row))
+    tried = np.where(failures.present, tried, 0).astype(np.int32)
+    todo = failures.present if retry_failed else ~features.current & ~failures.current
     return pa.array(tried + 1, mask=~todo)
 
 

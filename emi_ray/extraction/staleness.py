@@ -16,21 +16,21 @@ class RecordComparison:
     """Which rows of a record are present and current, for the N clips of a manifest.
 
     Attributes:
-        held: (N,) bool, whether the record has the clip.
+        present: (N,) bool, whether the record has the clip.
         current: (N,) bool, whether the row was made from the clip's present inputs. Rows that cannot be compared
             count as current: those that do not say what they were made from, and those with an input that is not
             accessible.
-        untold: (N,) bool, True for rows that are current only because they cannot be compared.
-        place: (N,) int64, index of the clip's row in the record; 0 if it has none.
+        uncomparable: (N,) bool, True for rows that are current only because they cannot be compared.
+        row: (N,) int64, index of the clip's row in the record; 0 if it has none.
         stale: the rows of the record that were made from other inputs.
         changed: clip id → description of the change.
         restamped: clip id → new stamp, for clips whose files have another size or time but the same content.
     """
 
-    held: np.ndarray
+    present: np.ndarray
     current: np.ndarray
-    untold: np.ndarray
-    place: np.ndarray
+    uncomparable: np.ndarray
+    row: np.ndarray
     stale: pa.Table
     changed: dict[str, str]
     restamped: dict[str, str]
@@ -54,12 +54,12 @@ def compare(record: pa.Table, ids: pa.Array, stamps: pa.Array, clips: pa.Table) 
     known = record["clip_id"].combine_chunks()
     found = pc.index_in(ids, value_set=known)
     then = pc.fill_null(record["source_stamp"].combine_chunks().take(found), "")
-    held = found.is_valid().to_numpy(zero_copy_only=False)
-    place = pc.fill_null(found, 0).to_numpy().astype(np.int64)
+    present = found.is_valid().to_numpy(zero_copy_only=False)
+    row = pc.fill_null(found, 0).to_numpy().astype(np.int64)
     cannot_tell = _any(pc.equal(then, ""), pc.match_substring_regex(stamps, f":({ABSENT}|{UNSEEN})(;|$)"))
     same = pc.equal(then, stamps).to_numpy(zero_copy_only=False)
-    doubtful = np.flatnonzero(held & ~same & ~cannot_tell)
-    current = held & (same | cannot_tell)
+    doubtful = np.flatnonzero(present & ~same & ~cannot_tell)
+    current = present & (same | cannot_tell)
     changed: dict[str, str] = {}
     restamped: dict[str, str] = {}
     if len(doubtful):
@@ -75,7 +75,7 @@ def compare(record: pa.Table, ids: pa.Array, stamps: pa.Array, clips: pa.Table) 
             else:
                 changed[clip_id] = difference(before[index], now[index])
     stale = record.filter(pc.is_in(known, value_set=pa.array(list(changed), pa.string())))
-    return RecordComparison(held, current, held & ~same & cannot_tell, place, stale, changed, restamped)
+    return RecordComparison(present, current, present & ~same & cannot_tell, row, stale, changed, restamped)
 
 
 def _any(*masks: pa.Array) -> np.ndarray:

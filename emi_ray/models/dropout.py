@@ -18,22 +18,22 @@ from torch import Tensor, nn
 class _Draws:
     generator: torch.Generator
     num_clips: int
-    own: slice
+    local: slice
 
 
 _draws: ContextVar[_Draws | None] = ContextVar("draws", default=None)
 
 
 @contextmanager
-def drawing_for_batch(generator: torch.Generator, num_clips: int, own: slice) -> Iterator[None]:
+def drawing_for_batch(generator: torch.Generator, num_clips: int, local: slice) -> Iterator[None]:
     """Draw random numbers for a whole batch while this worker computes only some of its rows.
 
     Args:
         generator: a generator that all workers have seeded equally.
         num_clips: size of the whole batch.
-        own: the rows of the batch that this worker computes.
+        local: the rows of the batch that this worker computes.
     """
-    token = _draws.set(_Draws(generator, num_clips, own))
+    token = _draws.set(_Draws(generator, num_clips, local))
     try:
         yield
     finally:
@@ -48,7 +48,7 @@ def draw_rows(num_clips: int, draw: Callable[[int, torch.Generator | None], Tens
         draw: draws that many rows with a generator (None: torch's global one).
     """
     draws = _draws.get()
-    return draw(num_clips, None) if draws is None else draw(draws.num_clips, draws.generator)[draws.own]
+    return draw(num_clips, None) if draws is None else draw(draws.num_clips, draws.generator)[draws.local]
 
 
 class Dropout(nn.Module):

@@ -69,8 +69,8 @@ def _reasons(work: ModalityWork) -> Iterator[str]:
         yield f"{count} stale: {why} ({_some(work.features.changed, why)})"
     for why, count in work.failures.reasons.items():
         yield f"{count} can be tried again: {why} ({_some(work.failures.changed, why)})"
-    if untold := int(work.features.untold.sum()):
-        yield f"{untold} cannot be compared: their inputs are not accessible, or were not recorded"
+    if uncomparable := int(work.features.uncomparable.sum()):
+        yield f"{uncomparable} cannot be compared: their inputs are not accessible, or were not recorded"
 
 
 def _quarantine(failures: pa.Table, lifted: set[str]) -> Iterator[str]:
@@ -88,14 +88,14 @@ def _some(changed: Mapping[str, str], why: str) -> str:
 
 def _transcripts(work: Work, clips: pa.Table, command: str) -> Line:
     """Return the line on recognised transcripts, of the clips without a transcript in the corpus."""
-    standing = work.transcripts
-    assert standing is not None
+    comparison = work.transcripts
+    assert comparison is not None
     wanted = clips["transcript"].is_null().to_numpy()
     ids = clips["clip_id"].to_pylist()
-    stale = [i for i, is_wanted in zip(ids, wanted, strict=True) if is_wanted and i in standing.changed]
-    current = int((standing.current & wanted).sum())
+    stale = [i for i, is_wanted in zip(ids, wanted, strict=True) if is_wanted and i in comparison.changed]
+    current = int((comparison.current & wanted).sum())
     missing = int(wanted.sum()) - current - len(stale)
-    why = tuple(f"{len(stale)} stale: {reason}" for reason in {standing.changed[i] for i in stale})
+    why = tuple(f"{len(stale)} stale: {reason}" for reason in {comparison.changed[i] for i in stale})
     return Line("transcripts", "recognised", current, len(stale), missing, 0, why, command if stale else None)
 
 

@@ -39,7 +39,7 @@ class RecipeSource:
     defaults: Mapping[str, Any]
 
     @cached_property
-    def own(self) -> Recipe:
+    def original(self) -> Recipe:
         """The recipe with its original settings.
 
         Raises:
@@ -54,7 +54,7 @@ class RecipeSource:
         Raises:
             UserError: the recipe refuses a value, or has no such section.
         """
-        changes = overrides(values, self.own)
+        changes = overrides(values, self.original)
         recipe = load_recipe(self.name_or_path, [*self.overrides, *changes], self.defaults)
         return resolve_custom(resolve_backbones(recipe))
 
@@ -133,7 +133,7 @@ def check_space(source: RecipeSource, space: SearchSpace) -> None:
         UserError: the recipe lacks a section or refuses a value, or all trials must share a setting of the space.
     """
     for name, parameter in space.parameters.items():
-        if is_shared(name, parameter, source.own):
+        if is_shared(name, parameter, source.original):
             raise UserError(
                 f"The search space's {name} decides which clips or features are read, and these must be the same for "
                 f"all trials. Remove it, and tune once for each value: emi-ray tune RECIPE {name}=VALUE."
@@ -145,7 +145,7 @@ def check_space(source: RecipeSource, space: SearchSpace) -> None:
                 raise UserError(f"The search space's {name} does not suit the recipe: {error}") from None
 
 
-def claim_settings(workspace: Workspace, held: optuna.Study, settings: StudySettings) -> None:
+def claim_settings(workspace: Workspace, optuna_study: optuna.Study, settings: StudySettings) -> None:
     """Store the settings of a new study, or check that an existing study has the same settings.
 
     They are stored in the workspace and also in the study itself, because workspaces may share a database.
@@ -153,15 +153,15 @@ def claim_settings(workspace: Workspace, held: optuna.Study, settings: StudySett
     Raises:
         UserError: the study was started with other settings.
     """
-    study, path = held.study_name, f"{study_folder(held.study_name)}/{STUDY_SETTINGS}"
+    study, path = optuna_study.study_name, f"{study_folder(optuna_study.study_name)}/{STUDY_SETTINGS}"
     values = settings.model_dump(mode="json", by_alias=True)
     if workspace.exists(path):
         _refuse_other(settings, read_settings(workspace, study), f"Study {study} in {workspace.root}")
-    if (own := held.user_attrs.get(_SETTINGS)) is not None:
+    if (stored := optuna_study.user_attrs.get(_SETTINGS)) is not None:
         where = f"Study {study} in its database"
-        _refuse_other(settings, validate(StudySettings, json.loads(own), where), where)
+        _refuse_other(settings, validate(StudySettings, json.loads(stored), where), where)
     else:
-        held.set_user_attr(_SETTINGS, json.dumps(values))
+        optuna_study.set_user_attr(_SETTINGS, json.dumps(values))
     if not workspace.exists(path):
         workspace.write_json(path, values)
 

@@ -209,7 +209,7 @@ class TuningStudy:
 
     def _recipe(self, trial: Trial | FrozenTrial, values: Mapping[str, Value]) -> Recipe:
         # Setting a value of `training`, even to its original value, would drop the overrides of single stages.
-        return self._source.own if START in trial.user_attrs else self._source.load(values)
+        return self._source.original if START in trial.user_attrs else self._source.load(values)
 
     def _earlier(self, trial: Trial) -> int | None:
         """Return the number of another finished or running trial with the same parameters, or None."""

@@ -121,7 +121,7 @@ def plan_tuning(
         raise UserError(
             f"--holdout {options.holdout:g} has no effect with --folds {options.folds}: give only one of them."
         )
-    space, recipe = load_space(options.space), source.own
+    space, recipe = load_space(options.space), source.original
     check_space(source, space)
     check_metric(options.metric, labels_of(workspace.clips().schema))
     run = plan_run(workspace, recipe, config, recipe.training.seed)

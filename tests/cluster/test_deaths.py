@@ -72,6 +72,6 @@ def test_two_extractions_into_one_workspace_are_kept_apart(tmp_path):
     workspace = new_workspace(tmp_path, {}, [])
     with (
         workspace.driving("extractions", "Extraction"),
-        pytest.raises(UserError, match=r"driven by process \d+"),
+        pytest.raises(UserError, match=r"in progress in process \d+"),
     ):
         extract(workspace, workspace.config(), ["text"])

@@ -258,7 +258,7 @@ def test_features_that_do_not_say_what_they_were_made_of_are_kept(corpus):
     store.write([ClipFeatures("old", np.zeros((1, 2), np.float16), np.zeros(1, np.float32), {})])
     work = corpus.plan({"audio": SPECS["audio"]})
     assert work.table.num_rows == 0
-    assert work.by_modality["audio"].features.untold.sum() == 1
+    assert work.by_modality["audio"].features.uncomparable.sum() == 1
 
 
 def test_every_media_column_is_part_of_what_features_are_made_of(tmp_path):

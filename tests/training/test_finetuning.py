@@ -156,9 +156,9 @@ def test_the_recipe_of_a_run_takes_other_weights(tmp_path, backbone):
 def test_settings_of_a_backbone_can_be_searched(workspace, backbone):
     quick = ("training.epochs=2", "training.batch_size=16")
     source = RecipeSource("text-finetuned", (f"encoders.text.backbone={backbone}", *quick), {})
-    plan = plan_run(workspace, source.own, WorkspaceConfig(), 1)
+    plan = plan_run(workspace, source.original, WorkspaceConfig(), 1)
     space = SearchSpace.model_validate({"parameters": {"encoders.text.layer_decay": {"uniform": [0.5, 1.0]}}})
-    settings = StudySettings(recipe=source.own, space=space, data_key=plan.key)
+    settings = StudySettings(recipe=source.original, space=space, data_key=plan.key)
     check_space(source, space)
     trial = source.load({"encoders.text.layer_decay": 0.6})
     assert np.isfinite(score_recipe(trial, read_tuning_data(plan, settings), "val_pearson").value)

@@ -19,7 +19,7 @@ def data():
 
 
 def test_a_trials_score_is_that_of_plain_training(data):
-    recipe = SOURCE.own
+    recipe = SOURCE.original
     trained = train_recipe(recipe, data.clips, data.folds[0], seed=recipe.training.seed)
     steps = []
     score = score_recipe(recipe, data, "val_ccc", on_step=lambda step, value: steps.append((step, value)))
@@ -31,7 +31,7 @@ def test_a_trials_score_is_that_of_plain_training(data):
 
 def test_the_score_so_far_never_falls(data):
     steps = []
-    score_recipe(SOURCE.own, data, "val_pearson", on_step=lambda _, value: steps.append(value))
+    score_recipe(SOURCE.original, data, "val_pearson", on_step=lambda _, value: steps.append(value))
     assert steps == sorted(steps)
 
 

@@ -21,7 +21,7 @@ def test_trials_run_side_by_side_fail_alone_and_are_told_as_they_ended(tmp_path)
 
     workspace = planted_workspace(tmp_path, num_train=48, num_val=24)
     settings = settings_of(SPACE)
-    plan = plan_run(workspace, SOURCE.own, workspace.config(), SOURCE.own.training.seed)
+    plan = plan_run(workspace, SOURCE.original, workspace.config(), SOURCE.original.training.seed)
     shared = share_data(plan, settings)
     changes = []
     with open_study(workspace, settings, scheduler="asha", sampler="random") as study:

@@ -48,7 +48,7 @@ def samples(space: SearchSpace, how_many: int) -> list[dict]:
 def test_every_sample_of_a_shipped_space_builds_a_model(path, recipe):
     space, source = load_space(path), RecipeSource(recipe, (), {})
     check_space(source, space)
-    dims = dict.fromkeys(source.own.modalities, 8)
+    dims = dict.fromkeys(source.original.modalities, 8)
     for values in samples(space, 200 if recipe == space.recipes[0] else 10):
         changed = source.load(values)
         assert all(value_of(changed, name) == value for name, value in values.items())

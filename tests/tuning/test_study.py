@@ -23,7 +23,7 @@ def params_of(study, *states):
 def test_the_first_trial_is_the_recipe_as_it_stands(workspace):
     with open_study(workspace) as study:
         first, second = study.ask(), study.ask()
-        assert first.recipe == SOURCE.own
+        assert first.recipe == SOURCE.original
         assert first.values == {"fusion.dropout": 0.45, "fusion.hidden": 16, "fusion.lr": 2e-4}
         assert second.recipe.fusion.dropout == second.values["fusion.dropout"] != 0.45
 

@@ -29,7 +29,7 @@ def settings_of(
 ) -> StudySettings:
     checked = validate(SearchSpace, {"parameters": space or SPACE}, "space")
     return StudySettings(
-        recipe=SOURCE.own, space=checked, data_key="made up", minimise=minimise, metric=metric
+        recipe=SOURCE.original, space=checked, data_key="made up", minimise=minimise, metric=metric
     )
 
 
