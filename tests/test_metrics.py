@@ -52,7 +52,7 @@ def test_a_constant_label_has_no_correlation_and_the_mean_is_over_the_others(pai
     predictions, targets = pair
     targets = targets.copy()
     targets[:, 3] = 0.1
-    result = metrics.scores(predictions, targets, EMOTION_LABELS)
+    result = metrics.compute_scores(predictions, targets, EMOTION_LABELS)
     assert math.isnan(result["val_pearson_empathic_pain"])
     assert result["num_labels_scored"] == 5
     others = [i for i in range(6) if i != 3]
@@ -64,7 +64,7 @@ def test_constant_predictions_correlate_with_nothing(pair):
 
 
 def test_without_targets_every_score_is_nan():
-    result = metrics.scores(np.zeros((3, 1)), np.full((3, 1), np.nan), [Label("a")], "test")
+    result = metrics.compute_scores(np.zeros((3, 1)), np.full((3, 1), np.nan), [Label("a")], "test")
     assert math.isnan(result["test_pearson"])
     assert math.isnan(result["test_mae"])
     assert (result["num_test"], result["num_labels_scored"]) == (3, 0)
@@ -77,7 +77,7 @@ def test_a_large_offset_costs_no_precision(pair):
 
 
 def test_scores_are_named_by_split_and_snake_case_label(pair):
-    result = metrics.scores(*pair, EMOTION_LABELS, "test")
+    result = metrics.compute_scores(*pair, EMOTION_LABELS, "test")
     assert {"test_pearson", "test_ccc", "test_mae", "test_pearson_empathic_pain", "num_test"} <= set(result)
 
 
@@ -94,10 +94,10 @@ def test_a_prediction_that_is_not_a_number_leaves_its_label_without_a_score():
 def test_a_model_gains_nothing_by_a_label_that_it_fails_to_predict(pair):
     predictions, targets = pair
     predictions[7, 2] = np.nan
-    broken = metrics.scores(predictions, targets, EMOTION_LABELS)
+    broken = metrics.compute_scores(predictions, targets, EMOTION_LABELS)
     assert all(math.isnan(broken[f"val_{name}"]) for name in ("pearson", "ccc", "mae", "mse"))
     assert math.isfinite(broken["val_pearson_joy"])
     predictions[7, 2] = np.inf
-    assert math.isnan(metrics.scores(predictions, targets, EMOTION_LABELS)["val_pearson"])
+    assert math.isnan(metrics.compute_scores(predictions, targets, EMOTION_LABELS)["val_pearson"])
     targets[7, 2] = np.nan  # nobody asks for that prediction
-    assert math.isfinite(metrics.scores(predictions, targets, EMOTION_LABELS)["val_pearson"])
+    assert math.isfinite(metrics.compute_scores(predictions, targets, EMOTION_LABELS)["val_pearson"])
