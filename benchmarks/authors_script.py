@@ -1,7 +1,7 @@
 """The authors' public training script as a process of its own, on pickles of the same features.
 
 The script is MimicMetrics' src/staged_fusion_training.py (github.com/Dinithipurna/MimicMetrics), unchanged.
-It skips a stage whose checkpoint lies in its folder of results.
+It skips a stage whose checkpoint is already in its folder of results.
 """
 
 import csv
@@ -36,14 +36,14 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True)
 class AuthorsScript:
-    """The script, the folder of its inputs and results, and the modalities it is to read."""
+    """The script, the folder of its inputs and results, and the modalities that it reads."""
 
     script: Path
     folder: Path
     modalities: Sequence[Modality] = ("text", "audio", "vision")
 
     def write_inputs(self, data: ClipData, rows: Rows) -> None:
-        """One pickle a clip and modality, and one CSV a split."""
+        """Write one pickle per clip and modality, and one CSV file per split."""
         for modality in self.modalities:
             place, packed = self.folder / FOLDERS[modality], data.features[modality]
             place.mkdir(parents=True)

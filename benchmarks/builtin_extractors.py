@@ -1,8 +1,8 @@
-"""How fast the built-in extractors are: milliseconds a clip and real-time factor on one core.
+"""Speed of the built-in extractors: milliseconds per clip and real-time factor on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/builtin_extractors.py [--seconds 3 10 300]
 
-The clips are made up (a moving texture at 6 frames a second, a buzzing voice, a hundred words a minute) and
+The clips are synthetic (a moving texture at 6 frames per second, a buzzing voice, 100 words per minute) and
 already decoded, so only the extractors are timed. ``cpu`` is processor time, which other processes on the
 machine disturb less than wall time; the real-time factor is processor seconds per second of media.
 """
@@ -23,7 +23,7 @@ MAX_FRAMES = 400
 
 
 def made_up_clip(seconds: float) -> DecodedClip:
-    """A decoded clip of that length, with the default cap on frames."""
+    """Return a synthetic decoded clip of the given length, with the default limit on frames."""
     rng = np.random.default_rng(0)
     count = min(max(1, round(seconds * FRAME_RATE_HZ)), MAX_FRAMES)
     scene = cv2.GaussianBlur(rng.integers(0, 256, (512, 512, 3)).astype(np.uint8), (0, 0), 5)
@@ -44,7 +44,7 @@ def made_up_clip(seconds: float) -> DecodedClip:
 
 
 def milliseconds(work: Callable[[], object], clock: Callable[[], float], at_least_s: float = 0.5) -> float:
-    """Fastest of as many calls as fill ``at_least_s``, two at the least."""
+    """Return the shortest time of a call, over as many calls (at least two) as fill ``at_least_s`` seconds."""
     fastest, began, calls = float("inf"), time.perf_counter(), 0
     while calls < 2 or time.perf_counter() - began < at_least_s:
         start = clock()

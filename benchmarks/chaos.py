@@ -1,12 +1,12 @@
-"""Kills at random during an extraction, until it is done: workers, nodes, the driver. Nothing may be lost or twice.
+"""Kill random processes during an extraction and check that no clip is lost or stored twice.
 
     python -m benchmarks.chaos --minutes 5 --seed 1 2 3 4
 
-A head and two nodes run on this machine, as processes of Ray of their own; `emi-ray extract` runs against them. Every
-few seconds, while actors are at work, one process is killed with SIGKILL: an actor (6 of 8 kills), a node with all
-that it started (1 of 8; a new one is started), or the driver (1 of 8; the same command is given again). When the
-extraction is done, or the minutes are over and it is left to finish, its store is compared with that of an
-undisturbed run. Each seed is a run of its own.
+A Ray cluster with a head and two nodes runs on this machine, and `emi-ray extract` runs on it. Every few seconds,
+while actors are at work, one process is killed with SIGKILL: an actor (6 of 8 kills), a node with all processes
+that it started (1 of 8; a new node is started), or the driver (1 of 8; the same command is started again). When the
+time is over, the extraction is left to finish. Its store is then compared with the store of an undisturbed run.
+Each seed is a run of its own.
 """
 
 import argparse
@@ -43,7 +43,7 @@ NUM_NODES = 2
 
 @dataclass
 class Chaos:
-    """A cluster, a driver that works on it, and what was killed so far."""
+    """A cluster, a driver that works on it, and the processes that were killed so far."""
 
     cluster: Cluster
     workspace: Workspace
@@ -63,7 +63,7 @@ class Chaos:
         getattr(self, f"_kill_{choice}")()
 
     def actors(self) -> list[psutil.Process]:
-        """The processes that decode and extract now, and the decoders that they started."""
+        """Return the processes that decode and extract now, and the decoders that they started."""
         found = []
         for node in self.cluster.worker_nodes:
             with suppress(psutil.NoSuchProcess):
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without its Ray."""
+    """Return the environment of this process without its settings of Ray."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, "RAY_AUTH_MODE": "disabled"}
 
@@ -184,7 +184,7 @@ def _compare(calm: Workspace, tormented: Workspace) -> None:
 
 
 def _table(folder: Path, num_clips: int) -> Path:
-    """The demo's clips, under other names until there are enough."""
+    """Return the demo corpus's clips, repeated under other names until there are enough."""
     render_demo(folder / "demo", num_clips=24)
     with (folder / "demo" / "clips.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -217,7 +217,7 @@ def _cluster() -> Iterator[Cluster]:
 
 
 def _add_node(cluster: Cluster) -> None:
-    """Ray gives a node 30 s to start, which a busy machine may exceed."""
+    """Add a node; try three times, because on a busy machine it may not start within Ray's 30 s."""
     for _ in range(3):
         with suppress(Exception):
             cluster.add_node(num_cpus=4, resources={"cores": 1}, object_store_memory=300 * 2**20, wait=True)

@@ -1,8 +1,8 @@
-"""How much of what is planted in the demo corpus can be got back from its media.
+"""How well the intensities planted in the demo corpus can be recovered from its media.
 
 Renders the corpus for each seed, decodes it, runs the built-in extractors and fits ridge regressions on the mean
 and standard deviation of each clip's features over time: trained on the training split, scored by the mean Pearson
-over the six emotions on the validation split. ``planted`` is the score of the planted cues themselves: what a
+over the six emotions on the validation split. ``planted`` is the score of the planted cues themselves, which a
 perfect reader of that modality would reach. ``leakage`` is the Pearson that a modality's features reach for what the
 *other* modalities add by chance to the intensity that all show.
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def measure(corpus: Path, workers: int) -> dict[str, dict]:
-    """Scores of one corpus by table and row."""
+    """Return the scores of one corpus by table and row."""
     with (corpus / "clips.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
@@ -99,7 +99,7 @@ def measure(corpus: Path, workers: int) -> dict[str, dict]:
 
 
 def pooled_features(corpus: str, row: dict[str, str]) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-    """Mean and standard deviation over time of each modality's features; frames with a face, and frames."""
+    """Return mean and SD over time of each modality's features, frames with a face, and all frames."""
     cv2.setNumThreads(1)
     needs = frozenset({"faces", "waveform", "transcript"})
     source = ClipSource(
@@ -119,7 +119,7 @@ def pooled_features(corpus: str, row: dict[str, str]) -> tuple[dict[str, np.ndar
 
 
 def stack(vectors: list[np.ndarray | None], train: np.ndarray) -> np.ndarray:
-    """Standardised by the training split; a missing vector becomes the mean. Text keeps its own scale."""
+    """Standardise by the training split and replace a missing vector by the mean; text keeps its own scale."""
     size = next(len(vector) for vector in vectors if vector is not None)
     table = np.stack([np.full(size, np.nan) if vector is None else vector for vector in vectors])
     mean, std = np.nanmean(table[train], axis=0), np.nanstd(table[train], axis=0)
@@ -128,12 +128,12 @@ def stack(vectors: list[np.ndarray | None], train: np.ndarray) -> np.ndarray:
 
 
 def ridge() -> RidgeCV:
-    """Strength by leave-one-out error, for each target its own."""
+    """Fit ridge regressions whose strength is chosen for each target by its leave-one-out error."""
     return RidgeCV(ALPHAS, alpha_per_target=True)
 
 
 def fuse(out_of_fold: np.ndarray, labels: np.ndarray, guesses: np.ndarray) -> np.ndarray:
-    """Least squares over the modalities' guesses (4, N, 6), fitted on out-of-fold ones, for each emotion."""
+    """Fit least squares on out-of-fold predictions; fuse the modalities' predictions (4, N, 6) for each emotion."""
     fused = [
         RidgeCV(ALPHAS).fit(out_of_fold[..., e].T, labels[:, e]).predict(guesses[..., e].T)
         for e in range(len(EMOTIONS))
@@ -142,7 +142,7 @@ def fuse(out_of_fold: np.ndarray, labels: np.ndarray, guesses: np.ndarray) -> np
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of each column of (N, D): (D,)."""
+    """Return the Pearson correlation (D,) of each column of two arrays (N, D)."""
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     return (a * b).sum(axis=0) / np.maximum(np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0)), 1e-12)
 

@@ -1,4 +1,4 @@
-"""What the driver of an extraction costs: CPU a clip, with stages that do nothing.
+"""CPU time per clip of an extraction's driver, measured with stages that do nothing.
 
     python -m benchmarks.driver --clips 10000
 
@@ -26,11 +26,11 @@ from emi_ray.workspace import Workspace
 
 
 class NothingSettings(Settings):
-    """There is nothing to choose."""
+    """An extractor without settings."""
 
 
 class _Nothing(Extractor):
-    """One number a clip."""
+    """An extractor that returns one number per clip."""
 
     NEEDS = frozenset({"transcript"})
     Settings = NothingSettings

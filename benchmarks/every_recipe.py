@@ -1,4 +1,4 @@
-"""Every shipped recipe, trained by `emi-ray train` on a rendered corpus, beside the number of its paper.
+"""Train every shipped recipe with `emi-ray train` on a rendered corpus; print its score beside that of its paper.
 
     python benchmarks/every_recipe.py --clips 120 --to DIR
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def prepare(workspace: str, checkpoints: Path, clips: int) -> dict[str, tuple[str, Path]]:
-    """A rendered corpus with the features of every extractor that recipes name; the stand-ins by extractor."""
+    """Render a corpus and extract the features of all recipes' extractors; return the substitute checkpoints."""
     if not Workspace(workspace).exists("emi_ray.yaml"):
         emi_ray("demo", "-w", workspace, "--clips", str(clips))
     texts = [text for text in Workspace(workspace).clips()["transcript"].to_pylist() if text]
@@ -84,7 +84,7 @@ def emi_ray(*arguments: str) -> None:
 
 
 def named_extractors() -> list[str]:
-    """Extractors that recipes ask for by name."""
+    """Return the extractors that recipes ask for by name."""
     encoders = [e for name in recipe_names() for e in load_recipe(name).encoders.values()]
     return sorted({encoder.features for encoder in encoders if encoder.features})
 
@@ -94,7 +94,7 @@ def needs_extractor(recipe: str) -> bool:
 
 
 def by_modalities(names: Sequence[str]) -> list[list[str]]:
-    """Recipes of the same modalities together: settings are for all recipes of a command."""
+    """Group recipes by their modalities, because settings apply to all recipes of a command."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         groups.setdefault(tuple(load_recipe(name).encoders), []).append(name)
@@ -102,7 +102,7 @@ def by_modalities(names: Sequence[str]) -> list[list[str]]:
 
 
 def save_stand_ins(folder: Path, texts: Sequence[str]) -> dict[str, tuple[str, Path]]:
-    """A tiny checkpoint for every extractor that recipes name: (modality, folder) by the extractor's name."""
+    """Save a small checkpoint for every extractor that recipes name; return (modality, folder) by extractor name."""
     torch.manual_seed(0)
     words = [
         "[PAD]",

@@ -1,4 +1,4 @@
-"""Extraction against the same work done by hand, in one run on one machine.
+"""Compare extraction with plain scripts that do the same work, in one run on one machine.
 
     python benchmarks/extraction.py --clips CORPUS/media --part models     # (a) and (d): base-size models
     python benchmarks/extraction.py --clips CORPUS/media --part built-in   # (b) and (c): shared decoding
@@ -107,7 +107,7 @@ def usable(clips: Sequence[DecodedClip], extractor: Extractor) -> list[DecodedCl
 
 
 def bare_rates(workspace: Workspace, config: WorkspaceConfig, modality: Modality) -> tuple[float, float]:
-    """Clips a second of a bare loop over the same clips, and of the bare model on ready inputs."""
+    """Return clips per second of a bare loop over the same clips, and of the bare model on prepared inputs."""
     pipeline = plan_pipeline(workspace, config, [modality])
     spec, batch_size = pipeline.specs[modality], propose_pools(pipeline, None)[modality].batch_size
     torch.set_num_threads(os.cpu_count() or 1)
@@ -126,7 +126,7 @@ def bare_rates(workspace: Workspace, config: WorkspaceConfig, modality: Modality
 
 
 def models_part(media: Sequence[str], folder: Path, frame_rate_hz: float, rows: Sequence[str]) -> None:
-    """(a) pipeline against bare loop and bare model; (d) two CPU actors against one, threads held equal."""
+    """Compare (a) the pipeline with a bare loop and the bare model, and (d) two CPU actors with one."""
     settings = save_models(folder / "models")
     table = Table(
         "extractor", "pipeline clips/s", "÷ bare loop", "÷ bare model", "2 actors x 1 ÷ 1 x 2 threads"
@@ -162,7 +162,7 @@ def models_part(media: Sequence[str], folder: Path, frame_rate_hz: float, rows: 
 
 
 def sequential_s(workspace: Workspace, config: WorkspaceConfig, target: Path) -> float:
-    """A plain script: a clip at a time through decoding and every extractor, one .npy a clip and modality."""
+    """Return the seconds of a plain script that decodes and extracts clip by clip and writes .npy files."""
     specs = plan_pipeline(workspace, config).specs
     needs = frozenset(need for spec in specs.values() for need in spec.needs)
     target.mkdir(parents=True)
@@ -179,7 +179,7 @@ def sequential_s(workspace: Workspace, config: WorkspaceConfig, target: Path) ->
 
 
 def built_in_part(media: Sequence[str], folder: Path) -> None:
-    """(b) one command for all modalities against one command each; (c) against a plain sequential script."""
+    """Compare (b) one command for all modalities with one command each, and (c) with a plain sequential script."""
     (folder / "large").mkdir()
     large = [enlarge(path, folder / "large" / Path(path).name) for path in media[:24]]
     with ray_session():

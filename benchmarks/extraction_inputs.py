@@ -1,4 +1,4 @@
-"""What `extraction.py` runs on: workspaces over clips, models of base size, ready crops, large pictures."""
+"""Inputs of `extraction.py`: workspaces of clips, models of base size, face crops and large pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ TRANSCRIPT = "so I was walking home and then I saw what she had done and it made
 
 
 def save_models(folder: Path) -> dict[Modality, list[str]]:
-    """Base-size checkpoints with random weights; the settings that make extractors use them."""
+    """Save base-size checkpoints with random weights; return the settings that make extractors use them."""
     torch.manual_seed(0)
     transformers.Dinov2Model(transformers.Dinov2Config(image_size=518)).save_pretrained(folder / "dinov2")
     transformers.BitImageProcessor(
@@ -51,7 +51,7 @@ def save_models(folder: Path) -> dict[Modality, list[str]]:
 
 
 def save_crops(media: Sequence[str], folder: Path, config: WorkspaceConfig) -> list[str]:
-    """The tracked faces of each clip as JPEGs, a folder a clip, as Hume-Vidmimic2 brings them."""
+    """Save the tracked faces of each clip as JPEG files, one folder per clip, as Hume-Vidmimic2 provides them."""
     folders = []
     for path in media:
         folders.append(str(folder / Path(path).stem))
@@ -88,12 +88,12 @@ def new_workspace(
 
 
 def spread(items: Sequence[str], num: int) -> list[str]:
-    """So many of them, evenly spread: files often lie in the order of something."""
+    """Return ``num`` evenly spaced items, because files are often sorted by a property of the clips."""
     return [items[index * len(items) // num] for index in range(min(num, len(items)))]
 
 
 def enlarge(source: str, target: Path) -> str:
-    """A clip's pictures at 1080p, with its sound."""
+    """Scale a clip's pictures to 1080p and keep its audio."""
     with av.open(source) as original, av.open(str(target), "w") as film:
         pictures = original.streams.video[0]
         video = film.add_stream("libx264", rate=25, options={"preset": "ultrafast"})

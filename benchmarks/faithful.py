@@ -1,4 +1,4 @@
-"""Whether `paper-faithful` scores what the authors' public script scores, stage by stage, over many seeds.
+"""Compare the scores of `paper-faithful` with those of the authors' public script, by stage, over many seeds.
 
     python benchmarks/faithful.py --peer PATH_TO/staged_fusion_training.py --seeds 10 --epochs 20 --to faithful.jsonl
 
@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[int, dict[str, dict[str, float]]]:
 
 
 def _best(epochs: Iterable[Epoch]) -> dict[str, float]:
-    """The best val Pearson of each stage, under one name for both sides."""
+    """Return the best val Pearson of each stage, under one name for both sides."""
     best: dict[str, float] = {}
     for epoch in epochs:
         stage = "motion" if epoch.stage.startswith("motion") else epoch.stage

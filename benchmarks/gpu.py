@@ -1,4 +1,4 @@
-"""Extraction on one GPU against the bare model at its best rate, and how busy the GPU is meanwhile.
+"""Compare extraction on one GPU with the bare model at its best rate, and measure how busy the GPU is.
 
     python benchmarks/gpu.py --rows vision audio text decoding --to result.json
 
@@ -55,7 +55,7 @@ TIMED_S = 2.0
 
 
 def save_crops(folder: Path) -> list[str]:
-    """Folders of JPEGs of blotches, about as large as those of faces."""
+    """Save folders of JPEG files of random blotches, about as large as those of faces."""
     random, folders = np.random.default_rng(0), []
     for clip in range(DISTINCT):
         folders.append(str(folder / f"{clip:03d}"))
@@ -77,7 +77,7 @@ def save_sounds(folder: Path) -> list[str]:
 
 
 def save_large_speech_model(folder: Path) -> None:
-    """wav2vec2-large as published: 24 layers of 1024, 315M parameters."""
+    """Save wav2vec2-large with random weights in its published size: 24 layers of 1024, 315M parameters."""
     config = transformers.Wav2Vec2Config(
         hidden_size=1024,
         num_hidden_layers=24,
@@ -92,7 +92,7 @@ def save_large_speech_model(folder: Path) -> None:
 
 
 def new_workspace(folder: Path, num_clips: int, settings: Sequence[str], **media: Sequence[str]) -> Workspace:
-    """A workspace of so many clips that share the given files in turn, by column of the manifest."""
+    """Make a workspace of ``num_clips`` clips that use the given files in turn, by column of the manifest."""
     ids = [f"{index:06d}" for index in range(num_clips)]
     columns = {name: [values[i % len(values)] for i in range(num_clips)] for name, values in media.items()}
     rows = [
@@ -106,7 +106,7 @@ def new_workspace(folder: Path, num_clips: int, settings: Sequence[str], **media
 
 
 def inputs_of(row: str, size: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """One batch for the bare model, on the device."""
+    """Return one batch for the bare model, on the device."""
     if row == "vision":
         return {"pixel_values": torch.randn(size, 3, CROP_SIDE, CROP_SIDE, device="cuda", dtype=dtype)}
     if row == "audio":
@@ -116,7 +116,7 @@ def inputs_of(row: str, size: int, dtype: torch.dtype) -> dict[str, torch.Tensor
 
 
 def bare_rates(row: str, weights: Path) -> dict[int, float]:
-    """Clips a second of the bare model by batch size."""
+    """Return clips per second of the bare model by batch size."""
     dtype = best_dtype()
     use_tf32(torch.device("cuda"), dtype)
     model = transformers.AutoModel.from_pretrained(weights, dtype=getattr(torch, dtype)).cuda().eval()
@@ -142,7 +142,7 @@ def bare_rates(row: str, weights: Path) -> dict[int, float]:
 
 @contextlib.contextmanager
 def watching_gpu() -> Iterator[list[tuple[float, float]]]:
-    """(time, share of the last moments in which a kernel ran), ten times a second."""
+    """Record (time, share of the last moments in which a kernel ran) ten times per second."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -161,7 +161,7 @@ def watching_gpu() -> Iterator[list[tuple[float, float]]]:
 
 
 def run(workspace: Workspace, modality: Modality) -> dict[str, Any]:
-    """One extraction: clips a second in its steady part, and how busy the GPU and its process were in it."""
+    """Run one extraction; return clips per second in its steady part, and how busy the GPU and its process were."""
     events: list[tuple[float, int]] = []
     started = time.perf_counter()
     with watching_gpu() as seen:

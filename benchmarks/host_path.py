@@ -1,4 +1,4 @@
-"""What the host does in the actor of a model, beside the model: milliseconds of processor time a clip.
+"""Work of the host in a model's actor, apart from the model: milliseconds of processor time per clip.
 
     python benchmarks/host_path.py
 
@@ -59,7 +59,7 @@ PINNED = torch.zeros(64 << 20, dtype=torch.uint8)
 
 
 class OnDevice(TorchDispatchMode):
-    """Adds up the processor time of torch's operations: in production they run on the model's device."""
+    """Adds up the processor time of torch's operations, which run on the model's device in production."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def copied(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Ten
 
 
 def save_models(folder: Path) -> list[str]:
-    """Tiny checkpoints whose outputs have the size of large ones; the settings that make extractors use them."""
+    """Save small checkpoints whose outputs have the size of large ones; return the extractors' settings."""
     vision = transformers.Dinov2Config(hidden_size=DIM["vision"], image_size=28, **TINY)
     transformers.Dinov2Model(vision).save_pretrained(folder / "vision")
     transformers.BitImageProcessor(
@@ -108,7 +108,7 @@ def save_models(folder: Path) -> list[str]:
 
 
 def decoded_batch(num_clips: int, modalities: tuple[Modality, ...]) -> pa.Table:
-    """Decoded clips, read from a buffer as a block from Ray's object store is."""
+    """Return decoded clips, read from a buffer as a block from Ray's object store is."""
     generator = np.random.default_rng(0)
     rows = []
     for index in range(num_clips):
@@ -125,7 +125,7 @@ def decoded_batch(num_clips: int, modalities: tuple[Modality, ...]) -> pa.Table:
 
 
 def travel(table: pa.Table) -> pa.Table:
-    """The table written to memory and read from there, as between two actors."""
+    """Write the table to memory and read it again, as between two actors."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -133,7 +133,7 @@ def travel(table: pa.Table) -> pa.Table:
 
 
 def without_model(stage: Extract, dim: int) -> None:
-    """Build the stage's extractor and put in its model's place one that computes nothing."""
+    """Build the stage's extractor and replace its model by one that computes nothing."""
     extractor: Any = stage._runner._here()._tool._extractor
     real = extractor._model
     steps = torch.randn(100_000, dim)

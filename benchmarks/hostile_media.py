@@ -1,4 +1,4 @@
-"""Damaged and hostile media: whether each ends as features or with a named reason, in bounded memory and time.
+"""Check that damaged and hostile media end as features or with a named reason, in bounded memory and time.
 
     python benchmarks/hostile_media.py --clips FOLDER --num 1000
 
@@ -68,7 +68,7 @@ MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
 
 
 def mutants(files: list[Path], num: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Name and content of ``num`` mutated files."""
+    """Yield name and content of ``num`` mutated files."""
     rng = random.Random(seed)
     for index in range(num):
         source = files[index % len(files)]
@@ -79,7 +79,7 @@ def mutants(files: list[Path], num: int, seed: int) -> Iterator[tuple[str, bytes
 
 
 def bombs(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Small files that declare much."""
+    """Yield name and content of small files that declare very large contents."""
     for side in (15_000, 60_000):
         yield f"PNG of {side} x {side}", _png(side)
     film = _film(folder / "film.mp4")
@@ -126,7 +126,7 @@ def _declaring(data: bytes, box: bytes, offset: int, value: bytes) -> bytes:
 
 
 def _many_tracks(data: bytes, num: int) -> bytes:
-    """The film with its track ``num`` times in the header, which says that there are a hundred times as many."""
+    """Return the film with its track repeated ``num`` times in its header."""
     start = data.index(b"moov") - 4
     (size,) = struct.unpack(">I", data[start : start + 4])
     track = data.index(b"trak", start) - 4
@@ -136,7 +136,7 @@ def _many_tracks(data: bytes, num: int) -> bytes:
 
 
 def _long_silence(path: Path) -> bytes:
-    """100 hours at 1 kHz of nothing: FLAC stores a second in some ten bytes."""
+    """Return 100 hours of silence at 1 kHz; FLAC needs about ten bytes per second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac", rate=1000, layout="mono", options={"compression_level": "0"})
         silence = np.zeros((1, 60_000), np.int16)
@@ -160,7 +160,7 @@ def _with_pause(path: Path) -> bytes:
 
 
 class PeakMemory:
-    """Greatest resident memory of any child of this process, read every 20 ms."""
+    """The greatest resident memory of any child process, read every 20 ms."""
 
     def __init__(self) -> None:
         self.num_bytes = 0

@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of the report and of `emi-ray compare` hold the truth, over simulated corpora.
+"""Coverage of the 95 % intervals of the report and of `emi-ray compare`, over simulated corpora.
 
     python benchmarks/interval_coverage.py --corpora 200 --people 40 --clips 20 --seeds 3
 
@@ -30,7 +30,7 @@ LUCK_OF_SEEDS = 0.06
 
 
 def draw(random: np.random.Generator, codes: np.ndarray, num_seeds: int, luck: float):
-    """Targets (N, L), and for each system the predictions (N, L) of its seeds."""
+    """Return targets (N, L), and for each system the predictions (N, L) of its seeds."""
     mood = _within(random, codes)
     targets = np.maximum(mood - ZERO_ABOVE, 0)
     common = _within(random, codes)
@@ -47,7 +47,7 @@ def draw(random: np.random.Generator, codes: np.ndarray, num_seeds: int, luck: f
 
 
 def truth(luck: float, num_people: int = 400_000) -> tuple[float, float]:
-    """What one run of each system scores on average, over very many people and seeds."""
+    """Return the expected score of one run of each system, over very many people and seeds."""
     random = np.random.default_rng(12345)
     codes = np.arange(num_people)
     scores = []
@@ -59,7 +59,7 @@ def truth(luck: float, num_people: int = 400_000) -> tuple[float, float]:
 
 
 def simulate(num_corpora: int, num_people: int, num_clips: int, num_seeds: int) -> dict[str, float]:
-    """Shares of intervals that hold the truth."""
+    """Return the shares of intervals that contain the true value."""
     luck = LUCK_OF_SEEDS if num_seeds > 1 else 0.0
     expected = truth(luck)
     codes = np.repeat(np.arange(num_people), num_clips)
@@ -78,7 +78,7 @@ def simulate(num_corpora: int, num_people: int, num_clips: int, num_seeds: int) 
 
 
 def _within(random: np.random.Generator, codes: np.ndarray) -> np.ndarray:
-    """Normal numbers (N, L) of variance 1 that clips of a person partly share."""
+    """Return normal numbers (N, L) of variance 1 that the clips of a person partly share."""
     of_people = random.normal(size=(codes.max() + 1, LABELS))[codes]
     of_clips = random.normal(size=(len(codes), LABELS))
     return np.sqrt(OF_THE_PERSON) * of_people + np.sqrt(1 - OF_THE_PERSON) * of_clips

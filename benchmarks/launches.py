@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _measuring(device: torch.device):
-    """A stand-in for ``fit`` that counts what one step does, and then trains as usual."""
+    """A substitute for ``fit`` that counts the operations of one step and then trains as usual."""
 
     def fit(
         model: Regressor, data: ClipData, train: np.ndarray, val: np.ndarray, *settings: Any, **options: Any
@@ -120,7 +120,7 @@ def _parents(event: FunctionEvent) -> list[str]:
 
 
 def _speed(fitting: loop._Fitting, batches: list[np.ndarray]) -> str:
-    """Steps a second on a GPU, and the share of the time in which it was busy."""
+    """Return steps per second on a GPU, and the share of the time in which the GPU was busy."""
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         torch.cuda.synchronize()
         started = time.perf_counter()

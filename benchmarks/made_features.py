@@ -1,4 +1,4 @@
-"""Features from a known generative model, so that the best possible score is known too.
+"""Simulated features from a known generative model, so that the best possible score is known too.
 
 A clip has a hidden mood u (6,), normal. It is partly its person's (people have 1 to 60 clips each and are in one
 split only), partly its length's: joyful clips are longer, empathic pain is not. A label is the share of 9 raters who
@@ -34,7 +34,7 @@ _STEP_NOISE = 1.5
 
 @dataclass(frozen=True)
 class Made:
-    """Clips, and the val Pearson of whoever knows the generative model and sees each modality's v."""
+    """Simulated clips, and the val Pearson of a predictor that knows the generative model and each modality's v."""
 
     data: ClipData
     oracle: float
@@ -47,7 +47,7 @@ def make_clips(
     dims: dict[Modality, int] = PAPER_DIMS,
     steps: dict[Modality, int] = PAPER_STEPS,
 ) -> Made:
-    """Train and val clips; float16 features with a long tail of lengths, 6 % without text, people as groups."""
+    """Make train and val clips: float16 features with a long tail of lengths, 6 % without text, people as groups."""
     random = np.random.default_rng(seed)
     num_clips, num_labels = num_train + num_val, len(EMOTION_LABELS)
     log_length = random.normal(size=num_clips)
@@ -87,7 +87,7 @@ def _render(view: np.ndarray, lengths: np.ndarray, width: int, random: np.random
 
 
 def _people(num_clips: int, prefix: str, random: np.random.Generator) -> np.ndarray:
-    """The person (N,) of each clip; how many clips a person has varies by a factor of sixty."""
+    """Return the person (N,) of each clip; the number of clips per person varies by a factor of 60."""
     weights = random.lognormal(0.0, 0.8, max(2, num_clips // _CLIPS_A_PERSON))
     chosen = random.choice(len(weights), num_clips, p=weights / weights.sum())
     return np.array([f"{prefix}{number}" for number in chosen])
@@ -96,7 +96,7 @@ def _people(num_clips: int, prefix: str, random: np.random.Generator) -> np.ndar
 def _draw_mood(
     people: np.ndarray, log_length: np.ndarray, num_labels: int, random: np.random.Generator
 ) -> np.ndarray:
-    """(N, L), of variance 1 each; the last two labels correlate by a quarter beside what length gives them."""
+    """Return moods (N, L) of variance 1; the last two labels correlate by 0.25 besides the effect of length."""
     names, person = np.unique(people, return_inverse=True)
     own = random.normal(size=(len(people), num_labels))
     own[:, 5] = 0.25 * own[:, 4] + np.sqrt(1 - 0.25**2) * own[:, 5]

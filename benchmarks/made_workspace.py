@@ -1,4 +1,4 @@
-"""A workspace over made features, as extraction would have left it."""
+"""A workspace of simulated features, in the state in which an extraction would leave it."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from emi_ray.workspace import Workspace
 
 
 def write_workspace(data: ClipData, folder: Path) -> Workspace:
-    """Write the configuration, ``clips.parquet`` and one feature store a modality."""
+    """Write the configuration, ``clips.parquet`` and one feature store per modality."""
     workspace = Workspace(str(folder))
     workspace.write_config(WorkspaceConfig())
     names = [label.name for label in data.labels]

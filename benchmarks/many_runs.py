@@ -1,4 +1,4 @@
-"""Whole `emi-ray train` commands: one run against many at once, and against the authors' public script.
+"""Time whole `emi-ray train` commands: one run, many runs at once, and the authors' public script.
 
     python benchmarks/many_runs.py --recipes text f2 --seeds 8 --epochs 1 20
     python benchmarks/many_runs.py --recipes f2 --seeds 1 --epochs 5 20 --peer PATH_TO/staged_fusion_training.py
@@ -63,7 +63,7 @@ def main() -> None:
 
 @contextmanager
 def _cluster(fake_gpus: int | None) -> Iterator[str | None]:
-    """The address of a cluster of one node that claims to have GPUs; None where none are wanted."""
+    """Give the address of a cluster of one node that claims to have GPUs, or None where none are wanted."""
     if fake_gpus is None:
         yield None
         return
@@ -97,7 +97,7 @@ def _options() -> argparse.Namespace:
 def _compare(
     recipe: str, epochs: int, options: argparse.Namespace, folder: Path, cluster: str | None
 ) -> None:
-    """One seed, then many, in one workspace that is emptied of runs in between."""
+    """Time one seed and then many seeds in one workspace, whose runs are deleted in between."""
     one = _train(recipe, 1, epochs, folder, cluster)
     print(
         f"{recipe}, {epochs} epochs, 1 run: {one.end:.1f} s; first line after {one.first_line:.1f} s, first score "
@@ -120,7 +120,7 @@ def _train(recipe: str, seeds: int, epochs: int, folder: Path, cluster: str | No
 
 
 def _timed(command: Sequence[str], cluster: str | None = None) -> Times:
-    """Run a command in a terminal of its own and watch what it writes."""
+    """Run a command in a terminal of its own and record when it writes."""
     environment = {**os.environ, "COLUMNS": "200", **({"RAY_ADDRESS": cluster} if cluster else {})}
     ours, theirs = pty.openpty()
     started = time.perf_counter()
@@ -145,7 +145,7 @@ def _timed(command: Sequence[str], cluster: str | None = None) -> Times:
 
 
 def _show_places(recipe: str, folder: Path) -> None:
-    """On which GPUs the runs were, and how many of them at once."""
+    """Print on which GPUs the runs were, and how many ran at the same time."""
     metrics = [
         json.loads(path.read_text()) for path in sorted((folder / "runs" / recipe).glob("*/metrics.json"))
     ]
@@ -156,7 +156,7 @@ def _show_places(recipe: str, folder: Path) -> None:
 
 
 def _against(script: AuthorsScript, data: ClipData, recipe: str, epochs: int, folder: Path) -> None:
-    """The authors' command between two of ours."""
+    """Time the authors' command between two of ours."""
     before = _train(recipe, 1, epochs, folder).end
     started = time.perf_counter()
     saved = script.folder / f"saved-{recipe}-{epochs}"

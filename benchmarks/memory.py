@@ -1,4 +1,4 @@
-"""Peak memory of an extraction over few clips, over ten times as many, and with giants in the mix.
+"""Peak memory of an extraction over few clips, over ten times as many, and with very large clips among them.
 
     python benchmarks/memory.py --clips CORPUS/media --num 200 --giants
 
@@ -22,7 +22,7 @@ FACTOR = 10
 
 
 def write_table(path: Path, media: list[Path], num: int, extra: list[Path]) -> None:
-    """``num`` clips, going round ``media`` as often as needed, and ``extra``."""
+    """Write a table of ``num`` clips that use ``media`` in turn, with ``extra`` evenly spread among them."""
     chosen = [media[index % len(media)] for index in range(num)]
     for position, clip in enumerate(extra):
         chosen.insert((position + 1) * num // (len(extra) + 1), clip)
@@ -33,7 +33,7 @@ def write_table(path: Path, media: list[Path], num: int, extra: list[Path]) -> N
 
 
 def render_giant(target: Path, pattern: Path, num_frames: int, seconds: float) -> Path:
-    """``num_frames`` pictures spread over ``seconds`` of sound; the pictures are those of ``pattern`` in turn."""
+    """Render ``num_frames`` pictures, those of ``pattern`` in turn, over ``seconds`` of audio."""
     with av.open(str(pattern)) as source:
         pictures = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
     with av.open(str(target), "w") as film:
@@ -58,7 +58,7 @@ def render_giant(target: Path, pattern: Path, num_frames: int, seconds: float) -
 
 
 def peak_bytes(command: list[str]) -> int:
-    """Run a command; the peak of the proportional set sizes of all its processes."""
+    """Run a command; return the peak of the sum of its processes' proportional set sizes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     over, peak = threading.Event(), 0
     threading.Thread(target=lambda: (process.wait(), over.set()), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Whether `paper-faithful` computes what the authors' public script computes.
+"""Compare the computations of `paper-faithful` with those of the authors' public script.
 
     python benchmarks/parity.py --peer PATH_TO/staged_fusion_training.py
 
@@ -78,7 +78,7 @@ def in_order(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def train_ours(data: ClipData, rows: Rows) -> tuple[TrainedRecipe, dict[str, dict[str, torch.Tensor]]]:
-    """The recipe without dropout on batches in order; and the weights that each stage started from."""
+    """Train the recipe without dropout on batches in order; return the weights that each stage started from, too."""
     settings = [f"encoders.{m}.dropout=0" for m in MODALITIES] + [
         "fusion.dropout=0",
         "fusion.modality_dropout=0",
@@ -99,7 +99,7 @@ def train_ours(data: ClipData, rows: Rows) -> tuple[TrainedRecipe, dict[str, dic
 
 
 def as_theirs(data: ClipData, rows: np.ndarray) -> dict[str, torch.Tensor]:
-    """A batch as the script's collate function makes it."""
+    """Return a batch in the form of the script's collate function."""
     batch = {"labels": torch.from_numpy(data.targets[rows])}
     for modality, name in NAMES.items():
         packed = data.features[modality]

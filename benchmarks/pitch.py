@@ -1,4 +1,4 @@
-"""Our pitch against librosa's: error in noise, and processor time for ten seconds of sound.
+"""Compare our pitch with librosa's: error in noise, and processor time for ten seconds of audio.
 
     OMP_NUM_THREADS=1 python benchmarks/pitch.py
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def estimators(sound: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
-    """By name, what gives f0 in Hz each 20 ms; all centred on multiples of the hop."""
+    """Return by name the functions that estimate f0 in Hz every 20 ms; all are centred on multiples of the hop."""
     halved = (sound[0::2] + sound[1::2]) / 2
     centred = np.pad(halved, WINDOW // 4)
     windows = np.lib.stride_tricks.sliding_window_view(centred, WINDOW // 2)[:: HOP // 2]
@@ -60,7 +60,7 @@ def estimators(sound: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def milliseconds(work: Callable[[], object], calls: int = 3) -> float:
-    """Least processor time of a few calls."""
+    """Return the least processor time of a few calls."""
     times = []
     for _ in range(calls):
         began = time.process_time()

@@ -1,4 +1,4 @@
-"""`emi-ray reproduce` on a rendered corpus with stand-in weights, killed in its middle and started again.
+"""Run `emi-ray reproduce` on a rendered corpus with random weights, kill it midway and start it again.
 
     python benchmarks/reproduce.py --clips 72 --seeds 2 --to DIR training.epochs=3
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def written(root: Path) -> dict[str, int]:
-    """When each finished run and each encoder of stage 1 was written."""
+    """Return when each finished run and each encoder of stage 1 was written."""
     found = [*root.glob("runs/*/*/metrics.json"), *root.glob("encoders/**/*.safetensors")]
     return {str(path.relative_to(root)): os.stat(path).st_mtime_ns for path in found}
 

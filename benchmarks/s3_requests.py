@@ -1,9 +1,9 @@
-"""Requests that each verb sends to an S3 server, for a corpus of short texts.
+"""Count the requests that each command sends to an S3 server, for a corpus of short texts.
 
     python benchmarks/s3_requests.py --clips 2000
 
-Starts moto's server on this machine (``pip install 'emi_ray[dev]'``), runs the verbs as processes of their own, and
-counts what the server was asked, by method. Lists are GETs. ``--paths`` prints what each request asked for.
+Starts moto's server on this machine (``pip install 'emi_ray[dev]'``), runs each command as a process, and counts the
+requests to the server by method. Listings are GET requests. ``--paths`` prints the path of each request.
 """
 
 import argparse

@@ -44,7 +44,7 @@ DIM = 2
 
 
 def make_corpus(workspace: Workspace, folder: Path, num_clips: int) -> None:
-    """A corpus whose clips are links to empty files, a thousand to a folder."""
+    """Make a corpus whose clips are links to empty files, 1000 per folder."""
     ids = [f"{index:07d}" for index in range(num_clips)]
     media = []
     for start in range(0, num_clips, FILES_A_FOLDER):
@@ -65,7 +65,9 @@ def make_corpus(workspace: Workspace, folder: Path, num_clips: int) -> None:
 
 
 def fill_stores(workspace: Workspace) -> None:
-    """A store of each configured extractor that holds all clips, in parts as a finished extraction leaves them."""
+    """Make a store of each configured extractor that holds all clips, in parts as a finished extraction leaves
+    them.
+    """
     clips = workspace.clips()
     inputs = Inputs(clips)
     for modality, spec in plan_pipeline(workspace, workspace.config()).specs.items():
@@ -98,7 +100,7 @@ def _fabricated(ids: pa.Array, stamps: pa.Array) -> pa.Table:
 
 
 def plan_extraction(workspace: Workspace) -> dict[str, Any]:
-    """What ``emi-ray extract`` does before it starts a stage."""
+    """Do what ``emi-ray extract`` does before it starts a stage."""
     config = workspace.config()
     pipeline = plan_pipeline(workspace, config)
     work = plan_work(workspace, workspace.clips(), pipeline.specs, pipeline.transcriber)
@@ -106,7 +108,7 @@ def plan_extraction(workspace: Workspace) -> dict[str, Any]:
 
 
 def plan_training(workspace: Workspace) -> dict[str, Any]:
-    """What ``emi-ray train`` does before it reads features."""
+    """Do what ``emi-ray train`` does before it reads features."""
     plan = plan_run(workspace, load_recipe("f2"), workspace.config(), 42)
     return {"key": plan.key}
 
@@ -118,7 +120,7 @@ STEPS: dict[str, Callable[[Workspace], dict[str, Any]]] = {
 
 
 def delay_every_file(seconds: float) -> list[int]:
-    """Make everything that is read or written of a workspace wait; returns a counter of such files."""
+    """Delay every read and write of a workspace; return a counter of the files."""
     count = [0]
 
     def slowed(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,7 +137,7 @@ def delay_every_file(seconds: float) -> list[int]:
 
 
 def measure(root: str, step: str, delay_s: float) -> None:
-    """One step in this process; prints a line of JSON."""
+    """Run one step in this process and print a line of JSON."""
     opened = delay_every_file(delay_s)
     started, cpu = time.perf_counter(), time.process_time()
     found = STEPS[step](Workspace(root))

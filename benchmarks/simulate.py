@@ -1,4 +1,4 @@
-"""How long an extraction takes on clusters that are not here, what holds it up, and what it costs.
+"""Estimate the duration, the bottleneck and the cost of an extraction on clusters of other sizes.
 
     python benchmarks/simulate.py                                  # the table, from simulate_costs.yaml
     python benchmarks/simulate.py --record 360p=W/extractions/START.json
@@ -39,7 +39,7 @@ COSTS = Path(__file__).with_name("simulate_costs.yaml")
 
 @dataclass(frozen=True)
 class Cluster:
-    """``stages``: how many processes those stages have that are bound to a number; the others share the cores."""
+    """A cluster; ``stages`` maps a stage to its fixed number of processes, and the other stages share the cores."""
 
     cores: float
     gpus: int = 0
@@ -48,7 +48,9 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds a clip of each stage on a core and on a GPU, and of the driver; seconds until the first clip flows."""
+    """Seconds per clip of each stage on a core and on a GPU, and of the driver; seconds until the first clip is
+    done.
+    """
 
     cpu: Mapping[str, float]
     gpu: Mapping[str, float]
@@ -64,7 +66,7 @@ class Outcome:
 
 
 def simulate(costs: Costs, cluster: Cluster, clips: int, spot: Mapping[str, float] | None = None) -> Outcome:
-    """Throughput, bottleneck and duration of an extraction of ``clips`` clips."""
+    """Return throughput, bottleneck and duration of an extraction of ``clips`` clips."""
     rates = {"all cores": cluster.cores / sum(costs.cpu.values())}
     rates |= {
         stage: n / costs.cpu[stage] for stage, n in (cluster.stages or {}).items() if stage in costs.cpu
@@ -78,7 +80,7 @@ def simulate(costs: Costs, cluster: Cluster, clips: int, spot: Mapping[str, floa
 
 
 def _lost_share(spot: Mapping[str, float] | None) -> float:
-    """Which part of its time a machine is away, or does again what a lost one had in hand."""
+    """Return the share of its time in which a machine is away or repeats the work of a lost machine."""
     if not spot:
         return 0.0
     lost_s = spot["losses_per_machine_hour"] * (spot["replaced_after_s"] + spot["done_again_s"])
@@ -96,7 +98,7 @@ def costs_of(record: Mapping[str, Any], start_s: float, driver_s: float) -> Cost
 
 
 def print_table(told: Mapping[str, Any], measured: Mapping[str, Costs]) -> None:
-    """A row for each number of clips, resolution, number of GPUs, and of cores beside each GPU."""
+    """Print a row for each number of clips, resolution, number of GPUs, and number of cores per GPU."""
     print("clips,resolution,GPUs,cores,clips/s,bottleneck,hours,hours with spot losses,USD,USD on spot")
     for clips, (name, cpu), gpus, per_gpu in itertools.product(CLIPS, measured.items(), GPUS, CORES_PER_GPU):
         costs = Costs(cpu.cpu, told["gpu_assumed_s"], cpu.driver_s, told["start_s"])
@@ -115,7 +117,7 @@ def print_table(told: Mapping[str, Any], measured: Mapping[str, Costs]) -> None:
 
 
 def measure(clips: Path, num: int) -> None:
-    """Extract on this machine with one and with two processes that decode, and tell each run from the other."""
+    """Extract on this machine with one and with two decoding processes, and predict each run from the other."""
     with tempfile.TemporaryDirectory(prefix="emi-ray-simulate-") as name:
         folder = Path(name)
         start_s = _extract(folder / "few", clips, 4, 1)["seconds"]
@@ -134,7 +136,7 @@ def measure(clips: Path, num: int) -> None:
 
 
 def _extract(workspace: Path, clips: Path, num: int, workers: int) -> dict[str, Any]:
-    """The record of an extraction of so many clips with so many processes that decode."""
+    """Return the record of an extraction of ``num`` clips with the given number of decoding processes."""
     media = sorted(path for path in clips.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES)
     workspace.mkdir()
     with (workspace / "clips.csv").open("w") as stream:

@@ -1,4 +1,4 @@
-"""Whether a long extraction keeps its pace and its memory: thousands of small clips, text and sound.
+"""Check that speed and memory stay constant in a long extraction of thousands of small clips, text and audio.
 
     python benchmarks/soak.py --clips 10000
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _write_corpus(folder: Path, num: int) -> Path:
-    """Sounds of a third of a second, a few of them under many names, each clip with a sentence of its own."""
+    """Write audio files of a third of a second, each used for many clips, and one sentence per clip."""
     import av
 
     draw = np.random.default_rng(0)

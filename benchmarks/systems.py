@@ -1,4 +1,4 @@
-"""Recipes and variants of them, on made features whose best possible score is known.
+"""Compare recipes and their variants on simulated features whose best possible score is known.
 
     python benchmarks/systems.py f2 second-place ours --draws 3 --seeds 3
     python benchmarks/systems.py f2 f2@4 f2:objective.binomial=0.5 f2:objective.memory=256 --keep FOLDER
@@ -49,7 +49,7 @@ BySeed = list[list[np.ndarray]]
 
 
 class Variant(NamedTuple):
-    """A recipe with changed settings, and how many seeds of it are averaged."""
+    """A recipe with changed settings, and the number of seeds that are averaged."""
 
     settings: str
     members: int
@@ -64,7 +64,7 @@ class Variant(NamedTuple):
 
 
 class Encoders(dict):
-    """Finished stage-1 encoders: variants that differ in fusion alone share them."""
+    """Finished stage-1 encoders, shared by variants that differ in fusion alone."""
 
     def has(self, modality, key):
         return (modality, key) in self
@@ -78,7 +78,7 @@ class Encoders(dict):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trained system: kept beside its predictions in ``results.json``."""
+    """One trained system, stored beside its predictions in ``results.json``."""
 
     system: str
     draw: int
@@ -90,7 +90,7 @@ class Outcome:
 
 
 class Bench:
-    """Made features of each draw, and what trained systems predict of their val clips."""
+    """Simulated features of each draw, and the predictions of trained systems for their val clips."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -113,19 +113,23 @@ class Bench:
                             self._train(variant.settings, draw, member)
 
     def predictions(self, variant: Variant) -> BySeed | None:
-        """By draw and seed, for the seeds that are finished on all draws; None where there is none."""
+        """Return predictions by draw and seed, for the seeds that are finished on all draws; None where there are
+        none.
+        """
         draws, seeds = range(self.options.draws), range(self.options.seeds)
         done = [seed for seed in seeds if all(self._is_there(variant, draw, seed) for draw in draws)]
         return [[self._mean(variant, draw, seed) for seed in done] for draw in draws] if done else None
 
     def scores(self, predictions: BySeed) -> np.ndarray:
-        """(draws, seeds) val Pearson, the mean over labels."""
+        """Return the val Pearson (draws, seeds), averaged over labels."""
         truths = [made.data.targets[rows.val] for made, rows in zip(self.made, self.rows, strict=True)]
         pairs = zip(predictions, truths, strict=True)
         return np.array([[mean_of_known(pearson(one, truth)) for one in draw] for draw, truth in pairs])
 
     def interval(self, first: BySeed, second: BySeed) -> tuple[float, float]:
-        """Of the difference in score: draws, their people and the seeds of each side drawn anew."""
+        """Return the interval of the difference in score; draws, their people and the seeds of each side are
+        resampled.
+        """
         random, found = np.random.default_rng(0), []
         for _ in range(NUM_RESAMPLES):
             gains = []
@@ -175,7 +179,7 @@ class Bench:
         return self.kept / f"{hashlib.blake2b(known_by.encode(), digest_size=8).hexdigest()}.npy"
 
     def _recipe(self, settings: str) -> Recipe:
-        """With what all variants get, as far as this one reads it."""
+        """Return the recipe with the settings that all variants share, as far as this recipe has them."""
         name, _, changes = settings.partition(":")
         plain = load_recipe(name, any_features=True)
         late = plain.fusion is not None and plain.fusion.type == "late"
@@ -215,7 +219,9 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def print_table(bench: Bench, names: list[str]) -> None:
-    """One line a variant: mean ± sd over draws and seeds; the difference to the first of as many members."""
+    """Print one line per variant: mean ± sd over draws and seeds, and the difference to the first with as many
+    members.
+    """
     firsts: dict[int, BySeed] = {}
     for name in names:
         variant = Variant.read(name)

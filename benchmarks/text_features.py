@@ -1,4 +1,4 @@
-"""How much of emotion intensities the built-in text features tell, by ridge regression.
+"""Predict emotion intensities from the built-in text features by ridge regression.
 
     python benchmarks/text_features.py --tweets FOLDER --dims 768 4096 16384
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def read(folder: Path, emotion: str) -> tuple[list[str], np.ndarray]:
-    """Texts and intensities."""
+    """Return the texts and intensities of an emotion, train and dev together."""
     lines = [
         line.split("\t")
         for part in ("train", "dev.gold")

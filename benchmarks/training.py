@@ -1,4 +1,4 @@
-"""Time of an epoch: the authors' public script against `emi_ray`, on the same features, in one run.
+"""Compare the time of an epoch in the authors' public script and in `emi_ray`, on the same features, in one run.
 
     python benchmarks/training.py --peer PATH_TO/staged_fusion_training.py
 
@@ -99,7 +99,7 @@ def _options() -> argparse.Namespace:
 
 
 def _through_a_store(data: ClipData, folder: Path) -> tuple[ClipData, float]:
-    """Write the features as extraction would, and read them as training does; the seconds are of reading."""
+    """Write the features as extraction does and read them as training does; return the seconds of reading, too."""
     import pyarrow as pa
 
     workspace, seconds, features = Workspace(str(folder / "workspace")), 0.0, {}
@@ -126,12 +126,12 @@ def _run_ours(name: str, data: ClipData, rows: Rows, epochs: int, seed: int) -> 
 
 
 def _best(epochs: list[Epoch]) -> float:
-    """The best val Pearson of the fusion."""
+    """Return the best val Pearson of the fusion."""
     return max(epoch.val_pearson for epoch in epochs if epoch.stage == "fusion")
 
 
 def _children_s() -> float:
-    """Processor seconds of all processes that have ended: hardly changed by what else the machine does."""
+    """Return the processor seconds of all processes that have ended, which other load hardly changes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -167,7 +167,7 @@ def _show_scores(sides: Mapping[str, list[float]]) -> None:
 
 
 def _two_reads(packed: PackedFeatures) -> float:
-    """Seconds to read all features twice, at the speed of one thread."""
+    """Return the seconds to read all features twice with one thread."""
     values = torch.from_numpy(packed.values).view(torch.int16)
     started = time.perf_counter()
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Trials an hour: `emi-ray tune` against plain sequential Optuna loops, on the same features and the same trials.
+"""Compare trials per hour of `emi-ray tune` and of sequential Optuna loops, on the same features and trials.
 
     python benchmarks/tuning.py --authors PATH_TO/staged_fusion_training.py --trials 16 --epochs 12
 
@@ -69,7 +69,7 @@ Parameters = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """One search: where, over what, and with which trials."""
+    """One search: its workspace, its parameters and its trials."""
 
     workspace: Workspace
     source: RecipeSource
@@ -136,7 +136,7 @@ def _options() -> argparse.Namespace:
 
 
 def _prepare(options: argparse.Namespace, folder: Path) -> Setting:
-    """A workspace with made-up features, a study's settings, and trials drawn at random once."""
+    """Return a workspace with simulated features, a study's settings, and trials drawn at random once."""
     dims = {modality: PAPER_DIMS[modality] for modality in MODALITIES}
     steps = {modality: PAPER_STEPS[modality] for modality in MODALITIES} | {"audio": options.audio_steps}
     made = make_clips(options.clips, options.clips // 10, seed=0, dims=dims, steps=steps)
@@ -177,7 +177,7 @@ def _authors(options: argparse.Namespace, setting: Setting, data: TuningData, fo
 
 
 def _in_a_row(setting: Setting, data: TuningData, trials: Sequence[Parameters]) -> float:
-    """Seconds of a sequential Optuna loop around our own training, whose stage 1 was trained beforehand."""
+    """Return the seconds of a sequential Optuna loop around our training, whose stage 1 was trained before."""
     cache = WorkspaceEncoderCache(setting.workspace)
     score_recipe(setting.source.load({"fusion.epochs": 1}), data, "val_pearson", encoder_cache=cache)
     study = optuna.create_study(direction="maximize")
@@ -191,7 +191,7 @@ def _in_a_row(setting: Setting, data: TuningData, trials: Sequence[Parameters]) 
 
 
 def _under_ray(setting: Setting, shared: SharedData, name: str, concurrent: int | None = None) -> float:
-    """Seconds of our search, from the start of its processes to the last trial; prints Ray's overhead."""
+    """Return the seconds of our search, from the start of its processes to the last trial; print Ray's overhead."""
     started = time.perf_counter()
     with driving(setting.workspace, name, setting.settings.directions) as held:
         for parameters in setting.trials:
@@ -237,7 +237,7 @@ class _Peak:
 
 @contextmanager
 def _watching() -> Iterator[_Peak]:
-    """Peaks, over time, of pages of the object store and of the private memory of a trial's process."""
+    """Record the peaks, over time, of pages of the object store and of the private memory of a trial's process."""
     peak = _Peak()
 
     def watch() -> None:

@@ -123,7 +123,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     ("weights", "revision", "words"),
     [
         ("./nowhere", None, "no config.json"),
-        ("{folder}", "main", "has none"),
+        ("{folder}", "main", "has no revisions"),
         ("no id at all", None, "weights ="),
     ],
 )
