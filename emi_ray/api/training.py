@@ -3,14 +3,19 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emi_ray.api.inputs import Overrides, overrides_of
 from emi_ray.errors import EmiRayError, UserError
-from emi_ray.workspace import WorkspaceLike, workspace_of
+from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
+    import pyarrow as pa
+
+    from emi_ray.config import WorkspaceConfig
+    from emi_ray.recipe.schema import Recipe
     from emi_ray.results.studies import StudyResult
     from emi_ray.store.feature_store import FeatureStore
     from emi_ray.training.runs import RunRequest, RunResult
@@ -54,14 +59,30 @@ def train(
         >>> [result.metrics["seed"] for result in results]
         [1, 2]
     """
-    requests = plan_runs(
+    plan = plan_runs(
         workspace, [recipes] if isinstance(recipes, str) else recipes, settings, seeds, any_features
     )
-    results = train_runs(
-        workspace, requests, num_workers=workers, gpus_per_run=gpus_per_run, force=force, address=address
-    )
+    results = train_runs(plan, num_workers=workers, gpus_per_run=gpus_per_run, force=force, address=address)
     raise_problems(results)
     return results
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The runs that a command trains, with what was read to check them.
+
+    Attributes:
+        workspace: holds the features and receives the runs.
+        config: settings of the workspace.
+        requests: the runs.
+        stale: sentences on features that the runs would read and whose clips' files or transcripts have changed;
+            training uses such features as they are.
+    """
+
+    workspace: Workspace
+    config: "WorkspaceConfig"
+    requests: list["RunRequest"]
+    stale: list[str]
 
 
 def plan_runs(
@@ -70,7 +91,7 @@ def plan_runs(
     settings: Overrides = (),
     seeds: Sequence[int] = (),
     any_features: bool = False,
-) -> list["RunRequest"]:
+) -> TrainingPlan:
     """Return the runs that :func:`train` would train, after checks that do not need Ray.
 
     Raises:
@@ -81,37 +102,33 @@ def plan_runs(
     from emi_ray.training.runs import RunRequest
 
     target = workspace_of(workspace)
-    defaults, overrides = target.config().recipe_defaults, overrides_of(settings)
-    loaded = [load_recipe(name, overrides, defaults, any_features) for name in recipes]
+    config, overrides = target.config(), overrides_of(settings)
+    loaded = [load_recipe(name, overrides, config.recipe_defaults, any_features) for name in recipes]
     for recipe in loaded:
         if recipe.has_custom_code:
             from emi_ray.models.custom import resolve_custom  # imports torch
 
             resolve_custom(recipe)  # refuses code that cannot be imported, before Ray starts
-    require_labels(target)
-    return [RunRequest(recipe, seed) for recipe in loaded for seed in seeds or [recipe.training.seed]]
+    clips = require_labels(target)
+    requests = [RunRequest(recipe, seed) for recipe in loaded for seed in seeds or [recipe.training.seed]]
+    return TrainingPlan(target, config, requests, _stale_features(target, config, loaded, clips))
 
 
-def stale_features(workspace: WorkspaceLike, requests: Sequence["RunRequest"]) -> list[str]:
-    """Return sentences on features that planned runs would read and whose clips' files or transcripts have changed.
-
-    Training uses such features as they are.
-    """
+def _stale_features(
+    workspace: Workspace, config: "WorkspaceConfig", recipes: Sequence["Recipe"], clips: "pa.Table"
+) -> list[str]:
+    """Return sentences on features that recipes read and whose clips' files or transcripts have changed."""
     from emi_ray.extraction.pending import what_changed
     from emi_ray.training.data.feature_sources import find_stores
 
-    target = workspace_of(workspace)
     stores: dict[str, FeatureStore] = {}
-    for request in requests:
+    for recipe in recipes:
         with suppress(UserError):  # training says what is lacking
-            stores |= {s.folder: s for s in find_stores(target, request.recipe, target.config()).values()}
-    clips = target.clips()
-    return [said for store in stores.values() if (said := what_changed(store, clips))]
+            stores |= {store.folder: store for store in find_stores(workspace, recipe, config).values()}
+    return [sentence for store in stores.values() if (sentence := what_changed(store, clips))]
 
 
-def train_runs(
-    workspace: WorkspaceLike, requests: Sequence["RunRequest"], *, address: str | None = None, **options: Any
-) -> list["RunResult"]:
+def train_runs(plan: TrainingPlan, *, address: str | None = None, **options: Any) -> list["RunResult"]:
     """Train planned runs; ``options`` are those of :func:`emi_ray.training.runs.train_runs`.
 
     A run that cannot be trained gives a result with a ``problem``.
@@ -119,12 +136,10 @@ def train_runs(
     from emi_ray.runtime import ray_session
     from emi_ray.tracking import tracking
 
-    target = workspace_of(workspace)
-    config = target.config()
-    with tracking(target, config.tracking), ray_session(address):
+    with tracking(plan.workspace, plan.config.tracking), ray_session(address):
         from emi_ray.training import runs
 
-        return runs.train_runs(target, requests, config, **options)
+        return runs.train_runs(plan.workspace, plan.requests, plan.config, **options)
 
 
 def raise_problems(results: Sequence["RunResult"]) -> None:

@@ -79,11 +79,11 @@ def train(
     console.print("Starting Ray and reading the recipes …", style="dim")
     target = Workspace(workspace)
     names, overrides = split_arguments(recipes)
-    requests = training.plan_runs(target, names, overrides, seed or (), any_features)
-    for stale in training.stale_features(target, requests):
+    plan = training.plan_runs(target, names, overrides, seed or (), any_features)
+    for stale in plan.stale:
         warn(f"{stale}, and train again.")
-    loaded = list({request.recipe.name: request.recipe for request in requests}.values())
-    with training_progress(loaded, len(requests)) as progress:
+    loaded = list({request.recipe.name: request.recipe for request in plan.requests}.values())
+    with training_progress(loaded, len(plan.requests)) as progress:
 
         def show(result: "RunResult") -> None:
             progress.settle(f"{result.recipe.name}/{result.seed}")
@@ -91,8 +91,7 @@ def train(
                 _show_run(result.metrics, target)
 
         found = training.train_runs(
-            target,
-            requests,
+            plan,
             num_workers=workers,
             force=force,
             gpus_per_run=gpus_per_run,

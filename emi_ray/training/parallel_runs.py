@@ -59,6 +59,7 @@ class ParallelRuns:
     """
 
     plans: Mapping[int, RunPlan]
+    clips: pa.Table
     force: bool
     gpus_per_run: float | None
     checkpoint_every_s: float
@@ -71,7 +72,7 @@ class ParallelRuns:
     def run(self, on_plan: Callable[[int, int], None]) -> None:
         """Submit all tasks and collect their progress and results until all are done."""
         workspace = next(iter(self.plans.values())).workspace
-        self._clips = ray.put(workspace.clips())
+        self._clips = ray.put(self.clips)
         inbox = Inbox()
         try:
             sized = self._size()

@@ -11,6 +11,8 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any
 
+import pyarrow as pa
+
 from emi_ray.config import MediaSettings, WorkspaceConfig
 from emi_ray.recipe.schema import Recipe
 from emi_ray.recipe.sections import SPEECH_STEPS
@@ -101,16 +103,26 @@ class RunPlan:
         return found if found.get("run_key") == self.key else None
 
 
-def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed: int) -> RunPlan:
+def plan_run(
+    workspace: Workspace,
+    recipe: Recipe,
+    config: WorkspaceConfig,
+    seed: int,
+    clips: pa.Table | None = None,
+) -> RunPlan:
     """Find the inputs of a run and compute its key.
 
     The key depends on the recipe, the seed, the content of features and transcripts, the clips, and the labels with
     their ranges and order.
 
+    Args:
+        clips: the clips of the workspace, if they were read and checked already (:func:`require_labels`).
+
     Raises:
         UserError: there is no corpus, no label, no features for an encoder, or several stores of transcripts fit.
     """
-    require_labels(workspace)
+    if clips is None:
+        clips = require_labels(workspace)
     if recipe.finetuned:
         from emi_ray.training.data.transcripts import resolve_backbones  # imports torch
 
@@ -122,7 +134,7 @@ def plan_run(workspace: Workspace, recipe: Recipe, config: WorkspaceConfig, seed
     stores = find_stores(workspace, recipe, config)
     fingerprints = {modality: store.fingerprint for modality, store in stores.items()}
     transcripts = find_transcripts(workspace, config) if recipe.transcript_stream is not None else None
-    inputs = read_inputs(workspace.clips(), recipe, stores, transcripts)
+    inputs = read_inputs(clips, recipe, stores, transcripts)
     recogniser = transcripts.fingerprint if transcripts is not None else None
     return RunPlan(
         workspace,

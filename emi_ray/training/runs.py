@@ -5,10 +5,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import count, tell
 from emi_ray.recipe.schema import Recipe
+from emi_ray.training.data.input_hashes import require_labels
 from emi_ray.training.inbox import OnProgress
 from emi_ray.training.parallel_runs import ParallelRuns
 from emi_ray.training.plan import RunPlan, plan_run
@@ -94,9 +97,11 @@ def train_runs(
 
     with ExitStack() as locks:
         plans: dict[int, RunPlan] = {}
+        clips: pa.Table | None = None
         for index, request in enumerate(requests):
             try:
-                plan = plan_run(shared, request.recipe, config, request.seed)
+                clips = require_labels(shared) if clips is None else clips
+                plan = plan_run(shared, request.recipe, config, request.seed, clips)
                 finished = None if force else plan.finished()
                 if finished is None:
                     _refuse_same_folder(plan, plans.values())
@@ -120,7 +125,7 @@ def train_runs(
                 else:
                     settle(index, {**metrics, "already_finished": False})
         elif plans:
-            ParallelRuns(plans, force, gpus_per_run, checkpoint_every_s, progress, settle).run(on_plan)
+            ParallelRuns(plans, clips, force, gpus_per_run, checkpoint_every_s, progress, settle).run(on_plan)
     return [results[index] for index in range(len(requests))]
 
 

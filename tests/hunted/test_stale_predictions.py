@@ -10,7 +10,7 @@ import pytest
 from test_stale_features import Corpus
 
 import emi_ray.prediction
-from emi_ray.api.training import plan_runs, stale_features
+from emi_ray.api.training import plan_runs
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.pending import origin_column, plan_work, store_of, todo_column
@@ -207,13 +207,12 @@ def test_clips_of_the_corpus_whose_files_have_changed_are_refused_with_the_remed
 
 
 def test_training_on_features_of_files_that_have_changed_says_so(trained):
-    requests = plan_runs(trained, ["audio", "text"])
-    assert stale_features(trained, requests) == []
+    assert plan_runs(trained, ["audio", "text"]).stale == []
     path = Path(trained.clips()["video"].to_pylist()[0])
     content = path.read_bytes()
     path.write_bytes(b"another")
     try:
-        (said,) = stale_features(trained, requests)
+        (said,) = plan_runs(trained, ["audio", "text"]).stale
         assert said.startswith(
             "The audio features of 1 clips were made from other inputs than these clips have "
             "now (for example 00:"

@@ -110,8 +110,8 @@ def _hash(*parts: str) -> str:
     return digest.hexdigest()
 
 
-def require_labels(workspace: Workspace) -> None:
-    """Check that the corpus has labels to learn from. This is done before Ray starts, because no retry can help.
+def require_labels(workspace: Workspace) -> pa.Table:
+    """Read the clips and check that they have labels to learn from, before Ray starts: no retry can help.
 
     Raises:
         UserError: the corpus has no labels, or no training clip has one.
@@ -130,3 +130,4 @@ def require_labels(workspace: Workspace) -> None:
             f"{place} has no label for any training clip. Fill in {labels[0].name} in its table for clips with "
             f"split = train, and run emi-ray init again. {remedy}"
         )
+    return clips
