@@ -116,7 +116,7 @@ def check_precision(config: WorkspaceConfig) -> Check:
     except UserError as error:
         return Check("precision", "problem", str(error))
     told = ", ".join(f"{stage} in {dtype}" for stage, dtype in settled.items())
-    return Check("precision", "ok", told or "no extractor leaves it open")
+    return Check("precision", "ok", told or "no extractor chooses its precision automatically")
 
 
 def report_node(extractors: Mapping[Modality, ExtractorSettings]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -155,7 +155,7 @@ ADMITTED: dict[str, dict[str, Callable[..., Any]]] = {
 
 
 def _plain(value: Any) -> Any:
-    """Replace the stand-ins in a value by arrays."""
+    """Replace the placeholders in a value by arrays."""
     if isinstance(value, _Array):
         if value.values is None:
             raise RefusedError("holds an array without values")

@@ -106,7 +106,7 @@ def require_unchanged_code(recipe: Recipe, model: str) -> None:
 
     Args:
         recipe: the recipe that the model was trained with.
-        model: where the model lies, for the message.
+        model: the model's location, for the message.
 
     Raises:
         UserError: names each encoder and loss concerned, and why.

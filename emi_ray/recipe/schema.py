@@ -41,7 +41,7 @@ class Recipe(Settings):
     split: SplitName = Field(
         "official",
         description="official: the splits of the corpus; expanded: clips move from val to train until train has four "
-        "times as many; pooled: train and val are drawn anew, 4:1",
+        "times as many; pooled: train and val are merged and split again, 4:1",
     )
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ class MlflowTracker:
     scores have no stage.
 
     Raises:
-        UserError: the workspace is behind a URI, where no database can lie, and no server is named.
+        UserError: the workspace is behind a URI, which cannot hold a database, and no server is named.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -43,7 +43,7 @@ class MlflowTracker:
     def _database(self, workspace: Workspace) -> str:
         if not workspace.is_local:
             raise UserError(
-                f"tracking: mlflow needs a server, because no database can lie in {workspace.root}: set "
+                f"tracking: mlflow needs a server, because {workspace.root} cannot hold a database: set "
                 "MLFLOW_TRACKING_URI."
             )
         path = os.path.abspath(workspace.path(DATABASE))

@@ -1,4 +1,4 @@
-"""What a tracker is: an object that is told about runs. Its methods are called by one thread, in order."""
+"""The interface of trackers, which receive runs and their scores. One thread calls their methods, in order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

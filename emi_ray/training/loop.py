@@ -271,7 +271,7 @@ class _Fitting:
         return loss.detach()
 
     def _outputs(self, batch: np.ndarray) -> Outputs:
-        """Return the model's outputs for a whole batch, of which this worker computes only its share."""
+        """Return the model's outputs for a whole batch; this worker computes only its share of it."""
         share = self.team.share(batch)
         # If a batch has fewer clips than there are workers, a worker without a clip computes one anyway, because it
         # needs the form of the outputs to receive those of the others.
