@@ -1,4 +1,4 @@
-"""Systems against each other, on predictions that stand in files."""
+"""Comparison of systems on predictions from files."""
 
 import numpy as np
 import pyarrow as pa

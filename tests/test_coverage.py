@@ -1,4 +1,4 @@
-"""A small version of benchmarks/interval_coverage.py: intervals hold the truth as often as they say."""
+"""A small version of benchmarks/interval_coverage.py: intervals contain the true value at their nominal rate."""
 
 import numpy as np
 

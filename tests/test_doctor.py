@@ -1,4 +1,4 @@
-"""What would make a run fail is said before it."""
+"""`emi-ray doctor` reports what would make a run fail."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Several runs as one."""
+"""Ensembles of several runs."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What is asked of the source as a whole."""
+"""Requirements on the source as a whole, such as the length of modules."""
 
 import re
 from configparser import ConfigParser

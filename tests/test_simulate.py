@@ -1,4 +1,4 @@
-"""The model of `benchmarks/simulate.py`, where its answer can be told by hand."""
+"""The model of `benchmarks/simulate.py`, in cases that can be computed by hand."""
 
 import pytest
 

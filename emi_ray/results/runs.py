@@ -135,7 +135,7 @@ def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
 
 
 def _read_robustness(workspace: Workspace, folder: str, description: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured on harder and on perturbed clips, unless the run was trained with other settings since."""
+    """Return the scores on harder and on perturbed clips, unless the run has been retrained with other settings."""
     found: dict[str, Any] = {}
     for path in (f"{folder}/{PERTURBED}", f"{folder}/{ROBUSTNESS}"):
         measured = workspace.read_json(path) if workspace.exists(path) else {}

@@ -133,7 +133,7 @@ _HANDLERS: dict[str, Callable[[Listener, Mapping[str, Any]], None]] = {
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among ``values``."""
+    """Return the finite numbers among ``values``."""
     return {
         name: float(value)
         for name, value in values.items()

@@ -28,20 +28,20 @@ class Tracker(Protocol):
     """Receives runs. Errors may be raised; they end no run."""
 
     def begin(self, run: TrackedRun) -> None:
-        """A run begins, again where it was begun by an earlier command."""
+        """Record that a run begins, or that it continues a run which an earlier command began."""
 
     def log(self, run: TrackedRun, stage: str, epoch: int, values: Mapping[str, float]) -> None:
-        """Losses and scores after an epoch of a stage. Epochs of a stage may come twice, and out of order."""
+        """Record losses and scores of a stage after an epoch. Epochs may be repeated, and may come out of order."""
 
     def end(self, run: TrackedRun, state: RunState, scores: Mapping[str, float]) -> None:
-        """A run ends with its final scores."""
+        """Record the end of a run and its final scores."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Close the tracker; no other method is called afterwards."""
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted name. Empty values are left out, lists become text, and so does what is not plain."""
+    """Return nested values by dotted name, without empty values; lists and other objects become text."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What one may rely on of ``import emi_ray``, without Ray."""
+"""The public interface of ``import emi_ray``, without Ray."""
 
 import dataclasses
 import re

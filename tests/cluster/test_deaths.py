@@ -1,4 +1,4 @@
-"""A clip that ends the process of its extractor costs itself, in that modality, with its cause."""
+"""A clip that ends the process of its extractor fails alone, in that modality, with the cause as its reason."""
 
 import csv
 from pathlib import Path

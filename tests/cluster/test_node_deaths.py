@@ -1,4 +1,4 @@
-"""Nodes that die, join, or all go: no clip is lost, none quarantined, none twice."""
+"""Nodes that die or join, and the loss of all nodes: no clip is lost, quarantined or stored twice."""
 
 import threading
 import time

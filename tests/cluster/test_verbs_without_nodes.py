@@ -1,4 +1,4 @@
-"""Whole commands on a cluster of which nodes, or the head, are killed: one sentence, and repeated they finish."""
+"""Commands on a cluster whose nodes or head are killed end with one sentence; repeated, they finish."""
 
 import os
 import subprocess

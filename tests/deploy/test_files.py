@@ -1,4 +1,4 @@
-"""What ships for clusters, checked as far as it can be without one."""
+"""Files for clusters, checked as far as that is possible without a cluster."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files that no site is built from: links that lead somewhere, forms and a citation that are valid."""
+"""Files outside the documentation site: links have targets, and forms and the citation are valid."""
 
 import re
 from pathlib import Path

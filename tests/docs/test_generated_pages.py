@@ -1,4 +1,4 @@
-"""The reference pages that are generated from the code name everything that there is."""
+"""The reference pages that are generated from the code are complete."""
 
 import sys
 import typing

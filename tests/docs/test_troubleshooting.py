@@ -1,4 +1,4 @@
-"""The page of messages quotes messages that the code has."""
+"""The troubleshooting page quotes messages that exist in the code."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What the tests of the exchange share."""
+"""Fixtures of the tests of import and export."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Features of the store, out to others."""
+"""Export of features from the store."""
 
 import csv
 import pickle

@@ -1,4 +1,4 @@
-"""Ready features into the store."""
+"""Import of features that other programs extracted."""
 
 import pickle
 

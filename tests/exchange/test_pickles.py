@@ -1,4 +1,4 @@
-"""What pickles may hold, and that they can do nothing."""
+"""Pickles may hold plain data only, and cannot execute code."""
 
 import builtins
 import io

@@ -1,4 +1,4 @@
-"""Raw parts become parts that everyone reads while a run goes on, and at its end."""
+"""Raw parts are merged into readable parts during a run and at its end."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Features keep the precision and the face detector of their making, whatever machine looks at them later."""
+"""Features keep the precision and the face detector of their extraction on every machine."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""The stage that turns sound into text, in this process and with a recogniser that is made up."""
+"""The stage that transcribes audio, in this process and with a fake recogniser."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Facts about how numbers reach a model's device and come back."""
+"""Transfers of arrays to a model's device and back."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Speech models say what a direct, unpadded call of transformers says, however clips are batched or cut."""
+"""Speech models return the same as a direct, unpadded call of transformers, for any batches and windows."""
 
 from pathlib import Path
 

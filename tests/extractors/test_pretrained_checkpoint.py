@@ -1,4 +1,4 @@
-"""Which weights, exactly; what enters a fingerprint; what is refused, and in which words."""
+"""The choice of weights, their part in the fingerprint, and the messages about invalid settings."""
 
 import itertools
 import shutil

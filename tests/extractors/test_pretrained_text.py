@@ -1,4 +1,4 @@
-"""Text encoders say what a direct call of transformers says."""
+"""Text encoders return the same as a direct call of transformers."""
 
 from dataclasses import replace
 from pathlib import Path

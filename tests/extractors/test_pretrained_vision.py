@@ -1,4 +1,4 @@
-"""Image backbones say what a direct call of transformers says."""
+"""Image backbones return the same as a direct call of transformers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whisper's words, and their way into a text extractor."""
+"""Whisper's transcripts, and their use by a text extractor."""
 
 from dataclasses import replace
 from pathlib import Path

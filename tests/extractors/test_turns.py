@@ -1,4 +1,4 @@
-"""One thread at a time at a model, and the next while the first only waits."""
+"""One thread at a time uses a model, and another may use it while the first only waits."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What an extraction could only fail of is refused in seconds, with exit code 2, before Ray starts."""
+"""Mistakes that would make an extraction fail end it in seconds, with exit code 2, before Ray starts."""
 
 import json
 import os

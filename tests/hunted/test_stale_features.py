@@ -1,4 +1,6 @@
-"""Features, transcripts and failures that no longer belong to their clips' inputs are made anew, and only those."""
+"""Features, transcripts and failures that no longer belong to their clips' inputs are computed again, and no
+others.
+"""
 
 import os
 import shutil

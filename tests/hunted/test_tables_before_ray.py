@@ -1,4 +1,4 @@
-"""A user's mistake is said before Ray starts, and what is not needed is not looked at."""
+"""A user's mistake is reported before Ray starts, and files that are not needed are not read."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Facts about how decoded clips travel."""
+"""Serialisation of decoded clips."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Facts about decoding, each on a file rendered for it."""
+"""Decoding, with a rendered file for each test."""
 
 from fractions import Fraction
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Facts about finding faces in one picture."""
+"""Detection of faces in one picture."""
 
 import cv2
 import numpy as np

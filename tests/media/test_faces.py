@@ -1,4 +1,4 @@
-"""Facts about ready face crops."""
+"""Face crops that are provided as files."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Facts about decoding in a child process, which is killed here in every way."""
+"""Decoding in a child process that is killed in several ways."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""Facts about the choice of frames."""
+"""Sampling of frames."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Facts about following one face through a clip."""
+"""Tracking of one face through a clip."""
 
 import cv2
 import numpy as np

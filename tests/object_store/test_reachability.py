@@ -1,4 +1,4 @@
-"""Stores that are no S3 and do not answer: one sentence in time, whatever verb names them."""
+"""Object stores other than S3 that do not answer: each command ends in time with one sentence."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""What is said where no session can be had: fake heads answer as a cluster's would."""
+"""Messages when no Ray session is available; fake heads answer as a cluster's head would."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""Half precision only where it keeps what features vary by."""
+"""Half precision is used only where it preserves the variation of the features."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""What trackers are told of runs and trials, and that their errors cost no run."""
+"""Events that trackers receive from runs and trials; an error of a tracker ends no run."""
 
 import dataclasses
 import importlib.util

@@ -1,4 +1,4 @@
-"""Many runs at once: what they share is done once, what fails is told alone, and a killed process costs nothing."""
+"""Many runs at once: shared work is done once, a failure is reported alone, and a killed process is replaced."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What the end of a trial means for the search, told without Tune."""
+"""The effect of a trial's end on the search, tested without Tune."""
 
 import pytest
 import ray
