@@ -173,18 +173,20 @@ def sample_scores(
     return SampledScores(whole, np.concatenate(draws, axis=1), num_groups)
 
 
-def score_difference(first: SampledScores, second: SampledScores, *, paired_seeds: bool) -> list[Difference]:
+def score_difference(
+    first: SampledScores, second: SampledScores, *, paired_seeds: bool, largest: float = 2.0
+) -> list[Difference]:
     """Compute first minus second score on the same clips: for each label, then for the mean over labels.
 
     The score of a system is the mean over its seeds. The variance of a difference has two parts. The first is the
     variance over resamples of groups. Both systems use the same resamples (paired bootstrap), so that the difficulty
-    of the clips, which affects both alike, cancels. The second is the variance of the mean over seeds. A part of the
-    latter comes from the clips as well and is subtracted, because the first part already contains it. Interval and
-    p-value are Student's, with the degrees of freedom of Welch and Satterthwaite, because there are few seeds. The
-    seed variance of a system with a single seed is unknown and not included.
+    of the clips, which affects both alike, cancels. The second is the variance of the mean over seeds, less its part
+    that comes from the clips, which the first contains already. Interval and p-value are Student's, with the degrees
+    of freedom of Welch and Satterthwaite, because there are few seeds. The seed variance of a single seed is unknown.
 
     Args:
         paired_seeds: whether both systems have the same seeds in the same order.
+        largest: the largest absolute difference, at which intervals end; 2 for two correlations.
     """
     value = first.whole.mean(axis=0) - second.whole.mean(axis=0)
     draws = first.draws.mean(axis=0) - second.draws.mean(axis=0)
@@ -194,8 +196,8 @@ def score_difference(first: SampledScores, second: SampledScores, *, paired_seed
         sides = [(first.whole, first.draws), (second.whole, second.draws)]
     parts = [(_variance_of_seeds(*side), len(side[0]) - 1) for side in sides if len(side[0]) > 1]
     return [
-        _difference(value[column], draws[:, column], [(v[column], df) for v, df in parts], first.num_groups)
-        for column in range(len(value))
+        _difference(value[i], draws[:, i], [(v[i], df) for v, df in parts], first.num_groups, largest)
+        for i in range(len(value))
     ]
 
 
@@ -204,7 +206,7 @@ def score_estimate(system: SampledScores) -> list[Difference]:
     nothing = SampledScores(
         np.zeros_like(system.whole[:1]), np.zeros_like(system.draws[:1]), system.num_groups
     )
-    return score_difference(system, nothing, paired_seeds=False)
+    return score_difference(system, nothing, paired_seeds=False, largest=1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -281,7 +283,7 @@ def _variance_of_seeds(whole: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 
 def _difference(
-    value: float, draws: np.ndarray, seed_parts: Sequence[tuple[float, int]], num_groups: int
+    value: float, draws: np.ndarray, seed_parts: Sequence[tuple[float, int]], num_groups: int, largest: float
 ) -> Difference:
     draws = draws[~np.isnan(draws)]
     if len(draws) < _FEWEST_DEFINED or np.isnan(value) or num_groups < 2:
@@ -294,4 +296,5 @@ def _difference(
     freedom = total**2 / sum(v**2 / df for v, df in parts)
     error, reach = sqrt(total), stats.t.ppf(0.975, freedom) * sqrt(total)
     p_value = 2 * stats.t.sf(abs(value) / error, freedom)
-    return Difference(float(value), float(value - reach), float(value + reach), error, float(p_value))
+    low, high = np.clip([value - reach, value + reach], -largest, largest)
+    return Difference(float(value), float(low), float(high), error, float(p_value))

@@ -1,5 +1,7 @@
 """Command on features: extract."""
 
+import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -8,6 +10,7 @@ from emi_ray.api import data
 from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app
 from emi_ray.cli.progress import progress_bar
 from emi_ray.cli.tables import show_extraction, show_plan
+from emi_ray.cli.terminal import console
 from emi_ray.errors import UserError, choices
 from emi_ray.schema import MODALITIES, Modality
 from emi_ray.workspace import Workspace
@@ -48,6 +51,17 @@ def extract(
             on_progress=advance,
         )
     show_extraction(summary, target)
+    for modality, name in _named_extractors(overrides or ()):
+        console.print(
+            f"By default recipes read the {modality} features of the extractor that emi_ray.yaml names. To train on "
+            f"these: emi-ray train -w {target.quoted} RECIPE encoders.{modality}.features={name}"
+        )
+
+
+def _named_extractors(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the modality and the name of each extractor that was named for this command alone."""
+    found = (re.fullmatch(r"extractors\.(\w+)\.name=(.+)", override) for override in overrides)
+    return [(match[1], match[2]) for match in found if match]
 
 
 def _modalities(given: list[str] | None) -> list[Modality] | None:

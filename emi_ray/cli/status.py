@@ -33,7 +33,10 @@ def status(workspace: WorkspaceOption, overrides: Overrides = None) -> None:
             console.print(f"  {line.stage} {line.name}: {why}.")
     if not found.commands:
         console.print("Everything is up to date.")
-        return
-    console.print("To bring it up to date:")
+    else:
+        console.print("To bring it up to date:")
     for command in found.commands:
         console.print(f"  {command}")
+    if any(line.quarantined for line in found.lines):
+        retry = f"emi-ray extract -w {Workspace(workspace).quoted} --retry-failed"
+        console.print(f"To try quarantined clips again: {retry}")

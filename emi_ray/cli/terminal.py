@@ -61,7 +61,7 @@ class TerminalLog(logging.Handler):
         if self.verbosity == Verbosity.VERBOSE:
             return record.levelno >= logging.INFO
         # Ray warns of much that it mends itself; its warnings are in the log file.
-        is_ours = record.name != "emi_ray.ray"
+        is_ours = record.name.split(".")[0] == "emi_ray" and record.name != "emi_ray.ray"
         is_note = record.name.startswith("emi_ray.runtime") and self.verbosity == Verbosity.NORMAL
         return is_ours and record.levelno >= (logging.INFO if is_note else logging.WARNING)
 

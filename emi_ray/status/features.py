@@ -78,7 +78,7 @@ def _quarantine(failures: pa.Table, lifted: set[str]) -> Iterator[str]:
     if missing := sum(row["stage"] == "missing" for row in rows):
         yield f"{missing} quarantined because an input is missing"
     if failed := [row for row in rows if row["stage"] != "missing"]:
-        yield f"{len(failed)} quarantined: {failed[0]['clip_id']}: {failed[0]['error']}"
+        yield f"{len(failed)} quarantined, for example {failed[0]['clip_id']}: {failed[0]['error']}"
 
 
 def _some(changed: Mapping[str, str], why: str) -> str:

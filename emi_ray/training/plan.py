@@ -95,12 +95,16 @@ class RunPlan:
 
     def finished(self) -> dict[str, Any] | None:
         """Return the metrics of this run if it is finished; None if it is not, or had other settings or inputs."""
-        path = f"{self.folder}/{METRICS}"
+        found = self.earlier()
+        return found if found is not None and found.get("run_key") == self.key else None
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Return the metrics of the finished run of this name, whatever its settings and inputs; None without one."""
         try:
-            found = self.workspace.read_json(path)
+            metrics: dict[str, Any] = self.workspace.read_json(f"{self.folder}/{METRICS}")
         except FileNotFoundError:
             return None
-        return found if found.get("run_key") == self.key else None
+        return metrics
 
 
 def plan_run(

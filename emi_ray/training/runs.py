@@ -1,5 +1,6 @@
 """The runs of one command: planning, locking against other commands, and training in parallel or in sequence."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from emi_ray.training.inbox import OnProgress
 from emi_ray.training.parallel_runs import ParallelRuns
 from emi_ray.training.plan import RunPlan, plan_run
 from emi_ray.workspace import Workspace
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,15 @@ def train_runs(
             try:
                 clips = require_labels(shared) if clips is None else clips
                 plan = plan_run(shared, request.recipe, config, request.seed, clips)
-                finished = None if force else plan.finished()
+                earlier = None if force else plan.earlier()
+                finished = earlier if earlier is not None and earlier.get("run_key") == plan.key else None
                 if finished is None:
+                    if earlier is not None:
+                        _LOG.warning(
+                            "Run %s is trained again, and replaces the one of that name that had another recipe, other "
+                            "features or other labels.",
+                            plan.name,
+                        )
                     _refuse_same_folder(plan, plans.values())
                     locks.enter_context(shared.driving(plan.folder, f"Run {plan.name}"))
                     plans[index] = plan

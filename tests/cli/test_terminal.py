@@ -24,6 +24,8 @@ def say_everything():
     count("epoch", run="f2/1", score=0.125)
     logging.getLogger("emi_ray.runtime.nodes").info("Waiting for 2 nodes.")
     logging.getLogger("emi_ray.ray").warning("a block was lost at s3://KEY:topsecret@bucket")
+    forwarded = logging.LogRecord("ray.data", logging.WARNING, "file", 1, "a block was lost there", (), None)
+    logging.getLogger("emi_ray.ray").handle(forwarded)
 
 
 RESULT, WARNING, NODES = "a result", "Warning: few clips", "Waiting for 2 nodes."
