@@ -110,8 +110,8 @@ def train_runs(
                 if finished is None:
                     if earlier is not None:
                         _LOG.warning(
-                            "Run %s is trained again, and replaces the one of that name that had another recipe, other "
-                            "features or other labels.",
+                            "Run %s is trained again and replaces the one of that name, which had another recipe, "
+                            "other features or other labels.",
                             plan.name,
                         )
                     _refuse_same_folder(plan, plans.values())
