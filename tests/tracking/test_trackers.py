@@ -1,6 +1,7 @@
 """Each tracker with its own library, reading back what was written. Those whose package is missing are skipped."""
 
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -79,9 +80,11 @@ def test_wandb_writes_a_run_offline(workspace, monkeypatch):
     monkeypatch.delenv("WANDB_DIR", raising=False)
     tell_one_run(WandbTracker(workspace))
     (path,) = Path(workspace.path("tracking/wandb")).glob("offline-run-*/*.wandb")
-    written = path.read_bytes()
-    for text in (b"f2/42", b"training.lr", b"text/val_pearson", b"text/epoch"):
-        assert text in written
+    texts = (b"f2/42", b"training.lr", b"text/val_pearson", b"text/epoch")
+    deadline = time.monotonic() + 60
+    while not all(text in path.read_bytes() for text in texts):  # a process of W&B writes it
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_wandb_is_told_in_its_own_words(workspace, monkeypatch):
