@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +94,7 @@ def plan_runs(
     """Return the runs that :func:`train` would train, after checks that do not need Ray.
 
     Raises:
-        UserError: a recipe or a setting is invalid, or the corpus has no labels.
+        UserError: a recipe or a setting is invalid, the corpus has no labels, or no recipe finds its features.
     """
     from emi_ray.recipe.loading import load_recipe
     from emi_ray.training.data.input_hashes import require_labels
@@ -117,14 +116,23 @@ def plan_runs(
 def _stale_features(
     workspace: Workspace, config: "WorkspaceConfig", recipes: Sequence["Recipe"], clips: "pa.Table"
 ) -> list[str]:
-    """Return sentences on features that recipes read and whose clips' files or transcripts have changed."""
+    """Return sentences on features that recipes read and whose clips' files or transcripts have changed.
+
+    Raises:
+        UserError: none of the recipes finds its features. If only some do not, the others are trained.
+    """
     from emi_ray.extraction.pending import what_changed
     from emi_ray.training.data.feature_sources import find_stores
 
     stores: dict[str, FeatureStore] = {}
+    problems: list[UserError] = []
     for recipe in recipes:
-        with suppress(UserError):  # training says what is lacking
+        try:
             stores |= {store.folder: store for store in find_stores(workspace, recipe, config).values()}
+        except UserError as problem:
+            problems.append(problem)
+    if len(problems) == len(recipes):
+        raise UserError("\n".join(dict.fromkeys(map(str, problems))))
     return [sentence for store in stores.values() if (sentence := what_changed(store, clips))]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.errors import UserError
-from emi_ray.schema import FEATURE_COLUMNS, Modality, Origin
+from emi_ray.schema import FEATURE_COLUMNS, MODALITIES, Modality, Origin
 from emi_ray.store.feature_layout import ClipFeatures, as_bytes, features_table, modern, steps_of
 from emi_ray.store.feature_precision import Precision
 from emi_ray.store.parts import PART, RAW, PartFolder
@@ -178,6 +178,10 @@ def find_store(
         return fitting[0]
     wanted = f" of '{extractor or fingerprint}'" if extractor or fingerprint else ""
     listing = ", ".join(f"{name} ({key})" for key, name in names.items()) or "none"
+    if not any(stores_of(workspace, each) for each in MODALITIES):
+        raise UserError(
+            f"{workspace.root} has no features yet. Extract them: emi-ray extract -w {workspace.quoted}."
+        )
     problem = "several sets of" if fitting else "no"
     raise UserError(
         f"{workspace.root} has {problem} {modality} features{wanted}; available: {listing}. "

@@ -54,6 +54,18 @@ def test_a_corpus_without_labels_is_refused_before_ray_starts(
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_training_without_any_features_is_refused_before_ray_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = workspace_of(tmp_path, "clip_id,split,transcript,Joy\n1,train,hello,0\n2,val,bye,1\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "-w", root, "text", "audio"])
+    assert ended.value.code == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert printed.count("has no features yet. Extract them: emi-ray extract -w") == 1
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_the_whole_way_refuses_a_corpus_without_labels_before_it_extracts(tmp_path: Path) -> None:
     read_text_table(tmp_path, "clip_id,split,video\n1,train,a.mp4\n")
     command = [
