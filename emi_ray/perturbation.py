@@ -88,7 +88,7 @@ def measure_perturbed(
 
     Raises:
         UserError: as :func:`emi_ray.evaluation.read_run`, the run reads neither audio nor text, or it reads
-        imported
+            imported
             features, which cannot be extracted from perturbed clips.
     """
     found = read_run(workspace, run)

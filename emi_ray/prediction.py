@@ -100,7 +100,7 @@ class Predictions:
 
         Args:
             id_width: pad ids with zeros to this number of digits; by default ids have the spelling of the test
-            list.
+                list.
 
         Raises:
             UserError: the file cannot be written, or the predictions are not a valid submission.
@@ -179,7 +179,7 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
 
     Raises:
         UserError: the run does not exist, the split has no clips, or the files or transcripts of its clips have
-        changed
+            changed
             since their features were extracted.
     """
     clips = workspace.clips()
@@ -207,7 +207,7 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
 
     Raises:
         UserError: as :func:`config_of` and ``plan_pipeline``, or this version of the extractor makes other
-        features.
+            features.
     """
     description = loaded.description
     for streams in extraction_rounds(loaded):

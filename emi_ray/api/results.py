@@ -145,7 +145,7 @@ def compare(
 
     Args:
         runs: recipes with all their seeds (``f2``) or single runs (``f2/42``). If empty: all recipes of the
-        workspace.
+            workspace.
         labels: by default all.
 
     Returns:

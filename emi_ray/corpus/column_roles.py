@@ -67,7 +67,7 @@ def sort_columns(table: pa.Table, settings: CorpusSettings, where: str) -> Roles
 
     Raises:
         UserError: ``corpus.labels`` or ``corpus.group`` names a column that does not exist or has another role, or
-        the
+            the
             table has columns that look like an id, a fold or an age, and it is not stated whether they are labels.
     """
     group, findings = find_group(table.column_names, settings, where)

@@ -69,7 +69,7 @@ def parse_csv(data: pa.Buffer, path: str, encoding: str | None = None) -> pa.Tab
 
     Raises:
         UserError: the file is empty, is not text in a known encoding, is not a table, or two columns have the same
-        name.
+            name.
     """
     for magic, what in _OTHER_FORMATS.items():
         if data[: len(magic)].to_pybytes() == magic:

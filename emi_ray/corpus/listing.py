@@ -52,7 +52,7 @@ class Listing:
 
     Args:
         clips: ``clip_id``, ``split``, ``group`` if it is known, and any of the media columns as text; labels as
-        numbers or
+            numbers or
             text.
         labels: names of the label columns.
         where: the file or folder that messages name.

@@ -34,7 +34,7 @@ def init_from_features(
 
     Args:
         splits: a folder with the split CSVs of Hume-Vidmimic2, or a table with clip_id, split and labels. None: the
-        split
+            split
             CSVs in ``source``; if there are none, every clip belongs to the test split.
         spelled: the ids with features, in the spelling of the files.
         pads_ids: whether ids are Hume's.

@@ -142,7 +142,7 @@ def _checked(found: Features, extractor: Extractor) -> Features:
 
     Raises:
         ClipError: the values do not have the shape (T, feature_dim) with T ≥ 1, there are not T timestamps, or a
-        value
+            value
             is not finite.
     """
     values, num_steps = found.values, len(found.values)

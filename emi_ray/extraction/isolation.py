@@ -61,7 +61,7 @@ class IsolatedProcess(Generic[Result]):
 
         Args:
             singly: give the clips to the child one at a time. Otherwise they are one batch, which is repeated clip
-            by clip
+                by clip
                 if it kills the child.
 
         Raises:

@@ -170,7 +170,7 @@ def limits_of(settings: ExtractionSettings, at_once: int = 1) -> Limits:
 
     Args:
         at_once: number of batches that share the device. The limits grow with it, because the time that a batch
-        waits
+            waits
             for the others counts, and so does their memory.
     """
     gigabytes = settings.memory_limit_gb
@@ -183,7 +183,7 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
 
     Args:
         longest_batch_s: seconds that a batch may take in the worst case. A run without progress for twice as long
-        is
+            is
             considered stuck.
         wait_for_actors_s: seconds that the first batch waits until all actors of a stage have started, so that none
             gets ahead of the others; -1 starts with those that are ready.

@@ -107,7 +107,7 @@ def specify(
 
     Args:
         dtype: the precision that ``dtype: auto`` means where the extractor will run; by default, what it means on
-        this
+            this
             machine.
         transcriber: recogniser of the text of clips without a transcript; it is part of a text extractor's
             identity.

@@ -13,7 +13,7 @@ class Clock:
 
     Args:
         starts_s: start of each chosen stream, None if unknown. If all are unknown, the first timestamp is time
-        zero.
+            zero.
         jumps: whether the format's timestamps may restart.
 
     Attributes:

@@ -133,7 +133,7 @@ class _Child:
 
         Raises:
             _DecodingDiedError: the child crashed, was killed or exceeded the time limit, or decoding raised an
-            unforeseen
+                unforeseen
                 exception.
             StorageError: the storage cannot be reached.
             EmiRayError: the child did not start.

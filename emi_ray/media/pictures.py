@@ -98,7 +98,7 @@ class RgbConverter:
 
     Attributes:
         notes: number of frames that had non-square pixels, were rotated or mirrored, were interlaced, were in HDR,
-        in
+            in
             unsupported Dolby Vision, or had another size.
     """
 

@@ -126,7 +126,7 @@ def read_streams(
 
     Args:
         serving: the kinds of streams that the clip uses from this file, now or in another call. Time zero is the
-        start of
+            start of
             the earliest of these streams, so that it does not depend on what is decoded now.
 
     Raises:

@@ -69,7 +69,7 @@ def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device
 
     Raises:
         UserError: the folder has no checkpoint of such a model, it lacks weights that the model uses, or the CPU
-        does
+            does
             not support float16.
     """
     import torch

@@ -58,7 +58,7 @@ def train_command(workspace: Workspace, run: str, made: Recipe | None = None) ->
 
     Args:
         made: the recipe that it was trained with; the command repeats the settings that differ from the shipped
-        recipe.
+            recipe.
     """
     recipe, _, seed = run.partition("/")
     if recipe not in recipe_names():

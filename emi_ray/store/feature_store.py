@@ -106,7 +106,7 @@ class FeatureStore:
 
         Args:
             raw: store features as one binary value per clip, which takes a tenth of the time. Merging converts them
-            to lists.
+                to lists.
         """
         if not rows:
             return None

@@ -35,7 +35,7 @@ def render_demo(
 
     Args:
         folder: created if missing; gets ``clips.csv``, ``media/`` and ``planted.json``, which documents the cues
-        planted
+            planted
             in each clip and which nothing in this package reads.
         workers: number of processes; by default the number of CPUs. They are spawned, so a script that calls this
             with more than one needs ``if __name__ == "__main__":``. With 1, this process does the work.
