@@ -41,7 +41,7 @@ format: $(READY)
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@echo "Installing into $(VENV): 3 GB, some minutes."
+	@echo "Installing into $(VENV): 3 GB. This takes some minutes and prints nothing."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)

@@ -1,11 +1,12 @@
 """The command-line application: options that commands share, and exit codes for errors."""
 
 import atexit
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -18,7 +19,22 @@ from emi_ray.storage import explain, without_credentials
 from emi_ray.time_limit import is_call_left
 from emi_ray.workspace import Workspace
 
-app = typer.Typer(
+
+class Application(typer.Typer):
+    """A Typer application whose help is wrapped at the width of the terminal, not where its source is wrapped."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        """Return a decorator that registers a function as a command with its docstring as help."""
+
+        def register(function: Any) -> Any:
+            paragraphs = inspect.cleandoc(function.__doc__).split("\n\n")
+            text = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+            return super(Application, self).command(name, help=text, **options)(function)
+
+        return register
+
+
+app = Application(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -87,7 +103,7 @@ AddressOption = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override for this command."),
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings to override for this command."),
 ]
 
 

@@ -20,7 +20,7 @@ def compare(
     workspace: WorkspaceOption,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Recipes with all their seeds (f2), or single runs (f2/42)."),
+        typer.Argument(metavar="RUN", help="Recipes with all their seeds (f2), or single runs (f2/42)."),
     ] = None,
     label: Annotated[
         list[str] | None,

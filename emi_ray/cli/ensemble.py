@@ -14,7 +14,7 @@ def ensemble(
     workspace: WorkspaceOption,
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Runs (f2/42), or recipes with all their seeds (f2)."),
+        typer.Argument(metavar="RUN", help="Runs (f2/42), or recipes with all their seeds (f2)."),
     ],
     name: Annotated[
         str, typer.Option(help="Name of the ensemble; it takes the place of a recipe's name.")

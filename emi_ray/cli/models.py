@@ -26,7 +26,7 @@ RunArgument = Annotated[str, typer.Argument(help="Trained run as RECIPE/SEED, fo
 RecipesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="RECIPE... [SECTION.KEY=VALUE]...",
+        metavar="RECIPE|SECTION.KEY=VALUE",
         help="Names or YAML files of recipes, then settings that override theirs.",
     ),
 ]
@@ -204,7 +204,7 @@ def predict(
         list[str] | None,
         typer.Option(help="Media files, folders or one table (default: the test split of the workspace)."),
     ] = None,
-    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="CLIP", hidden=True)] = None,
     form: Annotated[
         Literal["table", "submission"],
         typer.Option(help="Layout of the CSV file; submission is the challenge's format."),

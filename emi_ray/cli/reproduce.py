@@ -36,7 +36,7 @@ def reproduce(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...",
+            metavar="SECTION.KEY=VALUE",
             help="Settings that override those of every recipe that has the section.",
         ),
     ] = None,
