@@ -30,6 +30,7 @@ class AtomicFile:
             return
         if kind is None:
             self._filesystem.move(self._hidden, self._final)
+        # The block may have failed before it created the file.
         elif self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
             self._filesystem.delete_file(self._hidden)
 

@@ -69,6 +69,8 @@ def driving(filesystem: fs.FileSystem, path: str, what: str, instead: str = "") 
             yield
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # The file is not deleted afterwards: another process may have opened it already, and would lock a file that no
+    # later process sees.
     with open(path, "a+") as file:
         held = _lock(file, what, instead)
         if held:
@@ -83,6 +85,7 @@ def _lock(file: Any, what: str, instead: str) -> bool:
     if fcntl is None:
         return False
     try:
+        # The kernel releases the lock when the process ends, also after a kill, so that no stale lock can remain.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
@@ -91,6 +94,7 @@ def _lock(file: Any, what: str, instead: str) -> bool:
         if error.errno in _NO_LOCKS:
             return False
         raise
+    # The name is only for the message of a later process; the lock itself does not depend on the content.
     file.truncate(0)
     file.write(own_name())
     file.flush()
@@ -104,6 +108,8 @@ def _leasing(filesystem: fs.FileSystem, path: str, what: str, instead: str) -> I
     lease = _Lease(filesystem, path)
     if (other := lease.living_holder()) is not None:
         raise driven_by(what, other, instead)
+    # Two drivers that start at once may both write here. After the pause only the later record is left, and its owner
+    # goes on.
     lease.write()
     time.sleep(SETTLE_S)
     if (other := lease.living_holder()) is not None:
@@ -139,6 +145,8 @@ def renewing(
                         f"{lapses_after_s:.0f} seconds. Nothing is lost; wait until the other process ends."
                     )
                 )
+                # Only the main thread can be interrupted. In any other thread the error is raised when the block has
+                # ended.
                 if is_main:
                     end_main_thread(over, str(taken[0]), _WAY_OUT_S)
                 return
@@ -147,6 +155,7 @@ def renewing(
     thread.start()
     try:
         yield
+    # A Ctrl-C of the user is passed on; the interrupt by the watching thread is replaced by its error below.
     except KeyboardInterrupt:
         if not taken:
             raise
@@ -194,6 +203,8 @@ class _Lease:
         """Give the lease back."""
         if self._lost_to is not None:
             return
+        # No other driver takes over before the lease lapses, so a lease that was written recently needs no further
+        # look.
         nobody_may_have_it = time.monotonic() - self._written < LAPSES_AFTER_S / 2
         if nobody_may_have_it or self._read().get("token") == self._token:
             self._filesystem.delete_file(self._path)

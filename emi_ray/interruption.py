@@ -33,6 +33,7 @@ def end_main_thread(
             return
     sys.stdout.flush()
     print(f"Failed: {message}", file=sys.stderr, flush=True)
+    # sys.exit would end only this thread, and the main thread may be inside native code that never returns.
     os._exit(1)
 
 

@@ -27,6 +27,7 @@ def check_output(to: str, option: str = "--to") -> None:
     target = Path(path)
     if target.is_dir():
         raise UserError(f"{option} {to} is a folder: give a file in it.")
+    # The missing folders are created later, in the nearest one that exists.
     nearest = next(parent for parent in target.parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"{option} {to}: {nearest} cannot be written to. Choose another place.")
@@ -43,6 +44,7 @@ def write_output(to: str, data: bytes, option: str = "--to") -> None:
         if isinstance(filesystem, fs.LocalFileSystem):
             _write_locally(Path(path), data)
             return
+        # In an object store an object appears only when its upload is complete, so no hidden name is needed.
         with filesystem.open_output_stream(path) as stream:
             stream.write(data)
     except OSError as error:
@@ -56,4 +58,5 @@ def _write_locally(target: Path, data: bytes) -> None:
         hidden.write_bytes(data)
         hidden.replace(target)
     finally:
+        # After a successful rename there is nothing left to remove.
         hidden.unlink(missing_ok=True)

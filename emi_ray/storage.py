@@ -94,6 +94,7 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         if uri.startswith("s3://"):
             return _open_s3(uri)
         if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
+            # Without this option Google's client repeats failed requests for many minutes.
             uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={0.8 * ANSWER_WITHIN_S:.0f}"
         return within(ANSWER_WITHIN_S, lambda: fs.FileSystem.from_uri(uri))
     except TimeoutError:

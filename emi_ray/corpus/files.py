@@ -41,8 +41,10 @@ def join_all(folder: str, paths: pa.ChunkedArray) -> pa.ChunkedArray:
     if is_uri(folder):
         joined = [path if path is None or is_uri(path) else join(folder, path) for path in paths.to_pylist()]
         return pa.chunked_array([pa.array(joined, pa.string())])
+    # Arrow's kernels are used here, because a corpus may have millions of paths.
     ready = pc.or_(pc.starts_with(paths, "/"), pc.match_substring(paths, "://"))
     paths = pc.if_else(ready, paths, pc.binary_join_element_wise(folder.rstrip("/"), paths, "/"))
+    # Normalising a path in Python is slow, so only paths with "//", "/./" or "/../" are normalised.
     dotted = pc.and_(
         pc.match_substring_regex(paths, r"/\.{0,2}/"), pc.invert(pc.match_substring(paths, "://"))
     )
@@ -119,6 +121,7 @@ def _walk_local(folder: str) -> Iterator[str]:
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         inside = (name for name in folders if not name.startswith("."))
+        # os.walk descends into what is left in this list, so it is changed in place.
         folders[:] = [name for name in inside if not _holds(os.path.join(place, name), real)]
         there = (
             name for name in names if not name.startswith(".") and os.path.isfile(os.path.join(place, name))
@@ -153,6 +156,7 @@ def exist(paths: pa.ChunkedArray) -> pa.ChunkedArray:
     split = _split(paths)
     known: list[str] = []
     unlisted: list[str] = []
+    # Grouping without aggregates returns the distinct folders.
     for place in split.select(["parent", "query"]).group_by(["parent", "query"]).aggregate([]).to_pylist():
         parent = place["parent"]
         if parent is None:

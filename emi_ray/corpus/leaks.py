@@ -68,6 +68,7 @@ def check_spelling(listing: Listing) -> Iterator[Finding]:
 
 
 def _as_seen(name: str) -> str:
+    # Folding case can produce characters that are not normalised, so the form is normalised again.
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(letter for letter in plain if unicodedata.category(letter) != "Cf")
 
@@ -84,6 +85,7 @@ def _same_content(standing: Splits) -> set[str]:
     """Return local files with equal content but different names that occur in several splits."""
     groups = [[path for path in standing if not is_uri(path)]]
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
+        # From the cheapest to the most expensive key: hardly any file is read as a whole.
         for key_of in (_size, _hash_ends, _hash_all):
             groups = [part for group in groups for part in _parted(group, key_of, standing, threads)]
     return {path for group in groups for path in group}

@@ -38,12 +38,14 @@ def expanded_split(clips: pa.Table, seed: int) -> pa.Table:
     """
     is_val, is_train = (pc.equal(clips["split"], name).to_numpy() for name in ("val", "train"))
     num_val, num_both = int(is_val.sum()), int(is_val.sum() + is_train.sum())
+    # Rounded half up: a fifth of 12,660 clips is 2,532, as in the paper.
     stays = int(num_both * EXPANDED_VAL_SHARE + 0.5)
     if num_val <= stays:
         raise UserError(
             f"split: expanded moves clips from val to train until val is a fifth of both, but val has only "
             f"{num_val:,} of {num_both:,} clips. Use split: official, or split: pooled, which draws new parts."
         )
+    # People who are in train already cannot stay in val: that would leak them.
     shared = np.isin(groups_of(clips), groups_of(clips.filter(pa.array(is_train)))) & is_val
     free = clips.filter(pa.array(is_val & ~shared))
     if free.num_rows <= stays:
@@ -128,6 +130,7 @@ def _draw(clips: pa.Table, val_share: float, seed: int, what: str) -> pa.Array:
     if has_groups(clips):
         is_val = draw_groups(clips, [1 - val_share, val_share], seed) == 1
     else:
+        # The position at which the rounded total rises is drawn: this spreads val evenly over the stratified order.
         edges = np.floor(np.arange(clips.num_rows + 1) * val_share + 0.5)
         is_val = np.diff(edges)[_positions(clips, seed)] > 0
     if is_val.all() or not is_val.any():
@@ -169,10 +172,13 @@ def draw_groups(clips: pa.Table, shares: Sequence[float], seed: int) -> np.ndarr
     counts = np.zeros((len(names), has.shape[1]))
     np.add.at(counts, group, has)
     hashes = np.array([_hash(seed, name) for name in names], "S32")
+    # lexsort takes the last key first: the size in powers of two, then the hash.
     order = np.lexsort([hashes, -np.floor(np.log2(counts[:, 0]))])
+    # A label that nobody has would divide by zero below.
     wanted = np.outer(shares, counts.sum(axis=0)).clip(min=1e-9)
     lacking, part = wanted.copy(), np.empty(len(names), np.int64)
     for index in order:
+        # Chi-square is the sum of lacking² / wanted. The gain is its decrease if the group goes to that part.
         gain = (counts[index] * (2 * lacking - counts[index]) / wanted).sum(axis=1)
         part[index] = int(np.argmax(gain))
         lacking[part[index]] -= counts[index]
@@ -193,7 +199,9 @@ def _positions(clips: pa.Table, seed: int) -> np.ndarray:
     """Return the position (N,) of each clip in the stratified random order."""
     patterns = _patterns(clips)
     hashes = [_hash(seed, clip_id) for clip_id in clips["clip_id"].to_pylist()]
+    # lexsort takes the last key first, so the patterns are reversed: first label, further labels, then the hash.
     order = np.lexsort([np.array(hashes, "S32"), *patterns.T[::-1]])
+    # The start of the systematic sampling depends on the seed too, so that no pattern always has the same positions.
     turn = int(_hash(seed, ""), 16) % max(clips.num_rows, 1)
     positions = np.empty(clips.num_rows, np.int64)
     positions[np.roll(order, turn)] = np.arange(clips.num_rows)

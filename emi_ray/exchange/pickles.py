@@ -111,6 +111,7 @@ def _scalar(dtype: _Dtype, data: bytes) -> Any:
 
 def _encode(text: str, encoding: str) -> bytes:
     """Return bytes as pickles of protocol 0 to 2 spell them."""
+    # Looking up any other codec would import a module by a name that the file gives.
     if encoding not in ("latin1", "latin-1"):
         raise RefusedError(f"wants the codec {encoding!r}; nothing ran")
     return text.encode("latin-1")
@@ -127,6 +128,7 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Any:
 
     if not isinstance(storage, torch.storage.TypedStorage):
         raise RefusedError("holds a tensor without memory of its own")
+    # The largest index that the strides reach; a forged tensor could otherwise read foreign memory.
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride)) < 0 or (0 not in size and last >= storage._size()):
         raise RefusedError("holds a tensor that leads out of its memory")

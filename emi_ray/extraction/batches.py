@@ -97,6 +97,7 @@ class Batches(Generic[Result]):
                 raise DeviceLostError(f"{type(error).__name__}: {error}") from error
             if not is_out_of_memory(error):
                 return self._one_by_one(clips, error)
+            # Only the text is kept: the exception itself refers to the tensors of the failed batch.
             lack = f"{type(error).__name__}: {error}"
         else:
             seconds = self._seconds_since(started) / len(clips)
@@ -112,6 +113,7 @@ class Batches(Generic[Result]):
         ended was therefore spent on that one, and is not counted again.
         """
         now = time.perf_counter()
+        # The right side is evaluated first, so the maximum uses the end of the previous batch.
         started, self._free_since = max(started, self._free_since), now
         return now - started
 
@@ -126,6 +128,7 @@ class Batches(Generic[Result]):
         if self._tool.use_less_memory():
             return self._at_once(clips)
         if len(clips) > 1:
+            # run() uses this limit for the present clips and for all later batches.
             self.largest = len(clips) // 2
             return self.run(clips)
         reason = f"this clip alone does not fit into memory ({lack})"
@@ -133,6 +136,7 @@ class Batches(Generic[Result]):
 
     def _one_by_one(self, clips: Sequence[DecodedClip], error: Exception) -> list[Attempt[Result]]:
         if len(clips) > 1:
+            # The error may belong to a single clip, and the exception does not say to which.
             return [one for clip in clips for one in self._at_once([clip])]
         unforeseen = not isinstance(error, ClipError)
         return [

@@ -79,6 +79,7 @@ class Extract(Stage):
         absences = {clip.clip_id: self._absence(clip) for clip in clips}
         absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
         ready = [clip for clip in clips if not absences[clip.clip_id]]
+        # Unpacking needs no model, so it is done before the turn, while another thread's batch is computed.
         with self._turn:
             results = self._runner.run(ready)
             _refuse_failing_alike(results)
@@ -100,6 +101,7 @@ class Extract(Stage):
         if not self._is_store_there:
             self._store.create(self._spec.identity, self._runner.feature_dim)
             values = [result.result.values for result in results if result.result is not None]
+            # Without any features the precision stays open for the next batch.
             if not values:
                 return results
             self._store.settle_precision(*_choose_precision(values))
@@ -114,6 +116,7 @@ class Extract(Stage):
         done = [(r.clip_id, r.result) for r in results if r.result is not None]
         lost = [(r.clip_id, r.failure) for r in results if r.failure is not None]
         rows = [ClipFeatures(i, f.values, f.timestamps_s, f.extras, known[i][1]) for i, f in done]
+        # After a kill between these two writes, only the clips that failed are repeated.
         part = self._store.write(rows, raw=self._filling is None)
         if self._filling is not None:
             self._filling.add(part, sum(row.values.nbytes for row in rows))
@@ -204,6 +207,7 @@ def _refuse_failing_alike(results: Sequence[Attempt[Features]]) -> None:
         EmiRayError: the batch has several clips and all failed for the same reason, apart from numbers in it, and the
             reason is an exception other than ``ClipError``.
     """
+    # Numbers such as shapes and addresses differ from clip to clip even if the fault is the same.
     reasons = {result.failure and re.sub(r"\d[\d.,]*", "", result.failure[1]) for result in results}
     if len(results) > 1 and len(reasons) == 1 and any(result.is_unforeseen for result in results):
         raise EmiRayError(f"all {len(results)} clips of a batch fail alike: {results[0].failure}")

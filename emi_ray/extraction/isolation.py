@@ -67,6 +67,7 @@ class IsolatedProcess(Generic[Result]):
         Raises:
             EmiRayError: the tool cannot be built, or the device is lost in every try.
         """
+        # One clip per call, so that a death of the child has a single possible cause.
         if singly and len(clips) > 1:
             return [one for clip in clips for one in self.run([clip], singly)]
         try:
@@ -96,6 +97,7 @@ class IsolatedProcess(Generic[Result]):
                 if tried == DEVICE_TRIES:
                     reason = f"the device failed in {tried} fresh processes ({error})"
                     raise DeviceLostError(reason) from None
+            # A death is not tried again here: run() finds the guilty clip by giving them one by one.
             except ChildDiedError:
                 self.close()
                 raise
@@ -118,6 +120,7 @@ class _Child:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
+        # Standard output is not used for answers, because libraries print to it.
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -173,9 +176,11 @@ class _Child:
 
     def _exchange(self, question: bytes, limits: Limits) -> Any:
         deadline = time.monotonic() + limits.seconds
+        # The weights of the model are part of the memory that the child has before the batch, and do not count.
         allowed = self._memory() + limits.num_bytes
         try:
             self._pipe.send_bytes(question)
+            # Time and memory of the child are checked from here, so that the cause of its death is known.
             while not self._pipe.poll(POLL_S):
                 if time.monotonic() > deadline:
                     raise ChildDiedError(
@@ -194,6 +199,7 @@ class _Child:
         return int(self._seen.memory_info().rss) if self.is_alive() else 0
 
     def _cause_of_death(self) -> str:
+        # Popen reports death by signal N as the exit code -N.
         code = self._process.wait()
         if code >= 0:
             return f"the process of {self._stage} ended over this clip with exit code {code}"

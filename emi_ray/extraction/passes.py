@@ -110,6 +110,7 @@ class Passes:
             while rest and deaths < CAREFUL_PASSES:
                 self._watch_anew()
                 rest = self._stream(alone, self._left_of(modality, rest), pools, careful=True)
+                # A pass in which a node died does not count against the clips.
                 deaths += bool(rest) and not self._is_excused()
             if rest:
                 guilty[modality] = self._left_of(modality, rest)
@@ -128,6 +129,7 @@ class Passes:
 
     def _is_excused(self) -> bool:
         """Return whether a node has died, so that the clips are not to blame for the loss."""
+        # A worker's death is noticed before that of its node, so the verdict waits for the node.
         self.watch.await_fate()
         self._note_deaths()
         if not self.watch.died:
@@ -144,6 +146,7 @@ class Passes:
         self, pipeline: Pipeline, work: pa.Table, pools: Mapping[str, Pool], careful: bool = False
     ) -> set[str]:
         """Stream ``work`` through the pipeline. Returns the ids of the clips without an outcome."""
+        # Every clip counts as lost until its outcome arrives.
         lost = set(work["clip_id"].to_pylist())
         if not lost:
             return lost
@@ -181,6 +184,7 @@ class Passes:
         """
         blocks: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
         is_left = threading.Event()
+        # Reading the blocks of a dataset cannot be interrupted, so a thread does it while this one watches the nodes.
         pump = threading.Thread(target=_pump, args=(dataset, blocks, is_left), daemon=True)
         pump.start()
         try:
@@ -191,6 +195,7 @@ class Passes:
                     block = blocks.get(timeout=1.0)
                 except queue.Empty:
                     continue
+                # A run without progress is not an error: the clips without an outcome are processed in the next pass.
                 if block is None or isinstance(block, ExecutionTimeoutError):
                     return
                 if isinstance(block, GetTimeoutError) and self._may_wait:
@@ -230,6 +235,7 @@ def _pump(
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             assert isinstance(batch, pa.Table)
             blocks.put(batch)
+            # The reader has left; iterating further would keep the pipeline running beside the next pass.
             if is_left.is_set():
                 return
         blocks.put(None)

@@ -162,6 +162,7 @@ def plan_work(
         held[modality] = store.held
         stamps = inputs.stamps(spec.needs, recognises=transcriber is not None)
         features = compare(store.held.record(), ids, stamps, clips)
+        # Failures are compared like features: a failure with other inputs than the present ones does not count.
         failed = read_failures(workspace, [store])
         failures = compare(failed, ids, stamps, clips)
         attempts = _attempts(features, failures, failed, retry_failed)
@@ -173,6 +174,7 @@ def plan_work(
 
 def _filled(given: pa.ChunkedArray, record: pa.Table, comparison: RecordComparison) -> pa.ChunkedArray:
     """Return the given transcripts, completed with those recognised from the present audio."""
+    # take() returns null for a null index, so clips without a current transcript stay null.
     place = pa.array(comparison.row, mask=~comparison.current)
     return pc.coalesce(given, record["transcript"].combine_chunks().take(place))
 
@@ -181,6 +183,7 @@ def _attempts(
     features: RecordComparison, failures: RecordComparison, failed: pa.Table, retry_failed: bool
 ) -> pa.Array:
     tried = failed["attempt"].to_numpy()[failures.row] if failed.num_rows else np.zeros(len(failures.row))
+    # The row of a clip without a failure has no meaning, so its value is replaced here.
     tried = np.where(failures.present, tried, 0).astype(np.int32)
     todo = failures.present if retry_failed else ~features.current & ~failures.current
     return pa.array(tried + 1, mask=~todo)

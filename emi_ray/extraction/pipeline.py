@@ -67,6 +67,8 @@ class Pipeline:
         if "text" in self.specs:
             models["text"] = self.specs["text"].kind.USES_GPU
         on_gpu = {name for name, is_model in models.items() if is_model and wants_gpu(name, self._settings)}
+        # Text on the CPU that follows a transcript from the GPU must come after it, although CPU stages are first
+        # otherwise.
         last = {"text"} if "transcript" in on_gpu and "text" not in on_gpu else set()
         order = sorted(models, key=lambda name: (name in last, name in on_gpu))
         return {"decode": False, **{name: models[name] for name in order}}
@@ -189,6 +191,7 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
             gets ahead of the others; -1 starts with those that are ready.
     """
     context = DataContext.get_current()
+    # Ray Data ends a run that makes no progress, and a legitimate long batch must not look like that.
     context.execution_no_progress_timeout_s = max(1800, int(2 * longest_batch_s))
     context.wait_for_min_actors_s = wait_for_actors_s
     context.max_errored_blocks = (

@@ -81,6 +81,7 @@ def plan_pools(
     ]
     on_cpu = [name for name in stages if name not in on_gpu]
     together = _gpu_pool(machine, [by_hand.get(name, StageSettings()) for name in on_gpu])
+    # One core is left for each process on a GPU, which prepares and writes its batches.
     cores = max(machine.cpus - (together.max_actors if on_gpu else 0), 1)
     seconds = measured.seconds_per_clip if measured else {}
     weights = {name: seconds.get(name, 0.0) or _default_weight(name, len(on_cpu)) for name in on_cpu}
@@ -107,6 +108,7 @@ def _reserving_no_more(
         name for name in pools if not pools[name].num_gpus and not by_hand.get(name, StageSettings()).num_cpus
     ]
     actors = sum(pools[name].max_actors for name in free)
+    # The share is rounded down, so that the sum of all reservations never exceeds the CPUs.
     share = min(CPUS_OF_AN_ACTOR, math.floor(100 * cpus / max(actors, 1)) / 100)
     return {name: replace(pool, num_cpus=share) if name in free else pool for name, pool in pools.items()}
 
@@ -135,6 +137,7 @@ def processes_of(pools: Mapping[str, Pool]) -> list[list[str]]:
 def _gpu_pool(machine: Machine, by_hand: Sequence[StageSettings]) -> Pool:
     """Return the pool of the processes that hold all models, with the strictest of the configured limits."""
     share = max((each.num_gpus for each in by_hand if each.num_gpus), default=1.0)
+    # An actor cannot use parts of two GPUs, so the number is rounded down for each GPU.
     actors = machine.gpus * math.floor(1 / share)
     actors = min([actors, *(each.max_actors for each in by_hand if each.max_actors)])
     cpus = max((each.num_cpus for each in by_hand if each.num_cpus), default=0.0)
@@ -152,5 +155,6 @@ def _default_weight(stage: str, num_stages: int) -> float:
 
 def _by_hand(pool: Pool, wanted: StageSettings) -> Pool:
     given = {key: value for key, value in wanted.model_dump().items() if value is not None}
+    # For a stage on the CPU this setting only says that it must not use a GPU.
     given.pop("num_gpus", None)
     return replace(pool, **given)

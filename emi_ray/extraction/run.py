@@ -78,11 +78,13 @@ def _extract(
     started = time.perf_counter()
     precision = settle_precision(config, modalities or config.extractors)
     pipeline = plan_pipeline(workspace, config, modalities, precision)
+    # Only the driver sweeps, and it holds the lock, so no other extraction is writing these files.
     workspace.sweep("features")
     clips = workspace.clips()
     planned = plan_work(workspace, clips, pipeline.specs, pipeline.transcriber, retry_failed)
     work = planned.table
     require_shared(workspace, _some_media(work))
+    # Stale rows are removed before new ones are written, since the first row of a clip counts.
     planned.discard_stale()
     summary = ExtractionSummary(
         already_done=clips.num_rows - work.num_rows, redone=planned.redone, lifted=planned.lifted
@@ -92,6 +94,7 @@ def _extract(
         tidy_up(pipeline)  # a run that was killed at its very end may have left parts to merge
         return summary
     record = RunRecord(workspace, config, pipeline)
+    # Written before the work, so that a run that is killed leaves a trace.
     record.write(summary)
     ended = "interrupted"
     try:

@@ -77,6 +77,7 @@ class Runner(Generic[Result]):
         if self._is_wary:
             self._is_wary = False
             return self._carefully(clips, singly=False)
+        # Suspects are the clips that this actor was processing when its last process died.
         suspects = [clip for clip in clips if clip.clip_id in self._suspects]
         others = [clip for clip in clips if clip.clip_id not in self._suspects]
         attempts = self._carefully(suspects, singly=True) if suspects else []
@@ -97,6 +98,7 @@ class Runner(Generic[Result]):
         with self._note.holding(clip.clip_id for clip in clips), WATCH.over(self._limits):
             try:
                 return batches.run(clips)
+            # The note stays, so the process that Ray starts instead tries these clips in a child process.
             except DeviceLostError:
                 end_process()
                 raise

@@ -55,9 +55,11 @@ def compare(record: pa.Table, ids: pa.Array, stamps: pa.Array, clips: pa.Table) 
     found = pc.index_in(ids, value_set=known)
     then = pc.fill_null(record["source_stamp"].combine_chunks().take(found), "")
     present = found.is_valid().to_numpy(zero_copy_only=False)
+    # Rows of absent clips get the valid index 0; "present" tells which ones mean anything.
     row = pc.fill_null(found, 0).to_numpy().astype(np.int64)
     cannot_tell = _any(pc.equal(then, ""), pc.match_substring_regex(stamps, f":({ABSENT}|{UNSEEN})(;|$)"))
     same = pc.equal(then, stamps).to_numpy(zero_copy_only=False)
+    # Only clips whose stamp differs need their files hashed.
     doubtful = np.flatnonzero(present & ~same & ~cannot_tell)
     current = present & (same | cannot_tell)
     changed: dict[str, str] = {}
@@ -69,6 +71,7 @@ def compare(record: pa.Table, ids: pa.Array, stamps: pa.Array, clips: pa.Table) 
         sources = record["source"].combine_chunks().take(found.take(chosen)).to_pylist()
         for index, content in enumerate(contents_of(now, rows)):
             clip_id = rows[index]["clip_id"]
+            # An empty content means that the file cannot be read or has changed again.
             if content and content == sources[index]:
                 restamped[clip_id] = now[index]
                 current[doubtful[index]] = True

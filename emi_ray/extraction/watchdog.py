@@ -101,6 +101,7 @@ class Watch:
         """Enforce the limits while the ``with`` block runs."""
         token = object()
         with self._lock:
+            # Several threads may each have a batch in progress, so every batch has its own entry.
             self._deadlines[token] = time.monotonic() + limits.seconds
             self._bytes[token] = psutil.Process().memory_info().rss + limits.num_bytes
             self._arm()
@@ -118,7 +119,9 @@ class Watch:
         if not self._deadlines:
             faulthandler.cancel_dump_traceback_later()
             return
+        # faulthandler refuses a delay that is not positive, so a deadline that has passed becomes a very short delay.
         left = max(min(self._deadlines.values()) - time.monotonic(), 0.01)
+        # A further call replaces the earlier deadline.
         faulthandler.dump_traceback_later(left, exit=True, file=_nowhere())
 
     def _poll(self) -> None:

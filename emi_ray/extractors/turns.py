@@ -23,6 +23,8 @@ class Turn:
 
     def __enter__(self) -> None:
         with self._changed:
+            # Newcomers wait while a thread wants to be alone; threads that take back a lent lock do not, since it
+            # waits for them.
             self._changed.wait_for(lambda: not self._is_taken and not self._num_alone)
             self._is_taken = True
         _held.turn = self

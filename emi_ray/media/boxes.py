@@ -43,6 +43,7 @@ class Patch:
         """
         zoom = size_px / square_side(box, margin)
         cosine, sine = zoom * np.cos(turn), zoom * np.sin(turn)
+        # Columns are divided by the scale, because coordinates in the patch are those in the frame times the scale.
         rotation = np.array([[cosine, sine], [-sine, cosine]]) / self.scale
         # The centre of a pixel is at +0.5, so the crop's first pixel centre is half a pixel from its edge.
         centre = (box[:2] + box[2:4] / 2 - self.corner) * self.scale - 0.5
@@ -64,6 +65,7 @@ def cut_patch(image: np.ndarray, box: np.ndarray, crop_side: float, slack: float
     region = image[top:bottom, left:right]
     pixels = rescale(region, min(1.0, size_px / crop_side))
     scale = np.array(pixels.shape[1::-1]) / region.shape[1::-1]
+    # A view of the region would keep the whole frame in memory.
     return Patch(pixels.copy() if pixels is region else pixels, np.array([left, top]), scale)
 
 
@@ -78,6 +80,7 @@ def link(known: Sequence[np.ndarray], boxes: np.ndarray) -> dict[int, int]:
     Returns:
         Index in ``known`` → index in ``boxes``.
     """
+    # Greedy matching suffices: there are few faces, and they hardly overlap each other.
     overlaps = [
         (overlap, index, candidate)
         for index, box in enumerate(known)
@@ -111,6 +114,7 @@ def resize_between(boxes: np.ndarray, times_s: np.ndarray, detected: np.ndarray)
 
 def smooth(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Smooth boxes (T, 4 or more) over successive ``frames``, but never across a gap."""
+    # The ends of each run are padded by repetition, so that every run keeps its length.
     reach = len(SMOOTHING) // 2
     runs = np.split(boxes, np.flatnonzero(np.diff(frames) > 1) + 1)
     padded = [np.pad(run, ((reach, reach), (0, 0)), "edge") for run in runs]

@@ -167,6 +167,7 @@ def _binary(value: bytes | None) -> pa.Array:
     """Return an array with one value, without a copy."""
     if value is None:
         return pa.nulls(1, pa.large_binary())
+    # The two offsets of a large_binary array with one value: its start and its end.
     ends = pa.py_buffer(np.array([0, len(value)], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(value)])
 
@@ -174,10 +175,12 @@ def _binary(value: bytes | None) -> pa.Array:
 def _buffers(column: pa.ChunkedArray) -> Iterator[pa.Buffer | None]:
     """Yield the values of a ``large_binary`` column as slices of its memory; ``Scalar.as_buffer`` would copy each."""
     for chunk in column.chunks:
+        # Such a chunk may have no data buffer at all.
         if chunk.null_count == len(chunk):
             yield from [None] * len(chunk)
             continue
         _, offsets, data = chunk.buffers()
+        # A sliced chunk shares the buffers of the whole array, so its offset is taken into account.
         ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
         for there, (start, stop) in zip(chunk.is_valid().to_pylist(), pairwise(ends), strict=True):
             yield data.slice(start, stop - start) if there else None

@@ -42,6 +42,7 @@ class Clock:
         time_s = timestamp_s - self._origin_s - self._skipped_s[kind]
         last_s = self._last_s.get(kind, time_s)
         if self._jumps and time_s - last_s > JUMP_S:
+            # The streams of a file restart separately, so each kind has its own correction.
             self._skipped_s[kind] += time_s - last_s
             self.num_jumps += 1
             time_s = last_s

@@ -71,14 +71,17 @@ class _Decoding:
             self._read_openface_csv()
         if "video" in self.needs:
             self._name_video()
+        # Ready face crops replace the search for faces in the video, but whole frames still need it.
         from_video = self.needs & {"frames", "faces"}
         if "faces" in self.needs and self.source.faces_dir is not None:
             self._read_faces_dir(self.source.faces_dir)
             from_video -= {"faces"}
         sound = self.needs & {"waveform"}
+        # A file that has both sound and pictures is read once, and both have the same time zero.
         if self.source.audio in (None, self.source.video):
             self._read_media(self.source.video, from_video | sound, _SOUND + _PICTURES)
         else:
+            # Two files have separate time axes; each starts at its own first stream.
             self._read_media(self.source.audio, sound, _SOUND)
             self._read_media(self.source.video, from_video, _PICTURES)
 
@@ -197,6 +200,7 @@ class _Decoding:
     def _fail(self, needs: Collection[Need], reason: str) -> None:
         for need in sorted(needs):
             setattr(self, need, None)
+            # A need ends in exactly one of result, missing and failed.
             self.missing.pop(need, None)
             self.failed[need] = reason
 

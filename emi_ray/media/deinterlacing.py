@@ -36,6 +36,7 @@ class Deinterlacer:
         return found[-1] or frame
 
     def _push(self, graph: Graph, frame: VideoFrame) -> VideoFrame | None:
+        # The filter needs increasing timestamps, and each frame is pushed twice; the caller restores the real ones.
         frame.pts, frame.time_base = self._pushed, Fraction(1, 25)
         self._pushed += 1
         graph.push(frame)

@@ -74,6 +74,7 @@ class Levels:
 
     def of_channels(self) -> np.ndarray:
         """Return the levels (C,)."""
+        # Rounding may make the difference slightly negative.
         mean, power = self._sums / max(self._count, 1)
         return np.sqrt(np.maximum(power - mean**2, 0))
 
@@ -105,6 +106,7 @@ def combine(rows: np.ndarray, levels: np.ndarray, are_speakers: bool) -> tuple[n
         return rows[0], notes
     notes["channels_silent"] = int((levels < 0.01 * loudest).sum())
     total = rows.sum(axis=0)
+    # Channels of opposite polarity would cancel the voice in a sum.
     if len(levels) == 2 and total.std() < CANCELLED * loudest:
         return rows[int(levels.argmax())], {**notes, "channels_cancelled": 1}
     return total * np.float32(loudest / levels.sum()), notes
@@ -138,6 +140,7 @@ def settle(samples: np.ndarray, filled: Sequence[slice]) -> tuple[np.ndarray, di
 def _offset(samples: np.ndarray, num_real: int) -> float:
     """Return the mean of the real samples; the others are zero. Extreme outliers are clipped first."""
     if np.abs(samples).max() > 1:
+        # A few damaged samples far beyond full scale would otherwise determine the mean.
         middle = np.median(samples)
         reach = np.quantile(np.abs(samples - middle), 1 - GLITCHES)
         samples = np.clip(samples, middle - reach, middle + reach)

@@ -55,12 +55,14 @@ def follow(look: Look, view: View, box: np.ndarray) -> np.ndarray | None:
     """Return the box of the face that was at ``box`` in another view, with subpixel accuracy; None if it is not
     found.
     """
+    # The normalised correlation of a nearly uniform image is noise.
     if look.core.std() < 1:
         return None
     match = cv2.matchTemplate(_square(view.grey, box * view.scale), look.core, cv2.TM_CCOEFF_NORMED)
     _, best, _, (x, y) = cv2.minMaxLoc(match)
     if best < FOLLOWED:
         return None
+    # The middle of the match is the position without any motion.
     middle = (len(match) - 1) / 2
     shift = np.array([x + _peak(match[y], x), y + _peak(match[:, x], y)]) - middle
     found = box.copy()
@@ -81,6 +83,7 @@ def _square(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     side = max(box[2], box[3])
     zoom = SIDE_PX / side
     size = SIDE_PX + 2 * round(REACH * SIDE_PX)
+    # OpenCV has the centre of pixel 0 at 0, so scaling about pixel edges needs the two halves.
     shift = size / 2 - (box[:2] + box[2:4] / 2) * zoom - 0.5 + 0.5 * zoom
     matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]])
     return cv2.warpAffine(
@@ -92,6 +95,7 @@ def _colour_shares(pixels: np.ndarray) -> np.ndarray:
     """Return a histogram of chroma (colour without brightness) of (H, W, 3) RGB."""
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
     counts = cv2.calcHist([lab], [1, 2], None, [32, 32], [96, 160, 96, 160]).ravel()
+    # With square roots, the scalar product of two histograms is their Bhattacharyya coefficient, 1 if they are equal.
     shares: np.ndarray = np.sqrt(counts / max(counts.sum(), 1))
     return shares
 

@@ -53,6 +53,7 @@ class DecodeProcess:
             StorageError: the storage cannot be reached.
             EmiRayError: the child process cannot be started.
         """
+        # A missing face detector is found here, in the parent, so that it is reported as the user's mistake.
         if "faces" in needs:
             build_finder(self._media.faces)
         try:
@@ -88,6 +89,7 @@ class DecodeProcess:
         """Decode audio, video and the rest separately. Whatever kills the child again is marked as failed."""
         decoded = DecodedClip(source.clip_id)
         parts = [part for part in (needs - SOUND - PICTURES, needs & SOUND, needs & PICTURES) if part]
+        # A second try of the same single part could only have the same result.
         if len(parts) == 1 and not first.may_be_chance:
             return pack_clip(_without(decoded, parts[0], str(first)))
         for part in parts:
@@ -185,6 +187,7 @@ class _Child:
             is_late.set()
             self._process.kill()
 
+        # Killing the child also ends the blocking read from its pipe, which itself has no time limit.
         timer = threading.Timer(time_limit_s, stop)
         timer.start()
         try:
@@ -194,7 +197,9 @@ class _Child:
             answer = None
         finally:
             timer.cancel()
+            # After this, is_late can no longer change: a timer that has fired has also killed the child.
             timer.join()
+        # An answer that came at the same moment as the limit is dropped, because the child is dead by now.
         if is_late.is_set():
             raise TimeoutError
         if answer is None:
@@ -206,6 +211,7 @@ class _Child:
         if code >= 0:
             return f"exit code {code}"
         name = signal.Signals(-code).name
+        # A native allocation that fails under the limit of address space usually ends in abort().
         hint = ", most often for lack of memory" if -code in (signal.SIGKILL, signal.SIGABRT) else ""
         return f"signal {-code}, {name}{hint}"
 

@@ -76,6 +76,7 @@ class Inputs:
         if need == "faces":
             return pc.if_else(pc.is_valid(faces), self._column("faces_dir"), self._column("video"))
         if need == "waveform":
+            # An audio file that equals the video counts as the video, like in decoding.
             own = pc.and_(pc.is_valid(audio), pc.fill_null(pc.not_equal(audio, video), True))
             return pc.if_else(own, self._column("audio"), self._column("video"))
         return self._column("video")
@@ -107,6 +108,7 @@ def content_of(stamp: str, clip: Mapping[str, Any]) -> str:
             contents.append(part)
             continue
         try:
+            # The file may have changed again since it was looked up; then its content does not belong to the stamp.
             same = _stamp_of(clip[column]) == own
             content = _content(clip[column]) if same else None
         except OSError:
@@ -163,6 +165,7 @@ def _file_stamps(paths: Sequence[str | None]) -> list[str]:
             return NONE
         return found.get(path, UNSEEN) if "://" in path else _local_stamp(path)
 
+    # A task per chunk, because a task per file would cost more than looking up the file.
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
         return [each for chunk in pool.map(lambda part: list(map(stamp, part)), chunks) for each in chunk]
@@ -232,11 +235,14 @@ def _file_content(path: str) -> str:
     if not stat.S_ISREG(found.st_mode):
         return "no file"
     digest = hashlib.blake2b(digest_size=8)
+    # Reads are large, so a buffer would only add a copy.
     with open(path, "rb", buffering=0) as stream:
         if found.st_size <= _SAMPLED_FROM:
             return hashlib.file_digest(stream, lambda: digest).hexdigest()
+        # The samples do not cover the whole file, so its size is hashed too.
         digest.update(str(found.st_size).encode())
         for sample in range(_SAMPLES):
+            # The first sample is at the start of the file and the last one ends at its end.
             stream.seek((found.st_size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
             digest.update(stream.read(_SAMPLE_BYTES))
     return digest.hexdigest()

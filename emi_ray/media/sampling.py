@@ -42,6 +42,7 @@ class FrameSampler:
 
     def is_due(self, timestamp_s: float | None) -> bool:
         """Return False only if the next frame, with this timestamp, would certainly not be kept."""
+        # After a repair the times of frames depend on those before, so a packet's timestamp no longer tells them.
         if timestamp_s is None or self._shift_s is None or self.num_repaired:
             return True
         return self._reaches_next_point(timestamp_s + self._shift_s)
@@ -58,6 +59,7 @@ class FrameSampler:
         self._last_s = self._time_of(timestamp_s)
         if self.full or not self._reaches_next_point(self._last_s):
             return None
+        # Grid points that passed without a frame are skipped, so a late frame is not kept for several of them.
         self._next_point = math.floor((self._last_s + TOLERANCE_S) * self._rate_hz) + 1
         self.num_kept += 1
         return self._last_s

@@ -89,6 +89,7 @@ class VideoSink(StreamSink[VideoFrame]):
         """Return the pixel aspect ratio of the container, unless that of the stream has changed since the first
         frame.
         """
+        # The container's ratio is preferred at the start, but it cannot tell of a change within the stream.
         coded = stream.codec_context.sample_aspect_ratio or Fraction(1)
         if self._coded_aspect not in (None, coded):
             self._aspect = float(coded)
@@ -118,6 +119,7 @@ class FrameCollector:
         if not self._pixels:
             return None
         pixels = np.empty((len(self._pixels), *self._pixels[0].shape), np.uint8)
+        # Taken from the end, because list.pop() is cheap only there.
         for index in reversed(range(len(pixels))):
             pixels[index] = (
                 self._pixels.pop()

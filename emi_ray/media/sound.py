@@ -43,6 +43,7 @@ class AudioSink(StreamSink[AudioFrame]):
 
     @property
     def covered_s(self) -> float:
+        # Silence before the first sound is not part of the decoded stream.
         start = self._filled[0].stop if self._filled and self._filled[0].start == 0 else 0
         return (self._num_samples - start) / self._rate_hz
 
@@ -66,6 +67,7 @@ class AudioSink(StreamSink[AudioFrame]):
         self._drain()
         if not self._num_samples or self._mixer is None:
             return None
+        # The cap is applied here, because the last chunk may exceed it.
         rows = np.concatenate(self._aligned(), axis=1)[:, : self._max_samples]
         if not np.isfinite(rows).all():
             self.refusal = "the sound holds values that are not numbers (NaN or infinity)"
@@ -92,6 +94,7 @@ class AudioSink(StreamSink[AudioFrame]):
             self.has_more = True
             return
         if placed.shift_s > 0:
+            # The resampler still holds samples of earlier frames, which belong before the silence or the cut.
             self._drain()
             self._fill(round(placed.shift_s * self._rate_hz))
         elif placed.shift_s < 0:
@@ -100,13 +103,16 @@ class AudioSink(StreamSink[AudioFrame]):
         frame = placed.piece
         if self._mixer is None or not self._mixer.suits(frame):
             self._drain()
+            # A change of format within a stream must not lose the levels that were measured before it.
             levels = self._mixer.levels if self._mixer and self._mixer.has_levels_of(frame) else None
             self._mixer = _Mixer(frame, self._rate_hz, levels)
+        # The position was settled by the timeline, so the timestamp must not influence the resampler.
         frame.pts = None
         self._append(self._mixer.mix(frame))
 
     def _fill(self, num_samples: int) -> None:
         start = self._num_samples
+        # A wrong timestamp could demand hours of silence, so the silence ends at the cap.
         stop = min(start + num_samples, max(self._max_samples, start))
         self._filled.append(slice(start, stop))
         self._append(np.zeros((1, stop - start), np.float32), may_cut=False)

@@ -62,6 +62,7 @@ def count_packets(container: InputContainer) -> dict[int, int]:
     The container cannot be read again afterwards.
     """
     streams = [*candidates(container, "video"), *candidates(container, "audio")]
+    # Packets of data and subtitle streams would use up the limited number of packets.
     for stream in container.streams:
         if stream not in streams:
             stream.discard = Discard.all

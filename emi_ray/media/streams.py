@@ -154,6 +154,7 @@ def _opened(
     container = open_container(file)
     try:
         if needs_counting(container, kinds):
+            # A container in which packets were counted cannot be read again, so the file is opened anew.
             counts = count_packets(container)
             container.close()
             file.seek(0)
@@ -178,10 +179,12 @@ class _Outlet:
     def decode(self, packet: Packet | None) -> None:
         """Decode one packet; None decodes the frames that are left in the decoder."""
         if self.sink.full or self.sink.refusal:
+            # Packets after the end are not decoded; their times alone tell whether frames were left out.
             self.sink.has_more |= packet is not None and self.sink.needs(self._time_of(packet))
             return
         context = self.stream.codec_context
         if packet is not None and self.sink.KIND == "video":
+            # Frames that no other frame refers to can be skipped without damage to later ones.
             context.skip_frame = "DEFAULT" if self.sink.needs(self._time_of(packet)) else "NONREF"
         try:
             for frame in context.decode(packet):
@@ -189,6 +192,7 @@ class _Outlet:
                 self.sink.take(frame, self.stream)
         except EOFError:
             return
+        # Retrying with further packets would need the same memory again, so the stream is given up.
         except MemoryError:
             self.sink.refusal = f"the {self.sink.KIND} stream needs more memory than decoding may use"
         except DECODING_ERRORS as error:
@@ -217,11 +221,13 @@ def _connect(
         if isinstance(stream, VideoStream) and stream.codec_context is not None:
             sink.refusal = _too_large(stream.width, stream.height)
         if stream.codec_context is not None and not sink.refusal:
+            # These options must be set before the first packet is decoded, because FFmpeg opens the decoder then.
             stream.codec_context.thread_count = 1
             stream.codec_context.options = dict(LIMITS)
             outlets[stream.index] = _Outlet(stream, sink)
     for unread in container.streams:
         if unread.index not in outlets:
+            # The demuxer then drops the packets of these streams itself.
             unread.discard = Discard.all
     return outlets
 
@@ -240,6 +246,7 @@ def _pump(container: InputContainer, outlets: dict[int, _Outlet]) -> None:
             return
         if packet is None:
             return
+        # PyAV ends the stream with an empty packet for flushing; the decoders are flushed by the caller.
         if packet.size:
             outlets[packet.stream_index].decode(packet)
 

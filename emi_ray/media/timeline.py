@@ -67,6 +67,7 @@ class SoundTimeline(Generic[Piece]):
     def _place(self) -> Placed[Piece]:
         deviations = [deviation_s for _, deviation_s in self._waiting]
         piece, _ = self._waiting.popleft()
+        # A shift counts only if all waiting pieces confirm it, so jitter of single timestamps has no effect.
         gap_s = min(deviations) - self._offset_s
         overlap_s = self._offset_s - max(deviations)
         if gap_s > GAP_S:

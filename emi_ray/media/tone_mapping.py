@@ -44,12 +44,14 @@ class ToneMapper:
             scene = np.maximum(cv2.transform(nits, LUMINANCE), 1e-6)
             nits *= HLG_PEAK_NITS * np.power(scene, np.float32(0.2))[..., np.newaxis]
         brightest = nits.max(axis=2)
+        # A percentile of every fourth pixel, so that a few sparkling pixels do not determine the peak.
         self._see(float(np.percentile(brightest[::4, ::4], 99.9)))
         steps = np.minimum(brightest * (FINE / self._peak_nits), FINE).astype(np.uint16)
         light = cv2.transform(nits, TO_BT709) * self._gains[steps][..., np.newaxis]
         return _codes()[np.clip(light * FINE, 0, FINE).astype(np.uint16)]
 
     def _see(self, nits: float) -> None:
+        # Small increases are ignored, because every new curve changes the brightness of the picture.
         if nits > 1.02 * self._peak_nits:
             self._peak_nits = nits
             self._gains = _gains(nits)
@@ -82,12 +84,14 @@ def _codes() -> np.ndarray:
 def _gains(peak_nits: float) -> np.ndarray:
     """Return the factors that map luminance, in ``FINE`` steps up to the peak, to light in which white is 1."""
     nits = np.linspace(0, peak_nits, FINE + 1)
+    # The gain divides by the luminance, so that of the first step must not be 0.
     nits[0] = nits[1] / 2
     if peak_nits <= WHITE_NITS:
         return np.full(FINE + 1, 1 / WHITE_NITS, np.float32)
     peak = _to_pq(np.array(peak_nits))
     ceiling = _to_pq(np.array(WHITE_NITS)) / peak
     signal = _to_pq(nits) / peak
+    # Knee and Hermite spline of BT.2390, section 5.4, with the peak normalised to 1.
     knee = 1.5 * ceiling - 0.5
     t = np.clip((signal - knee) / (1 - knee), 0, 1)
     rolled = (

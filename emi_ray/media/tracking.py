@@ -179,6 +179,7 @@ class FaceTracker:
         times_s = np.array(self._times_s)[frames]
         boxes = interpolate(times_s, detected, known)
         by_detector = np.array([sighting.is_detected for sighting in person.sightings])
+        # Adding twice the shot leaves a gap in the frame numbers at a cut, so that boxes are not smoothed across it.
         boxes = smooth(resize_between(boxes, times_s, by_detector), frames + 2 * shots)
         margin, size_px = self._settings.margin, self._settings.size_px
         crops = np.empty((len(boxes), size_px, size_px, 3), np.uint8)

@@ -33,6 +33,7 @@ except ImportError:  # Windows has no such limits
 
 def main() -> None:
     """Serve requests until standard input is closed."""
+    # Native libraries may print to standard output, which would damage the messages.
     answers = _claim_stdout()
     cv2.setNumThreads(1)
     av.logging.set_level(av.logging.PANIC)
@@ -40,6 +41,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(sys.stdin.buffer, questions), daemon=True).start()
     settings = questions.get()
     media = MediaSettings.model_validate_json(settings["media"])
+    # The limit is set before the first clip, after all libraries have been loaded and have reserved their memory.
     _limit_memory(settings["memory_limit_gb"])
     write_message(answers, {"ready": "yes"})
     while True:
@@ -78,6 +80,7 @@ def _limit_memory(limit_gb: float) -> None:
 
 def _claim_stdout() -> BinaryIO:
     """Keep standard output for answers; redirect the output of libraries to standard error."""
+    # The descriptor is duplicated before it is redirected, so that only this process writes answers to the pipe.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return answers

@@ -32,6 +32,7 @@ def machine() -> Machine:
     import ray
 
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # Nodes of a cluster do not have this resource; their logical CPUs count as cores.
     cores = sum(int(node.get(CORES, node.get("CPU", 0))) for node in resources)
     return Machine(max(cores, 1), int(sum(node.get("GPU", 0) for node in resources)))
 
@@ -60,6 +61,7 @@ def await_nodes() -> None:
     if _has(wanted):
         return
     _LOG.info("Waiting for %d nodes with CPUs and %d GPUs.", wanted.nodes, wanted.gpus)
+    # The request stays in force until it is replaced, so it is withdrawn below.
     request_resources(bundles=[{"CPU": 1}] * wanted.nodes + [{"GPU": 1}] * wanted.gpus)
     while not _has(wanted) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -99,8 +101,10 @@ def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:
         raise UserError(
             "The cluster has no node with CPUs yet: start one, or raise min_workers in cluster.yaml."
         )
+    # The driver has already read the workspace, so its own node needs no check.
     if [node["NodeID"] for node in nodes] == [ray.get_runtime_context().get_node_id()]:
         return
+    # Files that the driver lacks too are faults of single clips, not of a node's mounts.
     paths = [path for path in media if "://" not in path and os.path.exists(path)]
     answers = on_every_node(_unseen, workspace, workspace.read_bytes(CONFIG), paths)
     for address, unseen in answers:
@@ -121,6 +125,7 @@ def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tupl
 
     nodes = _working_nodes()
     task = ray.remote(num_cpus=0)(function)
+    # With soft=False a task fails if its node dies, instead of answering for another node.
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     asked = [task.options(scheduling_strategy=s).remote(*arguments) for s in strategies]
     return answers_of(nodes, asked)
@@ -134,6 +139,7 @@ def answers_of(nodes: Sequence[Mapping[str, Any]], asked: Sequence[Any]) -> list
     for node, reference in zip(nodes, asked, strict=True):
         try:
             answers.append((node["NodeManagerAddress"], ray.get(reference)))
+        # An exception of the task itself is a subclass of RayError, but says nothing about the node.
         except ray.exceptions.RayTaskError:
             raise
         except ray.exceptions.RayError:
@@ -149,6 +155,7 @@ def _working_nodes() -> list[dict[str, Any]]:
 
 def _unseen(workspace: Workspace, expected: bytes, media: Sequence[str]) -> str | None:
     """Return the first path that this node cannot read."""
+    # The content is compared, because another workspace may be at the same path on a node's own disk.
     if not workspace.exists(CONFIG) or workspace.read_bytes(CONFIG) != expected:
         return workspace.path(CONFIG)
     return next((path for path in media if not os.path.exists(path)), None)

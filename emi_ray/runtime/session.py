@@ -60,6 +60,7 @@ def ray_session(
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray  # only now, because Ray reads the environment on import
 
+    # The session belongs to whoever started it, and is therefore not ended here.
     if ray.is_initialized():
         session: AbstractContextManager[None] = nullcontext()
     elif address == "local":
@@ -81,6 +82,7 @@ def _local(num_gpus: int | None, streaming: bool) -> Iterator[None]:
     with _own_token():
         _start(
             address="local",
+            # The number of physical cores is passed as a custom resource, because logical CPUs may exceed it.
             num_cpus=max(MIN_LOGICAL_CPUS, cores),
             num_gpus=num_gpus,
             resources={CORES: cores},
@@ -113,6 +115,7 @@ def _start(**options: Any) -> None:
                 ray.init(**options)
             return
         except Exception as error:  # Ray raises nothing narrower
+            # Other errors would only be repeated by another try.
             if not any(words in str(error) for words in _TOO_SLOW):
                 raise
             ray.shutdown()
@@ -142,6 +145,7 @@ def _cluster(address: str) -> Iterator[None]:
             raise HeadLost(resolved) from None
         raise
     finally:
+        # The watch ends first: leaving the cluster must not look like the loss of its head.
         watch.stop()
         if watch.is_lost:
             _leave_the_dead()
@@ -169,6 +173,7 @@ def _own_token() -> Iterator[None]:
     if "RAY_AUTH_MODE" in os.environ:
         yield
         return
+    # The environment is restored at the end, because the token is only for this session.
     before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
     _authenticate({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     try:
@@ -195,6 +200,7 @@ def _authenticate(environment: dict[str, str | None]) -> None:
 @contextmanager
 def _without_native_chatter() -> Iterator[None]:
     """Hide messages of native code while Ray starts; failures are raised as exceptions."""
+    # Native code writes to the descriptor, so replacing sys.stderr would have no effect.
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -64,6 +64,7 @@ def steps_of(table: pa.Table) -> np.ndarray:
 
 def content_digest(values: np.ndarray, timestamps_s: np.ndarray, extras: Mapping[str, np.ndarray]) -> str:
     """Return 16 hexadecimal digits of a hash of one clip's features as they are stored."""
+    # Type and shape are hashed too, because equal bytes may mean other numbers.
     digest = hashlib.blake2b(f"{values.dtype} {values.shape}".encode(), digest_size=8)
     for name, part in [("", values), ("timestamps_s", timestamps_s), *sorted(extras.items())]:
         digest.update(name.encode())
@@ -104,6 +105,7 @@ def modern(table: pa.Table, columns: Sequence[str] | None, dtype: pa.DataType) -
 def as_bytes(table: pa.Table) -> pa.Table:
     """Convert features to one binary value per clip, without a copy."""
     lists = table["features"].combine_chunks()
+    # Bytes per number: list offsets count numbers, binary offsets count bytes.
     width = lists.type.value_type.bit_width // 8
     ends = pa.py_buffer(lists.offsets.to_numpy() * width)
     values = pa.Array.from_buffers(pa.large_binary(), len(lists), [None, ends, lists.values.buffers()[1]])
@@ -115,6 +117,7 @@ def _as_lists(table: pa.Table, dtype: pa.DataType) -> pa.Table:
     values = table["features"].combine_chunks()
     _, ends, data = values.buffers()
     width = dtype.bit_width // 8
+    # The buffers are those of the whole array, so a slice needs its offset.
     offsets = np.frombuffer(ends, np.int64)[values.offset : values.offset + len(values) + 1] // width
     numbers = pa.Array.from_buffers(dtype, data.size // width, [None, data])
     kind = pa.large_list(pa.field("item", dtype, False))
@@ -126,6 +129,7 @@ def _flattened(table: pa.Table) -> pa.Table:
     lists = table["features"].combine_chunks()
     dim, numbers = lists.values.type.list_size, lists.values.values
     kind = pa.large_list(pa.field("item", numbers.type, False))
+    # The inner offset is added, because values.values ignores that the inner array may be a slice.
     offsets = pa.array(lists.offsets.to_numpy().astype(np.int64) * dim + lists.values.offset * dim)
     flat = pa.LargeListArray.from_arrays(offsets, numbers, type=kind)
     return _with_features(table, flat)

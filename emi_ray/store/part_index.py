@@ -39,6 +39,7 @@ class PartIndex:
         Args:
             stamps: path → size and modification time of each part, sorted by path.
         """
+        # Any new, changed or deleted part changes the key, so the cache cannot be out of date.
         key = (self.workspace.root, self.folder, tuple(f"{part} {stamp}" for part, stamp in stamps.items()))
         if key in _latest:
             return _latest[key]
@@ -48,6 +49,7 @@ class PartIndex:
             return None
         if not {"part", _STAMP} <= set(table.column_names):
             return None
+        # Rows of a part that was rewritten have another stamp, and are dropped here.
         named = pc.binary_join_element_wise(table["part"], table[_STAMP], " ")
         table = table.filter(pc.is_in(named, value_set=pa.array(key[2], pa.string()))).drop_columns([_STAMP])
         if not self.workspace.is_local:

@@ -35,6 +35,7 @@ class Filling:
         """Register a part that was written, with ``num_bytes`` of features."""
         if part is None:
             return
+        # A repeated task replaces its own part, which then has the same name.
         if part not in self._parts:
             self._parts.append(part)
         self._bytes += num_bytes
@@ -47,11 +48,14 @@ def mergeable(folder: PartFolder) -> list[list[str]]:
     """Return groups of parts to merge, each about one full part: raw parts, and small ones if there are many."""
     sizes = _sizes(folder)
     raw = {path for path in sizes if is_raw(path)}
+    # Counting rows reads the record, which is not worth it for a few parts.
     if len(sizes) < MERGE_FROM:
         return _groups(raw, sizes, {})
+    # A part that the record lacks counts as full in rows, and is left alone.
     counts = {row["values"]: row["counts"] for row in folder.record()["part"].value_counts().to_pylist()}
     small = {p for p in sizes if sizes[p] < PART_BYTES / 2 and counts.get(p, PART_ROWS) < PART_ROWS / 2}
     groups = _groups(raw | small if len(small) >= MERGE_FROM else raw, sizes, counts)
+    # A single part would only be rewritten, unless it is raw and has to be converted.
     return [group for group in groups if len(group) > 1 or is_raw(group[0])]
 
 
@@ -70,6 +74,7 @@ def _groups(paths: Iterable[str], sizes: Mapping[str, int], counts: Mapping[str,
     """Group paths so that each group is one full part; the last may be smaller."""
     groups: list[list[str]] = [[]]
     num_bytes = num_rows = 0
+    # The order is fixed, so that a repeated merge makes the same groups and finds its finished parts.
     for path in sorted(paths):
         groups[-1].append(path)
         num_bytes, num_rows = num_bytes + sizes[path], num_rows + counts.get(path, 0)

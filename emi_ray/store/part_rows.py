@@ -27,6 +27,7 @@ def is_repeated(record: pa.Table) -> np.ndarray:
     """Return for each row whether an earlier row has the same clip."""
     ids = record["clip_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     repeated = np.ones(len(ids), dtype=bool)
+    # np.unique returns the first index of each id.
     repeated[np.unique(ids, return_index=True)[1]] = False
     return repeated
 
@@ -41,6 +42,7 @@ def only_later_parts(repeated: pa.Table, record: pa.Table) -> pa.Table:
 def in_order(rows: pa.Table, stamps: Mapping[str, str]) -> pa.Table:
     """Sort rows with a column ``part`` by the order of the parts, keeping the order within a part."""
     place = of_parts(rows, stamps, list(range(len(stamps))))
+    # Only a stable sort keeps the order within a part.
     return rows.take(pa.array(np.argsort(place.to_numpy(), kind="stable")))
 
 

@@ -24,4 +24,5 @@ def ahead(read: Callable[[Item], Result], items: Iterator[Item], num: int) -> It
         while reading:
             yield reading.popleft().result()
     finally:
+        # Also when the consumer stops early: reads that have not begun are not needed any more.
         pool.shutdown(cancel_futures=True)

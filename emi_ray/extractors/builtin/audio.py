@@ -131,10 +131,14 @@ class Prosody(Extractor):
         """Return the spectral shape and the course of a chunk of n · HOP samples, with ``_MARGIN`` more on both
         sides.
         """
+        # Both windows are centred on the same step, so the shorter one starts later.
         inset = (_PITCH_WINDOW - _WINDOW) // 2
         windows = _windows(chunk[inset:-inset], _WINDOW, HOP)
         power = power_spectrum(windows)
+        # A change of the sign bit between neighbours is a zero crossing.
         negative = np.signbit(windows)
+        # Pitch is at most 1 kHz, so half of the sample rate suffices. The mean of two samples is a simple low-pass
+        # filter.
         halved = (chunk[0::2] + chunk[1::2]) / 2
         pitch = estimate_pitch(
             _windows(halved, _PITCH_WINDOW // 2, HOP // 2),
@@ -155,6 +159,7 @@ def _chunks(samples: np.ndarray) -> Iterator[np.ndarray]:
     both sides.
     """
     num_steps = max(1, len(samples) // HOP)
+    # The last window reaches beyond the audio; silence is added so that it is complete.
     missing = max(0, num_steps * HOP + _MARGIN - len(samples))
     padded = np.pad(samples.astype(np.float32, copy=False), (_MARGIN, missing))
     for first in range(0, num_steps, _CHUNK_STEPS):

@@ -131,6 +131,7 @@ class MotionSummary(Extractor):
         middle = (faces.timestamps_s[:1] + faces.timestamps_s[-1:]) / 2
         if len(faces.crops) == 1:
             return Features(np.zeros((1, self.feature_dim), np.float32), middle.astype(np.float32))
+        # Only moments are kept: the velocities of a long clip would fill the memory.
         moments = [_moments(velocity) for velocity, _ in face_flows(faces, self.settings.face_share)]
         values = _summary(np.concatenate(moments))
         return Features(np.clip(values, -1e4, 1e4).astype(np.float32)[None], middle.astype(np.float32))
@@ -163,6 +164,7 @@ def _summary(moments: np.ndarray) -> np.ndarray:
     temporal_std = level.std()
     if mean <= 0:
         return np.zeros(len(SUMMARY_NAMES))
+    # Bounded away from 0, where the logarithm is infinite.
     concentration = np.clip(np.hypot(across, down) / mean, 1e-6, 1)
     return np.array(
         [

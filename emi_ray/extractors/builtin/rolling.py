@@ -10,6 +10,7 @@ def mean_around(values: np.ndarray, width: int) -> np.ndarray:
     """Return the mean of (T, …) over the ``width`` (odd) steps around each step, float64."""
     half = width // 2
     edges = [(half + 1, half)] + [(0, 0)] * (values.ndim - 1)
+    # The extra element at the front makes every window a difference of two cumulated sums.
     total = np.cumsum(np.pad(values.astype(np.float64), edges, mode="edge"), axis=0)
     mean: np.ndarray = (total[width:] - total[:-width]) / width
     return mean
@@ -17,6 +18,7 @@ def mean_around(values: np.ndarray, width: int) -> np.ndarray:
 
 def std_around(values: np.ndarray, width: int) -> np.ndarray:
     """Return the standard deviation of (T, …) over the ``width`` (odd) steps around each step, float64."""
+    # Without the overall mean, the difference of the two squares loses fewer digits.
     values = values.astype(np.float64) - values.mean(axis=0)
     return np.sqrt(np.maximum(mean_around(values**2, width) - mean_around(values, width) ** 2, 0))
 

@@ -128,6 +128,7 @@ class HfAudio(Pretrained):
         if self._normalise:
             import torch
 
+            # The constant and the uncorrected variance are those of transformers' feature extractor.
             variance, mean = torch.var_mean(samples, correction=0)
             samples = (samples - mean) / (variance + 1e-7).sqrt()
         statistics = self._clip_norm.statistics(samples) if self._clip_norm else None
@@ -148,6 +149,7 @@ class HfAudio(Pretrained):
             start = window.first * self._geometry.stride
             row[:length] = sound.samples[start : start + length]
         inputs = {"input_values": padded}
+        # Without padding no mask is passed, so that the result equals that of a direct call of the model.
         if min(lengths) < max(lengths):
             ends = torch.tensor(lengths, device=self._device)[:, None]
             inputs["attention_mask"] = (torch.arange(max(lengths), device=self._device) < ends).long()
@@ -168,6 +170,7 @@ class HfAudio(Pretrained):
         import torch
 
         joined = {name: torch.cat([parts[name] for parts in kept]) for name in kept[0]}
+        # One transfer for all clips of the batch instead of one for each.
         features = to_host(joined.pop("features"))
         arrays = {name: numbers.float().cpu().numpy() for name, numbers in joined.items()}
         counts = [sound.num_steps for sound in sounds]

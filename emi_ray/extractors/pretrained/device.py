@@ -23,6 +23,8 @@ def to_device(arrays: Sequence[np.ndarray], device: "torch.device") -> "list[tor
 
     if device.type == "cpu":
         with warnings.catch_warnings():
+            # The arrays are views of Arrow's memory, which is read-only; torch warns, although nothing writes to
+            # them.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     pinned = torch.empty(sum(array.nbytes for array in arrays), dtype=torch.uint8, pin_memory=True)

@@ -108,6 +108,7 @@ class VisionBackbone(Pretrained):
                     f"weights = '{self.settings.weights}' have no class token. Set pooling: mean."
                 )
             return 0
+        # Registers stand between the class token and the patches.
         registers = getattr(self._model.config, "num_register_tokens", 0)
         return 1 + registers + ("distillation_token" in names)
 
@@ -184,6 +185,7 @@ def _chunks(images: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray
             part = array[start : start + room]
             chunk.append(part)
             start, room = start + len(part), room - len(part)
+            # A chunk may contain images of several clips, and a clip may be in several chunks.
             if room == 0:
                 yield chunk
                 chunk, room = [], size

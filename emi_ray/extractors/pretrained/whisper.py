@@ -151,10 +151,12 @@ class Whisper:
             ClipError: the audio has another sample rate than the model.
         """
         samples = [self._samples(clip.waveform) for clip in clips]
+        # Batches of similar lengths need little padding.
         order = sorted(range(len(clips)), key=lambda index: len(samples[index]))
         spoken = self._with_speech(order, samples)
         one_piece = self._processor.feature_extractor.n_samples
         short = [index for index in spoken if len(samples[index]) <= one_piece]
+        # The clips are still sorted by length, so the long ones follow the short ones.
         long = spoken[len(short) :]
         heard = [Heard("", has_speech=False)] * len(clips)
         for indices, transcribe in ((short, self._short), (long, self._long)):

@@ -19,6 +19,7 @@ class StepGeometry:
     def of(cls, kernels: Sequence[int], strides: Sequence[int]) -> "StepGeometry":
         receptive, stride = 1, 1
         for kernel, step in zip(kernels, strides, strict=True):
+            # The stride so far is the distance of two inputs of this layer, in samples.
             receptive += (kernel - 1) * stride
             stride *= step
         return cls(receptive, stride)

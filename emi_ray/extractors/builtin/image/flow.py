@@ -57,6 +57,7 @@ def face_flows(faces: Faces, face_share: float) -> Iterator[tuple[np.ndarray, np
     """
     durations = step_durations(faces)
     for first in range(0, len(durations), _CHUNK_FRAMES):
+        # One frame more than pairs, since the last frame of a chunk is also the first of the next one.
         windows = face_windows(faces.crops[first : first + _CHUNK_FRAMES + 1], face_share)
         rate = (1 / durations[first : first + _CHUNK_FRAMES]).astype(np.float32)
         grey = shrink(to_grey(windows), SIDE_PX, SIDE_PX)
@@ -117,8 +118,10 @@ def _split(velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return shift across, shift down, growth and rotation per second, (P, 4), and the velocity without them."""
     height, width = velocity.shape[2:]
     y, x = np.meshgrid(_centred(height), _centred(width), indexing="ij")
+    # Growth moves a pixel along (x, y) from the centre, rotation along (-y, x). Both are orthogonal to a shift.
     modes = np.stack([np.stack([x, y]), np.stack([-y, x])])
     shift = velocity.mean(axis=(2, 3))
+    # The modes are orthogonal and equally long, so the least-squares coefficients are simple projections.
     turn = np.stack([np.einsum("pchw,chw->p", velocity, mode) for mode in modes], axis=1) / np.sum(
         x**2 + y**2
     )
@@ -149,8 +152,10 @@ def _directions(across: np.ndarray, down: np.ndarray, speed: np.ndarray) -> np.n
     """Return the speed in each of eight directions (right, down right, down, …), times eight, averaged over all
     pixels.
     """
+    # In units of a sector, 45 degrees.
     turn = np.arctan2(down, across) * np.float32(DIRECTIONS / 2 / np.pi)
     sector = np.rint(turn).astype(np.int32) % DIRECTIONS
+    # One bincount serves all pairs, because each pair has its own range of eight indices.
     pair = np.arange(len(speed), dtype=np.int32)[:, None, None] * DIRECTIONS
     total = np.bincount((pair + sector).ravel(), weights=speed.ravel(), minlength=len(speed) * DIRECTIONS)
     return total.reshape(len(speed), DIRECTIONS) / speed[0].size * DIRECTIONS

@@ -37,6 +37,7 @@ FACE_SHARE = 0.68
 
 def face_windows(crops: np.ndarray, share: float) -> np.ndarray:
     """Cut the window from brow to chin out of crops (T, S, S, …): ``share`` as wide, a little below the centre."""
+    # With a factor of 0.5 the window would be centred; the face is a little lower in its box.
     top, left = 0.69 * (1 - share), (1 - share) / 2
     return cut(crops, (top, top + share, left, left + share))
 
@@ -93,6 +94,7 @@ def _statistics(part: np.ndarray) -> np.ndarray:
         np.abs(np.diff(part, axis=1)).mean(axis=(1, 2)) * 5,
         np.abs(np.diff(part, axis=2)).mean(axis=(1, 2)) * 5,
         (darkness * heights).sum(axis=1) / np.maximum(darkness.sum(axis=1), 1e-3) * 3,
+        # The middle column of an odd width is in neither half.
         part[:, :, :half].mean(axis=(1, 2)) - part[:, :, -half:].mean(axis=(1, 2)),
     ]
     return np.stack(columns, axis=1)

@@ -43,10 +43,12 @@ def contour(course: Course, voicing_threshold: float) -> dict[str, np.ndarray]:
     """
     octaves = np.log2(course.pitch.f0_hz / 150)
     voiced = (course.pitch.periodicity > voicing_threshold) & (course.level > -65)
+    # A change of pitch has a meaning only if the previous step is voiced too.
     both = voiced & np.append(False, voiced[:-1])
     loud = np.percentile(course.level, 95)
     usual = np.median(octaves[voiced]) if voiced.any() else 0.0
     correlation = np.clip(course.pitch.correlation, 0.01, 0.999)
+    # A larger jump within 20 ms is rather an error of the estimate than a movement of the voice.
     pitch_step = np.clip(_step(octaves), -0.06, 0.06) * 50
     return {
         "level": (course.level + 30) / 15,
@@ -75,8 +77,10 @@ def context(contour: Mapping[str, np.ndarray], width: int) -> np.ndarray:
     """
     level, pitch, voiced = contour["level"], contour["pitch"], contour["voiced"]
     voiced_share = mean_around(voiced, width)
+    # At least one step in the window, to avoid a division by zero in windows without voice.
     divisor = np.maximum(voiced_share, 1 / width)
     pitch_variance = mean_around(pitch**2, width) / divisor - (mean_around(pitch, width) / divisor) ** 2
+    # The difference of two moving averages of 60 and 180 ms is a simple band-pass filter.
     syllables = mean_around(level, 3) - mean_around(level, 9)
     columns = [
         std_around(level, width) * 2,

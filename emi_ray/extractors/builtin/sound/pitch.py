@@ -37,14 +37,17 @@ def estimate_pitch(windows: np.ndarray, sample_rate_hz: float, low_hz: float, hi
     0.
     """
     shortest, longest = int(sample_rate_hz / high_hz), int(np.ceil(sample_rate_hz / low_hz)) + 1
+    # A constant offset would raise the energy, and with it the correlation, at every lag.
     windows = windows - windows.mean(axis=1, keepdims=True)
     difference, energy = _difference(windows, longest)
     lags = np.arange(1, longest + 1, dtype=np.float32)
+    # YIN's cumulative mean normalisation removes the dip at lag 0.
     running_mean = np.cumsum(difference[:, 1:], axis=1) / lags
     normalised = np.ones_like(difference)
     np.divide(difference[:, 1:], running_mean, out=normalised[:, 1:], where=running_mean > 1e-8)
     lag = _first_deep_dip(normalised, shortest)
     rows = np.arange(len(windows))
+    # The parabola through three points gives the period with a resolution finer than a sample.
     before, at, after = (normalised[rows, lag + step] for step in (-1, 0, 1))
     curvature = before - 2 * at + after
     shift = np.zeros_like(at)
@@ -69,8 +72,10 @@ def _difference(windows: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarr
     spectrum = np.fft.rfft(windows, axis=1)
     head_spectrum = np.fft.rfft(windows[:, :head], n=width, axis=1)
     correlation = np.fft.irfft(spectrum * head_spectrum.conj(), n=width, axis=1)[:, : longest + 1]
+    # Cumulated in float64, because differences of large sums would lose the digits of quiet parts.
     total = np.cumsum(np.pad(windows.astype(np.float64) ** 2, ((0, 0), (1, 0))), axis=1)
     lagged = total[:, head:] - total[:, : longest + 1]
+    # The squared difference is the energy of both parts minus twice their correlation.
     energy = (lagged[:, :1] + lagged).astype(np.float32)
     return np.maximum(energy - 2 * correlation, 0), energy
 
@@ -83,5 +88,6 @@ def _first_deep_dip(normalised: np.ndarray, shortest: int) -> np.ndarray:
     dips = (inside <= normalised[:, shortest - 1 : -2]) & (inside <= normalised[:, shortest + 1 :])
     deepest = np.min(np.where(dips, inside, np.inf), axis=1, keepdims=True, initial=2.0)
     wanted = dips & (inside <= deepest + _TOLERANCE)
+    # Without any dip nothing is wanted, and argmax then gives the shortest lag.
     lag: np.ndarray = shortest + np.argmax(wanted, axis=1)
     return lag

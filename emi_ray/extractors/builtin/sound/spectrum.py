@@ -25,6 +25,7 @@ def power_spectrum(windows: np.ndarray) -> np.ndarray:
     """Compute the power density (N, W // 2 + 1) of ``windows`` (N, W) with a Hann window; white noise of power v
     gives v.
     """
+    # The periodic form of the window, as usual for spectra; np.hanning gives the symmetric one.
     hann = np.hanning(windows.shape[1] + 1)[:-1].astype(np.float32)
     spectrum = np.fft.rfft(windows * hann, axis=1)
     return (spectrum.real**2 + spectrum.imag**2) / np.sum(hann**2) + np.float32(FLOOR)
