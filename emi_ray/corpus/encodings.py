@@ -37,8 +37,10 @@ def decode(data: bytes, where: str, encoding: str | None = None) -> str:
     for mark, name in _MARKS:
         if data.startswith(mark):
             return _strictly(data[len(mark) :], name, where)
+    # Text in UTF-8 or in a national encoding has no zero bytes.
     if b"\x00" in data:
         return _wide(data, where)
+    # Longest first, because one escape sequence is the beginning of another.
     for escape, name in sorted(_ESCAPES.items(), key=lambda item: -len(item[0])):
         if escape in data:
             return _strictly(data, name, where)

@@ -88,6 +88,7 @@ def import_features(
             f"--source {source}: it has no feature files. Layout {layout}: {LAYOUTS[layout].title}."
         )
     _check_name(name, opened)
+    # The corpus is made from the ids of all parts, because a clip may lack some modality.
     spelled = {clip_id for part in opened for clip_id in part.source.ids()}
     pads_ids = LAYOUTS[layout].pads_ids
     findings = init_from_features(
@@ -203,6 +204,7 @@ def _settle(
     """
     store.create(identity, result.feature_dim)
     if "dtype" not in store.describe():
+        # The source is read once more for this: the precision must be known before the first part is written.
         spread = spread_of(
             values
             for _, values in source.arrays(spelled)
@@ -230,6 +232,7 @@ def _why_single(loss: float, dimension: str) -> str:
 def _usual_dim(opened: OpenPart, spelled: Sequence[str]) -> int:
     """Return the most frequent size of the first clips; 0 if none can be read."""
     probed = opened.source.arrays(spelled[:NUM_PROBED])
+    # The most frequent size, because the first clip itself may be the faulty one.
     dims = Counter(values.shape[1] for _, values in probed if isinstance(values, np.ndarray))
     return dims.most_common(1)[0][0] if dims else 0
 

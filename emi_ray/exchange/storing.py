@@ -104,6 +104,7 @@ class PartWriter:
         if self._outdated:
             record = self._store.held.record()
             is_outdated = pc.is_in(record["clip_id"], value_set=pa.array(self._outdated, pa.string()))
+            # Old rows are removed first, because readers use the first row of a clip.
             self._store.held.discard(record.filter(is_outdated))
         self._store.write(self._rows)
         write_failures(self._store.workspace, self._failures)
@@ -120,6 +121,7 @@ class PartWriter:
             raise ClipError("missing", "a vector of zeros, which means missing in this layout")
         row = ClipFeatures(clip_id, values.astype(self._store.dtype), self._times(len(values)), {})
         if clip_id in self._held:
+            # The digest is that of the rounded values, as they are stored.
             if content_digest(row.values, row.timestamps_s, {}) == self._held[clip_id]:
                 return
             self._outdated.append(clip_id)

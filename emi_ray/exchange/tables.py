@@ -76,6 +76,7 @@ class KeyedSource(_File):
 
     def arrays(self, wanted: Collection[str]) -> Iterator[tuple[str, np.ndarray | ClipError]]:
         with _open_keyed(self.place) as held:
+            # np.load decompresses an array each time it is accessed, so a shared array is accessed once.
             shared = {key: held[key] for key in {key for key, row in self._rows.values() if row is not None}}
             for clip_id in sorted(wanted):
                 key, row = self._rows[clip_id]
@@ -105,6 +106,7 @@ class ParquetSource(_File):
             if named is None:
                 raise UserError(f"{self.place}: no column of ids among {', '.join(names)}. Call it clip_id.")
             column = file.read([named])[named]
+        # groupby joins adjacent rows only, so an id that occurs twice here is not adjacent in the file.
         ids = [clip_id for clip_id, _ in groupby(_text(value) for value in column.to_pylist())]
         if len(set(ids)) < len(ids):
             twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
@@ -203,6 +205,7 @@ def _open_keyed(path: str) -> Iterator[Mapping[str, Any]]:
     try:
         with filesystem.open_input_file(inner) as stream:
             if path.partition("?")[0].lower().endswith(".npz"):
+                # An .npz without arrays consists only of the end record of a ZIP archive.
                 if stream.size() <= len(_EMPTY_ZIP):
                     raise UserError(f"{path} contains no arrays.")
                 with np.load(stream, allow_pickle=False) as held:

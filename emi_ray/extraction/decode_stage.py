@@ -62,6 +62,7 @@ class Decode(Stage):
     def _needs_of(self, row: Mapping[str, Any]) -> frozenset[Need]:
         todo = [modality for modality in self._needs if row[todo_column(modality)] is not None]
         needs = frozenset[Need]().union(*(self._needs[modality] for modality in todo))
+        # Speech is recognised from the waveform, even if no extractor asks for it.
         if self._transcribes and "transcript" in needs and row["transcript"] is None:
             needs |= {"waveform"}
         return needs
@@ -81,6 +82,7 @@ def _origins(batch: pa.Table, modalities: Iterable[Modality]) -> dict[str, pa.Ar
         for row, contents in zip(rows, known, strict=True):
             stamp = row[origin]
             if row[todo] is not None:
+                # Hashed where the clip is decoded, because the files are in the page cache of this node then.
                 if stamp not in contents:
                     contents[stamp] = content_of(stamp, row)
                 row[origin] = f"{stamp}|{contents[stamp]}"

@@ -54,4 +54,5 @@ class EvenPool(_NodeAwareActorPool):
 
 def balance_pools() -> None:
     """Make all pools of Ray Data in this process choose their actors evenly."""
+    # The operator looks the class up in its module when it creates a pool, so replacing the name is enough.
     actor_pool_map_operator._NodeAwareActorPool = EvenPool  # type: ignore[misc]

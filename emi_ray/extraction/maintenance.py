@@ -42,6 +42,7 @@ class PartMaintenance:
             return
         self._looked_at = self.clock()
         self._forget_ended()
+        # A part in two merges at once would be written twice.
         busy = {path for group in self._running.values() for path in group}
         for spec in self.pipeline.specs.values():
             folder = store_of(self.pipeline.workspace, spec).held
@@ -51,6 +52,7 @@ class PartMaintenance:
     def finish(self) -> None:
         """Wait for the merges, then tidy up the folders that the run has written to."""
         if self._running:
+            # ray.wait does not raise the errors of tasks; tidy_up merges again what a failed task has left.
             ray.wait([*self._running], num_returns=len(self._running))
         tidy_up(self.pipeline)
 

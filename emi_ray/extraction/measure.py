@@ -35,6 +35,7 @@ def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
     pools = plan_pools(machine(), pipeline.stages, pipeline.config.extraction)
     uses_gpu = any(pool.num_gpus for pool in pools.values())
     threads = {name: pool.threads for name, pool in pools.items()}
+    # One task measures all stages one after another, so that they do not disturb each other.
     task = ray.remote(
         max_retries=0, max_calls=1, num_cpus=0 if uses_gpu else 1, num_gpus=1 if uses_gpu else 0
     )(_measure)
@@ -42,6 +43,7 @@ def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
     try:
         seconds, media_s, num_clips = ray.get(answer, timeout=MEASURE_LIMIT_S)
     except ray.exceptions.GetTimeoutError:
+        # Without force, code that hangs outside Python would go on and keep its GPU.
         ray.cancel(answer, force=True)
         raise
     return Measurement(

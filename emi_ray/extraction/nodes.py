@@ -60,6 +60,7 @@ class NodeWatch:
         if self.clock() - self._looked_at < POLL_S:
             return
         self._looked_at = self.clock()
+        # Compared with the previous look and not with the first one, so that a node that joins and dies is noticed.
         earlier, self.now = self.now, self.look()
         self.died += [earlier[key].address for key in earlier.keys() - self.now.keys()]
         self.joined += [self.now[key].address for key in self.now.keys() - earlier.keys()]

@@ -47,6 +47,7 @@ class Stage(ABC):
     name: str
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        # A later stage must not process rows of a broken one, whose columns are missing.
         if _is_broken(batch):
             return batch.select(["clip_id", "outcomes"])
         try:
@@ -75,6 +76,7 @@ def take_up(threads: int, uses_gpu: bool) -> None:
     A process for which Ray reserves no GPU would otherwise see all of them.
     """
     limit_threads(threads)
+    # An empty list hides all GPUs from CUDA and ROCm; both read it when they are initialised.
     if not uses_gpu:
         os.environ.update(dict.fromkeys(_VISIBLE, ""))
 
@@ -86,6 +88,7 @@ def limit_threads(threads: int) -> None:
     """Limit the threads of this process's numerical libraries, so that pools do not compete for cores."""
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch when an extractor imports it
     threadpool_limits(threads)
+    # OpenCV has a thread pool of its own, which threadpoolctl does not control.
     cv2.setNumThreads(threads)
 
 

@@ -112,6 +112,7 @@ def open_container(file: BinaryIO) -> InputContainer:
     """
     options = {
         "format_whitelist": ",".join(FORMATS),
+        # The file is read through Python, so FFmpeg needs no protocol of its own.
         "protocol_whitelist": "none",
         "max_streams": str(MAX_STREAMS),
     }
@@ -177,6 +178,7 @@ class _Nameless(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         name = getattr(file, "name", "")
         suffix = PurePosixPath(name).suffix.lower() if isinstance(name, str) else ""
+        # A suffix with other characters could be part of a pattern for FFmpeg.
         self.name = f"media{suffix}" if suffix[1:].isalnum() else "media"
         self._file = file
 

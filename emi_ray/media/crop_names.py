@@ -30,6 +30,7 @@ def order_crops(names: Sequence[str]) -> tuple[list[str], int]:
     """
     if len(names) < 2:
         return list(names), 0
+    # re.split with a group returns words at even places and numbers at odd ones.
     parts = {name: _NUMBER.split(PurePosixPath(name).stem.lower()) for name in names}
     patterns = Counter(tuple(part[::2]) for part in parts.values())
     if len(patterns) > 1:

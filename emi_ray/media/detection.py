@@ -88,6 +88,7 @@ class HaarDetector:
             minSize=(math.floor(min_px),) * 2,
         )
         boxes = np.asarray(found, np.float32).reshape(-1, 4)
+        # Haar does not measure the rotation, which is therefore 0.
         return np.pad(boxes, ((0, 0), (0, 1)))
 
 
@@ -104,6 +105,7 @@ class YuNetDetector:
             ) from None
 
     def find(self, image: np.ndarray, min_px: float) -> np.ndarray:
+        # YuNet refuses an image whose size is not the one that was set.
         self._net.setInputSize((image.shape[1], image.shape[0]))
         _, found = self._net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if found is None:
@@ -121,6 +123,7 @@ def roll(landmarks: np.ndarray) -> np.ndarray:
             person's right is on the left of the image.
     """
     points = landmarks.reshape(-1, 5, 2)
+    # The lines between the eyes and between the corners of the mouth both lie across an upright face.
     across = points[:, 1] - points[:, 0] + points[:, 4] - points[:, 3]
     angles: np.ndarray = np.arctan2(across[:, 1], across[:, 0])
     return angles
@@ -130,5 +133,6 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Return the intersection over union of two boxes (x, y, width, height)."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    # Both factors are limited, since the product of two negative ones would be positive.
     shared = max(0.0, float(width)) * max(0.0, float(height))
     return shared / (float(a[2] * a[3] + b[2] * b[3]) - shared)

@@ -46,6 +46,7 @@ def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Fac
             unreadable += 1
             continue
         crops.append(_square(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size_px))
+        # Timestamps come from the index in the folder, so that an unreadable image leaves a gap in time.
         indices.append(index)
     counts = {"frames_with_face": len(crops), "images_unreadable": unreadable}
     if num_others:
@@ -63,6 +64,7 @@ def _read_image(data: bytes) -> np.ndarray | None:
     OpenCV raises an exception for some kinds of damage and returns None for others.
     """
     try:
+        # Pillow reads only the header here; OpenCV would allocate the picture before its size is known.
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as header:
             if header.width * header.height > MAX_PIXELS:
                 return None

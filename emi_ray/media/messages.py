@@ -22,6 +22,7 @@ def write_message(stream: BinaryIO, message: Message) -> None:
         BrokenPipeError: the reader is gone.
     """
     entries = [
+        # Bytes follow the header in the same order, so nothing is encoded or copied for JSON.
         [name, {"bytes": len(value)} if isinstance(value, bytes) else value]
         for name, value in message.items()
     ]

@@ -74,6 +74,7 @@ class SoundTimeline(Generic[Piece]):
             self._offset_s += gap_s
             return Placed(piece, gap_s)
         if overlap_s > RESTART_S:
+            # The offset takes up the whole jump, so that the audio goes on without a gap or a cut.
             self._offset_s -= overlap_s
             self.num_restarts += 1
             return Placed(piece, 0.0)

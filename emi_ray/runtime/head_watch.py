@@ -55,6 +55,7 @@ class HeadWatch:
             return True
         if isinstance(error, (UserError, KeyboardInterrupt, SystemExit, GeneratorExit)):
             return False
+        # An error of Ray may come before the watching thread has given up waiting.
         return not answers(self.address)
 
     def _watch(self) -> None:

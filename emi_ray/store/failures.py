@@ -73,6 +73,7 @@ def _standing(store: FeatureStore) -> pa.Table:
         return FAILURES_SCHEMA.empty_table()
     rows = rows.sort_by([("clip_id", "ascending"), ("attempt", "descending")])
     ids = rows["clip_id"].combine_chunks()
+    # index_in returns the first row of a clip, which is its latest attempt in this order.
     latest = pc.equal(pc.index_in(ids, value_set=ids), pa.array(range(len(ids)), pa.int32()))
     done = store.held.record()["clip_id"].combine_chunks()
     standing = rows.filter(pc.and_(latest, pc.invert(pc.is_in(ids, value_set=done))))

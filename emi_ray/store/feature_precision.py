@@ -32,6 +32,7 @@ class Spread:
     def add(self, values: np.ndarray) -> None:
         """Add steps (T, D) of any floating-point type. Steps that are not finite or exceed float32 are ignored."""
         exact = values.astype(np.float64)
+        # The comparison is false for NaN too.
         exact = exact[(np.abs(exact) <= np.finfo(np.float32).max).all(axis=1)]
         if not len(exact):
             return
@@ -58,6 +59,7 @@ class Spread:
             return 0.0, 0
         variance = self._sums["xx"] / self._count - np.square(self._sums["x"] / self._count)
         error = self._sums[precision] / self._count
+        # A variance within the rounding error of float64 counts as zero: a constant dimension has nothing to lose.
         is_varying = variance > 1e-24 * np.square(np.abs(self._first) + self._largest)
         share = np.sqrt(np.divide(error, variance, out=np.zeros_like(error), where=is_varying))
         return float(share.max()), int(share.argmax())

@@ -134,6 +134,7 @@ class HashedNgrams(Extractor):
     def _features(self, transcript: str) -> Features:
         text = normalized(transcript)
         words = words_of(text)
+        # This is also true if there are no words at all.
         if all(_EMPHASIS.fullmatch(word) for word in words):
             raise ClipError(
                 "text", "the transcript is empty" if not text.strip() else "the transcript has no words"
@@ -210,6 +211,7 @@ def _weighted(grams: Iterable[str]) -> dict[str, float]:
 def _character_grams(word: str) -> Iterable[str]:
     if word in _FUNCTION_WORDS:
         return
+    # With marks for its ends, the beginning of a word differs from the same letters inside another word.
     marked = f"<{word}>"
     for size in (3, 4, 5):
         for start in range(len(marked) - size + 1):
@@ -219,6 +221,7 @@ def _character_grams(word: str) -> Iterable[str]:
 def _hashed(weights: Mapping[str, float], size: int) -> np.ndarray:
     """Return the unit vector (size,) of signed, hashed weights; zeros if there are no n-grams."""
     digests = b"".join(hashlib.blake2b(gram.encode(), digest_size=8).digest() for gram in weights)
+    # The lowest bit of a hash is the sign, and the other bits choose the bucket.
     codes = np.frombuffer(digests, dtype="<u8")
     signed = np.where(codes & 1, 1.0, -1.0) * np.fromiter(weights.values(), float, len(weights))
     vector = np.bincount(((codes >> 1) % size).astype(np.int64), weights=signed, minlength=size)

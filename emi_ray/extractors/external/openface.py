@@ -133,9 +133,11 @@ def read_openface(text: str, min_confidence: float = 0.7) -> Features:
         raise ClipError("motion", reason)
     if faces is not None:
         ids = np.unique(faces[trusted])
+        # The sum of confidences favours a face that is both clear and long in view.
         weights = [confidences[trusted & (faces == face)].sum() for face in ids]
         trusted &= faces == ids[int(np.argmax(weights))]
     order = np.argsort(times[trusted], kind="stable")
+    # With several faces a frame has several rows, so distinct frames are counted and not rows.
     moments = times if "frame" not in table or not np.isfinite(frames).all() else frames
     notes = {"steps_dropped": len(np.unique(moments)) - int(trusted.sum()), "timestamps_assumed": untimed}
     return Features(
@@ -148,6 +150,7 @@ def read_openface(text: str, min_confidence: float = 0.7) -> Features:
 def _times(stamps: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the time of each row in seconds, and how many of them are assumed."""
     known = stamps[np.isfinite(stamps)]
+    # In CSVs of image sequences all timestamps are equal.
     if len(np.unique(frames[np.isfinite(frames)])) < 2 or len(np.unique(known)) > 1:
         return stamps, 0
     return (frames - np.nanmin(frames)) / READY_CROPS_RATE_HZ, len(frames)

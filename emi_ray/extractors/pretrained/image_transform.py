@@ -47,6 +47,7 @@ class ImageTransform:
         share = wanted.get("crop_pct")  # ConvNeXT: small models get the centre of a larger image
         if share and isinstance(resize, int):
             side = resize
+            # As in transformers' ConvNeXT processor: from 384 pixels on, the whole image is resized without a crop.
             resize, crop = (int(side / share), (side, side)) if side < 384 else ((side, side), None)
         if whole_image and crop:
             resize, crop = crop, None

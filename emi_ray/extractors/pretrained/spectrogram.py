@@ -42,6 +42,7 @@ class LogMel:
             row[: len(sound)] = sound
             there[: len(sound)] = 1
         spectrum = torch.stft(padded, self._n_fft, self._hop, window=self._window, return_complex=True)
+        # Whisper drops the last frame, so that there is one frame per hop.
         power = (spectrum[..., :-1].abs() ** 2).contiguous()
         levels = (self._bands @ power).clamp_min(1e-10).log10()
         loudest = levels.amax(dim=(1, 2), keepdim=True)

@@ -67,6 +67,7 @@ class ClipGroupNorm(nn.Module):
         Args:
             samples: (num_samples,).
         """
+        # In float64, because the covariance is a small difference of large numbers.
         patches = samples.double().unfold(0, self._kernel, self._stride)
         centre = patches.mean(0)
         covariance = patches.T @ patches / len(patches) - torch.outer(centre, centre)
@@ -78,6 +79,7 @@ class ClipGroupNorm(nn.Module):
         """Normalise (rows, channels, time) with the statistics of each row's clip."""
         mean, scale = (torch.stack(parts) for parts in zip(*self.clips, strict=True))
         weight = self.norm.weight.float() * scale
+        # Normalisation and affine map are combined, so that the large activations are passed over only once.
         bias = self.norm.bias.float() - mean * weight
         return torch.addcmul(bias[..., None].to(hidden.dtype), hidden, weight[..., None].to(hidden.dtype))
 

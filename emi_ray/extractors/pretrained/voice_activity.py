@@ -42,6 +42,7 @@ class VoiceActivity:
         with torch.inference_mode():
             probabilities = self._model.audio_forward(torch.from_numpy(padded), SAMPLE_RATE_HZ).tolist()
         return [
+            # Rounded up: the last window may be partly padding.
             bool(self._segments(of_windows[: -(-len(sound) // _WINDOW)], len(sound)))
             for of_windows, sound in zip(probabilities, sounds, strict=True)
         ]
