@@ -27,7 +27,7 @@ class Application(typer.Typer):
         """Return a decorator that registers a function as a command with its docstring as help."""
 
         def register(function: Any) -> Any:
-            paragraphs = inspect.cleandoc(function.__doc__).split("\n\n")
+            paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
             text = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
             return super(Application, self).command(name, help=text, **options)(function)
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emi_ray.custom_code import import_custom, require_same, source_digest
+from emi_ray.custom_code import code_digest, import_custom, require_same
 from emi_ray.errors import UserError
 from emi_ray.losses import custom_loss
 from emi_ray.models.encoders import FeatureReader
@@ -70,14 +70,28 @@ def resolve_custom(recipe: Recipe) -> Recipe:
     for name, settings in recipe.encoders.items():
         if settings.is_custom:
             try:
-                code = source_digest(_encoder_class(settings))
+                code = code_digest(settings.type, _encoder_class(settings))
             except UserError as error:
                 raise UserError(f"encoders.{name}.{error}") from None
             encoders[name] = settings.model_copy(update={"code": code})
     objective = recipe.objective
     if objective.loss is not None:
-        code = source_digest(custom_loss(objective))
+        code = code_digest(objective.loss, custom_loss(objective))
         objective = objective.model_copy(update={"loss_code": code})
+    return recipe.model_copy(update={"encoders": encoders, "objective": objective})
+
+
+def with_code_of(recipe: Recipe, original: Recipe) -> Recipe:
+    """Return a variant of a recipe with the hashes of the original, so that changed code is refused."""
+    encoders = {
+        name: settings.model_copy(update={"code": original.encoders[name].code})
+        if name in original.encoders and settings.type == original.encoders[name].type
+        else settings
+        for name, settings in recipe.encoders.items()
+    }
+    objective = recipe.objective
+    if objective.loss is not None and objective.loss == original.objective.loss:
+        objective = objective.model_copy(update={"loss_code": original.objective.loss_code})
     return recipe.model_copy(update={"encoders": encoders, "objective": objective})
 
 
@@ -86,13 +100,7 @@ def changed_code(recipe: Recipe) -> list[str]:
 
     The list is empty if everything is the same, or the recipe has no code of the user's own.
     """
-    changed = []
-    for name, settings in recipe.encoders.items():
-        if settings.is_custom:
-            try:
-                _encoder_class(settings)
-            except UserError as error:
-                changed.append(f"encoders.{name}.{error}")
+    changed = _changed_encoders(recipe)
     if recipe.objective.loss is not None:
         try:
             custom_loss(recipe.objective)
@@ -101,15 +109,26 @@ def changed_code(recipe: Recipe) -> list[str]:
     return changed
 
 
+def _changed_encoders(recipe: Recipe) -> list[str]:
+    changed = []
+    for name, settings in recipe.encoders.items():
+        if settings.is_custom:
+            try:
+                _encoder_class(settings)
+            except UserError as error:
+                changed.append(f"encoders.{name}.{error}")
+    return changed
+
+
 def require_unchanged_code(recipe: Recipe, model: str) -> None:
-    """Refuse to load a model whose own encoders or loss are missing here or have changed.
+    """Refuse to load a model whose own encoders are missing here or have changed. Its loss is not needed.
 
     Args:
         recipe: the recipe that the model was trained with.
         model: the model's location, for the message.
 
     Raises:
-        UserError: names each encoder and loss concerned, and why.
+        UserError: names each encoder concerned, and why.
     """
-    if changed := changed_code(recipe):
+    if changed := _changed_encoders(recipe):
         raise UserError(f"{model} cannot be loaded: {' '.join(changed)}")

@@ -138,6 +138,8 @@ def _without_fusion(recipe: Recipe) -> Iterator[Unread]:
 
 def _of_objective(recipe: Recipe, objective: ObjectiveSettings) -> Iterator[Unread]:
     fusion = recipe.fusion
+    if objective.loss is None:
+        yield from _changed("objective", objective, ("loss_weight", "loss_code"), "objective.loss is not set")
     if fusion is None or fusion.type == "late":
         yield from _changed("objective", objective, ("auxiliary",), "the system has no branches to supervise")
     elif objective.loss is None and not any(

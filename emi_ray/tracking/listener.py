@@ -113,7 +113,7 @@ class Listener(logging.Handler):
     def _trial_result(self, fields: Mapping[str, Any]) -> None:
         states: dict[str, RunState] = {"complete": "finished", "pruned": "pruned", "failed": "failed"}
         study, metric = fields["study"], fields["metric"]
-        name = f"{study}/{fields['trial']}"
+        name = f"{study}/trial-{fields['trial']}"
         run = TrackedRun(
             name, study, flat(fields["settings"]), {"study": study, "trial": str(fields["trial"])}
         )

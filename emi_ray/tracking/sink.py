@@ -23,6 +23,8 @@ class Sink:
         self._failures = 0
         self._sent: dict[str, set[tuple[str, int]]] = {}
         """The runs that are open, each with the epochs that were sent."""
+        self._ends: dict[str, tuple[RunState, Mapping[str, float]]] = {}
+        """How runs ended whose end was not taken yet."""
 
     @property
     def is_off(self) -> bool:
@@ -42,15 +44,16 @@ class Sink:
         """End a run."""
         if self.is_off:
             return
+        self._ends[run.name] = (state, scores)
         with self._guarded():
             self._begin(run)
-            del self._sent[run.name]
             self._tracker.end(run, state, scores)
+            del self._sent[run.name], self._ends[run.name]
 
     def close(self, known: Mapping[str, TrackedRun]) -> None:
-        """End the runs that are still open as interrupted, then the tracker."""
-        for name in list(self._sent):
-            self.end(known[name], "interrupted", {})
+        """End the runs that are still open, as interrupted if they did not end, then the tracker."""
+        for name in list(dict.fromkeys([*self._sent, *self._ends])):
+            self.end(known[name], *self._ends.get(name, ("interrupted", {})))
         with self._guarded():
             self._tracker.close()
 

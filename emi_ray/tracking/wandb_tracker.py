@@ -1,5 +1,6 @@
 """Weights & Biases, online or offline (``WANDB_MODE=offline``)."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from emi_ray.workspace import Workspace
 
 PROJECT = "emi_ray"
 FOLDER = "tracking"
+
+_LOG = logging.getLogger(__name__)
 
 _WITHOUT_LOGIN = ("offline", "disabled", "dryrun")
 
@@ -73,7 +76,12 @@ def _require_login() -> None:
         return
     import wandb
 
-    if not wandb.login(prompt=False):
+    try:
+        is_logged_in = wandb.login(prompt=False)
+    except wandb.errors.Error as error:  # out of reach, or a key that is refused: a tracker costs no run
+        _LOG.warning("W&B did not accept the login: %s. Training goes on.", str(error).partition("\n")[0])
+        return
+    if not is_logged_in:
         raise UserError(
             "tracking: wandb is not logged in on this machine: run 'wandb login', set WANDB_API_KEY, or set "
             "WANDB_MODE=offline and send the runs later with 'wandb sync'."

@@ -123,7 +123,10 @@ def save_model(
     description: ModelDescription,
 ) -> None:
     """Write both files. The description is written last: if it exists, the weights do as well."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # safetensors refuses tensors that share memory, as tied weights of an own encoder do.
+    weights = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
+    }
     workspace.write_bytes(f"{folder}/{WEIGHTS}", save(weights))
     workspace.write_json(f"{folder}/{DESCRIPTION}", description.model_dump(mode="json"))
 

@@ -8,6 +8,7 @@ epoch therefore draws the same random numbers as an uninterrupted run.
 import contextlib
 import copy
 import hashlib
+import math
 import random
 import time
 import zlib
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emi_ray.errors import UserError
 from emi_ray.losses import build_objective
 from emi_ray.metrics import compute_scores, mean_of_known, pearson
 from emi_ray.models.dropout import drawing_for_batch
@@ -174,6 +176,7 @@ class _Fitting:
         self.team = Team.current()
         self.batcher = Batcher(data, model.modalities, self.device)
         self.val_loss = build_objective(objective)
+        self.own_loss = objective.loss
         self.criterion = Criterion(objective, complete=bool(np.isfinite(data.targets[rows.train]).all()))
         self.optimizer = build_optimizer(model, training)
         self.scheduler: Scheduler = build_scheduler(self.optimizer, training)
@@ -191,6 +194,11 @@ class _Fitting:
         state.epoch += 1
         lr = self.optimizer.param_groups[0]["lr"]
         train_loss = self._train()
+        if self.own_loss is not None and not math.isfinite(train_loss):
+            raise UserError(
+                f"objective.loss = '{self.own_loss}' gave a value or a gradient that is not finite in epoch "
+                f"{state.epoch} of {self.stage}. Select the known targets (~targets.isnan()) before computing."
+            )
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
             val_scores, val_loss = self._validate()
             chosen_by = stopping_score(val_scores)

@@ -108,14 +108,14 @@ def train_runs(
                 earlier = None if force else plan.earlier()
                 finished = earlier if earlier is not None and earlier.get("run_key") == plan.key else None
                 if finished is None:
+                    _refuse_same_folder(plan, plans.values())
+                    locks.enter_context(shared.driving(plan.folder, f"Run {plan.name}"))
                     if earlier is not None:
                         _LOG.warning(
                             "Run %s is trained again and replaces the one of that name, which had another recipe, "
-                            "other features or other labels.",
+                            "other features, other labels or other code.",
                             plan.name,
                         )
-                    _refuse_same_folder(plan, plans.values())
-                    locks.enter_context(shared.driving(plan.folder, f"Run {plan.name}"))
                     plans[index] = plan
                     _tell_begin(plan)
                 else:

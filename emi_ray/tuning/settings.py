@@ -12,7 +12,7 @@ from pydantic import Field
 
 from emi_ray.errors import UserError, choices
 from emi_ray.metrics import BY_LABEL, label_score, lower_is_better
-from emi_ray.models.custom import resolve_custom
+from emi_ray.models.custom import resolve_custom, with_code_of
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.recipe.schema import Recipe
 from emi_ray.results.studies import STUDY_SETTINGS, Value, study_folder
@@ -56,7 +56,7 @@ class RecipeSource:
         """
         changes = overrides(values, self.original)
         recipe = load_recipe(self.name_or_path, [*self.overrides, *changes], self.defaults)
-        return resolve_custom(resolve_backbones(recipe))
+        return resolve_custom(with_code_of(resolve_backbones(recipe), self.original))
 
 
 class StudySettings(Settings):

@@ -57,7 +57,7 @@ def test_the_whole_way_from_a_search_to_its_page(workspace, capsys, ray_session)
         "s-best",
         "s-start",
     }
-    assert set(workspace.folders("tracking/tensorboard/s")) >= {"0", "1", "2", "3"}
+    assert set(workspace.folders("tracking/tensorboard/s")) >= {"trial-0", "trial-1", "trial-2", "trial-3"}
     assert workspace.folders("tracking/tensorboard/s-best") == ["42"]
     with pytest.raises(SystemExit):
         main(["report", "-w", workspace.root])

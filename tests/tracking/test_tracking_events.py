@@ -124,13 +124,13 @@ def test_trials_and_the_runs_of_a_search_are_grouped_by_its_study(workspace, rec
         begin("best/42")
         finish("best/42")
     found = recorders["wandb"]
-    assert [run[:2] for run in found.begun] == [("s/3", "s"), ("best/42", "s")]
+    assert [run[:2] for run in found.begun] == [("s/trial-3", "s"), ("best/42", "s")]
     assert found.begun[1][3] == {"recipe": "best", "seed": "42", "study": "s"}
     assert found.epochs == [
-        ("s/3", "trial", 1, {"val_ccc_so_far": 0.125}),
-        ("s/3", "trial", 2, {"val_ccc_so_far": 0.25}),
+        ("s/trial-3", "trial", 1, {"val_ccc_so_far": 0.125}),
+        ("s/trial-3", "trial", 2, {"val_ccc_so_far": 0.25}),
     ]
-    assert [each[:2] for each in found.ended] == [("s/3", "pruned"), ("best/42", "finished")]
+    assert [each[:2] for each in found.ended] == [("s/trial-3", "pruned"), ("best/42", "finished")]
 
 
 def test_failed_and_interrupted_runs_are_told_as_such(workspace, recorders):

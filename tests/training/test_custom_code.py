@@ -119,9 +119,7 @@ def test_a_run_with_own_code_is_trained_recorded_and_scored_again_from_its_files
     (line,) = run_lines(workspace, workspace.clips(), WorkspaceConfig())
     assert line.stale == 1
     assert "encoders.audio.type = 'ours.parts:Peak': the source of its module has changed" in line.why[0]
-    with pytest.raises(
-        UserError, match=r"own/1 cannot be loaded: encoders\.audio.*has changed.*objective\.loss"
-    ):
+    with pytest.raises(UserError, match=r"own/1 cannot be loaded: encoders\.audio.*has changed"):
         emi_ray.load_model(workspace.path("runs/own/1"))
     with pytest.raises(UserError, match=r"runs/own/1 cannot be loaded: encoders\.audio\.type.*has changed"):
         evaluate_single_run(workspace, "own/1")
