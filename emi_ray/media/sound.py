@@ -30,6 +30,8 @@ class AudioSink(StreamSink[AudioFrame]):
         self._max_samples = math.ceil(sample_rate_hz * max_audio_s)
         self._timeline: SoundTimeline[AudioFrame] = SoundTimeline()
         self._chunks: list[np.ndarray] = []
+        self._combined: list[np.ndarray] = []
+        self._mixing: dict[str, int] = {}
         self._num_samples = 0
         self._to_cut = 0
         self._filled: list[slice] = []
@@ -67,15 +69,12 @@ class AudioSink(StreamSink[AudioFrame]):
         self._drain()
         if not self._num_samples or self._mixer is None:
             return None
-        # The cap is applied here, because the last chunk may exceed it.
-        rows = np.concatenate(self._aligned(), axis=1)[:, : self._max_samples]
-        if not np.isfinite(rows).all():
-            self.refusal = "the sound holds values that are not numbers (NaN or infinity)"
+        self._combine(self._mixer)
+        if self.refusal:
             return None
-        levels = rows.std(axis=1) if self._mixer.keeps_channels else self._mixer.levels.of_channels()
-        mixed, mixing = combine(rows, levels, self._mixer.are_speakers)
+        mixed = np.concatenate(self._combined)
         samples, settling = settle(mixed, [gap for gap in self._filled if gap.start < len(mixed)])
-        self.notes = {**mixing, **settling, **self._account()}
+        self.notes = {**self._mixing, **settling, **self._account()}
         return Waveform(samples.astype(np.float32, copy=False), self._rate_hz)
 
     def _account(self) -> dict[str, int]:
@@ -104,11 +103,31 @@ class AudioSink(StreamSink[AudioFrame]):
         if self._mixer is None or not self._mixer.suits(frame):
             self._drain()
             # A change of format within a stream must not lose the levels that were measured before it.
-            levels = self._mixer.levels if self._mixer and self._mixer.has_levels_of(frame) else None
+            before = self._mixer
+            levels = before.levels if before and before.has_levels_of(frame) else None
             self._mixer = _Mixer(frame, self._rate_hz, levels)
+            if before and before.meaning != self._mixer.meaning:
+                self._combine(before)
         # The position was settled by the timeline, so the timestamp must not influence the resampler.
         frame.pts = None
         self._append(self._mixer.mix(frame))
+
+    def _combine(self, mixer: "_Mixer") -> None:
+        """Combine the chunks so far to one channel, as the meaning of their rows demands."""
+        if not self._chunks:
+            return
+        left = self._max_samples - sum(map(len, self._combined))
+        # The cap is applied here, because the last chunk may exceed it.
+        rows = np.concatenate(self._aligned(), axis=1)[:, :left]
+        self._chunks = []
+        if not np.isfinite(rows).all():
+            self.refusal = "the sound holds values that are not numbers (NaN or infinity)"
+            return
+        levels = rows.std(axis=1) if mixer.keeps_channels else mixer.levels.of_channels()
+        mixed, notes = combine(rows, levels, mixer.are_speakers)
+        self._combined.append(mixed)
+        most = {name: max(count, self._mixing.get(name, 0)) for name, count in notes.items()}
+        self._mixing = {**self._mixing, **most}
 
     def _fill(self, num_samples: int) -> None:
         start = self._num_samples
@@ -158,6 +177,11 @@ class _Mixer:
 
     def suits(self, frame: AudioFrame) -> bool:
         return _format_of(frame) == self._format
+
+    @property
+    def meaning(self) -> tuple[bool, bool, int]:
+        """What the rows are. A change from stereo to 5.1, as in recordings of television, changes it."""
+        return self.keeps_channels, self.are_speakers, 0 if self.keeps_channels else self._num_channels
 
     @property
     def keeps_channels(self) -> bool:

@@ -170,3 +170,20 @@ def test_a_sample_rate_that_cannot_be_is_refused(tmp_path):
     data[position : position + 4] = (1).to_bytes(4, "little")
     clip = decode(None, "waveform", audio=bytes(data))
     assert "a sample rate of 1 Hz" in clip.failed["waveform"]
+
+
+@pytest.mark.parametrize(
+    "layouts", [("stereo", "5.1"), ("5.1", "stereo"), ("mono", "5.1"), ("stereo", "5.1", "stereo")]
+)
+def test_a_change_of_layout_as_on_television_keeps_the_voice(tmp_path, layouts):
+    """AC-3 frames stand alone, so that files of several layouts can be joined."""
+    voice = sine(1.0, 440, 0.3, rate_hz=48000)
+    for number, layout in enumerate(layouts):
+        rows = in_channel(layout, {"stereo": "FR"}.get(layout, "FC"), voice)
+        write_sound(tmp_path / f"{number}.ac3", rows, layout=layout, codec="ac3", rate_hz=48000)
+    joined = b"".join((tmp_path / f"{number}.ac3").read_bytes() for number in range(len(layouts)))
+    (tmp_path / "all.ac3").write_bytes(joined)
+    seen, _ = heard(tmp_path / "all.ac3")
+    for number in range(len(layouts)):
+        middle = seen[int((number + 0.3) * RATE_HZ) : int((number + 0.7) * RATE_HZ)]
+        assert level(middle) == pytest.approx(level(voice), rel=0.2)
