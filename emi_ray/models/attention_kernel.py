@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+# Not "ninf" and "nnan": the running maximum starts at minus infinity, which they would make undefined.
 _FAST = {"reassoc", "contract", "nsz"}
 
 
@@ -81,6 +82,8 @@ def pool(
         top, mass = np.float32(-np.inf), np.float32(0)
         for place in range(lengths[clip]):
             score = _read_step(values[starts[clip] + place], weight, step)
+            # A larger maximum scales down all that was summed so far. At the first step, exp(-inf) makes the factor
+            # 0.
             if score > top:
                 shrink = np.exp(top - score)
                 top, mass = score, mass * shrink

@@ -33,6 +33,7 @@ SPEECH_FAMILIES = ("wav2vec2", "wavlm", "hubert")
 
 SAMPLE_RATE_HZ = 16_000
 
+# Matches "encoder.layer.3." of BERT and "encoder.layers.3." of wav2vec 2.0.
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 ABOVE_LAYERS = 10_000
 
@@ -51,14 +52,18 @@ class Backbone(FeatureReader):
     def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
         from transformers import AutoConfig, AutoModel
 
+        # Tokens and waveforms are not standardised like features.
         super().__init__(feature_dim, standardise=False)
         values = _resolved(settings)
         self.settings = settings
         config = AutoConfig.for_model(values.pop("model_type"), **values)
+        # Built from its configuration alone: load_pretrained or a state dict replaces the random weights.
         self.backbone = AutoModel.from_config(config, dtype=torch.float32)
+        # The layers are computed again in the backward pass, which saves the memory of their activations.
         if settings.gradient_checkpointing:
             self.backbone.config.use_cache = False
             self.backbone.activation_checkpointing_enable({"use_reentrant": False})
+        # Resolved settings have the architecture, so the width is known without the weights.
         width = int(self.backbone.config.hidden_size)
         self.projection = build_projection(width, settings)
         self.embedding_dim = width if settings.projection == "none" else settings.hidden
@@ -82,6 +87,7 @@ class Backbone(FeatureReader):
         top = int(self.backbone.config.num_hidden_layers) - 1
         for name, parameter in self.backbone.named_parameters():
             if parameter.requires_grad:
+                # Parts above the last layer (pooler, final norm) are grouped with it.
                 by_depth.setdefault(min(self._depth(name), top), []).append(parameter)
         depths = sorted(by_depth, reverse=True)
         settings = self.settings
@@ -101,8 +107,10 @@ class Backbone(FeatureReader):
         raise NotImplementedError
 
     def _pool(self, hidden: PaddedGroup) -> Tensor:
+        # The product is zero for a clip without input, whose only unmasked step is artificial.
         if self.settings.backbone_pooling == "cls":
             return hidden.values[:, 0] * hidden.mask.any(dim=1, keepdim=True)
+        # (b, T); clamp avoids 0 / 0 for a clip without input, whose mean is zero.
         share = hidden.mask / hidden.mask.sum(dim=1, keepdim=True).clamp(min=1)
         return (hidden.values * share[:, :, None]).sum(dim=1)
 
@@ -121,6 +129,7 @@ class TextBackbone(Backbone):
         super().__init__(TOKEN_DIM, settings)
 
     def hidden(self, group: PaddedGroup) -> PaddedGroup:
+        # Clips without a transcript get one token with id 0; the returned mask hides its state.
         mask = with_one_step(group.mask)
         tokens = torch.where(group.mask, group.values.squeeze(2), 0.0).long()
         output = self.backbone(input_ids=tokens, attention_mask=mask.long())
@@ -153,6 +162,7 @@ def resolve_backbone(settings: EncoderSettings, modality: Modality) -> EncoderSe
         checkpoint = _checkpoint(settings).pinned()
         config = _load(AutoConfig, checkpoint)
     kept = {
+        # These fields differ between versions of transformers or do not change the architecture.
         k: v
         for k, v in config.to_diff_dict().items()
         if k not in ("architectures", "transformers_version", "dtype")
@@ -167,6 +177,7 @@ def resolve_backbone(settings: EncoderSettings, modality: Modality) -> EncoderSe
     if modality == "audio":
         with _naming(modality):
             processor = _load(AutoFeatureExtractor, checkpoint)
+        # An adapter would follow the encoder, but SpeechBackbone does not apply one.
         if processor.sampling_rate != SAMPLE_RATE_HZ or values.get("add_adapter"):
             raise UserError(
                 f"encoders.audio.backbone = '{settings.backbone}' has a sample rate of {processor.sampling_rate} Hz"
@@ -201,6 +212,7 @@ def _load(kind: Any, checkpoint: Checkpoint) -> Any:
     Raises:
         UserError: the checkpoint has no usable one.
     """
+    # A folder or package has no revisions of the hub, and its content was checked by locate().
     is_local = checkpoint.is_folder or checkpoint.is_of_package
     source, revision = (checkpoint.locate(), None) if is_local else (checkpoint.weights, checkpoint.revision)
     try:

@@ -41,6 +41,7 @@ class StepAttention(FeatureReader):
         padding = sequences.pad()
         query = self.query(text)
         pairs = zip(padding.groups, padding.rows(), strict=True)
+        # The query (B, hidden) is in the order of the batch, but the steps are in groups of similar length.
         found = padding.in_batch_order([self._attend(query[rows], group) for group, rows in pairs])
         return found * sequences.present[:, None]
 
@@ -52,12 +53,15 @@ class StepAttention(FeatureReader):
             values = (values - self.feature_mean) * self.feature_scale
         mask = with_one_step(mask)  # softmax over no step would be NaN; forward() sets these clips to zero
         num_clips = len(mask)
+        # (b, heads, steps, hidden / heads); the query has one step.
         q, k, v = (
             x.view(num_clips, -1, self.num_heads, query.shape[1] // self.num_heads).transpose(1, 2)
             for x in (query, self.key(values), self.value(values))
         )
         dropout = self.dropout if self.training else 0.0
+        # Its dropout draws for this worker's clips only, so results depend on the number of workers.
         found = F.scaled_dot_product_attention(q, k, v, mask[:, None, None, :], dropout)
+        # (b, heads, 1, hidden / heads) to (b, hidden).
         result: Tensor = self.out(found.transpose(1, 2).reshape(num_clips, -1))
         return result
 
@@ -116,6 +120,7 @@ class TextAnchoredRegressor(Regressor):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return all parameters except the encoders', then the encoders' at ``fusion.encoder_lr_ratio``."""
+        # Named parameters of the text and speech models are in groups of their own.
         own = [p for name, p in self.named_parameters() if not name.startswith(("text.", "speech."))]
         groups = [g for encoder in (self.text, *self._speech.values()) for g in encoder.parameter_groups()]
         ratio = self.encoder_lr_ratio
@@ -124,10 +129,12 @@ class TextAnchoredRegressor(Regressor):
 
     def outputs(self, inputs: Inputs) -> Outputs:
         present = [inputs[m].present for m in self.modalities]
+        # Drawn before the attention, because a dropped text must not be the query either.
         kept = self.missing.keep(present)
         text = self.text.encode(inputs[self.anchor])
         asking = self._query(text, inputs[self.anchor].present, kept)
         speech = {m: encoder.steps(inputs[m]) for m, encoder in self._speech.items()}
+        # Hidden states replace the waveform of a fine-tuned speech model.
         steps = {**inputs, **speech}
         found = {m: attention(asking, steps[m]) for m, attention in self.attentions.items()}
         parts = [text if m == self.anchor else found[m] for m in self.modalities]
@@ -146,6 +153,7 @@ class TextAnchoredRegressor(Regressor):
         """Return the query vectors: the text, or its replacement (token or zeros) if it is missing or dropped."""
         index = self.modalities.index(self.anchor)
         there = kept[:, index]
+        # With "zero", the embedding of a missing text stays as it is, as MissingModalities does it.
         return self.missing.stand_in(index, text, there if self.missing.kind == "zero" else there & present)
 
     def encoder_of(self, modality: EncoderName) -> FeatureReader | None:

@@ -42,6 +42,7 @@ class CustomEncoder(FeatureReader):
     def _forward(self, values: Tensor, mask: Tensor) -> Tensor:
         values, mask = values[:, : self._max_steps], mask[:, : self._max_steps]
         if self.standardise:
+            # Padding is zero again after standardisation, because a user's module may ignore the mask.
             values = (values - self.feature_mean) * self.feature_scale * mask[..., None]
         # A clip without steps is given one of zeros, because attention over no step would be NaN.
         embedding: Any = self.custom(values, with_one_step(mask))
@@ -49,6 +50,7 @@ class CustomEncoder(FeatureReader):
         if not isinstance(embedding, Tensor) or tuple(embedding.shape) != wanted:
             got = tuple(embedding.shape) if isinstance(embedding, Tensor) else type(embedding).__name__
             raise UserError(f"type = '{self._name}': forward returned {got}, not a tensor of shape {wanted}.")
+        # where and not a product: a user's module may return NaN for a clip without steps.
         return torch.where(mask.any(dim=1, keepdim=True), embedding, 0.0)
 
 
@@ -56,6 +58,7 @@ def _encoder_class(settings: EncoderSettings) -> type[nn.Module]:
     found = import_custom(settings.type, "type")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"type = '{settings.type}' is not a subclass of torch.nn.Module.")
+    # Checked wherever the class is used, so that a worker with other code refuses to train.
     require_same(settings.type, settings.code, found, "type")
     return found
 
@@ -76,6 +79,7 @@ def resolve_custom(recipe: Recipe) -> Recipe:
             encoders[name] = settings.model_copy(update={"code": code})
     objective = recipe.objective
     if objective.loss is not None:
+        # custom_loss has refused code that differs from a hash which the recipe gives.
         code = code_digest(objective.loss, custom_loss(objective))
         objective = objective.model_copy(update={"loss_code": code})
     return recipe.model_copy(update={"encoders": encoders, "objective": objective})

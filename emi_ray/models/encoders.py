@@ -38,6 +38,7 @@ class FeatureReader(nn.Module):
     def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
         """Set the mean and standard deviation (D,) for ``standardise``; features that never vary are not scaled."""
         self.feature_mean.copy_(mean)
+        # The reciprocal is stored, because a product is cheaper than a division for every step.
         self.feature_scale.copy_(torch.where(deviation > 0, 1.0 / deviation.clamp(min=1e-12), 1.0))
 
     def encode(self, sequences: Sequences) -> Tensor:
@@ -77,10 +78,12 @@ class SequenceEncoder(FeatureReader):
         """Pool steps ``values`` (B, T, D) with ``mask`` (B, T); returns (B, pooling.out_dim)."""
         if self.max_steps is not None:
             values, mask = values[:, : self.max_steps], mask[:, : self.max_steps]
+        # A recurrent net is not linear, so every step must be standardised before it.
         if self.recurrent is not None:
             if self.standardise:
                 values = (values - self.feature_mean) * self.feature_scale
             pooled: Tensor = self.pooling(_run_recurrent(self.recurrent, values, mask), mask)
+        # Only the pooled vector is standardised, but the scores of the steps must see the scale.
         elif self.standardise:
             pooled = self._standardise_pooled(self.pooling(values, mask, self.feature_scale), mask)
         else:
@@ -92,11 +95,13 @@ class SequenceEncoder(FeatureReader):
 
         Pooling weights sum to 1, so this equals standardising every step before the pooling, but costs only one step.
         """
+        # (B, D) each; mean_std pooling has a deviation besides the mean, which is scaled but not shifted.
         mean, *deviation = pooled.split(self.feature_dim, dim=1)
         parts = [
             (mean - self.feature_mean) * self.feature_scale,
             *(d * self.feature_scale for d in deviation),
         ]
+        # Without this, a clip without steps would become minus the mean instead of zero.
         return torch.cat(parts, dim=1) * mask.any(dim=1, keepdim=True)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -111,6 +116,7 @@ class SequenceEncoder(FeatureReader):
 
     def pool_batch(self, sequences: Sequences) -> Tensor:
         """Pool one modality of a batch; returns (B, pooling.out_dim) in the order of the batch."""
+        # Vectors that were pooled in advance are sequences of one step, (B, 1, out_dim).
         if sequences.pooled:
             return sequences.pad().groups[0].values.squeeze(1)
         if sequences.flat is not None and self._reads_flat():
@@ -127,6 +133,7 @@ class SequenceEncoder(FeatureReader):
         weight = self.pooling.scorer.weight.squeeze(0)
         if not self.standardise:
             return attend(sequences.flat, weight)
+        # The scale belongs to the features, but multiplying the weight is the same and cheaper.
         pooled = attend(sequences.flat, weight * self.feature_scale)
         return self._standardise_pooled(pooled, sequences.present[:, None])
 
@@ -154,6 +161,7 @@ def _build_recurrent(feature_dim: int, settings: EncoderSettings) -> nn.GRU | nn
         settings.recurrent_hidden,
         num_layers=settings.recurrent_layers,
         bidirectional=settings.bidirectional,
+        # torch warns about dropout in a net with one layer, where it has no effect.
         dropout=settings.dropout if settings.recurrent_layers > 1 else 0.0,
         batch_first=True,
     )
@@ -164,6 +172,8 @@ def _run_recurrent(net: nn.GRU | nn.LSTM, values: Tensor, mask: Tensor) -> Tenso
 
     A packed sequence cannot be empty, so a clip without steps runs over one step, which stays masked afterwards.
     """
+    # pack_padded_sequence needs the lengths on the CPU.
     lengths = mask.sum(dim=1).clamp(min=1).cpu()
     packed = pack_padded_sequence(values, lengths, batch_first=True, enforce_sorted=False)
+    # total_length: the output is as long as the mask, even if no clip of the group fills it.
     return pad_packed_sequence(net(packed)[0], batch_first=True, total_length=values.shape[1])[0]

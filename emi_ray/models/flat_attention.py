@@ -53,7 +53,9 @@ class _Attend(torch.autograd.Function):
         from emi_ray.models.attention_kernel import pool
 
         pooled = weight.new_zeros(len(steps.starts), weight.shape[0])
+        # Arrays of numpy cannot be saved with save_for_backward, which takes tensors only.
         ctx.steps, ctx.shares = steps, np.empty(steps.lengths.sum(), np.float32)
+        # numpy() shares the memory of the tensors, so the kernel writes its results into them.
         pool(*steps.as_kernel_arguments(), weight.detach().numpy(), pooled.numpy(), ctx.shares)
         ctx.save_for_backward(pooled)
         return pooled
@@ -64,7 +66,9 @@ class _Attend(torch.autograd.Function):
 
         (pooled,) = ctx.saved_tensors
         result = gradient.new_zeros(gradient.shape[1])
+        # (B,): the part of the softmax's derivative that is common to all steps of a clip.
         centres = (gradient * pooled).sum(dim=1).numpy()
         values, starts, lengths = ctx.steps.as_kernel_arguments()
+        # The gradient may be an expanded view without memory of its own, hence contiguous().
         pull_back(values, starts, lengths, ctx.shares, gradient.contiguous().numpy(), centres, result.numpy())
         return result, None

@@ -39,6 +39,7 @@ class LateFusionRegressor(Regressor):
     def outputs(self, inputs: Inputs) -> Outputs:
         total = self.bias
         for index, modality in enumerate(self.modalities):
+            # (members, B, L)
             parts = torch.stack([member(inputs) for member in self.regressors(modality)])
             moved = (parts.mean(dim=0) - self.centre[index]) * inputs[modality].present[:, None]
             total = total + self.weight[index] * moved
@@ -50,5 +51,6 @@ class LateFusionRegressor(Regressor):
         assert isinstance(members, nn.ModuleList)
         return [member for member in members if isinstance(member, UnimodalRegressor)]
 
+    # The members are trained before and have statistics already, so nothing has to be prepared.
     def readers(self) -> dict[EncoderName, FeatureReader]:
         return {}

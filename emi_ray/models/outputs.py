@@ -52,15 +52,18 @@ class Targets:
 
         The initial biases make predicted probabilities small, because few raters see a given emotion.
         """
+        # Of 2L columns, the first L are the log odds of presence, the others the amounts.
         layer = nn.Linear(width, self.num_labels * (2 if self.kind in ("zero_inflated", "hurdle") else 1))
         if self.kind in _STARTS:
             with torch.no_grad():
+                # (1 or 2, L): one initial value for all labels of a block of columns.
                 layer.bias.view(-1, self.num_labels).copy_(torch.tensor(_STARTS[self.kind])[:, None])
         return layer
 
     def branch(self, width: int) -> nn.Module:
         """Build the head that predicts from one modality alone, for auxiliary supervision."""
         layer = nn.Linear(width, self.num_labels)
+        # Log-likelihood losses need a probability; a branch has no separate presence.
         return layer if self.kind in ("linear", "zero_inflated") else nn.Sequential(layer, nn.Sigmoid())
 
     def read(self, raw: Tensor) -> "Outputs":
@@ -127,6 +130,7 @@ class Outputs:
         pieces = list(packed.split([column.shape[1] for column in self._columns()], dim=1))
 
         def parts(like: tuple[Part, ...]) -> tuple[Part, ...]:
+            # A worker receives presence as a number, because all values travel in one float tensor.
             return tuple(Part(pieces.pop(0), pieces.pop(0).squeeze(1) > 0) for _ in like)
 
         return Outputs(

@@ -49,6 +49,7 @@ class LastPooling(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor, scale: Tensor | None = None) -> Tensor:
         steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+        # The product is largest at the last real step; real steps need not be contiguous.
         last = (mask * steps).argmax(dim=1)
         picked = values[torch.arange(len(values), device=values.device), last]
         return picked * mask.any(dim=1, keepdim=True)
@@ -65,6 +66,7 @@ class AttentionPooling(nn.Module):
     def forward(self, values: Tensor, mask: Tensor, scale: Tensor | None = None) -> Tensor:
         weight = self.scorer.weight if scale is None else self.scorer.weight * scale
         scores = F.linear(values, weight).squeeze(-1)
+        # The lowest finite number and not -inf, with which a clip without steps would give NaN.
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         return _weighted_sum(values, torch.softmax(scores, dim=1).masked_fill(~mask, 0.0))
 
@@ -84,4 +86,5 @@ def _uniform(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
+    # (B, 1, T) x (B, T, D) to (B, D), without a weighted copy of all steps.
     return torch.bmm(weights.unsqueeze(1), values).squeeze(1)

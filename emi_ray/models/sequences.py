@@ -36,6 +36,7 @@ class Padding:
         """Return for each group the positions of its clips in the batch."""
         num_clips = sum(len(group.mask) for group in self.groups)
         device = self.groups[0].mask.device
+        # order maps batch to concatenated rows; argsort inverts a permutation.
         places = torch.arange(num_clips, device=device) if self.order is None else torch.argsort(self.order)
         return list(places.split([len(group.mask) for group in self.groups]))
 

@@ -152,12 +152,14 @@ def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
     description = read_model_description(workspace, folder)
     recipe = description.recipe
     require_unchanged_code(recipe, workspace.path(folder))
+    # A text backbone reads token ids and not extracted features, so no extractor states its dimension.
     dims = {name: description.feature_dim(name) for name in description.extractors}
     if recipe.transcript_stream is not None:
         dims[recipe.transcript_stream] = TOKEN_DIM
     model = build_model(recipe, dims, len(description.labels))
     try:
         model.load_state_dict(load(workspace.read_bytes(f"{folder}/{WEIGHTS}")))
+    # torch raises RuntimeError for missing, unexpected and misshapen parameters alike.
     except RuntimeError:
         made_by = description.versions.get("emi_ray", "unknown")
         raise UserError(
@@ -192,6 +194,7 @@ def find_run(workspace: Workspace, run: str) -> str:
         for seed in workspace.folders(f"runs/{recipe}")
     ]
     name = run.strip("/").removeprefix("runs/")
+    # "f2/42" must match entirely; "f2" matches all seeds of the recipe.
     fitting = [candidate for candidate in known if name in (candidate, candidate.rpartition("/")[0])]
     if len(fitting) == 1:
         return f"runs/{fitting[0]}"

@@ -27,6 +27,7 @@ class Criterion:
         self._objective = objective
         self._complete = complete
         self._whole = build_objective(objective)
+        # A user's own loss is computed with the errors, over the clips of the batch only.
         without_errors = {**dict.fromkeys(_ERRORS, 0.0), "loss": None}
         self._correlation = build_objective(objective.model_copy(update=without_errors))
         self._error = build_objective(objective.model_copy(update=dict.fromkeys(_CORRELATIONS, 0.0)))
@@ -39,16 +40,19 @@ class Criterion:
     def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
         objective, complete = self._objective, self._complete
         loss = self._of_predictions(outputs.predictions, targets)
+        # Clips that lack the modality get unknown targets, which every loss leaves out.
         for branch in outputs.branches:
             known_targets = targets.masked_fill(~branch.present[:, None], torch.nan)
             loss = loss + objective.auxiliary / len(outputs.branches) * self._whole(
                 branch.values, known_targets, False
             )
+        # hurdle_loss contains the presence loss, so at most one of the two is added.
         if outputs.amount is not None and outputs.log_odds is not None:
             loss = loss + objective.hurdle * hurdle_loss(outputs.log_odds, outputs.amount, targets, complete)
         elif outputs.log_odds is not None:
             loss = loss + objective.zero_inflated * presence_loss(outputs.log_odds, targets, complete)
         for latent in outputs.latents:
+            # (B, 2K) holds the means, then the log variances.
             mean, log_variance = latent.values.chunk(2, dim=1)
             loss = loss + objective.latent_prior * normal_divergence(mean, log_variance, latent.present)
         return loss
@@ -63,6 +67,7 @@ class Criterion:
             # The added term is 0, but multiplies the gradient by 1 + growth.
             known = predictions + growth * (predictions - predictions.detach())
             known, truth = torch.cat([self._past[0], known]), torch.cat([self._past[1], truth])
+        # Only the last predictions are kept, so that memory and cost do not grow during an epoch.
         self._past = known.detach()[-size:], truth[-size:]
         correlation = self._correlation(known, truth, self._complete)
         return correlation + self._error(predictions, targets, self._complete)

@@ -47,11 +47,13 @@ class Team:
         if self.size == 1:
             return local
         counts = [len(range(rank, total, self.size)) for rank in range(self.size)]
+        # all_gather needs tensors of equal shape, but shares differ by one clip: pad, then cut off.
         padded = local.new_zeros((max(counts), *local.shape[1:]))
         padded[: len(local)] = local.detach()
         received = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(received, padded)
         parts: list[Tensor] = [part[:count] for part, count in zip(received, counts, strict=True)]
+        # all_gather has no gradient; this worker's own part is put back with its graph.
         parts[self.rank] = local
         return torch.cat(parts)
 
@@ -61,9 +63,12 @@ class Team:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         for parameter in trained:
+            # A parameter that this worker's clips did not use has no gradient, but the exchange needs equal
+            # lengths.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        # One exchange of a long vector is faster than one for each parameter.
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):

@@ -38,6 +38,7 @@ class Inbox:
     """
 
     def __init__(self) -> None:
+        # With soft=False Ray never moves the actor to another node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor: Any = ray.remote(num_cpus=0)(_Inbox).options(scheduling_strategy=here).remote()
 
@@ -52,6 +53,7 @@ class Inbox:
 
     def set_problem(self, message: str) -> None:
         """Send a user's mistake, which no retry can correct; called by a worker."""
+        # Unlike tell, this waits: the job ends next, and the message must not be lost with its process.
         ray.get(self._actor.set_problem.remote(message))
 
     def problem(self) -> str | None:

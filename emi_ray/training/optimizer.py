@@ -16,6 +16,7 @@ Scheduler = ReduceLROnPlateau | LambdaLR | None
 
 def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
     """Build AdamW with one parameter group for each learning rate."""
+    # Groups of the same learning rate are joined, because the fused kernel runs once for each group.
     by_ratio: dict[float, list[nn.Parameter]] = {}
     for group in model.parameter_groups():
         by_ratio.setdefault(group.lr_ratio, []).extend(group.parameters)
@@ -42,6 +43,7 @@ def build_scheduler(optimizer: Optimizer, training: TrainingSettings) -> Schedul
 
 def step_scheduler(scheduler: Scheduler, val_pearson: float) -> None:
     """Advance the schedule after an epoch."""
+    # Only the plateau schedule takes a score; the cosine counts epochs.
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(val_pearson)
     elif scheduler is not None:
@@ -51,6 +53,7 @@ def step_scheduler(scheduler: Scheduler, val_pearson: float) -> None:
 def cosine_factor(done: int, training: TrainingSettings) -> float:
     """Return the factor of the learning rate after ``done`` epochs: a linear warm-up, then half a cosine."""
     if done < training.warmup_epochs:
+        # The first epoch must not have a rate of 0, in which nothing would be learned.
         return (done + 1) / (training.warmup_epochs + 1)
     rest = max(1, training.epochs - training.warmup_epochs)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (done - training.warmup_epochs) / rest)))

@@ -72,11 +72,14 @@ class ParallelRuns:
     def run(self, on_plan: Callable[[int, int], None]) -> None:
         """Submit all tasks and collect their progress and results until all are done."""
         workspace = next(iter(self.plans.values())).workspace
+        # Stored once, because a table passed by value would be copied for every task.
         self._clips = ray.put(self.clips)
         inbox = Inbox()
         try:
             sized = self._size()
             jobs = {job.key: job for plan in self.plans.values() for job in encoder_jobs(plan)}
+            # Discarded before any task starts, because a task that is repeated after a crash must find its own
+            # state.
             if self.force:
                 for key in [*jobs, *(plan.key for plan in self.plans.values())]:
                     ResumeState(workspace, key).forget()
@@ -87,6 +90,7 @@ class ParallelRuns:
             inbox.close()
 
     def _size(self) -> JobResources:
+        # All trainings get the resources of the largest one, so that any mixture of them fits.
         largest = max(self._bytes_of(plan, plan.stores) for plan in self.plans.values())
         return size_jobs(largest, None, self.gpus_per_run, smallest_gpu_bytes())
 
@@ -113,6 +117,7 @@ class ParallelRuns:
 
     def _submit_encoders(self, jobs: list[EncoderJob], inbox: Inbox, sized: JobResources) -> None:
         """Submit one task for each encoder, the longest first."""
+        # How many runs wait for each encoder; the name of its task shows it.
         serves = Counter(job.key for plan in self.plans.values() for job in encoder_jobs(plan))
         jobs.sort(key=lambda job: self._cost(job.plan, [job.modality]), reverse=True)
         for job, resources in zip(jobs, self._share_out(sized, len(jobs)), strict=True):
@@ -135,6 +140,8 @@ class ParallelRuns:
             encoders = [self._encoders[job.key] for job in encoder_jobs(plan)]
             packed = [self._read(plan, modality) for modality in plan.stores]
             reference = _task(_train_run, resources, context.name).remote(
+                # Ray resolves references only among the top-level arguments, so encoders and features are passed as
+                # *args.
                 context, plan, self._clips, [*plan.stores], len(encoders), *encoders, *packed
             )
             running[reference] = index
@@ -146,8 +153,10 @@ class ParallelRuns:
     def _read(self, plan: RunPlan, modality: Any) -> Any:
         """Return a reference to the packed features of an encoder, which one task per command reads."""
         limit, extras = plan.max_steps.get(modality), plan.recipe.encoders[modality].extras
+        # Encoders may read the same store with other limits or extra columns, which gives other arrays.
         key = json.dumps([plan.stores[modality].folder, limit, extras])
         if key not in self._features:
+            # Reading waits for the disk most of the time, so it reserves only a tenth of a core.
             read = ray.remote(num_cpus=0.1, max_retries=_MAX_RETRIES)(_read_features)
             self._features[key] = read.remote(plan.stores[modality], self._clips, limit, extras)
         return self._features[key]
@@ -155,6 +164,7 @@ class ParallelRuns:
     def _collect(self, running: dict[Any, int], inbox: Inbox) -> None:
         waiting = dict(running)
         while waiting:
+            # The timeout keeps progress visible while no run ends.
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_EVERY_S)
             for job, scores in inbox.take():
                 self.on_progress(job, scores)
@@ -226,6 +236,7 @@ def _train_run(
         resume=resume_state.load(),
         earlier=earlier_of(encoders),
     )
+    # Only now, after metrics.json was written: a crash in between costs nothing.
     resume_state.forget()
     return metrics
 
@@ -237,6 +248,7 @@ def _location() -> Location:
 
 def _num_bytes(store: FeatureStore) -> int:
     """Return the size in memory of all features of a store, computed from its record without reading them."""
+    # pc.sum of an empty column is null.
     steps = int(pc.sum(store.held.record()["num_steps"]).as_py() or 0)
     return steps * store.feature_dim * store.dtype.itemsize
 
@@ -244,6 +256,7 @@ def _num_bytes(store: FeatureStore) -> int:
 def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
     """Return the error to show to the user for a run that failed or was lost."""
     cause = getattr(error, "cause", None)
+    # An error of the task itself carries its own message; only other errors need an explanation.
     if isinstance(cause, EmiRayError):
         return cause
     again = "Started again, it resumes from its last checkpoint."

@@ -128,6 +128,7 @@ def plan_run(
     if clips is None:
         clips = require_labels(workspace)
     if recipe.finetuned:
+        # The exact revision of the weights must be in the recipe before the key is computed.
         from emi_ray.training.data.transcripts import resolve_backbones  # imports torch
 
         recipe = resolve_backbones(recipe)
@@ -154,7 +155,9 @@ def plan_run(
 
 def run_key(recipe: Recipe, seed: int, inputs: Mapping[str, str]) -> str:
     """Compute the hash of everything that determines a run; runs with equal keys have equal results."""
+    # The title and the paper's score change no weights, so they are not part of the key.
     decided_by = recipe.model_dump(mode="json", exclude={"title", "paper"})
+    # The version is part of the key, so that runs of an older algorithm are trained again.
     return hash_of([ALGORITHM, decided_by, seed, dict(inputs)])
 
 
@@ -186,6 +189,7 @@ class EncoderJob:
 def encoder_jobs(plan: RunPlan) -> list[EncoderJob]:
     """Return the jobs for the stage-1 encoders of a run; none for joint training and late fusion."""
     recipe = plan.recipe
+    # Joint training has no stage 1, and late fusion trains its members within the run.
     if recipe.fusion is not None and (recipe.stages == "joint" or recipe.fusion.type == "late"):
         return []
     return [EncoderJob(plan, modality, _key(plan, modality)) for modality in recipe.streams]
@@ -202,9 +206,11 @@ def encoder_settings(recipe: Recipe, modality: EncoderName, seed: int) -> dict[s
     return {
         "algorithm": ALGORITHM,
         "modality": modality,
+        # These two do not act in stage 1; the content of the features is hashed separately.
         "encoder": settings.model_dump(mode="json", exclude={"features", "fusion_lr_ratio"}),
         "training": recipe.training_of(settings).model_dump(mode="json", exclude={"seed"}),
         "objective": recipe.objective.model_dump(mode="json"),
         "seed": seed,
+        # The cache outlives an update of torch, with which the weights would differ in the last digits.
         "torch": metadata.version("torch"),
     }

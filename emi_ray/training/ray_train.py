@@ -30,6 +30,7 @@ from emi_ray.training.inbox import Inbox
 from emi_ray.training.plan import Location, RunPlan
 from emi_ray.training.run import execute_run
 
+# Name of the only file in a checkpoint.
 _STATE = "state.pt"
 _POLL_EVERY_S = 0.3
 _MAX_FAILURES = 3
@@ -60,6 +61,7 @@ def train_distributed(
         UserError: the labels or the features do not allow training.
         EmiRayError: training failed repeatedly.
     """
+    # Otherwise Ray Train would resume from the checkpoint that it finds in the folder.
     if force:
         plan.workspace.delete(f"{plan.folder}/ray")
     with _listening(on_progress) as inbox:
@@ -67,6 +69,7 @@ def train_distributed(
         problem = inbox.problem()
     if problem is not None:
         raise UserError(problem)
+    # The first worker has written the files, so nothing large passes through Ray.
     metrics: dict[str, Any] = plan.workspace.read_json(f"{plan.folder}/{METRICS}")
     plan.workspace.delete(f"{plan.folder}/ray")
     return metrics
@@ -86,6 +89,7 @@ def _fit(job: _Job, num_workers: int) -> None:
     plan = job.plan
     # Every report of a checkpoint blocks for this interval. Ray's default of 2 s can be as long as a training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # All workers compute on the same kind of device: nccl needs a GPU for each worker, gloo runs on CPUs.
     enough_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
     trainer = TorchTrainer(
         _train_on_worker,
@@ -115,6 +119,7 @@ def _fit(job: _Job, num_workers: int) -> None:
 
 def _cause_of(error: Exception) -> str:
     """Why training failed, as the first worker that failed says."""
+    # Ray raises two kinds of errors: of workers, by rank, and of its controller.
     failures = list(getattr(error, "worker_failures", {}).values())
     cause = failures[0] if failures else getattr(error, "controller_failure", error)
     return last_words(in_words(getattr(cause, "cause", None) or cause))
@@ -157,9 +162,11 @@ class _Checkpoints:
     def __call__(self, build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
         team = Team.current()
         wait = self._every_s / 3 if stage_ended else self._every_s
+        # The clocks of the workers differ, but all of them must report or none: report waits for all workers.
         if not team.agree(time.monotonic() - self._last >= wait, self._device):
             return
         if team.rank == 0:
+            # Ray Train has copied the checkpoint to the storage when report returns.
             with tempfile.TemporaryDirectory() as folder:
                 torch.save(build(), Path(folder) / _STATE)
                 ray.train.report({}, checkpoint=Checkpoint.from_directory(folder))
@@ -184,6 +191,7 @@ def _listening(on_progress: Callable[[str, Mapping[str, Any]], None]) -> Iterato
 
     def listen() -> None:
         while True:
+            # The messages are taken once more after the end, so that the last epochs are not lost.
             ended = over.wait(_POLL_EVERY_S)
             for name, scores in inbox.take():
                 on_progress(name, scores)

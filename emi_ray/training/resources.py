@@ -15,7 +15,9 @@ from emi_ray.runtime import CORES, machine, results_of
 if TYPE_CHECKING:  # the driver does not need torch
     import torch
 
+# The rest is a reserve, for example for fragmentation in torch's allocator.
 _SHARE_OF_MEMORY = 0.9
+# Each process that uses a GPU has a CUDA context of its own, of about half a gigabyte.
 _CUDA_CONTEXT_BYTES = 600 << 20
 _WORKING_BYTES = 512 << 20
 """GPU memory for the activations, weights and optimiser state of a small model, and for an evaluation batch."""
@@ -42,6 +44,7 @@ class JobResources:
         """The resources in Ray's format. A local session has a custom resource for cores besides logical CPUs."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         if ray.cluster_resources().get(CORES):
+            # Logical CPUs also serve other tasks; the physical cores limit how many trainings run at once.
             wanted |= {"CPU": min(self.cpus, 0.1), CORES: self.cpus}
         return {name: amount for name, amount in wanted.items() if amount > 0}
 
@@ -49,6 +52,7 @@ class JobResources:
         """Return the resources of each of ``num_jobs`` trainings; if there are few, each gets more of a GPU."""
         if not self.gpus:
             return [self] * num_jobs
+        # 1e-9 makes up for rounding: 1 / (1 / 3) may be a little less than 3.
         shares = gpu_shares(num_jobs, machine().gpus, max(1, int(1 / self.gpus + 1e-9)))
         return [replace(self, gpus=share) for share in shares]
 
@@ -89,11 +93,14 @@ def size_jobs(
     total = machine()
     if gpus is not None and gpus > total.gpus:
         raise UserError(f"Each training needs {gpus:g} GPUs, but this session has {total.gpus} GPUs.")
+    # No more trainings share a GPU than there are cores for each GPU to feed them.
     if total.gpus and gpus is None:
         gpus = 1 / min(jobs_per_gpu(data_bytes, gpu_bytes), max(1, total.cpus // total.gpus))
     gpus = gpus or 0.0
     fitting = int(total.gpus / gpus + 1e-9) if gpus else total.cpus
+    # On GPUs a larger wish cannot be met; on CPUs more trainings than cores may share them.
     concurrent = max(1, min(concurrent or fitting, fitting) if gpus else concurrent or fitting)
+    # With more trainings than cores, Ray must see fractions of a core to start all of them.
     cpus = min(1.0, total.cpus / concurrent)
     return JobResources(concurrent, cpus, gpus, max(1, _cores_here(total.cpus) // concurrent))
 
@@ -102,6 +109,7 @@ def jobs_per_gpu(data_bytes: int, gpu_bytes: int | None) -> int:
     """Return how many trainings fit into the memory of one GPU, at least 1."""
     if gpu_bytes is None:
         return 1
+    # Each training copies the features to the GPU.
     one = data_bytes + _CUDA_CONTEXT_BYTES + _WORKING_BYTES
     return max(1, int(_SHARE_OF_MEMORY * gpu_bytes // one))
 
@@ -129,6 +137,7 @@ def smallest_gpu_bytes() -> int | None:
     """Return the memory of a GPU of the session in bytes, queried on its node; None without GPUs."""
     if not machine().gpus:
         return None
+    # The driver's node may have no GPU, so a task on a GPU node asks.
     answer: int | None = results_of(ray.remote(num_gpus=1, num_cpus=0)(_memory_of_gpu).remote())
     return answer
 
@@ -140,4 +149,5 @@ def _memory_of_gpu() -> int | None:
 
 
 def _cores_here(total: int) -> int:
+    # Threads act within one node, but the total counts the cores of all nodes.
     return min(total, os.cpu_count() or 1)

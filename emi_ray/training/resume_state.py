@@ -38,6 +38,7 @@ class ResumeState:
     def __post_init__(self) -> None:
         if not self.workspace.is_local:
             self.every_s = max(self.every_s, _EVERY_S_BEHIND_A_URI)
+        # The first state is written after an interval, not in the first epoch.
         self._next = time.monotonic() + self.every_s
 
     @property
@@ -52,12 +53,14 @@ class ResumeState:
             return None
         import torch  # not at the top: the driver only removes states
 
+        # weights_only admits tensors and plain values, so a tampered file cannot execute code.
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return state
 
     def keep(self, build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
         """Store the state that ``build`` returns, if enough time has passed or, on a local disk, a stage ended."""
         started = time.monotonic()
+        # The end of a stage is kept at once, because the next stage depends on all of its work.
         if started < self._next and not (stage_ended and self.workspace.is_local):
             return
         import torch
@@ -65,6 +68,7 @@ class ResumeState:
         stream = io.BytesIO()
         torch.save(build(), stream)
         self.workspace.write_bytes(self.path, stream.getvalue())
+        # Measured anew each time, because the speed of the storage varies.
         ended = time.monotonic()
         self._next = ended + max(self.every_s, _SHARE_OF_TIME * (ended - started))
 

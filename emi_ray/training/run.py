@@ -72,11 +72,13 @@ def execute_run(
 
     def checkpoint(build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:
         if on_checkpoint is not None:
+            # The clock is read when the state is stored, so that a resumed run counts its time once.
             on_checkpoint(lambda: {**build(), **clock.dump()}, stage_ended)
 
     data = plan.read_data() if data is None else data
     rows = split_rows(data, plan.recipe.split)
     split = plan.recipe.split
+    # A drawn split is kept for the reader; the run itself draws it again from the fixed seed.
     if split != "official" and Team.current().rank == 0:
         plan.workspace.write_table(f"splits/{split}-{DRAWN_SEED}.parquet", draw_split(data, split))
     cache = WorkspaceEncoderCache(plan.workspace, reuse_encoders)
@@ -84,6 +86,7 @@ def execute_run(
     trained = train_recipe(plan.recipe, data, rows, seed=plan.seed, device=device, hooks=hooks)
     if Team.current().rank != 0:
         return {}
+    # Encoders of this command's own jobs come from the cache too, but were not reused.
     trained = replace(trained, reused=trained.reused - earlier.trained.keys())
     extractors = {modality: store.describe() for modality, store in plan.stores.items()}
     description = ModelDescription(
@@ -98,6 +101,7 @@ def execute_run(
         transcriber=plan.transcript_store.describe() if plan.transcript_store is not None else None,
     )
     history = {
+        # The encoders of the run may have been trained before it, in jobs of their own.
         "started": _timestamp(min(clock.started, earlier.started)),
         "node": location.node,
         "gpus": sorted({gpu for each in (location, *earlier.trained.values()) for gpu in each.gpus}),
@@ -109,6 +113,7 @@ def execute_run(
         trained,
         data,
         description,
+        # Called after everything else is written, so that the duration includes it.
         lambda: {**history, "seconds": round(clock.seconds + earlier.seconds, 3)},
     )
 
@@ -118,6 +123,7 @@ class _Clock:
 
     def __init__(self, resume: Mapping[str, Any]) -> None:
         self.started: float = resume.get("run_started", time.time())
+        # Shifted into the past by the time that was spent before the interruption.
         self._origin = time.perf_counter() - resume.get("run_seconds", 0.0)
 
     @property

@@ -79,6 +79,7 @@ def train_runs(
     Returns:
         One result per request, in the same order.
     """
+    # Workers have other working directories, so a relative path must be made absolute.
     shared = replace(workspace, root=workspace.path()) if workspace.is_local else workspace
     results: dict[int, RunResult] = {}
 
@@ -98,14 +99,17 @@ def train_runs(
         )
         on_progress(job, scores)
 
+    # All folders stay locked until the last run is settled.
     with ExitStack() as locks:
         plans: dict[int, RunPlan] = {}
         clips: pa.Table | None = None
         for index, request in enumerate(requests):
             try:
+                # Read once, within the loop, so that a problem is reported for each run.
                 clips = require_labels(shared) if clips is None else clips
                 plan = plan_run(shared, request.recipe, config, request.seed, clips)
                 earlier = None if force else plan.earlier()
+                # Equal keys mean equal results, so such a run is not repeated.
                 finished = earlier if earlier is not None and earlier.get("run_key") == plan.key else None
                 if finished is None:
                     _refuse_same_folder(plan, plans.values())
@@ -159,6 +163,7 @@ def _remove_leftovers(plan: RunPlan) -> None:
     They are left over if the command was killed after the run was finished.
     """
     if plan.workspace.folders(f"{plan.folder}/ray"):
+        # UserError: another command is training there, and its checkpoints must stay.
         with suppress(UserError), plan.workspace.driving(plan.folder, f"Run {plan.name}"):
             plan.workspace.delete(f"{plan.folder}/ray")
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+# As in TensorFlow's ExponentialMovingAverage, whose num_updates gives the same schedule.
 _WARM_UP = 10
 
 
@@ -26,6 +27,7 @@ class WeightAverage:
         """Update the average; call it after each optimiser step."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (_WARM_UP + self._steps))
+        # One fused call for all parameters instead of one kernel for each.
         torch._foreach_lerp_(self._average, [p.detach() for p in self._weights], 1.0 - decay)
 
     @contextmanager
@@ -49,4 +51,5 @@ class WeightAverage:
 
     def _swap(self) -> None:
         for weight, average in zip(self._weights, self._average, strict=True):
+            # Storage is exchanged instead of copied, so this costs no memory and no time.
             weight.data, average.data = average.data, weight.data
