@@ -49,6 +49,7 @@ class Pair:
     def verdict(self) -> str:
         """A sentence that names the better system, or says that the difference is not significant."""
         better, worse = (self.first, self.second) if self.mean.value >= 0 else (self.second, self.first)
+        # Only used if the interval excludes 0, so both ends have the same sign.
         low, high = sorted((abs(self.mean.low), abs(self.mean.high)))
         if np.isnan(self.p_value):
             return (
@@ -132,6 +133,7 @@ def read_systems(
             raise UserError(
                 f"Run '{name}' has no predictions of {split} clips with labels: finish it with emi-ray train."
             )
+        # Without names all recipes are read, and those that are not trained yet are passed over.
         if known:
             found.append(System(f"{recipe}/{seed}" if seed else recipe, known))
     return found
@@ -144,6 +146,7 @@ def codes_of_clips(workspace: Workspace, clip_ids: Sequence[str]) -> np.ndarray:
     clips = workspace.clips()
     if GROUP not in clips.column_names:
         return codes_of(None, len(clip_ids))
+    # A clip that left the corpus has no group any more and counts as one of its own.
     group_of = dict(zip(clips["clip_id"].to_pylist(), clips[GROUP].to_pylist(), strict=True))
     return codes_of([group_of.get(clip_id) for clip_id in clip_ids], len(clip_ids))
 
@@ -186,6 +189,7 @@ def compare(
     _refuse_other_truth(systems)
     true = next(iter(systems[0].seeds.values())).true
     codes = codes_of_clips(workspace, clip_ids)
+    # All systems are resampled with the same seed, so that differences are paired.
     sampled = [sample_scores([each.predicted for each in s.seeds.values()], true, codes) for s in systems]
     return Comparison(
         labels=chosen,
@@ -194,12 +198,14 @@ def compare(
         systems=tuple(systems),
         scores=tuple(each.whole.mean(axis=0) for each in sampled),
         deviations=tuple(
+            # The last column is the mean over labels.
             float(each.whole[:, -1].std(ddof=1)) if len(each.whole) > 1 else np.nan for each in sampled
         ),
         pairs=_pairs(
             systems,
             [
                 score_difference(
+                    # Runs of one seed share their random draws, so two systems with the same seeds are paired.
                     sampled[a], sampled[b], paired_seeds=list(systems[a].seeds) == list(systems[b].seeds)
                 )
                 for a, b in combinations(range(len(systems)), 2)
@@ -210,6 +216,7 @@ def compare(
 
 def _pairs(systems: Sequence[System], found: Sequence[Sequence[Difference]]) -> tuple[Pair, ...]:
     means = holm([each[-1].p_value for each in found])
+    # All labels of all pairs are one family of comparisons, the means are another.
     flat = holm([one.p_value for each in found for one in each[:-1]])
     width = len(found[0]) - 1
     return tuple(

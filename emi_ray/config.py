@@ -39,6 +39,7 @@ class CorpusSettings(Settings):
         """Check that Python knows the encoding, and that it is a text encoding."""
         try:
             if name is not None:
+                # Raises LookupError also for codecs that are not of text, such as base64.
                 "a".encode(name)
         except LookupError:
             raise ValueError(
@@ -71,8 +72,10 @@ class FaceSettings(Settings):
         known by hash.
         """
         deciding = self.model_dump(mode="json")
+        # Haar uses no weights, so naming some must not change its fingerprint.
         if self.detector == "haar":
             return {key: value for key, value in deciding.items() if not key.startswith("yunet_")}
+        # The hash identifies the weights; their path may differ between nodes.
         if (self.yunet_revision or "").startswith("content:"):
             deciding["yunet_model"] = None
         return deciding
@@ -126,6 +129,7 @@ class MediaSettings(Settings):
             keys |= {"faces"}
         if "waveform" in needs:
             keys |= {"sample_rate_hz", "max_audio_s"}
+        # Extractors that read only transcripts or tables do not depend on the decoder.
         if keys:
             keys |= {"decoder"}
         deciding = self.model_dump(include=keys, mode="json")
@@ -232,8 +236,10 @@ class WorkspaceConfig(Settings):
     @classmethod
     def _complete(cls, given: Any) -> Any:
         """Add the built-in extractor of modalities that are not mentioned."""
+        # pydantic reports the wrong type itself.
         if not isinstance(given, Mapping):
             return given
         return {
+            # A modality that is set to null has no extractor.
             name: value for name, value in {**built_in_extractors(), **given}.items() if value is not None
         }

@@ -36,6 +36,7 @@ def import_custom(name: str, where: str) -> Any:
     """
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
+        # Appended and not put first, so that a file of the user cannot hide an installed package.
         sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -68,6 +69,7 @@ def code_digest(name: str, found: Any) -> str:
         UserError: a module has no source.
     """
     defined_in = found.__module__ if inspect.isclass(found) or inspect.isfunction(found) else None
+    # A dictionary keeps the order and drops a module that both names stand for.
     modules = dict.fromkeys(each for each in (name.partition(":")[0], defined_in) if each)
     return _hash("\n".join(_source_of(sys.modules[module], name) for module in modules))
 
@@ -78,6 +80,7 @@ def _source_of(module: ModuleType, name: str) -> str:
     spec, source = _SOURCES.get(module.__name__, (None, ""))
     if spec is None or spec is not module.__spec__:
         try:
+            # inspect reads through linecache, which would return the text of an earlier look.
             linecache.checkcache(getattr(module, "__file__", None))
             source = inspect.getsource(module)
         except (OSError, TypeError):

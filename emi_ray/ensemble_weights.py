@@ -57,12 +57,15 @@ def combine(weights: EnsembleWeights, predictions: np.ndarray, patterns: Sequenc
     Returns:
         (N, L) predictions; NaN for a clip without input of any member.
     """
+    # (M, N): which members have an input of which clips.
     there = np.isfinite(predictions).all(axis=2)
     if weights.method == "mean":
+        # The mean is over the members that can read the clip.
         total = np.where(there[..., None], predictions, 0.0).sum(axis=0)
         result = total / np.maximum(there.sum(axis=0), 1)[:, None]
     else:
         moved = _moved(predictions, np.array(weights.centre))
+        # (N, L): the mean target, to which the members add their weighted deviations.
         result = np.tile(np.array(weights.bias), (predictions.shape[1], 1))
         by_pattern = {pattern: np.array(weight) for pattern, weight in weights.patterns.items()}
         shared = np.array(weights.weight)
@@ -82,6 +85,7 @@ def fit_weights(predictions: np.ndarray, true: np.ndarray, patterns: Sequence[st
     centre, bias = _known_mean(predictions.transpose(1, 0, 2)), _known_mean(true)
     moved = _moved(predictions, centre)
     equal = np.full(centre.shape, 1 / len(predictions))
+    # Weights of all clips are shrunk towards equal ones; those of a pattern, below, towards these.
     weight = _least_squares(moved, true - bias, equal, moved)
     by_pattern = {}
     for pattern in dict.fromkeys(patterns):
@@ -105,6 +109,7 @@ def _least_squares(x: np.ndarray, y: np.ndarray, prior: np.ndarray, everything: 
     weight = np.zeros_like(prior)
     for label in range(y.shape[1]):
         known = np.isfinite(y[:, label])
+        # Ridge regression as extra rows: pull² is the mean square of a prediction times the number of prior clips.
         pull = np.sqrt(_PRIOR_CLIPS * np.square(everything[:, :, label]).mean() + np.finfo(float).tiny)
         rows = np.concatenate([x[:, known, label].T, pull * np.eye(len(x))])
         weight[:, label] = nnls(rows, np.concatenate([y[known, label], pull * prior[:, label]]))[0]
@@ -112,6 +117,7 @@ def _least_squares(x: np.ndarray, y: np.ndarray, prior: np.ndarray, everything: 
 
 
 def _moved(predictions: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    # A member without input is 0, its mean, and so adds nothing.
     return np.nan_to_num(predictions - centre[:, None])
 
 

@@ -58,6 +58,7 @@ def evaluate_single_run(workspace: Workspace, run: str, splits: Sequence[Split] 
     result: dict[str, Any] = {"recipe": recipe.name, "seed": found.loaded.description.seed}
     for split in splits:
         chosen = _rows_of(split, found.rows, found.data, recipe)
+        # A split without labelled clips has no entry.
         if len(chosen):
             predictions = predict_rows(found.loaded.model, found.data, chosen)
             result[split] = compute_scores(predictions, found.data.targets[chosen], found.data.labels, split)
@@ -100,6 +101,7 @@ def read_run(workspace: Workspace, run: str) -> RunData:
             )
     folder = find_run(workspace, run)
     plain = read_clip_data(workspace, stores, extras=description.recipe.extras)
+    # The targets are those of the model's labels, in its order, whatever labels the corpus has now.
     plain = plain.labelled(description.labels)
     rows = read_split(workspace, folder, plain)
     _refuse_changed(workspace, folder, plain)
@@ -154,11 +156,13 @@ def predict_from_stores(
         stream: read_packed(stores[stream], ids, extras=recipe.encoders[stream].extras)
         if stream in stores
         else _missing(loaded, stream, len(ids))
+        # A fine-tuned text backbone has no extractor; its tokens are added below.
         for stream in loaded.model.modalities
         if stream in loaded.description.extractors
     }
     labels = loaded.description.labels
     targets = np.full((len(ids), len(labels)), np.nan, dtype=np.float32)
+    # Targets and splits are required by ClipData but not used for predictions.
     data = ClipData(np.array(clip_ids, dtype=str), np.full(len(ids), "test"), features, targets, labels)
     data = loaded.tokens(data, transcripts or {})
     predictions = predict_rows(loaded.model, data, np.arange(len(ids)))
@@ -189,10 +193,12 @@ def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
     """
     known = pc.not_equal(table["modalities"], "")
     for label in labels:
+        # A regression has no bounds, so predictions may lie a little outside of the range.
         clipped = pa.array(_clipped(table, label))
         shown = pc.if_else(known, clipped, pa.scalar(None, clipped.type))
         table = table.set_column(table.column_names.index(label.name), label.name, shown)
     ids = pa.array([safe_cell(clip_id) for clip_id in table["clip_id"].to_pylist()], pa.string())
+    # Column names are escaped too, because they are names from the corpus.
     place = table.column_names.index("clip_id")
     return table.set_column(place, "clip_id", ids).rename_columns(list(map(safe_cell, table.column_names)))
 
@@ -213,6 +219,7 @@ def write_submission(
     """
     ids = [str(clip_id) for clip_id in table["clip_id"].to_pylist()]
     if len(set(ids)) < len(ids):
+        # Quadratic, but only runs to name the clip in the message.
         twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
         raise UserError(f"{path}: clip '{twice}' has several predictions; a submission has one row per clip.")
     if formula := next(
@@ -237,6 +244,7 @@ def _rows_of(split: Split, rows: Rows, data: ClipData, recipe: Recipe) -> np.nda
         return rows.train
     if split == "val":
         return rows.val
+    # Test clips are not in the run's split table, so they are found in the corpus.
     labelled = np.isfinite(data.targets).any(axis=1) & (data.splits == "test")
     return np.flatnonzero(labelled & scored_clips(recipe, data))
 
@@ -244,5 +252,6 @@ def _rows_of(split: Split, rows: Rows, data: ClipData, recipe: Recipe) -> np.nda
 def _missing(loaded: LoadedModel, stream: EncoderName, num_clips: int) -> PackedFeatures:
     feature_dim = loaded.description.feature_dim(stream)
     zeros = np.zeros(num_clips, dtype=np.int64)
+    # Features of no steps at all: all clips have length 0 and are marked as missing.
     nothing = np.empty((0, feature_dim), dtype=np.float16)
     return PackedFeatures(nothing, zeros, zeros, zeros > 0, loaded.description.fingerprint(stream))

@@ -103,6 +103,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
 
         rows, features = self._rows(split), self
         ids = rows["clip_id"].to_pylist()
+        # After clip_id and split come the labels.
         names = rows.column_names[2:]
         labels = (
             np.column_stack([rows[name].to_numpy() for name in names]) if names else np.zeros((len(ids), 0))
@@ -113,6 +114,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
                 return len(ids)
 
             def __getitem__(self, index: int) -> dict[str, Any]:
+                # Features may be stored as float16, labels as float64.
                 values = tensor(features[ids[index]]).float()
                 return {"clip_id": ids[index], "features": values, "labels": tensor(labels[index]).float()}
 
@@ -138,6 +140,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
         """Return ``clip_id``, ``split`` and labels of the clips with features, in the order of the corpus."""
         from emi_ray.schema import labels_of
 
+        # The rows follow the corpus and not the store, whose order depends on the extraction.
         clips = self._workspace.clips()
         clips = clips.select(["clip_id", "split", *(label.name for label in labels_of(clips.schema))])
         wanted = [
@@ -149,6 +152,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
     def _read(self) -> list[pa.Table]:
         if self._tables is None:
             self._tables = list(self._store.tables())
+            # Tables stay as they were read, with an index of their clips, so nothing is copied before it is asked for.
             self._place = {
                 clip_id: (index, row)
                 for index, table in enumerate(self._tables)

@@ -16,6 +16,7 @@ from emi_ray.custom_code import import_custom, require_same
 from emi_ray.errors import UserError
 from emi_ray.recipe.sections import ObjectiveSettings
 
+# Keeps losses and their gradients finite for a label that is constant in the batch.
 _EPSILON = 1e-8
 _MARGIN = 1e-6
 
@@ -37,6 +38,7 @@ def ccc_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Te
 def pearson_loss(predictions: Tensor, targets: Tensor, complete: bool = False) -> Tensor:
     """Compute 1 - Pearson's correlation; 1 for a label whose targets are all equal in the batch."""
     moments = _Moments(predictions, targets, complete)
+    # Epsilon is inside of the root, whose gradient is infinite at 0.
     spread = torch.sqrt(moments.x_variance * moments.y_variance + _EPSILON)
     return moments.mean_over_labels(1.0 - moments.covariance / spread)
 
@@ -84,6 +86,7 @@ def hurdle_loss(log_odds: Tensor, amount: Tensor, targets: Tensor, complete: boo
     """
 
     def error(x: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+        # The mean is over all clips, so that a clip above 0 has the same weight in every batch.
         errors = torch.where(y > 0, _cross_entropy(x, y, "none"), 0.0)
         return errors if reduction == "none" else errors.mean()
 
@@ -109,6 +112,7 @@ def normal_divergence(mean: Tensor, log_variance: Tensor, counted: Tensor) -> Te
     Returns:
         The mean over the counted clips; 0 if there are none.
     """
+    # (B,): the sum over the K dimensions, which are independent.
     per_clip = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
     # per_clip[counted].mean() would make the host wait for the GPU, because the result's size depends on the data.
     return per_clip.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
@@ -128,6 +132,7 @@ def build_objective(objective: ObjectiveSettings) -> Loss:
         "huber": huber,
         "binomial": binomial_loss,
     }
+    # Looked up once and not in every batch.
     parts = [(getattr(objective, name), loss) for name, loss in known.items() if getattr(objective, name) > 0]
 
     if objective.loss is not None:
@@ -174,15 +179,20 @@ class _Moments:
 
     def __init__(self, predictions: Tensor, targets: Tensor, complete: bool) -> None:
         self._scored: Tensor | None = None
+        # Without unknown targets two fused kernels are enough. An empty batch takes the general path, which gives
+        # 0.
         if complete and len(targets):
             self.y_variance, y_mean = torch.var_mean(targets, dim=0, correction=0)
             self.x_variance, x_mean = torch.var_mean(predictions, dim=0, correction=0)
             self.mean_difference = x_mean - y_mean
+            # One centred factor is enough: the mean of (y - y_mean) is 0.
             self.covariance = (predictions * (targets - y_mean)).mean(dim=0)
             return
         known = ~targets.isnan()
         self._scored = known.any(dim=0)
+        # (B, L): weights that sum to 1 over the known clips of each label.
         share = known / known.sum(dim=0).clamp(min=1)
+        # A NaN that is only multiplied by 0 would still be NaN, also in the gradient.
         y = targets.nan_to_num()
         x_mean, y_mean = (predictions * share).sum(dim=0), (y * share).sum(dim=0)
         x_off, y_off = predictions - x_mean, y - y_mean
@@ -208,6 +218,7 @@ def _mean_error(error: Callable[..., Tensor], predictions: Tensor, targets: Tens
     if complete and len(targets):
         return error(predictions, targets)
     known = ~targets.isnan()
+    # where alone does not help: its gradient is NaN if the unused branch is.
     errors = torch.where(known, error(predictions, targets.nan_to_num(), reduction="none"), 0.0)
     per_label = errors.sum(dim=0) / known.sum(dim=0).clamp(min=1)
     return per_label.sum() / known.any(dim=0).sum().clamp(min=1)

@@ -18,6 +18,7 @@ def pearson(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Compute Pearson's correlation r of each label, (L,)."""
     moments = _Moments(predictions, targets)
     spread = np.sqrt(moments.prediction_variance * moments.target_variance)
+    # not (spread <= 0) keeps NaN, which a failed prediction must give; only a spread of 0 gives r = 0.
     r = np.divide(moments.covariance, spread, out=np.zeros_like(spread), where=~(spread <= 0))
     return np.where(moments.target_is_constant, np.nan, np.clip(r, -1.0, 1.0))
 
@@ -26,6 +27,7 @@ def ccc(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Compute the concordance correlation coefficient of each label (Lin 1989), (L,), with population moments."""
     moments = _Moments(predictions, targets)
     spread = moments.prediction_variance + moments.target_variance + moments.mean_difference**2
+    # The same rule as in pearson(): constant predictions give 0, failed ones NaN.
     value = np.divide(2 * moments.covariance, spread, out=np.zeros_like(spread), where=~(spread <= 0))
     return np.where(moments.target_is_constant, np.nan, value)
 
@@ -79,6 +81,7 @@ def compute_scores(
     for label, value in zip(labels, correlations, strict=True):
         result[f"{split}_pearson_{snake(label.name)}"] = float(value)
     result[f"num_{split}"] = len(targets)
+    # A label whose targets are constant has no correlation and is not in the mean.
     result["num_labels_scored"] = int(np.isfinite(correlations).sum())
     return result
 
@@ -103,6 +106,7 @@ def is_constant(values: np.ndarray, known: np.ndarray) -> np.ndarray:
         values: (N, L).
         known: (N, L) bool, which values count.
     """
+    # Compared exactly: a variance of equal values can differ from 0 by rounding errors.
     lowest = np.where(known, values, np.inf).min(axis=0, initial=np.inf)
     highest = np.where(known, values, -np.inf).max(axis=0, initial=-np.inf)
     constant: np.ndarray = lowest >= highest
@@ -122,11 +126,13 @@ class _Moments:
         if predictions.shape != targets.shape:
             raise ValueError(f"predictions {predictions.shape} and targets {targets.shape} differ in shape")
         known = np.isfinite(targets)
+        # Infinite predictions become NaN before any arithmetic, which would warn.
         x = np.where(known & np.isfinite(predictions), predictions, np.nan).astype(np.float64)
         y = np.where(known, targets, np.nan).astype(np.float64)
         x_mean, y_mean = _mean(x, known), _mean(y, known)
         x_off, y_off = x - x_mean, y - y_mean
         self.mean_difference = x_mean - y_mean
+        # Set to exactly 0, because rounding errors would otherwise give a random correlation.
         self.prediction_variance = np.where(is_constant(x, known), 0.0, _mean(x_off**2, known))
         self.target_is_constant = is_constant(y, known)
         self.target_variance = np.where(self.target_is_constant, 0.0, _mean(y_off**2, known))
@@ -136,4 +142,5 @@ class _Moments:
 def _mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     counts = known.sum(axis=0)
     totals = np.where(known, values, 0.0).sum(axis=0)
+    # NaN for a label without known targets, without a warning.
     return np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)

@@ -16,12 +16,14 @@ def extraction_rounds(loaded: LoadedModel) -> list[list[EncoderName]]:
     description = loaded.description
     for stream in description.extractors:
         modality, fingerprint = description.recipe.modality_of(stream), description.fingerprint(stream)
+        # The first round that has no extractor of this modality yet, or has the same one.
         place = next(
             (i for i, r in enumerate(rounds) if r.get(modality, fingerprint) == fingerprint), len(rounds)
         )
         if place == len(rounds):
             rounds.append({})
             chosen.append([])
+        # Encoders of the same features need only one extraction.
         if modality not in rounds[place]:
             rounds[place][modality] = fingerprint
             chosen[place].append(stream)
@@ -40,6 +42,7 @@ def config_of(
         UserError: it was trained on imported features, which cannot be extracted.
     """
     for modality, identity in loaded.description.extractors.items():
+        # Checked for all encoders, also those that are not asked for, to fail before any extraction.
         if find_extractor(identity["extractor"]) is None:
             raise UserError(
                 f"The model was trained on imported {modality} features ({identity['extractor']}), which cannot be "
@@ -68,6 +71,7 @@ def _media_of(loaded: LoadedModel) -> MediaSettings:
     """Return the model's media settings, with the face detector that its features were made with."""
     media = loaded.description.media
     for identity in loaded.description.extractors.values():
+        # The description has the detector that "auto" was resolved to.
         if faces := identity.get("media", {}).get("faces"):
             return media.model_copy(update={"faces": media.faces.as_made(faces)})
     return media

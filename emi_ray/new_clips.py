@@ -101,13 +101,16 @@ def read_sources(workspace: Workspace, sources: Sequence[str]) -> Corpus:
         UserError: a source does not exist, is not media, or is a table that cannot be read.
     """
     if len(sources) == 1 and suffix_of(sources[0]) in TABLE_SUFFIXES:
+        # A table of new clips probably has the encoding of the corpus.
         listing = read_clips(sources[0], workspace.config().corpus.encoding)
     else:
         listing = read_media(sources)
+    # Default settings: the ranges and labels of the corpus do not concern clips without labels.
     return validate_corpus(listing, CorpusSettings())
 
 
 def place_of(workspace: Workspace, run: str, sources: Sequence[str]) -> Workspace:
     """Return the workspace folder with the features of these sources for this run."""
+    # Absolute, so that a relative name is the same place from any working directory.
     named = "\n".join(map(absolute, sources))
     return workspace.inner(f"predictions/{run}/{hashlib.blake2b(named.encode(), digest_size=6).hexdigest()}")

@@ -99,8 +99,10 @@ def measure_perturbed(
     ]
     if not conditions:
         raise UserError(f"Run {run} reads neither audio nor text: there is nothing to perturb.")
+    # Raises the errors of all parts before the first extraction, which takes long.
     for part in {condition.part for condition in conditions}:
         subject.configs_of(part)
+    # Another version of an extractor would change the features even without a perturbation.
     refuse_other_features(workspace, run, found.loaded)
     result: dict[str, Any] = {
         "noise": [],
@@ -111,6 +113,7 @@ def measure_perturbed(
     for done, condition in enumerate(conditions):
         on_progress(done, len(conditions))
         rows = result[condition.part]
+        # The unperturbed score is on the same sample of clips, so it differs from the run's own score.
         if not rows:
             rows.append(subject.score("unperturbed", condition.part, {}, subject.texts))
         rows.append(subject.measure(condition))
@@ -133,11 +136,13 @@ class _Subject:
         places = pc.index_in(pa.array(self._ids), value_set=clips["clip_id"].combine_chunks())
         self._clips = clips.take(places)
         for store in found.loaded.description.stores(workspace).values():
+            # The other modalities come from the workspace, so their features must belong to the present files.
             if changed := what_changed(store, self._clips):
                 raise UserError(changed)
         recognised = transcripts_of(workspace, found.loaded) or _recognised(workspace, found)
         texts = read_transcripts(self._clips, recognised)
         self.texts = {clip_id: texts[clip_id] for clip_id in self._ids if texts.get(clip_id)}
+        # With repetitions, so that wrong words are as frequent as they are in the clips.
         self._vocabulary = [word for text in texts.values() for word in (text or "").split()]
 
     def streams_of(self, part: str) -> list[EncoderName]:
@@ -163,6 +168,7 @@ class _Subject:
         """Perturb the clips, extract features and score the run. The extracted features are deleted afterwards."""
         folder = f"perturbed/{self._run}/{condition.folder}"
         place = self._workspace.inner(folder)
+        # Noise in the audio leaves the transcripts as they are.
         texts = self.texts if condition.part == "noise" else self._wrong_texts(condition.level)
         clips = (
             self._noisy_clips(place, condition.level)
@@ -171,12 +177,14 @@ class _Subject:
         )
         place.write_table(CLIPS, clips)
         recipe, stores = self._found.loaded.description.recipe, {}
+        # One extraction for each encoder, because several may read the modality with other extractors.
         for stream, config in self.configs_of(condition.part):
             place.write_config(config)
             extract(place, place.config(), [recipe.modality_of(stream)])
             stores[stream] = self._found.loaded.description.stores(place)[stream]
         entry = self.score(condition.name, condition.part, stores, texts)
         failed = [
+            # A clip without the modality is not a failure of the perturbation.
             f for f in read_failures(place, list(stores.values())).to_pylist() if f["stage"] != "missing"
         ]
         if failed:
@@ -190,6 +198,7 @@ class _Subject:
         """Score the run on the clips that have the modality, with the features of some encoders replaced."""
         loaded = self._found.loaded
         table = predict_from_stores(
+            # Stores of perturbed features replace those of the workspace; the others stay.
             loaded, {**loaded.description.stores(self._workspace), **stores}, self._ids, texts
         )
         labels = [label.name for label in loaded.description.labels]
@@ -223,8 +232,10 @@ class _Subject:
         for index, samples in self._sounds():
             name = f"sounds/{index:06d}.wav"
             content = BytesIO()
+            # The decoder has resampled to media.sample_rate_hz, which is always 16,000.
             wavfile.write(content, 16_000, add_noise(samples, snr_db, _random(self._ids[index])))
             place.write_bytes(name, content.getvalue())
+            # Behind a URI, the path of a clip must have its scheme.
             paths[index] = place.path(name) if place.is_local else place.inner(name).root
         return _with_column(self._without_media(), "audio", paths)
 
@@ -259,4 +270,5 @@ def _with_column(table: pa.Table, name: str, values: Sequence[str | None]) -> pa
 
 def _random(clip_id: str) -> np.random.Generator:
     """Return the random generator of a clip, the same for every level and every call."""
+    # Independent of the order of clips, and of which other clips are in the sample.
     return np.random.default_rng([SEED, *clip_id.encode()])

@@ -93,6 +93,7 @@ class Predictions:
         sheet = BytesIO()
         write_csv(self.intensities, sheet)
         write_output(to, sheet.getvalue())
+        # Absolute, because emi-ray status may run in another working directory.
         self._remember(Written(absolute(to)))
 
     def write_submission(self, to: str, id_width: int | None = None) -> None:
@@ -130,6 +131,7 @@ def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> Ne
     models = tuple(_models(workspace, run))
     for loaded in models:
         refuse_other_features(workspace, run, loaded)
+    # Read after the run was checked, because listing many files behind a URI takes long.
     corpus = read_sources(workspace, sources)
     return NewClips(run, models, corpus.clips, corpus.warnings, tuple(sources))
 
@@ -153,7 +155,9 @@ def predict_new_clips(
     record = Record(
         tuple(loaded.description.run_key for loaded in new.models), tuple(map(absolute, new.sources)), rounds
     )
+    # Written before the extraction, so that status can tell how to finish an interrupted one.
     record.write(place)
+    # The place has a configuration of its own: that of the model, not that of the workspace.
     for each in rounds:
         place.write_config(each.config)
         extract(place, place.config(), each.modalities, on_progress=on_progress)
@@ -169,6 +173,7 @@ def _extractions(models: Iterable[LoadedModel], settings: ExtractionSettings) ->
         for streams in extraction_rounds(loaded):
             modalities = tuple(loaded.description.recipe.modality_of(stream) for stream in streams)
             found = Round(config_of(loaded, settings, streams), modalities)
+            # Members of an ensemble often read the same features.
             if found not in done:
                 done.append(found)
                 yield found
@@ -183,6 +188,7 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
             since their features were extracted.
     """
     clips = workspace.clips()
+    # Raises the error for an unknown run before the one for an empty split.
     find_run(workspace, run)
     chosen = clips.filter(pc.equal(clips["split"], split))
     if not chosen.num_rows:
@@ -198,6 +204,7 @@ def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table
     """Return predictions with the ids in the spelling of the challenge's test list, if there is one."""
     corpus = workspace.config().corpus
     spelled = spelled_test_ids(corpus.source) if corpus.kind == "vidmimic2" and corpus.source else {}
+    # Clip ids of the workspace are padded with zeros, but the list may spell them without.
     ids = [spelled.get(clip_id, clip_id) for clip_id in predictions["clip_id"].to_pylist()]
     return predictions.set_column(0, "clip_id", pa.array(ids, pa.string()))
 
@@ -211,6 +218,7 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
     """
     description = loaded.description
     for streams in extraction_rounds(loaded):
+        # Resources do not change a feature, so the default ones do for a check.
         config = config_of(loaded, ExtractionSettings(), streams)
         modalities = {stream: description.recipe.modality_of(stream) for stream in streams}
         specs = plan_pipeline(workspace, config, modalities.values()).specs if streams else {}

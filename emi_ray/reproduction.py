@@ -92,6 +92,7 @@ def recipes_of(table: str) -> list[str]:
     """
     if table not in TITLES:
         raise UserError(f"--tables {table}: {choices(table, list(TITLES))}")
+    # The titles and tables are those of the shipped files, without overrides.
     shipped = {name: load_recipe(name) for name in recipe_names()}
     if table == "rivals":
         return [name for name in _RIVALS if name in shipped]
@@ -286,6 +287,7 @@ def _differences(workspace: Workspace, title: str, rows: Sequence[Row]) -> list[
 def _takes(name: str, override: str) -> UserError | None:
     """Return the error with which a recipe refuses an override, or None if it accepts the override."""
     section, *rest = override.partition("=")[0].split(".")
+    # Any encoder accepts a backbone as a setting, but only type finetune uses it.
     if section == "encoders" and rest[-1:] == ["backbone"]:
         encoder = load_recipe(name).encoders.get(rest[0])
         if encoder is None or encoder.type != "finetune":

@@ -43,6 +43,7 @@ def measure_robustness(workspace: Workspace, run: str) -> dict[str, Any]:
     data, val = found.data, found.rows.val
     streams = list(found.loaded.model.modalities)
     present = {stream: data.features[stream].present[val] for stream in streams}
+    # All subsets are scored on the same clips, so that their scores can be compared.
     complete = val[np.all(list(present.values()), axis=0)]
     score = _Scorer(workspace, found)
     subsets = [
@@ -112,9 +113,11 @@ def _subsets(streams: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _by_length(score: _Scorer, seconds: np.ndarray, val: np.ndarray) -> list[dict[str, Any]]:
     timed, known = val[np.isfinite(seconds)], seconds[np.isfinite(seconds)]
+    # With fewer clips or a single duration there are no quarters worth a score.
     if len(timed) < _PARTS * _FEWEST or known.min() == known.max():
         return []
     edges = np.quantile(known, np.linspace(0, 1, _PARTS + 1))
+    # The longest clip is on the last edge and would otherwise be in a fifth part.
     part = np.clip(np.searchsorted(edges, known, side="right") - 1, 0, _PARTS - 1)
     names = [f"{low:.1f} to {high:.1f} s" for low, high in pairwise(edges)]
     chosen = [(name, timed[part == index]) for index, name in enumerate(names)]
@@ -129,6 +132,7 @@ def _seconds(workspace: Workspace, found: RunData) -> np.ndarray:
             for clip_id, times in zip(
                 table["clip_id"].to_pylist(), table["timestamps_s"].to_pylist(), strict=True
             ):
+                # Unknown times are NaN, and a time of 0 says nothing about the length.
                 if times and np.isfinite(times[-1]) and times[-1] > 0:
                     last[clip_id] = max(last.get(clip_id, 0.0), times[-1])
     return np.array([last.get(clip_id, np.nan) for clip_id in found.data.clip_ids.tolist()])

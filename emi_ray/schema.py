@@ -42,6 +42,7 @@ def snake(name: str) -> str:
     Letters, marks and digits of every script are kept. A name without any, for example an emoji, is spelt by its
     code points: ``u1f602``.
     """
+    # The same accent can be one code point or two; both must give one name.
     plain = unicodedata.normalize("NFC", name.lower())
     spelt = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in plain)
     return "_".join(spelt.split()) or "_".join(
@@ -74,12 +75,14 @@ TRUE_PREFIX = "true_"
 
 def is_taken(name: str) -> bool:
     """Return whether a label cannot have this name, because another column or row has it."""
+    # Compared in snake case, because scores are named so.
     return snake(name) in _TAKEN or name.lower().startswith(TRUE_PREFIX)
 
 
 def clips_schema(labels: Sequence[Label]) -> pa.Schema:
     """Return the schema of ``clips.parquet``: one row per clip, one float64 column per label (null if unlabelled)."""
     fields = _CLIP_FIELDS + [pa.field(label.name, pa.float64()) for label in labels]
+    # Ranges are not in the columns themselves, and Parquet keeps the metadata of a schema.
     return pa.schema(fields, metadata={"emi_ray.labels": json.dumps([asdict(label) for label in labels])})
 
 

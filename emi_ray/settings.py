@@ -54,6 +54,7 @@ def validate(
     try:
         return model.model_validate(apply_overrides(values, overrides))
     except ValidationError as error:
+        # The file is valid without the overrides, so an override is wrong.
         if overrides and _is_valid(model, values):
             where = f"override of {where}"
         lines = [_explain(model, problem, where) for problem in error.errors()]
@@ -83,12 +84,14 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str | Overrid
     Raises:
         UserError: an override cannot be parsed, or a part of its path is not a section.
     """
+    # The copy is nested, so that the caller's mappings stay as they are.
     result: dict[str, Any] = _copy(values)
     for override in overrides:
         parsed = parse_override(override) if isinstance(override, str) else override
         *sections, key = parsed.path.split(".")
         place = result
         for section in sections:
+            # A missing section, or one that a file sets to null, becomes a mapping.
             if place.get(section) is None:
                 place[section] = {}
             place = place[section]
@@ -128,6 +131,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 with the float syntax of YAML 1.2."""
 
 
+# YAML 1.1 requires a dot and a sign of the exponent: 1.0e-4 but not 1e-4.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -164,6 +168,7 @@ def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
             if _is_settings(model) and part in model.model_fields
             else None
         )
+        # Of `dict[str, X]`, `tuple[X, ...]` or `X | None`, the settings are X.
         arguments = [a for a in getattr(annotation, "__args__", ()) if _is_settings(a)]
         if _is_settings(annotation):
             model = annotation
