@@ -51,9 +51,11 @@ def confirm(
     """
     trials, metric = _candidates(study, how_many), study.settings.metric
     own_seed = study.settings.recipe.training.seed
+    # The recipe's own seed is left out: the search has selected the trials by their luck with it.
     seeds = [own_seed + 1 + index for index in range(_CONFIRMING_SEEDS if how_many else 0)]
     if seeds:
         on_note(f"Retraining {len(trials)} trials with {len(seeds)} other seeds on the tuning split.")
+    # All tasks are submitted before any result is awaited, so that they run in parallel.
     score = ray.remote(max_retries=MAX_RETRIES)(_score).options(**resources.options)
     job = (shared.reference, metric, encoder_cache(study.settings, workspace), resources)
     pending = [[score.remote(study.recipe_of(trial), seed, *job) for seed in seeds] for trial in trials]
@@ -66,6 +68,7 @@ def confirm(
         # Without the score of the search, which is too high for trials that were lucky in it.
         mean = fmean(scores) if scores else tuned
         found.append(ConfirmedTrial(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
+    # sign is -1 for errors, so the best is always first.
     best, *_ = ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
     start = start_among(ranked, study)
     if start is None:
@@ -77,6 +80,7 @@ def confirm(
     measure = metric_of(metric, judged[best.number][0].labels)
     error = gain_standard_error(judged[best.number], judged[start.number], measure)
     gain = study.sign * (best.confirmed - start.confirmed)
+    # False for NaN too: without a known error the original settings stay.
     if gain > _ERRORS * error:
         return ranked
     on_note(
@@ -98,6 +102,7 @@ def _candidates(study: TuningStudy, how_many: int) -> list[FrozenTrial]:
     if not ranked:
         raise EmiRayError(f"Study {study.name} has no complete trial: run more trials, or omit --timeout.")
     chosen = ranked[: max(how_many, 1)]
+    # The start is always retrained, because the best trial is compared with it.
     return chosen + [trial for trial in ranked[len(chosen) :] if START in trial.user_attrs]
 
 

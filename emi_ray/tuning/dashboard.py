@@ -57,6 +57,7 @@ def serve(
         UserError: there is no such study, or no free port.
         EmiRayError: one of the two servers stopped unexpectedly.
     """
+    # Raises an error if there is no workspace.
     workspace.config()
     name = None if storage else find_study(workspace, study)
     with tempfile.TemporaryDirectory(prefix="emi-ray-tensorboard-") as folder:
@@ -67,6 +68,7 @@ def serve(
                 first = free_port(port)
                 children["optuna-dashboard"] = serve_study(workspace, name or "", storage, first)
                 say(f"Study {name or 'database'}: http://{HOST}:{first}/dashboard")
+                # The server binds its port a little later, so free_port would still return the same one.
                 port = first + 1
             second = free_port(port)
             children["TensorBoard"] = serve_events(Path(folder), second)
@@ -118,6 +120,7 @@ class EventFiles:
 
         history = pd.read_csv(io.BytesIO(self.workspace.read_bytes(path)))
         run = path.removeprefix("runs/").removesuffix(f"/{HISTORY}")
+        # TensorBoard reads all files of a folder and would draw earlier curves as well.
         for old in (self.folder / run).glob("events.out.*"):
             old.unlink()
         with SummaryWriter(str(self.folder / run)) as writer:
@@ -130,6 +133,7 @@ class EventFiles:
 def serve_study(workspace: Workspace, study: str, storage: str | None, port: int) -> Any:
     """Start optuna-dashboard in a process of its own."""
     arguments = (workspace, study, storage, port)
+    # A forked process would inherit locks that threads of Arrow hold.
     process = multiprocessing.get_context("spawn").Process(target=_serve_study, args=arguments, daemon=True)
     process.start()
     return process
@@ -150,6 +154,7 @@ def free_port(first: int) -> int:
     """
     for port in range(first, min(first + _PLACES, 65536)):
         with socket.socket() as candidate:
+            # Without it, the port of a server that has just ended counts as used for a minute (TIME_WAIT).
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 candidate.bind((HOST, port))
@@ -163,6 +168,7 @@ def _serve_study(workspace: Workspace, study: str, storage: str | None, port: in
     from optuna_dashboard import wsgi
 
     logging.getLogger("optuna").setLevel(logging.ERROR)
+    # Storage objects hold locks and connections, so the process opens its own.
     app = wsgi(open_storage(workspace, study, storage))
     server = make_server(HOST, port, app, server_class=_Server, handler_class=_Quiet)
     try:
@@ -186,6 +192,7 @@ class _Quiet(WSGIRequestHandler):
 def _children() -> Iterator[dict[str, Any]]:
     """Yield a dictionary of child processes, which are terminated when the block ends or on SIGTERM."""
     children: dict[str, Any] = {}
+    # SIGTERM becomes KeyboardInterrupt, so that the children are ended here too.
     earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield children
@@ -194,6 +201,7 @@ def _children() -> Iterator[dict[str, Any]]:
         for child in children.values():
             child.terminate()
         for child in children.values():
+            # One child is a multiprocessing.Process, the other a subprocess.Popen.
             child.join() if hasattr(child, "join") else child.wait()
 
 

@@ -34,6 +34,7 @@ def write_best(study: TuningStudy, workspace: Workspace, number: int) -> Recipe:
     name, original = study.name, study.settings.recipe
     tuned = study.recipe_of(study.optuna.trials[number])
     best = tuned.model_copy(
+        # A name of its own, so that its runs do not replace those of the original recipe.
         update={"name": f"{name}-best", "title": f"{original.title}, tuned", "paper": None}
     )
     header = f"# Trial {number} of study {name}, which started from recipe {original.name}.\n"
@@ -86,11 +87,13 @@ def evaluate_selected(
     """
     settings, original = study.settings, start_among(confirmed, study)
     best = write_best(study, workspace, confirmed[0].number)
+    # Without the paper's score, with which a run under this name is not to be compared.
     start = settings.recipe.model_copy(update={"name": f"{study.name}-start", "paper": None})
     report = partial(
         report_recipe, workspace, config=config, metric=settings.metric, seeds=seeds, on_note=on_note
     )
     best_reported = report(best)
+    # If the start was selected, both are the same recipe, which is trained only once.
     start_stays = original is confirmed[0]
     start_reported = best_reported.model_copy(update={"recipe": start.name}) if start_stays else report(start)
     result = StudyResult(

@@ -83,6 +83,7 @@ def score_recipe(
     best_epochs: list[int] = []
     seconds, started = 0.0, time.perf_counter()
     for fold, rows in enumerate(data.folds):
+        # Pruning compares trials at equal steps, so only the first fold reports.
         watch = _Watch(recipe, metric, on_step if fold == 0 else None)
         trained = train_recipe(
             recipe,
@@ -92,11 +93,13 @@ def score_recipe(
             device=device,
             hooks=Hooks(on_epoch_end=watch, encoder_cache=encoder_cache),
         )
+        # Scores of earlier stages are those of single encoders.
         last = trained.results[last_stage(recipe)]
         values.append(float(last.scores[metric]))
         best_epochs.append(last.best_epoch)
         seconds += sum(outcome.seconds for outcome in trained.results.values())
         if on_predictions is not None:
+            # Clips without any input are not predicted.
             val = final_rows(recipe, data.clips, rows).val
             predictions = predict_rows(trained.model, data.clips, val)
             groups = None if data.clips.groups is None else data.clips.groups[val]
@@ -130,6 +133,7 @@ class _Watch:
         if self.on_step is None or entry["stage"] != last_stage(self.recipe):
             return
         chosen_by = stopping_score(entry)
+        # The same rule as in fit(), so that the last report equals the final score.
         if chosen_by > self.best + self.recipe.training.min_improvement:
             self.best, self.value = chosen_by, entry[self.metric]
         self.on_step(int(entry["epoch"]), float(self.value))

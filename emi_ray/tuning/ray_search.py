@@ -92,6 +92,7 @@ def plan_resources(
     By default, a trial that fine-tunes a backbone gets a whole device.
     """
     if recipe.finetuned and concurrent is None and gpus is None:
+        # A backbone fills a GPU; on CPUs, torch uses all cores for one trial.
         if machine().gpus:
             gpus = 1.0
         else:
@@ -120,9 +121,11 @@ def search(
     Raises:
         EmiRayError: many trials failed in a row, or Ray Tune failed.
     """
+    # Tune takes these options only from the environment.
     os.environ.update(_ENVIRONMENT)
     for name in ("ray.tune", "ray.train", "ray.tune.execution.tune_controller"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the study reports failures
+    # Before the search, or the first trials would each train the same encoders.
     train_untouched_encoders(study.settings, shared, workspace, resources)
     watcher = Watcher(study, limits, on_change or (lambda: None))
     cache = encoder_cache(study.settings, workspace)
@@ -130,14 +133,17 @@ def search(
     trainable = tune.with_resources(
         tune.with_parameters(_run_trial, job=job), tune.PlacementGroupFactory([resources.request])
     )
+    # Tune insists on writing a state, which nobody reads: the study has everything.
     with tempfile.TemporaryDirectory(prefix="emi-ray-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(watcher),
                 scheduler=StudyScheduler(watcher),
+                # Without end: the searcher says when the search is over.
                 num_samples=-1,
                 max_concurrent_trials=resources.concurrent,
+                # A new process would import torch again for every trial.
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[Failures(watcher)]),
@@ -149,6 +155,7 @@ def search(
                 f"Ray gave up the search: {last_words(str(error))}. The study is kept; repeat the command."
             ) from error
         finally:
+            # Also after Ctrl-C, so that the next command repeats these trials.
             study.give_up_running()
     watcher.raise_if_hopeless()
 
@@ -171,6 +178,7 @@ def train_untouched_encoders(
 def untouched_encoders(settings: StudySettings) -> list[EncoderName]:
     """Return the encoders whose stage 1 is the same in all trials."""
     recipe, names = settings.recipe, list(settings.space.parameters)
+    # Settings that change every encoder's training.
     everywhere = ("training.", "objective.", "encoders.*.", "stages")
     has_reused_stages = (
         recipe.fusion is not None and recipe.fusion.type != "late" and recipe.stages != "joint"
@@ -204,6 +212,7 @@ def _run_trial(config: dict[str, Any], job: _Job) -> None:
 
 def _train_encoder(job: _Job, recipe: Recipe, modality: EncoderName, fold: int) -> None:
     data, device = ray.get(job.data), job.resources.take_up()
+    # Without the fusion, the recipe has one stage, which stores the encoder in the cache.
     alone = recipe.model_copy(update={"encoders": {modality: recipe.encoders[modality]}, "fusion": None})
     hooks = Hooks(encoder_cache=job.encoder_cache)
     train_recipe(alone, data.clips, data.folds[fold], seed=recipe.training.seed, device=device, hooks=hooks)

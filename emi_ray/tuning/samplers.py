@@ -37,6 +37,7 @@ SCHEDULERS: dict[SchedulerName, Callable[[int], BasePruner]] = {
 
 def _first_rung(num_steps: int) -> int:
     """Return the first step at which trials are compared; scores of the first few epochs are not informative."""
+    # With a factor of 3 and 3 rungs, the first is at a ninth of the steps.
     return max(min(_FEWEST_STEPS, num_steps), num_steps // _REDUCTION ** (_NUM_RUNGS - 1))
 
 
@@ -55,6 +56,7 @@ def build_sampler(name: SamplerName, seed: int, num_earlier: int) -> BaseSampler
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        # SeedSequence mixes both numbers, so that neighbouring seeds give unrelated draws.
         return SAMPLERS[name](int(np.random.SeedSequence([seed, num_earlier]).generate_state(1)[0]))
 
 

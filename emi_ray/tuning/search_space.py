@@ -62,6 +62,7 @@ class Parameter(Settings):
             raise ValueError("give exactly one of uniform, loguniform, int, quantised, choice")
         bounds = getattr(self, given[0])
         if self.choice is not None:
+            # repr tells 1, 1.0 and True apart, which are equal as elements of a set.
             if len(set(map(repr, self.choice))) < max(len(self.choice), 2):
                 raise ValueError("a choice needs at least two different values")
         elif not bounds[0] < bounds[1]:
@@ -85,6 +86,7 @@ class Parameter(Settings):
             return FloatDistribution(*self.uniform)
         assert self.quantised is not None
         low, high, step = self.quantised
+        # Whole numbers stay integers: a setting such as hidden refuses 128.0.
         if all(float(part).is_integer() for part in self.quantised):
             return IntDistribution(int(low), int(high), step=int(step))
         return FloatDistribution(low, high, step=step)
@@ -102,8 +104,10 @@ class Parameter(Settings):
         """Return whether a value is in the range."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
+            # The type matters, because True == 1.
             return any(value == each and type(value) is type(each) for each in found.choices)
         assert isinstance(found, FloatDistribution | IntDistribution)
+        # bool is a subclass of int.
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if isinstance(found, IntDistribution) and value != int(value):
@@ -133,6 +137,7 @@ class SearchSpace(Settings):
         """Let a trial choose the values of all parameters whose conditions hold."""
         values: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
+            # Conditions name parameters above, whose values are chosen already (see _check_names).
             if _applies(parameter, values):
                 values[name] = parameter.suggest(trial, name)
         return values
@@ -172,10 +177,12 @@ def is_shared(name: str, parameter: Parameter, recipe: Recipe) -> bool:
     if not name.startswith("encoders."):
         return name in _NOT_COMPARED
     _, modality, setting = name.split(".", 2)
+    # "*" includes every fine-tuned encoder.
     finetunes = bool(recipe.finetuned) if modality == EVERY else modality in recipe.finetuned
     return (
         setting in _NOT_COMPARED_OF_ENCODERS
         or (setting == "type" and (finetunes or "finetune" in (parameter.choice or ())))
+        # Of a fine-tuned backbone, max_steps decides how much of the raw input is read.
         or (setting == "max_steps" and finetunes)
     )
 
@@ -213,6 +220,7 @@ def _value_at(recipe: Recipe, path: str) -> Any:
     for part in path.split("."):
         stage = place
         place = place.get(part) if isinstance(place, Mapping) else getattr(place, part, None)
+    # A stage without a value of its own has that of training.
     if place is None and isinstance(stage, StageOverrides) and part in StageOverrides.model_fields:
         return getattr(recipe.training_of(stage), part)
     return place
@@ -256,6 +264,7 @@ def _of_every_encoder(name: str) -> str:
     """
     section, _, rest = name.partition(".")
     encoder, _, setting = rest.partition(".")
+    # A cutoff of 0.7 catches "vison", but not names such as "dinov2".
     is_typo = difflib.get_close_matches(encoder, MODALITIES, n=1, cutoff=0.7)
     return name if section != "encoders" or is_typo else f"encoders.{EVERY}.{setting}"
 

@@ -56,6 +56,7 @@ class RecipeSource:
         """
         changes = overrides(values, self.original)
         recipe = load_recipe(self.name_or_path, [*self.overrides, *changes], self.defaults)
+        # A trial must run the code that the study began with, even if the file was edited since.
         return resolve_custom(with_code_of(resolve_backbones(recipe), self.original))
 
 
@@ -118,6 +119,7 @@ def _conditions(space: SearchSpace, parameter: Parameter) -> dict[str, Value]:
     """Return values of other parameters with which the conditions of a parameter hold."""
     values: dict[str, Value] = {}
     for name, wanted in parameter.when.items():
+        # The conditions' own parameters may have conditions too.
         values |= {**_conditions(space, space.parameters[name]), name: _first(wanted)}
     return values
 
@@ -157,6 +159,7 @@ def claim_settings(workspace: Workspace, optuna_study: optuna.Study, settings: S
     values = settings.model_dump(mode="json", by_alias=True)
     if workspace.exists(path):
         _refuse_other(settings, read_settings(workspace, study), f"Study {study} in {workspace.root}")
+    # Two workspaces with one database may use the same name for different studies.
     if (stored := optuna_study.user_attrs.get(_SETTINGS)) is not None:
         where = f"Study {study} in its database"
         _refuse_other(settings, validate(StudySettings, json.loads(stored), where), where)

@@ -50,7 +50,9 @@ def gain_standard_error(challenger: Sequence[SeedScore], other: Sequence[SeedSco
         challenger, other: one entry per seed, for the same seeds; at least two.
         metric: the score.
     """
+    # A fixed seed: the same trials always lead to the same decision.
     random, num_seeds = np.random.default_rng(0), len(other)
+    # The clips of a fold are the same for both systems and all seeds.
     codes = [codes_of(fold.groups, len(fold.targets)) for fold in other[0].folds]
     gains = []
     for _ in range(_DRAWS):
@@ -63,6 +65,7 @@ def gain_standard_error(challenger: Sequence[SeedScore], other: Sequence[SeedSco
             if weight
         ]
         gains.append(sum(drawn) / num_seeds)
+    # A draw whose labels are constant has no score and is left out.
     return float(np.nanstd(gains)) * sqrt(num_seeds / (num_seeds - 1))
 
 

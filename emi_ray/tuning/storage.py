@@ -68,6 +68,7 @@ def open_storage(workspace: Workspace, study: str, url: str | None) -> BaseStora
         return _open_database(url)
     path = journal_path(workspace, study)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A driver that was killed leaves its lock behind; others take it over after the grace period.
     lock = JournalFileSymlinkLock(str(path), grace_period=_GRACE_S)
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
@@ -93,6 +94,7 @@ def driving(
             yield optuna_study
         return
     with workspace.driving(study_folder(study), f"Study {study}", _INSTEAD):
+        # Only with the lock of the study, because a living driver may be in the middle of a line.
         drop_torn_line(journal_path(workspace, study))
         yield _open(open_storage(workspace, study, None), study, directions)
 
@@ -101,6 +103,7 @@ def drop_torn_line(journal: Path) -> None:
     """Remove an incomplete last line from a journal, whose writer was killed; Optuna could not read it."""
     if not journal.exists():
         return
+    # Optuna writes one JSON object per line and skips no invalid ones.
     with journal.open("rb+") as file:
         data = file.read()
         if data and not data.endswith(b"\n"):
@@ -132,7 +135,9 @@ def _beating(optuna_study: optuna.Study) -> Iterator[None]:
     """Own a study in a database by a heartbeat record, which is renewed while the ``with`` block runs."""
     from sqlalchemy.exc import SQLAlchemyError
 
+    # The token tells apart two drivers on one machine.
     claim = {"driver": own_name(), "token": uuid.uuid4().hex}
+    # Before the claim, so that a living driver keeps the study.
     _refuse_living(optuna_study)
     optuna_study.set_user_attr(OWNER, {**claim, "time": time.time()})
     time.sleep(_SETTLE_S)  # if two drivers start at once, the later record wins
@@ -157,6 +162,7 @@ def _beating(optuna_study: optuna.Study) -> Iterator[None]:
     finally:
         with away:
             if other() is None:
+                # Given back at once, so that the next command need not wait until the heartbeat is too old.
                 optuna_study.set_user_attr(OWNER, {})
 
 

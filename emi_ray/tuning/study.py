@@ -30,7 +30,9 @@ REPEAT = "repeats"
 
 _LIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# A start in one of these states need not be queued again; a running one was lost with its driver.
 _STANDING = (TrialState.COMPLETE, TrialState.WAITING)
+# After so many draws without a new combination, the space counts as exhausted.
 _FRESH_DRAWS = 300
 
 
@@ -72,6 +74,7 @@ class TuningStudy:
     ) -> None:
         self.settings = settings
         self.optuna = study
+        # The sampler and the pruner are not stored with a study, so each command sets its own.
         self.optuna.sampler, self.optuna.pruner = sampler, pruner
         self._source = source
         self._running: dict[int, Trial] = {}
@@ -87,6 +90,7 @@ class TuningStudy:
         is_start_due = not self.settings.space.outside(self.settings.recipe) and not any(
             START in trial.user_attrs and trial.state in _STANDING for trial in trials
         )
+        # Queued before the lost trials below, so that it is asked for first.
         if is_start_due or not trials:
             self._queue_start()
         for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -98,15 +102,18 @@ class TuningStudy:
             trial = self.optuna.ask()
             values = self.settings.space.suggest(trial)
             earlier = self._earlier(trial)
+            # The start runs even if an equal trial exists, because all others are compared with it.
             if earlier is None or START in trial.user_attrs:
                 self._running[trial.number] = trial
                 return Candidate(trial.number, values, self._recipe(trial, values))
+            # Failed trials do not influence the sampler, so a repetition does not count twice.
             trial.set_user_attr(REPEAT, earlier)
             self.optuna.tell(trial, state=TrialState.FAIL)
             fresh = self._fresh_parameters()
             if fresh is None:
                 self.is_exhausted = True
                 return None
+            # The next ask() returns the queued parameters, whatever the sampler would propose.
             self.optuna.enqueue_trial(fresh)
 
     def report(self, number: int, step: int, value: float) -> bool:
@@ -128,6 +135,7 @@ class TuningStudy:
             trial.set_user_attr(name, value)
         costs = {"parameters": float(score.num_parameters), "seconds": score.seconds}
         cost = self.settings.minimise
+        # One value for each objective, in the order of the directions.
         self.optuna.tell(trial, [score.value] if cost is None else [score.value, costs[cost]])
 
     def prune(self, number: int) -> None:
@@ -183,6 +191,7 @@ class TuningStudy:
     def best(self) -> FrozenTrial | None:
         """The complete trial with the best score; a second objective is ignored."""
         complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        # Of equal scores, the earlier trial wins.
         return max(complete, key=lambda trial: (self.sign * trial.values[0], -trial.number), default=None)
 
     @property
@@ -221,7 +230,9 @@ class TuningStudy:
     def _fresh_parameters(self) -> dict[str, Any] | None:
         """Draw random parameters that no trial has had, using a separate in-memory study; None if none were found."""
         trials = self.optuna.get_trials(deepcopy=False)
+        # Parameters that raised an error would raise it again; those of lost trials may be drawn.
         taken = [trial.params for trial in trials if trial.state in _LIVE or ERROR in trial.user_attrs]
+        # The number of trials as seed gives other draws at each call, and the same ones after a restart.
         scratch = optuna.create_study(sampler=RandomSampler(seed=len(trials)))
         for _ in range(_FRESH_DRAWS):
             trial = scratch.ask()
@@ -233,6 +244,7 @@ class TuningStudy:
     def _lose(self, trial: FrozenTrial) -> None:
         """Mark a lost trial as failed, and queue its parameters once more. The start is queued by ``begin``."""
         self.optuna.tell(trial.number, state=TrialState.FAIL)
+        # Repeated only once, because a trial that kills its process would otherwise do so for ever.
         if START not in trial.user_attrs and RETRY not in trial.user_attrs and trial.params:
             self.optuna.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
 

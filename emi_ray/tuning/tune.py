@@ -124,6 +124,7 @@ def plan_tuning(
     space, recipe = load_space(options.space), source.original
     check_space(source, space)
     check_metric(options.metric, labels_of(workspace.clips().schema))
+    # Its key stands for the data: a study must not mix scores on different clips or features.
     run = plan_run(workspace, recipe, config, recipe.training.seed)
     folds, holdout = _tuning_split(workspace, options)
     settings = StudySettings(
@@ -175,11 +176,13 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> StudyResult | 
     require_shared(workspace)
     scheduler: SchedulerName = options.scheduler or ("none" if options.minimise else "asha")
     with driving(workspace, options.study, settings.directions, options.storage) as optuna_study:
+        # Checked under the lock, because two commands may create the study at once.
         claim_settings(workspace, optuna_study, settings)
         num_earlier = len(optuna_study.get_trials(deepcopy=False))
         sampler = build_sampler(options.sampler, options.seed, num_earlier)
         pruner = build_scheduler(scheduler, settings.num_steps)
         study = TuningStudy(optuna_study, settings, plan.source, sampler, pruner)
+        # Trials of an earlier driver are counted as lost only now, when the lock shows that it has ended.
         study.begin()
         for name in [] if num_earlier else settings.space.outside(settings.recipe):
             on_note(
@@ -187,6 +190,7 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> StudyResult | 
             )
         on_change(study)
         outcome = _earlier_result(study, plan)
+        # Nothing to train: the data need not be read.
         if study.counts.finished >= options.trials and (outcome or not options.seeds):
             write_trials_json(study, workspace)  # a killed driver may have left an outdated file
             return outcome
@@ -208,6 +212,7 @@ def _search(
     def changed() -> None:
         nonlocal last_record
         on_change(study)
+        # The file is rewritten as a whole, which is too slow for every epoch of every trial.
         if time.monotonic() - last_record > _RECORD_EVERY_S:
             write_trials_json(study, plan.workspace)
             last_record = time.monotonic()
@@ -232,5 +237,6 @@ def _select_and_evaluate(
 def _earlier_result(study: TuningStudy, plan: TunePlan) -> StudyResult | None:
     """Return the stored result if it is based on the same trials and seeds, else None."""
     earlier = read_study_result(plan.workspace, study.name) if plan.options.seeds else None
+    # More trials, or other seeds, can lead to another selection.
     asked = (study.counts.finished, plan.options.confirm, plan.reporting_seeds)
     return earlier if earlier and (earlier.finished, earlier.confirm, earlier.seeds) == asked else None

@@ -21,6 +21,7 @@ from emi_ray.tuning.study import TuningStudy
 OnChange = Callable[[], None]
 """Called on the driver whenever the study has changed."""
 
+# Single failures are due to unlucky settings; so many in a row are due to something else.
 _FAILURES_IN_A_ROW = 10
 _LOST_TOGETHER_S = 30.0
 """Trials that are lost within this time may have been on the same node, so they count as one failure."""
@@ -55,6 +56,7 @@ class Watcher:
     def next_trial(self) -> dict[str, Any] | str | None:
         """Return the configuration of the next trial, None to wait, or ``Searcher.FINISHED``."""
         counts = self.study.counts
+        # FINISHED ends the search for good: Tune never asks again.
         if self._is_over(counts.finished):
             return Searcher.FINISHED
         if counts.finished + counts.running >= self._limits.num_trials:
@@ -72,6 +74,7 @@ class Watcher:
         """
         if not self.study.is_running(number):
             return False
+        # The last report of a trial has its score, the others only a value so far.
         if "score" in result:
             self.study.complete(number, result["score"])
             self._tell_end(number, "complete", score=result["score"].value)
@@ -109,6 +112,7 @@ class Watcher:
         if self.study.is_running(number):
             self.study.lose(number)
             self._tell_end(number, "lost", reason=reason)
+            # A node that dies takes many trials with it, which must not end the search.
             if time.monotonic() - self._counted_loss_at > _LOST_TOGETHER_S:
                 self._counted_loss_at = time.monotonic()
                 self.failures_in_a_row += 1
@@ -134,6 +138,7 @@ class StudySearcher(Searcher):
     """A searcher of Tune that takes its trials from the study."""
 
     def __init__(self, watcher: Watcher) -> None:
+        # Tune wants a metric, but does not decide anything with it here.
         super().__init__(metric="value", mode="max")
         self._watcher = watcher
 
@@ -169,6 +174,7 @@ class Failures(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         cause = _cause(trial)
+        # The trial stays in Tune as failed; the study queues its parameters under a new number.
         tell = self._watcher.lose if _is_loss(cause) else self._watcher.fail
         tell(trial.config["number"], _reason(cause))
 
