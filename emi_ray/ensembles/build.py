@@ -72,6 +72,7 @@ def build_ensemble(
     labels = common_labels(workspace, folders, tables)
     val = validation_clips(workspace, folders, tables)
     predicted = MemberPredictions.of([rows_at(table, val) for table in tables.values()], labels)
+    # A clip that no member can read has no prediction and no score.
     readable = np.isfinite(predicted.values).all(axis=2).any(axis=0)
     predicted = predicted.at(readable)
     truth = true_values(tables, predicted.clip_ids, labels)
@@ -92,8 +93,10 @@ def build_ensemble(
         fold_weights=fold_weights,
         folds={clip_id: int(fold) for clip_id, fold in zip(predicted.clip_ids, folds, strict=True)},
     )
+    # Only now, when nothing can be refused any more.
     workspace.delete(folder)
     _copy_models(workspace, folders, folder)
+    # Weights of all validation clips: no member and no weight has seen the test clips.
     tested = combine(weights, test.values, test.patterns)
     parts = [
         (predicted, values, truth, "val"),
@@ -134,6 +137,7 @@ def _fit(
     codes = codes_of_clips(workspace, predicted.clip_ids)
     num_groups = int(codes.max()) + 1
     if method == "mean":
+        # Equal weights are not fitted, so nothing has to be cross-fitted.
         return MEAN, (), np.full(len(codes), -1)
     if num_groups < NUM_FOLDS:
         raise UserError(
@@ -142,9 +146,11 @@ def _fit(
         )
     # Folds are drawn over groups and then passed on to the clips, so that no person is in two folds.
     order = np.random.default_rng(seed).permutation(num_groups)
+    # order and its argsort are permutations of the groups; codes passes a group's fold on to its clips.
     folds = (np.argsort(order) % NUM_FOLDS)[codes]
     fitted = []
     for fold in range(NUM_FOLDS):
+        # The weights of a fold are fitted on all other folds.
         fitting = predicted.at(folds != fold)
         fitted.append(fit_weights(fitting.values, truth[folds != fold], fitting.patterns))
     return fit_weights(predicted.values, truth, predicted.patterns), tuple(fitted), folds
@@ -162,6 +168,7 @@ def _predictions(parts: Sequence[tuple[MemberPredictions, np.ndarray, np.ndarray
             column = pa.array(truth[:, index], pa.float64(), mask=np.isnan(truth[:, index]))
             table = table.append_column(f"{TRUE_PREFIX}{label}", column)
         table = table.append_column("modalities", modalities)
+        # As for a single run: scored are labelled clips with a prediction.
         scored = np.isfinite(truth).any(axis=1) & np.isfinite(values).all(axis=1)
         tables.append(table.append_column(SCORED, pa.array(scored)))
     return pa.concat_tables(tables)
@@ -199,6 +206,7 @@ def _write_rest(
     learnt: dict[str, None] = {}
     for member in folders:
         split = workspace.read_table(f"{member}/{SPLIT}")
+        # The inner part counts as train here, because it selected the best epochs.
         learnt |= dict.fromkeys(split.filter(pc.not_equal(split["split"], "val"))["clip_id"].to_pylist())
     clip_ids = [*learnt, *val]
     splits = ["train"] * len(learnt) + ["val"] * len(val)
@@ -207,10 +215,13 @@ def _write_rest(
     how = "Mean" if description.weights.method == "mean" else "Fitted weights"
     about = _About(name=metrics["recipe"], title=f"{how} of {', '.join(members)}", members=tuple(members))
     workspace.write_text(f"{folder}/{RECIPE}", dump_yaml(about))
+    # An ensemble has no epochs, but readers of runs expect the file.
     header = pd.DataFrame(
         columns=["stage", "epoch", "train_loss", "val_loss", "val_pearson", "lr", "seconds"]
     )
     workspace.write_text(f"{folder}/{HISTORY}", header.to_csv(index=False))
+    # Building an ensemble trains nothing, so the versions are those of a member.
     workspace.write_json(f"{folder}/{VERSIONS}", workspace.read_json(f"{folders[0]}/{VERSIONS}"))
     workspace.write_json(f"{folder}/{ENSEMBLE}", description.model_dump(mode="json"))
+    # Last, because its existence means that the run is finished.
     workspace.write_json(f"{folder}/{METRICS}", dict(metrics))

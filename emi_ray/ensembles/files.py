@@ -66,6 +66,7 @@ class LoadedEnsemble:
         predicted = MemberPredictions.of(tables, [label.name for label in self.description.labels])
         values = combine(self.description.weights, predicted.values, predicted.patterns)
         if crossed:
+            # -1: clips that no weights were fitted on.
             folds = np.array([self.description.folds.get(clip_id, -1) for clip_id in predicted.clip_ids])
             values = cross_fitted(values, predicted, self.description.fold_weights, folds)
         return predicted.table(values)
@@ -120,6 +121,7 @@ def describe_models(workspace: Workspace, run: str) -> list[ModelDescription]:
     folder = find_run(workspace, run)
     folders = [folder]
     if is_ensemble(workspace, run):
+        # The copies are described, because the members' own runs may have been trained again.
         count = len(read_description(workspace, folder).members)
         folders = [f"{folder}/members/{index}" for index in range(count)]
     return [read_model_description(workspace, each) for each in folders]

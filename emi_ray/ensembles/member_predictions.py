@@ -32,9 +32,11 @@ class MemberPredictions:
         for table in tables:
             values = np.stack([table[label].to_numpy().astype(np.float64) for label in labels], axis=1)
             modalities = table["modalities"].to_pylist()
+            # A model always predicts something; without any modality that it reads, it does not count.
             parts.append(np.where(np.array([bool(each) for each in modalities])[:, None], values, np.nan))
             had.append(modalities)
         patterns = [
+            # The union over members, in the order in which they name the modalities.
             ",".join(dict.fromkeys(m for one in each for m in one.split(",") if m))
             for each in zip(*had, strict=True)
         ]
@@ -74,6 +76,7 @@ def cross_fitted(
     Returns:
         (N, L) predictions.
     """
+    # Clips outside of all folds keep the prediction with the weights of all clips.
     crossed = values.copy()
     for fold, weights in enumerate(fold_weights):
         in_fold = folds == fold

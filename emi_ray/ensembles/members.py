@@ -27,7 +27,9 @@ def member_folders(workspace: Workspace, runs: Sequence[str]) -> list[str]:
     for run in runs:
         name = run.strip("/").removeprefix("runs/")
         seeds = workspace.folders(f"runs/{name}") if "/" not in name else []
+        # A name without seed stands for all its seeds; find_run raises the error if there are none.
         folders += [run_folder(name, seed) for seed in seeds] or [find_run(workspace, run)]
+    # A run that is named twice must not count twice in the mean.
     folders = list(dict.fromkeys(folders))
     if len(folders) < 2:
         raise UserError("An ensemble needs at least two runs: name several, or a recipe with several seeds.")
@@ -99,6 +101,7 @@ def rows_at(table: pa.Table, clip_ids: Sequence[str]) -> pa.Table:
     place = pc.index_in(pa.array(clip_ids, pa.string()), table["clip_id"].combine_chunks())
     taken = table.take(place)
     column = taken.column_names.index("modalities")
+    # take() gives nulls for clips that are not in the table.
     taken = taken.set_column(column, "modalities", pc.fill_null(taken["modalities"], ""))
     return taken.set_column(0, "clip_id", pa.array(clip_ids, pa.string()))
 
@@ -115,6 +118,7 @@ def true_values(tables: Mapping[str, pa.Table], clip_ids: Sequence[str], labels:
         values = np.stack(
             [selected[f"{TRUE_PREFIX}{label}"].to_numpy().astype(np.float64) for label in labels], axis=1
         )
+        # Compared exactly: both were written from the same table of labels.
         both = np.isfinite(values) & np.isfinite(truth)
         if (values[both] != truth[both]).any():
             raise UserError(

@@ -29,6 +29,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     if not is_ensemble(workspace, run):
         return evaluate_single_run(workspace, run, splits)
     folder, loaded = find_run(workspace, run), load_ensemble(workspace, run)
+    # The clips and true values are those of the ensemble, whatever the corpus has now.
     stored = workspace.read_table(f"{folder}/{PREDICTIONS}")
     stored = stored.filter(stored[SCORED])
     result: dict[str, Any] = {"recipe": folder.split("/")[1], "seed": loaded.description.seed}
@@ -46,6 +47,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
         predicted = loaded.combine(
             [predict_corpus_clips(workspace, one, wanted) for one in loaded.members], split == "val"
         )
+        # Predictions follow the corpus; the stored rows are put into the same order.
         order = pc.index_in(predicted["clip_id"], of_split["clip_id"].combine_chunks())
         true = of_split.take(order)
         values, truth = (

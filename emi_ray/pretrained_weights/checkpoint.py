@@ -64,11 +64,13 @@ class Checkpoint:
                     "there, or give a folder written by `save_pretrained`."
                 )
             return Checkpoint(str(folder), CONTENT + content_hash(folder))
+        # A commit cannot change, so nothing is asked.
         if self.revision and _COMMIT.fullmatch(self.revision):
             return self
         if self.is_of_package:
             self.locate()
             return self
+        # The folder of a cached file in the cache of the hub is named after its commit.
         config = self._cached("config.json")
         if config is None and (packaged := self._packaged()) is not None:
             return replace(self, revision=CONTENT + content_hash(packaged))
@@ -88,6 +90,7 @@ class Checkpoint:
                     "Restore them, or start again (without the revision, if it was given)."
                 )
             return folder
+        # The cache comes first and the network last; a package needs neither.
         here = self._snapshot(local=True) or self._packaged()
         return here or self._snapshot(local=False) or self._refuse("it has no weights")
 
@@ -127,6 +130,7 @@ class Checkpoint:
 
     def _folder(self) -> Path:
         folder = Path(self.weights).expanduser().resolve()
+        # Every checkpoint of transformers has this file.
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"weights = '{self.weights}' is not a folder with a checkpoint (no config.json in it). Give a "
@@ -145,9 +149,11 @@ class Checkpoint:
 
     def _packaged(self) -> Path | None:
         """Return the folder in an installed package that contains these weights; None if there is none."""
+        # A package has one version of the weights, so it cannot serve a revision of the hub.
         if self.weights not in PACKAGES or (self.revision and not self.is_of_package):
             return None
         module, _, inner = PACKAGES[self.weights][1].partition("/")
+        # find_spec of a top-level package finds its folder without importing it.
         found = importlib.util.find_spec(module)
         folders = (found.submodule_search_locations or []) if found else []
         return next((Path(each) / inner for each in folders if _has_weights(Path(each) / inner)), None)
@@ -168,11 +174,13 @@ class Checkpoint:
             found = try_to_load_from_cache(self.weights, name, revision=self.revision)
         except HFValidationError as error:
             self._refuse(str(error))
+        # The cache may also answer that a file is known not to exist.
         return Path(found) if isinstance(found, str) else None
 
     def _download_config(self) -> Path:
         from huggingface_hub import hf_hub_download
 
+        # Asked first, because the client would try for half a minute.
         if not hub_answers():
             self._refuse("the hub does not answer.")
         try:
@@ -187,6 +195,7 @@ class Checkpoint:
         """Return the folder of a snapshot with weights; None if the cache, or the repository, has none."""
         from huggingface_hub import snapshot_download
 
+        # Safetensors first; the other format is only downloaded if a repository has no safetensors.
         for weight_files in (None,) if local else _WEIGHT_FILES:
             wanted = None if weight_files is None else [*_SMALL_FILES, weight_files]
             try:
@@ -222,6 +231,7 @@ def hub_answers() -> bool:
     try:
         with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT_S):
             return True
+    # Any answer is an answer, also one that refuses.
     except HTTPError:
         return True
     except OSError:
@@ -233,6 +243,7 @@ def content_hash(folder: Path) -> str:
 
     A file is hashed once per process while its size and time stay the same (about 1 s per gigabyte).
     """
+    # Sorted, because the order of glob depends on the file system.
     files = sorted({path for pattern in (*_SMALL_FILES, *_WEIGHT_FILES) for path in folder.glob(pattern)})
     lines = []
     for path in files:
@@ -254,6 +265,7 @@ def _has_weights(folder: Path) -> bool:
         for index in folder.glob("*.index.json")
         for name in json.loads(index.read_text())["weight_map"].values()
     }
+    # An index without some of its shards is a download that was cut off.
     return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern)) and all(
         (folder / name).is_file() for name in shards
     )

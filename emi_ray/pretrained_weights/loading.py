@@ -15,6 +15,7 @@ from emi_ray.pretrained_weights.checkpoint import first_sentence
 if TYPE_CHECKING:
     import torch
 
+# Poolers and masked-training parameters; position_ids are a buffer that old checkpoints stored.
 _UNUSED_PARAMETERS = re.compile(r"(^|\.)(pooler\..*|masked_spec_embed|mask_token|position_ids)$")
 """Parameters that are never used here, so that a checkpoint may lack them."""
 
@@ -28,6 +29,7 @@ def best_dtype() -> str:
     import torch
 
     if torch.cuda.is_available():
+        # Emulation would count as support, although it is slower than float32.
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = bool({"avx512_bf16", "amx_bf16"} & _true(torch.cpu.get_capabilities()))
@@ -83,12 +85,14 @@ def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"weights in {folder} cannot be loaded: {first_sentence(error)}") from error
+    # transformers only warns about missing weights and initialises them at random.
     lacking = sorted(name for name in report["missing_keys"] if not _UNUSED_PARAMETERS.search(name))
     if lacking:
         raise UserError(
             f"weights in {folder} lack {len(lacking)} parameters of {type(model).__name__}, which would be "
             f"random (first: {lacking[0]}). Give a checkpoint of this architecture."
         )
+    # eval() switches dropout off; without gradients no activations are kept.
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -117,6 +121,7 @@ def quiet_transformers() -> Iterator[None]:
     try:
         yield
     finally:
+        # Restored, because a user's program may use transformers itself.
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -52,6 +52,7 @@ def read_scored_predictions(
         return None
     table = workspace.read_table(f"{folder}/{PREDICTIONS}")
     table = table.filter(pc.equal(table["split"], split))
+    # Files of earlier versions lack the column.
     if SCORED in table.column_names:
         table = table.filter(table[SCORED])
     labels = tuple(
@@ -72,6 +73,7 @@ def read_stage_predictions(workspace: Workspace, folder: str) -> dict[str, Score
     found = {}
     for stage in dict.fromkeys(table["stage"].to_pylist()):
         of_stage = table.filter(pc.equal(table["stage"], stage))
+        # A stage may be scored on clips that the whole run is not scored on.
         of_stage = of_stage.filter(pc.is_in(of_stage["clip_id"], pa.array(whole.clip_ids, pa.string())))
         clip_ids = tuple(of_stage["clip_id"].to_pylist())
         found[stage] = ScoredPredictions(

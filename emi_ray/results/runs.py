@@ -104,6 +104,7 @@ def read_runs(workspace: Workspace) -> list[Run]:
         (recipe, seed) for recipe in workspace.folders("runs") for seed in workspace.folders(f"runs/{recipe}")
     ]
     runs = [_read_run(workspace, recipe, seed) for recipe, seed in folders]
+    # NaN differs from itself; it must not take part in the sort, which it would make undefined.
     return sorted(runs, key=lambda run: -run.val_pearson if run.val_pearson == run.val_pearson else math.inf)
 
 
@@ -137,6 +138,7 @@ def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
 def _read_robustness(workspace: Workspace, folder: str, description: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores on harder and on perturbed clips, unless the run has been retrained with other settings."""
     found: dict[str, Any] = {}
+    # The two files have different parts, written by different commands.
     for path in (f"{folder}/{PERTURBED}", f"{folder}/{ROBUSTNESS}"):
         measured = workspace.read_json(path) if workspace.exists(path) else {}
         if measured.get("run_key") == description.get("run_key"):
@@ -146,6 +148,7 @@ def _read_robustness(workspace: Workspace, folder: str, description: Mapping[str
 
 def _history(text: str) -> list[Epoch]:
     def score(row: Mapping[str, str | None], name: str) -> float:
+        # Missing columns and empty cells are unknown.
         return float(row.get(name) or "nan")
 
     return [

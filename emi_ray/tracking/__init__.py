@@ -46,6 +46,7 @@ def tracking(workspace: Workspace, names: Sequence[TrackerName], study: str | No
     Raises:
         UserError: the package of a tracker is not installed, or the tracker is not set up.
     """
+    # Checked before any tracker is made, because making one may log in or create files.
     for name in names:
         require_package(name)
     trackers: dict[str, Tracker] = {name: TRACKERS[name][0](workspace) for name in dict.fromkeys(names)}

@@ -33,6 +33,7 @@ class Listener(logging.Handler):
         super().__init__(logging.DEBUG)
         self._workspace, self._study = workspace, study
         self._sinks = [Sink(name, tracker) for name, tracker in trackers.items()]
+        # None in the queue ends the thread.
         self._queue: queue.SimpleQueue[tuple[str, Mapping[str, Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="emi_ray trackers", daemon=True)
         self._known: dict[str, TrackedRun] = {}
@@ -40,17 +41,20 @@ class Listener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue an event of a run or a trial; everything else passes."""
         event = getattr(record, "event", "")
+        # Called in the thread that trains, so it must only queue.
         if event in _HANDLERS:
             self._queue.put((event, record.fields))  # type: ignore[attr-defined]
 
     def __enter__(self) -> "Listener":
         self._level = LOGGER.level
+        # Epochs are events of level DEBUG, which are otherwise dropped before any handler.
         LOGGER.setLevel(logging.DEBUG)
         LOGGER.addHandler(self)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        # First, so that nothing is queued behind the end.
         LOGGER.removeHandler(self)
         LOGGER.setLevel(self._level)
         self._queue.put(None)
@@ -70,6 +74,7 @@ class Listener(logging.Handler):
             sink.close(self._known)
 
     def _log(self, run: TrackedRun, stage: str, epoch: int, values: Mapping[str, Any]) -> None:
+        # Stage and epoch are the place of the values in the tracker, not values.
         known = {name: value for name, value in numbers(values).items() if name not in _NOT_VALUES}
         for sink in self._sinks:
             sink.log(run, stage, epoch, known)
@@ -82,6 +87,7 @@ class Listener(logging.Handler):
         tags = {"recipe": fields["recipe"], "seed": str(fields["seed"])}
         if self._study:
             tags["study"] = self._study
+        # The seed of a run may differ from training.seed of its recipe.
         settings = {**flat(fields["settings"]), "seed": fields["seed"]}
         name = fields["run"]
         self._known[name] = TrackedRun(name, self._study or fields["recipe"], settings, tags)

@@ -52,6 +52,7 @@ class MlflowTracker:
 
     @property
     def _client(self) -> Any:
+        # Connected on first use, in the tracker's thread: a slow server must not delay the start.
         if self._made is None:
             for name in ("alembic", "mlflow"):
                 logging.getLogger(name).setLevel(logging.WARNING)  # each step of making a database is logged
@@ -72,6 +73,7 @@ class MlflowTracker:
         self._ids[run.name] = identity = client.create_run(self._experiment, tags=tags).info.run_id
         parameters = [Param(name, str(value)[:_LONGEST]) for name, value in run.settings.items()]
         for first in range(0, len(parameters), _MAX_PARAMETERS):
+            # A longer value would be refused with its whole batch, hence _LONGEST.
             client.log_batch(identity, params=parameters[first : first + _MAX_PARAMETERS])
 
     def log(self, run: TrackedRun, stage: str, epoch: int, values: Mapping[str, float]) -> None:
@@ -88,6 +90,7 @@ class MlflowTracker:
     def _log_metrics(self, run: TrackedRun, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
+        # MLflow takes milliseconds.
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self._ids[run.name], metrics=metrics)

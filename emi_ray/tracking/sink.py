@@ -33,6 +33,7 @@ class Sink:
 
     def log(self, run: TrackedRun, stage: str, epoch: int, values: Mapping[str, float]) -> None:
         """Send an epoch, unless it was sent already."""
+        # The history at the end of a run contains all epochs, also those that were sent live.
         if self.is_off or (stage, epoch) in self._sent.get(run.name, ()):
             return
         with self._guarded():
@@ -44,6 +45,7 @@ class Sink:
         """End a run."""
         if self.is_off:
             return
+        # Remembered until the tracker has taken it; close() tries again.
         self._ends[run.name] = (state, scores)
         with self._guarded():
             self._begin(run)
@@ -52,6 +54,7 @@ class Sink:
 
     def close(self, known: Mapping[str, TrackedRun]) -> None:
         """End the runs that are still open, as interrupted if they did not end, then the tracker."""
+        # A copy of the names, because end() removes them.
         for name in list(dict.fromkeys([*self._sent, *self._ends])):
             self.end(known[name], *self._ends.get(name, ("interrupted", {})))
         with self._guarded():
@@ -75,6 +78,7 @@ class Sink:
 
     def _warn(self, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0][:_LONGEST_REASON].rstrip(".")
+        # Only the first failure and the last one are told, not every epoch between them.
         if self._failures == 1:
             _LOG.warning("The tracker %s failed: %s. Training goes on.", self.name, reason)
         elif self._failures == _FAILURES:

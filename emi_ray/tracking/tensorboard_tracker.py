@@ -32,6 +32,7 @@ class TensorboardTracker:
         for earlier in folder.glob("events.out.*"):
             earlier.unlink()  # of an interrupted or replaced training; the epochs of a resumed one are sent again
         writer = self._writers[run.name] = SummaryWriter(str(folder))
+        # Four spaces make a block of code in TensorBoard's Markdown.
         lines = [f"    {name}: {value}" for name, value in run.settings.items()]
         writer.add_text("settings", "\n".join(lines))
 

@@ -46,6 +46,7 @@ class WandbTracker:
             name=run.name,
             group=run.group,
             config=dict(run.settings),
+            # W&B refuses tags of more than 64 characters.
             tags=[f"{name}: {value}"[:64] for name, value in run.tags.items()],
             dir=self._folder,
             reinit="create_new",  # runs are trained side by side
@@ -54,12 +55,14 @@ class WandbTracker:
 
     def log(self, run: TrackedRun, stage: str, epoch: int, values: Mapping[str, float]) -> None:
         tracked = self._runs[run.name]
+        # Without a step metric W&B counts calls, and stages that are sent later would not begin at epoch 1.
         tracked.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
         tracked.log({f"{stage}/epoch": epoch, **{f"{stage}/{name}": value for name, value in values.items()}})
 
     def end(self, run: TrackedRun, state: RunState, scores: Mapping[str, float]) -> None:
         tracked = self._runs.pop(run.name)
         tracked.summary.update({**scores, "state": state})
+        # W&B marks a run as failed by its exit code.
         tracked.finish(exit_code=0 if state in ("finished", "pruned") else 1)
 
     def close(self) -> None:
