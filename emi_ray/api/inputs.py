@@ -16,6 +16,7 @@ def overrides_of(settings: Overrides) -> list[str]:
     Raises:
         UserError: the settings are a single text.
     """
+    # A text is a sequence of letters, so it would pass as a list of settings.
     if isinstance(settings, str):
         raise UserError(f"settings = {settings!r}: give a list of settings, or a mapping.")
     if isinstance(settings, Mapping):

@@ -71,6 +71,7 @@ def predict(
     from emi_ray.training.checkpoint import find_run
 
     target = workspace_of(workspace)
+    # Raises the error for an unknown run before the clips are read.
     find_run(target, run)
     sources = (
         [os.fspath(clips)] if isinstance(clips, str | os.PathLike) else [os.fspath(each) for each in clips]

@@ -131,6 +131,7 @@ def _stale_features(
             stores |= {store.folder: store for store in find_stores(workspace, recipe, config).values()}
         except UserError as problem:
             problems.append(problem)
+    # As long as one recipe can be trained, the problems of others are reported with their runs.
     if len(problems) == len(recipes):
         raise UserError("\n".join(dict.fromkeys(map(str, problems))))
     return [sentence for store in stores.values() if (sentence := what_changed(store, clips))]
@@ -144,6 +145,7 @@ def train_runs(plan: TrainingPlan, *, address: str | None = None, **options: Any
     from emi_ray.runtime import ray_session
     from emi_ray.tracking import tracking
 
+    # The trackers are checked before Ray starts, which takes seconds.
     with tracking(plan.workspace, plan.config.tracking), ray_session(address):
         from emi_ray.training import runs
 
@@ -159,6 +161,7 @@ def raise_problems(results: Sequence["RunResult"]) -> None:
         return
     if len(results) == 1:
         raise problems[0]
+    # A user's mistake decides the exit code, because repeating the command cannot help.
     kind = UserError if any(isinstance(problem, UserError) for problem in problems) else EmiRayError
     reasons = "".join(f"\n  {problem}" for problem in problems)
     raise kind(
@@ -232,5 +235,6 @@ def run_search(
     from emi_ray.tracking import tracking
     from emi_ray.tuning.tune import tune as search
 
+    # As in train_runs: the trackers are checked before Ray starts.
     with tracking(plan.workspace, plan.config.tracking, plan.options.study), ray_session(address):
         return search(plan, on_change, on_note)

@@ -27,6 +27,7 @@ class Application(typer.Typer):
         """Return a decorator that registers a function as a command with its docstring as help."""
 
         def register(function: Any) -> Any:
+            # Single line breaks are those of the source; a blank line separates paragraphs.
             paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
             text = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
             return super(Application, self).command(name, help=text, **options)(function)
@@ -81,6 +82,7 @@ _READING = ("compare", "dashboard", "doctor", "export-features", "stats", "statu
 
 def _open_workspace(context: typer.Context, root: str) -> str:
     """Check that the workspace is writable, and start the log of the command in it."""
+    # Checked before the work, so that a result is not computed and then lost.
     if context.info_name not in _READING:
         Workspace(root).require_writable()
     if (place := begin_log(context.info_name or "", root)) and not console.quiet:
@@ -146,6 +148,7 @@ def _end_interrupted() -> NoReturn:
     """End the process without the interpreter's normal exit, during which running threads of Ray can crash it
     (SIGSEGV).
     """
+    # A further Ctrl-C must not interrupt the clean-up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _end("Interrupted. Finished work is kept; repeat the command to continue.", INTERRUPTED)
@@ -157,5 +160,6 @@ def _end_interrupted() -> NoReturn:
 
 def _end(message: str, code: int) -> NoReturn:
     end_log(code, message)
+    # A URI in a message may contain a password.
     errors.print(without_credentials(message), style="red", highlight=False)
     sys.exit(code)

@@ -101,6 +101,7 @@ def export_features(
     with progress_bar("Exporting features") as advance:
         done = run_export(Workspace(workspace), layout, to, modality, features=features, on_progress=advance)
     for part in done:
+        # The layout mimicmetrics has a file for each clip, also for those without features.
         zeros = f", {part.num_zeros} of clips without it as zeros" if part.num_zeros else ""
         console.print(f"{part.modality} ({part.fingerprint}): {part.num_clips} clips{zeros} in {part.place}")
 

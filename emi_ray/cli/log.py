@@ -38,6 +38,7 @@ class WorkspaceLog(logging.Handler):
     """
 
     def __init__(self, workspace: Workspace, verb: str) -> None:
+        # Events of every epoch are DEBUG and would fill the file.
         super().__init__(logging.INFO)
         self._workspace, self._is_local = workspace, workspace.is_local
         self._path = f"logs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{verb}-{os.getpid()}.jsonl"
@@ -58,6 +59,7 @@ class WorkspaceLog(logging.Handler):
         }
         if (event := getattr(record, "event", None)) is not None:
             entry["event"] = event
+            # default=str, because fields may hold any object.
             entry["fields"] = json.loads(without_credentials(json.dumps(record.fields, default=str)))  # type: ignore[attr-defined]
         if record.exc_info:
             entry["traceback"] = without_credentials("".join(traceback.format_exception(*record.exc_info)))
@@ -73,6 +75,7 @@ class WorkspaceLog(logging.Handler):
             if self._is_local:
                 self._append()
             else:
+                # An object store cannot append, so the whole file is written again.
                 self._workspace.write_text(self._path, "".join(self._lines))
         except (OSError, EmiRayError):
             self._gave_up = True
@@ -94,6 +97,7 @@ def begin_log(verb: str, root: str) -> str | None:
     workspace = Workspace(root)
     if verb not in LOGGED or any(isinstance(handler, WorkspaceLog) for handler in LOG.handlers):
         return None
+    # Only these two commands create a workspace; others are about to report that there is none.
     if verb not in ("run", "demo") and not workspace.exists(CONFIG):
         return None
     handler = WorkspaceLog(workspace, verb)

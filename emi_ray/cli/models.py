@@ -82,6 +82,7 @@ def train(
     plan = training.plan_runs(target, names, overrides, seed or (), any_features)
     for stale in plan.stale:
         warn(f"{stale}, and train again.")
+    # Each recipe once, although it has a request for each seed.
     loaded = list({request.recipe.name: request.recipe for request in plan.requests}.values())
     with training_progress(loaded, len(plan.requests)) as progress:
 
@@ -127,6 +128,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         UserError: the arguments name no recipe.
     """
+    # A recipe's name or path contains no equals sign.
     names = [argument for argument in arguments if "=" not in argument]
     if not names:
         raise UserError("Name at least one recipe; 'emi-ray recipes' lists them.")
@@ -155,6 +157,7 @@ def _show_run(metrics: Mapping[str, Any], workspace: Workspace) -> None:
     show_scores(metrics, labels_of(workspace.clips().schema))
     _show_choice(metrics)
     if (num_val := metrics["num_val"]) < FEW_CLIPS:
+        # Of a correlation near 0: 1 / sqrt(n - 1).
         error = f", their standard error is about {(num_val - 1) ** -0.5:.2f}" if num_val > 1 else ""
         warn(f"correlations over only {num_val} validation clips are uncertain{error}.")
     if constant := metrics.get("constant_labels"):
@@ -227,6 +230,7 @@ def predict(
     target = Workspace(workspace)
     if more and not clips:
         raise UserError(f"Unexpected argument '{more[0]}': give clips with --clips.")
+    # Before the extraction, which may take hours.
     check_output(to)
     with progress_bar("Extracting features") as advance:
         predictions = results.predict(

@@ -55,8 +55,10 @@ def run(
     names, settings = split_arguments(recipes)
     init(workspace, corpus, source, settings)
     target = Workspace(workspace)
+    # Fails before the extraction if the corpus cannot be trained on.
     require_labels(target)
     extraction.check(target, target.config())
+    # One session for all steps; each of them uses the session that is running.
     with ray_session(address, streaming=True):
         extract(workspace)
         for run_name in train(names, workspace, seed=seed, workers=workers):

@@ -52,6 +52,7 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
 
         def advance(done: int, total: int, description: str = title) -> None:
             nonlocal logged
+            # Without a total, the bar moves but shows no share.
             progress.update(task, completed=done, total=total or None, description=description)
             if time.monotonic() - logged > LOG_EVERY_S:
                 logged = time.monotonic()
@@ -87,10 +88,12 @@ class TrainingProgress:
         stage = None if recipe is None else recipe.encoders.get(scores["stage"], recipe.fusion)
         total = recipe.training_of(stage).epochs if recipe and stage else None
         text = f"{job}: {scores['stage']}, epoch {scores['epoch']}, val r {scores['val_pearson']:.3f}"
+        # A bar appears with the first epoch: before that, a training may still wait for a free core.
         if job not in self._lines:
             self._lines[job] = self._progress.add_task(text, total=total)
         self._progress.update(self._lines[job], completed=int(scores["epoch"]), total=total, description=text)
         self._latest[job] = text
+        # Rich would cut off the lowest bars, and with them the newest.
         self._hide_oldest()
         if not console.is_terminal and time.monotonic() - self._logged > LOG_EVERY_S:
             self._logged = time.monotonic()
@@ -100,6 +103,7 @@ class TrainingProgress:
     def settle(self, run: str) -> None:
         """Count a run as ended, successfully or not, and remove its progress bars."""
         self._progress.advance(self._whole)
+        # The job of a stage-1 encoder has the name of its run before the space.
         for job in [job for job in self._lines if job.partition(" ")[0] == run]:
             self._progress.remove_task(self._lines.pop(job))
             self._latest.pop(job, None)

@@ -111,6 +111,7 @@ def show_tables(tables: list["TextTable"]) -> None:
     for each in tables:
         shown = compact_table(each.title)
         for index, heading in enumerate(each.headings):
+            # Numbers must not be folded, so their columns are as wide as the longest.
             widest = max((len(row[index]) for row in each.rows), default=0)
             numeric = index > 0
             shown.add_column(

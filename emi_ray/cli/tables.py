@@ -23,6 +23,7 @@ STYLES = {"error": "red", "warning": "yellow", "info": "default"}
 
 def show_findings(findings: Sequence[Finding]) -> None:
     """Print the findings about a corpus, the most severe last. ``--quiet`` leaves out those that are information."""
+    # The last line is next to the prompt and is seen first.
     for finding in sorted(findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
         stream = errors if console.quiet and finding.severity != "info" else console
         stream.print(str(finding), style=STYLES[finding.severity])
@@ -32,6 +33,7 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     """Print the planned actors of each extraction stage, and which stage is the bottleneck."""
     columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "batch size", "clips/s")
     shown = table("Extraction plan", *columns)
+    # Clips per second of a stage, if all of its actors are busy.
     rates = {name: pool.max_actors / measured.seconds_per_clip[name] for name, pool in pools.items()}
     for name, pool in pools.items():
         numbers = (pool.max_actors, pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)
@@ -78,6 +80,7 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         console.print(f"  Nodes lost: {nodes}; their unfinished clips were processed again.")
     for name, stage in summary.stages.items():
         for reason, count in stage.reasons.most_common(8):
+            # Reasons that differ only in numbers are counted together under the first of them.
             like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
             console.print(f"  {name}: {count} x {like}{reason}")
     if console.quiet and (failed := sum(stage.failed for stage in summary.stages.values())):

@@ -76,6 +76,7 @@ class TerminalLog(logging.Handler):
 
 def set_verbosity(verbosity: Verbosity) -> None:
     """Show as much of this process's command as ``verbosity`` says."""
+    # Tests and notebooks run several commands in one process.
     for handler in [handler for handler in LOG.handlers if isinstance(handler, TerminalLog)]:
         LOG.removeHandler(handler)
     LOG.addHandler(TerminalLog(verbosity))
@@ -93,6 +94,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
     What stands behind ``--`` stays as it is.
     """
+    # What follows "--" are arguments, even if they look like flags.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [argument for argument in arguments[:end] if argument in _FLAGS]
     return [*flags, *(argument for argument in arguments[:end] if argument not in _FLAGS), *arguments[end:]]

@@ -39,6 +39,7 @@ class StudyView:
             self.finished_before = counts.finished
             if counts.finished:
                 console.print(f"Resuming study {study.name}: {counts.finished} trials are already finished.")
+        # The last state is always drawn, whenever the previous one was.
         is_last = counts.running == 0
         if time.monotonic() - self.drawn < _REDRAW_EVERY_S and not is_last:
             return
@@ -60,6 +61,7 @@ class StudyView:
         self.progress.update(self.task, description=text)
 
     def _time_left(self, counts: Counts) -> str:
+        # The pace is that of this command, so trials of earlier ones do not count.
         done = counts.finished - (self.finished_before or 0)
         left = self.options.trials - counts.finished
         if not done or left <= 0:

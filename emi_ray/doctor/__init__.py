@@ -64,11 +64,13 @@ def examine(workspace: Workspace, overrides: Sequence[str] = (), cluster: bool =
         yield check_face_detector(config.media.faces)
     for name in config.tracking:
         yield check_tracker(name)
+    # Counting GPUs imports torch, which takes seconds.
     wants_gpu = any(extractor.kind.USES_GPU for extractor in chosen.values())
     yield check_gpu(chosen, count_gpus(cluster) if wants_gpu else 0)
     if cluster:
         yield check_shared(workspace)
         yield check_precision(config)
+        # The driver's versions are what the nodes are compared with.
         local = report_node(config.extractors)
         answers = on_every_node(report_node, config.extractors)
         yield from check_nodes([NodeReport(address, *answer) for address, answer in answers], local[0])

@@ -72,6 +72,7 @@ def check_media(clips: pa.Table) -> Check:
     first = clips.slice(0, NUM_PROBED)
     columns = [name for name in MEDIA_COLUMNS if name != "transcript"]
     found = [exist(first[name]) for name in columns]
+    # exist() gives null where a clip names no file.
     num_named = sum(len(there) - there.null_count for there in found)
     num_absent = sum(pc.sum(pc.invert(there)).as_py() or 0 for there in found)
     if not num_named:
@@ -85,6 +86,7 @@ def check_media(clips: pa.Table) -> Check:
     )
     return Check(
         "media",
+        # If not one file exists, the disk is probably not mounted; single ones may be lost.
         "problem" if num_absent == num_named else "warning",
         f"{num_absent} of {num_named} files of the first {first.num_rows} clips do not exist: {next(examples)}",
         "Restore or mount them, or run emi-ray init with their present location.",
@@ -134,6 +136,7 @@ def count_ready(chosen: Chosen, clips: pa.Table) -> int:
     for need in chosen.needs:
         lacks_all = pa.chunked_array([pa.repeat(True, clips.num_rows)])
         for column in MEDIA_FOR[need]:
+            # A need is met if any of its columns is given, and all needs must be met.
             lacks_all = pc.and_(lacks_all, pc.is_null(clips[column]))
         ready = pc.and_(ready, pc.invert(lacks_all))
     return int(pc.sum(ready).as_py() or 0)
@@ -172,6 +175,7 @@ def check_face_detector(settings: FaceSettings) -> Check:
     """Check that the face detector can be built."""
     try:
         detector = settle_faces(settings).detector
+        # Building it loads the weights, which is the part that can fail.
         build_finder(settings)
     except UserError as error:
         return Check("faces", "problem", str(error))

@@ -24,6 +24,7 @@ VIDEO_STEPS_PER_S = 30.0
 UNKNOWN_DIM = 1024
 """Assumptions of the disk-space estimate about clips that have not been opened yet."""
 
+# Objects of these packages are pickled between the nodes, or decide the numbers.
 SAME_EVERYWHERE = ("emi-ray", "ray", "torch", "numpy", "pyarrow", "transformers")
 
 
@@ -54,6 +55,7 @@ def check_gpu(chosen: Mapping[Modality, Chosen], num_gpus: int) -> Check:
 def estimate_bytes(num_clips: int, chosen: Chosen, media: MediaSettings) -> int:
     """Estimate the space for features before compression: clips × steps × size × 2 bytes, for clips of ``CLIP_S``."""
     if chosen.needs & {"frames", "faces"}:
+        # Decoding stops at max_frames.
         steps = min(CLIP_S * media.frame_rate_hz, media.max_frames)
     elif "waveform" in chosen.needs:
         steps = CLIP_S * SPEECH_STEPS_PER_S
@@ -61,6 +63,7 @@ def estimate_bytes(num_clips: int, chosen: Chosen, media: MediaSettings) -> int:
         steps = 1
     else:
         steps = CLIP_S * VIDEO_STEPS_PER_S
+    # 2 bytes: float16.
     return int(num_clips * steps * (chosen.kind.DIM or UNKNOWN_DIM) * 2)
 
 
@@ -87,9 +90,11 @@ def check_versions(installed: Mapping[str, str], required: Sequence[str]) -> Che
     """Check that all required packages are installed in a permitted version."""
     wrong = []
     for requirement in map(Requirement, required):
+        # Skips requirements of extras and of other systems.
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         version = installed.get(canonicalize_name(requirement.name))
+        # prereleases=True, because a nightly build of torch meets its requirement too.
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             wrong.append(
                 f"{requirement.name} {version or 'is not installed'} (needs {requirement.specifier})"

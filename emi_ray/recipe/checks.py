@@ -92,6 +92,7 @@ def _of_encoder(recipe: Recipe, name: EncoderName, encoder: EncoderSettings) -> 
         yield from _changed(
             where, encoder, _RECURRENT, "the encoder has no recurrent net: set recurrent to gru or lstm"
         )
+    # Recurrent nets have dropout between their layers, so one layer has none.
     drops = encoder.projection == "mlp" or (encoder.recurrent is not None and encoder.recurrent_layers > 1)
     is_pooling = encoder.type not in ("steps", "finetune") and not encoder.is_custom
     if recipe.stages == "joint" and is_pooling and not drops:
@@ -106,6 +107,7 @@ def _of_encoder(recipe: Recipe, name: EncoderName, encoder: EncoderSettings) -> 
 
 def _of_fusion(recipe: Recipe, fusion: FusionSettings) -> Iterator[Unread]:
     if fusion.type == "late":
+        # Derived from the fields, so that a new setting of the fusion is refused here by default.
         others = [name for name in FusionSettings.model_fields if name not in _LATE_READS]
         yield from _changed("fusion", fusion, others, "fusion.type 'late' uses only folds")
         return
@@ -142,6 +144,7 @@ def _of_objective(recipe: Recipe, objective: ObjectiveSettings) -> Iterator[Unre
         yield from _changed("objective", objective, ("loss_weight", "loss_code"), "objective.loss is not set")
     if fusion is None or fusion.type == "late":
         yield from _changed("objective", objective, ("auxiliary",), "the system has no branches to supervise")
+    # hurdle and zero_inflated act on the whole prediction only; the other losses also on branches.
     elif objective.loss is None and not any(
         (objective.ccc, objective.mse, objective.pearson, objective.l1, objective.huber, objective.binomial)
     ):
@@ -179,5 +182,6 @@ def _changed(where: str, settings: Settings, names: Iterable[str], why: str) -> 
     fields = type(settings).model_fields
     for name in names:
         value = getattr(settings, name)
+        # Dictionaries and tuples have a factory instead of a default value.
         if value != fields[name].get_default(call_default_factory=True):
             yield Unread(".".join(filter(None, (where, name))), value, why)

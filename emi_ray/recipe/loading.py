@@ -55,14 +55,18 @@ def load_recipe(
     """
     values, where = _read(name_or_path)
     sections = workspace_overrides or {}
+    # Before the merge, so that a stage's own value in the workspace itself still holds.
     values = _drop_stage_overrides(values, sections.get("training", {}))
     for section, changes in sections.items():
         values = _merge_section(values, section, changes, where)
+    # An override of an unknown encoder would otherwise define a new one.
     _refuse_new_parts(values, overrides, where)
     paths = [path_of(override) for override in overrides]
+    # A setting of training on the command line also replaces those of single stages.
     changed = [path.removeprefix("training.") for path in paths if path.startswith("training.")]
     values = _drop_stage_overrides(values, changed)
     recipe = _validate_read(_drop_resolved(values, paths), where, overrides, sections)
+    # Taken from the file, before overrides, to see whether the features are still those that it names.
     named = {m: encoder.get("features") for m, encoder in values["encoders"].items()}
     if any_features:
         nothing = {"features": None, "extras": ()}
@@ -78,6 +82,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UserError(f"There is no recipe file {path}.")
+        # A name within the file wins over the name of the file.
         return {"name": path.stem.lower(), **read_yaml(path.read_text(), str(path))}, str(path)
     if name_or_path not in recipe_names():
         raise UserError(f"There is no recipe '{name_or_path}': {choices(name_or_path, recipe_names())}")
@@ -101,6 +106,7 @@ def _validate_read(
     recipe = validate(Recipe, values, where, overrides)
     given = {path_of(override) for override in overrides}
     as_written = (
+        # What has no effect already without the overrides is a mistake in the file.
         {path for path, _, _ in unread_settings(validate(Recipe, values, where))} if overrides else None
     )
     refused = []
@@ -113,6 +119,7 @@ def _validate_read(
             refused.append(f"{where}: {path} = {value!r} has no effect: {why}. Remove it.")
     if refused:
         raise UserError("\n".join(refused))
+    # Validated again, because settings without effect were dropped from the values.
     return validate(Recipe, values, where, overrides)
 
 
@@ -162,10 +169,12 @@ def _merge_section(
 ) -> dict[str, Any]:
     if section not in ("training", "encoders", "fusion", "objective"):
         raise UserError(f"{where}: a workspace cannot set '{section}' of a recipe.")
+    # A workspace sets the fusion for all recipes, also for those that have none.
     if section == "fusion" and not values.get("fusion"):
         return values
     own = values.get(section) or {}
     if section == "encoders":
+        # A modality that this recipe lacks is fine, because other recipes have it.
         unknown = [name for name in changes if name not in MODALITIES and name not in own]
         if unknown:
             raise UserError(f"encoders.{unknown[0]}: {choices(unknown[0], MODALITIES)}")

@@ -63,6 +63,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _every_encoder_has_a_modality(self) -> "Recipe":
         for name, encoder in self.encoders.items():
+            # These names are used for the stage of the fusion and for the hash of the clips.
             if name in ("fusion", "clips"):
                 raise ValueError(f"encoders.{name}: the name is reserved; give the encoder another name")
             if name not in MODALITIES and encoder.modality is None:
@@ -103,6 +104,7 @@ class Recipe(Settings):
                     f"encoders.{name}.type = '{encoder.type}': with fusion.type = 'text_anchored' every modality "
                     "except text needs 'steps' or 'finetune', and 'steps' is allowed nowhere else"
                 )
+        # Members of late fusion are trained on folds, each as a stage 1 of its own.
         late = self.fusion is not None and self.fusion.type == "late"
         if late and (self.stages != "staged" or self.finetuned):
             raise ValueError("fusion.type = 'late' needs stages = 'staged' and encoders on features")
@@ -112,6 +114,7 @@ class Recipe(Settings):
 
     def modality_of(self, stream: EncoderName) -> Modality:
         """Return the modality that an encoder reads."""
+        # An encoder without a modality is named after it, as the validator above requires.
         named: Modality = self.encoders[stream].modality or stream  # type: ignore[assignment]
         return named
 
@@ -126,6 +129,7 @@ class Recipe(Settings):
     @property
     def streams(self) -> tuple[EncoderName, ...]:
         """The names of all encoders, ordered by modality, and within a modality as in the recipe."""
+        # A fixed order, so that the order in the file does not change the weights.
         return tuple(name for modality in MODALITIES for name in self.of_modality(modality))
 
     @property

@@ -29,10 +29,13 @@ def read_status(workspace: Workspace, config: WorkspaceConfig) -> Status:
     Raises:
         UserError: the workspace has no corpus.
     """
+    # Everything below is compared with the clips as the source has them now.
     corpus, clips = corpus_line(workspace, config.corpus, workspace.clips())
     features = list(feature_lines(workspace, config, clips))
+    # Features that have to be extracted again make everything stale that was trained on them.
     pending = {line.fingerprint for line in features if line.command}
     runs = run_lines(workspace, clips, config, pending)
+    # In the order of dependence: an ensemble is stale if a member is.
     stale = {line.name for line in runs if line.stale}
     ensembles = list(ensemble_lines(workspace, clips, config, stale))
     lines: Sequence[Line] = [

@@ -38,17 +38,20 @@ def corpus_line(
     if now is None:
         return [], clips
     line = _compared(workspace, settings, clips, now)
+    # Without changes the stored table is kept, which also has the clips of imports.
     return [line], now if line.command else clips
 
 
 def _compared(workspace: Workspace, settings: CorpusSettings, clips: pa.Table, now: pa.Table) -> Line:
     before, after = _by_id(clips), _by_id(now)
+    # A clip without media comes from imported features and was never in the source.
     gone = [i for i in before if i not in after and any(before[i][name] for name in MEDIA_COLUMNS)]
     new = [i for i in after if i not in before]
     reasons: Counter[str] = Counter()
     changed = set()
     for clip_id in before.keys() & after.keys():
         then, today = before[clip_id], after[clip_id]
+        # Columns in only one of them are labels, which are compared below.
         names = [name for name in then.keys() & today.keys() if then[name] != today[name]]
         reasons.update({_SAID.get(name, "values of labels") for name in names})
         changed.update([clip_id] * bool(names))

@@ -48,6 +48,7 @@ def _lines_of(
         return
     for member in description.members:
         recipe, _, seed = member.run.partition("/")
+        # The ensemble is built from the members' own runs, so a deleted one must be trained first.
         if seed not in workspace.folders(f"runs/{recipe}"):
             yield _gone(workspace, member.run, run)
     yield Line("runs", run, stale=1, why=why, command=_command(workspace, run, description))
@@ -70,6 +71,7 @@ def _stale_because(
     reasons: list[str] = []
     for member, copy in zip(description.members, copies, strict=True):
         own = f"runs/{member.run}/{DESCRIPTION}"
+        # A member that was trained again has other weights than the copy.
         if workspace.exists(own) and workspace.read_json(own).get("run_key") != member.run_key:
             reasons.append(f"member {member.run} was trained again since")
         else:

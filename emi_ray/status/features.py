@@ -22,6 +22,7 @@ def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table
     """Yield one line per configured extractor, one for the transcripts, and one for each other store."""
     command = f"emi-ray extract -w {workspace.quoted}"
     shown: set[tuple[str, str]] = set()
+    # A workspace of imported features has nothing that extractors could read.
     has_media = any(clips[name].null_count < clips.num_rows for name in ("video", "audio", "transcript"))
     for modality in MODALITIES if has_media else ():
         if modality not in config.extractors:
@@ -33,6 +34,7 @@ def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table
             continue
         work = plan_work(workspace, clips, pipeline.specs, pipeline.transcriber)
         store = store_of(workspace, pipeline.specs[modality])
+        # Stores of other extractors get lines of their own below.
         shown.add((modality, store.fingerprint))
         if work.transcripts is not None:
             assert pipeline.transcriber is not None
@@ -51,6 +53,7 @@ def _line(name: str, work: ModalityWork, failures: pa.Table, command: str) -> Li
     stale = len(work.features.changed)
     current = int(work.features.current.sum())
     todo = int(work.attempts.is_valid().to_numpy(zero_copy_only=False).sum())
+    # Clips that are neither done nor to be tried are in quarantine.
     quarantined = len(work.attempts) - todo - current
     return Line(
         "features",
@@ -74,6 +77,7 @@ def _reasons(work: ModalityWork) -> Iterator[str]:
 
 
 def _quarantine(failures: pa.Table, lifted: set[str]) -> Iterator[str]:
+    # A failure whose input has changed since is tried again and counted above.
     rows = [row for row in failures.to_pylist() if row["clip_id"] not in lifted]
     if missing := sum(row["stage"] == "missing" for row in rows):
         yield f"{missing} quarantined because an input is missing"
@@ -93,9 +97,11 @@ def _transcripts(work: Work, clips: pa.Table, command: str) -> Line:
     wanted = clips["transcript"].is_null().to_numpy()
     ids = clips["clip_id"].to_pylist()
     stale = [i for i, is_wanted in zip(ids, wanted, strict=True) if is_wanted and i in comparison.changed]
+    # Clips with a transcript in the corpus need no recognised one.
     current = int((comparison.current & wanted).sum())
     missing = int(wanted.sum()) - current - len(stale)
     why = tuple(f"{len(stale)} stale: {reason}" for reason in {comparison.changed[i] for i in stale})
+    # Missing transcripts alone give no command: the line of the text features has it.
     return Line("transcripts", "recognised", current, len(stale), missing, 0, why, command if stale else None)
 
 

@@ -76,11 +76,13 @@ def _own_settings(workspace: Workspace, made: Recipe) -> Iterator[str]:
 def _differences(made: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> Iterator[str]:
     for key, value in made.items():
         path = f"{where}{key}"
+        # Equal values need not be named in the command.
         if key in _SETTLED or value == expected.get(key):
             continue
         if isinstance(value, Mapping) and isinstance(expected.get(key), Mapping):
             yield from _differences(value, expected[key], f"{path}.")
         else:
+            # JSON is also YAML, as which settings are parsed.
             yield f"{path}={json.dumps(value)}"
 
 
@@ -114,11 +116,13 @@ def stale_because(
         return ["its inputs were not recorded"]
     transcripts = made.transcriber and TranscriptStore(workspace, made.transcriber["fingerprint"])
     now = read_inputs(clips, made.recipe, made.stores(workspace), transcripts or None)
+    # The recipe holds the hash of the code at training, so run_key would not notice a change.
     if made.recipe.has_custom_code:
         from emi_ray.models.custom import changed_code  # imports torch
 
         if changed := changed_code(made.recipe):
             return [why.rstrip(".") for why in changed]
+    # The same inputs, but another extractor may be configured since.
     if run_key(made.recipe, made.seed, now) == made.run_key:
         return list(_other_extractors(workspace, config, made))
     changed = []
@@ -160,6 +164,7 @@ def encoder_line(workspace: Workspace, runs: Sequence[Line]) -> list[Line]:
     for line in runs:
         path = f"runs/{line.name}/{METRICS}"
         stages = workspace.read_json(path).get("stages", {}) if workspace.exists(path) else {}
+        # An encoder may serve several runs; one current run is enough.
         used[bool(line.current)] |= {stage["encoder"] for stage in stages.values() if stage.get("encoder")}
     current = present & used[True]
     stale = present & used[False] - current
@@ -183,6 +188,7 @@ def study_lines(
         try:
             settings = read_settings(workspace, name)
             recipe = settings.recipe
+            # Planned like a run, whose key stands for all data that the study reads.
             planned = plan_run(workspace, recipe, config, recipe.training.seed)
             waits = has_new_corpus or any(store.fingerprint in pending for store in planned.stores.values())
             is_current = planned.key == settings.data_key and not waits

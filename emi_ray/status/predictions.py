@@ -52,6 +52,7 @@ def _prediction(workspace: Workspace, run: str, name: str, stale_runs: set[str])
     except EmiRayError as error:
         why = f"it cannot be compared: {error}"
         line = Line("predictions", where, current=before.num_rows, why=(why,))
+    # The features are current, but the model may be another one by now.
     if keys == record.run_keys and run not in stale_runs:
         return line
     why = "the run was trained again since" if keys != record.run_keys else "the run is stale"
@@ -65,6 +66,7 @@ def _compared(
     changed: dict[str, str] = {}
     todo: set[str] = set()
     for each in record.rounds:
+        # With the configuration of the model, not that of the workspace.
         pipeline = plan_pipeline(place, each.config, each.modalities)
         work = plan_work(place, now, pipeline.specs, pipeline.transcriber)
         todo.update(work.table["clip_id"].to_pylist())
