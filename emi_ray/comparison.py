@@ -197,15 +197,15 @@ def compare(
         num_groups=len(np.unique(codes)),
         systems=tuple(systems),
         scores=tuple(each.whole.mean(axis=0) for each in sampled),
+        # The last column is the mean over labels.
         deviations=tuple(
-            # The last column is the mean over labels.
             float(each.whole[:, -1].std(ddof=1)) if len(each.whole) > 1 else np.nan for each in sampled
         ),
+        # Runs of one seed share their random draws, so two systems with the same seeds are paired.
         pairs=_pairs(
             systems,
             [
                 score_difference(
-                    # Runs of one seed share their random draws, so two systems with the same seeds are paired.
                     sampled[a], sampled[b], paired_seeds=list(systems[a].seeds) == list(systems[b].seeds)
                 )
                 for a, b in combinations(range(len(systems)), 2)

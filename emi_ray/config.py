@@ -239,7 +239,7 @@ class WorkspaceConfig(Settings):
         # pydantic reports the wrong type itself.
         if not isinstance(given, Mapping):
             return given
+        # A modality that is set to null has no extractor.
         return {
-            # A modality that is set to null has no extractor.
             name: value for name, value in {**built_in_extractors(), **given}.items() if value is not None
         }

@@ -152,7 +152,7 @@ class FeatureSet(Mapping[str, np.ndarray]):
     def _read(self) -> list[pa.Table]:
         if self._tables is None:
             self._tables = list(self._store.tables())
-            # Tables stay as they were read, with an index of their clips, so nothing is copied before it is asked for.
+            # Tables stay as they were read, with an index of their clips, so nothing is copied until it is asked for.
             self._place = {
                 clip_id: (index, row)
                 for index, table in enumerate(self._tables)

@@ -183,8 +183,8 @@ class _Subject:
             extract(place, place.config(), [recipe.modality_of(stream)])
             stores[stream] = self._found.loaded.description.stores(place)[stream]
         entry = self.score(condition.name, condition.part, stores, texts)
+        # A clip without the modality is not a failure of the perturbation.
         failed = [
-            # A clip without the modality is not a failure of the perturbation.
             f for f in read_failures(place, list(stores.values())).to_pylist() if f["stage"] != "missing"
         ]
         if failed:
@@ -197,8 +197,8 @@ class _Subject:
     ) -> dict[str, Any]:
         """Score the run on the clips that have the modality, with the features of some encoders replaced."""
         loaded = self._found.loaded
+        # Stores of perturbed features replace those of the workspace; the others stay.
         table = predict_from_stores(
-            # Stores of perturbed features replace those of the workspace; the others stay.
             loaded, {**loaded.description.stores(self._workspace), **stores}, self._ids, texts
         )
         labels = [label.name for label in loaded.description.labels]

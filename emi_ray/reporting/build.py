@@ -43,6 +43,7 @@ def build_report(workspace: Workspace) -> dict[str, Any]:
     material = collect(workspace)
     scores = scores_json(material)
     workspace.write_json(SCORES, scores)
+    # Last, because rendering can fail and the scores are of use without the page.
     workspace.write_text(INDEX, render(material))
     return {"html": workspace.path(INDEX), "json": workspace.path(SCORES), "scores": scores}
 
@@ -80,6 +81,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("emi_ray", "reporting"),
         autoescape=True,
+        # A misspelt name in the template must not become an empty place in the page.
         undefined=StrictUndefined,
         trim_blocks=True,
     )
@@ -128,6 +130,7 @@ class FeaturesSection:
 def _features(material: Material) -> FeaturesSection:
     sets = material.feature_sets
     filled = [each for each in sets if len(each.num_steps)]
+    # With one step per clip there is no distribution to plot.
     several = [each for each in filled if each.num_steps.max() > 1]
     return FeaturesSection(
         sets=sets,
@@ -146,6 +149,7 @@ def _making(material: Material) -> list[tuple[str, str]]:
     for each in material.feature_sets:
         title = f"Extractor of {each.modality}: {each.extractor}, fingerprint {each.fingerprint}"
         parts.append((title, json.dumps(each.description, indent=2)))
+    # Runs are sorted, the best first; going backwards, the best run of each recipe is kept.
     drawn = {run.recipe: run for run in reversed(material.runs)}
     for run in reversed(drawn.values()):
         if run.recipe_yaml:

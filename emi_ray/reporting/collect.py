@@ -20,6 +20,7 @@ from emi_ray.store.feature_store import FeatureStore
 from emi_ray.workspace import CLIPS, CONFIG, Workspace
 
 _EXAMPLES = 3
+# Quoted words, paths and numbers, which differ between clips that failed for the same reason.
 _PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|\S*/\S+|\d+(?:\.\d+)?")
 
 
@@ -140,6 +141,7 @@ def _stores(workspace: Workspace) -> list[FeatureStore]:
 
 def _feature_set(store: FeatureStore, failures: pa.Table, num_clips: int) -> FeatureSet:
     described = store.workspace.exists(f"{store.folder}/_extractor.json")
+    # Only two columns are read, not the features.
     steps = [table["num_steps"].to_numpy() for table in store.tables(["clip_id", "num_steps"])]
     num_steps = np.concatenate([np.empty(0, np.int32), *steps])
     stages = failures.filter(pc.equal(failures["fingerprint"], store.fingerprint))["stage"]
@@ -152,6 +154,7 @@ def _feature_set(store: FeatureStore, failures: pa.Table, num_clips: int) -> Fea
         num_steps=num_steps,
         num_missing=num_missing,
         num_failed=num_failed,
+        # Features of clips that left the corpus can make the difference negative.
         num_untried=max(0, num_clips - len(num_steps) - len(stages)),
     )
 

@@ -38,12 +38,14 @@ def label_histograms(
         for axes, label in zip(panels, labels, strict=True):
             _label_histogram(axes, label, {split: columns[label.name] for split, columns in values.items()})
         most = max(len(known) for columns in values.values() for known in columns.values())
+        # The axis is logarithmic: it begins below the share of a single clip.
         panels[0].set_ylim(0.5 / max(most, 1), 1.5)
         panels[0].legend(ncols=len(values), loc="upper right", borderaxespad=0)
         return inline_svg(figure, name, "Histograms: share of clips by intensity, one panel per label")
 
 
 def _label_histogram(axes: Axes, label: Label, values: Mapping[str, np.ndarray]) -> None:
+    # Together the bars of one intensity fill 84 % of their place, so that a gap separates intensities.
     width = 0.84 / len(values)
     for index, (split, known) in enumerate(values.items()):
         shares = _shares(known, label)
@@ -61,9 +63,11 @@ def _label_histogram(axes: Axes, label: Label, values: Mapping[str, np.ndarray])
 
 def _shares(values: np.ndarray, label: Label) -> np.ndarray:
     """Return the share of the lowest value, then of each tenth of the range above it; NaN instead of 0."""
+    # Values may exceed the range, which is that of train by default.
     above = np.minimum(values[values > label.low], label.high)
     tenths, _ = np.histogram(above, np.linspace(label.low, label.high, _NUM_BINS + 1))
     counts = np.array([len(values) - len(above), *tenths], dtype=float)
+    # A logarithmic axis has no 0; NaN draws no bar.
     return np.where(counts > 0, counts / max(len(values), 1), np.nan)
 
 
@@ -77,6 +81,7 @@ def step_histograms(name: str, sets: Sequence[FeatureSet]) -> str:
         for axes, each in zip(panels, sets, strict=True):
             shortest, longest = int(each.num_steps.min()), int(each.num_steps.max())
             median = float(np.median(each.num_steps))
+            # Rounded, because steps are whole numbers; unique, because short ranges have fewer of them.
             edges = np.unique(np.round(np.geomspace(shortest, longest + 1, 24)))
             axes.hist(each.num_steps, edges.tolist(), color=colour_of(each.modality))
             axes.axvline(median, color=PALETTE["ink"], lw=1, ls="--")
@@ -107,6 +112,7 @@ def coverage_bars(name: str, sets: Sequence[FeatureSet]) -> str:
             axes.barh(rows, counts, 0.62, start, color=colour, label=label)
             start = start + counts
         axes.set_yticks(rows, [f"{each.modality}: {each.extractor}" for each in sets], color=PALETTE["ink"])
+        # The first extractor is on top.
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlim(0, max(start.max(), 1))

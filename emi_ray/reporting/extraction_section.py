@@ -14,12 +14,14 @@ LONGEST_REASON = 120
 def build_extraction_tables(workspace: Workspace) -> list[TextTable]:
     """Build tables of the latest runs, and of the stages of the last run that processed clips; empty without runs."""
     paths = [path for path in workspace.files(EXTRACTIONS) if path.endswith(".json")]
+    # Names begin with the time of the start, so the last paths are the latest runs.
     records = [workspace.read_json(path) for path in paths[-MOST_RUNS:]][::-1]
     if not records:
         return []
     left_out = len(paths) - len(records)
     note = f"{left_out} earlier runs are not listed." if left_out else ""
     tables = [TextTable("Extraction runs", _RUN, [_run(record) for record in records], note)]
+    # A run that found nothing to do has no stages.
     latest = next((record for record in records if record["stages"]), None)
     if latest:
         rows = [_stage(name, stage) for name, stage in latest["stages"].items()]
@@ -59,6 +61,7 @@ def _run(record: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _stage(name: str, stage: Mapping[str, Any]) -> Sequence[str]:
+    # Several actors may share a GPU, and each node counts its GPUs from 0.
     gpus = {(actor["node"], gpu) for actor in stage["actors"] for gpu in actor["gpus"]}
     return [
         name,

@@ -15,6 +15,7 @@ def format_score(value: float | None, decimals: int = 3) -> str:
 def signed(value: float | None, decimals: int = 4) -> str:
     """Format like :func:`score`, with a plus sign if the value is not negative."""
     text = format_score(value, decimals)
+    # format_score has replaced the hyphen by a minus sign (U+2212).
     return text if text == UNKNOWN or text.startswith("−") else f"+{text}"
 
 

@@ -61,6 +61,7 @@ def best_single_modality(material: Material, same: SameClips) -> Single | None:
     found: Single | None = None
     for modality, run, answers in _candidates(material):
         clip_ids = common_clips([best, answers])
+        # On less than half of the clips, a modality would be judged on another sample.
         if len(clip_ids) < max(FEWEST_CLIPS, len(best.clip_ids) // 2) or answers.labels != best.labels:
             continue
         sides = [best.at(clip_ids), answers.at(clip_ids)]
@@ -68,6 +69,7 @@ def best_single_modality(material: Material, same: SameClips) -> Single | None:
         sampled = [sample_scores([side.predicted], side.true, codes) for side in sides]
         reached = float(sampled[1].whole[0, -1])
         if not math.isnan(reached) and (found is None or reached > found.score):
+            # The last entry is the mean over labels.
             gain = score_difference(sampled[0], sampled[1], paired_seeds=True)[-1]
             found = Single(modality, run, len(clip_ids), reached, gain)
     return found
@@ -76,6 +78,7 @@ def best_single_modality(material: Material, same: SameClips) -> Single | None:
 def _candidates(material: Material) -> list[tuple[str, Run, ScoredPredictions]]:
     found = []
     for run in material.runs:
+        # A run with one encoder is a candidate itself; of a fusion, its stage-1 encoders are.
         if run.modality:
             answers = read_scored_predictions(material.workspace, run.folder)
             parts = {} if answers is None else {run.modality: answers}

@@ -13,6 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from emi_ray.results.studies import Study
 
+# fANOVA fits a random forest, which says nothing with fewer trials.
 _FEWEST_FOR_IMPORTANCE = 6
 
 
@@ -39,8 +40,10 @@ def importances_of(study: Study) -> dict[str, float]:
         return {}
     direction = StudyDirection.MAXIMIZE if study.maximise else StudyDirection.MINIMIZE
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # The evaluator needs a study of Optuna; the report has only trials.json.
     in_memory = optuna.create_study(direction=direction)
     for trial in study.complete:
+        # Only the parameters that apply: Optuna refuses a distribution without a value.
         ranges = {name: json_to_distribution(study.distributions[name]) for name in trial.parameters}
         in_memory.add_trial(
             create_trial(
@@ -50,6 +53,7 @@ def importances_of(study: Study) -> dict[str, float]:
                 distributions=ranges,
             )
         )
+    # The evaluator is random; a fixed seed gives the same report each time.
     return get_param_importances(in_memory, evaluator=FanovaImportanceEvaluator(seed=0))
 
 

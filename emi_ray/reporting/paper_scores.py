@@ -69,6 +69,7 @@ def differences_from_paper(basis: Basis) -> list[str]:
     if shipped is None:
         return [OTHER_SETTINGS]
     reasons = [OTHER_FEATURES] if _other_features(shipped, basis) else []
+    # source names another paper than the one whose tables are reproduced.
     if shipped.paper and shipped.paper.source and not shipped.finetuned:
         reasons.append(UNKNOWN_FEATURES)
     if not _is_papers_corpus(basis):
@@ -93,6 +94,7 @@ def _other_features(shipped: Recipe, basis: Basis) -> bool:
             if read is None or read.backbone != shipped_encoder.backbone:
                 return True
             continue
+        # A recipe that names no features stands for those of the paper.
         wanted = shipped.encoders[modality].features or PAPER_FEATURES[modality]
         made_by = basis.extractors.get(modality, {})
         if made_by.get("extractor") != wanted or not _has_its_weights(wanted, made_by.get("settings", {})):
@@ -116,6 +118,7 @@ def _is_papers_corpus(basis: Basis) -> bool:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe that influence training, except for features and seed."""
     values = recipe.model_dump(mode="json", exclude={"name", "title", "paper"})
+    # Scores of different seeds are comparable.
     values["training"].pop("seed")
     for encoder in values["encoders"].values():
         for name in ("features", "backbone", "backbone_config", "backbone_revision"):

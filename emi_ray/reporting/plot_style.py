@@ -40,8 +40,11 @@ DARK_PALETTE = PALETTE | {
 }
 
 _RC: dict[Any, Any] = {
+    # Text stays text, in the font of the page, and can be searched.
     "svg.fonttype": "none",
+    # Fixed ids, so that the same figure gives the same file.
     "svg.hashsalt": "emi_ray",
+    # Labels of a corpus may contain dollar signs.
     "text.parse_math": False,
     "font.size": 9,
     "axes.titlesize": 9,
@@ -100,6 +103,7 @@ def panel_grid(
     than the page.
     """
     num_columns = min(num_columns, num_panels)
+    # Division rounded up.
     num_rows = -(-num_panels // num_columns)
     width = PAGE_WIDTH_IN * min(1, 0.4 * num_columns)
     height = _TOP_IN + num_rows * (panel_height_in + _GAP_Y_IN) - _GAP_Y_IN + _BOTTOM_IN
@@ -109,6 +113,7 @@ def panel_grid(
     for index in range(num_panels):
         row, column = divmod(index, num_columns)
         left = _LEFT_IN + column * (panel_width + _GAP_X_IN)
+        # matplotlib measures from the lower left corner, in shares of the figure.
         bottom = height - _TOP_IN - panel_height_in - row * (panel_height_in + _GAP_Y_IN)
         box = (left / width, bottom / height, panel_width / width, panel_height_in / height)
         panels.append(figure.add_axes(box, sharey=panels[0] if panels and share_y else None))

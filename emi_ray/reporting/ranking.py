@@ -65,16 +65,19 @@ def same_clips(workspace: Workspace, runs: Sequence[Run]) -> SameClips | None:
     if not known:
         return None
     largest = known[0][1]
+    # Otherwise one run on few clips would shrink the comparison of all others.
     fewest = max(FEWEST_CLIPS, _LEAST_SHARE * len(largest.clip_ids))
     shared, taken = set(largest.clip_ids), [known[0]]
     for run, answers in known[1:]:
         both = shared & set(answers.clip_ids)
+        # A run that was scored against older labels is not comparable.
         if len(both) >= fewest and _agree(largest, answers, both):
             shared = both
             taken.append((run, answers))
     clip_ids = tuple(clip_id for clip_id in largest.clip_ids if clip_id in shared)
     at = [(run, answers.at(clip_ids)) for run, answers in taken]
     order = {run.folder: place for place, run in enumerate(runs)}
+    # Runs with equal scores keep the order of the report; undefined scores come last.
     at.sort(key=lambda pair: (-np.nan_to_num(_mean(pair[1]), nan=-np.inf), order[pair[0].folder]))
     return SameClips(
         tuple(run for run, _ in at), tuple(answers for _, answers in at), clip_ids, len(runs) - len(at)

@@ -50,6 +50,7 @@ def calibration_table(answers: ScoredPredictions, labels: Sequence[Label]) -> Te
     for index, name in enumerate(answers.labels):
         known = np.isfinite(answers.true[:, index]) & np.isfinite(answers.predicted[:, index])
         predicted, true = answers.predicted[known, index], answers.true[known, index]
+        # A label that left the corpus has no known range, so its lowest value counts.
         low = low_of.get(name, float(true.min(initial=np.inf)))
         share = float((true > low).mean()) if len(true) else np.nan
         rows.append(
@@ -93,6 +94,7 @@ def auc(predicted: np.ndarray, positive: np.ndarray) -> float:
         return float("nan")
     ranks = stats.rankdata(predicted)
     return float(
+        # Mann and Whitney's U, divided by the number of pairs.
         (ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_others)
     )
 

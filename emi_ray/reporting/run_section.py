@@ -43,6 +43,7 @@ class RunSection:
 def build_run_sections(material: Material) -> list[RunSection]:
     """Build the section for the best seed of each of the best recipes, the best first."""
     best_of_recipe: dict[str, Run] = {}
+    # Runs are sorted, so the first of each recipe is its best.
     for run in material.runs:
         best_of_recipe.setdefault(run.recipe, run)
     drawn = list(best_of_recipe.values())[:_MAX_DRAWN]
@@ -62,6 +63,7 @@ def _run_section(material: Material, run: Run, prefix: str) -> RunSection:
         scatter_caption=_scatter_caption(predictions) if predictions else "",
         command=f"emi-ray train {material.place} {run.recipe} --seed {run.seed}",
         tables=_tables(material, run, predictions),
+        # The key "subsets" is written by emi-ray evaluate; ensembles and old runs may lack a description.
         evaluate=""
         if "subsets" in run.robustness or not run.description
         else f"emi-ray evaluate {material.place} {run.run_name}",
@@ -82,6 +84,7 @@ def _intervals(material: Material, predictions: ScoredPredictions) -> PearsonInt
 
 def _bars(run: Run, labels: Sequence[str]) -> list[Bars]:
     """Return the bars of each stage-1 encoder, then those of the system itself."""
+    # The only stage of a run with one encoder is the run itself.
     stages = {} if run.modality else run.stages
     named = [*stages.items(), (run.modality or "fusion", run.metrics)]
     return [

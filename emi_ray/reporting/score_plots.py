@@ -54,6 +54,7 @@ def score_bars(
     """Plot Pearson's r of each label and, in wider bars, the mean; intervals are drawn on the last series."""
     num_labels = len(labels)
     positions = np.arange(num_labels + 1, dtype=float)
+    # The mean stands apart from the labels, and its bars are wider.
     positions[-1] += 0.6
     slots = np.array([0.82] * num_labels + [1.5]) / max(len(series), 2)
     with report_style():
@@ -64,6 +65,7 @@ def score_bars(
             top = max(bars.mean, 0)
             if bars is series[-1] and intervals is not None:
                 ends = [*intervals.labels, intervals.mean]
+                # A dark interval on the dark bar of the fusion would not be seen.
                 ink = PALETTE["val" if bars.colour == PALETTE["fusion"] else "ink"]
                 axes.vlines(x, [end.low for end in ends], [end.high for end in ends], ink, lw=1.5)
                 top = max(top, intervals.mean.high)
@@ -94,6 +96,7 @@ def run_dots(name: str, recipes: Sequence[RecipeScores]) -> str:
             axes.plot(x, y, "D", mfc="none", mec=PALETTE["val"], ms=6, label="the paper")
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
         axes.set_yticks(range(len(recipes)), [recipe.recipe for recipe in recipes], color=PALETTE["ink"])
+        # From high to low, so that the first recipe is on top.
         axes.set_ylim(len(recipes) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("validation Pearson; a dot for each seed, a bar for their mean")
@@ -144,12 +147,15 @@ def _loss_curves(axes: Axes, stage: str, rows: Sequence[Epoch]) -> None:
 def prediction_scatter(name: str, predictions: ScoredPredictions, r: Sequence[float], seed: int = 0) -> str:
     """Plot predicted against true values, one panel per label; large splits are sampled. ``r`` is over all clips."""
     num_labels, num_columns = len(predictions.labels), 3
+    # The same clips in all panels.
     sample = np.random.default_rng(seed).permutation(len(predictions.true))[:MAX_POINTS]
     dots: dict[str, Any] = {
         "color": PALETTE["text"],
         "markersize": 3.5,
         "markeredgewidth": 0,
+        # Fewer dots are less transparent.
         "alpha": float(np.clip(150 / len(sample), 0.12, 0.6)),
+        # Thousands of dots as vectors would make the page slow and large.
         "rasterized": True,
     }
     with report_style():
@@ -178,6 +184,7 @@ def _mean_prediction(axes: Axes, true: np.ndarray, predicted: np.ndarray) -> Non
     if not len(true) or true.min() == true.max():
         return
     edges = np.linspace(true.min(), true.max(), _NUM_BINS + 1)
+    # The largest value lies on the last edge and belongs to the last bin.
     bins = np.clip(np.digitize(true, edges) - 1, 0, _NUM_BINS - 1)
     counts = np.bincount(bins, minlength=_NUM_BINS)
     enough = counts >= 3

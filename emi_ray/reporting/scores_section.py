@@ -120,6 +120,7 @@ def _rows(material: Material, runs: Sequence[Run], same: SameClips | None) -> li
     by_label = [label_scores(run.metrics, labels) for run in runs]
     shared = [same.label_scores(run, labels) if same else [math.nan] * len(labels) for run in runs]
     values = np.array(shared).reshape(len(runs), len(labels))
+    # fmax ignores NaN; NaN equals nothing, so an unranked run is never the best.
     tops = values == np.fmax.reduce(values, axis=0)
     means = [same.score(run) if same else math.nan for run in runs]
     papers = [note or format_score(reported, 4) for reported, note in (_paper(material, run) for run in runs)]
@@ -137,10 +138,12 @@ def _paper(material: Material, run: Run) -> tuple[float, str]:
     if reported is None:
         return math.nan, ""
     if not run.description:
+        # Without model.json it is unknown which features the run was trained on.
         return math.nan, OTHER_FEATURES
     recipe = Recipe.model_validate(run.description["recipe"])
     basis = Basis(recipe, run.description["extractors"], material.corpus_kind, material.clips)
     reasons = differences_from_paper(basis)
+    # The table has room for one reason only.
     return (math.nan, reasons[0]) if reasons else (reported, "")
 
 

@@ -46,6 +46,7 @@ def _people(clips: pa.Table) -> TextTable:
     rows = []
     for split in SPLITS:
         in_split, counts = np.unique(groups[splits == split], return_counts=True)
+        # People in two splits make validation scores optimistic.
         others = set(groups[splits != split])
         if len(in_split):
             shared = sum(group in others for group in in_split)
@@ -69,8 +70,10 @@ def _lengths(workspace: Workspace, clips: pa.Table) -> TextTable:
     rows = []
     for store in (store for modality in MODALITIES for store in stores_of(workspace, modality)):
         ids, steps, seconds = _measure(store)
+        # One vector per clip has no length.
         if not len(steps) or steps.max() <= 1:
             continue
+        # Clips that left the corpus have no split and are in no row.
         splits = np.array([split_of.get(clip_id, "") for clip_id in ids])
         name = f"{store.modality}: {store.describe()['extractor']}"
         rows += [

@@ -24,6 +24,7 @@ def search_history(name: str, trials: Sequence[StudyTrial], metric: str, maximis
     complete = [trial for trial in trials if trial.state == "complete"]
     stopped = [trial for trial in trials if trial.state == "pruned"]
     scores = np.array([trial.score for trial in complete], dtype=float)
+    # Trials are in the order of their numbers, that is of their start.
     best = np.maximum.accumulate(scores) if maximise else np.minimum.accumulate(scores)
     with report_style():
         figure, axes = one_panel(PAGE_WIDTH_IN, 2.6)
@@ -96,6 +97,7 @@ def front_plot(
 def _slice(axes: Axes, trials: Sequence[StudyTrial], parameter: str, within: Range, best: int | None) -> None:
     def place(trial: StudyTrial) -> float:
         value = trial.parameters[parameter]
+        # Choices need not be numbers, so they are placed by their order.
         return float(within.choices.index(value)) if within.choices else float(value)
 
     def draw(chosen: Sequence[StudyTrial], style: Mapping[str, Any]) -> None:

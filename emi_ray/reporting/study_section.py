@@ -137,6 +137,7 @@ def _front(study: Study, name: str) -> str | None:
     if study.minimise is None or not study.complete:
         return None
     sign = 1 if study.maximise else -1
+    # A trial is on the front if no other one is at least as good in both objectives and better in one.
     front = [
         trial.number
         for trial in study.complete

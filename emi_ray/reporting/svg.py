@@ -28,9 +28,11 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
         description: text alternative for readers who cannot see the figure.
     """
     buffer = StringIO()
+    # Without the date, equal figures give equal files.
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(printable(buffer.getvalue()))
     for parent in list(root.iter()):
+        # matplotlib's style sheet would act on the whole page.
         for child in [child for child in parent if _local(child.tag) in ("metadata", "style")]:
             parent.remove(child)
     referenced = {
@@ -64,12 +66,14 @@ def _page_attributes(attributes: dict[str, str], name: str, referenced: set[str]
     for key, value in attributes.items():
         key, value = _local(key), value.replace("\n", "").replace("url(#", f"url(#{name}-")
         if key == "id":
+            # Ids that nothing refers to would only make the page larger.
             if value not in referenced:
                 continue
             value = f"{name}-{value}"
         elif key == "href":
             value = re.sub("^#", f"#{name}-", value)
         elif key == "style":
+            # Without a family of its own, text has the font of the page.
             value = _page_colours(re.sub(r"font-family:[^;]*;?", "", value))
         result[key] = value
     return result
@@ -84,4 +88,5 @@ def _page_colours(style: str) -> str:
 
 
 def _local(tag: str) -> str:
+    # ElementTree writes a namespace in braces before each name.
     return tag.rpartition("}")[2]

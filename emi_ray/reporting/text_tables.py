@@ -36,6 +36,7 @@ _LATEX = {
     "\u00a0": "~",
 }
 _LAST_OF_LATIN = "\u017f"
+# Letters of the Latin blocks that pdflatex's T1 fonts lack.
 _NOT_IN_T1 = "ĦħĸĿŀŉŦŧſ"
 _PUNCTUATION = "—‘’“”„•†‡€"
 
@@ -104,6 +105,7 @@ def _latex(table: TextTable) -> str:
     note = f"\n\\par\\smallskip\\footnotesize {latex_text(table.note)}" if table.note else ""
     return (
         f"\\begin{{table}}[p]\n\\centering\n\\caption{{{latex_text(table.title)}}}\n"
+        # Only a table that is too wide is made smaller.
         f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n"
         f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(table.headings)}\n\\midrule\n{rows}\n"
         f"\\bottomrule\n\\end{{tabular}}}}{note}\n\\end{{table}}\n"

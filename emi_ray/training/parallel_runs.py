@@ -139,9 +139,9 @@ class ParallelRuns:
             context = self._job(plan.name, inbox, resources)
             encoders = [self._encoders[job.key] for job in encoder_jobs(plan)]
             packed = [self._read(plan, modality) for modality in plan.stores]
+            # Ray resolves references only among the top-level arguments, so encoders and features are passed as
+            # *args.
             reference = _task(_train_run, resources, context.name).remote(
-                # Ray resolves references only among the top-level arguments, so encoders and features are passed as
-                # *args.
                 context, plan, self._clips, [*plan.stores], len(encoders), *encoders, *packed
             )
             running[reference] = index
