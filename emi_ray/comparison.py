@@ -49,7 +49,6 @@ class Pair:
     def verdict(self) -> str:
         """A sentence that names the better system, or says that the difference is not significant."""
         better, worse = (self.first, self.second) if self.mean.value >= 0 else (self.second, self.first)
-        # Only used if the interval excludes 0, so both ends have the same sign.
         low, high = sorted((abs(self.mean.low), abs(self.mean.high)))
         if np.isnan(self.p_value):
             return (
@@ -216,7 +215,6 @@ def compare(
 
 def _pairs(systems: Sequence[System], found: Sequence[Sequence[Difference]]) -> tuple[Pair, ...]:
     means = holm([each[-1].p_value for each in found])
-    # All labels of all pairs are one family of comparisons, the means are another.
     flat = holm([one.p_value for each in found for one in each[:-1]])
     width = len(found[0]) - 1
     return tuple(

@@ -236,10 +236,8 @@ class WorkspaceConfig(Settings):
     @classmethod
     def _complete(cls, given: Any) -> Any:
         """Add the built-in extractor of modalities that are not mentioned."""
-        # pydantic reports the wrong type itself.
         if not isinstance(given, Mapping):
             return given
-        # A modality that is set to null has no extractor.
         return {
             name: value for name, value in {**built_in_extractors(), **given}.items() if value is not None
         }

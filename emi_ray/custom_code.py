@@ -69,7 +69,6 @@ def code_digest(name: str, found: Any) -> str:
         UserError: a module has no source.
     """
     defined_in = found.__module__ if inspect.isclass(found) or inspect.isfunction(found) else None
-    # A dictionary keeps the order and drops a module that both names stand for.
     modules = dict.fromkeys(each for each in (name.partition(":")[0], defined_in) if each)
     return _hash("\n".join(_source_of(sys.modules[module], name) for module in modules))
 

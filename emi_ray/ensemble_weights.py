@@ -60,7 +60,6 @@ def combine(weights: EnsembleWeights, predictions: np.ndarray, patterns: Sequenc
     # (M, N): which members have an input of which clips.
     there = np.isfinite(predictions).all(axis=2)
     if weights.method == "mean":
-        # The mean is over the members that can read the clip.
         total = np.where(there[..., None], predictions, 0.0).sum(axis=0)
         result = total / np.maximum(there.sum(axis=0), 1)[:, None]
     else:

@@ -58,7 +58,6 @@ def evaluate_single_run(workspace: Workspace, run: str, splits: Sequence[Split] 
     result: dict[str, Any] = {"recipe": recipe.name, "seed": found.loaded.description.seed}
     for split in splits:
         chosen = _rows_of(split, found.rows, found.data, recipe)
-        # A split without labelled clips has no entry.
         if len(chosen):
             predictions = predict_rows(found.loaded.model, found.data, chosen)
             result[split] = compute_scores(predictions, found.data.targets[chosen], found.data.labels, split)

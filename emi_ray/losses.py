@@ -132,7 +132,6 @@ def build_objective(objective: ObjectiveSettings) -> Loss:
         "huber": huber,
         "binomial": binomial_loss,
     }
-    # Looked up once and not in every batch.
     parts = [(getattr(objective, name), loss) for name, loss in known.items() if getattr(objective, name) > 0]
 
     if objective.loss is not None:

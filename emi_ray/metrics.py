@@ -81,7 +81,6 @@ def compute_scores(
     for label, value in zip(labels, correlations, strict=True):
         result[f"{split}_pearson_{snake(label.name)}"] = float(value)
     result[f"num_{split}"] = len(targets)
-    # A label whose targets are constant has no correlation and is not in the mean.
     result["num_labels_scored"] = int(np.isfinite(correlations).sum())
     return result
 

@@ -16,14 +16,12 @@ def extraction_rounds(loaded: LoadedModel) -> list[list[EncoderName]]:
     description = loaded.description
     for stream in description.extractors:
         modality, fingerprint = description.recipe.modality_of(stream), description.fingerprint(stream)
-        # The first round that has no extractor of this modality yet, or has the same one.
         place = next(
             (i for i, r in enumerate(rounds) if r.get(modality, fingerprint) == fingerprint), len(rounds)
         )
         if place == len(rounds):
             rounds.append({})
             chosen.append([])
-        # Encoders of the same features need only one extraction.
         if modality not in rounds[place]:
             rounds[place][modality] = fingerprint
             chosen[place].append(stream)

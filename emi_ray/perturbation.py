@@ -168,7 +168,6 @@ class _Subject:
         """Perturb the clips, extract features and score the run. The extracted features are deleted afterwards."""
         folder = f"perturbed/{self._run}/{condition.folder}"
         place = self._workspace.inner(folder)
-        # Noise in the audio leaves the transcripts as they are.
         texts = self.texts if condition.part == "noise" else self._wrong_texts(condition.level)
         clips = (
             self._noisy_clips(place, condition.level)
@@ -197,7 +196,6 @@ class _Subject:
     ) -> dict[str, Any]:
         """Score the run on the clips that have the modality, with the features of some encoders replaced."""
         loaded = self._found.loaded
-        # Stores of perturbed features replace those of the workspace; the others stay.
         table = predict_from_stores(
             loaded, {**loaded.description.stores(self._workspace), **stores}, self._ids, texts
         )

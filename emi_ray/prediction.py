@@ -173,7 +173,6 @@ def _extractions(models: Iterable[LoadedModel], settings: ExtractionSettings) ->
         for streams in extraction_rounds(loaded):
             modalities = tuple(loaded.description.recipe.modality_of(stream) for stream in streams)
             found = Round(config_of(loaded, settings, streams), modalities)
-            # Members of an ensemble often read the same features.
             if found not in done:
                 done.append(found)
                 yield found

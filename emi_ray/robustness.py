@@ -113,7 +113,6 @@ def _subsets(streams: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _by_length(score: _Scorer, seconds: np.ndarray, val: np.ndarray) -> list[dict[str, Any]]:
     timed, known = val[np.isfinite(seconds)], seconds[np.isfinite(seconds)]
-    # With fewer clips or a single duration there are no quarters worth a score.
     if len(timed) < _PARTS * _FEWEST or known.min() == known.max():
         return []
     edges = np.quantile(known, np.linspace(0, 1, _PARTS + 1))

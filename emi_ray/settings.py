@@ -54,7 +54,6 @@ def validate(
     try:
         return model.model_validate(apply_overrides(values, overrides))
     except ValidationError as error:
-        # The file is valid without the overrides, so an override is wrong.
         if overrides and _is_valid(model, values):
             where = f"override of {where}"
         lines = [_explain(model, problem, where) for problem in error.errors()]

@@ -235,6 +235,5 @@ def run_search(
     from emi_ray.tracking import tracking
     from emi_ray.tuning.tune import tune as search
 
-    # As in train_runs: the trackers are checked before Ray starts.
     with tracking(plan.workspace, plan.config.tracking, plan.options.study), ray_session(address):
         return search(plan, on_change, on_note)

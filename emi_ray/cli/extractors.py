@@ -46,7 +46,6 @@ def extractors(
             typer.echo(name)
         return
     entered = [load_own(name, "entry point") for name in registered()]
-    # Whisper is not an extractor, but its weights are looked for in the same way.
     kinds: Sequence[Any] = [*EXTRACTORS.values(), *entered, Whisper]
     # Each look may wait for the hub for seconds, so they run side by side.
     with console.status("Looking for weights"), ThreadPoolExecutor(_NUM_THREADS) as threads:

@@ -59,7 +59,6 @@ class WorkspaceLog(logging.Handler):
         }
         if (event := getattr(record, "event", None)) is not None:
             entry["event"] = event
-            # default=str, because fields may hold any object.
             entry["fields"] = json.loads(without_credentials(json.dumps(record.fields, default=str)))  # type: ignore[attr-defined]
         if record.exc_info:
             entry["traceback"] = without_credentials("".join(traceback.format_exception(*record.exc_info)))
@@ -75,7 +74,6 @@ class WorkspaceLog(logging.Handler):
             if self._is_local:
                 self._append()
             else:
-                # An object store cannot append, so the whole file is written again.
                 self._workspace.write_text(self._path, "".join(self._lines))
         except (OSError, EmiRayError):
             self._gave_up = True

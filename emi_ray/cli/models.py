@@ -82,7 +82,6 @@ def train(
     plan = training.plan_runs(target, names, overrides, seed or (), any_features)
     for stale in plan.stale:
         warn(f"{stale}, and train again.")
-    # Each recipe once, although it has a request for each seed.
     loaded = list({request.recipe.name: request.recipe for request in plan.requests}.values())
     with training_progress(loaded, len(plan.requests)) as progress:
 
@@ -128,7 +127,6 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         UserError: the arguments name no recipe.
     """
-    # A recipe's name or path contains no equals sign.
     names = [argument for argument in arguments if "=" not in argument]
     if not names:
         raise UserError("Name at least one recipe; 'emi-ray recipes' lists them.")

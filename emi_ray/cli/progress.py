@@ -52,7 +52,6 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
 
         def advance(done: int, total: int, description: str = title) -> None:
             nonlocal logged
-            # Without a total, the bar moves but shows no share.
             progress.update(task, completed=done, total=total or None, description=description)
             if time.monotonic() - logged > LOG_EVERY_S:
                 logged = time.monotonic()

@@ -33,7 +33,6 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     """Print the planned actors of each extraction stage, and which stage is the bottleneck."""
     columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "batch size", "clips/s")
     shown = table("Extraction plan", *columns)
-    # Clips per second of a stage, if all of its actors are busy.
     rates = {name: pool.max_actors / measured.seconds_per_clip[name] for name, pool in pools.items()}
     for name, pool in pools.items():
         numbers = (pool.max_actors, pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)

@@ -94,7 +94,6 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
     What stands behind ``--`` stays as it is.
     """
-    # What follows "--" are arguments, even if they look like flags.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [argument for argument in arguments[:end] if argument in _FLAGS]
     return [*flags, *(argument for argument in arguments[:end] if argument not in _FLAGS), *arguments[end:]]

@@ -39,7 +39,6 @@ class StudyView:
             self.finished_before = counts.finished
             if counts.finished:
                 console.print(f"Resuming study {study.name}: {counts.finished} trials are already finished.")
-        # The last state is always drawn, whenever the previous one was.
         is_last = counts.running == 0
         if time.monotonic() - self.drawn < _REDRAW_EVERY_S and not is_last:
             return

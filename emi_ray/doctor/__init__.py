@@ -70,7 +70,6 @@ def examine(workspace: Workspace, overrides: Sequence[str] = (), cluster: bool =
     if cluster:
         yield check_shared(workspace)
         yield check_precision(config)
-        # The driver's versions are what the nodes are compared with.
         local = report_node(config.extractors)
         answers = on_every_node(report_node, config.extractors)
         yield from check_nodes([NodeReport(address, *answer) for address, answer in answers], local[0])

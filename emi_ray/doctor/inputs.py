@@ -136,7 +136,6 @@ def count_ready(chosen: Chosen, clips: pa.Table) -> int:
     for need in chosen.needs:
         lacks_all = pa.chunked_array([pa.repeat(True, clips.num_rows)])
         for column in MEDIA_FOR[need]:
-            # A need is met if any of its columns is given, and all needs must be met.
             lacks_all = pc.and_(lacks_all, pc.is_null(clips[column]))
         ready = pc.and_(ready, pc.invert(lacks_all))
     return int(pc.sum(ready).as_py() or 0)

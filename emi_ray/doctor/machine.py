@@ -63,7 +63,6 @@ def estimate_bytes(num_clips: int, chosen: Chosen, media: MediaSettings) -> int:
         steps = 1
     else:
         steps = CLIP_S * VIDEO_STEPS_PER_S
-    # 2 bytes: float16.
     return int(num_clips * steps * (chosen.kind.DIM or UNKNOWN_DIM) * 2)
 
 

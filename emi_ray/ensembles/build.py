@@ -72,7 +72,6 @@ def build_ensemble(
     labels = common_labels(workspace, folders, tables)
     val = validation_clips(workspace, folders, tables)
     predicted = MemberPredictions.of([rows_at(table, val) for table in tables.values()], labels)
-    # A clip that no member can read has no prediction and no score.
     readable = np.isfinite(predicted.values).all(axis=2).any(axis=0)
     predicted = predicted.at(readable)
     truth = true_values(tables, predicted.clip_ids, labels)
@@ -150,7 +149,6 @@ def _fit(
     folds = (np.argsort(order) % NUM_FOLDS)[codes]
     fitted = []
     for fold in range(NUM_FOLDS):
-        # The weights of a fold are fitted on all other folds.
         fitting = predicted.at(folds != fold)
         fitted.append(fit_weights(fitting.values, truth[folds != fold], fitting.patterns))
     return fit_weights(predicted.values, truth, predicted.patterns), tuple(fitted), folds
@@ -168,7 +166,6 @@ def _predictions(parts: Sequence[tuple[MemberPredictions, np.ndarray, np.ndarray
             column = pa.array(truth[:, index], pa.float64(), mask=np.isnan(truth[:, index]))
             table = table.append_column(f"{TRUE_PREFIX}{label}", column)
         table = table.append_column("modalities", modalities)
-        # As for a single run: scored are labelled clips with a prediction.
         scored = np.isfinite(truth).any(axis=1) & np.isfinite(values).all(axis=1)
         tables.append(table.append_column(SCORED, pa.array(scored)))
     return pa.concat_tables(tables)

@@ -66,7 +66,6 @@ class LoadedEnsemble:
         predicted = MemberPredictions.of(tables, [label.name for label in self.description.labels])
         values = combine(self.description.weights, predicted.values, predicted.patterns)
         if crossed:
-            # -1: clips that no weights were fitted on.
             folds = np.array([self.description.folds.get(clip_id, -1) for clip_id in predicted.clip_ids])
             values = cross_fitted(values, predicted, self.description.fold_weights, folds)
         return predicted.table(values)

@@ -76,7 +76,6 @@ def cross_fitted(
     Returns:
         (N, L) predictions.
     """
-    # Clips outside of all folds keep the prediction with the weights of all clips.
     crossed = values.copy()
     for fold, weights in enumerate(fold_weights):
         in_fold = folds == fold

@@ -52,18 +52,15 @@ class Backbone(FeatureReader):
     def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
         from transformers import AutoConfig, AutoModel
 
-        # Tokens and waveforms are not standardised like features.
         super().__init__(feature_dim, standardise=False)
         values = _resolved(settings)
         self.settings = settings
         config = AutoConfig.for_model(values.pop("model_type"), **values)
         # Built from its configuration alone: load_pretrained or a state dict replaces the random weights.
         self.backbone = AutoModel.from_config(config, dtype=torch.float32)
-        # The layers are computed again in the backward pass, which saves the memory of their activations.
         if settings.gradient_checkpointing:
             self.backbone.config.use_cache = False
             self.backbone.activation_checkpointing_enable({"use_reentrant": False})
-        # Resolved settings have the architecture, so the width is known without the weights.
         width = int(self.backbone.config.hidden_size)
         self.projection = build_projection(width, settings)
         self.embedding_dim = width if settings.projection == "none" else settings.hidden
@@ -87,7 +84,6 @@ class Backbone(FeatureReader):
         top = int(self.backbone.config.num_hidden_layers) - 1
         for name, parameter in self.backbone.named_parameters():
             if parameter.requires_grad:
-                # Parts above the last layer (pooler, final norm) are grouped with it.
                 by_depth.setdefault(min(self._depth(name), top), []).append(parameter)
         depths = sorted(by_depth, reverse=True)
         settings = self.settings

@@ -63,7 +63,6 @@ def build_model(recipe: Recipe, feature_dims: Mapping[EncoderName, int], num_lab
         (anchor,) = recipe.of_modality("text")
         text = build_encoder(feature_dims[anchor], recipe.encoders[anchor])
         speech: dict[EncoderName, SpeechBackbone] = {
-            # The attention reads hidden states, so the backbone needs no layers after the pooling.
             m: SpeechBackbone(feature_dims[m], recipe.encoders[m].model_copy(update={"projection": "none"}))
             for m in recipe.streams
             if m in recipe.finetuned - {anchor}
@@ -74,7 +73,6 @@ def build_model(recipe: Recipe, feature_dims: Mapping[EncoderName, int], num_lab
         )
     encoders = {m: build_encoder(feature_dims[m], recipe.encoders[m]) for m in recipe.streams}
     frozen = recipe.stages == "frozen"
-    # An encoder without a ratio of its own has that of the fusion.
     own = {m: recipe.encoders[m].fusion_lr_ratio for m in recipe.streams}
     ratios = {m: ratio for m, ratio in own.items() if ratio is not None}
     return FusionRegressor(encoders, targets, recipe.fusion, frozen, recipe.modality_of, ratios)

@@ -120,7 +120,6 @@ class TextAnchoredRegressor(Regressor):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return all parameters except the encoders', then the encoders' at ``fusion.encoder_lr_ratio``."""
-        # Named parameters of the text and speech models are in groups of their own.
         own = [p for name, p in self.named_parameters() if not name.startswith(("text.", "speech."))]
         groups = [g for encoder in (self.text, *self._speech.values()) for g in encoder.parameter_groups()]
         ratio = self.encoder_lr_ratio
@@ -134,7 +133,6 @@ class TextAnchoredRegressor(Regressor):
         text = self.text.encode(inputs[self.anchor])
         asking = self._query(text, inputs[self.anchor].present, kept)
         speech = {m: encoder.steps(inputs[m]) for m, encoder in self._speech.items()}
-        # Hidden states replace the waveform of a fine-tuned speech model.
         steps = {**inputs, **speech}
         found = {m: attention(asking, steps[m]) for m, attention in self.attentions.items()}
         parts = [text if m == self.anchor else found[m] for m in self.modalities]

@@ -65,8 +65,6 @@ class Dropout(nn.Module):
         keep = 1 - self.probability
 
         def draw(num_clips: int, generator: torch.Generator | None) -> Tensor:
-            # Drawn for all clips of the batch; draw_rows keeps the rows of this worker.
             return values.new_empty((num_clips, *values.shape[1:])).bernoulli_(keep, generator=generator)
 
-        # Scaled by 1 / keep, so that the expected value is the same in evaluation.
         return values * draw_rows(len(values), draw) / keep

@@ -38,7 +38,6 @@ class FeatureReader(nn.Module):
     def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
         """Set the mean and standard deviation (D,) for ``standardise``; features that never vary are not scaled."""
         self.feature_mean.copy_(mean)
-        # The reciprocal is stored, because a product is cheaper than a division for every step.
         self.feature_scale.copy_(torch.where(deviation > 0, 1.0 / deviation.clamp(min=1e-12), 1.0))
 
     def encode(self, sequences: Sequences) -> Tensor:

@@ -130,7 +130,6 @@ class Checkpoint:
 
     def _folder(self) -> Path:
         folder = Path(self.weights).expanduser().resolve()
-        # Every checkpoint of transformers has this file.
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"weights = '{self.weights}' is not a folder with a checkpoint (no config.json in it). Give a "
@@ -265,7 +264,6 @@ def _has_weights(folder: Path) -> bool:
         for index in folder.glob("*.index.json")
         for name in json.loads(index.read_text())["weight_map"].values()
     }
-    # An index without some of its shards is a download that was cut off.
     return any(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern)) and all(
         (folder / name).is_file() for name in shards
     )

@@ -92,7 +92,6 @@ def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device
             f"weights in {folder} lack {len(lacking)} parameters of {type(model).__name__}, which would be "
             f"random (first: {lacking[0]}). Give a checkpoint of this architecture."
         )
-    # eval() switches dropout off; without gradients no activations are kept.
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -121,7 +120,6 @@ def quiet_transformers() -> Iterator[None]:
     try:
         yield
     finally:
-        # Restored, because a user's program may use transformers itself.
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -17,7 +17,6 @@ def _known_type(name: str) -> str:
     return name
 
 
-# The form is checked here; whether it can be imported is checked when a run is planned.
 def _known_function(name: str) -> str:
     if not is_custom(name):
         raise ValueError("name a function of your own as module:function")

@@ -66,7 +66,6 @@ def load_recipe(
     changed = [path.removeprefix("training.") for path in paths if path.startswith("training.")]
     values = _drop_stage_overrides(values, changed)
     recipe = _validate_read(_drop_resolved(values, paths), where, overrides, sections)
-    # Taken from the file, before overrides, to see whether the features are still those that it names.
     named = {m: encoder.get("features") for m, encoder in values["encoders"].items()}
     if any_features:
         nothing = {"features": None, "extras": ()}
@@ -119,7 +118,6 @@ def _validate_read(
             refused.append(f"{where}: {path} = {value!r} has no effect: {why}. Remove it.")
     if refused:
         raise UserError("\n".join(refused))
-    # Validated again, because settings without effect were dropped from the values.
     return validate(Recipe, values, where, overrides)
 
 
@@ -174,7 +172,6 @@ def _merge_section(
         return values
     own = values.get(section) or {}
     if section == "encoders":
-        # A modality that this recipe lacks is fine, because other recipes have it.
         unknown = [name for name in changes if name not in MODALITIES and name not in own]
         if unknown:
             raise UserError(f"encoders.{unknown[0]}: {choices(unknown[0], MODALITIES)}")

@@ -104,7 +104,6 @@ class Recipe(Settings):
                     f"encoders.{name}.type = '{encoder.type}': with fusion.type = 'text_anchored' every modality "
                     "except text needs 'steps' or 'finetune', and 'steps' is allowed nowhere else"
                 )
-        # Members of late fusion are trained on folds, each as a stage 1 of its own.
         late = self.fusion is not None and self.fusion.type == "late"
         if late and (self.stages != "staged" or self.finetuned):
             raise ValueError("fusion.type = 'late' needs stages = 'staged' and encoders on features")
@@ -114,7 +113,6 @@ class Recipe(Settings):
 
     def modality_of(self, stream: EncoderName) -> Modality:
         """Return the modality that an encoder reads."""
-        # An encoder without a modality is named after it, as the validator above requires.
         named: Modality = self.encoders[stream].modality or stream  # type: ignore[assignment]
         return named
 

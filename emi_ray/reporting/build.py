@@ -130,7 +130,6 @@ class FeaturesSection:
 def _features(material: Material) -> FeaturesSection:
     sets = material.feature_sets
     filled = [each for each in sets if len(each.num_steps)]
-    # With one step per clip there is no distribution to plot.
     several = [each for each in filled if each.num_steps.max() > 1]
     return FeaturesSection(
         sets=sets,

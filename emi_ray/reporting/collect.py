@@ -141,7 +141,6 @@ def _stores(workspace: Workspace) -> list[FeatureStore]:
 
 def _feature_set(store: FeatureStore, failures: pa.Table, num_clips: int) -> FeatureSet:
     described = store.workspace.exists(f"{store.folder}/_extractor.json")
-    # Only two columns are read, not the features.
     steps = [table["num_steps"].to_numpy() for table in store.tables(["clip_id", "num_steps"])]
     num_steps = np.concatenate([np.empty(0, np.int32), *steps])
     stages = failures.filter(pc.equal(failures["fingerprint"], store.fingerprint))["stage"]

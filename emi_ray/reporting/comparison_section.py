@@ -27,7 +27,6 @@ def build_comparison(material: Material, same: SameClips | None) -> ComparisonSe
     if same is None:
         return None
     seeds: dict[str, dict[str, int]] = {}
-    # Runs are sorted, so the recipes are in the order of their best runs.
     for place, run in enumerate(same.runs):
         seeds.setdefault(run.recipe, {})[run.seed] = place
     systems = [

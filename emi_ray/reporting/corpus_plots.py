@@ -63,7 +63,6 @@ def _label_histogram(axes: Axes, label: Label, values: Mapping[str, np.ndarray])
 
 def _shares(values: np.ndarray, label: Label) -> np.ndarray:
     """Return the share of the lowest value, then of each tenth of the range above it; NaN instead of 0."""
-    # Values may exceed the range, which is that of train by default.
     above = np.minimum(values[values > label.low], label.high)
     tenths, _ = np.histogram(above, np.linspace(label.low, label.high, _NUM_BINS + 1))
     counts = np.array([len(values) - len(above), *tenths], dtype=float)
@@ -112,7 +111,6 @@ def coverage_bars(name: str, sets: Sequence[FeatureSet]) -> str:
             axes.barh(rows, counts, 0.62, start, color=colour, label=label)
             start = start + counts
         axes.set_yticks(rows, [f"{each.modality}: {each.extractor}" for each in sets], color=PALETTE["ink"])
-        # The first extractor is on top.
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlim(0, max(start.max(), 1))

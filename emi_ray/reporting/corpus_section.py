@@ -31,7 +31,6 @@ def build_corpus_section(clips: pa.Table) -> CorpusSection:
     tables = [split_table(statistics)]
     if labelled:
         tables.append(label_table(statistics, labelled))
-    # An undefined correlation is None in the statistics.
     correlations = [[np.nan if r is None else r for r in row] for row in statistics.correlations]
     return CorpusSection(
         tables=tables,

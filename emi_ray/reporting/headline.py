@@ -69,7 +69,6 @@ def best_single_modality(material: Material, same: SameClips) -> Single | None:
         sampled = [sample_scores([side.predicted], side.true, codes) for side in sides]
         reached = float(sampled[1].whole[0, -1])
         if not math.isnan(reached) and (found is None or reached > found.score):
-            # The last entry is the mean over labels.
             gain = score_difference(sampled[0], sampled[1], paired_seeds=True)[-1]
             found = Single(modality, run, len(clip_ids), reached, gain)
     return found

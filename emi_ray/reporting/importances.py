@@ -13,7 +13,6 @@ from optuna.trial import TrialState, create_trial
 
 from emi_ray.results.studies import Study
 
-# fANOVA fits a random forest, which says nothing with fewer trials.
 _FEWEST_FOR_IMPORTANCE = 6
 
 

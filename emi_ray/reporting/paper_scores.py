@@ -118,7 +118,6 @@ def _is_papers_corpus(basis: Basis) -> bool:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe that influence training, except for features and seed."""
     values = recipe.model_dump(mode="json", exclude={"name", "title", "paper"})
-    # Scores of different seeds are comparable.
     values["training"].pop("seed")
     for encoder in values["encoders"].values():
         for name in ("features", "backbone", "backbone_config", "backbone_revision"):

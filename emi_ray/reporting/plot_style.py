@@ -103,7 +103,6 @@ def panel_grid(
     than the page.
     """
     num_columns = min(num_columns, num_panels)
-    # Division rounded up.
     num_rows = -(-num_panels // num_columns)
     width = PAGE_WIDTH_IN * min(1, 0.4 * num_columns)
     height = _TOP_IN + num_rows * (panel_height_in + _GAP_Y_IN) - _GAP_Y_IN + _BOTTOM_IN

@@ -65,12 +65,10 @@ def same_clips(workspace: Workspace, runs: Sequence[Run]) -> SameClips | None:
     if not known:
         return None
     largest = known[0][1]
-    # Otherwise one run on few clips would shrink the comparison of all others.
     fewest = max(FEWEST_CLIPS, _LEAST_SHARE * len(largest.clip_ids))
     shared, taken = set(largest.clip_ids), [known[0]]
     for run, answers in known[1:]:
         both = shared & set(answers.clip_ids)
-        # A run that was scored against older labels is not comparable.
         if len(both) >= fewest and _agree(largest, answers, both):
             shared = both
             taken.append((run, answers))

@@ -43,7 +43,6 @@ class RunSection:
 def build_run_sections(material: Material) -> list[RunSection]:
     """Build the section for the best seed of each of the best recipes, the best first."""
     best_of_recipe: dict[str, Run] = {}
-    # Runs are sorted, so the first of each recipe is its best.
     for run in material.runs:
         best_of_recipe.setdefault(run.recipe, run)
     drawn = list(best_of_recipe.values())[:_MAX_DRAWN]
@@ -84,7 +83,6 @@ def _intervals(material: Material, predictions: ScoredPredictions) -> PearsonInt
 
 def _bars(run: Run, labels: Sequence[str]) -> list[Bars]:
     """Return the bars of each stage-1 encoder, then those of the system itself."""
-    # The only stage of a run with one encoder is the run itself.
     stages = {} if run.modality else run.stages
     named = [*stages.items(), (run.modality or "fusion", run.metrics)]
     return [

@@ -54,7 +54,6 @@ def score_bars(
     """Plot Pearson's r of each label and, in wider bars, the mean; intervals are drawn on the last series."""
     num_labels = len(labels)
     positions = np.arange(num_labels + 1, dtype=float)
-    # The mean stands apart from the labels, and its bars are wider.
     positions[-1] += 0.6
     slots = np.array([0.82] * num_labels + [1.5]) / max(len(series), 2)
     with report_style():
@@ -96,7 +95,6 @@ def run_dots(name: str, recipes: Sequence[RecipeScores]) -> str:
             axes.plot(x, y, "D", mfc="none", mec=PALETTE["val"], ms=6, label="the paper")
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
         axes.set_yticks(range(len(recipes)), [recipe.recipe for recipe in recipes], color=PALETTE["ink"])
-        # From high to low, so that the first recipe is on top.
         axes.set_ylim(len(recipes) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("validation Pearson; a dot for each seed, a bar for their mean")
@@ -147,13 +145,11 @@ def _loss_curves(axes: Axes, stage: str, rows: Sequence[Epoch]) -> None:
 def prediction_scatter(name: str, predictions: ScoredPredictions, r: Sequence[float], seed: int = 0) -> str:
     """Plot predicted against true values, one panel per label; large splits are sampled. ``r`` is over all clips."""
     num_labels, num_columns = len(predictions.labels), 3
-    # The same clips in all panels.
     sample = np.random.default_rng(seed).permutation(len(predictions.true))[:MAX_POINTS]
     dots: dict[str, Any] = {
         "color": PALETTE["text"],
         "markersize": 3.5,
         "markeredgewidth": 0,
-        # Fewer dots are less transparent.
         "alpha": float(np.clip(150 / len(sample), 0.12, 0.6)),
         # Thousands of dots as vectors would make the page slow and large.
         "rasterized": True,

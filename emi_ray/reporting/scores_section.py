@@ -138,12 +138,10 @@ def _paper(material: Material, run: Run) -> tuple[float, str]:
     if reported is None:
         return math.nan, ""
     if not run.description:
-        # Without model.json it is unknown which features the run was trained on.
         return math.nan, OTHER_FEATURES
     recipe = Recipe.model_validate(run.description["recipe"])
     basis = Basis(recipe, run.description["extractors"], material.corpus_kind, material.clips)
     reasons = differences_from_paper(basis)
-    # The table has room for one reason only.
     return (math.nan, reasons[0]) if reasons else (reported, "")
 
 

@@ -70,7 +70,6 @@ def _lengths(workspace: Workspace, clips: pa.Table) -> TextTable:
     rows = []
     for store in (store for modality in MODALITIES for store in stores_of(workspace, modality)):
         ids, steps, seconds = _measure(store)
-        # One vector per clip has no length.
         if not len(steps) or steps.max() <= 1:
             continue
         # Clips that left the corpus have no split and are in no row.

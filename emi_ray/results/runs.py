@@ -138,7 +138,6 @@ def _read_run(workspace: Workspace, recipe: str, seed: str) -> Run:
 def _read_robustness(workspace: Workspace, folder: str, description: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scores on harder and on perturbed clips, unless the run has been retrained with other settings."""
     found: dict[str, Any] = {}
-    # The two files have different parts, written by different commands.
     for path in (f"{folder}/{PERTURBED}", f"{folder}/{ROBUSTNESS}"):
         measured = workspace.read_json(path) if workspace.exists(path) else {}
         if measured.get("run_key") == description.get("run_key"):
@@ -148,7 +147,6 @@ def _read_robustness(workspace: Workspace, folder: str, description: Mapping[str
 
 def _history(text: str) -> list[Epoch]:
     def score(row: Mapping[str, str | None], name: str) -> float:
-        # Missing columns and empty cells are unknown.
         return float(row.get(name) or "nan")
 
     return [

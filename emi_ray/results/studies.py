@@ -108,7 +108,6 @@ class StudyResult(_FileContent):
         return self._better(self.start.tuned, self.start_reported.mean)
 
     def _better(self, score: float, other: float) -> float:
-        # Positive is always better, also for errors.
         return other - score if lower_is_better(self.metric) else score - other
 
 

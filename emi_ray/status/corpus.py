@@ -38,7 +38,6 @@ def corpus_line(
     if now is None:
         return [], clips
     line = _compared(workspace, settings, clips, now)
-    # Without changes the stored table is kept, which also has the clips of imports.
     return [line], now if line.command else clips
 
 

@@ -71,7 +71,6 @@ def _stale_because(
     reasons: list[str] = []
     for member, copy in zip(description.members, copies, strict=True):
         own = f"runs/{member.run}/{DESCRIPTION}"
-        # A member that was trained again has other weights than the copy.
         if workspace.exists(own) and workspace.read_json(own).get("run_key") != member.run_key:
             reasons.append(f"member {member.run} was trained again since")
         else:

@@ -34,7 +34,6 @@ def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table
             continue
         work = plan_work(workspace, clips, pipeline.specs, pipeline.transcriber)
         store = store_of(workspace, pipeline.specs[modality])
-        # Stores of other extractors get lines of their own below.
         shown.add((modality, store.fingerprint))
         if work.transcripts is not None:
             assert pipeline.transcriber is not None

@@ -76,7 +76,6 @@ def _own_settings(workspace: Workspace, made: Recipe) -> Iterator[str]:
 def _differences(made: Mapping[str, Any], expected: Mapping[str, Any], where: str) -> Iterator[str]:
     for key, value in made.items():
         path = f"{where}{key}"
-        # Equal values need not be named in the command.
         if key in _SETTLED or value == expected.get(key):
             continue
         if isinstance(value, Mapping) and isinstance(expected.get(key), Mapping):
@@ -122,7 +121,6 @@ def stale_because(
 
         if changed := changed_code(made.recipe):
             return [why.rstrip(".") for why in changed]
-    # The same inputs, but another extractor may be configured since.
     if run_key(made.recipe, made.seed, now) == made.run_key:
         return list(_other_extractors(workspace, config, made))
     changed = []
@@ -188,7 +186,6 @@ def study_lines(
         try:
             settings = read_settings(workspace, name)
             recipe = settings.recipe
-            # Planned like a run, whose key stands for all data that the study reads.
             planned = plan_run(workspace, recipe, config, recipe.training.seed)
             waits = has_new_corpus or any(store.fingerprint in pending for store in planned.stores.values())
             is_current = planned.key == settings.data_key and not waits

@@ -66,7 +66,6 @@ def _compared(
     changed: dict[str, str] = {}
     todo: set[str] = set()
     for each in record.rounds:
-        # With the configuration of the model, not that of the workspace.
         pipeline = plan_pipeline(place, each.config, each.modalities)
         work = plan_work(place, now, pipeline.specs, pipeline.transcriber)
         todo.update(work.table["clip_id"].to_pylist())

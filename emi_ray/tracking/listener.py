@@ -33,7 +33,6 @@ class Listener(logging.Handler):
         super().__init__(logging.DEBUG)
         self._workspace, self._study = workspace, study
         self._sinks = [Sink(name, tracker) for name, tracker in trackers.items()]
-        # None in the queue ends the thread.
         self._queue: queue.SimpleQueue[tuple[str, Mapping[str, Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="emi_ray trackers", daemon=True)
         self._known: dict[str, TrackedRun] = {}

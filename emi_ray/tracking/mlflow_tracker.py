@@ -73,7 +73,6 @@ class MlflowTracker:
         self._ids[run.name] = identity = client.create_run(self._experiment, tags=tags).info.run_id
         parameters = [Param(name, str(value)[:_LONGEST]) for name, value in run.settings.items()]
         for first in range(0, len(parameters), _MAX_PARAMETERS):
-            # A longer value would be refused with its whole batch, hence _LONGEST.
             client.log_batch(identity, params=parameters[first : first + _MAX_PARAMETERS])
 
     def log(self, run: TrackedRun, stage: str, epoch: int, values: Mapping[str, float]) -> None:

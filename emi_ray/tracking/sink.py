@@ -54,7 +54,6 @@ class Sink:
 
     def close(self, known: Mapping[str, TrackedRun]) -> None:
         """End the runs that are still open, as interrupted if they did not end, then the tracker."""
-        # A copy of the names, because end() removes them.
         for name in list(dict.fromkeys([*self._sent, *self._ends])):
             self.end(known[name], *self._ends.get(name, ("interrupted", {})))
         with self._guarded():

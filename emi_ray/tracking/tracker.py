@@ -46,7 +46,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             result |= flat(value, f"{prefix}{name}.")
-        # Trackers draw and filter by numbers and texts only.
         elif value is not None and value != []:
             result[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
     return result

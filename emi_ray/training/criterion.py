@@ -52,7 +52,6 @@ class Criterion:
         elif outputs.log_odds is not None:
             loss = loss + objective.zero_inflated * presence_loss(outputs.log_odds, targets, complete)
         for latent in outputs.latents:
-            # (B, 2K) holds the means, then the log variances.
             mean, log_variance = latent.values.chunk(2, dim=1)
             loss = loss + objective.latent_prior * normal_divergence(mean, log_variance, latent.present)
         return loss

@@ -43,7 +43,6 @@ def build_scheduler(optimizer: Optimizer, training: TrainingSettings) -> Schedul
 
 def step_scheduler(scheduler: Scheduler, val_pearson: float) -> None:
     """Advance the schedule after an epoch."""
-    # Only the plateau schedule takes a score; the cosine counts epochs.
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(val_pearson)
     elif scheduler is not None:

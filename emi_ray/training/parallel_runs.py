@@ -90,7 +90,6 @@ class ParallelRuns:
             inbox.close()
 
     def _size(self) -> JobResources:
-        # All trainings get the resources of the largest one, so that any mixture of them fits.
         largest = max(self._bytes_of(plan, plan.stores) for plan in self.plans.values())
         return size_jobs(largest, None, self.gpus_per_run, smallest_gpu_bytes())
 
@@ -117,7 +116,6 @@ class ParallelRuns:
 
     def _submit_encoders(self, jobs: list[EncoderJob], inbox: Inbox, sized: JobResources) -> None:
         """Submit one task for each encoder, the longest first."""
-        # How many runs wait for each encoder; the name of its task shows it.
         serves = Counter(job.key for plan in self.plans.values() for job in encoder_jobs(plan))
         jobs.sort(key=lambda job: self._cost(job.plan, [job.modality]), reverse=True)
         for job, resources in zip(jobs, self._share_out(sized, len(jobs)), strict=True):
@@ -164,7 +162,6 @@ class ParallelRuns:
     def _collect(self, running: dict[Any, int], inbox: Inbox) -> None:
         waiting = dict(running)
         while waiting:
-            # The timeout keeps progress visible while no run ends.
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_EVERY_S)
             for job, scores in inbox.take():
                 self.on_progress(job, scores)
@@ -256,7 +253,6 @@ def _num_bytes(store: FeatureStore) -> int:
 def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
     """Return the error to show to the user for a run that failed or was lost."""
     cause = getattr(error, "cause", None)
-    # An error of the task itself carries its own message; only other errors need an explanation.
     if isinstance(cause, EmiRayError):
         return cause
     again = "Started again, it resumes from its last checkpoint."

@@ -157,7 +157,6 @@ def run_key(recipe: Recipe, seed: int, inputs: Mapping[str, str]) -> str:
     """Compute the hash of everything that determines a run; runs with equal keys have equal results."""
     # The title and the paper's score change no weights, so they are not part of the key.
     decided_by = recipe.model_dump(mode="json", exclude={"title", "paper"})
-    # The version is part of the key, so that runs of an older algorithm are trained again.
     return hash_of([ALGORITHM, decided_by, seed, dict(inputs)])
 
 

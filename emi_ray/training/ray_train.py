@@ -30,7 +30,6 @@ from emi_ray.training.inbox import Inbox
 from emi_ray.training.plan import Location, RunPlan
 from emi_ray.training.run import execute_run
 
-# Name of the only file in a checkpoint.
 _STATE = "state.pt"
 _POLL_EVERY_S = 0.3
 _MAX_FAILURES = 3
@@ -69,7 +68,6 @@ def train_distributed(
         problem = inbox.problem()
     if problem is not None:
         raise UserError(problem)
-    # The first worker has written the files, so nothing large passes through Ray.
     metrics: dict[str, Any] = plan.workspace.read_json(f"{plan.folder}/{METRICS}")
     plan.workspace.delete(f"{plan.folder}/ray")
     return metrics

@@ -109,7 +109,6 @@ def jobs_per_gpu(data_bytes: int, gpu_bytes: int | None) -> int:
     """Return how many trainings fit into the memory of one GPU, at least 1."""
     if gpu_bytes is None:
         return 1
-    # Each training copies the features to the GPU.
     one = data_bytes + _CUDA_CONTEXT_BYTES + _WORKING_BYTES
     return max(1, int(_SHARE_OF_MEMORY * gpu_bytes // one))
 

@@ -68,7 +68,6 @@ class ResumeState:
         stream = io.BytesIO()
         torch.save(build(), stream)
         self.workspace.write_bytes(self.path, stream.getvalue())
-        # Measured anew each time, because the speed of the storage varies.
         ended = time.monotonic()
         self._next = ended + max(self.every_s, _SHARE_OF_TIME * (ended - started))
 

@@ -66,7 +66,6 @@ def write_run(
     recipe = description.recipe
     final = final_rows(recipe, data, trained.rows)
     test = np.flatnonzero(data.splits == "test")
-    # One prediction for both splits, so that features are gathered once.
     shown = np.concatenate([final.val, test])
     predictions = predict_rows(trained.model, data, shown)
     split_names = np.repeat(["val", "test"], [len(final.val), len(test)])
@@ -143,7 +142,6 @@ def predict_rows(model: Regressor, data: ClipData, rows: np.ndarray) -> np.ndarr
     if not len(rows):
         return np.empty((0, len(data.labels)))
     device = next(model.parameters()).device
-    # Models predict on the [0, 1] scale; the batcher keeps the features on the model's device.
     return data.in_units(predict_unit_scale(model, Batcher(data, model.modalities, device), rows))
 
 
@@ -162,7 +160,6 @@ def build_predictions_table(
         truth = data.targets[rows, index].astype(np.float64)
         columns[f"{TRUE_PREFIX}{label.name}"] = pa.array(truth, mask=np.isnan(truth))
     columns["modalities"] = [modalities_of(data, recipe, row) for row in rows]
-    # A clip without any known label cannot be scored.
     labelled = np.isfinite(data.targets).any(axis=1)
     columns[SCORED] = (labelled & scored_clips(recipe, data))[rows]
     return pa.table(columns)
@@ -189,7 +186,6 @@ def read_split(workspace: Workspace, folder: str, data: ClipData) -> Rows:
                 f"{folder} was trained with clip '{clip_id}', which the corpus no longer has: train again."
             )
         rows[split].append(row_of[clip_id])
-    # Rows are ascending, whatever the order of the clips in the corpus is now.
     inner = np.sort(rows["inner"]) if rows["inner"] else None
     return Rows(np.sort(rows["train"]), np.sort(rows["val"]), inner)
 
@@ -219,7 +215,6 @@ def changed_since(workspace: Workspace, folder: str, data: ClipData) -> dict[Enc
         if _digest_column(stream) not in table.column_names or features.digests is None:
             continue
         seen = zip(table["clip_id"].to_pylist(), table[_digest_column(stream)].to_pylist(), strict=True)
-        # A clip that left the corpus counts as changed too.
         ids = [i for i, digest in seen if i not in row_of or features.digests[row_of[i]] != digest]
         if ids:
             changed[stream] = ids

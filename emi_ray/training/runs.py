@@ -99,7 +99,6 @@ def train_runs(
         )
         on_progress(job, scores)
 
-    # All folders stay locked until the last run is settled.
     with ExitStack() as locks:
         plans: dict[int, RunPlan] = {}
         clips: pa.Table | None = None
@@ -109,7 +108,6 @@ def train_runs(
                 clips = require_labels(shared) if clips is None else clips
                 plan = plan_run(shared, request.recipe, config, request.seed, clips)
                 earlier = None if force else plan.earlier()
-                # Equal keys mean equal results, so such a run is not repeated.
                 finished = earlier if earlier is not None and earlier.get("run_key") == plan.key else None
                 if finished is None:
                     _refuse_same_folder(plan, plans.values())

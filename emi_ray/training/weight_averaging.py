@@ -27,7 +27,6 @@ class WeightAverage:
         """Update the average; call it after each optimiser step."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (_WARM_UP + self._steps))
-        # One fused call for all parameters instead of one kernel for each.
         torch._foreach_lerp_(self._average, [p.detach() for p in self._weights], 1.0 - decay)
 
     @contextmanager

@@ -68,7 +68,6 @@ def confirm(
         # Without the score of the search, which is too high for trials that were lucky in it.
         mean = fmean(scores) if scores else tuned
         found.append(ConfirmedTrial(number=trial.number, tuned=tuned, confirmed=mean, scores=scores))
-    # sign is -1 for errors, so the best is always first.
     best, *_ = ranked = sorted(found, key=lambda each: -study.sign * each.confirmed)
     start = start_among(ranked, study)
     if start is None:
@@ -102,7 +101,6 @@ def _candidates(study: TuningStudy, how_many: int) -> list[FrozenTrial]:
     if not ranked:
         raise EmiRayError(f"Study {study.name} has no complete trial: run more trials, or omit --timeout.")
     chosen = ranked[: max(how_many, 1)]
-    # The start is always retrained, because the best trial is compared with it.
     return chosen + [trial for trial in ranked[len(chosen) :] if START in trial.user_attrs]
 
 

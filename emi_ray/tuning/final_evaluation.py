@@ -87,13 +87,11 @@ def evaluate_selected(
     """
     settings, original = study.settings, start_among(confirmed, study)
     best = write_best(study, workspace, confirmed[0].number)
-    # Without the paper's score, with which a run under this name is not to be compared.
     start = settings.recipe.model_copy(update={"name": f"{study.name}-start", "paper": None})
     report = partial(
         report_recipe, workspace, config=config, metric=settings.metric, seeds=seeds, on_note=on_note
     )
     best_reported = report(best)
-    # If the start was selected, both are the same recipe, which is trained only once.
     start_stays = original is confirmed[0]
     start_reported = best_reported.model_copy(update={"recipe": start.name}) if start_stays else report(start)
     result = StudyResult(

@@ -93,13 +93,11 @@ def score_recipe(
             device=device,
             hooks=Hooks(on_epoch_end=watch, encoder_cache=encoder_cache),
         )
-        # Scores of earlier stages are those of single encoders.
         last = trained.results[last_stage(recipe)]
         values.append(float(last.scores[metric]))
         best_epochs.append(last.best_epoch)
         seconds += sum(outcome.seconds for outcome in trained.results.values())
         if on_predictions is not None:
-            # Clips without any input are not predicted.
             val = final_rows(recipe, data.clips, rows).val
             predictions = predict_rows(trained.model, data.clips, val)
             groups = None if data.clips.groups is None else data.clips.groups[val]

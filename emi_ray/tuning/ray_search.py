@@ -178,7 +178,6 @@ def train_untouched_encoders(
 def untouched_encoders(settings: StudySettings) -> list[EncoderName]:
     """Return the encoders whose stage 1 is the same in all trials."""
     recipe, names = settings.recipe, list(settings.space.parameters)
-    # Settings that change every encoder's training.
     everywhere = ("training.", "objective.", "encoders.*.", "stages")
     has_reused_stages = (
         recipe.fusion is not None and recipe.fusion.type != "late" and recipe.stages != "joint"

@@ -37,7 +37,6 @@ SCHEDULERS: dict[SchedulerName, Callable[[int], BasePruner]] = {
 
 def _first_rung(num_steps: int) -> int:
     """Return the first step at which trials are compared; scores of the first few epochs are not informative."""
-    # With a factor of 3 and 3 rungs, the first is at a ninth of the steps.
     return max(min(_FEWEST_STEPS, num_steps), num_steps // _REDUCTION ** (_NUM_RUNGS - 1))
 
 

@@ -107,7 +107,6 @@ class Parameter(Settings):
             # The type matters, because True == 1.
             return any(value == each and type(value) is type(each) for each in found.choices)
         assert isinstance(found, FloatDistribution | IntDistribution)
-        # bool is a subclass of int.
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if isinstance(found, IntDistribution) and value != int(value):
@@ -177,7 +176,6 @@ def is_shared(name: str, parameter: Parameter, recipe: Recipe) -> bool:
     if not name.startswith("encoders."):
         return name in _NOT_COMPARED
     _, modality, setting = name.split(".", 2)
-    # "*" includes every fine-tuned encoder.
     finetunes = bool(recipe.finetuned) if modality == EVERY else modality in recipe.finetuned
     return (
         setting in _NOT_COMPARED_OF_ENCODERS
@@ -220,7 +218,6 @@ def _value_at(recipe: Recipe, path: str) -> Any:
     for part in path.split("."):
         stage = place
         place = place.get(part) if isinstance(place, Mapping) else getattr(place, part, None)
-    # A stage without a value of its own has that of training.
     if place is None and isinstance(stage, StageOverrides) and part in StageOverrides.model_fields:
         return getattr(recipe.training_of(stage), part)
     return place

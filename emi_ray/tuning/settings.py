@@ -119,7 +119,6 @@ def _conditions(space: SearchSpace, parameter: Parameter) -> dict[str, Value]:
     """Return values of other parameters with which the conditions of a parameter hold."""
     values: dict[str, Value] = {}
     for name, wanted in parameter.when.items():
-        # The conditions' own parameters may have conditions too.
         values |= {**_conditions(space, space.parameters[name]), name: _first(wanted)}
     return values
 

@@ -137,7 +137,6 @@ def _beating(optuna_study: optuna.Study) -> Iterator[None]:
 
     # The token tells apart two drivers on one machine.
     claim = {"driver": own_name(), "token": uuid.uuid4().hex}
-    # Before the claim, so that a living driver keeps the study.
     _refuse_living(optuna_study)
     optuna_study.set_user_attr(OWNER, {**claim, "time": time.time()})
     time.sleep(_SETTLE_S)  # if two drivers start at once, the later record wins

@@ -32,7 +32,6 @@ _LIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # A start in one of these states need not be queued again; a running one was lost with its driver.
 _STANDING = (TrialState.COMPLETE, TrialState.WAITING)
-# After so many draws without a new combination, the space counts as exhausted.
 _FRESH_DRAWS = 300
 
 
@@ -135,7 +134,6 @@ class TuningStudy:
             trial.set_user_attr(name, value)
         costs = {"parameters": float(score.num_parameters), "seconds": score.seconds}
         cost = self.settings.minimise
-        # One value for each objective, in the order of the directions.
         self.optuna.tell(trial, [score.value] if cost is None else [score.value, costs[cost]])
 
     def prune(self, number: int) -> None:

@@ -190,7 +190,6 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> StudyResult | 
             )
         on_change(study)
         outcome = _earlier_result(study, plan)
-        # Nothing to train: the data need not be read.
         if study.counts.finished >= options.trials and (outcome or not options.seeds):
             write_trials_json(study, workspace)  # a killed driver may have left an outdated file
             return outcome
@@ -237,6 +236,5 @@ def _select_and_evaluate(
 def _earlier_result(study: TuningStudy, plan: TunePlan) -> StudyResult | None:
     """Return the stored result if it is based on the same trials and seeds, else None."""
     earlier = read_study_result(plan.workspace, study.name) if plan.options.seeds else None
-    # More trials, or other seeds, can lead to another selection.
     asked = (study.counts.finished, plan.options.confirm, plan.reporting_seeds)
     return earlier if earlier and (earlier.finished, earlier.confirm, earlier.seeds) == asked else None

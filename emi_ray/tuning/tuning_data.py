@@ -51,7 +51,6 @@ def tuning_rows(
         folds: number of cross-validation folds; 1 holds out ``share`` of the clips once.
         share: share of the clips that is held out with one fold.
     """
-    # The recipe's split decides what train is: the tuning clips come from it alone.
     train_rows = split_rows(data, recipe.split).train
     train = pa.table({"clip_id": data.clip_ids[train_rows], "split": np.full(len(train_rows), "train")})
     clips = with_split(table, train)
@@ -59,7 +58,6 @@ def tuning_rows(
         return (
             _rows(train_rows, np.array(holdout(clips, share, _SPLIT_SEED)["split"].to_pylist()) == "val"),
         )
-    # The seed is fixed, so that all commands on a study use the same folds.
     fold_of = k_folds(clips, folds, _SPLIT_SEED)["fold"].to_numpy()
     return tuple(_rows(train_rows, fold_of == fold) for fold in range(folds))
 
