@@ -81,7 +81,8 @@ class MlflowTracker:
     def end(self, run: TrackedRun, state: RunState, scores: Mapping[str, float]) -> None:
         self._log_metrics(run, scores, 0)
         self._client.set_tag(self._ids[run.name], "state", state)
-        self._client.set_terminated(self._ids.pop(run.name), _STATUS[state])
+        self._client.set_terminated(self._ids[run.name], _STATUS[state])
+        del self._ids[run.name]  # not earlier: a failed call is repeated
 
     def close(self) -> None:
         """Nothing is open between calls."""

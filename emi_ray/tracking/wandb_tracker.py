@@ -60,10 +60,11 @@ class WandbTracker:
         tracked.log({f"{stage}/epoch": epoch, **{f"{stage}/{name}": value for name, value in values.items()}})
 
     def end(self, run: TrackedRun, state: RunState, scores: Mapping[str, float]) -> None:
-        tracked = self._runs.pop(run.name)
+        tracked = self._runs[run.name]
         tracked.summary.update({**scores, "state": state})
         # W&B marks a run as failed by its exit code.
         tracked.finish(exit_code=0 if state in ("finished", "pruned") else 1)
+        del self._runs[run.name]  # not earlier: a failed call is repeated
 
     def close(self) -> None:
         """Nothing is open between runs."""
