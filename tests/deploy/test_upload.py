@@ -32,10 +32,12 @@ def test_the_upload_is_small_whatever_lies_about(tmp_path):
     ):
         (tree / "my own project" / name).parent.mkdir(parents=True)
         (tree / "my own project" / name).write_bytes(random.randbytes(3 << 20))
+    (tree / "encoders").mkdir()
+    (tree / "encoders/peak.py").write_text("class Peak: ...")  # an encoder of the user's own
     archive = tmp_path / "upload.zip"
     create_package(str(tree), archive, include_gitignore=True)
     assert archive.stat().st_size < 2 << 20
     held = set(zipfile.ZipFile(archive).namelist())
     package = {name for name in kept if name.startswith("emi_ray/") and name.endswith(".py")}
     assert package <= held
-    assert {"jobs/extract.py", "search_spaces/fusion.yaml"} <= held
+    assert {"jobs/extract.py", "search_spaces/fusion.yaml", "encoders/peak.py"} <= held
