@@ -132,7 +132,7 @@ def _stale_features(
         except UserError as problem:
             problems.append(problem)
     # As long as one recipe can be trained, the problems of others are reported with their runs.
-    if len(problems) == len(recipes):
+    if problems and len(problems) == len(recipes):
         raise UserError("\n".join(dict.fromkeys(map(str, problems))))
     return [sentence for store in stores.values() if (sentence := what_changed(store, clips))]
 

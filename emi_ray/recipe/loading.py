@@ -154,8 +154,7 @@ def _drop_resolved(values: dict[str, Any], changed: Iterable[str]) -> dict[str, 
             resolved = ("backbone_config", "backbone_revision")
             encoders[modality] = {key: value for key, value in encoder.items() if key not in resolved}
         if f"encoders.{modality}.type" in changed:
-            own = ("code", "settings")
-            encoders[modality] = {k: value for k, value in encoders[modality].items() if k not in own}
+            encoders[modality] = {key: value for key, value in encoders[modality].items() if key != "code"}
     result = {**values, "encoders": encoders}
     if "objective.loss" in changed and values.get("objective"):
         result["objective"] = {key: value for key, value in values["objective"].items() if key != "loss_code"}

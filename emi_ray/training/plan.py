@@ -95,8 +95,11 @@ class RunPlan:
 
     def finished(self) -> dict[str, Any] | None:
         """Return the metrics of this run if it is finished; None if it is not, or had other settings or inputs."""
-        found = self.earlier()
-        return found if found is not None and found.get("run_key") == self.key else None
+        return self.matching(self.earlier())
+
+    def matching(self, metrics: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return ``metrics`` if they are of a run with these settings and inputs, otherwise None."""
+        return metrics if metrics is not None and metrics.get("run_key") == self.key else None
 
     def earlier(self) -> dict[str, Any] | None:
         """Return the metrics of the finished run of this name, whatever its settings and inputs; None without one."""

@@ -108,7 +108,7 @@ def train_runs(
                 clips = require_labels(shared) if clips is None else clips
                 plan = plan_run(shared, request.recipe, config, request.seed, clips)
                 earlier = None if force else plan.earlier()
-                finished = earlier if earlier is not None and earlier.get("run_key") == plan.key else None
+                finished = plan.matching(earlier)
                 if finished is None:
                     _refuse_same_folder(plan, plans.values())
                     locks.enter_context(shared.driving(plan.folder, f"Run {plan.name}"))
