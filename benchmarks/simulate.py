@@ -24,17 +24,23 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from emi_ray.corpus.folder import VIDEO_SUFFIXES
 
 GPUS, CORES_PER_GPU, CLIPS = (1, 8, 64), (4, 12, 24), (12_660, 1_000_000)
 COSTS = Path(__file__).with_name("simulate_costs.yaml")
+
+FEW = 8
+"""Clips of the run that shows the costs of starting."""
 
 
 @dataclass(frozen=True)
@@ -117,26 +123,44 @@ def print_table(told: Mapping[str, Any], measured: Mapping[str, Costs]) -> None:
 
 
 def measure(clips: Path, num: int) -> None:
-    """Extract on this machine with one and with two decoding processes, and predict each run from the other."""
+    """Extract on this machine with one and with two decoding processes, and predict each run from the other.
+
+    The costs are seconds of CPU time as the kernel counted them. Working time as the stages see it would grow with
+    the load, because they wait for a core whenever there are more processes than cores.
+    """
     with tempfile.TemporaryDirectory(prefix="emi-ray-simulate-") as name:
         folder = Path(name)
-        start_s = _extract(folder / "few", clips, 4, 1)["seconds"]
-        records = {workers: _extract(folder / str(workers), clips, num, workers) for workers in (1, 2)}
-    for workers, record in records.items():
-        busy = ", ".join(f"{stage} {told['busy_s']:.1f}" for stage, told in record["stages"].items())
-        print(f"{workers} workers: {record['seconds']:.1f} s; busy seconds: {busy}")
-    for known, told in ((1, 2), (2, 1)):
-        costs = costs_of(records[known], start_s, driver_s=0.001)
-        cluster = Cluster(os.cpu_count() or 1, stages={"decode": told})
-        foretold, seen = simulate(costs, cluster, num), records[told]["seconds"]
+        few = {workers: _extract(folder / f"few{workers}", clips, FEW, workers) for workers in (1, 2)}
+        many = {workers: _extract(folder / f"many{workers}", clips, num, workers) for workers in (1, 2)}
+    costs = {workers: _costs_between(few[workers], many[workers], num - FEW) for workers in (1, 2)}
+    for workers in (1, 2):
+        told = ", ".join(f"{stage} {seconds * 1000:.0f}" for stage, seconds in costs[workers].cpu.items())
+        print(f"{workers} workers: {many[workers].seconds:.1f} s; CPU time in ms a clip: {told}")
+    for known, told_for in ((1, 2), (2, 1)):
+        cluster = Cluster(os.cpu_count() or 1, stages={"decode": told_for})
+        foretold, seen = simulate(costs[known], cluster, num - FEW), many[told_for].seconds
         print(
-            f"{told} workers, foretold from {known}: {foretold.seconds:.1f} s ({foretold.bottleneck}), measured "
-            f"{seen:.1f} s, ratio {foretold.seconds / seen:.2f}; start-up {start_s:.1f} s"
+            f"{told_for} workers, foretold from {known}: {foretold.seconds:.1f} s ({foretold.bottleneck}), measured "
+            f"{seen:.1f} s, ratio {foretold.seconds / seen:.2f}; with {FEW} clips {few[told_for].seconds:.1f} s"
         )
 
 
-def _extract(workspace: Path, clips: Path, num: int, workers: int) -> dict[str, Any]:
-    """Return the record of an extraction of ``num`` clips with the given number of decoding processes."""
+@dataclass(frozen=True)
+class Run:
+    """Duration of an extraction and its CPU time by stage; ``others`` are Ray's own processes and the driver."""
+
+    seconds: float
+    cpu_s: Mapping[str, float]
+
+
+def _costs_between(few: Run, many: Run, clips: int) -> Costs:
+    """Return the costs per clip: what ``many`` took more than ``few``, whose duration counts as start-up."""
+    cpu = {stage: max(many.cpu_s[stage] - few.cpu_s[stage], 0.0) / clips for stage in many.cpu_s}
+    return Costs(cpu, {}, driver_s=0.001, start_s=few.seconds)
+
+
+def _extract(workspace: Path, clips: Path, num: int, workers: int) -> Run:
+    """Extract ``num`` clips with the given number of decoding processes."""
     media = sorted(path for path in clips.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES)
     workspace.mkdir()
     with (workspace / "clips.csv").open("w") as stream:
@@ -149,9 +173,37 @@ def _extract(workspace: Path, clips: Path, num: int, workers: int) -> dict[str, 
     settings = [*pools, f"extraction.stages.decode.max_actors={workers}", "extraction.measure=false"]
     subprocess.run([*emi_ray, "init", *place, *table], check=True, stdout=subprocess.DEVNULL)
     what = ["--modalities", "motion,vision,audio"]
-    subprocess.run([*emi_ray, "extract", *place, *what, *settings], check=True, stdout=subprocess.DEVNULL)
-    (record,) = (workspace / "w" / "extractions").glob("*.json")
-    return {**json.loads(record.read_text()), "cores": os.cpu_count()}
+    driver = subprocess.Popen([*emi_ray, "extract", *place, *what, *settings], stdout=subprocess.DEVNULL)
+    seen = _watch_cpu(driver)
+    if driver.returncode:
+        raise SystemExit(f"the extraction of {num} clips failed")
+    (path,) = (workspace / "w" / "extractions").glob("*.json")
+    record = json.loads(path.read_text())
+    stages = {
+        pid: name
+        for name, stage in record["stages"].items()
+        for actor in stage["actors"]
+        for pid in actor["pids"]
+    }
+    cpu_s = dict.fromkeys((*record["stages"], "others"), 0.0)
+    for pids, seconds in seen.values():
+        cpu_s[next((stages[pid] for pid in pids if pid in stages), "others")] += seconds
+    return Run(record["seconds"], cpu_s)
+
+
+def _watch_cpu(driver: "subprocess.Popen[bytes]") -> dict[int, tuple[list[int], float]]:
+    """Return, by process of the command, its own and its parents' ids, and its CPU time in s when last seen."""
+    over, seen = threading.Event(), dict[int, tuple[list[int], float]]()
+    threading.Thread(target=lambda: (driver.wait(), over.set()), daemon=True).start()
+    while not over.wait(0.25):
+        with suppress(psutil.Error):
+            for process in psutil.Process(driver.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    times = process.cpu_times()
+                    # Decoding runs in a child of its actor: the nearest process that is an actor names the stage.
+                    pids = [process.pid, *(parent.pid for parent in process.parents())]
+                    seen[process.pid] = pids, times.user + times.system
+    return seen
 
 
 def main() -> None:

@@ -65,6 +65,19 @@ def config_of(
     )
 
 
+def recognition_config(loaded: LoadedModel, extraction: ExtractionSettings) -> WorkspaceConfig | None:
+    """Return the configuration that recognises the speech which a fine-tuned text backbone reads.
+
+    Speech is recognised on the way to text features, so an extraction of the built-in ones, the cheapest, does it.
+    None if the model was not trained on recognised transcripts.
+    """
+    recogniser = loaded.description.transcriber
+    if recogniser is None:
+        return None
+    transcriber = ExtractorSettings(name=recogniser["extractor"], settings=recogniser["settings"])
+    return WorkspaceConfig(media=_media_of(loaded), extraction=extraction, transcriber=transcriber)
+
+
 def _media_of(loaded: LoadedModel) -> MediaSettings:
     """Return the model's media settings, with the face detector that its features were made with."""
     media = loaded.description.media

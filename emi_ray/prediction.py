@@ -19,7 +19,7 @@ from emi_ray.evaluation import as_intensities, predict_corpus_clips, write_submi
 from emi_ray.extraction import extract
 from emi_ray.extraction.pending import what_changed
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.model_extractors import config_of, extraction_rounds
+from emi_ray.model_extractors import config_of, extraction_rounds, recognition_config
 from emi_ray.new_clips import Record, Round, Written, place_of, read_record, read_sources
 from emi_ray.output import write_output
 from emi_ray.schema import EncoderName, Label, Split
@@ -170,12 +170,18 @@ def _extractions(models: Iterable[LoadedModel], settings: ExtractionSettings) ->
     """Yield the extractions that all models need, each once."""
     done: list[Round] = []
     for loaded in models:
-        for streams in extraction_rounds(loaded):
-            modalities = tuple(loaded.description.recipe.modality_of(stream) for stream in streams)
-            found = Round(config_of(loaded, settings, streams), modalities)
+        for found in _rounds_of(loaded, settings):
             if found not in done:
                 done.append(found)
                 yield found
+
+
+def _rounds_of(loaded: LoadedModel, settings: ExtractionSettings) -> Iterator[Round]:
+    for streams in extraction_rounds(loaded):
+        modalities = tuple(loaded.description.recipe.modality_of(stream) for stream in streams)
+        yield Round(config_of(loaded, settings, streams), modalities)
+    if recognition := recognition_config(loaded, settings):
+        yield Round(recognition, ("text",))
 
 
 def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
@@ -228,6 +234,19 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
                     f"version of '{description.extractors[stream]['extractor']}'; this version makes "
                     f"{specs[modality].fingerprint}. Extract and train it again: emi-ray status -w {workspace.quoted}"
                 )
+    _refuse_other_transcripts(workspace, run, loaded)
+
+
+def _refuse_other_transcripts(workspace: Workspace, run: str, loaded: LoadedModel) -> None:
+    recognition, trained_on = recognition_config(loaded, ExtractionSettings()), loaded.description.transcriber
+    if recognition is None or trained_on is None:
+        return
+    here = plan_pipeline(workspace, recognition, ["text"]).transcriber
+    if here is None or here.fingerprint != trained_on["fingerprint"]:
+        raise UserError(
+            f"Run {run} was trained on transcripts {trained_on['fingerprint']} of another version of "
+            f"'{trained_on['extractor']}'. Extract and train it again: emi-ray status -w {workspace.quoted}"
+        )
 
 
 def _models(workspace: Workspace, run: str) -> Sequence[LoadedModel]:

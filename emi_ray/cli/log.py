@@ -13,6 +13,7 @@ import time
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from emi_ray.errors import EmiRayError
@@ -26,7 +27,7 @@ LOGGED = ("demo", "extract", "predict", "reproduce", "robustness", "run", "train
 _WRITE_EVERY_S = 60.0
 _LAST_WORDS_S = 10.0
 _MAX_LINES = 20_000
-"""Maximum number of lines; further ones are dropped, because a file behind a URI is kept in memory."""
+"""Maximum number of lines, because a file behind a URI is kept in memory. Further events are counted, not written."""
 
 LOG = logging.getLogger("emi_ray")
 
@@ -44,13 +45,29 @@ class WorkspaceLog(logging.Handler):
         self._path = f"logs/{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{verb}-{os.getpid()}.jsonl"
         self.place = workspace.shown(self._path)
         self._lines: list[str] = []
-        self._num_written = 0
+        self._num_written = self._num_dropped = 0
         self._last_write = time.monotonic()
         self._gave_up = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._gave_up or len(self._lines) >= _MAX_LINES:
+        if self._gave_up:
             return
+        if len(self._lines) >= _MAX_LINES:
+            self._num_dropped += 1
+            return
+        self._add(record)
+        if self._is_local or time.monotonic() - self._last_write > _WRITE_EVERY_S:
+            self.flush()
+
+    def end(self, message: str) -> None:
+        """Write how the command ended, whatever the number of lines, and how many events were not written."""
+        dropped = (
+            f"; {self._num_dropped} events above {_MAX_LINES} were not written" if self._num_dropped else ""
+        )
+        self._add(LOG.makeRecord(LOG.name, logging.INFO, "", 0, message + dropped, (), None))
+        self.flush()
+
+    def _add(self, record: logging.LogRecord) -> None:
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -63,8 +80,6 @@ class WorkspaceLog(logging.Handler):
         if record.exc_info:
             entry["traceback"] = without_credentials("".join(traceback.format_exception(*record.exc_info)))
         self._lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
-        if self._is_local or time.monotonic() - self._last_write > _WRITE_EVERY_S:
-            self.flush()
 
     def flush(self) -> None:
         """Write the lines that are not written yet."""
@@ -109,7 +124,7 @@ def end_log(code: int, message: str = "") -> None:
     """Log how the command ended, and write the remaining lines."""
     logs = [handler for handler in LOG.handlers if isinstance(handler, WorkspaceLog)]
     for handler in logs:
-        LOG.info("ended with exit code %d%s", code, f": {message}" if message else "")
+        ended = f"ended with exit code {code}" + (f": {message}" if message else "")
         with suppress(TimeoutError):  # unreachable storage must not delay the end
-            within(_LAST_WORDS_S, handler.flush)
+            within(_LAST_WORDS_S, partial(handler.end, ended))
         LOG.removeHandler(handler)

@@ -39,6 +39,13 @@ BLOCKS_PER_ACTOR = 8
 MAX_ROWS_PER_BLOCK = 512
 """Upper limit of clips per block. Ray Data splits a block that is larger than 64 MiB after decoding."""
 
+BLOCKS_IN_FLIGHT = 8
+"""Blocks per decoding actor that Ray's object store must be able to hold: those that are being decoded, wait for the
+next stage, or are read there. With blocks of 96 clips a store of 1 GB was full and Ray wrote to the disk."""
+
+PICTURES_BYTES, SOUND_BYTES = 2_500_000, 500_000
+"""Approximate size of a decoded clip of some seconds, with and without pictures."""
+
 BATCHES_AT_ONCE = 5
 """Batches in a process on a GPU, each in a thread. The GPU computes one or two; others are prepared or written."""
 
@@ -88,7 +95,9 @@ class Pipeline:
         """
         # Unlike from_arrow, this starts no task for each block, and therefore no further worker processes.
         dataset: Dataset = ray.data.from_blocks(
-            _singly(work) if careful else _blocks(work, pools, self._rows_per_block)
+            _singly(work)
+            if careful
+            else _blocks(work, pools, self._settings.rows_per_block, self._rows_in_memory(pools["decode"]))
         )
         for names in processes_of(pools):
             builders = [self._builder(name, pools[name], careful) for name in names]
@@ -109,9 +118,16 @@ class Pipeline:
         limits_of_batch = limits_of(self._settings, BATCHES_AT_ONCE if pool.num_gpus else 1)
         return partial(kind, self.workspace, spec, after, pool, limits_of_batch, careful)  # type: ignore[arg-type]
 
-    @property
-    def _rows_per_block(self) -> int:
-        return self._settings.rows_per_block
+    def _rows_in_memory(self, decode: Pool) -> int:
+        """Return how many decoded clips a block may have so that the blocks in flight fit into Ray's object store."""
+        needs = set[str]().union(*(spec.needs for spec in self.specs.values()))
+        if self.transcriber is not None:
+            needs.add("waveform")
+        if not needs - {"transcript"}:
+            return MAX_ROWS_PER_BLOCK
+        clip_bytes = PICTURES_BYTES if needs - {"transcript", "waveform"} else SOUND_BYTES
+        store_bytes = ray.cluster_resources()["object_store_memory"]
+        return int(store_bytes / (decode.max_actors * BLOCKS_IN_FLIGHT * clip_bytes))
 
     def _needed_after(self, stage: str) -> list[str]:
         """Return the columns that the stages after ``stage`` read. All other columns are dropped there."""
@@ -233,16 +249,21 @@ def _singly(work: pa.Table) -> list[pa.Table]:
     return [work.slice(start, 1) for start in range(work.num_rows)]
 
 
-def _blocks(work: pa.Table, pools: Mapping[str, Pool], rows_per_block: int) -> list[pa.Table]:
+def _blocks(
+    work: pa.Table, pools: Mapping[str, Pool], rows_per_block: int, most: int = MAX_ROWS_PER_BLOCK
+) -> list[pa.Table]:
     """Cut the manifest into blocks: several for every actor, but few enough for a million clips.
 
     A task costs the driver about 7 ms per stage, so an overhead of 0.2 ms per clip and stage needs blocks of dozens
     of clips, and six stages need hundreds. Blocks larger than ``rows_per_block`` are multiples of the largest
     batch, because an incomplete batch computes inefficiently. Batches of text are larger than that and take several
     blocks. If there are fewer clips than ``rows_per_block`` for each actor, blocks are smaller.
+
+    Args:
+        most: limit of the blocks that are larger than ``rows_per_block``.
     """
     actors = max(pool.max_actors for pool in pools.values())
-    wanted = min(work.num_rows // (actors * BLOCKS_PER_ACTOR), MAX_ROWS_PER_BLOCK)
+    wanted = min(work.num_rows // (actors * BLOCKS_PER_ACTOR), MAX_ROWS_PER_BLOCK, most)
     largest = _largest_batch(pools, list(pools))
     rows = max(wanted - wanted % largest, min(rows_per_block, math.ceil(work.num_rows / actors)))
     return [work.slice(start, rows) for start in range(0, work.num_rows, rows)]

@@ -104,6 +104,7 @@ def _actor(actor: ActorSummary) -> dict[str, Any]:
         "clips": actor.clips,
         "busy_s": round(actor.busy_s, 3),
         "restarts": actor.restarts,
+        "pids": sorted(actor.pids),
     }
 
 

@@ -21,20 +21,21 @@ class ActorSummary:
 
     Attributes:
         gpus: ids of the GPUs that Ray assigned, as text; empty on the CPU.
+        pids: ids of its processes on its node.
     """
 
     node: str
     gpus: tuple[str, ...]
     clips: int = 0
     busy_s: float = 0.0
-    _pids: set[int] = field(default_factory=set, repr=False)
+    pids: set[int] = field(default_factory=set, repr=False)
     _was_restarted: bool = False
 
     def add(self, life: Life, count: int, seconds: float) -> None:
         self.node, self.gpus = life.node, life.gpus
         self.clips += count
         self.busy_s += seconds
-        self._pids.add(life.pid)
+        self.pids.add(life.pid)
         self._was_restarted |= life.was_restarted
 
     @property
@@ -43,7 +44,7 @@ class ActorSummary:
 
         A process that died before it finished a clip is noticed only through its successor.
         """
-        return max(len(self._pids) - 1, int(self._was_restarted))
+        return max(len(self.pids) - 1, int(self._was_restarted))
 
 
 @dataclass

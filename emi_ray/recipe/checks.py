@@ -73,7 +73,7 @@ def _of_encoder(recipe: Recipe, name: EncoderName, encoder: EncoderSettings) -> 
     if encoder.type == "steps":
         unpooled = (*after_pooling, "recurrent", "missing")
         yield from _changed(where, encoder, unpooled, "type 'steps' does not change the features")
-    elif anchored and encoder.type == "finetune" and encoder.backbone_pooling == "mean":
+    elif anchored and encoder.type == "finetune" and recipe.modality_of(name) != "text":
         names = ("hidden", "dropout", "projection")
         yield from _changed(
             where,

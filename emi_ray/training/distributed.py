@@ -58,20 +58,22 @@ class Team:
         return torch.cat(parts)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over the workers, in a single exchange."""
+        """Replace each gradient by its sum over the workers, in a single exchange.
+
+        A parameter that no worker's clips used keeps no gradient, so that the optimiser leaves it unchanged, as with
+        one worker: with a gradient of zeros, weight decay and momentum would still change it.
+        """
         if self.size == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        for parameter in trained:
-            # A parameter that this worker's clips did not use has no gradient, but the exchange needs equal
-            # lengths.
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        used = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+        # The exchange needs equal lengths, so an absent gradient is sent as zeros.
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        flat = torch.cat([used, *(gradient.reshape(-1) for gradient in gradients)])
         dist.all_reduce(flat)
-        for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(summed.view_as(gradient))
+        users, *sums = flat.split([len(trained), *(gradient.numel() for gradient in gradients)])
+        for parameter, count, summed in zip(trained, users.tolist(), sums, strict=True):
+            parameter.grad = summed.view_as(parameter).clone() if count else None
 
     def agree(self, decision: bool, device: torch.device) -> bool:
         """Return the decision of the first worker, so that all workers do the same."""

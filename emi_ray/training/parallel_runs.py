@@ -171,6 +171,9 @@ class ParallelRuns:
                     self.settle(index, {**ray.get(reference), "already_finished": False})
                 except ray.exceptions.RayError as error:
                     self.settle(index, None, _problem(self.plans[index], error))
+        # The last run's epochs may have arrived after the inbox was emptied for the last time.
+        for job, scores in inbox.take():
+            self.on_progress(job, scores)
 
 
 def _task(function: Callable[..., Any], resources: JobResources, name: str) -> Any:

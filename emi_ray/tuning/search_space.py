@@ -257,13 +257,11 @@ def _check_names(space: SearchSpace, where: str) -> None:
 def _of_every_encoder(name: str) -> str:
     """Return ``encoders.*.hidden`` for ``encoders.dinov2.hidden``, because recipes may give encoders any name.
 
-    Names that look like a misspelt modality are returned unchanged, so that they are reported as unknown.
+    A recipe without such an encoder refuses the space later, see :func:`emi_ray.tuning.settings.check_space`.
     """
     section, _, rest = name.partition(".")
-    encoder, _, setting = rest.partition(".")
-    # A cutoff of 0.7 catches "vison", but not names such as "dinov2".
-    is_typo = difflib.get_close_matches(encoder, MODALITIES, n=1, cutoff=0.7)
-    return name if section != "encoders" or is_typo else f"encoders.{EVERY}.{setting}"
+    _, _, setting = rest.partition(".")
+    return f"encoders.{EVERY}.{setting}" if section == "encoders" else name
 
 
 def _applies(parameter: Parameter, values: Mapping[str, Value]) -> bool:

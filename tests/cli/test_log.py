@@ -68,3 +68,14 @@ def test_events_are_in_the_log_with_their_fields_and_counts_are_not(workspace):
     found = [entry for entry in entries(workspace) if "event" in entry]
     fields = {"clip_id": "c1", "stage": "audio", "reason": "s3://bucket/x cannot be read"}
     assert [(entry["event"], entry["fields"]) for entry in found] == [("clip_quarantined", fields)]
+
+
+def test_a_full_log_still_says_how_the_command_ended_and_how_much_was_left_out(workspace, monkeypatch):
+    monkeypatch.setattr(log, "_MAX_LINES", 3)
+    begin_log("extract", workspace.root)
+    for index in range(7):
+        tell("clip_quarantined", clip_id=f"c{index}")
+    end_log(1, "the disk is full")
+    *others, last = entries(workspace)
+    assert len(others) == 3
+    assert last["message"] == ("ended with exit code 1: the disk is full; 5 events above 3 were not written")

@@ -43,6 +43,13 @@ def test_few_clips_are_spread_over_all_actors(num_clips, rows):
     assert sum(block.num_rows for block in blocks) == num_clips
 
 
+def test_blocks_of_decoded_clips_are_no_larger_than_the_object_store_allows():
+    pools = plan_pools(Machine(cpus=1, gpus=8), PRETRAINED, DEFAULTS)
+    work = pa.table({"clip_id": pa.array(range(100_000))})
+    assert DEFAULTS.rows_per_block <= _blocks(work, pools, DEFAULTS.rows_per_block, most=40)[0].num_rows <= 40
+    assert _blocks(work, pools, DEFAULTS.rows_per_block, most=3)[0].num_rows == DEFAULTS.rows_per_block
+
+
 def test_cores_are_shared_by_the_time_that_stages_take():
     seconds = {"decode": 3.0, "vision": 4.0, "motion": 1e-3, "audio": 1.0, "text": 1e-3}
     pools = plan_pools(Machine(cpus=16, gpus=0), BUILT_IN, DEFAULTS, Measurement(seconds, seconds))

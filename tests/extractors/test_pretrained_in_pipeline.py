@@ -9,8 +9,13 @@ from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction import extract, plan
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.new_clips import place_of
+from emi_ray.prediction import predict_new_clips, read_new_clips
+from emi_ray.recipe.loading import load_recipe
 from emi_ray.store.failures import read_failures
 from emi_ray.store.transcript_store import TranscriptStore
+from emi_ray.training.plan import plan_run
+from emi_ray.training.run import execute_run
 from emi_ray.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -39,6 +44,7 @@ def workspace(
     for index, row in enumerate(rows):
         row["video"] = str(demo_corpus / row["video"])
         row["transcript"] = GIVEN if index < 4 else ""
+        row["split"] = "val" if index == 3 else "train"
     folder = tmp_path_factory.mktemp("pretrained")
     mute = write_pictures(folder / "mute.mp4")
     rows.append({**rows[0], "clip_id": "mute", "video": str(mute), "transcript": ""})
@@ -93,3 +99,15 @@ def test_a_plan_measures_every_stage_and_writes_nothing(workspace):
     stages = {"decode", "vision", "motion", "audio", "transcript", "text"}
     assert set(pools) == set(measured.seconds_per_clip) == stages
     assert workspace.files("features", recursive=True) == before
+
+
+def test_speech_of_new_clips_is_recognised_for_a_fine_tuned_text_backbone(workspace, bert, demo_corpus):
+    quick = ["training.epochs=1", "training.stop_on=val", f"encoders.text.backbone={bert}"]
+    plan_of_run = plan_run(workspace, load_recipe("text-finetuned", quick), workspace.config(), 1)
+    execute_run(plan_of_run, reuse_encoders=False)
+    (clip, *_) = sorted((demo_corpus / "media").iterdir())
+    new = read_new_clips(workspace, "text-finetuned/1", [str(clip)])
+    predict_new_clips(workspace, new)
+    fingerprint = new.models[0].description.transcriber["fingerprint"]
+    recognised = TranscriptStore(place_of(workspace, new.run, new.sources), fingerprint).read()
+    assert [*recognised] == new.clips["clip_id"].to_pylist()

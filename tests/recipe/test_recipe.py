@@ -186,6 +186,12 @@ def test_a_setting_that_nothing_reads_is_refused(name, override):
         assert "has no effect" in str(refusal.value)
 
 
+def test_a_fine_tuned_text_encoder_of_a_text_anchored_fusion_keeps_its_projection():
+    settings = ["backbone_pooling=mean", "projection=mlp", "hidden=96", "dropout=0.2"]
+    recipe = load_recipe("first-place-finetuned", [f"encoders.text.{setting}" for setting in settings])
+    assert recipe.encoders["text"].hidden == 96
+
+
 def test_what_a_workspace_sets_for_all_recipes_is_passed_over_where_nothing_reads_it():
     workspace = {"fusion": {"hidden": 64}, "training": {"plateau_patience": 6}}
     assert load_recipe("late-fusion", [], workspace) == load_recipe(

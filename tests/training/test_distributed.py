@@ -51,3 +51,23 @@ def test_shares_make_up_the_batch_in_the_order_of_gathering():
     shares = [team.share(rows) for team in teams]
     np.testing.assert_array_equal(np.concatenate(shares), teams[0].arrange(rows))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def sum_gradients(rank, folder):
+    """One parameter that both workers use, one that only the first uses, and one that nobody uses."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    shared, first, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    shared.grad = torch.full((2,), 1.0 + rank)
+    if rank == 0:
+        first.grad = torch.full((2,), 5.0)
+    Team(rank, 2).sum_gradients([shared, first, unused])
+    torch.save([shared.grad, first.grad, unused.grad], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_gradients_are_summed_and_an_unused_parameter_has_none_as_with_one_worker(tmp_path):
+    mp.start_processes(sum_gradients, (str(tmp_path),), nprocs=2, start_method="spawn")
+    for rank in (0, 1):
+        shared, first, unused = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert (shared.tolist(), first.tolist(), unused) == ([3, 3], [5, 5], None)

@@ -131,6 +131,9 @@ def test_a_space_that_the_recipe_cannot_take_is_refused_before_anything_runs(tmp
     no_motion = space_of(tmp_path, "parameters: {encoders.motion.hidden: {int: [8, 64]}}")
     with pytest.raises(UserError, match=r"encoders\.motion\.hidden.*no motion encoder"):
         check_space(RecipeSource("f1", (), {}), no_motion)
+    misspelt = space_of(tmp_path, "parameters: {encoders.vison.hidden: {int: [8, 64]}}")
+    with pytest.raises(UserError, match=r"encoders\.vison\.hidden.*did you mean 'vision'"):
+        check_space(RecipeSource("f1", (), {}), misspelt)
     too_far = space_of(tmp_path, "parameters: {fusion.dropout: {uniform: [0.1, 1.2]}}")
     with pytest.raises(UserError, match=r"fusion\.dropout = 1\.2"):
         check_space(RecipeSource("f1", (), {}), too_far)
@@ -150,6 +153,13 @@ def test_what_all_trials_share_cannot_vary(tmp_path, parameter):
     space = space_of(tmp_path, f"parameters: {{{parameter}}}")
     with pytest.raises(UserError, match="must be the same for all trials"):
         check_space(RecipeSource("f1", (), {}), space)
+
+
+def test_an_encoder_may_have_a_name_like_that_of_a_modality(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("title: Mine\nencoders: {emotion: {type: mlp, modality: text}}\n")
+    space = space_of(tmp_path, "parameters: {encoders.emotion.hidden: {int: [8, 64]}}")
+    check_space(RecipeSource(str(recipe), (), {}), space)
 
 
 def test_names_cover_the_schema():
