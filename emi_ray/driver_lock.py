@@ -108,13 +108,9 @@ def _leasing(filesystem: fs.FileSystem, path: str, what: str, instead: str) -> I
     lease = _Lease(filesystem, path)
     if (other := lease.living_holder()) is not None:
         raise driven_by(what, other, instead)
-    # Two drivers that start at once may both write here. After the pause only the later record is left, and its owner
-    # goes on.
-    lease.write()
-    time.sleep(SETTLE_S)
-    if (other := lease.living_holder()) is not None:
-        raise driven_by(what, other, instead)
     try:
+        if (other := lease.take()) is not None:
+            raise driven_by(what, other, instead)
         with renewing(lease.renew, RENEW_EVERY_S, what, LAPSES_AFTER_S):
             yield
     finally:
@@ -179,6 +175,17 @@ class _Lease:
         self._path = path
         self._token = uuid.uuid4().hex
         self._written = time.monotonic()
+        self._is_settled = False
+
+    def take(self) -> str | None:
+        """Write the lease and wait until it counts. Returns the name of a driver that was later, or None."""
+        # Two drivers that start at once may both write here. After the pause only the later record is left, and its
+        # owner goes on.
+        self.write()
+        time.sleep(SETTLE_S)
+        self._lost_to = self.living_holder()
+        self._is_settled = True
+        return self._lost_to
 
     def living_holder(self) -> str | None:
         """Return the name of another driver whose lease has not lapsed; None if there is none."""
@@ -203,9 +210,9 @@ class _Lease:
         """Give the lease back."""
         if self._lost_to is not None:
             return
-        # No other driver takes over before the lease lapses, so a lease that was written recently needs no further
-        # look.
-        nobody_may_have_it = time.monotonic() - self._written < LAPSES_AFTER_S / 2
+        # No other driver takes over a settled lease before it lapses, so one that was written recently needs no
+        # further look.
+        nobody_may_have_it = self._is_settled and time.monotonic() - self._written < LAPSES_AFTER_S / 2
         if nobody_may_have_it or self._read().get("token") == self._token:
             self._filesystem.delete_file(self._path)
 

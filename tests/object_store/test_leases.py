@@ -39,6 +39,22 @@ def test_a_lease_lapses_when_its_driver_no_longer_renews_it(s3, quick_leases, mo
         pass
 
 
+@pytest.mark.parametrize("is_overtaken", [False, True])
+def test_an_interrupt_before_a_lease_counts_takes_back_its_own_record_only(s3, monkeypatch, is_overtaken):
+    workspace = Workspace(s3.uri(f"interrupted {is_overtaken}"))
+
+    def interrupted(_seconds):
+        assert workspace.exists("runs/.driver")
+        if is_overtaken:
+            workspace.write_text("runs/.driver", TAKEN_OVER)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver_lock.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workspace.driving("runs", "Run").__enter__()
+    assert workspace.exists("runs/.driver") == is_overtaken
+
+
 TAKEN_OVER = '{"driver": "process 2 on elsewhere", "token": "other"}'
 
 
