@@ -188,9 +188,8 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
     """Predict a split of the workspace's own corpus from its features.
 
     Raises:
-        UserError: the run does not exist, the split has no clips, or the files or transcripts of its clips have
-            changed
-            since their features were extracted.
+        UserError: the run does not exist, the split has no clips, or the files or transcripts of its clips
+            have changed since their features were extracted.
     """
     clips = workspace.clips()
     # Raises the error for an unknown run before the one for an empty split.

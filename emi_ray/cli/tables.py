@@ -107,7 +107,10 @@ def _dash(value: float | None, form: str) -> str:
 
 
 def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
-    """Print validation scores: one row per label, one column per unimodal encoder, the whole model last."""
+    """Print validation scores: one row per label, one column per unimodal encoder, the whole model last.
+
+    The last row has the number of clips, because an encoder is scored on the clips that have its modality.
+    """
     stages = metrics.get("stages", {})
     models = dict(stages)
     models[metrics["recipe"]] = metrics
@@ -115,6 +118,7 @@ def show_scores(metrics: Mapping[str, Any], labels: Sequence[Label]) -> None:
     keys = {"mean": "val_pearson", **{label.name: label_score(label.name) for label in labels}}
     for name, key in keys.items():
         shown.add_row(name, *(decimal(scores.get(key)) for scores in models.values()))
+    shown.add_row("clips", *(str(scores.get("num_val", "–")) for scores in models.values()))
     console.print(shown)
 
 

@@ -66,9 +66,9 @@ def sort_columns(table: pa.Table, settings: CorpusSettings, where: str) -> Roles
     """Determine the role of each column.
 
     Raises:
-        UserError: ``corpus.labels`` or ``corpus.group`` names a column that does not exist or has another role, or
-            the
-            table has columns that look like an id, a fold or an age, and it is not stated whether they are labels.
+        UserError: ``corpus.labels`` or ``corpus.group`` names a column that does not exist or has another
+            role, or the table has columns that look like an id, a fold or an age, and it is not stated
+            whether they are labels.
     """
     group, findings = find_group(table.column_names, settings, where)
     free = [name for name in table.column_names if name not in (*RESERVED_COLUMNS, group)]

@@ -51,9 +51,8 @@ class Listing:
     """A corpus as an adaptor has read it, unchecked.
 
     Args:
-        clips: ``clip_id``, ``split``, ``group`` if it is known, and any of the media columns as text; labels as
-            numbers or
-            text.
+        clips: ``clip_id``, ``split``, ``group`` if it is known, and any of the media columns as text; labels
+            as numbers or text.
         labels: names of the label columns.
         where: the file or folder that messages name.
         verified: the media paths come from folder listings, so that they exist.

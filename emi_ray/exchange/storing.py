@@ -66,8 +66,7 @@ class PartWriter:
 
     Args:
         held: clip id → digest of the features in the store. Equal features of such a clip are skipped. Other
-            features, or
-            a reason why there are none any more, replace them.
+            features, or a reason why there are none any more, replace them.
     """
 
     def __init__(

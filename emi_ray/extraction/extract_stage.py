@@ -144,9 +144,8 @@ def _checked(found: Features, extractor: Extractor) -> Features:
     """Check the features of one clip and return them as float16 or float32.
 
     Raises:
-        ClipError: the values do not have the shape (T, feature_dim) with T ≥ 1, there are not T timestamps, or a
-            value
-            is not finite.
+        ClipError: the values do not have the shape (T, feature_dim) with T ≥ 1, there are not T timestamps,
+            or a value is not finite.
     """
     values, num_steps = found.values, len(found.values)
     if values.dtype not in (np.float16, np.float32):

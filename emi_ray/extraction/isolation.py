@@ -60,9 +60,8 @@ class IsolatedProcess(Generic[Result]):
         """Return one attempt for each clip.
 
         Args:
-            singly: give the clips to the child one at a time. Otherwise they are one batch, which is repeated clip
-                by clip
-                if it kills the child.
+            singly: give the clips to the child one at a time. Otherwise they are one batch, which is repeated
+                clip by clip if it kills the child.
 
         Raises:
             EmiRayError: the tool cannot be built, or the device is lost in every try.

@@ -187,9 +187,8 @@ def limits_of(settings: ExtractionSettings, at_once: int = 1) -> Limits:
     """Return the limits of one batch of one extractor.
 
     Args:
-        at_once: number of batches that share the device. The limits grow with it, because the time that a batch
-            waits
-            for the others counts, and so does their memory.
+        at_once: number of batches that share the device. The limits grow with it, because the time that a
+            batch waits for the others counts, and so does their memory.
     """
     gigabytes = settings.memory_limit_gb
     num_bytes = int(gigabytes * 2**30) if gigabytes else default_memory_limit()
@@ -200,9 +199,8 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
     """Set the options of Ray Data that the pipeline relies on.
 
     Args:
-        longest_batch_s: seconds that a batch may take in the worst case. A run without progress for twice as long
-            is
-            considered stuck.
+        longest_batch_s: seconds that a batch may take in the worst case. A run without progress for twice as
+            long is considered stuck.
         wait_for_actors_s: seconds that the first batch waits until all actors of a stage have started, so that none
             gets ahead of the others; -1 starts with those that are ready.
     """

@@ -106,9 +106,8 @@ def specify(
     """Validate a configured extractor, and resolve the settings that are left open.
 
     Args:
-        dtype: the precision that ``dtype: auto`` means where the extractor will run; by default, what it means on
-            this
-            machine.
+        dtype: the precision that ``dtype: auto`` means where the extractor will run; by default, what it
+            means on this machine.
         transcriber: recogniser of the text of clips without a transcript; it is part of a text extractor's
             identity.
 

@@ -134,9 +134,8 @@ class _Child:
         """Decode one clip.
 
         Raises:
-            _DecodingDiedError: the child crashed, was killed or exceeded the time limit, or decoding raised an
-                unforeseen
-                exception.
+            _DecodingDiedError: the child crashed, was killed or exceeded the time limit, or decoding raised
+                an unforeseen exception.
             StorageError: the storage cannot be reached.
             EmiRayError: the child did not start.
         """

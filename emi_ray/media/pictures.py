@@ -97,9 +97,8 @@ class RgbConverter:
         scale_of: (width, height) of the first displayed frame → the scale factor; values above 1 count as 1.
 
     Attributes:
-        notes: number of frames that had non-square pixels, were rotated or mirrored, were interlaced, were in HDR,
-            in
-            unsupported Dolby Vision, or had another size.
+        notes: number of frames that had non-square pixels, were rotated or mirrored, were interlaced, were in
+            HDR, in unsupported Dolby Vision, or had another size.
     """
 
     def __init__(self, scale_of: Callable[[float, float], float]) -> None:

@@ -125,9 +125,8 @@ def read_streams(
     every machine.
 
     Args:
-        serving: the kinds of streams that the clip uses from this file, now or in another call. Time zero is the
-            start of
-            the earliest of these streams, so that it does not depend on what is decoded now.
+        serving: the kinds of streams that the clip uses from this file, now or in another call. Time zero is
+            the start of the earliest of these streams, so that it does not depend on what is decoded now.
 
     Raises:
         UnreadableError: FFmpeg cannot read the file, or it is not self-contained.

@@ -70,9 +70,8 @@ def load_model(model_class: Any, folder: Path, dtype: str, device: "torch.device
         model_class: a class with ``from_pretrained``.
 
     Raises:
-        UserError: the folder has no checkpoint of such a model, it lacks weights that the model uses, or the CPU
-            does
-            not support float16.
+        UserError: the folder has no checkpoint of such a model, it lacks weights that the model uses, or the
+            CPU does not support float16.
     """
     import torch
 

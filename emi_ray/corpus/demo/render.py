@@ -34,9 +34,8 @@ def render_demo(
     """Render the demo corpus. Existing clips are kept.
 
     Args:
-        folder: created if missing; gets ``clips.csv``, ``media/`` and ``planted.json``, which documents the cues
-            planted
-            in each clip and which nothing in this package reads.
+        folder: created if missing; gets ``clips.csv``, ``media/`` and ``planted.json``, which documents the
+            cues planted in each clip and which nothing in this package reads.
         workers: number of processes; by default the number of CPUs. They are spawned, so a script that calls this
             with more than one needs ``if __name__ == "__main__":``. With 1, this process does the work.
         on_clip: called after each clip with the number of clips that are done.
