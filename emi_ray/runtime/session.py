@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import sys
 import threading
@@ -23,6 +24,9 @@ start (ray #44687)."""
 
 STREAMING_STORE_BYTES_PER_CORE = 512 * 2**20
 """Size of the object store of a local session for streaming, which limits the memory of clips in flight."""
+
+MEMORY_TRIES = 3
+"""How often Ray repeats a task whose process it ended because the memory of its node ran out."""
 
 _START_TRIES = 3
 
@@ -56,6 +60,8 @@ def ray_session(
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # C++ warnings would disturb progress bars
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # By default Ray repeats a task for ever whose process it ends because memory is short.
+    os.environ.setdefault("RAY_task_oom_retries", str(MEMORY_TRIES))
     # Otherwise a thread that Ray Data leaves behind would connect to any cluster on this machine.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray  # only now, because Ray reads the environment on import
@@ -217,12 +223,30 @@ class _ToOurLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         ours = logging.getLogger("emi_ray.ray")
         ours.handle(record)
+        _tell_of_short_memory(record.getMessage())
 
 
 def _to_our_log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
     """Log a raylet's warnings that Ray would print."""
     for line in data.get("lines", ()):
         logging.getLogger("emi_ray.ray").warning(line)
+        _tell_of_short_memory(line)
+
+
+_SHORT_MEMORY = re.compile(
+    r"node running low on memory. Memory on the node \(IP: (\S+), .*? was ([\d.]+)GB used / ([\d.]+)GB"
+)
+
+
+def _tell_of_short_memory(message: str) -> None:
+    """Warn the user if Ray says that it ended a process because memory ran out, since the command may wait long."""
+    if found := _SHORT_MEMORY.search(message):
+        logging.getLogger("emi_ray.runtime").warning(
+            "The memory of node %s ran out (%s of %s GB used): Ray ended a process there and repeats its work, at "
+            "most %d times. Other programs may hold the memory.",
+            *found.groups(),
+            MEMORY_TRIES,
+        )
 
 
 @contextmanager

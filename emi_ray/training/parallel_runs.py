@@ -7,11 +7,15 @@ processes of a node share. :mod:`emi_ray.training.ray_train` trains a single lar
 """
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -185,7 +189,15 @@ def _task(function: Callable[..., Any], resources: JobResources, name: str) -> A
 def _read_features(
     store: FeatureStore, clips: pa.Table, max_steps: int | None, extras: Sequence[str]
 ) -> PackedFeatures:
-    return read_packed(store, clips["clip_id"].combine_chunks(), max_steps=max_steps, extras=extras)
+    ids = clips["clip_id"].combine_chunks()
+    if 3 * _num_bytes(store) < psutil.virtual_memory().available:
+        return read_packed(store, ids, max_steps=max_steps, extras=extras)
+    # Ray copies the result into its object store, so an array in this process would need the memory twice. The
+    # kernel may write the pages of a file to the disk.
+    with tempfile.TemporaryDirectory(prefix="emi-ray-features-") as folder:
+        packed = read_packed(store, ids, Path(folder), max_steps, extras)
+    # The mapping outlives the name of its file. Ray would pickle anything but a plain array, which is another copy.
+    return replace(packed, values=np.asarray(packed.values))
 
 
 def _train_encoder(

@@ -61,6 +61,20 @@ def test_what_raylets_warn_of_goes_to_our_log_and_not_to_the_terminal(monkeypatc
     assert worker.print_to_stdstream is before
 
 
+SHORT_MEMORY = (
+    "Task _read_features failed due to oom. There are 2 oom retries remaining, so the task will be retried. Error: 1 "
+    "worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 071ec) was "
+    "22.47GB used / 23.54GB limit (0.954640)"
+)
+
+
+def test_short_memory_is_told_on_the_terminal_because_the_command_may_wait_for_it(caplog):
+    with session._quiet(), caplog.at_level("WARNING", "emi_ray"):
+        logging.getLogger("ray").warning(SHORT_MEMORY)
+    (told,) = (record for record in caplog.records if record.name == "emi_ray.runtime")
+    assert told.getMessage().startswith("The memory of node 192.0.2.2 ran out (22.47 of 23.54 GB used)")
+
+
 def test_after_an_error_rays_threads_print_nothing(capsys):
     logger = logging.getLogger("ray.data")
     logger.addHandler(terminal := logging.StreamHandler(sys.stderr))

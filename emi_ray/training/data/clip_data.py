@@ -4,6 +4,7 @@ The data are numpy arrays, so that processes can share a ``ClipData`` in Ray's o
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -271,7 +272,11 @@ def _allocate(store: FeatureStore, shape: tuple[int, int], cache: Path | None) -
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{store.modality}-{store.fingerprint}.{store.dtype}"
     path.unlink(missing_ok=True)
-    return np.memmap(path, dtype=store.dtype, mode="w+", shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        # On a full disk, writing to a mapping without reserved space would kill the process.
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shape[0] * shape[1] * store.dtype.itemsize)
+    return np.memmap(path, dtype=store.dtype, mode="r+" if path.exists() else "w+", shape=shape)
 
 
 def _refuse_infinite(store: FeatureStore, table: pa.Table, steps: np.ndarray) -> None:
