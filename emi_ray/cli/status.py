@@ -15,10 +15,12 @@ def status(workspace: WorkspaceOption, overrides: Overrides = None) -> None:
 
     Example: emi-ray status -w work
     """
+    target = Workspace(workspace)
+    # Read before the import below, which takes seconds: a wrong workspace is reported at once.
+    config = target.config(overrides or [])
     from emi_ray.status import read_status
 
-    target = Workspace(workspace)
-    found = read_status(target, target.config(overrides or []))
+    found = read_status(target, config)
     table = compact_table()
     table.add_column("stage", no_wrap=True)
     table.add_column("what")
