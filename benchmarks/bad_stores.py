@@ -6,8 +6,8 @@
 Each command is a process of its own, start-up included. ``hanging`` accepts connections and never answers,
 ``closed-port`` refuses them, ``missing-bucket`` is a real S3 server without that bucket, ``wrong-key`` refuses the
 signature, and ``outage`` is a real S3 server that answers 503 during the first 20 s of the command and then works:
-its commands should end as if nothing had happened. The others should end with one sentence in 30 s, and with exit code
-2 if the user must change the name of the bucket or the key, else 1.
+its commands should end as if nothing had happened. The others should end with one sentence in 30 s; with exit code 2
+if the user must change the name of the bucket or the key, else 1.
 """
 
 import argparse
