@@ -126,7 +126,7 @@ class Pipeline:
         if not needs - {"transcript"}:
             return MAX_ROWS_PER_BLOCK
         clip_bytes = PICTURES_BYTES if needs - {"transcript", "waveform"} else SOUND_BYTES
-        store_bytes = ray.cluster_resources()["object_store_memory"]
+        store_bytes = ray.cluster_resources().get("object_store_memory", 0)
         return int(store_bytes / (decode.max_actors * BLOCKS_IN_FLIGHT * clip_bytes))
 
     def _needed_after(self, stage: str) -> list[str]:

@@ -87,7 +87,10 @@ class ParallelRuns:
             if self.force:
                 for key in [*jobs, *(plan.key for plan in self.plans.values())]:
                     ResumeState(workspace, key).forget()
-            on_plan(len(self.plans), min(sized.concurrent, max(len(jobs), len(self.plans))))
+            at_once = min(sized.concurrent, max(len(jobs), len(self.plans)))
+            on_plan(len(self.plans), at_once)
+            if not sized.gpus:
+                _start_processes(at_once)
             self._submit_encoders(list(jobs.values()), inbox, sized)
             self._collect(self._submit_runs(inbox, sized), inbox)
         finally:
@@ -184,6 +187,21 @@ def _task(function: Callable[..., Any], resources: JobResources, name: str) -> A
     # Without max_calls=0, Ray ends a process that used a GPU after its task, and the next one imports torch again.
     task: Any = ray.remote(max_retries=_MAX_RETRIES, max_calls=0)(function)
     return task.options(name=f"train {name}", **resources.options)
+
+
+def _start_processes(count: int) -> None:
+    """Let the processes that will train on CPUs import torch while others read the features.
+
+    Ray starts a task only when its inputs are there, and would otherwise import torch after the reading.
+    """
+    start = ray.remote(num_cpus=0.1, max_retries=0)(_import_training)
+    for _ in range(count):
+        start.remote()
+
+
+def _import_training() -> None:
+    import emi_ray.training.run
+    import emi_ray.training.stages.encoder_job  # noqa: F401
 
 
 def _read_features(
