@@ -2,32 +2,27 @@
 
 Ray starts as many tasks at once as the GPUs or cores of the cluster allow, reuses their processes, repeats tasks
 whose process or node is lost, and uses nodes that join. An encoder that several runs share is one task, on which
-all of them depend. Features are also read by tasks, once for each command, into Ray's object store, which all
-processes of a node share. :mod:`emi_ray.training.ray_train` trains a single large run on several workers.
+all of them depend. Features are also read by tasks, once for each command (:mod:`emi_ray.training.shared_features`).
+:mod:`emi_ray.training.ray_train` trains a single large run on several workers.
 """
 
-import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import psutil
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from emi_ray.errors import EmiRayError
 from emi_ray.storage import in_words
-from emi_ray.store.feature_store import FeatureStore
-from emi_ray.training.data.clip_data import PackedFeatures, join_clips, read_packed
+from emi_ray.training.data.clip_data import join_clips
 from emi_ray.training.inbox import Inbox, OnProgress
 from emi_ray.training.plan import EncoderJob, Location, RunPlan, encoder_jobs
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
 from emi_ray.training.resume_state import ResumeState
+from emi_ray.training.shared_features import SharedFeatures, num_bytes_of, opened
 
 if TYPE_CHECKING:
     from emi_ray.training.stages.encoder_job import EncoderDone
@@ -69,7 +64,6 @@ class ParallelRuns:
     checkpoint_every_s: float
     on_progress: OnProgress
     settle: Callable[..., None]
-    _features: dict[str, Any] = field(default_factory=dict)
     _encoders: dict[str, Any] = field(default_factory=dict)
     _bytes: dict[str, int] = field(default_factory=dict)
 
@@ -79,8 +73,11 @@ class ParallelRuns:
         # Stored once, because a table passed by value would be copied for every task.
         self._clips = ray.put(self.clips)
         inbox = Inbox()
-        try:
+        with ExitStack() as ending:
+            ending.callback(inbox.close)
             sized = self._size()
+            self._features = SharedFeatures(self._clips, sum(self._bytes.values()))
+            ending.callback(self._features.close)
             jobs = {job.key: job for plan in self.plans.values() for job in encoder_jobs(plan)}
             # Discarded before any task starts, because a task that is repeated after a crash must find its own
             # state.
@@ -93,8 +90,6 @@ class ParallelRuns:
                 _start_processes(at_once)
             self._submit_encoders(list(jobs.values()), inbox, sized)
             self._collect(self._submit_runs(inbox, sized), inbox)
-        finally:
-            inbox.close()
 
     def _size(self) -> JobResources:
         largest = max(self._bytes_of(plan, plan.stores) for plan in self.plans.values())
@@ -105,7 +100,7 @@ class ParallelRuns:
         total = 0
         for store in (plan.stores[stream] for stream in streams if stream in plan.stores):
             if store.folder not in self._bytes:
-                self._bytes[store.folder] = _num_bytes(store)
+                self._bytes[store.folder] = num_bytes_of(store)
             total += self._bytes[store.folder]
         return total
 
@@ -156,15 +151,9 @@ class ParallelRuns:
         return _Job(name, inbox, resources, self.force, self.checkpoint_every_s)
 
     def _read(self, plan: RunPlan, modality: Any) -> Any:
-        """Return a reference to the packed features of an encoder, which one task per command reads."""
-        limit, extras = plan.max_steps.get(modality), plan.recipe.encoders[modality].extras
-        # Encoders may read the same store with other limits or extra columns, which gives other arrays.
-        key = json.dumps([plan.stores[modality].folder, limit, extras])
-        if key not in self._features:
-            # Reading waits for the disk most of the time, so it reserves only a tenth of a core.
-            read = ray.remote(num_cpus=0.1, max_retries=_MAX_RETRIES)(_read_features)
-            self._features[key] = read.remote(plan.stores[modality], self._clips, limit, extras)
-        return self._features[key]
+        """Return a reference to the features of an encoder."""
+        extras = plan.recipe.encoders[modality].extras
+        return self._features.of(plan.stores[modality], plan.max_steps.get(modality), extras)
 
     def _collect(self, running: dict[Any, int], inbox: Inbox) -> None:
         waiting = dict(running)
@@ -204,22 +193,8 @@ def _import_training() -> None:
     import emi_ray.training.stages.encoder_job  # noqa: F401
 
 
-def _read_features(
-    store: FeatureStore, clips: pa.Table, max_steps: int | None, extras: Sequence[str]
-) -> PackedFeatures:
-    ids = clips["clip_id"].combine_chunks()
-    if 3 * _num_bytes(store) < psutil.virtual_memory().available:
-        return read_packed(store, ids, max_steps=max_steps, extras=extras)
-    # Ray copies the result into its object store, so an array in this process would need the memory twice. The
-    # kernel may write the pages of a file to the disk.
-    with tempfile.TemporaryDirectory(prefix="emi-ray-features-") as folder:
-        packed = read_packed(store, ids, Path(folder), max_steps, extras)
-    # The mapping outlives the name of its file. Ray would pickle anything but a plain array, which is another copy.
-    return replace(packed, values=np.asarray(packed.values))
-
-
 def _train_encoder(
-    context: _Job, job: EncoderJob, clips: pa.Table, modalities: Sequence[Any], *packed: PackedFeatures
+    context: _Job, job: EncoderJob, clips: pa.Table, modalities: Sequence[Any], *packed: Any
 ) -> "EncoderDone":
     """Train an encoder; runs as a Ray task."""
     from emi_ray.training.stages.encoder_job import (
@@ -227,7 +202,7 @@ def _train_encoder(
     )
 
     device = context.resources.take_up()
-    data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
+    data = join_clips(clips, dict(zip(modalities, map(opened, packed), strict=True)))
     resume_state = ResumeState(job.plan.workspace, job.key, context.checkpoint_every_s)
     return train_encoder(
         job,
@@ -254,7 +229,7 @@ def _train_run(
 
     encoders, packed = encoders_and_features[:num_encoders], encoders_and_features[num_encoders:]
     device = context.resources.take_up()
-    data = join_clips(clips, dict(zip(modalities, packed, strict=True)))
+    data = join_clips(clips, dict(zip(modalities, map(opened, packed), strict=True)))
     resume_state = ResumeState(plan.workspace, plan.key, context.checkpoint_every_s)
     metrics = execute_run(
         plan,
@@ -274,13 +249,6 @@ def _train_run(
 def _location() -> Location:
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     return Location(ray.util.get_node_ip_address(), tuple(map(str, gpus)))
-
-
-def _num_bytes(store: FeatureStore) -> int:
-    """Return the size in memory of all features of a store, computed from its record without reading them."""
-    # pc.sum of an empty column is null.
-    steps = int(pc.sum(store.held.record()["num_steps"]).as_py() or 0)
-    return steps * store.feature_dim * store.dtype.itemsize
 
 
 def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:

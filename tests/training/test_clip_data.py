@@ -13,7 +13,7 @@ from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
-from emi_ray.training.parallel_runs import _read_features
+from emi_ray.training.shared_features import _read, opened
 
 
 @pytest.fixture
@@ -47,17 +47,21 @@ def test_a_memory_map_holds_the_same(workspace, tmp_path):
         np.testing.assert_array_equal(mapped.features[modality].values, plain.features[modality].values)
 
 
-def test_features_that_fill_the_memory_are_read_through_a_file_into_a_plain_array(workspace, monkeypatch):
-    store = stores_of_f2(workspace)["audio"]
-    expected = _read_features(store, workspace.clips(), None, ())
+def test_features_that_fill_the_memory_are_read_through_a_file(workspace, monkeypatch, tmp_path):
+    store, clips = stores_of_f2(workspace)["audio"], workspace.clips()
+    expected = _read(store, clips, None, (), None)
+    mapped = _read(store, clips, None, (), tmp_path / "shared")
+    assert len(pickle.dumps(mapped)) < expected.values.nbytes
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
-    through_a_file = _read_features(store, workspace.clips(), None, ())
-    assert isinstance(through_a_file.values.base, np.memmap)
-    assert not isinstance(expected.values.base, np.memmap)
-    np.testing.assert_array_equal(through_a_file.values, expected.values)
-    buffers = []
+    through_a_file = _read(store, clips, None, (), None)
+    for packed in (opened(pickle.loads(pickle.dumps(mapped))), through_a_file):
+        assert isinstance(packed.values.base, np.memmap)
+        np.testing.assert_array_equal(packed.values, expected.values)
+        np.testing.assert_array_equal(packed.starts, expected.starts)
+    # Ray copies a plain array as it is; it would first pickle a numpy.memmap.
+    buffers: list[pickle.PickleBuffer] = []
     pickle.dumps(through_a_file, protocol=5, buffer_callback=buffers.append)
-    assert max(len(buffer.raw()) for buffer in buffers) == expected.values.nbytes
+    assert max(buffer.raw().nbytes for buffer in buffers) == expected.values.nbytes
 
 
 def test_clips_that_are_not_in_the_corpus_are_passed_over(workspace):
