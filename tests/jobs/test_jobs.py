@@ -218,6 +218,7 @@ def test_a_training_that_is_stopped_and_submitted_again_does_what_is_missing(hea
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_stopped_job_leaves_a_study_that_goes_on(head, tmp_path):
     workspace = planted_workspace(tmp_path / "w", num_train=48, num_val=24)
