@@ -30,6 +30,8 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 OUTAGE_S = 20.0
+LIMIT_S = 600
+"""A command that takes longer is ended, with exit code 124."""
 EMI_RAY = (sys.executable, "-m", "emi_ray")
 QUICK = ("training.epochs=1", "encoders.text.hidden=16")
 SPACE = str(Path(__file__).parents[1] / "search_spaces" / "text.yaml")
@@ -183,7 +185,7 @@ def main() -> None:
                     door.opens_at = time.monotonic() + OUTAGE_S
                 started = time.monotonic()
                 done = subprocess.run(
-                    _command(verb, uris[store], folder),
+                    ["timeout", str(LIMIT_S), *_command(verb, uris[store], folder)],
                     capture_output=True,
                     text=True,
                     stdin=subprocess.DEVNULL,

@@ -197,7 +197,8 @@ def _watch_cpu(driver: "subprocess.Popen[bytes]") -> dict[int, tuple[list[int], 
     threading.Thread(target=lambda: (driver.wait(), over.set()), daemon=True).start()
     while not over.wait(0.25):
         with suppress(psutil.Error):
-            for process in psutil.Process(driver.pid).children(recursive=True):
+            root = psutil.Process(driver.pid)
+            for process in [root, *root.children(recursive=True)]:
                 with suppress(psutil.Error):
                     times = process.cpu_times()
                     # Decoding runs in a child of its actor: the nearest process that is an actor names the stage.
@@ -217,6 +218,10 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=240)
     options = parser.parse_args()
     if options.measure:
+        if options.num <= FEW:
+            parser.error(
+                f"--num must be more than {FEW}, the clips of the run that shows the costs of starting"
+            )
         measure(options.clips, options.num)
         return
     told = yaml.safe_load(options.costs.read_text())

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import write_csv
 
-from emi_ray.config import ExtractionSettings
+from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.corpus.files import absolute
 from emi_ray.corpus.listing import Finding
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
@@ -133,6 +133,9 @@ def read_new_clips(workspace: Workspace, run: str, sources: Sequence[str]) -> Ne
         refuse_other_features(workspace, run, loaded)
     # Read after the run was checked, because listing many files behind a URI takes long.
     corpus = read_sources(workspace, sources)
+    if _lacks_transcripts(corpus.clips):
+        for loaded in models:
+            _refuse_other_transcripts(workspace, run, loaded)
     return NewClips(run, models, corpus.clips, corpus.warnings, tuple(sources))
 
 
@@ -151,13 +154,14 @@ def predict_new_clips(
     """
     place = place_of(workspace, new.run, new.sources)
     place.write_table(CLIPS, new.clips)
-    rounds = tuple(_extractions(new.models, workspace.config().extraction))
+    rounds = tuple(_extractions(new.models, workspace.config().extraction, _lacks_transcripts(new.clips)))
     record = Record(
         tuple(loaded.description.run_key for loaded in new.models), tuple(map(absolute, new.sources)), rounds
     )
     # Written before the extraction, so that status can tell how to finish an interrupted one.
     record.write(place)
     # The place has a configuration of its own: that of the model, not that of the workspace.
+    place.write_config(WorkspaceConfig())
     for each in rounds:
         place.write_config(each.config)
         extract(place, place.config(), each.modalities, on_progress=on_progress)
@@ -166,21 +170,29 @@ def predict_new_clips(
     return predictions
 
 
-def _extractions(models: Iterable[LoadedModel], settings: ExtractionSettings) -> Iterator[Round]:
+def _lacks_transcripts(clips: pa.Table) -> bool:
+    """Return whether speech must be recognised for some clips, if the model reads their words."""
+    return not all((text or "").strip() for text in clips["transcript"].to_pylist())
+
+
+def _extractions(
+    models: Iterable[LoadedModel], settings: ExtractionSettings, recognise: bool
+) -> Iterator[Round]:
     """Yield the extractions that all models need, each once."""
     done: list[Round] = []
     for loaded in models:
-        for found in _rounds_of(loaded, settings):
+        for found in _rounds_of(loaded, settings, recognise):
             if found not in done:
                 done.append(found)
                 yield found
 
 
-def _rounds_of(loaded: LoadedModel, settings: ExtractionSettings) -> Iterator[Round]:
-    for streams in extraction_rounds(loaded):
+def _rounds_of(loaded: LoadedModel, settings: ExtractionSettings, recognise: bool) -> Iterator[Round]:
+    for streams in filter(None, extraction_rounds(loaded)):
         modalities = tuple(loaded.description.recipe.modality_of(stream) for stream in streams)
         yield Round(config_of(loaded, settings, streams), modalities)
-    if recognition := recognition_config(loaded, settings):
+    recognition = recognition_config(loaded, settings)
+    if recognise and recognition is not None:
         yield Round(recognition, ("text",))
 
 
@@ -233,7 +245,6 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
                     f"version of '{description.extractors[stream]['extractor']}'; this version makes "
                     f"{specs[modality].fingerprint}. Extract and train it again: emi-ray status -w {workspace.quoted}"
                 )
-    _refuse_other_transcripts(workspace, run, loaded)
 
 
 def _refuse_other_transcripts(workspace: Workspace, run: str, loaded: LoadedModel) -> None:

@@ -64,8 +64,12 @@ class WorkspaceLog(logging.Handler):
         dropped = (
             f"; {self._num_dropped} events above {_MAX_LINES} were not written" if self._num_dropped else ""
         )
-        self._add(LOG.makeRecord(LOG.name, logging.INFO, "", 0, message + dropped, (), None))
-        self.flush()
+        self.acquire()  # as logging does around emit
+        try:
+            self._add(LOG.makeRecord(LOG.name, logging.INFO, "", 0, message + dropped, (), None))
+            self.flush()
+        finally:
+            self.release()
 
     def _add(self, record: logging.LogRecord) -> None:
         entry: dict[str, Any] = {

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from emi_ray.memory import total_memory
+
 POLL_S = 0.25
 BUILD_LIMIT_S = 1800.0
 """Time limit for loading a model, which may have to be downloaded."""
@@ -37,12 +39,7 @@ class Limits:
 
 def default_memory_limit() -> int:
     """Return half of the memory of this machine, or of its container, in bytes."""
-    total = psutil.virtual_memory().total
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        file = Path("/sys/fs/cgroup") / name
-        if file.is_file() and (text := file.read_text().strip()).isdigit():
-            total = min(total, int(text))
-    return total // 2
+    return total_memory() // 2
 
 
 class Note:

@@ -242,10 +242,9 @@ def _tell_of_short_memory(message: str) -> None:
     """Warn the user if Ray says that it ended a process because memory ran out, since the command may wait long."""
     if found := _SHORT_MEMORY.search(message):
         logging.getLogger("emi_ray.runtime").warning(
-            "The memory of node %s ran out (%s of %s GB used): Ray ended a process there and repeats its work, at "
-            "most %d times. Other programs may hold the memory.",
+            "The memory of node %s ran out (%s of %s GB used): Ray ended a process there, and may repeat its work a "
+            "few times. Other programs may hold the memory.",
             *found.groups(),
-            MEMORY_TRIES,
         )
 
 

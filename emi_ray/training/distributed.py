@@ -72,8 +72,10 @@ class Team:
         flat = torch.cat([used, *(gradient.reshape(-1) for gradient in gradients)])
         dist.all_reduce(flat)
         users, *sums = flat.split([len(trained), *(gradient.numel() for gradient in gradients)])
-        for parameter, count, summed in zip(trained, users.tolist(), sums, strict=True):
-            parameter.grad = summed.view_as(parameter).clone() if count else None
+        for parameter, gradient, count, summed in zip(trained, gradients, users.tolist(), sums, strict=True):
+            # Copied into a tensor of the parameter's own type.
+            gradient.copy_(summed.view_as(gradient))
+            parameter.grad = gradient if count else None
 
     def agree(self, decision: bool, device: torch.device) -> bool:
         """Return the decision of the first worker, so that all workers do the same."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray
 
 from emi_ray.errors import EmiRayError
+from emi_ray.runtime import CORES
 from emi_ray.storage import in_words
 from emi_ray.training.data.clip_data import join_clips
 from emi_ray.training.inbox import Inbox, OnProgress
@@ -86,7 +87,7 @@ class ParallelRuns:
                     ResumeState(workspace, key).forget()
             at_once = min(sized.concurrent, max(len(jobs), len(self.plans)))
             on_plan(len(self.plans), at_once)
-            if not sized.gpus:
+            if ray.cluster_resources().get(CORES) and not sized.gpus:
                 _start_processes(at_once)
             self._submit_encoders(list(jobs.values()), inbox, sized)
             self._collect(self._submit_runs(inbox, sized), inbox)
@@ -179,7 +180,7 @@ def _task(function: Callable[..., Any], resources: JobResources, name: str) -> A
 
 
 def _start_processes(count: int) -> None:
-    """Let the processes that will train on CPUs import torch while others read the features.
+    """Let the processes of a local session that will train on CPUs import torch while others read the features.
 
     Ray starts a task only when its inputs are there, and would otherwise import torch after the reading.
     """

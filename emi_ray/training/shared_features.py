@@ -1,8 +1,8 @@
 """The features of one command, which all of its trainings share. Each store is read once, by a Ray task.
 
-On a cluster the features are in Ray's object store, which copies them to the nodes that need them. On a single
-machine, features that fill much of the memory are in a temporary file instead, which all processes map: the object
-store would hold a copy of them, and write what exceeds 30 % of the memory to the disk.
+The features are in Ray's object store, which copies them to the nodes that need them. In a local session, features
+that fill much of the memory are in a temporary file instead, which all processes map: the object store would hold
+them in memory that the kernel cannot take back, up to 30 % of it, and write the rest to the disk.
 """
 
 import json
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from emi_ray.memory import available_memory
 from emi_ray.runtime import CORES
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import PackedFeatures, read_packed
@@ -68,8 +69,8 @@ class SharedFeatures:
     _folder: Path | None = None
 
     def __post_init__(self) -> None:
-        is_one_machine = bool(ray.cluster_resources().get(CORES))
-        if is_one_machine and _is_large(self.num_bytes):
+        is_local = bool(ray.cluster_resources().get(CORES))
+        if is_local and _is_large(self.num_bytes) and _fits_on_disk(self.num_bytes):
             _remove_leftovers()
             self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
 
@@ -81,13 +82,17 @@ class SharedFeatures:
             folder = None if self._folder is None else self._folder / str(len(self._references))
             # Reading waits for the disk most of the time, so it reserves only a tenth of a core.
             read = ray.remote(num_cpus=0.1, max_retries=_MAX_RETRIES)(_read)
-            self._references[key] = read.remote(store, self.clips, max_steps, extras, folder)
+            self._references[key] = read.remote(store, self.clips, max_steps, extras, folder, self.num_bytes)
         return self._references[key]
 
     def close(self) -> None:
         """Remove the files. Processes that have mapped them keep them until they end."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is None:
+            return
+        # After an error some may not be read yet, and would be read into a folder that nobody removes.
+        for reference in self._references.values():
+            ray.cancel(reference)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def opened(features: PackedFeatures | MappedFeatures) -> PackedFeatures:
@@ -103,14 +108,31 @@ def num_bytes_of(store: FeatureStore) -> int:
 
 
 def _is_large(num_bytes: int) -> bool:
-    available: int = psutil.virtual_memory().available
-    return num_bytes > _LARGE * available
+    return num_bytes > _LARGE * available_memory()
+
+
+def _fits_on_disk(num_bytes: int) -> bool:
+    """Return whether the folder for temporary files has room for the features, and is not itself in memory."""
+    folder = Path(tempfile.gettempdir()).resolve()
+    places = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    kinds = [places[parent] for parent in (folder, *folder.parents) if parent in places]
+    return kinds[:1] not in (["tmpfs"], ["ramfs"]) and shutil.disk_usage(folder).free > 1.2 * num_bytes
 
 
 def _read(
-    store: FeatureStore, clips: pa.Table, max_steps: int | None, extras: Sequence[str], folder: Path | None
+    store: FeatureStore,
+    clips: pa.Table,
+    max_steps: int | None,
+    extras: Sequence[str],
+    folder: Path | None,
+    num_bytes: int,
 ) -> PackedFeatures | MappedFeatures:
-    """Read the features of a store, into a file below ``folder`` if there is one; runs as a Ray task."""
+    """Read the features of a store; runs as a Ray task.
+
+    Args:
+        folder: folder for a file with the values; None returns them.
+        num_bytes: size of all features of the command, which several tasks may be reading on this node.
+    """
     ids = clips["clip_id"].combine_chunks()
     if folder is not None:
         packed = read_packed(store, ids, folder, max_steps, extras)
@@ -118,7 +140,7 @@ def _read(
             return packed
         without = replace(packed, values=np.empty((0, packed.feature_dim), packed.values.dtype))
         return MappedFeatures(without, str(packed.values.filename), packed.values.shape)
-    if not _is_large(num_bytes_of(store)):
+    if not (_is_large(num_bytes) and _fits_on_disk(num_bytes)):
         return read_packed(store, ids, max_steps=max_steps, extras=extras)
     # Ray copies the result into its object store, so that an array in this process would need the memory twice. The
     # kernel may write the pages of a file to the disk.

@@ -107,7 +107,8 @@ def test_clips_to_predict_are_read_before_ray_and_their_faults_are_handed_back(
 ) -> None:
     root = workspace_of(tmp_path, "clip_id,split,video,Joy\n1,train,a.mp4,0\n")
     monkeypatch.setattr(emi_ray.prediction, "_models", lambda workspace, run: [run])
-    monkeypatch.setattr(emi_ray.prediction, "refuse_other_features", lambda *_: None)
+    for check in ("refuse_other_features", "_refuse_other_transcripts"):
+        monkeypatch.setattr(emi_ray.prediction, check, lambda *_: None)
     monkeypatch.setattr(emi_ray.prediction, "find_run", lambda workspace, run: f"runs/{run}")
     path = tmp_path / f"new.{suffix}"
     path.write_text("clip_id\tvideo\tJoy\n1\ta.mp4\t99\n2\tgone.mp4\t0\n")

@@ -1,8 +1,6 @@
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 from planted import planted_workspace
 
@@ -11,6 +9,7 @@ from emi_ray.errors import UserError
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
+from emi_ray.training import shared_features
 from emi_ray.training.data.clip_data import read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.shared_features import _read, opened
@@ -49,11 +48,11 @@ def test_a_memory_map_holds_the_same(workspace, tmp_path):
 
 def test_features_that_fill_the_memory_are_read_through_a_file(workspace, monkeypatch, tmp_path):
     store, clips = stores_of_f2(workspace)["audio"], workspace.clips()
-    expected = _read(store, clips, None, (), None)
-    mapped = _read(store, clips, None, (), tmp_path / "shared")
+    expected = _read(store, clips, None, (), None, 0)
+    mapped = _read(store, clips, None, (), tmp_path, 0)
     assert len(pickle.dumps(mapped)) < expected.values.nbytes
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
-    through_a_file = _read(store, clips, None, (), None)
+    monkeypatch.setattr(shared_features, "available_memory", lambda: 1)
+    through_a_file = _read(store, clips, None, (), None, 100)
     for packed in (opened(pickle.loads(pickle.dumps(mapped))), through_a_file):
         assert isinstance(packed.values.base, np.memmap)
         np.testing.assert_array_equal(packed.values, expected.values)

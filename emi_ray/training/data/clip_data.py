@@ -269,7 +269,7 @@ def _read_record(store: FeatureStore, clip_ids: pa.Array, max_steps: int | None)
 def _allocate(store: FeatureStore, shape: tuple[int, int], cache: Path | None) -> np.ndarray:
     if cache is None or not shape[0]:
         return np.empty(shape, dtype=store.dtype)
-    cache.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(exist_ok=True)
     path = cache / f"{store.modality}-{store.fingerprint}.{store.dtype}"
     path.unlink(missing_ok=True)
     if hasattr(os, "posix_fallocate"):  # not on macOS
