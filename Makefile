@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 # Files of tests in two processes, each with a Ray session of its own: most of their time is waiting for Ray.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 # These start clusters of their own, and a process can be connected to one Ray session only.
 CLUSTERS := tests/cluster/test_node_deaths.py tests/cluster/test_placement.py

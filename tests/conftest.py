@@ -33,9 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("long") and "EMI_RAY_LONG_TESTS" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long runs it"))
-    # Files with slow tests come first, so that the processes that share the files end at the same time.
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
