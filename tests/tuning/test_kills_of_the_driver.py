@@ -21,7 +21,7 @@ from emi_ray.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-KILLS = int(os.environ.get("EMI_RAY_KILLS", "2"))
+KILLS = int(os.environ.get("EMI_RAY_KILLS", "1"))
 TRIALS = 4 + 2 * KILLS
 SPACE = """
 parameters:
