@@ -25,7 +25,7 @@ def extraction_rounds(loaded: LoadedModel) -> list[list[EncoderName]]:
         if modality not in rounds[place]:
             rounds[place][modality] = fingerprint
             chosen[place].append(stream)
-    return chosen or [[]]
+    return chosen
 
 
 def config_of(

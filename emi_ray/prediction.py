@@ -161,7 +161,8 @@ def predict_new_clips(
     # Written before the extraction, so that status can tell how to finish an interrupted one.
     record.write(place)
     # The place has a configuration of its own: that of the model, not that of the workspace.
-    place.write_config(WorkspaceConfig())
+    if not rounds:
+        place.write_config(WorkspaceConfig())
     for each in rounds:
         place.write_config(each.config)
         extract(place, place.config(), each.modalities, on_progress=on_progress)
@@ -188,7 +189,7 @@ def _extractions(
 
 
 def _rounds_of(loaded: LoadedModel, settings: ExtractionSettings, recognise: bool) -> Iterator[Round]:
-    for streams in filter(None, extraction_rounds(loaded)):
+    for streams in extraction_rounds(loaded):
         modalities = tuple(loaded.description.recipe.modality_of(stream) for stream in streams)
         yield Round(config_of(loaded, settings, streams), modalities)
     recognition = recognition_config(loaded, settings)
@@ -237,7 +238,7 @@ def refuse_other_features(workspace: Workspace, run: str, loaded: LoadedModel) -
         # Resources do not change a feature, so the default ones do for a check.
         config = config_of(loaded, ExtractionSettings(), streams)
         modalities = {stream: description.recipe.modality_of(stream) for stream in streams}
-        specs = plan_pipeline(workspace, config, modalities.values()).specs if streams else {}
+        specs = plan_pipeline(workspace, config, modalities.values()).specs
         for stream, modality in modalities.items():
             if specs[modality].fingerprint != description.fingerprint(stream):
                 raise UserError(

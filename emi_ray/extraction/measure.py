@@ -69,13 +69,11 @@ def _measure(
 
 
 def _decode(pipeline: Pipeline, sources: list[ClipSource]) -> tuple[list[DecodedClip], float]:
-    needs = frozenset(need for spec in pipeline.specs.values() for need in spec.needs)
-    needs |= {"waveform"} if pipeline.transcriber else set()
     limits = pipeline.config.extraction
     with DecodeProcess(pipeline.config.media, limits.time_limit_s, limits.decode_memory_gb) as decoder:
-        decoder.decode(sources[0], needs)  # starts the child process, whose start is not measured
+        decoder.decode(sources[0], pipeline.needs)  # starts the child process, whose start is not measured
         started = time.perf_counter()
-        rows = [decoder.decode(source, needs) for source in sources]
+        rows = [decoder.decode(source, pipeline.needs) for source in sources]
         return [unpack_clip(row) for row in rows], time.perf_counter() - started
 
 

@@ -28,7 +28,7 @@ from emi_ray.extraction.watchdog import Limits, default_memory_limit
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
 from emi_ray.media.detection import build_finder
 from emi_ray.media.yunet import settle_media
-from emi_ray.schema import Modality
+from emi_ray.schema import Modality, Need
 from emi_ray.workspace import Workspace
 
 ORDER: tuple[Modality, ...] = ("motion", "vision", "audio", "text")
@@ -118,14 +118,17 @@ class Pipeline:
         limits_of_batch = limits_of(self._settings, BATCHES_AT_ONCE if pool.num_gpus else 1)
         return partial(kind, self.workspace, spec, after, pool, limits_of_batch, careful)  # type: ignore[arg-type]
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The inputs that all extractors and the recogniser need."""
+        heard: set[Need] = {"waveform"} if self.transcriber else set()
+        return frozenset(heard.union(*(spec.needs for spec in self.specs.values())))
+
     def _rows_in_memory(self, decode: Pool) -> int:
         """Return how many decoded clips a block may have so that the blocks in flight fit into Ray's object store."""
-        needs = set[str]().union(*(spec.needs for spec in self.specs.values()))
-        if self.transcriber is not None:
-            needs.add("waveform")
-        if not needs - {"transcript"}:
+        if not self.needs - {"transcript"}:
             return MAX_ROWS_PER_BLOCK
-        clip_bytes = PICTURES_BYTES if needs - {"transcript", "waveform"} else SOUND_BYTES
+        clip_bytes = PICTURES_BYTES if self.needs - {"transcript", "waveform"} else SOUND_BYTES
         store_bytes = ray.cluster_resources().get("object_store_memory", 0)
         return int(store_bytes / (decode.max_actors * BLOCKS_IN_FLIGHT * clip_bytes))
 

@@ -23,13 +23,10 @@ from emi_ray.training.inbox import Inbox, OnProgress
 from emi_ray.training.plan import EncoderJob, Location, RunPlan, encoder_jobs
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
 from emi_ray.training.resume_state import ResumeState
-from emi_ray.training.shared_features import SharedFeatures, num_bytes_of, opened
+from emi_ray.training.shared_features import MAX_RETRIES, SharedFeatures, num_bytes_of, opened
 
 if TYPE_CHECKING:
     from emi_ray.training.stages.encoder_job import EncoderDone
-
-_MAX_RETRIES = 3
-"""How often Ray repeats a task after its process or its node was lost."""
 
 _POLL_EVERY_S = 0.3
 
@@ -175,7 +172,7 @@ class ParallelRuns:
 
 def _task(function: Callable[..., Any], resources: JobResources, name: str) -> Any:
     # Without max_calls=0, Ray ends a process that used a GPU after its task, and the next one imports torch again.
-    task: Any = ray.remote(max_retries=_MAX_RETRIES, max_calls=0)(function)
+    task: Any = ray.remote(max_retries=MAX_RETRIES, max_calls=0)(function)
     return task.options(name=f"train {name}", **resources.options)
 
 
@@ -261,6 +258,6 @@ def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
     if isinstance(error, ray.exceptions.RayTaskError):
         return EmiRayError(f"Training {plan.name} failed: {in_words(cause).rstrip('.')}. {again}")
     return EmiRayError(
-        f"Training {plan.name} was lost {_MAX_RETRIES + 1} times: its process was killed, perhaps because memory ran "
+        f"Training {plan.name} was lost {MAX_RETRIES + 1} times: its process was killed, perhaps because memory ran "
         f"out, or its node was lost ({type(error).__name__}). {again}"
     )

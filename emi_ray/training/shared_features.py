@@ -26,7 +26,8 @@ from emi_ray.runtime import CORES
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import PackedFeatures, read_packed
 
-_MAX_RETRIES = 3
+MAX_RETRIES = 3
+"""How often Ray repeats a task after its process or its node was lost."""
 
 _PREFIX = "emi-ray-features-"
 
@@ -81,7 +82,7 @@ class SharedFeatures:
         if key not in self._references:
             folder = None if self._folder is None else self._folder / str(len(self._references))
             # Reading waits for the disk most of the time, so it reserves only a tenth of a core.
-            read = ray.remote(num_cpus=0.1, max_retries=_MAX_RETRIES)(_read)
+            read = ray.remote(num_cpus=0.1, max_retries=MAX_RETRIES)(_read)
             self._references[key] = read.remote(store, self.clips, max_steps, extras, folder, self.num_bytes)
         return self._references[key]
 
