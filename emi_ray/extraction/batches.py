@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from emi_ray.errors import ClipError
 from emi_ray.extraction.actors import own_name
 from emi_ray.extraction.device_errors import free_device_memory, is_device_lost, is_out_of_memory
-from emi_ray.extractors.turns import without_others
+from emi_ray.extractors.turns import turn_taken, without_others
 from emi_ray.media.clip import DecodedClip
 
 Result = TypeVar("Result")
@@ -89,6 +89,7 @@ class Batches(Generic[Result]):
         return done
 
     def _at_once(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
+        turn_taken()  # the tool leaves it when all of its work is launched
         started = time.perf_counter()
         try:
             results = self._tool(clips)

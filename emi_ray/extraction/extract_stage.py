@@ -1,6 +1,7 @@
 """The stage of one modality: extract features from decoded clips and write them to the store."""
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -65,6 +66,7 @@ class Extract(Stage):
             partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful
         )
         self._is_store_there = False
+        self._creating = threading.Lock()
 
     def process(self, batch: pa.Table) -> pa.Table:
         todo = todo_column(self._modality)
@@ -82,8 +84,8 @@ class Extract(Stage):
         # Unpacking needs no model, so it is done before the turn, while another thread's batch is computed.
         with self._turn:
             results = self._runner.run(ready)
-            _refuse_failing_alike(results)
-            return self._in_precision(absent + results)
+        _refuse_failing_alike(results)
+        return self._in_precision(absent + results)
 
     def _absence(self, clip: DecodedClip) -> tuple[str, str] | None:
         """Return (stage, reason) of the first input that the extractor needs and the clip lacks; None if it has all
@@ -98,14 +100,15 @@ class Extract(Stage):
 
     def _in_precision(self, results: list[Attempt[Features]]) -> list[Attempt[Features]]:
         """Convert the results to the precision of the store. The first batch with features decides that precision."""
-        if not self._is_store_there:
-            self._store.create(self._spec.identity, self._runner.feature_dim)
-            values = [result.result.values for result in results if result.result is not None]
-            # Without any features the precision stays open for the next batch.
-            if not values:
-                return results
-            self._store.settle_precision(*_choose_precision(values))
-            self._is_store_there = True
+        with self._creating:
+            if not self._is_store_there:
+                self._store.create(self._spec.identity, self._runner.feature_dim)
+                values = [result.result.values for result in results if result.result is not None]
+                # Without any features the precision stays open for the next batch.
+                if not values:
+                    return results
+                self._store.settle_precision(*_choose_precision(values))
+                self._is_store_there = True
         return [_fit_for_store(result, self._store.dtype) for result in results]
 
     def _write(self, results: Sequence[Attempt[Features]], clips: pa.Table) -> None:

@@ -46,8 +46,9 @@ next stage, or are read there. With blocks of 96 clips a store of 1 GB was full 
 PICTURES_BYTES, SOUND_BYTES = 2_500_000, 500_000
 """Approximate size of a decoded clip of some seconds, with and without pictures."""
 
-BATCHES_AT_ONCE = 5
-"""Batches in a process on a GPU, each in a thread. The GPU computes one or two; others are prepared or written."""
+BATCHES_AT_ONCE = 8
+"""Batches in a process on a GPU, each in a thread. The GPU computes two; others are prepared, or hashed and written,
+which takes three times as long as an H100 needs for a batch of sound."""
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,9 @@ MAX_STREAMS = 1000
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
 """Options for every decoder, including those that FFmpeg uses to probe a file."""
 
-WAV_PROBE_PACKETS = "4"
-"""Number of packets, 4 KiB each, in which FFmpeg searches the samples of a WAV file for DTS. By default it searches
-megabytes, which takes longer than decoding."""
+WAV_OPTIONS = {"max_size": "16384", "max_probe_packets": "1"}
+"""Options for WAV files: bytes of a packet, and packets in which FFmpeg searches the samples for DTS. By default it
+searches megabytes, and makes some hundred packets of a clip; both take longer than decoding."""
 
 
 def open_container(file: BinaryIO) -> InputContainer:
@@ -121,7 +121,7 @@ def open_container(file: BinaryIO) -> InputContainer:
         av.logging.set_level(av.logging.PANIC)  # prints nothing, but attaches FFmpeg's last message to errors
     try:
         if _is_wav(file):
-            options["max_probe_packets"] = WAV_PROBE_PACKETS
+            options |= WAV_OPTIONS
         return av.open(
             _Nameless(file),
             "r",

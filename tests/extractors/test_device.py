@@ -32,7 +32,8 @@ def test_arrays_travel_as_one_stretch_of_memory_and_are_themselves_again(dtype):
         assert tensor.numpy().dtype == dtype
 
 
-def test_features_come_back_in_the_precision_of_the_store():
-    values = torch.tensor([0.1, 65504.0, float("inf"), float("nan")])
-    found = to_host(values)
-    np.testing.assert_array_equal(found, values.numpy().astype(np.float16))
+def test_results_come_back_as_arrays_of_the_same_type():
+    tensors = [torch.tensor([0.1, 65504.0, float("inf")]).half(), torch.arange(6.0).view(2, 3)]
+    for array, tensor in zip(to_host(tensors), tensors, strict=True):
+        np.testing.assert_array_equal(array, tensor.numpy())
+        assert array.dtype == tensor.numpy().dtype

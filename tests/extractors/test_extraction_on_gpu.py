@@ -48,9 +48,13 @@ def full_precision(monkeypatch) -> None:
 
     def resized(self: ImageTransform, pixels: torch.Tensor) -> torch.Tensor:
         """As on a GPU: on a CPU, torch resizes bytes in fixed-point arithmetic."""
-        return resize_in_two_passes(pixels, self._target(pixels.shape[2], pixels.shape[3]), self.filter)
+        size = self._target(pixels.shape[2], pixels.shape[3])
+        whole = resize_in_two_passes(pixels, size, self.filter)
+        top, left = ((have - keep) // 2 for have, keep in zip(size, self.crop or size, strict=True))
+        height, width = self.crop or size
+        return whole[:, :, top : top + height, left : left + width]
 
-    monkeypatch.setattr(ImageTransform, "_resized", resized)
+    monkeypatch.setattr(ImageTransform, "_resized_and_cropped", resized)
 
 
 @pytest.mark.parametrize("model", MODELS)

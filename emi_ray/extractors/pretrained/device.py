@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emi_ray.extractors.turns import turn_lent
+from emi_ray.extractors.turns import turn_left, turn_lent
 
 if TYPE_CHECKING:
     import torch
@@ -51,21 +51,21 @@ def unpack(packed: "torch.Tensor", arrays: Sequence[np.ndarray]) -> "list[torch.
     return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
-def to_host(values: "torch.Tensor") -> np.ndarray:
-    """Return features as a float16 array, the format in which they are stored.
+def to_host(tensors: Sequence["torch.Tensor"]) -> list[np.ndarray]:
+    """Return results of a model as arrays. All work of the batch must have been launched.
 
-    They are rounded on the device, which halves the number of bytes to transfer. From a GPU they are copied to
-    pinned memory, ten times as fast as to pageable memory. Meanwhile other threads may use the model.
+    From a GPU they are copied to pinned memory, ten times as fast as to pageable memory. While this thread waits for
+    them, and afterwards, other threads may use the model.
     """
     import torch
 
-    rounded = values.half()
-    if rounded.device.type == "cpu":
-        return rounded.numpy()
-    pinned = torch.empty(rounded.shape, dtype=torch.float16, pin_memory=True)
-    pinned.copy_(rounded, non_blocking=True)
+    if not tensors or tensors[0].device.type == "cpu":
+        return [tensor.numpy() for tensor in tensors]
+    pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for memory, tensor in zip(pinned, tensors, strict=True):
+        memory.copy_(tensor, non_blocking=True)
     arrived = torch.cuda.Event(blocking=True)  # the waiting thread sleeps, so that others can use its core
     arrived.record()
-    with turn_lent():
+    with turn_left():
         arrived.synchronize()
-    return pinned.numpy()
+    return [memory.numpy() for memory in pinned]

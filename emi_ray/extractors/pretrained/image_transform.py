@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from emi_ray.errors import UserError
@@ -63,23 +64,23 @@ class ImageTransform:
         """
         import torch
 
-        device = images.device
-        pixels = self._resized(images.permute(0, 3, 1, 2))
-        if self.crop:
-            top, left = ((have - keep) // 2 for have, keep in zip(pixels.shape[2:], self.crop, strict=True))
-            pixels = pixels[:, :, top : top + self.crop[0], left : left + self.crop[1]]
-        scale, offset = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.scale, self.offset))
+        pixels = self._resized_and_cropped(images.permute(0, 3, 1, 2))
+        scale, offset = (_per_channel(values, images.device) for values in (self.scale, self.offset))
         return torch.addcmul(offset, pixels.float(), scale).to(dtype)
 
-    def _resized(self, pixels: "torch.Tensor") -> "torch.Tensor":
+    def _resized_and_cropped(self, pixels: "torch.Tensor") -> "torch.Tensor":
         from torch.nn.functional import interpolate
 
         size = self._target(pixels.shape[2], pixels.shape[3])
+        rows, columns = (
+            slice((have - keep) // 2, (have - keep) // 2 + keep)
+            for have, keep in zip(size, self.crop or size, strict=True)
+        )
         if size == tuple(pixels.shape[2:]):
-            return pixels
+            return pixels[:, :, rows, columns]
         if pixels.device.type == "cpu":  # torch has an exact and fast implementation for bytes there
-            return interpolate(pixels, size, mode=self.filter, antialias=True)
-        return resize_in_two_passes(pixels, size, self.filter)
+            return interpolate(pixels, size, mode=self.filter, antialias=True)[:, :, rows, columns]
+        return resize_in_two_passes(pixels, size, self.filter, rows, columns)
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         if self.resize is None:
@@ -92,19 +93,55 @@ class ImageTransform:
         return int(shorter * height / width), shorter
 
 
-def resize_in_two_passes(pixels: "torch.Tensor", size: tuple[int, int], filter: str) -> "torch.Tensor":
+def resize_in_two_passes(
+    pixels: "torch.Tensor",
+    size: tuple[int, int],
+    filter: str,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+) -> "torch.Tensor":
     """Resize bytes (N, 3, H, W) to (N, 3, *size), float32 with integer values, like Pillow and torch's CPU code do.
 
     They resize the width, round (halves up) and clamp to bytes, then resize the height. A single pass in float32
     differs from that by up to 25 levels where bicubic weights overshoot at an edge.
+
+    Resizing is linear, so each pass is a product with a matrix of weights. On an H100 that is several times as fast
+    as ``interpolate``.
+
+    Args:
+        rows, columns: the part of the result that is computed.
     """
+    import torch
+
+    def to_bytes(values: torch.Tensor) -> torch.Tensor:
+        return values.add_(0.5).floor_().clamp_(0, 255)
+
+    height, width = pixels.shape[2:]
+    widen = _weights(width, size[1], filter, pixels.device)[:, columns]
+    heighten = _weights(height, size[0], filter, pixels.device)[:, rows]
+    wide = to_bytes(pixels.to(torch.float32, memory_format=torch.contiguous_format) @ widen)
+    return to_bytes(heighten.T @ wide)
+
+
+# Both functions keep their results on the device: sending them there again would wait until the device has finished
+# the batches before.
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
+    """Return (1, C, 1, 1)."""
+    import torch
+
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
+@lru_cache(maxsize=64)
+def _weights(before: int, after: int, filter: str, device: "torch.device") -> "torch.Tensor":
+    """Return the matrix (before, after) that resizes one dimension."""
     import torch
     from torch.nn.functional import interpolate
 
-    resized = pixels.float()
-    for step in ((pixels.shape[2], size[1]), size):
-        resized = torch.floor(interpolate(resized, step, mode=filter, antialias=True) + 0.5).clamp(0, 255)
-    return resized
+    # Row i is what becomes of a line of pixels of which only the i-th is 1.
+    lines = torch.eye(before, dtype=torch.float64)[None, None]
+    return interpolate(lines, (before, after), mode=filter, antialias=True)[0, 0].float().to(device)
 
 
 def _size(size: Mapping[str, int] | None) -> tuple[int, int] | int:

@@ -14,7 +14,7 @@ from emi_ray.extractors.pretrained.base import (
     check_layer,
     select_layer,
 )
-from emi_ray.extractors.pretrained.device import to_host
+from emi_ray.extractors.pretrained.device import to_device, to_host
 from emi_ray.media.clip import DecodedClip
 from emi_ray.pretrained_weights.loading import load_processor
 
@@ -69,33 +69,34 @@ class HfText(Pretrained):
         tokens = self._tokenizer(texts, truncation=True, max_length=self._max_tokens)
         lengths = [len(ids) for ids in tokens["input_ids"]]
         steps: list[np.ndarray] = [np.empty(0)] * len(clips)
+        batches = self._batches(lengths)
         with torch.inference_mode():
-            for batch in self._batches(lengths):
-                for index, values in zip(batch, self._forward(tokens, batch), strict=True):
-                    steps[index] = values
+            arrays = to_host([self._forward(tokens, batch) for batch in batches])
+        for batch, rows in zip(batches, arrays, strict=True):
+            for index, row in zip(batch, rows, strict=True):
+                steps[index] = self._unpadded(row, lengths[index]) if self.settings.sequence else row[None]
         cut = [bool(encoding.overflowing) for encoding in tokens.encodings]
         return [
             Features(values, np.zeros(len(values), np.float32), notes={"text_truncated": 1} if lost else {})
             for values, lost in zip(steps, cut, strict=True)
         ]
 
-    def _forward(self, tokens: Any, batch: Sequence[int]) -> list[np.ndarray]:
-        """Compute the steps (T, D) of each text of a batch."""
+    def _forward(self, tokens: Any, batch: Sequence[int]) -> "torch.Tensor":
+        """Compute the float16 states of each text of a batch: (N, D), or (N, T, D) with ``sequence``."""
         chosen = {name: [rows[index] for index in batch] for name, rows in tokens.items()}
-        padded = self._tokenizer.pad(chosen, return_tensors="pt")
-        # Kept on the host, because boolean indexing on the device would have to wait for the device.
-        is_token = padded["attention_mask"].bool().numpy()
-        inputs = padded.to(self._device)
+        padded = self._tokenizer.pad(chosen, return_tensors="np")
+        inputs = dict(zip(padded, to_device(list(padded.values()), self._device), strict=True))
         output = self._model(**inputs, output_hidden_states=self.settings.layer != "last")
         hidden = select_layer(output, self.settings.layer).float()
         if not self.settings.sequence:
             hidden = self._pooled(hidden, inputs["attention_mask"].bool())
         if self.settings.normalize:
             hidden = hidden / hidden.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        steps = to_host(hidden)
-        if not self.settings.sequence:
-            return np.split(steps, len(steps))
-        return [rows[tokens] for rows, tokens in zip(steps, is_token, strict=True)]
+        return hidden.half()
+
+    def _unpadded(self, steps: np.ndarray, num_tokens: int) -> np.ndarray:
+        is_left = self._tokenizer.padding_side == "left"
+        return steps[len(steps) - num_tokens :] if is_left else steps[:num_tokens]
 
     def _pooled(self, hidden: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
         if self.settings.pooling == "cls":

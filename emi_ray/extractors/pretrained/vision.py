@@ -1,5 +1,6 @@
 """Image backbones from ``transformers``: one vector per face crop or whole frame."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -65,7 +66,7 @@ class VisionBackbone(Pretrained):
         images = [source.crops if isinstance(source, Faces) else source.pixels for source in sources]
         with torch.inference_mode():
             vectors = [self._forward(parts) for parts in _chunks(images, self._batch_size)]
-            values = to_host(torch.cat(vectors))
+            [values] = to_host([torch.cat(vectors).half()])
         ends = np.cumsum([len(part) for part in images])
         return [
             Features(part, source.timestamps_s.astype(np.float32))
@@ -175,8 +176,10 @@ class VitFace(VisionBackbone):
     Settings = VitFaceSettings
 
 
-def _chunks(images: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """Yield the images of all clips in order, ``size`` at a time, as views of the clips' arrays."""
+def _chunks(images: Sequence[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
+    """Yield the images of all clips in order, in equal numbers of at most ``most``, as views of the clips' arrays."""
+    total = sum(map(len, images))
+    size = math.ceil(total / math.ceil(total / most))
     chunk: list[np.ndarray] = []
     room = size
     for array in images:
