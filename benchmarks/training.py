@@ -27,7 +27,8 @@ from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import MODALITIES
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
-from emi_ray.training.data.clip_data import ClipData, PackedFeatures, read_packed
+from emi_ray.training.data.clip_data import ClipData, PackedFeatures
+from emi_ray.training.data.packed_reading import read_packed
 from emi_ray.training.data.split_rows import Rows, split_rows
 from emi_ray.training.stages.train_recipe import train_recipe
 from emi_ray.workspace import Workspace

@@ -19,8 +19,9 @@ from emi_ray.spreadsheets import may_execute, safe_cell
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
-from emi_ray.training.data.clip_data import ClipData, PackedFeatures, read_clip_data, read_packed
+from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 from emi_ray.training.data.input_hashes import read_transcripts
+from emi_ray.training.data.packed_reading import read_clip_data, read_packed
 from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.run_files import (
     changed_since,

@@ -57,9 +57,14 @@ def features_table(rows: Sequence[ClipFeatures], dtype: np.dtype, metadata: Mapp
 
 def steps_of(table: pa.Table) -> np.ndarray:
     """Return the steps of all clips of a store's table, concatenated: (sum of num_steps, D)."""
-    values: np.ndarray = table["features"].combine_chunks().flatten().to_numpy()
+    values: np.ndarray = joined(table["features"]).flatten().to_numpy()
     num_steps = int(table["num_steps"].to_numpy().sum())
     return values.reshape(num_steps, -1) if num_steps else values.reshape(0, 0)
+
+
+def joined(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array. ``combine_chunks`` copies even a single chunk."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def content_digest(values: np.ndarray, timestamps_s: np.ndarray, extras: Mapping[str, np.ndarray]) -> str:
@@ -104,7 +109,7 @@ def modern(table: pa.Table, columns: Sequence[str] | None, dtype: pa.DataType) -
 
 def as_bytes(table: pa.Table) -> pa.Table:
     """Convert features to one binary value per clip, without a copy."""
-    lists = table["features"].combine_chunks()
+    lists = joined(table["features"])
     # Bytes per number: list offsets count numbers, binary offsets count bytes.
     width = lists.type.value_type.bit_width // 8
     ends = pa.py_buffer(lists.offsets.to_numpy() * width)
@@ -114,7 +119,7 @@ def as_bytes(table: pa.Table) -> pa.Table:
 
 def _as_lists(table: pa.Table, dtype: pa.DataType) -> pa.Table:
     """Inverse of :func:`as_bytes`."""
-    values = table["features"].combine_chunks()
+    values = joined(table["features"])
     _, ends, data = values.buffers()
     width = dtype.bit_width // 8
     # The buffers are those of the whole array, so a slice needs its offset.
@@ -126,7 +131,7 @@ def _as_lists(table: pa.Table, dtype: pa.DataType) -> pa.Table:
 
 def _flattened(table: pa.Table) -> pa.Table:
     """Convert features to one list of numbers per clip, without a copy."""
-    lists = table["features"].combine_chunks()
+    lists = joined(table["features"])
     dim, numbers = lists.values.type.list_size, lists.values.values
     kind = pa.large_list(pa.field("item", numbers.type, False))
     # The inner offset is added, because values.values ignores that the inner array may be a slice.

@@ -16,6 +16,23 @@ MAX_LOSS = 0.02
 
 Precision = Literal["float16", "float32"]
 
+_MAGNITUDE, _INFINITY = 0x7FFF, 0x7C00
+"""Mask of a float16's bits without the sign, and the smallest masked value that is not finite."""
+
+_CHUNK = 1 << 16
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Return whether all values of a contiguous array are finite; for float16, many times as fast as
+    ``np.isfinite``.
+    """
+    if values.dtype != np.float16:
+        return bool(np.isfinite(values).all())
+    # In chunks, because masking a large array as a whole spends its time on pages of new memory.
+    bits = values.reshape(-1).view(np.uint16)
+    chunks = (bits[start : start + _CHUNK] for start in range(0, len(bits), _CHUNK))
+    return all((chunk & _MAGNITUDE).max() < _INFINITY for chunk in chunks)
+
 
 @dataclass
 class Spread:

@@ -122,9 +122,9 @@ class FeatureStore:
         """Return the ids of all clips with features."""
         return set(self.held.record()["clip_id"].to_pylist())
 
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the rows in tables of limited size, each clip once."""
-        return self.held.tables(columns)
+    def tables(self, columns: Sequence[str] | None = None, keep_pages: bool = True) -> Iterator[pa.Table]:
+        """Yield the rows in tables of limited size, each clip once; see :meth:`PartFolder.tables`."""
+        return self.held.tables(columns, keep_pages)
 
     def rows(self) -> Iterator[ClipFeatures]:
         """Yield the rows one by one, for small jobs and tests; training reads :meth:`tables`."""

@@ -65,13 +65,17 @@ class PartFolder:
         """
         return _until_none_vanishes(self._record)
 
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def tables(self, columns: Sequence[str] | None = None, keep_pages: bool = True) -> Iterator[pa.Table]:
         """Yield the rows in the order of the parts, about 32 MiB at a time and each clip once, reading ahead in
-        threads. No row is lost if a running extraction merges parts at the same time."""
+        threads. No row is lost if a running extraction merges parts at the same time.
+
+        Args:
+            keep_pages: whether the kernel may keep what was read in memory, for other readers.
+        """
         seen: set[str] = set()
         for attempt in range(_ATTEMPTS):
             try:
-                for table in self._read_all(columns):
+                for table in self._read_all(columns, keep_pages):
                     ids = table["clip_id"].to_pylist()
                     fresh = [clip_id not in seen for clip_id in ids]
                     seen.update(ids)
@@ -207,7 +211,7 @@ class PartFolder:
         table = pa.concat_tables([self.schema.empty_table(), *groups])
         return table.append_column("part", pa.array([part] * table.num_rows, pa.string()))
 
-    def _read_all(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    def _read_all(self, columns: Sequence[str] | None, keep_pages: bool) -> Iterator[pa.Table]:
         """Yield all rows: small parts as a whole, large ones by row group."""
         stamps = self.stamps()
         if (repeated := self._repeated_whole(stamps)) is not None:
@@ -228,9 +232,13 @@ class PartFolder:
             part, group, metadata = unit
             if group is None:
                 with self._open(part, stamps[part]) as file:
-                    return self.modern(file.read(columns), columns)
-            with self.workspace.open_table(part, metadata) as file:
-                return self.modern(file.read_row_group(group, columns), columns)
+                    table = file.read(columns)
+            else:
+                with self.workspace.open_table(part, metadata) as file:
+                    table = file.read_row_group(group, columns)
+            if not keep_pages:
+                self.workspace.drop_pages(part)
+            return self.modern(table, columns)
 
         return ahead(read, units(), _AHEAD)
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _POLL_EVERY_S = 0.3
 
+_OWN_PROCESSES = {"env_vars": {"EMI_RAY_TRAINS": "1"}}
+"""A runtime environment for training. Ray shares processes only among tasks of one environment; otherwise it would
+train in the processes that have read the features, instead of those that have imported torch meanwhile."""
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -64,6 +68,7 @@ class ParallelRuns:
     settle: Callable[..., None]
     _encoders: dict[str, Any] = field(default_factory=dict)
     _bytes: dict[str, int] = field(default_factory=dict)
+    _environment: dict[str, Any] = field(default_factory=dict)
 
     def run(self, on_plan: Callable[[int, int], None]) -> None:
         """Submit all tasks and collect their progress and results until all are done."""
@@ -85,7 +90,8 @@ class ParallelRuns:
             at_once = min(sized.concurrent, max(len(jobs), len(self.plans)))
             on_plan(len(self.plans), at_once)
             if ray.cluster_resources().get(CORES) and not sized.gpus:
-                _start_processes(at_once)
+                _start_processes(at_once, sized)
+                self._environment = _OWN_PROCESSES
             self._submit_encoders(list(jobs.values()), inbox, sized)
             self._collect(self._submit_runs(inbox, sized), inbox)
 
@@ -123,7 +129,7 @@ class ParallelRuns:
             context = self._job(f"{job.plan.name} {job.modality}{others}", inbox, resources)
             modalities = [job.modality] if job.modality in job.plan.stores else []
             packed = [self._read(job.plan, modality) for modality in modalities]
-            self._encoders[job.key] = _task(_train_encoder, resources, context.name).remote(
+            self._encoders[job.key] = self._task(_train_encoder, context).remote(
                 context, job, self._clips, modalities, *packed
             )
 
@@ -139,7 +145,7 @@ class ParallelRuns:
             packed = [self._read(plan, modality) for modality in plan.stores]
             # Ray resolves references only among the top-level arguments, so encoders and features are passed as
             # *args.
-            reference = _task(_train_run, resources, context.name).remote(
+            reference = self._task(_train_run, context).remote(
                 context, plan, self._clips, [*plan.stores], len(encoders), *encoders, *packed
             )
             running[reference] = index
@@ -147,6 +153,12 @@ class ParallelRuns:
 
     def _job(self, name: str, inbox: Inbox, resources: JobResources) -> _Job:
         return _Job(name, inbox, resources, self.force, self.checkpoint_every_s)
+
+    def _task(self, function: Callable[..., Any], context: _Job) -> Any:
+        # Without max_calls=0, Ray ends a process that used a GPU after its task, and the next one imports torch
+        # again.
+        task: Any = ray.remote(max_retries=MAX_RETRIES, max_calls=0, runtime_env=self._environment)(function)
+        return task.options(name=f"train {context.name}", **context.resources.options)
 
     def _read(self, plan: RunPlan, modality: Any) -> Any:
         """Return a reference to the features of an encoder."""
@@ -170,18 +182,13 @@ class ParallelRuns:
             self.on_progress(job, scores)
 
 
-def _task(function: Callable[..., Any], resources: JobResources, name: str) -> Any:
-    # Without max_calls=0, Ray ends a process that used a GPU after its task, and the next one imports torch again.
-    task: Any = ray.remote(max_retries=MAX_RETRIES, max_calls=0)(function)
-    return task.options(name=f"train {name}", **resources.options)
-
-
-def _start_processes(count: int) -> None:
+def _start_processes(count: int, resources: JobResources) -> None:
     """Let the processes of a local session that will train on CPUs import torch while others read the features.
 
-    Ray starts a task only when its inputs are there, and would otherwise import torch after the reading.
+    Ray starts a task only when its inputs are there, and would otherwise import torch after the reading. The tasks
+    that import hold the cores of a training, so that no training starts in another process meanwhile.
     """
-    start = ray.remote(num_cpus=0.1, max_retries=0)(_import_training)
+    start = ray.remote(max_retries=0, runtime_env=_OWN_PROCESSES, **resources.options)(_import_training)
     for _ in range(count):
         start.remote()
 

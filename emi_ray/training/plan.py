@@ -20,9 +20,10 @@ from emi_ray.results.runs import METRICS, run_folder
 from emi_ray.schema import EncoderName
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.store.transcript_store import TranscriptStore
-from emi_ray.training.data.clip_data import ClipData, read_clip_data
+from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.input_hashes import find_transcripts, read_inputs, read_transcripts, require_labels
+from emi_ray.training.data.packed_reading import read_clip_data
 from emi_ray.workspace import Workspace
 
 ALGORITHM = 6

@@ -24,7 +24,8 @@ import ray
 from emi_ray.memory import available_memory
 from emi_ray.runtime import CORES
 from emi_ray.store.feature_store import FeatureStore
-from emi_ray.training.data.clip_data import PackedFeatures, read_packed
+from emi_ray.training.data.clip_data import PackedFeatures
+from emi_ray.training.data.packed_reading import read_packed
 
 MAX_RETRIES = 3
 """How often Ray repeats a task after its process or its node was lost."""

@@ -15,8 +15,8 @@ from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTIONS
 from emi_ray.store.failures import read_failures
 from emi_ray.store.feature_store import FeatureStore, find_store
-from emi_ray.training.data.clip_data import read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
+from emi_ray.training.data.packed_reading import read_clip_data
 from emi_ray.workspace import Workspace
 
 

@@ -7,7 +7,7 @@ from emi_ray.schema import Origin
 from emi_ray.store import parts
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
-from emi_ray.training.data.clip_data import read_packed
+from emi_ray.training.data.packed_reading import read_packed
 from emi_ray.workspace import Workspace
 
 

@@ -10,7 +10,7 @@ from emi_ray.extractors import Features
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_precision import spread_of
 from emi_ray.store.feature_store import FeatureStore
-from emi_ray.training.data.clip_data import read_packed
+from emi_ray.training.data.packed_reading import read_packed
 from emi_ray.workspace import Workspace
 
 RANDOM = np.random.default_rng(0).normal(size=(200, 3))

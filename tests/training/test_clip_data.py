@@ -10,8 +10,8 @@ from emi_ray.recipe.loading import load_recipe
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training import shared_features
-from emi_ray.training.data.clip_data import read_clip_data
 from emi_ray.training.data.feature_sources import find_stores
+from emi_ray.training.data.packed_reading import read_clip_data
 from emi_ray.training.shared_features import _read, opened
 
 

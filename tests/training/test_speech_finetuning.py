@@ -18,7 +18,7 @@ from emi_ray.recipe.sections import EncoderSettings
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.checkpoint import load_model
-from emi_ray.training.data.clip_data import read_clip_data
+from emi_ray.training.data.packed_reading import read_clip_data
 from emi_ray.training.data.transcripts import resolve_backbones
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run

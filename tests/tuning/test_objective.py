@@ -5,7 +5,7 @@ from tuning_studies import SOURCE, whole_as_tuning_data
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.recipe.loading import load_recipe
-from emi_ray.training.data.clip_data import read_clip_data
+from emi_ray.training.data.packed_reading import read_clip_data
 from emi_ray.training.data.split_rows import split_rows
 from emi_ray.training.plan import plan_run
 from emi_ray.training.stages.train_recipe import train_recipe

@@ -25,6 +25,13 @@ _EVALUATION_CLIPS = 512
 _EVALUATION_VALUES = 1 << 23
 
 
+def shared_tensor(array: np.ndarray) -> Tensor:
+    """Return a tensor that shares the memory of an array and must not be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
 class Batcher:
     """Gathers batches of a :class:`ClipData` as tensors on a device.
 
@@ -87,12 +94,10 @@ class _Resident:
     """The packed features of one modality as tensors. On a CPU they share the memory of the numpy arrays."""
 
     def __init__(self, packed: PackedFeatures, device: torch.device) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self._values = torch.from_numpy(packed.values).to(device)
-            self._starts = torch.from_numpy(packed.starts).to(device)
-            self._lengths = torch.from_numpy(packed.lengths).to(device)
-            self._present = torch.from_numpy(packed.present).to(device)
+        arrays = (packed.values, packed.starts, packed.lengths, packed.present)
+        self._values, self._starts, self._lengths, self._present = (
+            shared_tensor(array).to(device) for array in arrays
+        )
         self._last = torch.maximum(self._starts, self._starts + self._lengths - 1).clamp_(
             max=max(0, len(self._values) - 1)
         )

@@ -4,20 +4,14 @@ The data are numpy arrays, so that processes can share a ``ClipData`` in Ray's o
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from emi_ray.errors import EmiRayError, UserError
+from emi_ray.errors import UserError
 from emi_ray.schema import EncoderName, Label, labels_of
-from emi_ray.store.feature_layout import steps_of
-from emi_ray.store.feature_store import FeatureStore
-from emi_ray.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -145,34 +139,6 @@ def from_arrays(
     )
 
 
-def read_clip_data(
-    workspace: Workspace,
-    stores: Mapping[EncoderName, FeatureStore],
-    cache: Path | None = None,
-    max_steps: Mapping[EncoderName, int] | None = None,
-    extras: Mapping[EncoderName, tuple[str, ...]] | None = None,
-) -> ClipData:
-    """Read the corpus and the features of its clips.
-
-    Args:
-        workspace: holds the corpus.
-        stores: feature store of each encoder.
-        cache: local folder for memory-mapped packed features, for features that do not fit into memory.
-        max_steps: by encoder, maximum number of steps of a clip.
-        extras: by encoder, extra columns that are appended as further dimensions.
-
-    Raises:
-        UserError: there is no corpus, or features are not finite.
-    """
-    ids = workspace.clips(["clip_id"])["clip_id"].combine_chunks()
-    limits = max_steps or {}
-    packed = {
-        m: read_packed(store, ids, cache, limits.get(m), (extras or {}).get(m, ()))
-        for m, store in stores.items()
-    }
-    return join_clips(workspace.clips(), packed)
-
-
 def join_clips(clips: pa.Table, features: Mapping[EncoderName, PackedFeatures]) -> ClipData:
     """Combine the clips of a corpus with features that are packed in the same order."""
     labels = labels_of(clips.schema)
@@ -187,67 +153,6 @@ def join_clips(clips: pa.Table, features: Mapping[EncoderName, PackedFeatures]) 
     )
 
 
-def read_packed(
-    store: FeatureStore,
-    clip_ids: pa.Array,
-    cache: Path | None = None,
-    max_steps: int | None = None,
-    extras: Sequence[str] = (),
-) -> PackedFeatures:
-    """Read the features of some clips from a store into packed memory, in the order of ``clip_ids``.
-
-    Args:
-        max_steps: maximum number of steps of a clip; later ones are not read.
-        extras: columns with one number per step that are appended as the last dimensions.
-
-    Raises:
-        UserError: features are not finite, or the store lacks one of ``extras``.
-    """
-    starts = np.zeros(len(clip_ids), dtype=np.int64)
-    lengths = np.zeros(len(clip_ids), dtype=np.int64)
-    total, digests = _read_record(store, clip_ids, max_steps)
-    values = _allocate(store, (total, store.feature_dim + len(extras)), cache)
-    position = 0
-    for table in store.tables(["clip_id", "num_steps", "features", *extras]):
-        table = table.filter(pc.is_in(table["clip_id"], value_set=clip_ids))
-        if not table.num_rows:
-            continue
-        steps = _steps_with(store, table, extras)
-        _refuse_infinite(store, table, steps)
-        rows = pc.index_in(table["clip_id"], value_set=clip_ids).to_numpy()
-        counts = table["num_steps"].to_numpy().astype(np.int64)
-        if max_steps is not None:
-            place = np.arange(len(steps)) - np.repeat(np.cumsum(counts) - counts, counts)
-            steps, counts = steps[place < max_steps], counts.clip(max=max_steps)
-        lengths[rows] = counts
-        starts[rows] = position + np.cumsum(counts) - counts
-        values[position : position + len(steps)] = steps
-        position += len(steps)
-    identity = "+".join([store.fingerprint, *extras])
-    if position != total:
-        raise EmiRayError(
-            f"{store.workspace.path(store.folder)} changed while it was read: wait until the running extraction has "
-            "ended, and start again."
-        )
-    return PackedFeatures(values, starts, lengths, lengths > 0, identity, digests=digests)
-
-
-def _steps_with(store: FeatureStore, table: pa.Table, extras: Sequence[str]) -> np.ndarray:
-    """Return the steps of a table with the extra columns appended, (sum of steps, D + number of extras)."""
-    steps = steps_of(table)
-    lacking = [name for name in extras if name not in table.column_names]
-    if lacking:
-        made_by = store.describe().get("extractor", "?")
-        raise UserError(
-            f"{store.workspace.path(store.folder)} was extracted by '{made_by}' and has no column '{lacking[0]}', "
-            "which the recipe reads as an extra: name features that have it, or set the encoder's extras=[]."
-        )
-    if not extras:
-        return steps
-    columns = [table[name].combine_chunks().flatten().to_numpy() for name in extras]
-    return np.column_stack([steps, np.stack(columns, axis=1).astype(steps.dtype)])
-
-
 def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:
     lengths = np.array([0 if steps is None else len(steps) for steps in sequences], dtype=np.int64)
     values = np.concatenate([steps for steps in sequences if steps is not None])
@@ -255,42 +160,3 @@ def _pack(sequences: Sequence[np.ndarray | None]) -> PackedFeatures:
         values = values.astype(np.float16)
     identity = hashlib.blake2b(values.tobytes(), digest_size=6).hexdigest()
     return PackedFeatures(values, np.cumsum(lengths) - lengths, lengths, lengths > 0, identity)
-
-
-def _read_record(store: FeatureStore, clip_ids: pa.Array, max_steps: int | None) -> tuple[int, np.ndarray]:
-    """Return the total number of steps and the hash of each clip's features, without reading the features."""
-    record = store.held.record()
-    place = pc.index_in(clip_ids, value_set=record["clip_id"].combine_chunks())
-    steps = pc.fill_null(record["num_steps"].combine_chunks().take(place), 0).to_numpy().clip(max=max_steps)
-    digests = pc.fill_null(record["digest"].combine_chunks().take(place), "")
-    return int(steps.sum()), np.array(digests.to_pylist(), dtype=str)
-
-
-def _allocate(store: FeatureStore, shape: tuple[int, int], cache: Path | None) -> np.ndarray:
-    if cache is None or not shape[0]:
-        return np.empty(shape, dtype=store.dtype)
-    cache.mkdir(exist_ok=True)
-    path = cache / f"{store.modality}-{store.fingerprint}.{store.dtype}"
-    path.unlink(missing_ok=True)
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        # On a full disk, writing to a mapping without reserved space would kill the process.
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, shape[0] * shape[1] * store.dtype.itemsize)
-    return np.memmap(path, dtype=store.dtype, mode="r+" if path.exists() else "w+", shape=shape)
-
-
-def _refuse_infinite(store: FeatureStore, table: pa.Table, steps: np.ndarray) -> None:
-    # Values that are not finite have an exponent of all ones. np.isfinite takes twice as long for float16.
-    if steps.dtype == np.float16:
-        is_finite = (steps.view(np.uint16) & 0x7C00).max(initial=0) < 0x7C00
-    else:
-        is_finite = bool(np.isfinite(steps).all())
-    if is_finite:
-        return
-    finite = np.isfinite(steps).all(axis=1)
-    ends = np.cumsum(table["num_steps"].to_numpy())
-    clip = table["clip_id"][int(np.searchsorted(ends, int(np.argmin(finite)), side="right"))]
-    raise UserError(
-        f"{store.workspace.path(store.folder)}: features of clip '{clip}' contain NaN or infinity. "
-        "Delete its part file and extract again, or leave the clip out of the corpus."
-    )

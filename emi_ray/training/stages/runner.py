@@ -13,6 +13,7 @@ from emi_ray.models.fusion import Regressor
 from emi_ray.recipe.schema import Recipe
 from emi_ray.recipe.sections import TrainingSettings
 from emi_ray.schema import EncoderName
+from emi_ray.training.data.batching import shared_tensor
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.loop import FitState, OnEpochEnd, fit
@@ -133,17 +134,23 @@ class StageRunner:
 
 def feature_statistics(features: PackedFeatures, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """Compute the mean and standard deviation of each feature over all steps of some clips, (D,) float32 each."""
-    count, total, squares = 0, np.zeros(features.feature_dim), np.zeros(features.feature_dim)
-    for row in rows:
-        steps = features.of(row).astype(np.float64)
-        count += len(steps)
-        total += steps.sum(axis=0)
-        squares += np.square(steps).sum(axis=0)
+    values = shared_tensor(features.values)
+    spans = [(features.starts[row], features.starts[row] + features.lengths[row]) for row in rows]
+    spans = [(start, stop) for start, stop in spans if start < stop]
+    # Deviations from one of the steps are small, so that float32 suffices for the sums over a clip.
+    origin = values[spans[0][0]].float() if spans else torch.zeros(features.feature_dim)
+    count, total, squares = 0, *torch.zeros(2, features.feature_dim, dtype=torch.float64)
+    for start, stop in spans:
+        deviations = values[start:stop].float() - origin
+        count += len(deviations)
+        total += deviations.sum(0)
+        squares += deviations.square_().sum(0)
     mean = total / max(count, 1)
-    variance = np.maximum(squares / max(count, 1) - mean**2, 0.0)
+    variance = (squares / max(count, 1) - mean.square()).clamp_min(0.0)
+    mean += origin
     # A feature that is constant except for rounding errors must not be scaled up to variance 1.
-    variance[variance < 1e-10 * mean**2] = 0.0
-    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()
+    variance[variance < 1e-10 * mean.square()] = 0.0
+    return mean.float(), variance.sqrt().float()
 
 
 def _result_of(model: Regressor, state: FitState, rows: Rows, seconds: float) -> StageResult:
