@@ -89,10 +89,10 @@ class Batches(Generic[Result]):
         return done
 
     def _at_once(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
-        turn_taken()  # the tool leaves it when all of its work is launched
         started = time.perf_counter()
         try:
-            results = self._tool(clips)
+            with turn_taken():
+                results = self._tool(clips)
         except Exception as error:
             if is_device_lost(error):
                 raise DeviceLostError(f"{type(error).__name__}: {error}") from error

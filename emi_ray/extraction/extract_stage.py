@@ -97,7 +97,7 @@ class Extract(Stage):
     def _in_precision(self, results: list[Attempt[Features]]) -> list[Attempt[Features]]:
         """Convert the results to the precision of the store. The first batch with features decides that precision."""
         with self._creating:
-            if not self._is_store_there:
+            if results and not self._is_store_there:
                 self._store.create(self._spec.identity, self._runner.feature_dim)
                 values = [result.result.values for result in results if result.result is not None]
                 # Without any features the precision stays open for the next batch.

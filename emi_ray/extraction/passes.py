@@ -25,15 +25,14 @@ from ray.exceptions import GetTimeoutError, RayError
 from emi_ray.errors import EmiRayError
 from emi_ray.events import tell
 from emi_ray.extraction.maintenance import PartMaintenance
-from emi_ray.extraction.nodes import NodeWatch
 from emi_ray.extraction.pending import todo_column
 from emi_ray.extraction.pipeline import BATCHES_AT_ONCE, Pipeline, configure_ray_data, limits_of
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.summary import ExtractionSummary
+from emi_ray.runtime.node_watch import MAX_NODE_LOSSES, NodeWatch
 from emi_ray.runtime.ray_errors import in_a_sentence
 from emi_ray.schema import Modality
 
-MAX_NODE_LOSSES = 10
 CAREFUL_PASSES = 2
 START_S = 300
 """Time limit for the processes of all GPUs to start. No clip is processed until all have started."""

@@ -227,7 +227,7 @@ def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict
     )  # Ray joins blocks to fill a batch; each actor should get one
     threads = BATCHES_AT_ONCE if pool.num_gpus else 1
     return {
-        "batch_size": min(_largest_batch(pools, names), each),
+        "batch_size": min(_batch_of(pools, names), each),
         "batch_format": "pyarrow",
         "compute": ActorPoolStrategy(
             size=pool.max_actors,
@@ -241,10 +241,14 @@ def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict
     }
 
 
-def _largest_batch(pools: Mapping[str, Pool], stages: Sequence[str]) -> int:
-    """Return the number of clips per batch of these stages. The batch size of text counts only if text is alone."""
+def _batch_of(pools: Mapping[str, Pool], stages: Sequence[str]) -> int:
+    """Return the number of clips per batch of these stages.
+
+    That is the smallest batch size of those with pictures or sound, whose clips are large; the batch size of text
+    counts only if text is alone.
+    """
     heavy = [name for name in stages if name != "text"] or stages
-    return max(pools[name].batch_size for name in heavy)
+    return min(pools[name].batch_size for name in heavy)
 
 
 def _singly(work: pa.Table) -> list[pa.Table]:
@@ -266,6 +270,6 @@ def _blocks(
     """
     actors = max(pool.max_actors for pool in pools.values())
     wanted = min(work.num_rows // (actors * BLOCKS_PER_ACTOR), MAX_ROWS_PER_BLOCK, most)
-    largest = _largest_batch(pools, list(pools))
+    largest = max(_batch_of(pools, names) for names in processes_of(pools))
     rows = max(wanted - wanted % largest, min(rows_per_block, math.ceil(work.num_rows / actors)))
     return [work.slice(start, rows) for start in range(0, work.num_rows, rows)]

@@ -1,6 +1,7 @@
 """Apply the tool of a stage: normally in the process of the stage, in a child process if a clip may kill it."""
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -14,6 +15,10 @@ Result = TypeVar("Result")
 
 WATCH = Watch()
 """The single watchdog of this process, shared by all of its stages."""
+
+_BUILDING = threading.Lock()
+"""Held while a tool is built. While transformers loads a model, the default dtype of the whole process is that of
+the model, and a second model that is loaded meanwhile would get that dtype in some of its tensors."""
 
 
 class Runner(Generic[Result]):
@@ -104,9 +109,10 @@ class Runner(Generic[Result]):
                 raise
 
     def _here(self) -> Batches[Result]:
-        if self._batches is None:
-            with WATCH.over(Limits(BUILD_LIMIT_S, sys.maxsize)):
-                tool = self._build()
-            self._feature_dim = tool.feature_dim
-            self._batches = Batches(tool, self._stage, self._largest)
-        return self._batches
+        with _BUILDING:
+            if self._batches is None:
+                with WATCH.over(Limits(BUILD_LIMIT_S, sys.maxsize)):
+                    tool = self._build()
+                self._feature_dim = tool.feature_dim
+                self._batches = Batches(tool, self._stage, self._largest)
+            return self._batches

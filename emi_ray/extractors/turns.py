@@ -7,11 +7,17 @@ from types import TracebackType
 
 
 class _Own(threading.local):
-    """What this thread has: the turn that it takes part in, and whether it holds it now."""
+    """What this thread has.
+
+    Attributes:
+        turn: the turn that the thread takes part in.
+        holds: whether it holds the lock now.
+        is_busy: whether it has left the lock and its work is on the device.
+    """
 
     turn: "Turn | None" = None
     holds = False
-    num_alone = 0
+    is_busy = False
 
 
 _own = _Own()
@@ -32,6 +38,9 @@ class Turn:
         self._num_busy = 0
         """Threads without the lock whose work is on the device, or will be: they have lent the lock or left it."""
         self._num_alone = 0
+        """Threads that are alone, or wait to be."""
+        self._owner: int | None = None
+        """The thread that is alone."""
 
     def __enter__(self) -> None:
         _own.turn = self
@@ -40,6 +49,7 @@ class Turn:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end_work()
         if _own.holds:
             self._give_up()
         _own.turn = None
@@ -48,11 +58,24 @@ class Turn:
         """Wait for the lock, unless this thread holds it."""
         if _own.holds:
             return
+        me = threading.get_ident()
         with self._changed:
-            # Newcomers wait while another thread wants to be alone; threads that take back a lent lock do not, since
-            # it waits for them.
-            self._changed.wait_for(lambda: not self._is_taken and self._num_alone == _own.num_alone)
+            self._changed.wait_for(lambda: not self._is_taken and (self._owner == me or not self._num_alone))
             self._is_taken = _own.holds = True
+
+    def leave(self) -> None:
+        """Let other threads take the lock. The work of this thread is on the device until :meth:`end_work`."""
+        _own.is_busy = True
+        self._give_up(is_busy=True)
+
+    def end_work(self) -> None:
+        """Note that the device has finished the work of this thread, and that its memory is free."""
+        if not _own.is_busy:
+            return
+        _own.is_busy = False
+        with self._changed:
+            self._num_busy -= 1
+            self._changed.notify_all()
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -62,20 +85,10 @@ class Turn:
             yield
         finally:
             with self._changed:
+                # Threads that want to be alone wait for this one, so it need not wait for them.
                 self._changed.wait_for(lambda: not self._is_taken)
                 self._is_taken = _own.holds = True
                 self._num_busy -= 1
-
-    @contextmanager
-    def left(self) -> Iterator[None]:
-        """Let other threads take the lock from now on; the work of this thread ends with the ``with`` block."""
-        self._give_up(is_busy=True)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._num_busy -= 1
-                self._changed.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
@@ -84,21 +97,26 @@ class Turn:
         Yields:
             Whether other threads had work on the device.
         """
+        me = threading.get_ident()
+        if self._owner == me:
+            self.take()
+            yield False
+            return
         with self._changed:
             had_others = self._num_busy > 0 or (self._is_taken and not _own.holds)
             self._num_alone += 1
-            _own.num_alone += 1
             if _own.holds:
                 self._is_taken = False
                 self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._is_taken and not self._num_busy)
+            self._changed.wait_for(lambda: not self._is_taken and not self._num_busy and self._owner is None)
             self._is_taken = _own.holds = True
+            self._owner = me
         try:
             yield had_others
         finally:
             with self._changed:
                 self._num_alone -= 1
-                _own.num_alone -= 1
+                self._owner = None
                 self._changed.notify_all()
 
     def _give_up(self, is_busy: bool = False) -> None:
@@ -108,10 +126,19 @@ class Turn:
             self._changed.notify_all()
 
 
-def turn_taken() -> None:
-    """Take the lock of this thread again if the thread has left it."""
-    if _own.turn:
-        _own.turn.take()
+@contextmanager
+def turn_taken() -> Iterator[None]:
+    """Hold the lock of this thread, if it has one, from the start of the ``with`` block until :func:`leave_turn`. The
+    device memory that the block has used is free at its end.
+    """
+    if _own.turn is None:
+        yield
+        return
+    _own.turn.take()
+    try:
+        yield
+    finally:
+        _own.turn.end_work()
 
 
 @contextmanager
@@ -124,14 +151,10 @@ def turn_lent() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def turn_left() -> Iterator[None]:
-    """Leave the lock of this thread, if it holds one, to other threads. The ``with`` block waits for the device."""
-    if _own.turn is None or not _own.holds:
-        yield
-        return
-    with _own.turn.left():
-        yield
+def leave_turn() -> None:
+    """Leave the lock of this thread, if it holds one, to other threads: all of its work is launched."""
+    if _own.turn is not None and _own.holds:
+        _own.turn.leave()
 
 
 @contextmanager

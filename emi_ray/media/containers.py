@@ -95,9 +95,15 @@ MAX_STREAMS = 1000
 LIMITS = {"max_pixels": str(MAX_PIXELS)}
 """Options for every decoder, including those that FFmpeg uses to probe a file."""
 
-WAV_OPTIONS = {"max_size": "16384", "max_probe_packets": "1"}
-"""Options for WAV files: bytes of a packet, and packets in which FFmpeg searches the samples for DTS. By default it
-searches megabytes, and makes some hundred packets of a clip; both take longer than decoding."""
+WAV_OPTIONS = {"max_probe_packets": "4"}
+"""Number of packets in which FFmpeg searches the samples of a WAV file for DTS. By default it searches megabytes,
+which takes longer than decoding."""
+
+SLOW_PCM_OPTIONS = {"max_size": "16384", "max_probe_packets": "1"}
+"""Options for WAV files with few bytes per second, of which FFmpeg makes some hundred packets for a clip by default.
+One packet has as many bytes as it would search otherwise."""
+
+_PCM, _FLOAT, _FEW_BYTES_PER_S = 1, 3, 64_000
 
 
 def open_container(file: BinaryIO) -> InputContainer:
@@ -120,8 +126,7 @@ def open_container(file: BinaryIO) -> InputContainer:
     if av.logging.get_level() is None:
         av.logging.set_level(av.logging.PANIC)  # prints nothing, but attaches FFmpeg's last message to errors
     try:
-        if _is_wav(file):
-            options |= WAV_OPTIONS
+        options |= _wav_options(file)
         return av.open(
             _Nameless(file),
             "r",
@@ -136,11 +141,16 @@ def open_container(file: BinaryIO) -> InputContainer:
         raise UnreadableError(_why_not(error)) from error
 
 
-def _is_wav(file: BinaryIO) -> bool:
-    """Return whether a file that is positioned at its start is a WAV file."""
-    head = file.read(12)
+def _wav_options(file: BinaryIO) -> dict[str, str]:
+    """Return options for a file that is positioned at its start, if it is a WAV file."""
+    head = file.read(36)
     file.seek(0)
-    return head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE"
+    if len(head) < 36 or head[:4] not in (b"RIFF", b"RF64") or head[8:12] != b"WAVE":
+        return {}
+    tag, bytes_per_s = int.from_bytes(head[20:22], "little"), int.from_bytes(head[28:32], "little")
+    # Packets of compressed sound must stay small: after a damaged block, FFmpeg discards the rest of its packet.
+    is_slow_pcm = head[12:16] == b"fmt " and tag in (_PCM, _FLOAT) and bytes_per_s <= _FEW_BYTES_PER_S
+    return SLOW_PCM_OPTIONS if is_slow_pcm else WAV_OPTIONS
 
 
 def explain(error: Exception) -> str:

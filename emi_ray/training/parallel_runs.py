@@ -264,6 +264,10 @@ def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
     again = "Started again, it resumes from its last checkpoint."
     if isinstance(error, ray.exceptions.RayTaskError):
         return EmiRayError(f"Training {plan.name} failed: {in_words(cause).rstrip('.')}. {again}")
+    if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
+        return EmiRayError(
+            f"Ray could not start a process to train {plan.name}: {in_words(error).rstrip('.')}. {again}"
+        )
     return EmiRayError(
         f"Training {plan.name} was lost {MAX_RETRIES + 1} times: its process was killed, perhaps because memory ran "
         f"out, or its node was lost ({type(error).__name__}). {again}"

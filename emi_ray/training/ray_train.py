@@ -22,7 +22,9 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.events import tell
 from emi_ray.results.runs import METRICS
+from emi_ray.runtime.node_watch import MAX_NODE_LOSSES, NodeWatch
 from emi_ray.runtime.ray_errors import last_words
 from emi_ray.storage import in_words
 from emi_ray.training.distributed import Team
@@ -84,12 +86,36 @@ class _Job:
 
 
 def _fit(job: _Job, num_workers: int) -> None:
+    """Train until the run is finished. Failures do not count if a node has died meanwhile.
+
+    Ray Train starts its workers again within a second, also on a dying node, whose death Ray notices only after some
+    seconds. Its limited number of retries is then used up although the run is not to blame.
+    """
+    num_losses = 0
+    while True:
+        watch = NodeWatch()
+        try:
+            _trainer(job, num_workers).fit()
+            return
+        except ray.train.TrainingFailedError as error:
+            watch.await_fate()
+            if watch.died and num_losses < MAX_NODE_LOSSES:
+                num_losses += 1
+                tell("node_lost", node=watch.died[-1])
+                continue
+            raise EmiRayError(
+                f"Training {job.plan.name} failed {_MAX_FAILURES + 1} times: {_cause_of(error)}. Started again, it "
+                "resumes from its last checkpoint."
+            ) from error
+
+
+def _trainer(job: _Job, num_workers: int) -> TorchTrainer:
     plan = job.plan
     # Every report of a checkpoint blocks for this interval. Ray's default of 2 s can be as long as a training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # All workers compute on the same kind of device: nccl needs a GPU for each worker, gloo runs on CPUs.
     enough_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _train_on_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if enough_gpus else "gloo"),
@@ -98,6 +124,7 @@ def _fit(job: _Job, num_workers: int) -> None:
             use_gpu=enough_gpus,
             resources_per_worker=None if enough_gpus else {"CPU": 1},
         ),
+        # A trainer of this name and place continues from the last checkpoint there.
         run_config=RunConfig(
             name=plan.key,
             storage_path=plan.workspace.path(f"{plan.folder}/ray"),
@@ -106,13 +133,6 @@ def _fit(job: _Job, num_workers: int) -> None:
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise EmiRayError(
-            f"Training {plan.name} failed {_MAX_FAILURES + 1} times: {_cause_of(error)}. Started again, it resumes "
-            f"from its last checkpoint."
-        ) from error
 
 
 def _cause_of(error: Exception) -> str:
@@ -130,7 +150,7 @@ def _train_on_worker(config: dict[str, Any]) -> None:
     # The tensors are small: a second thread was no faster, and on a busy machine eight times slower.
     torch.set_num_threads(1)
 
-    def tell(scores: Mapping[str, Any]) -> None:
+    def report(scores: Mapping[str, Any]) -> None:
         if context.get_world_rank() == 0:
             job.inbox.tell(job.plan.name, scores)
 
@@ -139,7 +159,7 @@ def _train_on_worker(config: dict[str, Any]) -> None:
             job.plan,
             device=device,
             location=Location(ray.util.get_node_ip_address(), tuple(map(str, ray.get_gpu_ids()))),
-            on_epoch_end=tell,
+            on_epoch_end=report,
             on_checkpoint=_Checkpoints(device, job.checkpoint_every_s),
             resume=_last_state(),
             reuse_encoders=job.reuse_encoders,

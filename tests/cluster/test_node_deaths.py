@@ -7,7 +7,7 @@ import pytest
 
 from emi_ray.errors import EmiRayError
 from emi_ray.extraction import extract, passes
-from emi_ray.extraction.nodes import Node, NodeWatch
+from emi_ray.runtime.node_watch import Node, NodeWatch
 from emi_ray.store.failures import read_failures
 from emi_ray.workspace import Workspace
 from tests.cluster.nodes import add_node, await_parts, cluster, kill_node

@@ -1,5 +1,6 @@
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -67,3 +68,24 @@ def test_what_several_threads_of_an_actor_have_in_hand_is_written_down_together(
     assert Note(owner, "text").left_behind() == {"c2"}
     second.__exit__(None, None, None)
     assert not Note(owner, "text").left_behind()
+
+
+def test_models_of_one_process_are_built_one_after_another_and_once():
+    """While one is loaded, transformers changes the default dtype of the whole process."""
+    being_built, most = [], []
+
+    class Slow(ExtractorTool):
+        def __init__(self) -> None:
+            being_built.append(self)
+            most.append(len(being_built))
+            time.sleep(0.1)
+            super().__init__(spec_of(Faulty, FaultySettings()))
+            being_built.remove(self)
+
+    one, other = (Runner(Slow, "text", LIMITS, life=Life(f"test-{time.monotonic_ns()}")) for _ in range(2))
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(runner.run, clips("one")) for runner in (one, one, other)]
+        dim = pool.submit(lambda: one.feature_dim)
+        assert all(each.result()[0].failure is None for each in done)
+    assert dim.result() == 2
+    assert most == [1, 1]

@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from emi_ray.extractors.turns import Turn, turn_left, turn_lent, turn_taken, without_others
+from emi_ray.extractors.turns import Turn, leave_turn, turn_lent, turn_taken, without_others
 
 
 def test_while_a_thread_waits_for_its_device_the_next_takes_its_turn():
@@ -91,82 +93,84 @@ def test_without_a_turn_nobody_is_waited_for():
         assert not had_others
 
 
-def test_a_thread_that_left_its_turn_does_not_queue_for_it_again_unless_it_has_more_work():
-    turn, order, is_waiting, may_arrive = Turn(), [], threading.Event(), threading.Event()
-
-    def first() -> None:
-        with turn:
-            with turn_left():
-                is_waiting.set()
-                may_arrive.wait(10)
-            order.append("first has results")
-            has_results.set()
-            turn_taken()
-            order.append("first has the turn again")
-
-    has_results = threading.Event()
-
-    def second() -> None:
-        with turn:
-            may_arrive.set()
-            assert has_results.wait(10)  # although this thread holds the turn
-            time.sleep(0.1)
-            order.append("second leaves")
-
-    threads = [threading.Thread(target=first), threading.Thread(target=second)]
-    threads[0].start()
-    assert is_waiting.wait(10)
-    threads[1].start()
-    for thread in threads:
-        thread.join(10)
-    assert order == ["first has results", "second leaves", "first has the turn again"]
-
-
-def test_a_thread_alone_waits_for_the_work_of_those_that_left_and_may_leave_too():
-    turn, order, is_waiting, may_arrive = Turn(), [], threading.Event(), threading.Event()
-
-    def first() -> None:
-        with turn, turn_left():
-            is_waiting.set()
-            may_arrive.wait(10)
-            order.append("first has results")
-
-    def second() -> None:
-        with turn:
-            threading.Timer(0.1, may_arrive.set).start()
-            with without_others() as had_others:
-                order.append(f"others: {had_others}")
-                with turn_left():
-                    pass
-                turn_taken()  # for the other half of the batch
-                with turn_left():
-                    pass
-        with turn:
-            order.append("free")
-
-    threads = [threading.Thread(target=first), threading.Thread(target=second)]
-    threads[0].start()
-    assert is_waiting.wait(10)
-    threads[1].start()
-    for thread in threads:
-        thread.join(10)
-    assert order == ["first has results", "others: True", "free"]
-
-
-def test_several_threads_that_run_out_of_memory_continue_one_after_another():
-    turn, done = Turn(), []
-
-    def work(number: int) -> None:
-        with turn, without_others():
-            for _ in range(3):
-                turn_taken()
-                with turn_left():
-                    time.sleep(0.01)
-            done.append(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+def run_together(*works: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert sorted(done) == [0, 1, 2, 3, 4]
+    assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
+
+
+def test_a_thread_that_left_its_turn_does_not_queue_for_it_again_unless_it_has_more_work():
+    turn, order, has_left, second_holds, has_results = Turn(), [], *(threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with turn:
+            with turn_taken():
+                leave_turn()
+                has_left.set()
+                assert second_holds.wait(10)
+                order.append("first has results")
+            has_results.set()
+            with turn_taken():
+                order.append("first has the turn again")
+
+    def second() -> None:
+        assert has_left.wait(10)
+        with turn:
+            second_holds.set()
+            assert has_results.wait(10)
+            time.sleep(0.1)
+            order.append("second leaves")
+
+    run_together(first, second)
+    assert order == ["first has results", "second leaves", "first has the turn again"]
+
+
+def test_a_thread_alone_waits_until_the_others_have_freed_their_memory():
+    turn, order, has_left = Turn(), [], threading.Event()
+
+    def first() -> None:
+        with turn:
+            with turn_taken():
+                leave_turn()
+                has_left.set()
+                time.sleep(0.2)
+                order.append("first has results")
+            order.append("first has freed its memory")
+
+    def second() -> None:
+        assert has_left.wait(10)
+        with turn, without_others() as had_others:
+            order.append(f"others: {had_others}")
+
+    run_together(first, second)
+    assert order[0] == "first has results"
+    assert sorted(order[1:]) == ["first has freed its memory", "others: True"]
+
+
+def test_threads_that_run_out_of_memory_at_once_continue_one_after_another():
+    """All have lent their turn when the first runs out of memory; each then works on in halves."""
+    turn, done, have_lent = Turn(), [], threading.Barrier(4)
+
+    def work(number: int) -> None:
+        with turn:
+            with turn_taken(), turn_lent():
+                have_lent.wait(10)
+                # here the memory runs out
+            with without_others():
+                for _ in range(2):
+                    with turn_taken():
+                        leave_turn()
+                        time.sleep(0.01)
+                with without_others() as had_others:  # and here again
+                    assert not had_others
+                    with turn_taken():
+                        leave_turn()
+            done.append(number)
+        with turn:
+            pass
+
+    run_together(*(partial(work, number) for number in range(4)))
+    assert sorted(done) == [0, 1, 2, 3]

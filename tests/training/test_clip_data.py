@@ -1,6 +1,7 @@
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from planted import planted_workspace
 
@@ -11,8 +12,9 @@ from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training import shared_features
 from emi_ray.training.data.feature_sources import find_stores
-from emi_ray.training.data.packed_reading import read_clip_data
+from emi_ray.training.data.packed_reading import read_clip_data, read_packed
 from emi_ray.training.shared_features import _read, opened
+from emi_ray.workspace import Workspace
 
 
 @pytest.fixture
@@ -97,3 +99,26 @@ def test_of_several_stores_the_configured_extractors_is_read_unless_the_recipe_n
     third.write([row])
     with pytest.raises(UserError, match=r"encoders\.audio\.features"):
         find_stores(workspace, recipe, WorkspaceConfig())
+
+
+@pytest.mark.parametrize("extras", [(), ("loudness", "pace")])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_parts_whose_clips_are_all_in_an_earlier_part_are_passed_over(tmp_path, extras, in_file):
+    """As after a kill between writing a merged part and deleting those it was made of."""
+    store = FeatureStore(Workspace(str(tmp_path / "w")), "audio", "abc")
+    store.create({"extractor": "x"}, 4)
+    columns = {name: np.zeros(3, np.float32) for name in extras}
+    for clips in (["a", "b"], ["c"]):
+        store.write(
+            [
+                ClipFeatures(c, np.full((3, 4), ord(c), np.float16), np.zeros(3, np.float32), columns)
+                for c in clips
+            ]
+        )
+    parts = store.parts()
+    tables = (table for part in parts for table in store.held._read_part(part))
+    store.held._write_grouped(f"{store.folder}/part-0000000000000000.parquet", tables)
+    packed = read_packed(
+        store, pa.array(["c", "a", "b"]), tmp_path / "cache" if in_file else None, None, extras
+    )
+    assert [packed.of(clip)[:, 0].tolist() for clip in range(3)] == [[99.0] * 3, [97.0] * 3, [98.0] * 3]

@@ -151,7 +151,8 @@ class HfAudio(Pretrained):
         inputs = {"input_values": padded}
         # Without padding no mask is passed, so that the result equals that of a direct call of the model.
         if min(lengths) < max(lengths):
-            ends = torch.tensor(lengths, device=self._device)[:, None]
+            # torch.tensor(…, device=…) would wait until the device has finished the passes before.
+            ends = to_device([np.array(lengths)], self._device)[0][:, None]
             inputs["attention_mask"] = (torch.arange(max(lengths), device=self._device) < ends).long()
         if self._clip_norm:
             self._clip_norm.clips = [sound.statistics for sound, _ in batch]

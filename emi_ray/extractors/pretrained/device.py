@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emi_ray.extractors.turns import turn_left, turn_lent
+from emi_ray.extractors.turns import leave_turn, turn_lent
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,6 @@ def to_host(tensors: Sequence["torch.Tensor"]) -> list[np.ndarray]:
         memory.copy_(tensor, non_blocking=True)
     arrived = torch.cuda.Event(blocking=True)  # the waiting thread sleeps, so that others can use its core
     arrived.record()
-    with turn_left():
-        arrived.synchronize()
+    leave_turn()
+    arrived.synchronize()
     return [memory.numpy() for memory in pinned]

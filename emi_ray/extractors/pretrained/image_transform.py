@@ -1,6 +1,6 @@
 """Prepare images as model input, like a Hugging Face image processor, but in batches and on the model's device."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -119,8 +119,23 @@ def resize_in_two_passes(
     height, width = pixels.shape[2:]
     widen = _weights(width, size[1], filter, pixels.device)[:, columns]
     heighten = _weights(height, size[0], filter, pixels.device)[:, rows]
-    wide = to_bytes(pixels.to(torch.float32, memory_format=torch.contiguous_format) @ widen)
-    return to_bytes(heighten.T @ wide)
+    samples = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    wide = to_bytes(_in_float32(lambda weights: samples @ weights, widen))
+    return to_bytes(_in_float32(lambda weights: weights.T @ wide, heighten))
+
+
+def _in_float32(product: "Callable[[torch.Tensor], torch.Tensor]", weights: "torch.Tensor") -> "torch.Tensor":
+    """Return a product of bytes with ``weights`` in the precision of float32, even if TF32 is on.
+
+    Another model of the same process may have switched it on. TF32 keeps 10 bits of a weight, so the rest of each
+    weight is a product of its own; bytes are exact.
+    """
+    import torch
+
+    if not torch.backends.cuda.matmul.allow_tf32:
+        return product(weights)
+    high = weights.half().float()
+    return product(high) + product(weights - high)
 
 
 # Both functions keep their results on the device: sending them there again would wait until the device has finished

@@ -67,6 +67,8 @@ def read_packed(
     values = _Array(shape, store.dtype) if cache is None or not total else _File(shape, store, cache)
     # Features that need a file fill the memory, in which the store's own pages are of no use then.
     for table in store.tables(["clip_id", "num_steps", "features", *extras], keep_pages=cache is None):
+        if not table.num_rows:  # all of its clips are in an earlier part too
+            continue
         found = pc.index_in(table["clip_id"].combine_chunks(), value_set=clip_ids)
         is_wanted = found.is_valid().to_numpy(zero_copy_only=False)
         rows = found.drop_null().to_numpy()

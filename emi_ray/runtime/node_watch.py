@@ -11,6 +11,9 @@ FATE_S = 30.0
 
 POLL_S = 1.0
 
+MAX_NODE_LOSSES = 10
+"""How often work that a dying node has cost is repeated before the command gives up."""
+
 
 @dataclass(frozen=True)
 class Node:
