@@ -200,15 +200,6 @@ class Workspace:
             self.path(relative), filesystem=self.filesystem, metadata=metadata, pre_buffer=True
         )
 
-    def drop_pages(self, relative: str) -> None:
-        """Let the kernel drop a local file from its page cache, to make room for what is read from it.
-
-        Finding pages to evict while memory is full takes the kernel several times as long as copying the data.
-        """
-        if self.is_local and hasattr(os, "posix_fadvise"):  # not on macOS
-            with suppress(OSError), open(self.path(relative), "rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
     def write_table(self, relative: str, table: pa.Table) -> None:
         """Write a Parquet file atomically."""
         self.write_tables(relative, table.schema, [table])

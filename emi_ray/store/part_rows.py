@@ -1,5 +1,6 @@
-"""Rows of parts as tables: group them by size, order them by part, and find duplicates."""
+"""Rows of parts as tables: group them by size, order them by part, and find duplicates. Names of parts."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -55,3 +56,8 @@ def of_parts(rows: pa.Table, stamps: Mapping[str, str], values: list) -> pa.Arra
 def size_of(stamp: str) -> int:
     """Return the size in bytes of a part with this stamp."""
     return int(stamp.partition(":")[0])
+
+
+def digest_of(names: Iterable[str]) -> str:
+    """Return 16 hexadecimal digits of a hash of names, independent of their order."""
+    return hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest()

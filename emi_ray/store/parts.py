@@ -6,7 +6,6 @@ resuming and training open one file instead of thousands; parts that are not in 
 A new part is written before an old one is deleted, so that a kill in between duplicates rows, but never loses any.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from emi_ray.memory import drop_pages
 from emi_ray.store.part_index import PartIndex
-from emi_ray.store.part_rows import grouped, in_order, is_repeated, only_later_parts, size_of
+from emi_ray.store.part_rows import digest_of, grouped, in_order, is_repeated, only_later_parts, size_of
 from emi_ray.store.read_ahead import ahead
 from emi_ray.workspace import Workspace
 
@@ -67,10 +67,8 @@ class PartFolder:
 
     def tables(self, columns: Sequence[str] | None = None, keep_pages: bool = True) -> Iterator[pa.Table]:
         """Yield the rows in the order of the parts, about 32 MiB at a time and each clip once, reading ahead in
-        threads. No row is lost if a running extraction merges parts at the same time.
-
-        Args:
-            keep_pages: whether the kernel may keep what was read in memory, for other readers.
+        threads. No row is lost if a running extraction merges parts at the same time. ``keep_pages`` tells whether
+        the kernel may keep what was read in memory, for other readers.
         """
         seen: set[str] = set()
         for attempt in range(_ATTEMPTS):
@@ -236,8 +234,8 @@ class PartFolder:
             else:
                 with self.workspace.open_table(part, metadata) as file:
                     table = file.read_row_group(group, columns)
-            if not keep_pages:
-                self.workspace.drop_pages(part)
+            if not keep_pages and self.workspace.is_local:
+                drop_pages(self.workspace.path(part))
             return self.modern(table, columns)
 
         return ahead(read, units(), _AHEAD)
@@ -290,11 +288,6 @@ class _Found:
     stamps: Mapping[str, str]
     rows: pa.Table
     num_unknown: int
-
-
-def digest_of(names: Iterable[str]) -> str:
-    """Return 16 hexadecimal digits of a hash of names, independent of their order."""
-    return hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest()
 
 
 def _until_none_vanishes(read: Callable[[], Result]) -> Result:
