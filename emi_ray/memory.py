@@ -11,7 +11,7 @@ _FILES = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
-"""Limit, usage and statistics of a container, in version 2 and version 1 of cgroups."""
+"""Files with a container's memory limit, its usage and its statistics, for versions 2 and 1 of cgroups."""
 
 
 def total_memory() -> int:

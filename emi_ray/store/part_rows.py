@@ -1,4 +1,4 @@
-"""Rows of parts as tables: group them by size, order them by part, and find duplicates. Names of parts."""
+"""Rows of parts as tables: group them by size, order them by part, and find duplicates; hash names of parts."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
