@@ -134,6 +134,7 @@ def save_stand_ins(folder: Path, texts: Sequence[str]) -> dict[str, tuple[str, P
     return {
         "bert-large": ("text", folder / "bert"),
         "gte-base": ("text", folder / "bert"),
+        "gte-base-tokens": ("text", folder / "bert"),
         "dinov2-face": ("vision", folder / "dinov2"),
         "dinov2-frame": ("vision", folder / "dinov2"),
         "vit-face": ("vision", folder / "vit"),

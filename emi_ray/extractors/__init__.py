@@ -22,7 +22,7 @@ from emi_ray.extractors.custom import is_own, load_own, registered
 from emi_ray.extractors.external.egemaps import Egemaps
 from emi_ray.extractors.external.openface import OpenFace
 from emi_ray.extractors.pretrained.audio import HfAudio, Hubert, Wav2Vec2, Wav2Vec2Emotion, WavLM
-from emi_ray.extractors.pretrained.text import BertLarge, GteBase, HfText, MiniLm
+from emi_ray.extractors.pretrained.text import BertLarge, GteBase, GteBaseTokens, HfText, MiniLm
 from emi_ray.extractors.pretrained.vision import Dinov2Face, Dinov2Frame, HfVision, VitFace
 from emi_ray.extractors.pretrained.whisper import Whisper, WhisperSettings
 from emi_ray.media.yunet import settle_media
@@ -32,7 +32,7 @@ from emi_ray.settings import AnySettings, validate
 EXTRACTORS: dict[str, type[Extractor]] = {
     extractor.NAME: extractor
     for extractor in (
-        *(HashedNgrams, GteBase, BertLarge, MiniLm, HfText),
+        *(HashedNgrams, GteBase, GteBaseTokens, BertLarge, MiniLm, HfText),
         *(Prosody, Egemaps, Sound, Wav2Vec2, WavLM, Hubert, Wav2Vec2Emotion, HfAudio),
         *(Appearance, Dinov2Face, Dinov2Frame, VitFace, HfVision),
         *(Flow, MotionSummary, OpenFace),

@@ -33,6 +33,9 @@ LABEL_SCORES: Mapping[str, tuple[float, ...]] = {
 }
 """Table 4 of the paper: Pearson's r of each label of :data:`emi_ray.schema.EMOTIONS`, by modality."""
 
+_RESOLVED = frozenset({"revision", "dtype", "binary", "time_limit_s"})
+"""Settings of extractors that a run resolves, or that depend on the machine: they do not define other features."""
+
 OTHER_FEATURES = "on other features"
 OTHER_CLIPS = "on other clips"
 OTHER_SPLIT = "on another split"
@@ -97,15 +100,16 @@ def _other_features(shipped: Recipe, basis: Basis) -> bool:
         # A recipe that names no features stands for those of the paper.
         wanted = shipped.encoders[modality].features or PAPER_FEATURES[modality]
         made_by = basis.extractors.get(modality, {})
-        if made_by.get("extractor") != wanted or not _has_its_weights(wanted, made_by.get("settings", {})):
+        if made_by.get("extractor") != wanted or not _has_its_defaults(wanted, made_by.get("settings", {})):
             return True
     return False
 
 
-def _has_its_weights(extractor: str, settings: Mapping[str, Any]) -> bool:
-    """Return whether an extractor used its default weights instead of others that were set."""
-    field = EXTRACTORS[extractor].Settings.model_fields.get("weights")
-    return field is None or settings.get("weights", field.default) == field.default
+def _has_its_defaults(extractor: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether an extractor ran with its default weights, layer, pooling and the like."""
+    fields = EXTRACTORS[extractor].Settings.model_fields
+    compared = fields.keys() & settings.keys() - _RESOLVED
+    return all(settings[name] == fields[name].default for name in compared)
 
 
 def _is_papers_corpus(basis: Basis) -> bool:

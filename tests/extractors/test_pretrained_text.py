@@ -50,6 +50,14 @@ def test_sequence_gives_one_step_a_token(bert):
         assert len(features.timestamps_s) == len(features.values)
 
 
+def test_gte_tokens_average_to_the_clip_vector_of_gte(bert):
+    clip = make_clip(1)
+    tokens = build("gte-base-tokens", bert, normalize=False).extract([clip])[0].values.astype(np.float32)
+    vector = build("gte-base", bert, normalize=False).extract([clip])[0].values
+    assert len(tokens) == len(clip.transcript.split()) + 2
+    np.testing.assert_allclose(tokens.mean(0, keepdims=True), vector, rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["gte-base", "bert-large"])
 def test_padding_and_order_never_change_a_vector(bert, name):
     clips = [make_clip(seed) for seed in (4, 0, 6, 1, 5, 2)]

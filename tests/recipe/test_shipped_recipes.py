@@ -8,6 +8,7 @@ import torch
 from planted import DIMS, STEPS, planted_data
 
 from emi_ray.errors import UserError
+from emi_ray.extractors import EXTRACTORS
 from emi_ray.models.build import build_model
 from emi_ray.recipe.loading import load_recipe, recipe_names
 from emi_ray.schema import Label
@@ -48,6 +49,13 @@ def test_a_shipped_recipe_trains_on_whatever_features_there_are(name, data, by_t
     val = final_rows(recipe, data, rows).val
     first, second = (predict_rows(model.eval(), data, val) for model in (trained.model, again))
     np.testing.assert_array_equal(first, second)
+
+
+def test_a_recurrent_text_encoder_names_features_with_a_step_a_token():
+    recipes = [recipe for recipe in map(load_recipe, recipe_names()) if "text" in recipe.encoders]
+    wanted = {(r.name, r.encoders["text"].features) for r in recipes if r.encoders["text"].recurrent}
+    assert ("t3-gte-lstm", "gte-base-tokens") in wanted
+    assert all(EXTRACTORS[features].Settings().sequence for _, features in wanted)
 
 
 @pytest.mark.parametrize("name", recipe_names())

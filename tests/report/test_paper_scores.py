@@ -50,6 +50,10 @@ def test_paper_stands_beside_a_run_on_its_features_its_split_and_its_clips() -> 
         (basis(audio={"extractor": "prosody", "settings": {}}), ["on other features"]),
         (basis(text={"extractor": "gte-base", "settings": {"weights": "/tmp/tiny"}}), ["on other features"]),
         (basis(load_recipe("t3-gte-mlp"), text={"extractor": "bert-large"}), ["on other features"]),
+        (basis(text={"extractor": "gte-base", "settings": {"sequence": True}}), ["on other features"]),
+        (basis(text={"extractor": "gte-base", "settings": {"layer": "mean"}}), ["on other features"]),
+        (basis(motion={"extractor": "openface", "settings": {"min_confidence": 0.2}}), ["on other features"]),
+        (basis(load_recipe("t3-gte-lstm"), text={"extractor": "gte-base"}), ["on other features"]),
         (basis(kind="demo"), ["on other clips"]),
         (basis(table=clips(100, 50)), ["on other clips"]),
         (basis(load_recipe("f2").model_copy(update={"split": "expanded"})), ["on another split"]),
@@ -61,6 +65,13 @@ def test_paper_stands_beside_a_run_on_its_features_its_split_and_its_clips() -> 
 )
 def test_paper_does_not_stand_beside_any_other_run(run: Basis, why: list[str]) -> None:
     assert [reason for reason in differences_from_paper(run) if reason in why] == why
+
+
+def test_settings_that_a_run_resolves_are_no_other_features() -> None:
+    resolved = {"weights": "thenlper/gte-base", "revision": "c7c9", "dtype": "bfloat16"}
+    assert differences_from_paper(basis(text={"extractor": "gte-base", "settings": resolved})) == []
+    measured = {"binary": "/opt/FeatureExtraction", "min_confidence": 0.7, "time_limit_s": 60.0}
+    assert differences_from_paper(basis(motion={"extractor": "openface", "settings": measured})) == []
 
 
 def test_seed_and_spelling_of_features_are_no_other_settings() -> None:

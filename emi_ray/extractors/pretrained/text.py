@@ -121,6 +121,19 @@ class GteBase(HfText):
     Settings = GteSettings
 
 
+class GteTokenSettings(GteSettings):
+    """Settings of GTE with one step per token."""
+
+    sequence: bool = Field(True, description="one step per token, special tokens included")
+
+
+class GteBaseTokens(GteBase):
+    """GTE-base states of single tokens, for encoders that read a sequence."""
+
+    NAME = "gte-base-tokens"
+    Settings = GteTokenSettings
+
+
 class BertSettings(TextSettings):
     """Settings of BERT with the class token."""
 

@@ -109,7 +109,7 @@ def check_steps(recipe: Recipe, data: ClipData) -> None:
         longest = int(data.features[name].lengths.max(initial=0))
         if needs and min(longest, settings.max_steps or longest) <= 1:
             field = "recurrent" if settings.recurrent else "type"
-            by_token = "extract one step per token (extractors.text.settings.sequence=true), or "
+            by_token = "extract one step per token (extractors.text.name=gte-base-tokens), or "
             remedy = by_token if recipe.modality_of(name) == "text" else ""
             raise UserError(
                 f"encoders.{name}.{field} = '{needs}' needs several steps per clip, but the features have one step "
