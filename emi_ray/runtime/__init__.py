@@ -1,11 +1,12 @@
 """Ray on this machine or on a cluster; they differ only in configuration.
 
-session.py      ray_session(): this machine only, or a cluster
-address.py      check that a cluster answers at an address
-head_watch.py   detect the loss of a cluster's head while a command runs
-node_watch.py   detect nodes that die or join while a command runs
-nodes.py        the resources of the nodes, and whether all of them can read the workspace
-ray_errors.py   results of remote functions, and the meaning of Ray's errors
+session.py       ray_session(): this machine only, or a cluster
+address.py       check that a cluster answers at an address
+head_watch.py    detect the loss of a cluster's head while a command runs
+node_watch.py    detect nodes that die or join while a command runs
+nodes.py         the resources of the nodes, and whether all of them can read the workspace
+ray_errors.py    results of remote functions, and the meaning of Ray's errors
+worker_places.py the places of Ray Train's workers: freed where Ray forgets to, and waits for them
 """
 
 from emi_ray.runtime.nodes import CORES, Machine, machine, on_every_node, require_shared

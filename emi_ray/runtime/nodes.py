@@ -57,7 +57,7 @@ def await_nodes() -> None:
     from ray.autoscaler.sdk import request_resources
 
     wanted = _Wanted(max(_number_in("EMI_RAY_WAIT_FOR_NODES", 1), 1), _number_in("EMI_RAY_WAIT_FOR_GPUS", 0))
-    deadline = time.monotonic() + _number_in("EMI_RAY_WAIT_S", 600)
+    deadline = time.monotonic() + patience_s()
     if _has(wanted):
         return
     _LOG.info("Waiting for %d nodes with CPUs and %d GPUs.", wanted.nodes, wanted.gpus)
@@ -73,6 +73,11 @@ def await_nodes() -> None:
         )
     if not _has(wanted):
         _LOG.warning("Not all nodes have joined; the run begins with %d nodes.", len(_working_nodes()))
+
+
+def patience_s() -> int:
+    """Return how long a run waits for nodes: ``EMI_RAY_WAIT_S`` seconds, by default 600."""
+    return _number_in("EMI_RAY_WAIT_S", 600)
 
 
 def _has(wanted: _Wanted) -> bool:

@@ -10,22 +10,28 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.config import (
+    FailureConfig,
+)  # the type checker takes ray.train.FailureConfig for an older one
 
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import tell
 from emi_ray.results.runs import METRICS
 from emi_ray.runtime.node_watch import MAX_NODE_LOSSES, NodeWatch
+from emi_ray.runtime.nodes import patience_s
 from emi_ray.runtime.ray_errors import last_words
+from emi_ray.runtime.worker_places import WorkerPlaces, whole_cluster
 from emi_ray.storage import in_words
 from emi_ray.training.distributed import Team
 from emi_ray.training.inbox import Inbox
@@ -35,6 +41,9 @@ from emi_ray.training.run import execute_run
 _STATE = "state.pt"
 _POLL_EVERY_S = 0.3
 _MAX_FAILURES = 3
+
+_START_S = 60
+"""Time after which Ray Train asks anew for places for its workers."""
 
 
 def train_distributed(
@@ -65,7 +74,7 @@ def train_distributed(
     # Otherwise Ray Train would resume from the checkpoint that it finds in the folder.
     if force:
         plan.workspace.delete(f"{plan.folder}/ray")
-    with _listening(on_progress) as inbox:
+    with _listening(plan.name, on_progress) as inbox:
         _fit(_Job(plan, inbox, not force, checkpoint_every_s), num_workers)
         problem = inbox.problem()
     if problem is not None:
@@ -98,6 +107,9 @@ def _fit(job: _Job, num_workers: int) -> None:
             _trainer(job, num_workers).fit()
             return
         except ray.train.TrainingFailedError as error:
+            # The class is not public.
+            if type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+                raise EmiRayError(_no_room(job.plan.name, num_workers)) from error
             watch.await_fate()
             if watch.died and num_losses < MAX_NODE_LOSSES:
                 num_losses += 1
@@ -109,10 +121,19 @@ def _fit(job: _Job, num_workers: int) -> None:
             ) from error
 
 
+def _no_room(run: str, num_workers: int) -> str:
+    return (
+        f"{run}: there was no room for {num_workers} workers within {patience_s()} s (EMI_RAY_WAIT_S); "
+        f"the cluster has {whole_cluster()}. Name fewer with --workers, or start more nodes and repeat the command: "
+        "it resumes from its last checkpoint."
+    )
+
+
 def _trainer(job: _Job, num_workers: int) -> TorchTrainer:
     plan = job.plan
     # Every report of a checkpoint blocks for this interval. Ray's default of 2 s can be as long as a training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(min(_START_S, max(1, patience_s())))
     # All workers compute on the same kind of device: nccl needs a GPU for each worker, gloo runs on CPUs.
     enough_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
     return TorchTrainer(
@@ -129,7 +150,9 @@ def _trainer(job: _Job, num_workers: int) -> TorchTrainer:
             name=plan.key,
             storage_path=plan.workspace.path(f"{plan.folder}/ray"),
             storage_filesystem=plan.workspace.filesystem,
-            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+            failure_config=FailureConfig(
+                max_failures=_MAX_FAILURES, controller_failure_limit=max(0, ceil(patience_s() / _START_S) - 1)
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -203,9 +226,11 @@ def _last_state() -> dict[str, Any] | None:
 
 
 @contextmanager
-def _listening(on_progress: Callable[[str, Mapping[str, Any]], None]) -> Iterator[Inbox]:
-    """Yield an inbox; a thread of this process passes its messages to ``on_progress`` while the block runs."""
-    inbox, over = Inbox(), threading.Event()
+def _listening(run: str, on_progress: Callable[[str, Mapping[str, Any]], None]) -> Iterator[Inbox]:
+    """Yield an inbox; while the block runs, a thread of this process passes its messages to ``on_progress`` and
+    watches the places of the workers.
+    """
+    inbox, over, places = Inbox(), threading.Event(), WorkerPlaces(run)
 
     def listen() -> None:
         while True:
@@ -215,6 +240,9 @@ def _listening(on_progress: Callable[[str, Mapping[str, Any]], None]) -> Iterato
                 on_progress(name, scores)
             if ended:
                 return
+            # Without an answer of the cluster there is nothing to mend; HeadWatch ends the command.
+            with suppress(ray.exceptions.RayError):
+                places.update()
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()

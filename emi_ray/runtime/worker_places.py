@@ -1,0 +1,77 @@
+"""The places of Ray Train's workers: they are freed where Ray Train forgets to, and a wait for them is reported.
+
+If a worker dies while its group starts, Ray Train (2.60, ``WorkerGroup._start``) may not remove the placement group.
+It then asks for a new one, for which the cluster may have no room as long as the driver lives.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, PlacementGroupID
+
+_EVERY_S = 2.0
+_SAY_AFTER_S = 20.0
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class WorkerPlaces:
+    """Watches the placement groups of this driver's job.
+
+    Attributes:
+        name: name of the run, for the message.
+        clock: returns the time in seconds.
+    """
+
+    name: str
+    clock: Callable[[], float] = time.monotonic
+    _looked_at: float = float("-inf")
+    _waiting_since: float | None = None
+    _is_said: bool = False
+
+    def update(self) -> None:
+        """Free places that no worker uses any more, and report a long wait; does so at most every two seconds."""
+        if self.clock() - self._looked_at < _EVERY_S:
+            return
+        self._looked_at = self.clock()
+        groups = _groups_of_this_job()
+        wanted = [group for group in groups.values() if group["state"] == "PENDING"]
+        if not wanted:
+            self._waiting_since, self._is_said = None, False
+            return
+        # Ray Train has one group of workers at a time, and asks for the next one after it has removed the last.
+        for key, group in groups.items():
+            if group["state"] in ("CREATED", "RESCHEDULING"):
+                _LOG.info("Freeing the places of workers of %s that died while they started.", self.name)
+                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(key)))
+        self._report_wait(wanted)
+
+    def _report_wait(self, wanted: Sequence[Mapping[str, Any]]) -> None:
+        if self._waiting_since is None:
+            self._waiting_since = self.clock()
+        if self._is_said or self.clock() - self._waiting_since < _SAY_AFTER_S:
+            return
+        self._is_said = True
+        bundles = list(wanted[0]["bundles"].values())
+        each = " and ".join(f"{amount:g} {name}" for name, amount in sorted(bundles[0].items()))
+        _LOG.warning(
+            "%s waits for room for %d workers, each with %s; the cluster has %s.",
+            *(self.name, len(bundles), each, whole_cluster()),
+        )
+
+
+def _groups_of_this_job() -> dict[str, Mapping[str, Any]]:
+    """Return the placement groups of this driver's job, by id. The id ends with that of the job."""
+    job = ray.get_runtime_context().get_job_id()
+    return {key: group for key, group in placement_group_table().items() if key.endswith(job)}
+
+
+def whole_cluster() -> str:
+    """Return the CPUs and GPUs of all nodes together, in words."""
+    resources = ray.cluster_resources()
+    return " and ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
