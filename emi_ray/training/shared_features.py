@@ -1,8 +1,9 @@
 """The features of one command, which all of its trainings share. Each store is read once, by a Ray task.
 
-The features are in Ray's object store, which copies them to the nodes that need them. In a local session, features
-that fill much of the memory are in a temporary file instead, which all processes map: the object store would hold
-them in memory that the kernel cannot take back, up to 30 % of it, and write the rest to the disk.
+On a cluster they are in Ray's object store, which copies them to the nodes that need them. In a local session all
+processes map the same memory instead: a reader would otherwise hold the features twice while they are copied into the
+object store, which takes at most 30 % of the memory and writes the rest to the disk. Features that do not fit into
+memory are in a temporary file, whose pages the kernel can write to the disk.
 """
 
 import json
@@ -33,12 +34,16 @@ MAX_RETRIES = 3
 _PREFIX = "emi-ray-features-"
 
 _LARGE = 1 / 3
-"""Share of the available memory above which features are large: a reader holds them twice while it copies them."""
+"""Share of the available memory above which features are large: a reader holds them twice while it copies them, and
+the pages of the store should not be kept beside them."""
+
+_FITTING = 1 / 2
+"""Share of the available memory that shared features may take; the rest is for the trainings."""
 
 
 @dataclass(frozen=True)
 class MappedFeatures:
-    """Packed features whose values are in a file of this machine.
+    """Packed features whose values are in a file of this machine, on its disk or in its memory.
 
     Attributes:
         packed: the features without their values.
@@ -68,11 +73,17 @@ class SharedFeatures:
     clips: Any
     num_bytes: int
     _references: dict[str, Any] = field(default_factory=dict)
+    _in_memory: bool = False
+    _memory_files: dict[str, int] = field(default_factory=dict)
     _folder: Path | None = None
 
     def __post_init__(self) -> None:
-        is_local = bool(ray.cluster_resources().get(CORES))
-        if is_local and _is_large(self.num_bytes) and _fits_on_disk(self.num_bytes):
+        if not ray.cluster_resources().get(CORES):  # a cluster
+            return
+        # Files in memory exist on Linux. They vanish with this process, also if it is killed.
+        fits = self.num_bytes <= _FITTING * available_memory()
+        self._in_memory = fits and hasattr(os, "memfd_create")
+        if not self._in_memory and _is_large(self.num_bytes) and _fits_on_disk(self.num_bytes):
             _remove_leftovers()
             self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
 
@@ -81,20 +92,37 @@ class SharedFeatures:
         # Encoders may read the same store with other limits or extra columns, which gives other arrays.
         key = json.dumps([store.folder, max_steps, list(extras)])
         if key not in self._references:
-            folder = None if self._folder is None else self._folder / str(len(self._references))
             # Reading waits for the disk most of the time, so it reserves only a tenth of a core.
             read = ray.remote(num_cpus=0.1, max_retries=MAX_RETRIES)(_read)
-            self._references[key] = read.remote(store, self.clips, max_steps, extras, folder, self.num_bytes)
+            self._references[key] = read.remote(
+                store, self.clips, max_steps, extras, self._new_file(key), self.num_bytes
+            )
         return self._references[key]
+
+    def _new_file(self, key: str) -> Path | None:
+        """Return the path of a new file for features; None if they are to be in Ray's object store."""
+        if self._in_memory:
+            self._memory_files[key] = os.memfd_create(_PREFIX)
+            return Path(f"/proc/{os.getpid()}/fd/{self._memory_files[key]}")
+        return None if self._folder is None else self._folder / str(len(self._references))
 
     def close(self) -> None:
         """Remove the files. Processes that have mapped them keep them until they end."""
-        if self._folder is None:
+        references = list(self._references.values())
+        if not references or not (self._in_memory or self._folder):
             return
-        # After an error some may not be read yet, and would be read into a folder that nobody removes.
-        for reference in self._references.values():
-            ray.cancel(reference)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _, unread = ray.wait(references, num_returns=len(references), timeout=0)
+        for key, file in self._memory_files.items():
+            # The number of a closed file is given to the next one, which a late reader would overwrite.
+            if self._references[key] not in unread:
+                os.close(file)
+        self._memory_files.clear()
+        if self._folder is not None:
+            # After an error some may not be read yet, and would be read into a folder that nobody removes. Ray 2.60
+            # may crash when a task is cancelled that has just ended.
+            for reference in unread:
+                ray.cancel(reference)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def opened(features: PackedFeatures | MappedFeatures) -> PackedFeatures:
@@ -126,28 +154,29 @@ def _read(
     clips: pa.Table,
     max_steps: int | None,
     extras: Sequence[str],
-    folder: Path | None,
+    file: Path | None,
     num_bytes: int,
 ) -> PackedFeatures | MappedFeatures:
     """Read the features of a store; runs as a Ray task.
 
     Args:
-        folder: folder for a file with the values; None returns them.
+        file: file for the values; None returns them.
         num_bytes: size of all features of the command, which several tasks may be reading on this node.
     """
     ids = clips["clip_id"].combine_chunks()
-    if folder is not None:
-        packed = read_packed(store, ids, folder, max_steps, extras)
+    is_large = _is_large(num_bytes)
+    if file is not None:
+        packed = read_packed(store, ids, file, max_steps, extras, keep_pages=not is_large)
         if not isinstance(packed.values, np.memmap):  # no clip has features
             return packed
         without = replace(packed, values=np.empty((0, packed.feature_dim), packed.values.dtype))
-        return MappedFeatures(without, str(packed.values.filename), packed.values.shape)
-    if not (_is_large(num_bytes) and _fits_on_disk(num_bytes)):
+        return MappedFeatures(without, str(file), packed.values.shape)
+    if not (is_large and _fits_on_disk(num_bytes)):
         return read_packed(store, ids, max_steps=max_steps, extras=extras)
     # Ray copies the result into its object store, so that an array in this process would need the memory twice. The
     # kernel may write the pages of a file to the disk.
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as temporary:
-        packed = read_packed(store, ids, Path(temporary), max_steps, extras)
+        packed = read_packed(store, ids, Path(temporary) / "features", max_steps, extras, keep_pages=False)
     # The mapping outlives the name of its file. Ray would pickle anything but a plain array, which is another copy.
     return replace(packed, values=np.asarray(packed.values))
 

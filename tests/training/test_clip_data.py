@@ -1,8 +1,11 @@
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig
@@ -13,7 +16,7 @@ from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training import shared_features
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.packed_reading import read_clip_data, read_packed
-from emi_ray.training.shared_features import _read, opened
+from emi_ray.training.shared_features import SharedFeatures, _read, num_bytes_of, opened
 from emi_ray.workspace import Workspace
 
 
@@ -40,18 +43,44 @@ def test_features_are_read_aligned_to_the_corpus(workspace):
     assert np.isnan(data.targets[data.splits == "test"]).all()
 
 
-def test_a_memory_map_holds_the_same(workspace, tmp_path):
-    stores = stores_of_f2(workspace)
-    plain, mapped = read_clip_data(workspace, stores), read_clip_data(workspace, stores, tmp_path / "cache")
-    for modality in stores:
-        assert isinstance(mapped.features[modality].values, np.memmap)
-        np.testing.assert_array_equal(mapped.features[modality].values, plain.features[modality].values)
+def test_a_mapped_file_holds_the_same(workspace, tmp_path):
+    ids = workspace.clips()["clip_id"].combine_chunks()
+    for modality, store in stores_of_f2(workspace).items():
+        plain, mapped = read_packed(store, ids), read_packed(store, ids, tmp_path / modality)
+        assert isinstance(mapped.values, np.memmap)
+        np.testing.assert_array_equal(mapped.values, plain.values)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory exist on Linux only")
+def test_features_that_fit_into_memory_are_shared_there_and_leave_nothing(workspace, ray_session):
+    store, clips = stores_of_f2(workspace)["audio"], workspace.clips()
+    expected = _read(store, clips, None, (), None, 0)
+    shared = SharedFeatures(ray.put(clips), num_bytes_of(store))
+    mapped = ray.get(shared.of(store, None, ()))
+    assert mapped.path.startswith(f"/proc/{os.getpid()}/fd/")
+    found = opened(mapped)
+    shared.close()
+    assert not Path(mapped.path).exists()
+    np.testing.assert_array_equal(found.values, expected.values)  # a process that has mapped them keeps them
+
+
+def test_features_that_do_not_fit_into_memory_are_shared_on_the_disk(workspace, ray_session, monkeypatch):
+    store, clips = stores_of_f2(workspace)["audio"], workspace.clips()
+    expected = _read(store, clips, None, (), None, 0)
+    monkeypatch.setattr(shared_features, "available_memory", lambda: num_bytes_of(store))
+    shared = SharedFeatures(ray.put(clips), num_bytes_of(store))
+    mapped = ray.get(shared.of(store, None, ()))
+    found = opened(mapped)
+    assert Path(mapped.path).is_file()
+    shared.close()
+    assert not Path(mapped.path).parent.exists()
+    np.testing.assert_array_equal(found.values, expected.values)
 
 
 def test_features_that_fill_the_memory_are_read_through_a_file(workspace, monkeypatch, tmp_path):
     store, clips = stores_of_f2(workspace)["audio"], workspace.clips()
     expected = _read(store, clips, None, (), None, 0)
-    mapped = _read(store, clips, None, (), tmp_path, 0)
+    mapped = _read(store, clips, None, (), tmp_path / "values", 0)
     assert len(pickle.dumps(mapped)) < expected.values.nbytes
     monkeypatch.setattr(shared_features, "available_memory", lambda: 1)
     through_a_file = _read(store, clips, None, (), None, 100)

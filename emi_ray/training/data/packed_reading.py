@@ -19,7 +19,6 @@ from emi_ray.workspace import Workspace
 def read_clip_data(
     workspace: Workspace,
     stores: Mapping[EncoderName, FeatureStore],
-    cache: Path | None = None,
     max_steps: Mapping[EncoderName, int] | None = None,
     extras: Mapping[EncoderName, tuple[str, ...]] | None = None,
 ) -> ClipData:
@@ -28,7 +27,6 @@ def read_clip_data(
     Args:
         workspace: holds the corpus.
         stores: feature store of each encoder.
-        cache: local folder for memory-mapped packed features, for features that do not fit into memory.
         max_steps: by encoder, maximum number of steps of a clip.
         extras: by encoder, extra columns that are appended as further dimensions.
 
@@ -38,7 +36,7 @@ def read_clip_data(
     ids = workspace.clips(["clip_id"])["clip_id"].combine_chunks()
     limits = max_steps or {}
     packed = {
-        m: read_packed(store, ids, cache, limits.get(m), (extras or {}).get(m, ()))
+        m: read_packed(store, ids, max_steps=limits.get(m), extras=(extras or {}).get(m, ()))
         for m, store in stores.items()
     }
     return join_clips(workspace.clips(), packed)
@@ -47,15 +45,18 @@ def read_clip_data(
 def read_packed(
     store: FeatureStore,
     clip_ids: pa.Array,
-    cache: Path | None = None,
+    file: Path | None = None,
     max_steps: int | None = None,
     extras: Sequence[str] = (),
+    keep_pages: bool = True,
 ) -> PackedFeatures:
     """Read the features of some clips from a store into packed memory, in the order of ``clip_ids``.
 
     Args:
+        file: file of this machine that receives the values, which are then a mapping of it; None returns an array.
         max_steps: maximum number of steps of a clip; later ones are not read.
         extras: columns with one number per step that are appended as the last dimensions.
+        keep_pages: whether the kernel may keep the store's own pages in memory, for other readers.
 
     Raises:
         UserError: features are not finite, or the store lacks one of ``extras``.
@@ -64,9 +65,8 @@ def read_packed(
     lengths = np.zeros(len(clip_ids), dtype=np.int64)
     total, digests = _read_record(store, clip_ids, max_steps)
     shape = (total, store.feature_dim + len(extras))
-    values = _Array(shape, store.dtype) if cache is None or not total else _File(shape, store, cache)
-    # Features that need a file fill the memory, in which the store's own pages are of no use then.
-    for table in store.tables(["clip_id", "num_steps", "features", *extras], keep_pages=cache is None):
+    values = _Array(shape, store.dtype) if file is None or not total else _File(shape, store.dtype, file)
+    for table in store.tables(["clip_id", "num_steps", "features", *extras], keep_pages):
         if not table.num_rows:  # all of its clips are in an earlier part too
             continue
         found = pc.index_in(table["clip_id"].combine_chunks(), value_set=clip_ids)
@@ -138,12 +138,9 @@ class _File:
     separately, and a full disk is an error instead of the end of the process.
     """
 
-    def __init__(self, shape: tuple[int, int], store: FeatureStore, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self._path = folder / f"{store.modality}-{store.fingerprint}.{store.dtype}"
-        self._path.unlink(missing_ok=True)  # another process may have mapped it
-        self._file = self._path.open("wb", buffering=0)
-        self._shape, self._dtype = shape, store.dtype
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype, path: Path) -> None:
+        self._path, self._file = path, path.open("wb", buffering=0)
+        self._shape, self._dtype = shape, dtype
         self.num_steps = 0
 
     def append(self, steps: np.ndarray) -> None:
@@ -154,7 +151,7 @@ class _File:
 
     def finish(self) -> np.ndarray:
         self._file.close()
-        return np.memmap(self._path, self._dtype, "r", shape=self._shape)
+        return np.memmap(str(self._path), self._dtype, "r", shape=self._shape)
 
 
 def _refuse_infinite(store: FeatureStore, clip_ids: pa.Array, counts: np.ndarray, steps: np.ndarray) -> None:
