@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class WorkerPlaces:
-    """Watches the placement groups of this driver's job.
+    """Watches the placement groups that Ray Train makes for one run. It is created before the run starts.
 
     Attributes:
         name: name of the run, for the message.
@@ -30,16 +30,20 @@ class WorkerPlaces:
 
     name: str
     clock: Callable[[], float] = time.monotonic
+    _others: frozenset[str] = frozenset()
     _looked_at: float = float("-inf")
     _waiting_since: float | None = None
     _is_said: bool = False
+
+    def __post_init__(self) -> None:
+        self._others = frozenset(_groups_of_this_job())  # for example of a program that calls emi_ray
 
     def update(self) -> None:
         """Free places that no worker uses any more, and report a long wait; does so at most every two seconds."""
         if self.clock() - self._looked_at < _EVERY_S:
             return
         self._looked_at = self.clock()
-        groups = _groups_of_this_job()
+        groups = {key: group for key, group in _groups_of_this_job().items() if key not in self._others}
         wanted = [group for group in groups.values() if group["state"] == "PENDING"]
         if not wanted:
             self._waiting_since, self._is_said = None, False

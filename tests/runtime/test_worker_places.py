@@ -19,19 +19,26 @@ def state_of(group) -> str:
 
 
 def test_a_forgotten_group_of_workers_gives_way_to_the_next():
-    all_of_it = [{"CPU": ray.cluster_resources()["CPU"]}]
-    forgotten = ray.util.placement_group(all_of_it)
+    callers = ray.util.placement_group([{"CPU": 1}])
+    assert callers.wait(30)
+    now = [0.0]
+    places = WorkerPlaces("text/1", lambda: now[0])
+    all_the_rest = [{"CPU": ray.cluster_resources()["CPU"] - 1}]
+    forgotten = ray.util.placement_group(all_the_rest)
     assert forgotten.wait(30)
-    WorkerPlaces("text/1").update()
+    places.update()
     assert state_of(forgotten) == "CREATED", "nobody waits for its places"
-    wanted = ray.util.placement_group(all_of_it)
+    wanted = ray.util.placement_group(all_the_rest)
     try:
         assert not wanted.wait(2)
-        WorkerPlaces("text/1").update()
+        now[0] = 10.0
+        places.update()
         assert wanted.wait(30)
         assert state_of(forgotten) == "REMOVED"
+        assert state_of(callers) == "CREATED", "it belongs to the program that trains"
     finally:
         ray.util.remove_placement_group(wanted)
+        ray.util.remove_placement_group(callers)
 
 
 def test_a_long_wait_is_said_once_with_what_lacks(caplog):
