@@ -23,10 +23,12 @@ cost of attention grows with the square of the number of steps."""
 class PaperResult(Settings):
     """The table and row of the system in the paper, and the mean Pearson correlation that the paper reports.
 
-    ``source`` names the paper if it is not the one whose tables ``emi-ray reproduce`` fills.
+    ``source`` names the paper if it is not the one whose tables ``emi-ray reproduce`` fills. ``says_features`` tells
+    whether the paper says which features the system reads.
     """
 
     source: str | None = None
+    says_features: bool = True
     table: int | None = None
     row: str | None = None
     val_pearson: float | None = None

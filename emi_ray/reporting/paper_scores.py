@@ -72,8 +72,9 @@ def differences_from_paper(basis: Basis) -> list[str]:
     if shipped is None:
         return [OTHER_SETTINGS]
     reasons = [OTHER_FEATURES] if _other_features(shipped, basis) else []
-    # source names another paper than the one whose tables are reproduced.
-    if shipped.paper and shipped.paper.source and not shipped.finetuned:
+    # source names another paper than the one whose tables are reproduced; it does not say all its features.
+    paper = shipped.paper
+    if paper and (not paper.says_features or (paper.source and not shipped.finetuned)):
         reasons.append(UNKNOWN_FEATURES)
     if not _is_papers_corpus(basis):
         reasons.append(OTHER_CLIPS)

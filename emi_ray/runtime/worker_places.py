@@ -1,12 +1,12 @@
 """The places of Ray Train's workers: they are freed where Ray Train forgets to, and a wait for them is reported.
 
 If a worker dies while its group starts, Ray Train (2.60, ``WorkerGroup._start``) may not remove the placement group.
-It then asks for a new one, for which the cluster may have no room as long as the driver lives.
+Its places then stay reserved as long as the driver lives, and the cluster may have no room for the next group.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import ray
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup, PlacementGroupID
 
-_EVERY_S = 2.0
+_EVERY_S = 3.0
 _SAY_AFTER_S = 20.0
 _LOG = logging.getLogger(__name__)
 
@@ -25,10 +25,12 @@ class WorkerPlaces:
 
     Attributes:
         name: name of the run, for the message.
+        num_workers: number of workers, by which the groups are known among others of the same program.
         clock: returns the time in seconds.
     """
 
     name: str
+    num_workers: int
     clock: Callable[[], float] = time.monotonic
     _others: frozenset[str] = frozenset()
     _looked_at: float = float("-inf")
@@ -36,24 +38,40 @@ class WorkerPlaces:
     _is_said: bool = False
 
     def __post_init__(self) -> None:
-        self._others = frozenset(_groups_of_this_job())  # for example of a program that calls emi_ray
+        self._others = frozenset(_groups_of_this_job())
 
     def update(self) -> None:
-        """Free places that no worker uses any more, and report a long wait; does so at most every two seconds."""
+        """Free places that no worker uses any more, and report a long wait; does so every few seconds at most."""
         if self.clock() - self._looked_at < _EVERY_S:
             return
         self._looked_at = self.clock()
-        groups = {key: group for key, group in _groups_of_this_job().items() if key not in self._others}
+        groups = self._groups()
         wanted = [group for group in groups.values() if group["state"] == "PENDING"]
         if not wanted:
             self._waiting_since, self._is_said = None, False
             return
         # Ray Train has one group of workers at a time, and asks for the next one after it has removed the last.
-        for key, group in groups.items():
-            if group["state"] in ("CREATED", "RESCHEDULING"):
-                _LOG.info("Freeing the places of workers of %s that died while they started.", self.name)
-                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(key)))
+        self._free(key for key, group in groups.items() if group["state"] != "PENDING")
         self._report_wait(wanted)
+
+    def close(self) -> None:
+        """Free all places; called when the run has ended."""
+        self._free(self._groups())
+
+    def _groups(self) -> dict[str, Mapping[str, Any]]:
+        return {
+            key: group
+            for key, group in _groups_of_this_job().items()
+            if key not in self._others
+            and group["state"] != "REMOVED"
+            and not group["name"]
+            and len(group["bundles"]) == self.num_workers
+        }
+
+    def _free(self, groups: Iterable[str]) -> None:
+        for key in groups:
+            _LOG.info("Freeing the places of workers of %s, which no worker uses any more.", self.name)
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(key)))
 
     def _report_wait(self, wanted: Sequence[Mapping[str, Any]]) -> None:
         if self._waiting_since is None:

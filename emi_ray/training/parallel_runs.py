@@ -79,7 +79,7 @@ class ParallelRuns:
         with ExitStack() as ending:
             ending.callback(inbox.close)
             sized = self._size()
-            self._features = SharedFeatures(self._clips, sum(self._bytes.values()))
+            self._features = SharedFeatures(self._clips, self._shared_bytes())
             ending.callback(self._features.close)
             jobs = {job.key: job for plan in self.plans.values() for job in encoder_jobs(plan)}
             # Discarded before any task starts, because a task that is repeated after a crash must find its own
@@ -98,6 +98,15 @@ class ParallelRuns:
     def _size(self) -> JobResources:
         largest = max(self._bytes_of(plan, plan.stores) for plan in self.plans.values())
         return size_jobs(largest, None, self.gpus_per_run, smallest_gpu_bytes())
+
+    def _shared_bytes(self) -> int:
+        """Return the size of all features of the command; a store is read once per choice of steps and extras."""
+        read = {
+            (store.folder, plan.max_steps.get(stream), plan.recipe.encoders[stream].extras): store
+            for plan in self.plans.values()
+            for stream, store in plan.stores.items()
+        }
+        return sum(num_bytes_of(store, len(extras)) for (_, _, extras), store in read.items())
 
     def _bytes_of(self, plan: RunPlan, streams: Iterable[Any]) -> int:
         """Return the size in memory of the features of some encoders; each store is queried once per command."""

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from ray.train.v2.api.config import (
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import tell
 from emi_ray.results.runs import METRICS
+from emi_ray.runtime import CORES
 from emi_ray.runtime.node_watch import MAX_NODE_LOSSES, NodeWatch
 from emi_ray.runtime.nodes import patience_s
 from emi_ray.runtime.ray_errors import last_words
@@ -40,10 +40,11 @@ from emi_ray.training.run import execute_run
 
 _STATE = "state.pt"
 _POLL_EVERY_S = 0.3
+_LEAVE_S = 5.0
 _MAX_FAILURES = 3
 
-_START_S = 60
-"""Time after which Ray Train asks anew for places for its workers."""
+_LEAST_START_S = 60
+"""Time that starting a group of workers may take on a free cluster."""
 
 
 def train_distributed(
@@ -74,7 +75,8 @@ def train_distributed(
     # Otherwise Ray Train would resume from the checkpoint that it finds in the folder.
     if force:
         plan.workspace.delete(f"{plan.folder}/ray")
-    with _listening(plan.name, on_progress) as inbox:
+    _require_room(num_workers)
+    with _listening(plan.name, num_workers, on_progress) as inbox:
         _fit(_Job(plan, inbox, not force, checkpoint_every_s), num_workers)
         problem = inbox.problem()
     if problem is not None:
@@ -82,6 +84,19 @@ def train_distributed(
     metrics: dict[str, Any] = plan.workspace.read_json(f"{plan.folder}/{METRICS}")
     plan.workspace.delete(f"{plan.folder}/ray")
     return metrics
+
+
+def _require_room(num_workers: int) -> None:
+    """Refuse more workers than a local session, which no node can join, has CPUs.
+
+    Raises:
+        UserError: there are more.
+    """
+    resources = ray.cluster_resources()
+    if resources.get(CORES) and num_workers > max(resources.get("CPU", 0), resources.get("GPU", 0)):
+        raise UserError(
+            f"--workers {num_workers}: this machine has room for {resources['CPU']:g} workers at most."
+        )
 
 
 @dataclass(frozen=True)
@@ -95,25 +110,30 @@ class _Job:
 
 
 def _fit(job: _Job, num_workers: int) -> None:
-    """Train until the run is finished. Failures do not count if a node has died meanwhile.
+    """Train until the run is finished. Failures do not count if a node has died meanwhile; those that occur while
+    workers start are counted here, because Ray Train does not repeat all of them.
 
     Ray Train starts its workers again within a second, also on a dying node, whose death Ray notices only after some
     seconds. Its limited number of retries is then used up although the run is not to blame.
     """
-    num_losses = 0
+    num_losses = num_bad_starts = 0
     while True:
         watch = NodeWatch()
         try:
             _trainer(job, num_workers).fit()
             return
         except ray.train.TrainingFailedError as error:
+            start_error = getattr(error, "controller_failure", None)
             # The class is not public.
-            if type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+            if type(start_error).__name__ == "WorkerGroupStartupTimeoutError":
                 raise EmiRayError(_no_room(job.plan.name, num_workers)) from error
             watch.await_fate()
             if watch.died and num_losses < MAX_NODE_LOSSES:
                 num_losses += 1
                 tell("node_lost", node=watch.died[-1])
+                continue
+            if start_error is not None and num_bad_starts < _MAX_FAILURES:
+                num_bad_starts += 1
                 continue
             raise EmiRayError(
                 f"Training {job.plan.name} failed {_MAX_FAILURES + 1} times: {_cause_of(error)}. Started again, it "
@@ -121,9 +141,14 @@ def _fit(job: _Job, num_workers: int) -> None:
             ) from error
 
 
+def _start_limit_s() -> int:
+    """Return how long a group of workers may wait for its places: as long as a run waits for nodes."""
+    return max(patience_s(), _LEAST_START_S)
+
+
 def _no_room(run: str, num_workers: int) -> str:
     return (
-        f"{run}: there was no room for {num_workers} workers within {patience_s()} s (EMI_RAY_WAIT_S); "
+        f"{run}: there was no room for {num_workers} workers within {_start_limit_s()} s (EMI_RAY_WAIT_S); "
         f"the cluster has {whole_cluster()}. Name fewer with --workers, or start more nodes and repeat the command: "
         "it resumes from its last checkpoint."
     )
@@ -133,7 +158,7 @@ def _trainer(job: _Job, num_workers: int) -> TorchTrainer:
     plan = job.plan
     # Every report of a checkpoint blocks for this interval. Ray's default of 2 s can be as long as a training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(min(_START_S, max(1, patience_s())))
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_start_limit_s())
     # All workers compute on the same kind of device: nccl needs a GPU for each worker, gloo runs on CPUs.
     enough_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
     return TorchTrainer(
@@ -150,9 +175,8 @@ def _trainer(job: _Job, num_workers: int) -> TorchTrainer:
             name=plan.key,
             storage_path=plan.workspace.path(f"{plan.folder}/ray"),
             storage_filesystem=plan.workspace.filesystem,
-            failure_config=FailureConfig(
-                max_failures=_MAX_FAILURES, controller_failure_limit=max(0, ceil(patience_s() / _START_S) - 1)
-            ),
+            # The limit of the controller counts over the whole life of a run, so its failures are counted in _fit.
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES, controller_failure_limit=0),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -226,11 +250,13 @@ def _last_state() -> dict[str, Any] | None:
 
 
 @contextmanager
-def _listening(run: str, on_progress: Callable[[str, Mapping[str, Any]], None]) -> Iterator[Inbox]:
+def _listening(
+    run: str, num_workers: int, on_progress: Callable[[str, Mapping[str, Any]], None]
+) -> Iterator[Inbox]:
     """Yield an inbox; while the block runs, a thread of this process passes its messages to ``on_progress`` and
     watches the places of the workers.
     """
-    inbox, over, places = Inbox(), threading.Event(), WorkerPlaces(run)
+    inbox, over, places = Inbox(), threading.Event(), WorkerPlaces(run, num_workers)
 
     def listen() -> None:
         while True:
@@ -250,5 +276,7 @@ def _listening(run: str, on_progress: Callable[[str, Mapping[str, Any]], None]) 
         yield inbox
     finally:
         over.set()
-        listener.join()
+        listener.join(_LEAVE_S)  # without the cluster's head a call may never return
         inbox.close()
+        with suppress(ray.exceptions.RayError):
+            places.close()

@@ -1,9 +1,9 @@
 """The features of one command, which all of its trainings share. Each store is read once, by a Ray task.
 
 On a cluster they are in Ray's object store, which copies them to the nodes that need them. In a local session all
-processes map the same memory instead: a reader would otherwise hold the features twice while they are copied into the
-object store, which takes at most 30 % of the memory and writes the rest to the disk. Features that do not fit into
-memory are in a temporary file, whose pages the kernel can write to the disk.
+processes map the same memory instead. Copying the features into the object store would take their memory twice, and
+that store is limited to 30 % of the memory. Features that do not fit into memory are in a temporary file, whose pages
+the kernel can write to the disk.
 """
 
 import json
@@ -27,6 +27,7 @@ from emi_ray.runtime import CORES
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.clip_data import PackedFeatures
 from emi_ray.training.data.packed_reading import read_packed
+from emi_ray.training.data.shared_file import SharedFile, create_in_memory, create_on_disk
 
 MAX_RETRIES = 3
 """How often Ray repeats a task after its process or its node was lost."""
@@ -34,8 +35,8 @@ MAX_RETRIES = 3
 _PREFIX = "emi-ray-features-"
 
 _LARGE = 1 / 3
-"""Share of the available memory above which features are large: a reader holds them twice while it copies them, and
-the pages of the store should not be kept beside them."""
+"""Share of the available memory above which features are large: they are not held twice, as for a copy into the
+object store, nor are the pages of the store kept beside them."""
 
 _FITTING = 1 / 2
 """Share of the available memory that shared features may take; the rest is for the trainings."""
@@ -47,17 +48,18 @@ class MappedFeatures:
 
     Attributes:
         packed: the features without their values.
-        path: the file.
+        file: the file.
         shape: shape of the values, (sum of steps, D).
     """
 
     packed: PackedFeatures
-    path: str
+    file: SharedFile
     shape: tuple[int, int]
 
     def open(self) -> PackedFeatures:
         """Map the values."""
-        values = np.memmap(self.path, self.packed.values.dtype, "r", shape=self.shape)
+        with self.file.open("rb") as file:
+            values = np.memmap(file, self.packed.values.dtype, "r", shape=self.shape)
         return replace(self.packed, values=np.asarray(values))
 
 
@@ -74,15 +76,14 @@ class SharedFeatures:
     num_bytes: int
     _references: dict[str, Any] = field(default_factory=dict)
     _in_memory: bool = False
-    _memory_files: dict[str, int] = field(default_factory=dict)
+    _descriptors: list[int] = field(default_factory=list)
     _folder: Path | None = None
 
     def __post_init__(self) -> None:
         if not ray.cluster_resources().get(CORES):  # a cluster
             return
-        # Files in memory exist on Linux. They vanish with this process, also if it is killed.
-        fits = self.num_bytes <= _FITTING * available_memory()
-        self._in_memory = fits and hasattr(os, "memfd_create")
+        # Files in memory are freed with this process, also if it is killed.
+        self._in_memory = self.num_bytes <= _FITTING * available_memory() and _has_memory_files()
         if not self._in_memory and _is_large(self.num_bytes) and _fits_on_disk(self.num_bytes):
             _remove_leftovers()
             self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
@@ -95,34 +96,40 @@ class SharedFeatures:
             # Reading waits for the disk most of the time, so it reserves only a tenth of a core.
             read = ray.remote(num_cpus=0.1, max_retries=MAX_RETRIES)(_read)
             self._references[key] = read.remote(
-                store, self.clips, max_steps, extras, self._new_file(key), self.num_bytes
+                store, self.clips, max_steps, extras, self._new_file(), self.num_bytes
             )
         return self._references[key]
 
-    def _new_file(self, key: str) -> Path | None:
-        """Return the path of a new file for features; None if they are to be in Ray's object store."""
+    def _new_file(self) -> SharedFile | None:
+        """Create a file for features; None if they are to be in Ray's object store."""
         if self._in_memory:
-            self._memory_files[key] = os.memfd_create(_PREFIX)
-            return Path(f"/proc/{os.getpid()}/fd/{self._memory_files[key]}")
-        return None if self._folder is None else self._folder / str(len(self._references))
+            file, descriptor = create_in_memory()
+            self._descriptors.append(descriptor)
+            return file
+        if self._folder is None:
+            return None
+        return create_on_disk(self._folder / str(len(self._references)))
 
     def close(self) -> None:
-        """Remove the files. Processes that have mapped them keep them until they end."""
-        references = list(self._references.values())
-        if not references or not (self._in_memory or self._folder):
+        """Remove the files. Processes that have opened or mapped them keep them until they end."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+        if self._folder is None:
             return
-        _, unread = ray.wait(references, num_returns=len(references), timeout=0)
-        for key, file in self._memory_files.items():
-            # The number of a closed file is given to the next one, which a late reader would overwrite.
-            if self._references[key] not in unread:
-                os.close(file)
-        self._memory_files.clear()
-        if self._folder is not None:
-            # After an error some may not be read yet, and would be read into a folder that nobody removes. Ray 2.60
-            # may crash when a task is cancelled that has just ended.
-            for reference in unread:
-                ray.cancel(reference)
-            shutil.rmtree(self._folder, ignore_errors=True)
+        # After an error some may not be read yet. Ray 2.60 may crash when a task is cancelled that has just ended.
+        references = list(self._references.values())
+        unread = ray.wait(references, num_returns=len(references), timeout=0)[1] if references else []
+        for reference in unread:
+            ray.cancel(reference)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _has_memory_files() -> bool:
+    try:
+        os.close(create_in_memory()[1])
+    except OSError:
+        return False
+    return True
 
 
 def opened(features: PackedFeatures | MappedFeatures) -> PackedFeatures:
@@ -130,11 +137,15 @@ def opened(features: PackedFeatures | MappedFeatures) -> PackedFeatures:
     return features.open() if isinstance(features, MappedFeatures) else features
 
 
-def num_bytes_of(store: FeatureStore) -> int:
-    """Return the size in memory of all features of a store, computed from its record without reading them."""
+def num_bytes_of(store: FeatureStore, num_extras: int = 0) -> int:
+    """Return the size in memory of all features of a store, computed from its record without reading them.
+
+    Args:
+        num_extras: number of extra columns that are appended as further dimensions.
+    """
     # pc.sum of an empty column is null.
     steps = int(pc.sum(store.held.record()["num_steps"]).as_py() or 0)
-    return steps * store.feature_dim * store.dtype.itemsize
+    return steps * (store.feature_dim + num_extras) * store.dtype.itemsize
 
 
 def _is_large(num_bytes: int) -> bool:
@@ -154,7 +165,7 @@ def _read(
     clips: pa.Table,
     max_steps: int | None,
     extras: Sequence[str],
-    file: Path | None,
+    file: SharedFile | None,
     num_bytes: int,
 ) -> PackedFeatures | MappedFeatures:
     """Read the features of a store; runs as a Ray task.
@@ -166,17 +177,18 @@ def _read(
     ids = clips["clip_id"].combine_chunks()
     is_large = _is_large(num_bytes)
     if file is not None:
-        packed = read_packed(store, ids, file, max_steps, extras, keep_pages=not is_large)
+        with file.open("r+b") as opened_file:
+            packed = read_packed(store, ids, opened_file, max_steps, extras, keep_pages=not is_large)
         if not isinstance(packed.values, np.memmap):  # no clip has features
             return packed
         without = replace(packed, values=np.empty((0, packed.feature_dim), packed.values.dtype))
-        return MappedFeatures(without, str(file), packed.values.shape)
+        return MappedFeatures(without, file, packed.values.shape)
     if not (is_large and _fits_on_disk(num_bytes)):
         return read_packed(store, ids, max_steps=max_steps, extras=extras)
     # Ray copies the result into its object store, so that an array in this process would need the memory twice. The
     # kernel may write the pages of a file to the disk.
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as temporary:
-        packed = read_packed(store, ids, Path(temporary) / "features", max_steps, extras, keep_pages=False)
+    with tempfile.TemporaryFile(buffering=0) as temporary:
+        packed = read_packed(store, ids, temporary, max_steps, extras, keep_pages=False)
     # The mapping outlives the name of its file. Ray would pickle anything but a plain array, which is another copy.
     return replace(packed, values=np.asarray(packed.values))
 

@@ -59,6 +59,10 @@ def test_paper_stands_beside_a_run_on_its_features_its_split_and_its_clips() -> 
         (basis(load_recipe("f2").model_copy(update={"split": "expanded"})), ["on another split"]),
         (basis(load_recipe("f3").model_copy(update={"split": "official"})), ["on another split"]),
         (basis(load_recipe("f2", ["training.epochs=3"])), ["with other settings"]),
+        (
+            basis(load_recipe("t3-gte-lstm"), text={"extractor": "gte-base-tokens"}),
+            ["the paper does not say all its features"],
+        ),
         (basis(load_recipe("second-place")), ["the paper does not say all its features"]),
         (basis(load_recipe("f2").model_copy(update={"name": "mine"})), ["with other settings"]),
     ],

@@ -9,13 +9,14 @@ import ray
 from planted import planted_workspace
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.errors import UserError
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training import shared_features
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.packed_reading import read_clip_data, read_packed
+from emi_ray.training.data.shared_file import create_on_disk
 from emi_ray.training.shared_features import SharedFeatures, _read, num_bytes_of, opened
 from emi_ray.workspace import Workspace
 
@@ -46,8 +47,12 @@ def test_features_are_read_aligned_to_the_corpus(workspace):
 def test_a_mapped_file_holds_the_same(workspace, tmp_path):
     ids = workspace.clips()["clip_id"].combine_chunks()
     for modality, store in stores_of_f2(workspace).items():
-        plain, mapped = read_packed(store, ids), read_packed(store, ids, tmp_path / modality)
-        assert isinstance(mapped.values, np.memmap)
+        plain = read_packed(store, ids)
+        with create_on_disk(tmp_path / modality).open("r+b") as file:
+            mapped = read_packed(store, ids, file)
+            assert isinstance(mapped.values, np.memmap)
+            file.seek(0)
+            read_packed(store, ids, file)  # as after a lost attempt, while the first one is mapped
         np.testing.assert_array_equal(mapped.values, plain.values)
 
 
@@ -57,10 +62,17 @@ def test_features_that_fit_into_memory_are_shared_there_and_leave_nothing(worksp
     expected = _read(store, clips, None, (), None, 0)
     shared = SharedFeatures(ray.put(clips), num_bytes_of(store))
     mapped = ray.get(shared.of(store, None, ()))
-    assert mapped.path.startswith(f"/proc/{os.getpid()}/fd/")
+    assert mapped.file.path.startswith(f"/proc/{os.getpid()}/fd/")
     found = opened(mapped)
     shared.close()
-    assert not Path(mapped.path).exists()
+    descriptor = os.memfd_create("the next file with that number")
+    os.write(descriptor, b"not to be touched")
+    for mode in ("rb", "r+b"):
+        with pytest.raises(EmiRayError, match="has ended"):
+            mapped.file.open(mode)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    assert os.read(descriptor, 100) == b"not to be touched"
+    os.close(descriptor)
     np.testing.assert_array_equal(found.values, expected.values)  # a process that has mapped them keeps them
 
 
@@ -71,16 +83,16 @@ def test_features_that_do_not_fit_into_memory_are_shared_on_the_disk(workspace, 
     shared = SharedFeatures(ray.put(clips), num_bytes_of(store))
     mapped = ray.get(shared.of(store, None, ()))
     found = opened(mapped)
-    assert Path(mapped.path).is_file()
+    assert Path(mapped.file.path).is_file()
     shared.close()
-    assert not Path(mapped.path).parent.exists()
+    assert not Path(mapped.file.path).parent.exists()
     np.testing.assert_array_equal(found.values, expected.values)
 
 
 def test_features_that_fill_the_memory_are_read_through_a_file(workspace, monkeypatch, tmp_path):
     store, clips = stores_of_f2(workspace)["audio"], workspace.clips()
     expected = _read(store, clips, None, (), None, 0)
-    mapped = _read(store, clips, None, (), tmp_path / "values", 0)
+    mapped = _read(store, clips, None, (), create_on_disk(tmp_path / "values"), 0)
     assert len(pickle.dumps(mapped)) < expected.values.nbytes
     monkeypatch.setattr(shared_features, "available_memory", lambda: 1)
     through_a_file = _read(store, clips, None, (), None, 100)
@@ -147,7 +159,6 @@ def test_parts_whose_clips_are_all_in_an_earlier_part_are_passed_over(tmp_path, 
     parts = store.parts()
     tables = (table for part in parts for table in store.held._read_part(part))
     store.held._write_grouped(f"{store.folder}/part-0000000000000000.parquet", tables)
-    packed = read_packed(
-        store, pa.array(["c", "a", "b"]), tmp_path / "cache" if in_file else None, None, extras
-    )
+    file = create_on_disk(tmp_path / "values").open("r+b") if in_file else None
+    packed = read_packed(store, pa.array(["c", "a", "b"]), file, None, extras)
     assert [packed.of(clip)[:, 0].tolist() for clip in range(3)] == [[99.0] * 3, [97.0] * 3, [98.0] * 3]

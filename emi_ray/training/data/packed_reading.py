@@ -1,7 +1,7 @@
 """Read the features of clips from stores into packed memory, or into a file that processes map."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ def read_clip_data(
 def read_packed(
     store: FeatureStore,
     clip_ids: pa.Array,
-    file: Path | None = None,
+    file: BinaryIO | None = None,
     max_steps: int | None = None,
     extras: Sequence[str] = (),
     keep_pages: bool = True,
@@ -53,7 +53,9 @@ def read_packed(
     """Read the features of some clips from a store into packed memory, in the order of ``clip_ids``.
 
     Args:
-        file: file of this machine that receives the values, which are then a mapping of it; None returns an array.
+        file: file without a buffer, open for reading and writing, that receives the values, which are then a mapping
+            of it; None returns an array. If it holds the same features already, as after a lost attempt, they do not
+            change meanwhile.
         max_steps: maximum number of steps of a clip; later ones are not read.
         extras: columns with one number per step that are appended as the last dimensions.
         keep_pages: whether the kernel may keep the store's own pages in memory, for other readers.
@@ -138,8 +140,8 @@ class _File:
     separately, and a full disk is an error instead of the end of the process.
     """
 
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype, path: Path) -> None:
-        self._path, self._file = path, path.open("wb", buffering=0)
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype, file: BinaryIO) -> None:
+        self._file = file
         self._shape, self._dtype = shape, dtype
         self.num_steps = 0
 
@@ -150,8 +152,7 @@ class _File:
         self.num_steps += len(steps)
 
     def finish(self) -> np.ndarray:
-        self._file.close()
-        return np.memmap(str(self._path), self._dtype, "r", shape=self._shape)
+        return np.memmap(self._file, self._dtype, "r", shape=self._shape)
 
 
 def _refuse_infinite(store: FeatureStore, clip_ids: pa.Array, counts: np.ndarray, steps: np.ndarray) -> None:
