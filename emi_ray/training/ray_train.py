@@ -116,11 +116,13 @@ def _fit(job: _Job, num_workers: int) -> None:
     Ray Train starts its workers again within a second, also on a dying node, whose death Ray notices only after some
     seconds. Its limited number of retries is then used up although the run is not to blame.
     """
+    # Settled once: with a node lost for a while, a run on GPUs would otherwise continue on CPUs.
+    on_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
     num_losses = num_bad_starts = 0
     while True:
         watch = NodeWatch()
         try:
-            _trainer(job, num_workers).fit()
+            _trainer(job, num_workers, on_gpus).fit()
             return
         except ray.train.TrainingFailedError as error:
             start_error = getattr(error, "controller_failure", None)
@@ -154,21 +156,20 @@ def _no_room(run: str, num_workers: int) -> str:
     )
 
 
-def _trainer(job: _Job, num_workers: int) -> TorchTrainer:
+def _trainer(job: _Job, num_workers: int, on_gpus: bool) -> TorchTrainer:
     plan = job.plan
     # Every report of a checkpoint blocks for this interval. Ray's default of 2 s can be as long as a training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(_start_limit_s())
-    # All workers compute on the same kind of device: nccl needs a GPU for each worker, gloo runs on CPUs.
-    enough_gpus = ray.cluster_resources().get("GPU", 0) >= num_workers
     return TorchTrainer(
         _train_on_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if enough_gpus else "gloo"),
+        # All workers compute on the same kind of device: nccl needs a GPU for each worker, gloo runs on CPUs.
+        torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
-            use_gpu=enough_gpus,
-            resources_per_worker=None if enough_gpus else {"CPU": 1},
+            use_gpu=on_gpus,
+            resources_per_worker=None if on_gpus else {"CPU": 1},
         ),
         # A trainer of this name and place continues from the last checkpoint there.
         run_config=RunConfig(

@@ -156,3 +156,29 @@ def test_a_run_that_ray_train_gives_up_says_the_cause_and_no_traceback():
     assert _cause_of(group).endswith("KeyError: 'x'")
     assert "Traceback" not in _cause_of(group)
     assert _cause_of(ControllerError(ValueError("no placement"))) == "ValueError: no placement"
+
+
+def test_a_run_on_gpus_stays_on_them_after_the_loss_of_a_node(monkeypatch):
+    import ray
+
+    from emi_ray.training import ray_train
+
+    class DyingNodes:
+        died = ("10.0.0.2",)
+
+        def await_fate(self):
+            pass
+
+    class Trainer:
+        def fit(self):
+            if len(chosen) == 1:
+                raise ray.train.TrainingFailedError("lost")
+
+    gpus, chosen = iter([2.0, 1.0]), []
+    monkeypatch.setattr(ray_train, "NodeWatch", DyingNodes)
+    monkeypatch.setattr(ray_train.ray, "cluster_resources", lambda: {"GPU": next(gpus)})
+    monkeypatch.setattr(
+        ray_train, "_trainer", lambda job, workers, on_gpus: (chosen.append(on_gpus), Trainer())[1]
+    )
+    ray_train._fit(None, 2)
+    assert chosen == [True, True]
