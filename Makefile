@@ -19,7 +19,8 @@ test: $(READY)  ## Every test but those of test-long
 
 # Nodes, heads and stores that die under whole commands.
 LONG := tests/cluster/test_verbs_without_nodes.py tests/cluster/test_node_deaths.py \
-	tests/object_store/test_extraction.py tests/training/test_killed_driver.py tests/jobs
+	tests/object_store/test_extraction.py tests/runtime/test_worker_places.py tests/training/test_killed_driver.py \
+	tests/jobs
 
 test-long: $(READY)  ## The few tests that take minutes each
 	for file in $(LONG); do EMI_RAY_LONG_TESTS=1 $(BIN)/pytest $$file || exit 1; done

@@ -102,6 +102,7 @@ def test_without_room_for_the_workers_the_run_ends_with_a_sentence(tmp_path, mon
     assert "no room for 2 workers within 3 s (EMI_RAY_WAIT_S); the cluster has 8 CPU" in str(problem)
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_while_its_group_starts_is_replaced(tmp_path, monkeypatch, caplog):
     from ray.train.torch.config import _TorchBackend
 
