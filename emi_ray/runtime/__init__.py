@@ -6,7 +6,7 @@ head_watch.py    detect the loss of a cluster's head while a command runs
 node_watch.py    detect nodes that die or join while a command runs
 nodes.py         the resources of the nodes, and whether all of them can read the workspace
 ray_errors.py    results of remote functions, and the meaning of Ray's errors
-worker_places.py the places of Ray Train's workers: freed where Ray forgets to, and waits for them
+worker_places.py placement groups of Ray Train: those left behind are removed, a long wait is reported
 """
 
 from emi_ray.runtime.nodes import CORES, Machine, machine, on_every_node, require_shared

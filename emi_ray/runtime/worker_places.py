@@ -1,13 +1,13 @@
-"""The places of Ray Train's workers: they are freed where Ray Train forgets to, and a wait for them is reported.
+"""Placement groups of Ray Train: those that it leaves behind are removed, and a long wait for one is reported.
 
 If a worker dies while its group starts, Ray Train (2.60, ``WorkerGroup._start``) may not remove the placement group.
-Its places then stay reserved as long as the driver lives, and the cluster may have no room for the next group.
+Its resources then stay reserved as long as the driver lives, and the cluster may have no room for the next group.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -32,7 +32,7 @@ class WorkerPlaces:
     name: str
     num_workers: int
     clock: Callable[[], float] = time.monotonic
-    _others: frozenset[str] = frozenset()
+    _others: frozenset[str] = field(init=False)
     _looked_at: float = float("-inf")
     _waiting_since: float | None = None
     _is_said: bool = False
@@ -41,7 +41,9 @@ class WorkerPlaces:
         self._others = frozenset(_groups_of_this_job())
 
     def update(self) -> None:
-        """Free places that no worker uses any more, and report a long wait; does so every few seconds at most."""
+        """Remove groups that no worker uses any more, and report a long wait. Calls within three seconds of the
+        last one do nothing.
+        """
         if self.clock() - self._looked_at < _EVERY_S:
             return
         self._looked_at = self.clock()
@@ -55,7 +57,7 @@ class WorkerPlaces:
         self._report_wait(wanted)
 
     def close(self) -> None:
-        """Free all places; called when the run has ended."""
+        """Remove all groups of the run, which has ended."""
         self._free(self._groups())
 
     def _groups(self) -> dict[str, Mapping[str, Any]]:

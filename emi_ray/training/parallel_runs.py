@@ -67,7 +67,7 @@ class ParallelRuns:
     on_progress: OnProgress
     settle: Callable[..., None]
     _encoders: dict[str, Any] = field(default_factory=dict)
-    _bytes: dict[str, int] = field(default_factory=dict)
+    _bytes: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _environment: dict[str, Any] = field(default_factory=dict)
 
     def run(self, on_plan: Callable[[int, int], None]) -> None:
@@ -79,7 +79,7 @@ class ParallelRuns:
         with ExitStack() as ending:
             ending.callback(inbox.close)
             sized = self._size()
-            self._features = SharedFeatures(self._clips, self._shared_bytes())
+            self._features = SharedFeatures(self._clips, sum(self._bytes.values()))
             ending.callback(self._features.close)
             jobs = {job.key: job for plan in self.plans.values() for job in encoder_jobs(plan)}
             # Discarded before any task starts, because a task that is repeated after a crash must find its own
@@ -99,23 +99,17 @@ class ParallelRuns:
         largest = max(self._bytes_of(plan, plan.stores) for plan in self.plans.values())
         return size_jobs(largest, None, self.gpus_per_run, smallest_gpu_bytes())
 
-    def _shared_bytes(self) -> int:
-        """Return the size of all features of the command; a store is read once per choice of steps and extras."""
-        read = {
-            (store.folder, plan.max_steps.get(stream), plan.recipe.encoders[stream].extras): store
-            for plan in self.plans.values()
-            for stream, store in plan.stores.items()
-        }
-        return sum(num_bytes_of(store, len(extras)) for (_, _, extras), store in read.items())
-
     def _bytes_of(self, plan: RunPlan, streams: Iterable[Any]) -> int:
-        """Return the size in memory of the features of some encoders; each store is queried once per command."""
-        total = 0
-        for store in (plan.stores[stream] for stream in streams if stream in plan.stores):
-            if store.folder not in self._bytes:
-                self._bytes[store.folder] = num_bytes_of(store)
-            total += self._bytes[store.folder]
-        return total
+        """Return the size in memory of the features of some encoders. The sizes are kept: one for each way in which
+        a store is read, with other limits or extra columns.
+        """
+        keys = []
+        for stream in [stream for stream in streams if stream in plan.stores]:
+            store, extras = plan.stores[stream], plan.recipe.encoders[stream].extras
+            keys.append((store.folder, plan.max_steps.get(stream), extras))
+            if keys[-1] not in self._bytes:
+                self._bytes[keys[-1]] = num_bytes_of(store, len(extras))
+        return sum(self._bytes[key] for key in keys)
 
     def _cost(self, plan: RunPlan, streams: Iterable[Any]) -> tuple[bool, int]:
         """Return the sort key of a training: backbones first, then by the features read over all epochs.

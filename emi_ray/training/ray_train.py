@@ -44,7 +44,7 @@ _LEAVE_S = 5.0
 _MAX_FAILURES = 3
 
 _LEAST_START_S = 60
-"""Time that starting a group of workers may take on a free cluster."""
+"""Least time limit in seconds for the start of a group of workers, also if ``EMI_RAY_WAIT_S`` is shorter."""
 
 
 def train_distributed(
@@ -255,7 +255,7 @@ def _listening(
     run: str, num_workers: int, on_progress: Callable[[str, Mapping[str, Any]], None]
 ) -> Iterator[Inbox]:
     """Yield an inbox; while the block runs, a thread of this process passes its messages to ``on_progress`` and
-    watches the places of the workers.
+    watches the placement groups of the workers.
     """
     inbox, over, places = Inbox(), threading.Event(), WorkerPlaces(run, num_workers)
 

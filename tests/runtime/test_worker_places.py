@@ -1,4 +1,4 @@
-"""The places of Ray Train's workers: what it forgot to free, and what it waits for."""
+"""Placement groups that Ray Train leaves behind are removed, and a lack of room for workers is reported."""
 
 import logging
 import os

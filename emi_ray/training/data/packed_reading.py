@@ -53,9 +53,9 @@ def read_packed(
     """Read the features of some clips from a store into packed memory, in the order of ``clip_ids``.
 
     Args:
-        file: file without a buffer, open for reading and writing, that receives the values, which are then a mapping
-            of it; None returns an array. If it holds the same features already, as after a lost attempt, they do not
-            change meanwhile.
+        file: unbuffered file, open for reading and writing, that receives the values; they are returned as a mapping
+            of it. None returns an array. The file is not truncated first, so that a repeated attempt, which writes
+            the same bytes, does not disturb processes that have mapped it.
         max_steps: maximum number of steps of a clip; later ones are not read.
         extras: columns with one number per step that are appended as the last dimensions.
         keep_pages: whether the kernel may keep the store's own pages in memory, for other readers.

@@ -13,7 +13,7 @@ _PREFIX = "emi-ray-"
 
 @dataclass(frozen=True)
 class SharedFile:
-    """The place of a file, which processes that did not create it open by path.
+    """A file that other processes than its creator open by path.
 
     Attributes:
         path: path of the file.
@@ -29,13 +29,14 @@ class SharedFile:
         Raises:
             EmiRayError: the file is gone, or another one has taken the number of its descriptor.
         """
+        ended = EmiRayError(f"The command that shared {self.path} has ended.")
         try:
             file = open(self.path, mode, buffering=0)  # noqa: SIM115 - the caller closes it
         except FileNotFoundError as error:
-            raise EmiRayError(f"The command that shared {self.path} has ended.") from error
+            raise ended from error
         if self.name and self.name not in os.readlink(f"/proc/self/fd/{file.fileno()}"):
             file.close()
-            raise EmiRayError(f"The command that shared {self.path} has ended.")
+            raise ended
         return file
 
 
