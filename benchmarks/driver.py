@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from emi_ray.corpus.setup import init_workspace
-from emi_ray.extraction import extract
+from emi_ray.extraction.run import extract
 from emi_ray.extractors import Extractor, Features
 from emi_ray.media.clip import DecodedClip
 from emi_ray.runtime import ray_session

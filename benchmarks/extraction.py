@@ -26,9 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.extraction import extract
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.run import propose_pools
+from emi_ray.extraction.run import extract, propose_pools
 from emi_ray.extractors import Extractor
 from emi_ray.media.clip import DecodedClip
 from emi_ray.media.decode import decode_clip

@@ -14,9 +14,8 @@ from transformers import AutoModel, AutoTokenizer
 from emi_ray.config import CorpusSettings, WorkspaceConfig
 from emi_ray.corpus.listing import Listing
 from emi_ray.corpus.manifest import validate_corpus
-from emi_ray.extraction import extract
 from emi_ray.extraction.pipeline import plan_pipeline
-from emi_ray.extraction.run import propose_pools
+from emi_ray.extraction.run import extract, propose_pools
 from emi_ray.runtime import ray_session
 from emi_ray.settings import validate
 from emi_ray.workspace import CLIPS, Workspace

@@ -30,7 +30,7 @@ from extraction_inputs import save_models
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.corpus.demo import render_demo
-from emi_ray.extraction import extract
+from emi_ray.extraction.run import extract
 from emi_ray.pretrained_weights.loading import best_dtype, use_tf32
 from emi_ray.runtime import ray_session
 from emi_ray.schema import EMOTION_LABELS, Modality, clips_schema

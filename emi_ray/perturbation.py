@@ -17,8 +17,8 @@ from scipy.io import wavfile
 from emi_ray.corruptions import add_noise, with_word_errors
 from emi_ray.errors import UserError
 from emi_ray.evaluation import RunData, predict_from_stores, read_run, transcripts_of
-from emi_ray.extraction import extract
 from emi_ray.extraction.pending import what_changed
+from emi_ray.extraction.run import extract
 from emi_ray.extractors.base import fingerprint
 from emi_ray.media.clip import unpack_clip
 from emi_ray.media.isolation import DecodeProcess

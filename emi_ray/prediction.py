@@ -16,9 +16,9 @@ from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.ensembles import describe_models, is_ensemble, load_ensemble
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, predict_corpus_clips, write_submission
-from emi_ray.extraction import extract
 from emi_ray.extraction.pending import what_changed
 from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.run import extract
 from emi_ray.model_extractors import config_of, extraction_rounds, recognition_config
 from emi_ray.new_clips import Record, Round, Written, place_of, read_record, read_sources
 from emi_ray.output import write_output

@@ -12,7 +12,7 @@ from emi_ray.corpus.setup import init_workspace
 from emi_ray.corruptions import add_noise, with_word_errors
 from emi_ray.errors import UserError
 from emi_ray.evaluation import evaluate_single_run
-from emi_ray.extraction import extract
+from emi_ray.extraction.run import extract
 from emi_ray.perturbation import measure_perturbed
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.reporting.robustness_section import robustness_tables

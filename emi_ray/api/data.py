@@ -77,7 +77,7 @@ def extract(
         >>> summary.stages["text"].ok, summary.stages["text"].failed
         (48, 0)
     """
-    from emi_ray import extraction
+    from emi_ray.extraction import run as extraction
     from emi_ray.runtime import ray_session
 
     target = workspace_of(workspace)
@@ -99,7 +99,7 @@ def plan_extraction(
     Raises:
         UserError: a setting is invalid, weights are not available, or the corpus has no clips.
     """
-    from emi_ray import extraction
+    from emi_ray.extraction import run as extraction
     from emi_ray.runtime import ray_session
 
     target = workspace_of(workspace)

@@ -48,7 +48,7 @@ def run(
 
     Example: emi-ray run f1 f2 -w work --corpus vidmimic2 --source /data/hume
     """
-    from emi_ray import extraction
+    from emi_ray.extraction import run as extraction
     from emi_ray.runtime import ray_session
     from emi_ray.training.data.input_hashes import require_labels
 

@@ -13,7 +13,3 @@ isolation.py        a child process for clips that may end their process
 maintenance.py      merges small parts during and after a run
 run_record.py, summary.py   counts and timings of a run by stage, and their file
 """
-
-from emi_ray.extraction.run import check, extract, plan
-
-__all__ = ["check", "extract", "plan"]

@@ -209,6 +209,7 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
             gets ahead of the others; -1 starts with those that are ready.
     """
     context = DataContext.get_current()
+    context.enable_progress_bars = False  # the terminal has our own
     # Ray Data ends a run that makes no progress, and a legitimate long batch must not look like that.
     context.execution_no_progress_timeout_s = max(1800, int(2 * longest_batch_s))
     context.wait_for_min_actors_s = wait_for_actors_s

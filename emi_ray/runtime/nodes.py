@@ -13,6 +13,9 @@ from emi_ray.workspace import CONFIG, Workspace
 CORES = "cores"
 """Custom resource with the number of physical cores of a local session, which has more logical CPUs."""
 
+READERS = "readers"
+"""Custom resource of a local session: the number of tasks that read features at the same time."""
+
 _POLL_S = 2.0
 _LOG = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from emi_ray.errors import EmiRayError
 from emi_ray.runtime.address import check_cluster, resolve
 from emi_ray.runtime.head_watch import HeadLost, HeadWatch
 from emi_ray.runtime.metrics import exporting_metrics
-from emi_ray.runtime.nodes import CORES, await_nodes
+from emi_ray.runtime.nodes import CORES, READERS, await_nodes
 from emi_ray.runtime.ray_errors import in_a_sentence
 
 MIN_LOGICAL_CPUS = 8
@@ -91,7 +91,7 @@ def _local(num_gpus: int | None, streaming: bool) -> Iterator[None]:
             # The number of physical cores is passed as a custom resource, because logical CPUs may exceed it.
             num_cpus=max(MIN_LOGICAL_CPUS, cores),
             num_gpus=num_gpus,
-            resources={CORES: cores},
+            resources={CORES: cores, READERS: cores},
             object_store_memory=cores * STREAMING_STORE_BYTES_PER_CORE if streaming else None,
             include_dashboard=False,
             **_QUIET,
@@ -256,9 +256,7 @@ def _quiet() -> Iterator[None]:
     continue.
     """
     from ray._private import worker
-    from ray.data import DataContext
 
-    DataContext.get_current().enable_progress_bars = False
     logging.getLogger("emi_ray").addHandler(nowhere := logging.NullHandler())
     # Small corpora have fewer blocks than actors, and only `ray_remote_args` can limit retries in Ray 2.60.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")

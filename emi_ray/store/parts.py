@@ -29,7 +29,9 @@ PART, RAW = "part-{}.parquet", "_raw-{}"
 pandas, DuckDB and ``datasets`` ignore it, because its name begins with an underscore and has no suffix."""
 
 _INDEX_FROM, _THREADS = 8, 32  # the index is rewritten when it lacks at least _INDEX_FROM parts
-_AHEAD, _ATTEMPTS = 3, 5
+_ATTEMPTS = 5
+TABLES_AHEAD = 3
+"""Number of tables that are read at the same time."""
 
 Result = TypeVar("Result")
 
@@ -103,7 +105,7 @@ class PartFolder:
         doomed: dict[str, list[str]] = {}
         for part, clip_id in zip(rows["part"].to_pylist(), rows["clip_id"].to_pylist(), strict=True):
             doomed.setdefault(part, []).append(clip_id)
-        with ThreadPoolExecutor(_AHEAD) as pool:
+        with ThreadPoolExecutor(TABLES_AHEAD) as pool:
             list(pool.map(self._discard, doomed, doomed.values()))
 
     def tidy(self) -> None:
@@ -238,7 +240,7 @@ class PartFolder:
                 drop_pages(self.workspace.path(part))
             return self.modern(table, columns)
 
-        return ahead(read, units(), _AHEAD)
+        return ahead(read, units(), TABLES_AHEAD)
 
     def _repeated_whole(self, stamps: Mapping[str, str]) -> pa.Table | None:
         """Return all rows of all parts if the index has them."""

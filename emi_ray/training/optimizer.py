@@ -1,5 +1,6 @@
 """The optimiser and the learning-rate schedule of a recipe."""
 
+import inspect
 import math
 from typing import Any
 
@@ -12,6 +13,20 @@ from emi_ray.models.fusion import Regressor
 from emi_ray.recipe.sections import TrainingSettings
 
 Scheduler = ReduceLROnPlateau | LambdaLR | None
+
+
+class EagerAdamW(AdamW):
+    """AdamW that cannot be compiled with ``torch.compile``; otherwise equal.
+
+    At their first call, these methods of torch's optimisers import ``torch._dynamo`` and sympy, to exclude themselves
+    from compilation. The import takes 1.4 s in every training process, and nothing here is compiled.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(AdamW.step))
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
 
 
 def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
@@ -27,7 +42,7 @@ def build_optimizer(model: Regressor, training: TrainingSettings) -> Optimizer:
     ]
     # Fused AdamW is faster; it is only used if all parameters are float32.
     fused = all(p.dtype == torch.float32 for group in groups for p in group["params"])
-    return AdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=fused)
+    return EagerAdamW(groups, lr=training.lr, weight_decay=training.weight_decay, fused=fused)
 
 
 def build_scheduler(optimizer: Optimizer, training: TrainingSettings) -> Scheduler:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 from emi_ray.errors import EmiRayError
-from emi_ray.runtime import CORES
+from emi_ray.runtime import CORES, machine
 from emi_ray.storage import in_words
 from emi_ray.training.data.clip_data import join_clips
 from emi_ray.training.inbox import Inbox, OnProgress
@@ -79,8 +79,6 @@ class ParallelRuns:
         with ExitStack() as ending:
             ending.callback(inbox.close)
             sized = self._size()
-            self._features = SharedFeatures(self._clips, sum(self._bytes.values()))
-            ending.callback(self._features.close)
             jobs = {job.key: job for plan in self.plans.values() for job in encoder_jobs(plan)}
             # Discarded before any task starts, because a task that is repeated after a crash must find its own
             # state.
@@ -89,9 +87,14 @@ class ParallelRuns:
                     ResumeState(workspace, key).forget()
             at_once = min(sized.concurrent, max(len(jobs), len(self.plans)))
             on_plan(len(self.plans), at_once)
+            imports: list[Any] = []
             if ray.cluster_resources().get(CORES) and not sized.gpus:
-                _start_processes(at_once, sized)
+                imports = _start_processes(at_once, sized)
                 self._environment = _OWN_PROCESSES
+            # Without a free core, reading would only delay the imports, and the first score with them.
+            after = imports if at_once >= machine().cpus else []
+            self._features = SharedFeatures(self._clips, sum(self._bytes.values()), after)
+            ending.callback(self._features.close)
             self._submit_encoders(list(jobs.values()), inbox, sized)
             self._collect(self._submit_runs(inbox, sized), inbox)
 
@@ -127,6 +130,10 @@ class ParallelRuns:
         """Submit one task for each encoder, the longest first."""
         serves = Counter(job.key for plan in self.plans.values() for job in encoder_jobs(plan))
         jobs.sort(key=lambda job: self._cost(job.plan, [job.modality]), reverse=True)
+        # Read in this order, except that the features of the shortest are second, so that a score is soon shown.
+        for job in [*jobs[:1], *jobs[-1:]]:
+            if job.modality in job.plan.stores:
+                self._read(job.plan, job.modality)
         for job, resources in zip(jobs, self._share_out(sized, len(jobs)), strict=True):
             others = f" (+{serves[job.key] - 1})" if serves[job.key] > 1 else ""
             context = self._job(f"{job.plan.name} {job.modality}{others}", inbox, resources)
@@ -185,15 +192,16 @@ class ParallelRuns:
             self.on_progress(job, scores)
 
 
-def _start_processes(count: int, resources: JobResources) -> None:
+def _start_processes(count: int, resources: JobResources) -> list[Any]:
     """Let the processes of a local session that will train on CPUs import torch while others read the features.
 
     Ray starts a task only when its inputs are there, and would otherwise import torch after the reading. The tasks
     that import hold the cores of a training, so that no training starts in another process meanwhile.
     """
-    start = ray.remote(max_retries=0, runtime_env=_OWN_PROCESSES, **resources.options)(_import_training)
-    for _ in range(count):
-        start.remote()
+    start = ray.remote(max_retries=MAX_RETRIES, runtime_env=_OWN_PROCESSES, **resources.options)(
+        _import_training
+    )
+    return [start.remote() for _ in range(count)]
 
 
 def _import_training() -> None:

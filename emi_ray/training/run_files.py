@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from emi_ray.errors import UserError
@@ -103,6 +102,8 @@ def write_run(
     )
     # From here on the earlier run counts as unfinished: its files are replaced one after another.
     workspace.delete_file(f"{folder}/{METRICS}")
+    import pandas as pd  # only now, so that a training starts sooner
+
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
     workspace.write_text(f"{folder}/{HISTORY}", history.to_csv(index=False))
     table = build_predictions_table(data, shown, split_names, predictions, recipe)

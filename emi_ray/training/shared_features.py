@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 import ray
 
 from emi_ray.memory import available_memory
-from emi_ray.runtime import CORES
+from emi_ray.runtime import CORES, READERS
 from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.parts import TABLES_AHEAD
 from emi_ray.training.data.clip_data import PackedFeatures
 from emi_ray.training.data.packed_reading import read_packed
 from emi_ray.training.data.shared_file import SharedFile, create_in_memory, create_on_disk
@@ -70,10 +71,12 @@ class SharedFeatures:
     Attributes:
         clips: reference to the corpus, whose order the features get.
         num_bytes: size of all features of the command.
+        after: references to tasks that end before any store is read.
     """
 
     clips: Any
     num_bytes: int
+    after: Sequence[Any] = ()
     _references: dict[str, Any] = field(default_factory=dict)
     _in_memory: bool = False
     _descriptors: list[int] = field(default_factory=list)
@@ -93,10 +96,9 @@ class SharedFeatures:
         # Encoders may read the same store with other limits or extra columns, which gives other arrays.
         key = json.dumps([store.folder, max_steps, list(extras)])
         if key not in self._references:
-            # Reading waits for the disk most of the time, so it reserves only a tenth of a core.
-            read = ray.remote(num_cpus=0.1, max_retries=MAX_RETRIES)(_read)
+            read = ray.remote(**_reading_resources(), max_retries=MAX_RETRIES)(_read)
             self._references[key] = read.remote(
-                store, self.clips, max_steps, extras, self._new_file(), self.num_bytes
+                store, self.clips, max_steps, extras, self._new_file(), self.num_bytes, *self.after
             )
         return self._references[key]
 
@@ -122,6 +124,15 @@ class SharedFeatures:
         for reference in unread:
             ray.cancel(reference)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _reading_resources() -> dict[str, Any]:
+    """Return what a reading task reserves: little, because it often waits for the disk.
+
+    In a local session as many tasks read at once as there are cores, so that the first features are there soon.
+    """
+    in_local_session = {READERS: 1} if READERS in ray.cluster_resources() else {}
+    return {"num_cpus": 0.1, "resources": in_local_session}
 
 
 def _has_memory_files() -> bool:
@@ -167,6 +178,7 @@ def _read(
     extras: Sequence[str],
     file: SharedFile | None,
     num_bytes: int,
+    *_after: Any,
 ) -> PackedFeatures | MappedFeatures:
     """Read the features of a store; runs as a Ray task.
 
@@ -174,6 +186,8 @@ def _read(
         file: file for the values; None returns them.
         num_bytes: size of all features of the command, which several tasks may be reading on this node.
     """
+    # Ray limits the threads of a task, also those of Arrow, to the CPUs that it reserves.
+    pa.set_cpu_count(min(TABLES_AHEAD, os.cpu_count() or 1))
     ids = clips["clip_id"].combine_chunks()
     is_large = _is_large(num_bytes)
     if file is not None:

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from emi_ray.errors import EmiRayError
-from emi_ray.extraction import extract, passes
+from emi_ray.extraction import passes
+from emi_ray.extraction.run import extract
 from emi_ray.runtime.node_watch import Node, NodeWatch
 from emi_ray.store.failures import read_failures
 from emi_ray.workspace import Workspace

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from emi_ray.errors import UserError
-from emi_ray.extraction import extract
 from emi_ray.extraction.precision import ask_nodes, settle_precision
+from emi_ray.extraction.run import extract
 from emi_ray.store.parts import is_raw
 from tests.cluster.faulty import precision_of_this_node
 from tests.cluster.nodes import cluster, have_nodes

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from emi_ray.corpus.setup import init_workspace
-from emi_ray.extraction import extract
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.run import extract
 from emi_ray.store.failures import read_failures
 from emi_ray.workspace import Workspace
 

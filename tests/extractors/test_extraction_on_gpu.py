@@ -11,7 +11,7 @@ from tiny_checkpoints import make_clip
 
 from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.corpus.setup import init_workspace
-from emi_ray.extraction import extract
+from emi_ray.extraction.run import extract
 from emi_ray.extractors import specify
 from emi_ray.extractors.pretrained.image_transform import ImageTransform, resize_in_two_passes
 from emi_ray.extractors.pretrained.whisper import Whisper, WhisperSettings

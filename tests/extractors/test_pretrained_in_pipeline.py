@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from emi_ray.corpus.setup import init_workspace
-from emi_ray.extraction import extract, plan
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.run import extract, plan
 from emi_ray.new_clips import place_of
 from emi_ray.prediction import predict_new_clips, read_new_clips
 from emi_ray.recipe.loading import load_recipe

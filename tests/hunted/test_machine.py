@@ -7,7 +7,7 @@ import pytest
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.extraction import extract
+from emi_ray.extraction.run import extract
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 WITHOUT_UNIX = """

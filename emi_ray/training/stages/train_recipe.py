@@ -24,7 +24,6 @@ from emi_ray.training.distributed import Team
 from emi_ray.training.loop import seed_everything
 from emi_ray.training.stages.embedding import embed_clips
 from emi_ray.training.stages.encoder_key import encoder_key
-from emi_ray.training.stages.late_fusion import train_late
 from emi_ray.training.stages.runner import (
     FUSION,
     Hooks,
@@ -86,6 +85,8 @@ def train_recipe(
         rows = with_inner_part(data, rows, recipe.training)
     run = _Stages(recipe, data, rows, seed, device or torch.device("cpu"), hooks or Hooks())
     if late:
+        from emi_ray.training.stages.late_fusion import train_late  # imports scipy's optimisers
+
         late_model, results = train_late(run)
         return TrainedRecipe(late_model.eval(), results, frozenset(), rows)
     encoders = {}
