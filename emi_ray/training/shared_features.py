@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -114,8 +115,9 @@ class SharedFeatures:
 
     def close(self) -> None:
         """Remove the files. Processes that have opened or mapped them keep them until they end."""
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+        # Freeing 10 GB takes a second, in which Ray can shut down.
+        threading.Thread(target=_close_all, args=(self._descriptors,)).start()
+        self._descriptors = []
         if self._folder is None:
             return
         # After an error some may not be read yet. Ray 2.60 may crash when a task is cancelled that has just ended.
@@ -124,6 +126,11 @@ class SharedFeatures:
         for reference in unread:
             ray.cancel(reference)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _reading_resources() -> dict[str, Any]:
