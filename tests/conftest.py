@@ -46,7 +46,7 @@ def ray_session() -> Iterator[None]:
         ray.init(
             address="local",
             num_cpus=8,
-            resources={"cores": 2},
+            resources={"cores": 2, "readers": 2},
             include_dashboard=False,
             log_to_driver=False,
             _temp_dir=folder,

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from emi_ray.memory import drop_pages
 from emi_ray.store.part_index import PartIndex
 from emi_ray.store.part_rows import digest_of, grouped, in_order, is_repeated, only_later_parts, size_of
-from emi_ray.store.read_ahead import ahead
+from emi_ray.store.read_ahead import TABLES_AHEAD, ahead
 from emi_ray.workspace import Workspace
 
 GROUP_BYTES = 32 << 20
@@ -30,8 +30,6 @@ pandas, DuckDB and ``datasets`` ignore it, because its name begins with an under
 
 _INDEX_FROM, _THREADS = 8, 32  # the index is rewritten when it lacks at least _INDEX_FROM parts
 _ATTEMPTS = 5
-TABLES_AHEAD = 3
-"""Number of tables that are read at the same time."""
 
 Result = TypeVar("Result")
 

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+TABLES_AHEAD = 3
+"""Number of tables of a store that are read at the same time."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

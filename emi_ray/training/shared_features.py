@@ -26,7 +26,7 @@ import ray
 from emi_ray.memory import available_memory
 from emi_ray.runtime import CORES, READERS
 from emi_ray.store.feature_store import FeatureStore
-from emi_ray.store.parts import TABLES_AHEAD
+from emi_ray.store.read_ahead import TABLES_AHEAD
 from emi_ray.training.data.clip_data import PackedFeatures
 from emi_ray.training.data.packed_reading import read_packed
 from emi_ray.training.data.shared_file import SharedFile, create_in_memory, create_on_disk

@@ -117,7 +117,7 @@ def test_rows_leave_and_others_stay_as_they_are(store):
 
 
 def test_what_is_merged_while_it_is_read_costs_no_row(store, monkeypatch):
-    monkeypatch.setattr(parts, "_AHEAD", 1)
+    monkeypatch.setattr(parts, "TABLES_AHEAD", 1)
     before = write_many(store, 12)
     seen = []
     for index, table in enumerate(store.tables(["clip_id", "num_steps", "features"])):
