@@ -13,7 +13,7 @@ from emi_ray.extraction.pending import origin_column, todo_column
 from emi_ray.extraction.stage import OUTCOME, Stage
 from emi_ray.media.clip import table_of
 from emi_ray.media.clip_notes import remarks
-from emi_ray.media.isolation import DecodeProcess
+from emi_ray.media.isolation import FROM_THE_TABLE, DecodeProcess
 from emi_ray.media.provenance import content_of
 from emi_ray.media.source import ClipSource
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
@@ -44,6 +44,8 @@ class Decode(Stage):
         self._needs = dict(needs)
         self._transcribes = transcribes
         self._decoder = DecodeProcess(media, time_limit_s, memory_limit_gb)
+        if transcribes or not frozenset[Need]().union(*needs.values()) <= FROM_THE_TABLE:
+            self._decoder.start()
 
     def process(self, batch: pa.Table) -> pa.Table:
         decoded, outcomes = [], []

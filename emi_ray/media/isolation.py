@@ -23,12 +23,16 @@ from emi_ray.storage import StorageError
 
 STARTUP_LIMIT_S = 120.0
 
+FROM_THE_TABLE: frozenset[Need] = frozenset({"transcript", "video"})
+"""Inputs that the corpus's table gives (of a video, its path), so that no file is read."""
+
 SOUND: frozenset[Need] = frozenset({"waveform"})
 PICTURES: frozenset[Need] = frozenset({"frames", "faces"})
 
 
 class DecodeProcess:
-    """Decodes clips one after another in a child process. A child that dies is replaced.
+    """Decodes clips one after another in a child process. A child that dies is replaced. Clips of which no file is
+    read need none.
 
     If a clip kills the child or takes too long, audio and video are tried once more separately, so that one bad
     stream does not cost the other. A clip with a single stream is tried once more too, unless it took too long,
@@ -43,7 +47,14 @@ class DecodeProcess:
         self._media = media
         self._time_limit_s = time_limit_s
         self._memory_limit_gb = memory_limit_gb
-        self._child: _Child | None = _Child(media, memory_limit_gb)
+        self._child: _Child | None = None
+
+    def start(self) -> "_Child":
+        """Start the child process unless it runs; called early, so that the first clip does not wait for it."""
+        if self._child is None or not self._child.is_alive():
+            self.close()
+            self._child = _Child(self._media, self._memory_limit_gb)
+        return self._child
 
     def decode(self, source: ClipSource, needs: frozenset[Need]) -> dict[str, Any]:
         """Return the clip as a row of ``pack_clip``. Inputs that could not be decoded are in ``failed``.
@@ -53,6 +64,10 @@ class DecodeProcess:
             StorageError: the storage cannot be reached.
             EmiRayError: the child process cannot be started.
         """
+        if needs <= FROM_THE_TABLE:
+            from emi_ray.media.decode import decode_clip  # imports PyAV
+
+            return pack_clip(decode_clip(source, self._media, needs))
         # A missing face detector is found here, in the parent, so that it is reported as the user's mistake.
         if "faces" in needs:
             build_finder(self._media.faces)
@@ -74,11 +89,9 @@ class DecodeProcess:
         self.close()
 
     def _attempt(self, source: ClipSource, needs: frozenset[Need]) -> dict[str, Any]:
-        if self._child is None or not self._child.is_alive():
-            self.close()
-            self._child = _Child(self._media, self._memory_limit_gb)
+        child = self.start()
         try:
-            return self._child.decode(source, needs, self._time_limit_s)
+            return child.decode(source, needs, self._time_limit_s)
         except _DecodingDiedError:
             self.close()
             raise

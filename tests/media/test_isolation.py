@@ -19,7 +19,7 @@ from emi_ray.errors import EmiRayError, UserError
 from emi_ray.media import isolation
 from emi_ray.media.clip import pack_clip, unpack_clip
 from emi_ray.media.decode import decode_clip
-from emi_ray.media.isolation import DecodeProcess
+from emi_ray.media.isolation import FROM_THE_TABLE, DecodeProcess
 from emi_ray.media.messages import read_message, write_message
 from emi_ray.media.source import ClipSource
 
@@ -181,7 +181,7 @@ def test_a_detector_that_cannot_be_had_is_the_users_mistake():
 PARENT = """
 import sys, threading
 from emi_ray.config import MediaSettings
-from emi_ray.media.isolation import DecodeProcess
+from emi_ray.media.isolation import FROM_THE_TABLE, DecodeProcess
 from emi_ray.media.source import ClipSource
 process = DecodeProcess(MediaSettings(), 600)
 process.decode(ClipSource("warm"), frozenset({"frames"}))
@@ -255,3 +255,12 @@ def test_packing_is_lossless_for_what_was_decoded(good):
     np.testing.assert_array_equal(again.frames.pixels, clip.frames.pixels)
     np.testing.assert_array_equal(again.waveform.samples, clip.waveform.samples)
     assert again.notes == clip.notes
+
+
+def test_a_clip_of_which_no_file_is_read_needs_no_child():
+    with DecodeProcess(MEDIA, 60) as process:
+        row = process.decode(ClipSource("a", transcript="hello", video="/nowhere.mp4"), FROM_THE_TABLE)
+        assert (row["transcript"], row["video"]) == ("hello", "/nowhere.mp4")
+        assert process._child is None
+        process.decode(ClipSource("a", transcript="hello"), frozenset({"transcript", "frames"}))
+        assert process._child is not None
