@@ -6,7 +6,6 @@ all of them depend. Features are also read by tasks, once for each command (:mod
 :mod:`emi_ray.training.ray_train` trains a single large run on several workers.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from emi_ray.storage import in_words
 from emi_ray.training.data.clip_data import join_clips
 from emi_ray.training.inbox import Inbox, OnProgress
 from emi_ray.training.plan import EncoderJob, Location, RunPlan, encoder_jobs
+from emi_ray.training.processes import OWN_PROCESSES, start_processes
 from emi_ray.training.resources import JobResources, size_jobs, smallest_gpu_bytes
 from emi_ray.training.resume_state import ResumeState
 from emi_ray.training.shared_features import MAX_RETRIES, SharedFeatures, num_bytes_of, opened
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
     from emi_ray.training.stages.encoder_job import EncoderDone
 
 _POLL_EVERY_S = 0.3
-
-_NICENESS = 5
-"""Niceness of trainings on CPUs: they get a third of the time of a process that reads features."""
-
-_OWN_PROCESSES = {"env_vars": {"EMI_RAY_TRAINS": "1"}}
-"""A runtime environment for training. Ray shares processes only among tasks of one environment; otherwise it would
-train in the processes that have read the features, instead of those that have imported torch meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +86,8 @@ class ParallelRuns:
             on_plan(len(self.plans), at_once)
             imports: list[Any] = []
             if ray.cluster_resources().get(CORES) and not sized.gpus:
-                imports = _start_processes(at_once, sized)
-                self._environment = _OWN_PROCESSES
+                imports = start_processes(at_once, sized)
+                self._environment = OWN_PROCESSES
             # Without a free core, reading would only delay the imports, and the first score with them.
             after = imports if at_once >= machine().cpus else []
             self._features = SharedFeatures(self._clips, sum(self._bytes.values()), after)
@@ -194,26 +187,6 @@ class ParallelRuns:
         # The last run's epochs may have arrived after the inbox was emptied for the last time.
         for job, scores in inbox.take():
             self.on_progress(job, scores)
-
-
-def _start_processes(count: int, resources: JobResources) -> list[Any]:
-    """Let the processes of a local session that will train on CPUs import torch while others read the features.
-
-    Ray starts a task only when its inputs are there, and would otherwise import torch after the reading. The tasks
-    that import hold the cores of a training, so that no training starts in another process meanwhile.
-    """
-    start = ray.remote(max_retries=MAX_RETRIES, runtime_env=_OWN_PROCESSES, **resources.options)(
-        _import_training
-    )
-    return [start.remote() for _ in range(count)]
-
-
-def _import_training() -> None:
-    import emi_ray.training.run
-    import emi_ray.training.stages.encoder_job  # noqa: F401
-
-    # Reading comes first: the longest training waits for the largest features, and the shorter ones have time.
-    os.nice(_NICENESS)
 
 
 def _train_encoder(
