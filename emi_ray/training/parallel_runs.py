@@ -88,9 +88,11 @@ class ParallelRuns:
             if ray.cluster_resources().get(CORES) and not sized.gpus:
                 imports = start_processes(at_once, sized)
                 self._environment = OWN_PROCESSES
-            # Without a free core, reading would only delay the imports, and the first score with them.
-            after = imports if at_once >= machine().cpus else []
-            self._features = SharedFeatures(self._clips, sum(self._bytes.values()), after)
+            # Without a free core, reading would only delay the imports, and the first score with them. The
+            # training repeats a failed import, so that its error does not matter here.
+            if imports and at_once >= machine().cpus:
+                ray.wait(imports, num_returns=len(imports))
+            self._features = SharedFeatures(self._clips, sum(self._bytes.values()))
             ending.callback(self._features.close)
             self._submit_encoders(list(jobs.values()), inbox, sized)
             self._collect(self._submit_runs(inbox, sized), inbox)

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -72,12 +71,10 @@ class SharedFeatures:
     Attributes:
         clips: reference to the corpus, whose order the features get.
         num_bytes: size of all features of the command.
-        after: references to tasks that end before any store is read.
     """
 
     clips: Any
     num_bytes: int
-    after: Sequence[Any] = ()
     _references: dict[str, Any] = field(default_factory=dict)
     _in_memory: bool = False
     _descriptors: list[int] = field(default_factory=list)
@@ -99,7 +96,7 @@ class SharedFeatures:
         if key not in self._references:
             read = ray.remote(**_reading_resources(), max_retries=MAX_RETRIES)(_read)
             self._references[key] = read.remote(
-                store, self.clips, max_steps, extras, self._new_file(), self.num_bytes, *self.after
+                store, self.clips, max_steps, extras, self._new_file(), self.num_bytes
             )
         return self._references[key]
 
@@ -115,9 +112,8 @@ class SharedFeatures:
 
     def close(self) -> None:
         """Remove the files. Processes that have opened or mapped them keep them until they end."""
-        # Freeing 10 GB takes a second, in which Ray can shut down.
-        threading.Thread(target=_close_all, args=(self._descriptors,)).start()
-        self._descriptors = []
+        while self._descriptors:
+            os.close(self._descriptors.pop())
         if self._folder is None:
             return
         # After an error some may not be read yet. Ray 2.60 may crash when a task is cancelled that has just ended.
@@ -126,11 +122,6 @@ class SharedFeatures:
         for reference in unread:
             ray.cancel(reference)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _close_all(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def _reading_resources() -> dict[str, Any]:
@@ -185,7 +176,6 @@ def _read(
     extras: Sequence[str],
     file: SharedFile | None,
     num_bytes: int,
-    *_after: Any,
 ) -> PackedFeatures | MappedFeatures:
     """Read the features of a store; runs as a Ray task.
 
