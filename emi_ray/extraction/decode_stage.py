@@ -20,8 +20,8 @@ from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
 
 
 class Decode(Stage):
-    """Decode each clip once, in a child process, so that a file that crashes or hangs the decoder costs only its
-    clip.
+    """Decode each clip once. Files are read in a child process, so that a file that crashes or hangs the decoder
+    costs only its clip.
 
     Args:
         media: settings of decoding.

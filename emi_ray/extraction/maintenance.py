@@ -71,16 +71,14 @@ class PartMaintenance:
 def tidy_up(pipeline: Pipeline) -> None:
     """Merge small parts and refresh the indexes of the folders that a run has written to.
 
-    If there is more than one part to make, tasks on all nodes make them.
+    Tasks on all nodes merge the parts.
     """
     stores = [store_of(pipeline.workspace, spec) for spec in pipeline.specs.values()]
     held, failures = [store.held for store in stores], [failure_parts(store) for store in stores]
     if pipeline.transcriber is not None:
         held.append(TranscriptStore(pipeline.workspace, pipeline.transcriber.fingerprint).held)
     groups = [(folder, group) for folder in [*held, *failures] for group in mergeable(folder)]
-    if len(groups) == 1:  # a new process would take longer to start than to merge
-        _merge(*groups[0])
-    elif groups:
+    if groups:
         results_of([_start(folder, group, 1) for folder, group in groups])
     for folder in held:
         folder.tidy()

@@ -24,15 +24,15 @@ from emi_ray.storage import StorageError
 STARTUP_LIMIT_S = 120.0
 
 FROM_THE_TABLE: frozenset[Need] = frozenset({"transcript", "video"})
-"""Inputs that the corpus's table gives (of a video, its path), so that no file is read."""
+"""Inputs that are columns of the corpus table: transcripts, and paths of videos. No file is read for them."""
 
 SOUND: frozenset[Need] = frozenset({"waveform"})
 PICTURES: frozenset[Need] = frozenset({"frames", "faces"})
 
 
 class DecodeProcess:
-    """Decodes clips one after another in a child process. A child that dies is replaced. Clips of which no file is
-    read need none.
+    """Decodes clips one after another in a child process. A child that dies is replaced. A clip for which no
+    file is read needs no child process.
 
     If a clip kills the child or takes too long, audio and video are tried once more separately, so that one bad
     stream does not cost the other. A clip with a single stream is tried once more too, unless it took too long,

@@ -14,7 +14,8 @@ CORES = "cores"
 """Custom resource with the number of physical cores of a local session, which has more logical CPUs."""
 
 READERS = "readers"
-"""Custom resource of a local session: the number of tasks that read features at the same time."""
+"""Custom resource of a local session: the maximum number of tasks that read features at the same time, one per core,
+so that the first features are available soon."""
 
 _POLL_S = 2.0
 _LOG = logging.getLogger(__name__)

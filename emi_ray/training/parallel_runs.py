@@ -17,6 +17,7 @@ import ray
 
 from emi_ray.errors import EmiRayError
 from emi_ray.runtime import CORES, machine
+from emi_ray.schema import EncoderName
 from emi_ray.storage import in_words
 from emi_ray.training.data.clip_data import join_clips
 from emi_ray.training.inbox import Inbox, OnProgress
@@ -84,14 +85,13 @@ class ParallelRuns:
                     ResumeState(workspace, key).forget()
             at_once = min(sized.concurrent, max(len(jobs), len(self.plans)))
             on_plan(len(self.plans), at_once)
-            imports: list[Any] = []
             if ray.cluster_resources().get(CORES) and not sized.gpus:
                 imports = start_processes(at_once, sized)
                 self._environment = OWN_PROCESSES
-            # Without a free core, reading would only delay the imports, and the first score with them. The
-            # training repeats a failed import, so that its error does not matter here.
-            if imports and at_once >= machine().cpus:
-                ray.wait(imports, num_returns=len(imports))
+                # If every core imports, reading at the same time would delay the imports and the first score. An
+                # import that fails is repeated by the training, so its error does not matter here.
+                if at_once >= machine().cpus:
+                    ray.wait(imports, num_returns=len(imports))
             self._features = SharedFeatures(self._clips, sum(self._bytes.values()))
             ending.callback(self._features.close)
             self._submit_encoders(list(jobs.values()), inbox, sized)
@@ -129,18 +129,22 @@ class ParallelRuns:
         """Submit one task for each encoder, the longest first."""
         serves = Counter(job.key for plan in self.plans.values() for job in encoder_jobs(plan))
         jobs.sort(key=lambda job: self._cost(job.plan, [job.modality]), reverse=True)
-        # Read in this order, except that the features of the shortest are second, so that a score is soon shown.
+        # Features are read in the order of these calls: first those of the longest training, then those of the
+        # shortest, which gives the first score.
         for job in [*jobs[:1], *jobs[-1:]]:
-            if job.modality in job.plan.stores:
-                self._read(job.plan, job.modality)
+            self._features_of(job)
         for job, resources in zip(jobs, self._share_out(sized, len(jobs)), strict=True):
             others = f" (+{serves[job.key] - 1})" if serves[job.key] > 1 else ""
             context = self._job(f"{job.plan.name} {job.modality}{others}", inbox, resources)
-            modalities = [job.modality] if job.modality in job.plan.stores else []
-            packed = [self._read(job.plan, modality) for modality in modalities]
+            modalities, packed = self._features_of(job)
             self._encoders[job.key] = self._task(_train_encoder, context).remote(
                 context, job, self._clips, modalities, *packed
             )
+
+    def _features_of(self, job: EncoderJob) -> tuple[list[EncoderName], list[Any]]:
+        """Return the encoder's name and the reference to its features; two empty lists if it reads none."""
+        modalities = [job.modality] if job.modality in job.plan.stores else []
+        return modalities, [self._read(job.plan, modality) for modality in modalities]
 
     def _submit_runs(self, inbox: Inbox, sized: JobResources) -> dict[Any, int]:
         order = sorted(

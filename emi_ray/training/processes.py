@@ -1,4 +1,4 @@
-"""The processes of a local session that train on CPUs: they are started early, and give way to those that read."""
+"""The processes of a local session that train on CPUs: started early, with a lower priority than reading."""
 
 import os
 from functools import cache
@@ -10,11 +10,12 @@ from emi_ray.training.resources import JobResources
 from emi_ray.training.shared_features import MAX_RETRIES
 
 OWN_PROCESSES = {"env_vars": {"EMI_RAY_TRAINS": "1"}}
-"""A runtime environment for training. Ray shares processes only among tasks of one environment; otherwise it would
-train in the processes that have read the features, instead of those that have imported torch meanwhile."""
+"""Runtime environment of the trainings. Ray reuses a process only for tasks of the same environment, so that
+trainings run in the processes that have imported torch, not in those that have read the features."""
 
-_NICENESS = 5
-"""Niceness of trainings: where cores are short, they get a third of the time of a process that reads features."""
+_MORE_NICENESS = 5
+"""Niceness that is added to that of Ray's processes. These have 15 and the maximum is 19, so that a training gets two
+fifths of the time of a reading process if both need the same core."""
 
 
 def start_processes(count: int, resources: JobResources) -> list[Any]:
@@ -33,13 +34,14 @@ def _import_training() -> None:
     import emi_ray.training.run
     import emi_ray.training.stages.encoder_job  # noqa: F401
 
-    _give_way()
+    _lower_priority()
 
 
 @cache
-def _give_way() -> None:
-    """Lower the priority of this process, once: two of the tasks that import may run in one process.
+def _lower_priority() -> None:
+    """Lower the priority of this process; cached, because several of the importing tasks may run in one process.
 
-    Reading comes first: the longest training waits for the largest features, and the shorter ones have time.
+    Reading has priority, because the longest training waits for the largest features. The shorter trainings need not
+    be finished before it.
     """
-    os.nice(_NICENESS)
+    os.nice(_MORE_NICENESS)

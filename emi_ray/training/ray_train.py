@@ -44,7 +44,7 @@ _LEAVE_S = 5.0
 _MAX_FAILURES = 3
 
 _LEAST_START_S = 60
-"""Least time limit in seconds for the start of a group of workers, also if ``EMI_RAY_WAIT_S`` is shorter."""
+"""Minimum of the time limit, in seconds, for starting a group of workers; ``EMI_RAY_WAIT_S`` may be shorter."""
 
 
 def train_distributed(

@@ -62,6 +62,8 @@ def write_run(
     Returns:
         The content of ``metrics.json``; a score that is undefined (constant label) is None.
     """
+    import pandas as pd  # not at the top, so that a training starts sooner
+
     recipe = description.recipe
     final = final_rows(recipe, data, trained.rows)
     test = np.flatnonzero(data.splits == "test")
@@ -102,8 +104,6 @@ def write_run(
     )
     # From here on the earlier run counts as unfinished: its files are replaced one after another.
     workspace.delete_file(f"{folder}/{METRICS}")
-    import pandas as pd  # only now, so that a training starts sooner
-
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
     workspace.write_text(f"{folder}/{HISTORY}", history.to_csv(index=False))
     table = build_predictions_table(data, shown, split_names, predictions, recipe)

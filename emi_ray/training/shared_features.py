@@ -77,12 +77,15 @@ class SharedFeatures:
     num_bytes: int
     _references: dict[str, Any] = field(default_factory=dict)
     _in_memory: bool = False
+    _readers: dict[str, float] = field(default_factory=dict)
     _descriptors: list[int] = field(default_factory=list)
     _folder: Path | None = None
 
     def __post_init__(self) -> None:
-        if not ray.cluster_resources().get(CORES):  # a cluster
+        resources = ray.cluster_resources()
+        if not resources.get(CORES):  # a cluster
             return
+        self._readers = {READERS: 1} if READERS in resources else {}
         # Files in memory are freed with this process, also if it is killed.
         self._in_memory = self.num_bytes <= _FITTING * available_memory() and _has_memory_files()
         if not self._in_memory and _is_large(self.num_bytes) and _fits_on_disk(self.num_bytes):
@@ -94,7 +97,8 @@ class SharedFeatures:
         # Encoders may read the same store with other limits or extra columns, which gives other arrays.
         key = json.dumps([store.folder, max_steps, list(extras)])
         if key not in self._references:
-            read = ray.remote(**_reading_resources(), max_retries=MAX_RETRIES)(_read)
+            # A reading task often waits for the disk, so it reserves only a tenth of a core.
+            read = ray.remote(num_cpus=0.1, resources=self._readers, max_retries=MAX_RETRIES)(_read)
             self._references[key] = read.remote(
                 store, self.clips, max_steps, extras, self._new_file(), self.num_bytes
             )
@@ -122,15 +126,6 @@ class SharedFeatures:
         for reference in unread:
             ray.cancel(reference)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _reading_resources() -> dict[str, Any]:
-    """Return what a reading task reserves: little, because it often waits for the disk.
-
-    In a local session as many tasks read at once as there are cores, so that the first features are there soon.
-    """
-    in_local_session = {READERS: 1} if READERS in ray.cluster_resources() else {}
-    return {"num_cpus": 0.1, "resources": in_local_session}
 
 
 def _has_memory_files() -> bool:

@@ -181,7 +181,7 @@ def test_a_detector_that_cannot_be_had_is_the_users_mistake():
 PARENT = """
 import sys, threading
 from emi_ray.config import MediaSettings
-from emi_ray.media.isolation import FROM_THE_TABLE, DecodeProcess
+from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
 process = DecodeProcess(MediaSettings(), 600)
 process.decode(ClipSource("warm"), frozenset({"frames"}))

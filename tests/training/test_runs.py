@@ -39,7 +39,7 @@ def kill_processes_named(*names):
 def test_a_killed_process_is_repeated_and_ends_as_a_run_without_ray(tmp_path):
     from emi_ray.training.runs import train_runs
 
-    # So many epochs that the driver, which looks every .3 s, learns of a stage before its end.
+    # The driver gets the scores every .3 s. Stages of 40 epochs take longer, so they are killed before their end.
     recipe = load_recipe("f1", [*F1, "training.epochs=40"])
     workspace = planted_workspace(tmp_path / "a", num_train=48, num_val=24)
     killed = set()

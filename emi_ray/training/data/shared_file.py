@@ -13,7 +13,7 @@ _PREFIX = "emi-ray-"
 
 @dataclass(frozen=True)
 class SharedFile:
-    """A file that other processes than its creator open by path.
+    """A file that one process creates and other processes open by its path.
 
     Attributes:
         path: path of the file.
