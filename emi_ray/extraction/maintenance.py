@@ -1,7 +1,8 @@
 """During and after a run, merge small parts into few large ones that every reader knows, and update the index."""
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import ray
 
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline
-from emi_ray.runtime import results_of
+from emi_ray.runtime import machine, results_of
 from emi_ray.store.failures import failure_parts
 from emi_ray.store.part_merging import full_groups, mergeable
 from emi_ray.store.parts import PartFolder
@@ -18,9 +19,12 @@ from emi_ray.store.transcript_store import TranscriptStore
 LOOK_EVERY_S = 20.0
 """Interval between two searches for raw parts."""
 
-BESIDE_ACTORS_CPUS = 0.25
-"""Logical CPUs that a merge reserves during a run, so that it fits in besides the actors. At the end of a run it
-reserves a whole CPU, which limits the number of merges at once on a node, and thereby their memory."""
+CORES_OF_A_MERGE = 4
+"""During a run there is one merge at once for so many cores. A merge takes about 4 ms of processor time per clip of 7 s
+of sound, decoding and handing over about 10 ms (`benchmarks/simulated_gpu.py`)."""
+
+_CPUS_OF_A_MERGE = 0.25
+"""Logical CPUs that a merge reserves, so that it fits in besides the actors."""
 
 
 @dataclass
@@ -28,44 +32,92 @@ class PartMaintenance:
     """Merge the raw parts of actors on GPUs during a run, in tasks on any node.
 
     The driver owns the tasks. If an actor merged its own parts, the merge would compete with its model; if it
-    started the tasks, they would be killed when the actor ends.
+    started the tasks, they would be killed when the actor ends. Only a few merges run at once: each would have a
+    process of its own, whose start and fresh memory cost as much as the merge.
     """
 
     pipeline: Pipeline
     clock: Callable[[], float] = time.monotonic
-    _running: dict[Any, list[str]] = field(default_factory=dict)
+    _merges: "_Merges" = field(init=False)
     _looked_at: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._merges = _Merges(max(machine().cpus // CORES_OF_A_MERGE, 1))
+
     def look(self) -> None:
-        """Start merges of raw parts that fill a whole part, at most every :data:`LOOK_EVERY_S`."""
-        if self.clock() - self._looked_at < LOOK_EVERY_S:
-            return
-        self._looked_at = self.clock()
-        self._forget_ended()
-        # A part in two merges at once would be written twice.
-        busy = {path for group in self._running.values() for path in group}
-        for spec in self.pipeline.specs.values():
-            folder = store_of(self.pipeline.workspace, spec).held
-            for group in full_groups(folder, busy):
-                self._running[_start(folder, group, BESIDE_ACTORS_CPUS)] = group
+        """Start merges of raw parts that fill a whole part; parts are searched at most every :data:`LOOK_EVERY_S`."""
+        if self.clock() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = self.clock()
+            for spec in self.pipeline.specs.values():
+                folder = store_of(self.pipeline.workspace, spec).held
+                # A part in two merges at once would be written twice.
+                self._merges.add(folder, full_groups(folder, self._merges.parts))
+        self._merges.start()
 
     def finish(self) -> None:
-        """Wait for the merges, then tidy up the folders that the run has written to."""
-        if self._running:
-            # ray.wait does not raise the errors of tasks; tidy_up merges again what a failed task has left.
-            ray.wait([*self._running], num_returns=len(self._running))
+        """Wait for the running merges, then tidy up the folders that the run has written to."""
+        self._merges.end()
         tidy_up(self.pipeline)
 
-    def _forget_ended(self) -> None:
-        """Forget merges that have ended.
 
-        The parts of a merge that failed are found again, here or at the end of the run.
+class _Merges:
+    """Merges in remote tasks, at most ``at_once`` at the same time. With few at once, Ray uses their processes again."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._waiting: deque[tuple[PartFolder, list[str]]] = deque()
+        self._running: dict[Any, list[str]] = {}
+
+    @property
+    def parts(self) -> set[str]:
+        """The parts that are being merged or wait for it."""
+        groups = [*self._running.values(), *(group for _, group in self._waiting)]
+        return {path for group in groups for path in group}
+
+    def add(self, folder: PartFolder, groups: Iterable[list[str]]) -> None:
+        self._waiting.extend((folder, group) for group in groups)
+
+    def start(self) -> None:
+        """Forget merges that have ended, and start waiting ones in their place.
+
+        The parts of a merge that failed are found again by the next search.
         """
-        ended = (
-            ray.wait([*self._running], num_returns=len(self._running), timeout=0)[0] if self._running else []
-        )
+        self._take_ended(timeout_s=0)
+        while self._waiting and len(self._running) < self._at_once:
+            self._start_one()
+
+    def end(self) -> None:
+        """Wait for the running merges, and forget those that wait."""
+        self._waiting.clear()
+        while self._running:
+            self._take_ended(timeout_s=None)
+
+    def run_all(self) -> None:
+        """Do all merges.
+
+        Raises:
+            EmiRayError: a merge failed.
+        """
+        while self._waiting or self._running:
+            while self._waiting and len(self._running) < self._at_once:
+                self._start_one()
+            results_of(self._take_ended(timeout_s=None))
+
+    def _start_one(self) -> None:
+        folder, parts = self._waiting.popleft()
+        task = ray.remote(num_cpus=_CPUS_OF_A_MERGE, max_retries=3, scheduling_strategy="SPREAD")(_merge)
+        self._running[task.remote(folder, parts)] = parts
+
+    def _take_ended(self, timeout_s: float | None) -> list[Any]:
+        """Return the merges that have ended by now or, without a limit, as soon as there is one."""
+        if not self._running:
+            return []
+        wanted = 1 if timeout_s is None else len(self._running)
+        # ray.wait does not raise the errors of tasks.
+        ended: list[Any] = ray.wait([*self._running], num_returns=wanted, timeout=timeout_s)[0]
         for task in ended:
             del self._running[task]
+        return ended
 
 
 def tidy_up(pipeline: Pipeline) -> None:
@@ -77,18 +129,14 @@ def tidy_up(pipeline: Pipeline) -> None:
     held, failures = [store.held for store in stores], [failure_parts(store) for store in stores]
     if pipeline.transcriber is not None:
         held.append(TranscriptStore(pipeline.workspace, pipeline.transcriber.fingerprint).held)
-    groups = [(folder, group) for folder in [*held, *failures] for group in mergeable(folder)]
-    if groups:
-        results_of([_start(folder, group, 1) for folder, group in groups])
+    merges = _Merges(machine().cpus)
+    for folder in [*held, *failures]:
+        merges.add(folder, mergeable(folder))
+    merges.run_all()
     for folder in held:
         folder.tidy()
     for folder in failures:  # not tidied: a clip has one row for each attempt, which are no duplicates
         folder.refresh_index()
-
-
-def _start(folder: PartFolder, parts: list[str], num_cpus: float) -> Any:
-    """Start a task that merges parts."""
-    return ray.remote(num_cpus=num_cpus, max_retries=3)(_merge).remote(folder, parts)
 
 
 def _merge(folder: PartFolder, parts: list[str]) -> None:

@@ -32,14 +32,13 @@ def test_raw_parts_are_merged_once_they_are_many_and_all_of_them_at_the_end(tmp_
     maintenance = PartMaintenance(pipeline, clock=lambda: now[0])
     store = write_raw(pipeline, 0, 3)
     maintenance.look()
-    assert not maintenance._running
+    assert not maintenance._merges.parts
     write_raw(pipeline, 3, 2)
     maintenance.look()
-    assert not maintenance._running, "it looks too often"
+    assert not maintenance._merges.parts, "it looks too often"
     now[0] += LOOK_EVERY_S
     maintenance.look()
-    (group,) = maintenance._running.values()
-    assert len(group) == 5
+    assert len(maintenance._merges.parts) == 5
     write_raw(pipeline, 5, 1)
     maintenance.finish()
     assert not [path for path in store.parts() if is_raw(path)]

@@ -1,0 +1,119 @@
+"""Whole extraction of sound with a simulated GPU: at which rate can the cores of this machine feed it?
+
+    python benchmarks/simulated_gpu.py --clips-per-s 0 40 80 --num 3000
+
+WAV files of 7 s are decoded, handed over, batched, and their features (350 x 1024, float16) written, as with
+wav2vec2-large. The model is replaced by one that takes the given time on a simulated device: launching a pass holds
+the thread and the interpreter, its results arrive when the device has finished this pass and all before it, and the
+thread sleeps until then. What a real GPU computes costs no core here; what the host does is the real code, except
+for calls of CUDA. ``--clips-per-s 0`` stands for a device that takes no time: the limit of the host.
+
+A machine with few cores can show only a slower device. An H100 computes 802 clips/s and has 16 cores in the machine
+that was measured (`gpu.py`), which is about 50 clips/s a core.
+"""
+
+import argparse
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from gpu import RATE_HZ, new_workspace, run, save_sounds
+from pydantic import BaseModel
+
+from emi_ray.extractors import Extractor, Features
+from emi_ray.extractors.pretrained.device import pack
+from emi_ray.extractors.turns import leave_turn, turn_lent
+from emi_ray.media.clip import DecodedClip
+from emi_ray.runtime import ray_session
+
+DIM, STEPS_PER_S = 1024, 50
+
+
+class Settings(BaseModel):
+    """What the simulated device can do.
+
+    ``clips_per_s``: its rate; 0: infinite. ``launching_s``: time of the host for launching one pass.
+    """
+
+    clips_per_s: float = 0.0
+    launching_s: float = 0.038
+
+
+class Speech(Extractor):
+    """What ``HfAudio`` does on the host, with a device that is only a time at which it will be free."""
+
+    NAME, MODALITY, NEEDS, USES_GPU = "simulated-speech", "audio", frozenset({"waveform"}), True
+    Settings = Settings
+    feature_dim = DIM
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._numbers = np.random.default_rng(0).normal(size=(4_000, DIM)).astype(np.float16)
+        self._is_free_at = 0.0
+        self._own = threading.local()
+
+    def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        sounds = [clip.waveform.samples for clip in clips if clip.waveform]
+        with turn_lent():
+            pack(sounds, self._pinned(sum(sound.nbytes for sound in sounds)))
+        _compute(self.settings.launching_s)
+        rate = self.settings.clips_per_s
+        self._is_free_at = max(self._is_free_at, time.perf_counter()) + (len(clips) / rate if rate else 0.0)
+        arrives_at = self._is_free_at
+        leave_turn()
+        time.sleep(max(arrives_at - time.perf_counter(), 0.0))
+        return [self._features(len(sound) * STEPS_PER_S // RATE_HZ) for sound in sounds]
+
+    def _pinned(self, size: int):  # type: ignore[no-untyped-def]
+        """Memory that is used again, as torch does with pinned memory."""
+        import torch
+
+        if getattr(self._own, "memory", None) is None or len(self._own.memory) < size:
+            self._own.memory = torch.empty(size, dtype=torch.uint8)
+        return self._own.memory
+
+    def _features(self, num_steps: int) -> Features:
+        return Features(self._numbers[:num_steps], np.arange(num_steps, dtype=np.float32) / STEPS_PER_S)
+
+
+def _compute(seconds: float) -> None:
+    """Run Python code for so much processor time of this thread."""
+    ends = time.thread_time() + seconds
+    while time.thread_time() < ends:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips-per-s", nargs="+", type=float, default=[0.0])
+    parser.add_argument("--launching-s", type=float, default=Settings().launching_s, help="for each pass")
+    parser.add_argument("--num", type=int, default=3_000, help="clips")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the workspace")
+    parser.add_argument("--scratch", help="folder for temporary files; /dev/shm leaves the disk out")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name, ray_session(num_gpus=1):
+        sounds = save_sounds(Path(name) / "sounds")
+        for rate in options.clips_per_s:
+            settings = [
+                "extraction.measure=false",
+                "extractors.audio.name=simulated_gpu:Speech",
+                f"extractors.audio.settings.clips_per_s={rate}",
+                f"extractors.audio.settings.launching_s={options.launching_s}",
+                *options.set,
+            ]
+            workspace = new_workspace(Path(name) / f"at-{rate:g}", options.num, settings, audio=sounds)
+            found = run(workspace, "audio", lambda: contextlib.nullcontext([]))
+            share = f"{found['clips_per_s'] / rate:.3f} of the device's rate" if rate else "no device"
+            print(f"{rate:g}: {found['clips_per_s']:.1f} clips/s, {share}, failed {found['failed']}", flush=True)
+            for stage, seen in found["stages"].items():
+                print("   ", stage, {key: value for key, value in seen.items() if key != "actors"}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
