@@ -140,9 +140,6 @@ def bare_rates(row: str, weights: Path) -> dict[int, float]:
     return rates
 
 
-Watching = Callable[[], contextlib.AbstractContextManager[list[tuple[float, float]]]]
-
-
 @contextlib.contextmanager
 def watching_gpu() -> Iterator[list[tuple[float, float]]]:
     """Record (time, share of the last moments in which a kernel ran) ten times per second."""
@@ -163,11 +160,11 @@ def watching_gpu() -> Iterator[list[tuple[float, float]]]:
     thread.join()
 
 
-def run(workspace: Workspace, modality: Modality, watching: Watching = watching_gpu) -> dict[str, Any]:
+def run(workspace: Workspace, modality: Modality) -> dict[str, Any]:
     """Run one extraction; return clips per second in its steady part, and how busy the GPU and its process were."""
     events: list[tuple[float, int]] = []
     started = time.perf_counter()
-    with watching() as seen:
+    with watching_gpu() as seen:
         summary = extract(
             workspace,
             workspace.config(),

@@ -13,7 +13,6 @@ that was measured (`gpu.py`), which is about 50 clips/s a core.
 """
 
 import argparse
-import contextlib
 import tempfile
 import threading
 import time
@@ -21,9 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from gpu import RATE_HZ, new_workspace, run, save_sounds
+from gpu import RATE_HZ, new_workspace, save_sounds
 from pydantic import BaseModel
 
+from emi_ray.extraction.run import extract
 from emi_ray.extractors import Extractor, Features
 from emi_ray.extractors.pretrained.device import pack
 from emi_ray.extractors.turns import leave_turn, turn_lent
@@ -36,11 +36,13 @@ DIM, STEPS_PER_S = 1024, 50
 class Settings(BaseModel):
     """What the simulated device can do.
 
-    ``clips_per_s``: its rate; 0: infinite. ``launching_s``: time of the host for launching one pass.
+    ``clips_per_s``: its rate; 0: infinite. ``launching_s``: time of the host for launching one pass. ``log``: a file
+    that gets one line for each pass, with the number of clips, and the time when the device began and ended.
     """
 
     clips_per_s: float = 0.0
     launching_s: float = 0.038
+    log: str = ""
 
 
 class Speech(Extractor):
@@ -62,8 +64,10 @@ class Speech(Extractor):
             pack(sounds, self._pinned(sum(sound.nbytes for sound in sounds)))
         _compute(self.settings.launching_s)
         rate = self.settings.clips_per_s
-        self._is_free_at = max(self._is_free_at, time.perf_counter()) + (len(clips) / rate if rate else 0.0)
-        arrives_at = self._is_free_at
+        began = max(self._is_free_at, time.perf_counter())
+        arrives_at = self._is_free_at = began + (len(clips) / rate if rate else 0.0)
+        with open(self.settings.log, "a") as file:
+            file.write(f"{len(clips)} {began} {arrives_at}\n")
         leave_turn()
         time.sleep(max(arrives_at - time.perf_counter(), 0.0))
         return [self._features(len(sound) * STEPS_PER_S // RATE_HZ) for sound in sounds]
@@ -100,19 +104,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as name, ray_session(num_gpus=1):
         sounds = save_sounds(Path(name) / "sounds")
         for rate in options.clips_per_s:
+            log = Path(name) / f"passes-at-{rate:g}.txt"
             settings = [
                 "extraction.measure=false",
                 "extractors.audio.name=simulated_gpu:Speech",
                 f"extractors.audio.settings.clips_per_s={rate}",
                 f"extractors.audio.settings.launching_s={options.launching_s}",
+                f"extractors.audio.settings.log={log}",
                 *options.set,
             ]
             workspace = new_workspace(Path(name) / f"at-{rate:g}", options.num, settings, audio=sounds)
-            found = run(workspace, "audio", lambda: contextlib.nullcontext([]))
-            share = f"{found['clips_per_s'] / rate:.3f} of the device's rate" if rate else "no device"
-            print(f"{rate:g}: {found['clips_per_s']:.1f} clips/s, {share}, failed {found['failed']}", flush=True)
-            for stage, seen in found["stages"].items():
-                print("   ", stage, {key: value for key, value in seen.items() if key != "actors"}, flush=True)
+            summary = extract(workspace, workspace.config(), ["audio"])
+            clips_per_s, busy = _steady(log)
+            share = f"busy {busy:.3f} of the time" if rate else "takes no time"
+            print(
+                f"device of {rate:g} clips/s: {clips_per_s:.1f} clips/s, {share}; failed {summary.stages['audio'].failed}",
+                flush=True,
+            )
+
+
+def _steady(log: Path) -> tuple[float, float]:
+    """Return clips per second and the share of the time in which the device computed, without the first fifth and the
+    last twentieth of the passes.
+    """
+    passes = np.loadtxt(log)
+    passes = passes[len(passes) // 5 : len(passes) * 19 // 20]
+    clips, began, ended = passes[:-1].sum(0)[0], passes[:, 1], passes[:, 2]
+    elapsed = began[-1] - began[0]
+    return clips / elapsed, float((ended - began)[:-1].sum() / elapsed)
 
 
 if __name__ == "__main__":
