@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from gpu import RATE_HZ, new_workspace, save_sounds
 from pydantic import BaseModel
 
@@ -33,7 +34,7 @@ from emi_ray.runtime import ray_session
 DIM, STEPS_PER_S = 1024, 50
 
 
-class Settings(BaseModel):
+class DeviceSettings(BaseModel):
     """What the simulated device can do.
 
     ``clips_per_s``: its rate; 0: infinite. ``launching_s``: time of the host for launching one pass. ``log``: a file
@@ -49,10 +50,10 @@ class Speech(Extractor):
     """What ``HfAudio`` does on the host, with a device that is only a time at which it will be free."""
 
     NAME, MODALITY, NEEDS, USES_GPU = "simulated-speech", "audio", frozenset({"waveform"}), True
-    Settings = Settings
+    Settings = DeviceSettings
     feature_dim = DIM
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DeviceSettings) -> None:
         super().__init__(settings)
         self._numbers = np.random.default_rng(0).normal(size=(4_000, DIM)).astype(np.float16)
         self._is_free_at = 0.0
@@ -72,13 +73,12 @@ class Speech(Extractor):
         time.sleep(max(arrives_at - time.perf_counter(), 0.0))
         return [self._features(len(sound) * STEPS_PER_S // RATE_HZ) for sound in sounds]
 
-    def _pinned(self, size: int):  # type: ignore[no-untyped-def]
-        """Memory that is used again, as torch does with pinned memory."""
-        import torch
-
-        if getattr(self._own, "memory", None) is None or len(self._own.memory) < size:
-            self._own.memory = torch.empty(size, dtype=torch.uint8)
-        return self._own.memory
+    def _pinned(self, size: int) -> torch.Tensor:
+        """Memory of this thread that is used again, as torch does with pinned memory."""
+        memory: torch.Tensor = getattr(self._own, "memory", torch.empty(0, dtype=torch.uint8))
+        if len(memory) < size:
+            memory = self._own.memory = torch.empty(size, dtype=torch.uint8)
+        return memory
 
     def _features(self, num_steps: int) -> Features:
         return Features(self._numbers[:num_steps], np.arange(num_steps, dtype=np.float32) / STEPS_PER_S)
@@ -96,7 +96,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clips-per-s", nargs="+", type=float, default=[0.0])
-    parser.add_argument("--launching-s", type=float, default=Settings().launching_s, help="for each pass")
+    parser.add_argument(
+        "--launching-s", type=float, default=DeviceSettings().launching_s, help="for each pass"
+    )
     parser.add_argument("--num", type=int, default=3_000, help="clips")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the workspace")
     parser.add_argument("--scratch", help="folder for temporary files; /dev/shm leaves the disk out")
@@ -117,9 +119,9 @@ def main() -> None:
             summary = extract(workspace, workspace.config(), ["audio"])
             clips_per_s, busy = _steady(log)
             share = f"busy {busy:.3f} of the time" if rate else "takes no time"
+            failed = summary.stages["audio"].failed
             print(
-                f"device of {rate:g} clips/s: {clips_per_s:.1f} clips/s, {share}; failed {summary.stages['audio'].failed}",
-                flush=True,
+                f"device of {rate:g} clips/s: {clips_per_s:.1f} clips/s, {share}; failed {failed}", flush=True
             )
 
 

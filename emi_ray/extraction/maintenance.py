@@ -20,8 +20,8 @@ LOOK_EVERY_S = 20.0
 """Interval between two searches for raw parts."""
 
 CORES_OF_A_MERGE = 4
-"""During a run there is one merge at once for so many cores. A merge takes about 4 ms of processor time per clip of 7 s
-of sound, decoding and handing over about 10 ms (`benchmarks/simulated_gpu.py`)."""
+"""During a run there is one merge at once for so many cores. Merging takes about a quarter of the processor time of
+an extraction of sound (`benchmarks/simulated_gpu.py`)."""
 
 _CPUS_OF_A_MERGE = 0.25
 """Logical CPUs that a merge reserves, so that it fits in besides the actors."""
@@ -61,7 +61,7 @@ class PartMaintenance:
 
 
 class _Merges:
-    """Merges in remote tasks, at most ``at_once`` at the same time. With few at once, Ray uses their processes again."""
+    """Merges in remote tasks, at most ``at_once`` at the same time: Ray then uses their processes again."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
