@@ -17,16 +17,17 @@ from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.decode_stage import Decode
 from emi_ray.extraction.extract_stage import Extract
-from emi_ray.extraction.gpu_stage import GpuStage
 from emi_ray.extraction.load_balancing import balance_pools
 from emi_ray.extraction.pending import origin_column, todo_column
 from emi_ray.extraction.pinned_settings import kept_precision, with_kept_detector
 from emi_ray.extraction.pools import Pool, processes_of, wants_gpu
 from emi_ray.extraction.stage import ALWAYS, Stage
+from emi_ray.extraction.stage_chain import StageChain
 from emi_ray.extraction.transcribe_stage import Transcribe
 from emi_ray.extraction.watchdog import Limits, default_memory_limit
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
 from emi_ray.media.detection import build_finder
+from emi_ray.media.isolation import FROM_THE_TABLE
 from emi_ray.media.yunet import settle_media
 from emi_ray.schema import Modality, Need
 from emi_ray.workspace import Workspace
@@ -103,7 +104,7 @@ class Pipeline:
         for names in processes_of(pools):
             builders = [self._builder(name, pools[name], careful) for name in names]
             dataset = dataset.map_batches(
-                GpuStage, fn_constructor_args=(builders,), **_on(pools, names, work.num_rows)
+                StageChain, fn_constructor_args=(builders,), **_on(pools, names, work.num_rows)
             )
         return dataset
 
@@ -124,6 +125,11 @@ class Pipeline:
         """The inputs that all extractors and the recogniser need."""
         heard: set[Need] = {"waveform"} if self.transcriber else set()
         return frozenset(heard.union(*(spec.needs for spec in self.specs.values())))
+
+    @property
+    def reads_media(self) -> bool:
+        """Whether decoding opens files: extractors that need only the corpus table leave it nothing to decode."""
+        return not self.needs <= FROM_THE_TABLE
 
     def _rows_in_memory(self, decode: Pool) -> int:
         """Return how many decoded clips a block may have so that the blocks in flight fit into Ray's object store."""
@@ -222,7 +228,7 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
 
 def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict[str, Any]:
     """Return the arguments of ``map_batches`` for the processes that run these stages."""
-    pool = pools[names[0]]
+    pool = pools[names[-1]]
     each = math.ceil(
         num_clips / pool.max_actors
     )  # Ray joins blocks to fill a batch; each actor should get one

@@ -33,6 +33,7 @@ class Pool:
         num_cpus: logical CPUs that each actor reserves.
         num_gpus: GPUs that one process takes, with all models that it holds.
         threads: threads that each actor computes with.
+        joins_next: whether the stage runs in the processes of the next one, which has an equal pool.
     """
 
     batch_size: int
@@ -40,6 +41,7 @@ class Pool:
     num_cpus: float
     num_gpus: float
     threads: int
+    joins_next: bool = False
 
     def one_by_one(self) -> "Pool":
         """Return the same pool with a batch size of one clip."""
@@ -63,6 +65,7 @@ def plan_pools(
     stages: Mapping[str, bool],
     settings: ExtractionSettings,
     measured: Measurement | None = None,
+    reads_media: bool = True,
 ) -> dict[str, Pool]:
     """Plan a pool for each stage. Numbers in ``settings.stages`` take precedence.
 
@@ -75,8 +78,17 @@ def plan_pools(
         stages: by name, whether a stage runs a pretrained model.
         measured: times of the stages; without them decoding counts three times as much as all other stages
             together.
+        reads_media: whether decoding opens files. If not, it joins the next stage, unless that is on a GPU, which it
+            would delay: two processes less have to start.
     """
     by_hand = settings.stages
+    if not reads_media and "decode" not in by_hand:
+        pools = plan_pools(
+            machine, {n: is_model for n, is_model in stages.items() if n != "decode"}, settings, measured
+        )
+        following = next(iter(pools.values()))
+        if not following.num_gpus:
+            return {"decode": replace(following, joins_next=True), **pools}
     on_gpu = [
         name for name, is_model in stages.items() if is_model and wants_gpu(name, settings) and machine.gpus
     ]
@@ -121,14 +133,16 @@ def wants_gpu(stage: str, settings: ExtractionSettings) -> bool:
 
 
 def processes_of(pools: Mapping[str, Pool]) -> list[list[str]]:
-    """Group the stages by process, in order: stages on the GPU share one, each other stage has its own.
+    """Group the stages by process, in order: stages on the GPU share one, and others have their own unless they join
+    the next one.
 
     Ray packs actors that take fractions of a GPU onto the first GPUs and leaves others idle (ray #28679). Actors
     that take a whole GPU cannot be packed, so each GPU has exactly one process with one copy of each model.
     """
     groups: list[list[str]] = []
     for name, pool in pools.items():
-        if pool.num_gpus and groups and pools[groups[-1][0]].num_gpus:
+        before = pools[groups[-1][-1]] if groups else None
+        if before and (before.joins_next or (pool.num_gpus and before.num_gpus)):
             groups[-1].append(name)
         else:
             groups.append([name])

@@ -153,7 +153,8 @@ def _measured(pipeline: Pipeline, work: pa.Table, summary: ExtractionSummary) ->
 
 def propose_pools(pipeline: Pipeline, measured: Measurement | None) -> dict[str, Pool]:
     """Plan pools for the machine or cluster of the current Ray session."""
-    return plan_pools(machine(), pipeline.stages, pipeline.config.extraction, measured)
+    settings = pipeline.config.extraction
+    return plan_pools(machine(), pipeline.stages, settings, measured, pipeline.reads_media)
 
 
 def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary: ExtractionSummary) -> None:

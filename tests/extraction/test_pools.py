@@ -69,6 +69,20 @@ def test_pretrained_models_share_one_gpu():
     assert pools["decode"].max_actors == 15
 
 
+TEXT = {"decode": False, "text": True}
+
+
+def test_where_no_file_is_read_decoding_joins_the_next_stage_on_the_cpu():
+    pools = plan_pools(Machine(cpus=4, gpus=0), TEXT, DEFAULTS, reads_media=False)
+    assert processes_of(pools) == [["decode", "text"]]
+    assert pools["text"].max_actors == 4
+    on_gpu = plan_pools(Machine(cpus=4, gpus=1), TEXT, DEFAULTS, reads_media=False)
+    assert processes_of(on_gpu) == [["decode"], ["text"]]
+    by_hand = ExtractionSettings.model_validate({"stages": {"decode": {"max_actors": 1}}})
+    apart = plan_pools(Machine(cpus=4, gpus=0), TEXT, by_hand, reads_media=False)
+    assert processes_of(apart) == [["decode"], ["text"]]
+
+
 def test_every_gpu_gets_one_actor_of_each_model():
     pools = plan_pools(Machine(cpus=64, gpus=4), PRETRAINED, DEFAULTS)
     assert {pools[name].max_actors for name in ("vision", "audio", "text")} == {4}

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from emi_ray.extraction.gpu_stage import GpuStage
 from emi_ray.extraction.pending import plan_work, store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import plan_pools
+from emi_ray.extraction.stage_chain import StageChain
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.runtime import Machine
 from emi_ray.store.failures import read_failures
@@ -36,7 +36,7 @@ def run_here(pipeline: Pipeline, machine: Machine) -> ExtractionSummary:
     pools = plan_pools(machine, pipeline.stages, pipeline.config.extraction)
     clips = pipeline.workspace.clips()
     table = plan_work(pipeline.workspace, clips, pipeline.specs, pipeline.transcriber).table
-    stages = GpuStage(
+    stages = StageChain(
         [pipeline._builder(name, replace(pools[name], num_gpus=1), False) for name in pipeline.stages]
     )
     summary = ExtractionSummary(pools=pools, seconds=1.0)
@@ -97,13 +97,13 @@ def test_outcomes_are_counted_by_reason_whatever_their_numbers():
 ACTOR = '["me", false, "10.0.0.1", 7, ["0"]]'
 
 
-def on_gpu(pipeline: Pipeline) -> tuple[GpuStage, list[pa.Table]]:
+def on_gpu(pipeline: Pipeline) -> tuple[StageChain, list[pa.Table]]:
     """The models in one process, as on a GPU, and decoded batches of eight."""
     pools = plan_pools(Machine(2, 1), pipeline.stages, pipeline.config.extraction)
     decode, *models = [pipeline._builder(name, pools[name], False) for name in pipeline.stages]
     table = plan_work(pipeline.workspace, pipeline.workspace.clips(), pipeline.specs).table
     decoded = decode()(table)
-    return GpuStage(models), [decoded.slice(start, 8) for start in range(0, table.num_rows, 8)]
+    return StageChain(models), [decoded.slice(start, 8) for start in range(0, table.num_rows, 8)]
 
 
 def test_one_batch_is_written_while_the_model_computes_the_next(pipeline, monkeypatch):

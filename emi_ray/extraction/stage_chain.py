@@ -1,4 +1,4 @@
-"""Run all stages of one GPU in a single process that holds one copy of each model."""
+"""Run several stages in sequence in one process: those of one GPU, or decoding and the stage after it."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,18 +12,18 @@ SWITCH_INTERVAL_S = 0.0005
 launches GPU kernels needs the interpreter for each of some hundred kernels, which take about 10 µs each."""
 
 
-class GpuStage(Stage):
-    """Several stages in sequence in one process, instead of a chain of pools.
+class StageChain(Stage):
+    """The stages of one process, in sequence, instead of a chain of pools.
 
-    Several batches are processed at once, each in a thread of its own. A stage lets one thread at a time launch
-    work on its model. While the GPU computes, other threads launch the next batch, prepare the one after it, and
-    write the features of the previous one.
+    On a GPU several batches are processed at once, each in a thread of its own. A stage lets one thread at a time
+    launch work on its model. While the GPU computes, other threads launch the next batch, prepare the one after it,
+    and write the features of the previous one.
 
     Args:
         builders: create the stages, in order.
     """
 
-    name = "models"
+    name = "stages"
 
     def __init__(self, builders: Sequence[Callable[[], Stage]]) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
