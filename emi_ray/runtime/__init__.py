@@ -9,7 +9,15 @@ ray_errors.py    results of remote functions, and the meaning of Ray's errors
 worker_places.py placement groups of Ray Train: those left behind are removed, a long wait is reported
 """
 
-from emi_ray.runtime.nodes import CORES, READERS, Machine, machine, on_every_node, require_shared
+from emi_ray.runtime.nodes import (
+    CORES,
+    READERS,
+    Machine,
+    is_local_session,
+    machine,
+    on_every_node,
+    require_shared,
+)
 from emi_ray.runtime.ray_errors import results_of
 from emi_ray.runtime.session import MIN_LOGICAL_CPUS, ray_session
 
@@ -18,6 +26,7 @@ __all__ = [
     "MIN_LOGICAL_CPUS",
     "READERS",
     "Machine",
+    "is_local_session",
     "machine",
     "on_every_node",
     "ray_session",

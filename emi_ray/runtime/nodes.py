@@ -41,6 +41,13 @@ def machine() -> Machine:
     return Machine(max(cores, 1), int(sum(node.get("GPU", 0) for node in resources)))
 
 
+def is_local_session() -> bool:
+    """Return whether Ray was started by this command, on this machine alone, rather than connected to a cluster."""
+    import ray
+
+    return CORES in ray.cluster_resources()
+
+
 @dataclass(frozen=True)
 class _Wanted:
     nodes: int

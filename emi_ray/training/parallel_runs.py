@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 from emi_ray.errors import EmiRayError
-from emi_ray.runtime import CORES, machine
+from emi_ray.runtime import is_local_session, machine
 from emi_ray.schema import EncoderName
 from emi_ray.storage import in_words
 from emi_ray.training.data.clip_data import join_clips
@@ -85,7 +85,7 @@ class ParallelRuns:
                     ResumeState(workspace, key).forget()
             at_once = min(sized.concurrent, max(len(jobs), len(self.plans)))
             on_plan(len(self.plans), at_once)
-            if ray.cluster_resources().get(CORES) and not sized.gpus:
+            if is_local_session() and not sized.gpus:
                 imports = start_processes(at_once, sized)
                 self._environment = OWN_PROCESSES
                 # If every core imports, reading at the same time would delay the imports and the first score. An
@@ -258,6 +258,9 @@ def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
     cause = getattr(error, "cause", None)
     if isinstance(cause, EmiRayError):
         return cause
+    # A task whose encoder or features were lost reports the loss as its cause.
+    if isinstance(cause, ray.exceptions.RayError):
+        return _problem(plan, cause)
     again = "Started again, it resumes from its last checkpoint."
     if isinstance(error, ray.exceptions.RayTaskError):
         return EmiRayError(f"Training {plan.name} failed: {in_words(cause).rstrip('.')}. {again}")

@@ -27,7 +27,7 @@ from ray.train.v2.api.config import (
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.events import tell
 from emi_ray.results.runs import METRICS
-from emi_ray.runtime import CORES
+from emi_ray.runtime import is_local_session
 from emi_ray.runtime.node_watch import MAX_NODE_LOSSES, NodeWatch
 from emi_ray.runtime.nodes import patience_s
 from emi_ray.runtime.ray_errors import last_words
@@ -93,7 +93,7 @@ def _require_room(num_workers: int) -> None:
         UserError: there are more.
     """
     resources = ray.cluster_resources()
-    if resources.get(CORES) and num_workers > max(resources.get("CPU", 0), resources.get("GPU", 0)):
+    if is_local_session() and num_workers > max(resources.get("CPU", 0), resources.get("GPU", 0)):
         raise UserError(
             f"--workers {num_workers}: this machine has room for {resources['CPU']:g} workers at most."
         )

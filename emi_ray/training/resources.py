@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from emi_ray.errors import UserError
-from emi_ray.runtime import CORES, machine, results_of
+from emi_ray.runtime import CORES, is_local_session, machine, results_of
 
 if TYPE_CHECKING:  # the driver does not need torch
     import torch
@@ -43,7 +43,7 @@ class JobResources:
     def request(self) -> dict[str, float]:
         """The resources in Ray's format. A local session has a custom resource for cores besides logical CPUs."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
-        if ray.cluster_resources().get(CORES):
+        if is_local_session():
             # Logical CPUs also serve other tasks; the physical cores limit how many trainings run at once.
             wanted |= {"CPU": min(self.cpus, 0.1), CORES: self.cpus}
         return {name: amount for name, amount in wanted.items() if amount > 0}

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import ray
 
 from emi_ray.memory import available_memory
-from emi_ray.runtime import CORES, READERS
+from emi_ray.runtime import READERS, is_local_session
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.store.read_ahead import TABLES_AHEAD
 from emi_ray.training.data.clip_data import PackedFeatures
@@ -82,10 +82,9 @@ class SharedFeatures:
     _folder: Path | None = None
 
     def __post_init__(self) -> None:
-        resources = ray.cluster_resources()
-        if not resources.get(CORES):  # a cluster
+        if not is_local_session():
             return
-        self._readers = {READERS: 1} if READERS in resources else {}
+        self._readers = {READERS: 1} if READERS in ray.cluster_resources() else {}
         # Files in memory are freed with this process, also if it is killed.
         self._in_memory = self.num_bytes <= _FITTING * available_memory() and _has_memory_files()
         if not self._in_memory and _is_large(self.num_bytes) and _fits_on_disk(self.num_bytes):

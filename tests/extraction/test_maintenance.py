@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance
+from emi_ray.errors import EmiRayError
+from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance, _Merges
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.store import part_merging
@@ -43,3 +44,20 @@ def test_raw_parts_are_merged_once_they_are_many_and_all_of_them_at_the_end(tmp_
     maintenance.finish()
     assert not [path for path in store.parts() if is_raw(path)]
     assert {row.clip_id: row.values[0, 0] for row in store.rows()} == {f"c{i:02d}": i for i in range(6)}
+
+
+def test_no_more_merges_run_at_once_than_allowed_and_none_is_forgotten(tmp_path):
+    workspace = new_workspace(tmp_path, {}, [])
+    store = write_raw(plan_pipeline(workspace, workspace.config(), ["text"]), 0, 6)
+    parts = sorted(store.parts())
+    merges = _Merges(at_once=1)
+    merges.add(store.held, [parts[:2], parts[2:4], parts[4:]])
+    merges.start()
+    assert len(merges._running) == 1
+    assert merges.parts == set(parts)
+    merges.run_all()
+    assert len(store.parts()) == 3
+    assert {row.clip_id for row in store.rows()} == {f"c{i:02d}" for i in range(6)}
+    merges.add(store.held, [["features/none/part-0.parquet", "features/none/part-1.parquet"]])
+    with pytest.raises(EmiRayError):
+        merges.run_all()

@@ -28,12 +28,16 @@ def requests_of(*runs):
 
 
 def kill_processes_named(*names):
+    """Kill this process's descendants with one of the names; returns how many there were."""
     import psutil
 
+    killed = 0
     for process in psutil.Process(os.getpid()).children(recursive=True):
         with contextlib.suppress(psutil.Error):  # some end meanwhile
             if any(name in " ".join(process.cmdline()) for name in names):
                 process.send_signal(signal.SIGKILL)
+                killed += 1
+    return killed
 
 
 def test_a_killed_process_is_repeated_and_ends_as_a_run_without_ray(tmp_path):
@@ -46,9 +50,11 @@ def test_a_killed_process_is_repeated_and_ends_as_a_run_without_ray(tmp_path):
 
     def watch(job, scores):
         # Once in the first stage of an encoder, once in the fusion.
-        if scores["stage"] in ("vision", "fusion") and scores["stage"] not in killed and scores["epoch"] > 1:
+        is_due = (
+            scores["stage"] in ("vision", "fusion") and scores["stage"] not in killed and scores["epoch"] > 1
+        )
+        if is_due and kill_processes_named("ray::train "):
             killed.add(scores["stage"])
-            kill_processes_named("ray::train ")
 
     [result] = train_runs(
         workspace, requests_of((recipe, 42)), WorkspaceConfig(), on_progress=watch, checkpoint_every_s=0
@@ -65,6 +71,18 @@ def test_a_killed_process_is_repeated_and_ends_as_a_run_without_ray(tmp_path):
 
     [again] = train_runs(workspace, requests_of((recipe, 42)), WorkspaceConfig())
     assert again.metrics == {**result.metrics, "already_finished": True}
+
+
+def test_a_run_whose_encoder_was_lost_says_so(tmp_path):
+    from ray.exceptions import RayTaskError, WorkerCrashedError
+
+    from emi_ray.training.parallel_runs import _problem
+
+    workspace = planted_workspace(tmp_path, num_train=8, num_val=4)
+    plan = plan_run(workspace, load_recipe("text", TEXT), WorkspaceConfig(), 42)
+    lost = RayTaskError("train", "a traceback", WorkerCrashedError())
+    assert "was lost" in str(_problem(plan, lost))
+    assert "WorkerCrashedError" in str(_problem(plan, lost))
 
 
 def test_an_encoder_that_runs_share_is_trained_once_and_a_mistake_in_one_run_leaves_the_others(tmp_path):
@@ -117,9 +135,8 @@ def test_several_workers_of_one_run_resume_after_a_kill_under_ray_train(tmp_path
     killed = threading.Event()
 
     def watch(job, scores):
-        if scores["epoch"] > 2 and not killed.is_set():
+        if scores["epoch"] > 2 and not killed.is_set() and kill_processes_named("RayTrainWorker"):
             killed.set()
-            kill_processes_named("RayTrainWorker")
 
     [result] = train_runs(
         workspace, requests_of((recipe, 42)), WorkspaceConfig(), num_workers=2, on_progress=watch
