@@ -33,16 +33,26 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     """Print the planned actors of each extraction stage, and which stage is the bottleneck."""
     columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "batch size", "clips/s")
     shown = table("Extraction plan", *columns)
-    rates = {name: pool.max_actors / measured.seconds_per_clip[name] for name, pool in pools.items()}
+    rates, joined_s = {}, 0.0
     for name, pool in pools.items():
-        numbers = (pool.max_actors, pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)
-        shown.add_row(
-            name, f"{measured.seconds_per_clip[name]:.4f}", *map(str, numbers), f"{rates[name]:.1f}"
-        )
+        seconds = measured.seconds_per_clip[name]
+        numbers = (_actors(pools, name), pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)
+        joined_s += seconds
+        if not pool.joins_next:
+            rates[name], joined_s = pool.max_actors / joined_s, 0.0
+        shown.add_row(name, f"{seconds:.4f}", *map(str, numbers), _dash(rates.get(name), ".1f"))
     console.print(shown)
     slowest = min(rates, key=rates.__getitem__)
     console.print(f"The bottleneck is the {slowest} stage. Any of these numbers can be set, for example:")
     console.print(f"  extraction.stages.{slowest}.max_actors=4 extraction.stages.{slowest}.batch_size=16")
+
+
+def _actors(pools: "Mapping[str, Pool]", stage: str) -> str:
+    """Return the number of a stage's actors, or in which stage's actors it runs."""
+    if not pools[stage].joins_next:
+        return str(pools[stage].max_actors)
+    names = list(pools)
+    return f"with {names[names.index(stage) + 1]}"
 
 
 def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
@@ -58,7 +68,8 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         share = summary.share_of_bare_speed(name)
         shown.add_row(
             name,
-            *map(str, (stage.ok, stage.missing, stage.failed, summary.pools[name].max_actors)),
+            *map(str, (stage.ok, stage.missing, stage.failed)),
+            _actors(summary.pools, name),
             f"{summary.busy(name):.0%}",
             _dash(summary.real_time_factor(name), ".4f"),
             _dash(share, ".0%"),

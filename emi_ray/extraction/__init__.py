@@ -6,8 +6,9 @@ pending.py          the work that is left, computed from the store
 staleness.py        whether stored features were made from the present inputs of their clips
 pools.py            the number and size of the actors of each stage
 measure.py          time per stage, measured on a few clips before a long run
-stage.py            base class of all actors, and the one place where any exception of a stage is caught
-decode_stage.py, extract_stage.py, transcribe_stage.py, gpu_stage.py   the actors
+stage.py            base class of all stages, and the one place where any exception of a stage is caught
+decode_stage.py, extract_stage.py, transcribe_stage.py   the stages
+stage_chain.py      the stages that one process runs
 watchdog.py         ends a process whose batch takes too long or too much memory
 isolation.py        a child process for clips that may end their process
 maintenance.py      merges small parts during and after a run

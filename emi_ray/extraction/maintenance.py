@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from emi_ray.errors import EmiRayError
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline
 from emi_ray.runtime import machine, results_of
@@ -20,11 +21,11 @@ LOOK_EVERY_S = 20.0
 """Interval between two searches for raw parts."""
 
 CORES_OF_A_MERGE = 4
-"""During a run there is one merge at once for so many cores. Merging takes about a quarter of the processor time of
-an extraction of sound (`benchmarks/simulated_gpu.py`)."""
+"""During a run there is at most one merge at a time per so many cores; the other cores decode."""
 
-_CPUS_OF_A_MERGE = 0.25
-"""Logical CPUs that a merge reserves, so that it fits in besides the actors."""
+BESIDE_ACTORS_CPUS = 0.25
+"""Logical CPUs that a merge reserves during a run, so that it fits in besides the actors. At the end of a run it
+reserves a whole CPU, which limits the number of merges on a node, and thereby their memory."""
 
 
 @dataclass
@@ -38,16 +39,14 @@ class PartMaintenance:
 
     pipeline: Pipeline
     clock: Callable[[], float] = time.monotonic
-    _merges: "_Merges" = field(init=False)
+    _merges: "_Merges" = field(default_factory=lambda: _Merges(BESIDE_ACTORS_CPUS))
     _looked_at: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._merges = _Merges(max(machine().cpus // CORES_OF_A_MERGE, 1))
 
     def look(self) -> None:
         """Start merges of raw parts that fill a whole part; parts are searched at most every :data:`LOOK_EVERY_S`."""
         if self.clock() - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = self.clock()
+            self._merges.at_once = max(machine().cpus // CORES_OF_A_MERGE, 1)  # nodes may have joined
             for spec in self.pipeline.specs.values():
                 folder = store_of(self.pipeline.workspace, spec).held
                 # A part in two merges at once would be written twice.
@@ -61,10 +60,15 @@ class PartMaintenance:
 
 
 class _Merges:
-    """Merges in remote tasks, at most ``at_once`` at the same time: Ray then uses their processes again."""
+    """Merges in remote tasks, at most ``at_once`` at the same time: Ray then uses their processes again.
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
+    Args:
+        num_cpus: logical CPUs that each reserves.
+    """
+
+    def __init__(self, num_cpus: float, at_once: int = 1) -> None:
+        self._task = ray.remote(num_cpus=num_cpus, max_retries=3, scheduling_strategy="SPREAD")(_merge)
+        self.at_once = at_once
         self._waiting: deque[tuple[PartFolder, list[str]]] = deque()
         self._running: dict[Any, list[str]] = {}
 
@@ -83,8 +87,7 @@ class _Merges:
         The parts of a merge that failed are found again by the next search.
         """
         self._take_ended(timeout_s=0)
-        while self._waiting and len(self._running) < self._at_once:
-            self._start_one()
+        self._fill()
 
     def end(self) -> None:
         """Wait for the running merges, and forget those that wait."""
@@ -96,17 +99,22 @@ class _Merges:
         """Do all merges.
 
         Raises:
-            EmiRayError: a merge failed.
+            EmiRayError: one or more of them failed; the others are done.
         """
+        problem: EmiRayError | None = None
         while self._waiting or self._running:
-            while self._waiting and len(self._running) < self._at_once:
-                self._start_one()
-            results_of(self._take_ended(timeout_s=None))
+            self._fill()
+            try:
+                results_of(self._take_ended(timeout_s=None))
+            except EmiRayError as error:
+                problem = problem or error
+        if problem:
+            raise problem
 
-    def _start_one(self) -> None:
-        folder, parts = self._waiting.popleft()
-        task = ray.remote(num_cpus=_CPUS_OF_A_MERGE, max_retries=3, scheduling_strategy="SPREAD")(_merge)
-        self._running[task.remote(folder, parts)] = parts
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self.at_once:
+            folder, parts = self._waiting.popleft()
+            self._running[self._task.remote(folder, parts)] = parts
 
     def _take_ended(self, timeout_s: float | None) -> list[Any]:
         """Return the merges that have ended by now or, without a limit, as soon as there is one."""
@@ -129,7 +137,7 @@ def tidy_up(pipeline: Pipeline) -> None:
     held, failures = [store.held for store in stores], [failure_parts(store) for store in stores]
     if pipeline.transcriber is not None:
         held.append(TranscriptStore(pipeline.workspace, pipeline.transcriber.fingerprint).held)
-    merges = _Merges(machine().cpus)
+    merges = _Merges(num_cpus=1, at_once=machine().cpus)
     for folder in [*held, *failures]:
         merges.add(folder, mergeable(folder))
     merges.run_all()

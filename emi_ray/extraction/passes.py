@@ -153,16 +153,15 @@ class Passes:
         tell("pass_began", number=self.summary.passes, clips=len(lost), careful=careful)
         total = self.summary.clips + (0 if careful else len(lost))
         settings = pipeline.config.extraction
-        # A clip that hangs is decoded up to four times: as a whole, then audio, video and the rest separately.
         uses_gpus = any(pool.num_gpus for pool in pools.values())
-        of_a_batch = limits_of(settings, BATCHES_AT_ONCE if uses_gpus else 1)
-        longest_s = 4 * settings.time_limit_s * pools["decode"].batch_size + 2 * of_a_batch.seconds
+        longest_s = 2 * limits_of(settings, BATCHES_AT_ONCE if uses_gpus else 1).seconds
+        if pipeline.reads_media:
+            # A clip that hangs is decoded up to four times: as a whole, then audio, video and the rest separately.
+            longest_s += 4 * settings.time_limit_s * pools["decode"].batch_size
         are_many = any(pool.num_gpus and pool.max_actors > 1 for pool in pools.values())
         configure_ray_data(longest_s, START_S if are_many and self._may_wait else -1)
-        for table in self._blocks_of(pipeline.build(work, pools, careful)):
+        for table in self._blocks_of(pipeline.build(work, pools, careful), writes_raw=uses_gpus):
             _stop_if_broken(table)
-            if uses_gpus:
-                self.maintenance.look()
             lost.difference_update(self.summary.add_table(table, are_new=not careful))
             self.on_progress(self.summary.clips, total)
             if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS:
@@ -176,8 +175,8 @@ class Passes:
             )
         return lost
 
-    def _blocks_of(self, dataset: Dataset) -> Iterator[pa.Table]:
-        """Yield the blocks of a dataset while watching the nodes.
+    def _blocks_of(self, dataset: Dataset, writes_raw: bool) -> Iterator[pa.Table]:
+        """Yield the blocks of a dataset while watching the nodes and, with ``writes_raw``, merging raw parts.
 
         Ends early when Ray reports that there is no progress.
         """
@@ -190,6 +189,8 @@ class Passes:
             while True:
                 self.watch.update()
                 self._give_up_without_nodes()
+                if writes_raw:
+                    self.maintenance.look()
                 try:
                     block = blocks.get(timeout=1.0)
                 except queue.Empty:

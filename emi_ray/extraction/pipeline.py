@@ -27,7 +27,6 @@ from emi_ray.extraction.transcribe_stage import Transcribe
 from emi_ray.extraction.watchdog import Limits, default_memory_limit
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
 from emi_ray.media.detection import build_finder
-from emi_ray.media.isolation import FROM_THE_TABLE
 from emi_ray.media.yunet import settle_media
 from emi_ray.schema import Modality, Need
 from emi_ray.workspace import Workspace
@@ -128,12 +127,12 @@ class Pipeline:
 
     @property
     def reads_media(self) -> bool:
-        """Whether decoding opens files: extractors that need only the corpus table leave it nothing to decode."""
-        return not self.needs <= FROM_THE_TABLE
+        """Whether media are needed: extractors of text need only the corpus table."""
+        return bool(self.needs - {"transcript"})
 
     def _rows_in_memory(self, decode: Pool) -> int:
         """Return how many decoded clips a block may have so that the blocks in flight fit into Ray's object store."""
-        if not self.needs - {"transcript"}:
+        if not self.reads_media:
             return MAX_ROWS_PER_BLOCK
         clip_bytes = PICTURES_BYTES if self.needs - {"transcript", "waveform"} else SOUND_BYTES
         store_bytes = ray.cluster_resources().get("object_store_memory", 0)
@@ -172,6 +171,10 @@ def plan_pipeline(
             detector are not available.
     """
     wanted = set(modalities or config.extractors)
+    if not wanted:
+        raise UserError(
+            "No modality has an extractor: set, for instance, extractors.text.name (emi-ray extractors lists them)."
+        )
     for modality in wanted - set(config.extractors):
         raise UserError(
             f"No extractor is configured for {modality}: set extractors.{modality}.name "

@@ -78,8 +78,8 @@ def plan_pools(
         stages: by name, whether a stage runs a pretrained model.
         measured: times of the stages; without them decoding counts three times as much as all other stages
             together.
-        reads_media: whether decoding opens files. If not, it joins the next stage, unless that is on a GPU, which it
-            would delay: two processes less have to start.
+        reads_media: whether media are decoded. If not, decoding joins the next stage, so that its own processes need
+            not start; but not a stage on a GPU, which it would delay.
     """
     by_hand = settings.stages
     if not reads_media and "decode" not in by_hand:

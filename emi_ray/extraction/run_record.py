@@ -67,7 +67,7 @@ class RunRecord:
             "clips_per_s": round(summary.clips_per_s, 3),
             "bottleneck": summary.bottleneck,
             "passes": summary.passes,
-            "retries": sum(a.restarts for stage in summary.stages.values() for a in stage.actors.values()),
+            "retries": _restarts(summary),
             "nodes": self._nodes,
             "nodes_lost": summary.nodes_lost,
             "notes": summary.notes,
@@ -95,6 +95,15 @@ def _stage(summary: ExtractionSummary, name: str) -> dict[str, Any]:
         "pool": vars(pool) if pool else None,
         "actors": [_actor(actor) for actor in stage.actors.values()],
     }
+
+
+def _restarts(summary: ExtractionSummary) -> int:
+    """Return how often actors were restarted. An actor that runs several stages counts once."""
+    restarts: dict[str, int] = {}
+    for stage in summary.stages.values():
+        for owner, actor in stage.actors.items():
+            restarts[owner] = max(restarts.get(owner, 0), actor.restarts)
+    return sum(restarts.values())
 
 
 def _actor(actor: ActorSummary) -> dict[str, Any]:

@@ -253,15 +253,27 @@ def _location() -> Location:
     return Location(ray.util.get_node_ip_address(), tuple(map(str, gpus)))
 
 
+_LOSSES = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ObjectLostError,
+)
+"""Errors of Ray for a process, a node or a result that is lost."""
+
+
 def _problem(plan: RunPlan, error: ray.exceptions.RayError) -> EmiRayError:
     """Return the error to show to the user for a run that failed or was lost."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, EmiRayError):
         return cause
-    # A task whose encoder or features were lost reports the loss as its cause.
-    if isinstance(cause, ray.exceptions.RayError):
-        return _problem(plan, cause)
     again = "Started again, it resumes from its last checkpoint."
+    # A task that could not start, because what it needs was lost, reports that loss as its cause.
+    if isinstance(cause, _LOSSES):
+        return EmiRayError(
+            f"{plan.name} was not trained: an encoder or features that it needs were lost, because a process was "
+            f"killed or a node was lost ({type(cause).__name__}). {again}"
+        )
     if isinstance(error, ray.exceptions.RayTaskError):
         return EmiRayError(f"Training {plan.name} failed: {in_words(cause).rstrip('.')}. {again}")
     if isinstance(error, ray.exceptions.RuntimeEnvSetupError):

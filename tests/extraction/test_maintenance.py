@@ -50,7 +50,7 @@ def test_no_more_merges_run_at_once_than_allowed_and_none_is_forgotten(tmp_path)
     workspace = new_workspace(tmp_path, {}, [])
     store = write_raw(plan_pipeline(workspace, workspace.config(), ["text"]), 0, 6)
     parts = sorted(store.parts())
-    merges = _Merges(at_once=1)
+    merges = _Merges(num_cpus=1)
     merges.add(store.held, [parts[:2], parts[2:4], parts[4:]])
     merges.start()
     assert len(merges._running) == 1
@@ -58,6 +58,8 @@ def test_no_more_merges_run_at_once_than_allowed_and_none_is_forgotten(tmp_path)
     merges.run_all()
     assert len(store.parts()) == 3
     assert {row.clip_id for row in store.rows()} == {f"c{i:02d}" for i in range(6)}
-    merges.add(store.held, [["features/none/part-0.parquet", "features/none/part-1.parquet"]])
+    left = sorted(store.parts())
+    merges.add(store.held, [["features/none/part-0.parquet", "features/none/part-1.parquet"], left])
     with pytest.raises(EmiRayError):
         merges.run_all()
+    assert len(store.parts()) == 1, "a merge that fails does not prevent the next"
