@@ -10,8 +10,8 @@ for calls of CUDA. ``--clips-per-s 0`` stands for a device that takes no time: t
 told: in the steady part, and of the whole run, which includes start-up and the merging of what is left at its end.
 
 A machine with few cores can show only a slower device. An H100 computes 802 clips/s and has 16 cores in the machine
-that was measured (`gpu.py`), which is about 50 clips/s a core. All cores together have the same work as there. The one
-interpreter of the model's process and the driver have an eighth of it: what they cost each pass is not simulated.
+that was measured (`gpu.py`), which is about 50 clips/s a core. All cores together then have the same work as there;
+the one interpreter of the model's process, and the driver, have an eighth of it.
 """
 
 import argparse
@@ -121,9 +121,10 @@ def main() -> None:
             summary = extract(workspace, workspace.config(), ["audio"])
             clips_per_s, busy = _steady(log)
             share = f"busy {busy:.3f} of the time" if rate else "takes no time"
+            failed = summary.stages["audio"].failed
             print(
                 f"device of {rate:g} clips/s: {clips_per_s:.1f} clips/s, {share}; whole run "
-                f"{summary.clips_per_s:.1f} clips/s ({summary.seconds:.0f} s), {summary.stages['audio'].failed} failed",
+                f"{summary.clips_per_s:.1f} clips/s ({summary.seconds:.0f} s), {failed} failed",
                 flush=True,
             )
 

@@ -12,6 +12,7 @@ from emi_ray.errors import EmiRayError
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline
 from emi_ray.runtime import machine, results_of
+from emi_ray.runtime.priority import lower_priority
 from emi_ray.store.failures import failure_parts
 from emi_ray.store.part_merging import full_groups, mergeable
 from emi_ray.store.parts import PartFolder
@@ -26,6 +27,10 @@ CORES_OF_A_MERGE = 4
 BESIDE_ACTORS_CPUS = 0.25
 """Logical CPUs that a merge reserves during a run, so that it fits in besides the actors. At the end of a run it
 reserves a whole CPU, which limits the number of merges on a node, and thereby their memory."""
+
+
+_OWN_PROCESSES = {"env_vars": {"EMI_RAY_MERGES": "1"}}
+"""Runtime environment of merges, so that no other task runs in their processes, whose priority is lower."""
 
 
 @dataclass
@@ -67,7 +72,9 @@ class _Merges:
     """
 
     def __init__(self, num_cpus: float, at_once: int = 1) -> None:
-        self._task = ray.remote(num_cpus=num_cpus, max_retries=3, scheduling_strategy="SPREAD")(_merge)
+        self._task = ray.remote(
+            num_cpus=num_cpus, max_retries=3, scheduling_strategy="SPREAD", runtime_env=_OWN_PROCESSES
+        )(_merge)
         self.at_once = at_once
         self._waiting: deque[tuple[PartFolder, list[str]]] = deque()
         self._running: dict[Any, list[str]] = {}
@@ -148,4 +155,5 @@ def tidy_up(pipeline: Pipeline) -> None:
 
 
 def _merge(folder: PartFolder, parts: list[str]) -> None:
+    lower_priority()  # decoding has priority, because the GPUs wait for it
     folder.merge(parts)

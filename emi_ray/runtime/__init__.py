@@ -4,6 +4,7 @@ session.py       ray_session(): this machine only, or a cluster
 address.py       check that a cluster answers at an address
 head_watch.py    detect the loss of a cluster's head while a command runs
 node_watch.py    detect nodes that die or join while a command runs
+priority.py      lower the priority of a process whose work can wait
 nodes.py         the resources of the nodes, and whether all of them can read the workspace
 ray_errors.py    results of remote functions, and the meaning of Ray's errors
 worker_places.py placement groups of Ray Train: those left behind are removed, a long wait is reported

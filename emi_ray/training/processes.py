@@ -1,21 +1,16 @@
 """The processes of a local session that train on CPUs: started early, with a lower priority than reading."""
 
-import os
-from functools import cache
 from typing import Any
 
 import ray
 
+from emi_ray.runtime.priority import lower_priority
 from emi_ray.training.resources import JobResources
 from emi_ray.training.shared_features import MAX_RETRIES
 
 OWN_PROCESSES = {"env_vars": {"EMI_RAY_TRAINS": "1"}}
 """Runtime environment of the trainings. Ray reuses a process only for tasks of the same environment, so that
 trainings run in the processes that have imported torch, not in those that have read the features."""
-
-_MORE_NICENESS = 5
-"""Niceness that is added to that of Ray's processes. These have 15 and the maximum is 19, so that a training gets two
-fifths of the time of a reading process if both need the same core."""
 
 
 def start_processes(count: int, resources: JobResources) -> list[Any]:
@@ -34,14 +29,6 @@ def _import_training() -> None:
     import emi_ray.training.run
     import emi_ray.training.stages.encoder_job  # noqa: F401
 
-    _lower_priority()
-
-
-@cache
-def _lower_priority() -> None:
-    """Lower the priority of this process; cached, because several of the importing tasks may run in one process.
-
-    Reading has priority, because the longest training waits for the largest features. The shorter trainings need not
-    be finished before it.
-    """
-    os.nice(_MORE_NICENESS)
+    # Reading has priority, because the longest training waits for the largest features. The shorter trainings need
+    # not be finished before it.
+    lower_priority()
