@@ -44,7 +44,11 @@ class PartMaintenance:
 
     pipeline: Pipeline
     clock: Callable[[], float] = time.monotonic
-    _merges: "_Merges" = field(default_factory=lambda: _Merges(BESIDE_ACTORS_CPUS))
+    _merges: "_Merges" = field(
+        default_factory=lambda: _Merges(
+            _merge_with_low_priority, num_cpus=BESIDE_ACTORS_CPUS, runtime_env=_OWN_PROCESSES
+        )
+    )
     _looked_at: float = 0.0
 
     def look(self) -> None:
@@ -68,13 +72,14 @@ class _Merges:
     """Merges in remote tasks, at most ``at_once`` at the same time: Ray then uses their processes again.
 
     Args:
-        num_cpus: logical CPUs that each reserves.
+        merge: merges parts of a folder, in a task.
+        options: those of the tasks.
     """
 
-    def __init__(self, num_cpus: float, at_once: int = 1) -> None:
-        self._task = ray.remote(
-            num_cpus=num_cpus, max_retries=3, scheduling_strategy="SPREAD", runtime_env=_OWN_PROCESSES
-        )(_merge)
+    def __init__(
+        self, merge: Callable[[PartFolder, list[str]], None], at_once: int = 1, **options: Any
+    ) -> None:
+        self._task = ray.remote(max_retries=3, scheduling_strategy="SPREAD", **options)(merge)
         self.at_once = at_once
         self._waiting: deque[tuple[PartFolder, list[str]]] = deque()
         self._running: dict[Any, list[str]] = {}
@@ -144,7 +149,7 @@ def tidy_up(pipeline: Pipeline) -> None:
     held, failures = [store.held for store in stores], [failure_parts(store) for store in stores]
     if pipeline.transcriber is not None:
         held.append(TranscriptStore(pipeline.workspace, pipeline.transcriber.fingerprint).held)
-    merges = _Merges(num_cpus=1, at_once=machine().cpus)
+    merges = _Merges(_merge, at_once=machine().cpus, num_cpus=1)
     for folder in [*held, *failures]:
         merges.add(folder, mergeable(folder))
     merges.run_all()
@@ -154,6 +159,10 @@ def tidy_up(pipeline: Pipeline) -> None:
         folder.refresh_index()
 
 
-def _merge(folder: PartFolder, parts: list[str]) -> None:
+def _merge_with_low_priority(folder: PartFolder, parts: list[str]) -> None:
     lower_priority()  # decoding has priority, because the GPUs wait for it
+    _merge(folder, parts)
+
+
+def _merge(folder: PartFolder, parts: list[str]) -> None:
     folder.merge(parts)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emi_ray.errors import EmiRayError
-from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance, _Merges
+from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance, _merge, _Merges
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.store import part_merging
@@ -50,7 +50,7 @@ def test_no_more_merges_run_at_once_than_allowed_and_none_is_forgotten(tmp_path)
     workspace = new_workspace(tmp_path, {}, [])
     store = write_raw(plan_pipeline(workspace, workspace.config(), ["text"]), 0, 6)
     parts = sorted(store.parts())
-    merges = _Merges(num_cpus=1)
+    merges = _Merges(_merge, num_cpus=1)
     merges.add(store.held, [parts[:2], parts[2:4], parts[4:]])
     merges.start()
     assert len(merges._running) == 1
