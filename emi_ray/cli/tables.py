@@ -33,7 +33,7 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     """Print the planned actors of each extraction stage, and which stage is the bottleneck."""
     columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "batch size", "clips/s")
     shown = table("Extraction plan", *columns)
-    rates, joined_s = {}, 0.0
+    rates, joined_s = {}, 0.0  # the second: seconds per clip of the stages that run in the same actors
     for name, pool in pools.items():
         seconds = measured.seconds_per_clip[name]
         numbers = (_actors(pools, name), pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)

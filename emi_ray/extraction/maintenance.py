@@ -22,15 +22,15 @@ LOOK_EVERY_S = 20.0
 """Interval between two searches for raw parts."""
 
 CORES_OF_A_MERGE = 4
-"""During a run there is at most one merge at a time per so many cores; the other cores decode."""
+"""Number of cores for each merge that runs at the same time during an extraction; the others decode."""
 
 BESIDE_ACTORS_CPUS = 0.25
 """Logical CPUs that a merge reserves during a run, so that it fits in besides the actors. At the end of a run it
 reserves a whole CPU, which limits the number of merges on a node, and thereby their memory."""
 
-
 _OWN_PROCESSES = {"env_vars": {"EMI_RAY_MERGES": "1"}}
-"""Runtime environment of merges, so that no other task runs in their processes, whose priority is lower."""
+"""Runtime environment of merges during a run. Ray reuses a process only for tasks of the same environment, so that no
+other task runs in these processes, whose priority stays lower."""
 
 
 @dataclass
@@ -69,11 +69,11 @@ class PartMaintenance:
 
 
 class _Merges:
-    """Merges in remote tasks, at most ``at_once`` at the same time: Ray then uses their processes again.
+    """A queue of merges in remote tasks, of which at most ``at_once`` run at the same time: Ray reuses their processes.
 
     Args:
         merge: merges parts of a folder, in a task.
-        options: those of the tasks.
+        options: options of the tasks, as for ``ray.remote``.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class _Merges:
         self._fill()
 
     def end(self) -> None:
-        """Wait for the running merges, and forget those that wait."""
+        """Wait for the running merges, and drop those that have not started: their parts stay as they are."""
         self._waiting.clear()
         while self._running:
             self._take_ended(timeout_s=None)

@@ -127,7 +127,7 @@ class Pipeline:
 
     @property
     def reads_media(self) -> bool:
-        """Whether media are needed: extractors of text need only the corpus table."""
+        """Whether an extractor needs media. Those of text need only the corpus table."""
         return bool(self.needs - {"transcript"})
 
     def _rows_in_memory(self, decode: Pool) -> int:
@@ -231,7 +231,7 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
 
 def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict[str, Any]:
     """Return the arguments of ``map_batches`` for the processes that run these stages."""
-    pool = pools[names[-1]]
+    pool = pools[names[-1]]  # a stage that joins the next one runs in the actors of that one
     each = math.ceil(
         num_clips / pool.max_actors
     )  # Ray joins blocks to fill a batch; each actor should get one

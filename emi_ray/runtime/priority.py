@@ -4,8 +4,8 @@ import os
 from functools import cache
 
 MORE_NICENESS = 5
-"""Niceness that is added to that of Ray's processes. These have 15 and the maximum is 19, so that such a process gets
-two fifths of the time of another one if both need the same core."""
+"""Niceness that is added to that of Ray's processes. These have 15 and the maximum is 19, so that a
+process with 5 more gets two fifths of the time of another one of Ray's if both need the same core."""
 
 
 @cache

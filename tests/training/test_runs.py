@@ -28,7 +28,7 @@ def requests_of(*runs):
 
 
 def kill_processes_named(*names):
-    """Kill this process's descendants with one of the names; returns how many there were."""
+    """Kill the descendants of this process whose command line has one of the names; return how many were killed."""
     import psutil
 
     killed = 0
