@@ -69,7 +69,7 @@ class PartMaintenance:
 
 
 class _Merges:
-    """A queue of merges in remote tasks, of which at most ``at_once`` run at the same time: Ray reuses their processes.
+    """A queue of merges in remote tasks. At most ``at_once`` run at the same time: Ray then reuses their processes.
 
     Args:
         merge: merges parts of a folder, in a task.
