@@ -125,10 +125,11 @@ def bare_rates(workspace: Workspace, config: WorkspaceConfig, modality: Modality
 
 
 def models_part(media: Sequence[str], folder: Path, frame_rate_hz: float, rows: Sequence[str]) -> None:
-    """Compare (a) the pipeline with a bare loop and the bare model, and (d) two CPU actors with one."""
+    """Compare the pipeline, with its default pools, with (a) a bare loop and the bare model, which compute with all
+    cores, and (d) a pipeline of one actor with as many threads as there are cores."""
     settings = save_models(folder / "models")
     table = Table(
-        "extractor", "pipeline clips/s", "÷ bare loop", "÷ bare model", "2 actors x 1 ÷ 1 x 2 threads"
+        "extractor", "pipeline clips/s", "÷ bare loop", "÷ bare model", "÷ one actor with all threads"
     )
     for row in rows:
         modality = ROWS[row]
@@ -143,18 +144,18 @@ def models_part(media: Sequence[str], folder: Path, frame_rate_hz: float, rows: 
             own = [*chosen, *SAME_WORK, f"extraction.rows_per_block={BLOCK_ROWS[row]}", *more]  # noqa: B023
             return new_workspace(place, spread(media, few), own, repeats, spread(crops, few))  # noqa: B023
 
-        def halved(name: str, num: int) -> tuple[Workspace, WorkspaceConfig]:
-            pools = [f"extraction.stages.{modality}.{key}" for key in ("max_actors=2", "threads=1")]  # noqa: B023
-            return fresh(name, num, *pools)
+        def one_actor(name: str, num: int) -> tuple[Workspace, WorkspaceConfig]:
+            sizes = ("max_actors=1", f"threads={os.cpu_count()}")
+            return fresh(name, num, *(f"extraction.stages.{modality}.{size}" for size in sizes))  # noqa: B023
 
         total, measured = len(media) * repeats, []
         with ray_session():
             extract(*fresh("warm", total // 3), [modality])
             for turn in range(ROUNDS):  # the machine drifts: all take turns
                 loop, model = bare_rates(*fresh(f"bare-{turn}", total), modality)
-                one, _ = pipeline_rate(fresh, f"one-{turn}", [modality], total)
-                two, _ = pipeline_rate(halved, f"two-{turn}", [modality], total)
-                measured.append([one, one / loop, one / model, two / one])
+                usual, _ = pipeline_rate(fresh, f"usual-{turn}", [modality], total)
+                one, _ = pipeline_rate(one_actor, f"one-{turn}", [modality], total)
+                measured.append([usual, usual / loop, usual / model, usual / one])
         means, spreads = np.mean(measured, axis=0), np.std(measured, axis=0, ddof=1)
         table.add_row(row, *(f"{m:.2f} ± {s:.2f}" for m, s in zip(means, spreads, strict=True)))
     console.print(table)
