@@ -31,16 +31,21 @@ def show_findings(findings: Sequence[Finding]) -> None:
 
 def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     """Print the planned actors of each extraction stage, and which stage is the bottleneck."""
+    from emi_ray.extraction.pools import processes_of  # imports Ray
+
     columns = ("stage", "s/clip", "actors", "threads", "GPUs each", "batch size", "clips/s")
     shown = table("Extraction plan", *columns)
-    rates, joined_s = {}, 0.0  # the second: seconds per clip of the stages that run in the same actors
-    for name, pool in pools.items():
-        seconds = measured.seconds_per_clip[name]
-        numbers = (_actors(pools, name), pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)
-        joined_s += seconds
-        if not pool.joins_next:
-            rates[name], joined_s = pool.max_actors / joined_s, 0.0
-        shown.add_row(name, f"{seconds:.4f}", *map(str, numbers), _dash(rates.get(name), ".1f"))
+    seconds, rates = measured.seconds_per_clip, {}
+    for sharing in processes_of(pools):
+        # Stages that share processes share their time.
+        rate = pools[sharing[-1]].max_actors / sum(seconds[name] for name in sharing)
+        rates[max(sharing, key=seconds.__getitem__)] = rate
+        for name in sharing:
+            pool, is_last = pools[name], name == sharing[-1]
+            numbers = (_actors(pools, name), pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)
+            shown.add_row(
+                name, f"{seconds[name]:.4f}", *map(str, numbers), _dash(rate if is_last else None, ".1f")
+            )
     console.print(shown)
     slowest = min(rates, key=rates.__getitem__)
     console.print(f"The bottleneck is the {slowest} stage. Any of these numbers can be set, for example:")
@@ -48,11 +53,11 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
 
 
 def _actors(pools: "Mapping[str, Pool]", stage: str) -> str:
-    """Return the number of a stage's actors, or in which stage's actors it runs."""
+    """Return the number of a stage's actors, or the last of the stages that it shares them with."""
     if not pools[stage].joins_next:
         return str(pools[stage].max_actors)
-    names = list(pools)
-    return f"with {names[names.index(stage) + 1]}"
+    later = list(pools)[list(pools).index(stage) :]
+    return f"with {next(name for name in later if not pools[name].joins_next)}"
 
 
 def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:

@@ -49,8 +49,8 @@ Progress = Callable[[int, int], None]
 Left = Callable[[set[str]], pa.Table]
 """Returns the work that is left for the given clip ids, computed from the store."""
 
-Planner = Callable[[], Mapping[str, Pool]]
-"""Returns pools for the nodes that are alive now."""
+Planner = Callable[[Pipeline], Mapping[str, Pool]]
+"""Returns pools of a pipeline for the nodes that are alive now."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Passes:
         """
         while work.num_rows:
             self._watch_anew()
-            self.summary.pools = self.plan()
+            self.summary.pools = self.plan(self.pipeline)
             lost = self._stream(self.pipeline, work, self.summary.pools)
             self._note_deaths()
             work = self.left(lost) if lost else work.slice(0, 0)
@@ -104,7 +104,7 @@ class Passes:
         guilty = {}
         for modality, spec in self.pipeline.specs.items():
             alone = replace(self.pipeline, specs={modality: spec})
-            pools = {name: pool.one_by_one() for name, pool in self.plan().items() if name in alone.stages}
+            pools = {name: pool.one_by_one() for name, pool in self.plan(alone).items()}
             deaths, rest = 0, lost
             while rest and deaths < CAREFUL_PASSES:
                 self._watch_anew()

@@ -32,8 +32,8 @@ from emi_ray.schema import Modality, Need
 from emi_ray.workspace import Workspace
 
 ORDER: tuple[Modality, ...] = ("motion", "vision", "audio", "text")
-"""Order of the modalities: the largest inputs first, so that they are dropped early. Stages on a GPU are moved to the
-end, because one process per GPU runs all of them."""
+"""Order of the modalities: the largest inputs first, so that they are dropped early. Those with a model are moved to
+the end, see :attr:`Pipeline.stages`."""
 
 BLOCKS_PER_ACTOR = 8
 MAX_ROWS_PER_BLOCK = 512
@@ -67,19 +67,20 @@ class Pipeline:
     def stages(self) -> dict[str, bool]:
         """Names of the stages in order, each with whether it runs a pretrained model.
 
-        Stages that want a GPU are adjacent, since one process runs them. Text follows the transcript.
+        Stages without a model are first and stages that want a GPU are last, because adjacent ones share processes.
+        Text follows the transcript.
         """
         models: dict[str, bool] = {m: spec.kind.USES_GPU for m, spec in self.specs.items() if m != "text"}
         if self.transcriber and "text" in self.specs:
             models["transcript"] = True
         if "text" in self.specs:
             models["text"] = self.specs["text"].kind.USES_GPU
-        on_gpu = {name for name, is_model in models.items() if is_model and wants_gpu(name, self._settings)}
-        # Text on the CPU that follows a transcript from the GPU must come after it, although CPU stages are first
-        # otherwise.
-        last = {"text"} if "transcript" in on_gpu and "text" not in on_gpu else set()
-        order = sorted(models, key=lambda name: (name in last, name in on_gpu))
-        return {"decode": False, **{name: models[name] for name in order}}
+
+        def place(name: str) -> int:
+            own = models[name] + (models[name] and wants_gpu(name, self._settings))
+            return max(own, place("transcript")) if name == "text" and "transcript" in models else own
+
+        return {"decode": False, **{name: models[name] for name in sorted(models, key=place)}}
 
     @property
     def _settings(self) -> ExtractionSettings:

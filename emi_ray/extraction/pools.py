@@ -1,8 +1,9 @@
 """Choose the number and size of the actors of each stage."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from emi_ray.config import ExtractionSettings, StageSettings
 from emi_ray.runtime import Machine
@@ -70,47 +71,63 @@ def plan_pools(
     """Plan a pool for each stage. Numbers in ``settings.stages`` take precedence.
 
     All pretrained models share each GPU: one process per GPU holds all of them (see :func:`processes_of`), so their
-    pools are equally large. The remaining cores are divided among the stages on the CPU in proportion to their time
-    per clip. Actors on the CPU reserve a fraction of a logical CPU and actors on a GPU none, so that all pools fit
-    at once: a pool that waited for CPUs held by other pools would wait for ever.
+    pools are equally large. The remaining cores are divided among the processes on the CPU in proportion to the
+    time per clip of their stages. Actors on the CPU reserve a fraction of a logical CPU and actors on a GPU none, so
+    that all pools fit at once: a pool that waited for CPUs held by other pools would wait for ever.
 
     Args:
         stages: by name, whether a stage runs a pretrained model.
         measured: times of the stages; without them decoding counts three times as much as all other stages
             together.
-        reads_media: whether media are decoded. If not, decoding joins the next stage, so that its own processes need
-            not start; but not a stage on a GPU, which it would delay.
+        reads_media: whether media are decoded.
     """
     by_hand = settings.stages
-    if not reads_media and "decode" not in by_hand:
-        pools = plan_pools(
-            machine, {n: is_model for n, is_model in stages.items() if n != "decode"}, settings, measured
-        )
-        following = next(iter(pools.values()))
-        if not following.num_gpus:
-            return {"decode": replace(following, joins_next=True), **pools}
     on_gpu = [
         name for name, is_model in stages.items() if is_model and wants_gpu(name, settings) and machine.gpus
     ]
-    on_cpu = [name for name in stages if name not in on_gpu]
     together = _gpu_pool(machine, [by_hand.get(name, StageSettings()) for name in on_gpu])
+    pools = {name: replace(together, batch_size=_gpu_batch_size(name, by_hand)) for name in on_gpu}
     # One core is left for each process on a GPU, which prepares and writes its batches.
     cores = max(machine.cpus - (together.max_actors if on_gpu else 0), 1)
+    groups = _sharing(stages, on_gpu, by_hand, reads_media)
     seconds = measured.seconds_per_clip if measured else {}
-    weights = {name: seconds.get(name, 0.0) or _default_weight(name, len(on_cpu)) for name in on_cpu}
-    share = cores / sum(weights.values()) if weights else 0.0
-    pools = {}
+    default = partial(_default_weight, num_stages=len(stages) - len(on_gpu))
+    weights = [sum(seconds.get(name, 0.0) or default(name) for name in names) for names in groups]
+    for names, weight in zip(groups, weights, strict=True):
+        share = cores * weight / sum(weights)
+        pool = _model_pool(names, cores) if any(stages[name] for name in names) else _cpu_pool(names, share)
+        for name in names:
+            own = _by_hand(pool, by_hand.get(name, StageSettings()))
+            pools[name] = replace(own, joins_next=name != names[-1])
+    return _reserving_no_more({name: pools[name] for name in stages}, machine.cpus, by_hand)
+
+
+def _sharing(
+    stages: Mapping[str, bool],
+    on_gpu: Collection[str],
+    by_hand: Collection[str],
+    reads_media: bool,
+) -> list[list[str]]:
+    """Group the stages on the CPU by process, in order.
+
+    Adjacent stages without a model share processes: on two cores the built-in extractors then take .8 of the time,
+    since fewer processes start, pictures are not passed on, and no process waits for another
+    (``benchmarks/extraction.py``). A model has processes of its own, because each would hold a copy of its weights;
+    decoding joins it if no media are decoded. So has a stage whose numbers are set by hand.
+    """
+    groups: list[list[str]] = []
+    before = None
     for name, is_model in stages.items():
-        sizes = by_hand.get(name, StageSettings())
         if name in on_gpu:
-            pools[name] = replace(together, batch_size=sizes.batch_size or GPU_BATCH_SIZE.get(name, 32))
+            before = None
             continue
-        actors = max(1, math.floor(weights[name] * share + 0.5))
-        if is_model:
-            actors = max(min(cores, MODEL_ACTORS), cores // THREADS_OF_A_MODEL)
-        threads = max(cores // actors, 1) if is_model else 1
-        pools[name] = _by_hand(Pool(_batch_size(name), actors, CPUS_OF_AN_ACTOR, 0.0, threads), sizes)
-    return _reserving_no_more(pools, machine.cpus, by_hand)
+        is_light = not is_model or (before == "decode" and not reads_media)
+        if before and not stages[before] and is_light and not {before, name} & set(by_hand):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+        before = name
+    return groups
 
 
 def _reserving_no_more(
@@ -120,7 +137,7 @@ def _reserving_no_more(
     free = [
         name for name in pools if not pools[name].num_gpus and not by_hand.get(name, StageSettings()).num_cpus
     ]
-    actors = sum(pools[name].max_actors for name in free)
+    actors = sum(pools[name].max_actors for name in free if not pools[name].joins_next)
     # The share is rounded down, so that the sum of all reservations never exceeds the CPUs.
     share = min(CPUS_OF_AN_ACTOR, math.floor(100 * cpus / max(actors, 1)) / 100)
     return {name: replace(pool, num_cpus=share) if name in free else pool for name, pool in pools.items()}
@@ -133,8 +150,7 @@ def wants_gpu(stage: str, settings: ExtractionSettings) -> bool:
 
 
 def processes_of(pools: Mapping[str, Pool]) -> list[list[str]]:
-    """Group the stages by process, in order: stages on the GPU share one, and others have their own unless they join
-    the next one.
+    """Group the stages by process, in order: those on the GPU share one, and so do those that join the next one.
 
     Ray packs actors that take fractions of a GPU onto the first GPUs and leaves others idle (ray #28679). Actors
     that take a whole GPU cannot be packed, so each GPU has exactly one process with one copy of each model.
@@ -160,8 +176,25 @@ def _gpu_pool(machine: Machine, by_hand: Sequence[StageSettings]) -> Pool:
     return Pool(1, actors, cpus, share, threads)
 
 
-def _batch_size(stage: str) -> int:
-    return BATCH_SIZE.get(stage, 8)
+def _cpu_pool(stages: Sequence[str], cores: float) -> Pool:
+    return Pool(_batch_size(stages), max(1, math.floor(cores + 0.5)), CPUS_OF_AN_ACTOR, 0.0, threads=1)
+
+
+def _model_pool(stages: Sequence[str], cores: int) -> Pool:
+    """Return the pool of a model on the CPU."""
+    actors = max(min(cores, MODEL_ACTORS), cores // THREADS_OF_A_MODEL)
+    return Pool(_batch_size(stages), actors, CPUS_OF_AN_ACTOR, 0.0, max(cores // actors, 1))
+
+
+def _batch_size(stages: Sequence[str]) -> int:
+    """Return the clips per batch of stages that share processes on the CPU: the smallest size of the extractors."""
+    return min(
+        BATCH_SIZE.get(name, 8) for name in (stages[1:] if stages[0] == "decode" else stages) or stages
+    )
+
+
+def _gpu_batch_size(stage: str, by_hand: Mapping[str, StageSettings]) -> int:
+    return by_hand.get(stage, StageSettings()).batch_size or GPU_BATCH_SIZE.get(stage, 32)
 
 
 def _default_weight(stage: str, num_stages: int) -> float:

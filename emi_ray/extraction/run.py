@@ -106,7 +106,7 @@ def _extract(
             summary,
             maintenance,
             left=lambda ids: _left(pipeline, clips, ids, retry_failed),
-            plan=lambda: propose_pools(pipeline, summary.measured),
+            plan=lambda planned: propose_pools(planned, summary.measured),
             on_progress=on_progress,
         )
         for modality, dead in passes.run(work).items():

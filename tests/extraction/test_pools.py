@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -5,24 +6,32 @@ import pytest
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.extraction.pipeline import ORDER, Pipeline, _blocks
-from emi_ray.extraction.pools import Measurement, plan_pools, processes_of
+from emi_ray.extraction.pools import Measurement, Pool, plan_pools, processes_of
 from emi_ray.runtime import MIN_LOGICAL_CPUS, Machine
 from emi_ray.workspace import Workspace
 
 BUILT_IN = dict.fromkeys(["decode", "vision", "motion", "audio", "text"], False)
 PRETRAINED = {"decode": False, "vision": True, "audio": True, "text": True}
 DEFAULTS = ExtractionSettings()
+APART = ExtractionSettings.model_validate({"stages": {name: {"threads": 1} for name in BUILT_IN}})
+
+
+def reserved_cpus(pools: Mapping[str, Pool]) -> float:
+    ends = [pools[names[-1]] for names in processes_of(pools)]
+    return sum(pool.max_actors * pool.num_cpus for pool in ends)
 
 
 def test_all_pools_of_a_small_machine_fit_at_once():
-    pools = plan_pools(Machine(cpus=2, gpus=0), BUILT_IN, DEFAULTS)
-    assert sum(pool.max_actors * pool.num_cpus for pool in pools.values()) < MIN_LOGICAL_CPUS
+    pools = plan_pools(Machine(cpus=2, gpus=0), BUILT_IN, APART)
+    assert len(processes_of(pools)) == len(BUILT_IN)
+    assert reserved_cpus(pools) < MIN_LOGICAL_CPUS
 
 
+@pytest.mark.parametrize("settings", [DEFAULTS, APART])
 @pytest.mark.parametrize("cpus", [1, 2, 7, 64])
-def test_no_machine_is_asked_for_more_than_it_has(cpus):
-    pools = plan_pools(Machine(cpus, gpus=0), BUILT_IN, DEFAULTS)
-    assert sum(pool.max_actors * pool.num_cpus for pool in pools.values()) <= max(cpus, MIN_LOGICAL_CPUS)
+def test_no_machine_is_asked_for_more_than_it_has(cpus, settings):
+    pools = plan_pools(Machine(cpus, gpus=0), BUILT_IN, settings)
+    assert reserved_cpus(pools) <= max(cpus, MIN_LOGICAL_CPUS)
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(1, 0), (1, 4), (2, 8), (8, 8)])
@@ -32,7 +41,7 @@ def test_all_pools_fit_into_a_cluster_with_few_cores(cpus, gpus, stages):
     pools = plan_pools(Machine(cpus, gpus), stages, DEFAULTS)
     assert all(pool.num_cpus == 0 for pool in pools.values() if pool.num_gpus)
     assert all(pool.max_actors >= 1 for pool in pools.values())
-    assert sum(pool.max_actors * pool.num_cpus for pool in pools.values()) <= cpus
+    assert reserved_cpus(pools) <= cpus
 
 
 @pytest.mark.parametrize(("num_clips", "rows"), [(3, 1), (60, 8), (1000, 16), (100_000, 512)])
@@ -52,7 +61,7 @@ def test_blocks_of_decoded_clips_are_no_larger_than_the_object_store_allows():
 
 def test_cores_are_shared_by_the_time_that_stages_take():
     seconds = {"decode": 3.0, "vision": 4.0, "motion": 1e-3, "audio": 1.0, "text": 1e-3}
-    pools = plan_pools(Machine(cpus=16, gpus=0), BUILT_IN, DEFAULTS, Measurement(seconds, seconds))
+    pools = plan_pools(Machine(cpus=16, gpus=0), BUILT_IN, APART, Measurement(seconds, seconds))
     assert {name: pool.max_actors for name, pool in pools.items()} == {
         "decode": 6,
         "vision": 8,
@@ -60,6 +69,25 @@ def test_cores_are_shared_by_the_time_that_stages_take():
         "audio": 2,
         "text": 1,
     }
+
+
+def test_stages_without_a_model_share_the_processes_of_all_cores():
+    pools = plan_pools(Machine(cpus=4, gpus=0), BUILT_IN, DEFAULTS)
+    assert processes_of(pools) == [list(BUILT_IN)]
+    assert {(pool.max_actors, pool.batch_size, pool.threads) for pool in pools.values()} == {(4, 8, 1)}
+
+
+def test_a_stage_with_numbers_set_by_hand_has_its_own_processes():
+    settings = ExtractionSettings.model_validate({"stages": {"motion": {"max_actors": 3}}})
+    pools = plan_pools(Machine(cpus=4, gpus=0), BUILT_IN, settings)
+    assert processes_of(pools) == [["decode", "vision"], ["motion"], ["audio", "text"]]
+    assert pools["motion"].max_actors == 3
+
+
+def test_a_model_on_the_cpu_keeps_its_own_processes():
+    stages = {"decode": False, "motion": False, "vision": True, "audio": True}
+    pools = plan_pools(Machine(cpus=4, gpus=0), stages, DEFAULTS)
+    assert processes_of(pools) == [["decode", "motion"], ["vision"], ["audio"]]
 
 
 def test_pretrained_models_share_one_gpu():
@@ -117,10 +145,10 @@ def test_numbers_set_by_hand_win():
 @pytest.mark.parametrize(
     ("on_gpu", "by_hand", "processes"),
     [
-        ({"vision", "audio", "text"}, None, ["decode", "motion", "vision+audio+transcript+text"]),
-        ({"vision"}, None, ["decode", "motion", "audio", "vision+transcript", "text"]),
-        ({"vision", "audio", "text"}, "audio", ["decode", "motion", "audio", "vision+transcript+text"]),
-        ({"vision", "audio", "text"}, "transcript", ["decode", "motion", "transcript", "vision+audio+text"]),
+        ({"vision", "audio", "text"}, None, ["decode+motion", "vision+audio+transcript+text"]),
+        ({"vision"}, None, ["decode+motion+audio", "vision+transcript", "text"]),
+        ({"vision", "audio", "text"}, "audio", ["decode+motion", "audio", "vision+transcript+text"]),
+        ({"vision", "audio", "text"}, "transcript", ["decode+motion", "transcript", "vision+audio+text"]),
     ],
 )
 def test_stages_on_the_gpu_stand_together(on_gpu, by_hand, processes):
