@@ -159,7 +159,8 @@ class StageSettings(Settings):
     """Resources of one pool of actors; null: chosen for the machine.
 
     Models on GPUs share processes: the smallest of their ``max_actors`` applies to all of them, and the largest of
-    their ``num_gpus``, ``num_cpus`` and ``threads``.
+    their ``num_gpus``, ``num_cpus`` and ``threads``. Stages on the CPU without a model share processes too; one for
+    which any of these numbers is set has its own.
     """
 
     batch_size: int | None = Field(None, ge=1)

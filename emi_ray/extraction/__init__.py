@@ -1,4 +1,4 @@
-"""Extract features from clips into the feature store, streamed by Ray Data through one pool of actors per modality.
+"""Extract features from clips into the feature store, streamed by Ray Data through pools of actors.
 
 pipeline.py         the pipeline itself
 run.py              one run: plan the work, stream it through the pipeline until every clip has an outcome

@@ -1,4 +1,4 @@
-"""Run several stages in sequence in one process: those of one GPU, or decoding and the stage after it."""
+"""Run several stages in sequence in one process: those of one GPU, or those on the CPU without a model."""
 
 import sys
 from collections.abc import Callable, Sequence
