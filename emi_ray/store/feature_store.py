@@ -4,7 +4,7 @@ A store is a folder, ``features/<modality>/<fingerprint>/``, of Parquet parts (`
 ``_extractor.json``, the identity that the fingerprint is a hash of. Each row records its inputs
 (:class:`~emi_ray.schema.Origin`) and a hash of its features, so that whatever is made from them can detect changes.
 A part is named by a hash of its clips and their inputs, so that a task that is repeated after a crash replaces its
-own part. If a clip is nevertheless in two parts, readers use the first.
+own part. If a clip nevertheless has two rows, readers use the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

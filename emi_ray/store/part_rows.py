@@ -24,6 +24,18 @@ def grouped(tables: Iterable[pa.Table], group_bytes: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
+def only_first(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the tables without the rows of clips that an earlier row has, in the same table or in one before."""
+    seen: set[str] = set()
+    for table in tables:
+        is_new = []
+        for clip_id in table["clip_id"].to_pylist():
+            is_new.append(clip_id not in seen)
+            seen.add(clip_id)
+        # A filter copies the features, and hardly any table has repeated rows.
+        yield table if all(is_new) else table.filter(pa.array(is_new, pa.bool_()))
+
+
 def is_repeated(record: pa.Table) -> np.ndarray:
     """Return for each row whether an earlier row has the same clip."""
     ids = record["clip_id"].combine_chunks().dictionary_encode().indices.to_numpy()

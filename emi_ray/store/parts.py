@@ -9,7 +9,6 @@ A new part is written before an old one is deleted, so that a kill in between du
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +16,17 @@ import pyarrow.parquet as pq
 
 from emi_ray.memory import drop_pages
 from emi_ray.store.part_index import PartIndex
-from emi_ray.store.part_rows import digest_of, grouped, in_order, is_repeated, only_later_parts, size_of
+from emi_ray.store.part_rows import (
+    digest_of,
+    grouped,
+    in_order,
+    is_repeated,
+    only_first,
+    only_later_parts,
+    size_of,
+)
 from emi_ray.store.read_ahead import TABLES_AHEAD, ahead
+from emi_ray.store.vanishing import tables_until_none_vanishes, until_none_vanishes
 from emi_ray.workspace import Workspace
 
 GROUP_BYTES = 32 << 20
@@ -29,9 +37,6 @@ PART, RAW = "part-{}.parquet", "_raw-{}"
 pandas, DuckDB and ``datasets`` ignore it, because its name begins with an underscore and has no suffix."""
 
 _INDEX_FROM, _THREADS = 8, 32  # the index is rewritten when it lacks at least _INDEX_FROM parts
-_ATTEMPTS = 5
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -63,25 +68,14 @@ class PartFolder:
 
         After a run was killed, a clip may have two rows; the first one counts.
         """
-        return _until_none_vanishes(self._record)
+        return until_none_vanishes(self._record)
 
     def tables(self, columns: Sequence[str] | None = None, keep_pages: bool = True) -> Iterator[pa.Table]:
         """Yield the rows in the order of the parts, about 32 MiB at a time and each clip once, reading ahead in
         threads. No row is lost if a running extraction merges parts at the same time. ``keep_pages`` tells whether
         the kernel may keep what was read in memory, for other readers.
         """
-        seen: set[str] = set()
-        for attempt in range(_ATTEMPTS):
-            try:
-                for table in self._read_all(columns, keep_pages):
-                    ids = table["clip_id"].to_pylist()
-                    fresh = [clip_id not in seen for clip_id in ids]
-                    seen.update(ids)
-                    yield table if all(fresh) else table.filter(pa.array(fresh, pa.bool_()))
-                return
-            except FileNotFoundError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
+        return only_first(tables_until_none_vanishes(lambda: self._read_all(columns, keep_pages)))
 
     def write(self, table: pa.Table, names: Iterable[str], kind: str = PART) -> str:
         """Write one part, named by a hash of ``names``; returns its path."""
@@ -118,7 +112,7 @@ class PartFolder:
 
     def refresh_index(self) -> None:
         """Update the index."""
-        found = _until_none_vanishes(self._look)
+        found = until_none_vanishes(self._look)
         if found.num_unknown:
             self._index.write(found.rows, found.stamps)
 
@@ -141,7 +135,7 @@ class PartFolder:
 
     def _look_whole(self) -> "_Found":
         """Return the rows of all parts: complete ones if the index is to repeat these, otherwise the record."""
-        return _until_none_vanishes(lambda: self._look(whole=True))
+        return until_none_vanishes(lambda: self._look(whole=True))
 
     def _look(self, whole: bool = False) -> "_Found":
         stamps = self.stamps()
@@ -288,13 +282,3 @@ class _Found:
     stamps: Mapping[str, str]
     rows: pa.Table
     num_unknown: int
-
-
-def _until_none_vanishes(read: Callable[[], Result]) -> Result:
-    """Call ``read``, and repeat it if a running extraction has merged parts meanwhile."""
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return read()
-        except FileNotFoundError:
-            continue
-    return read()

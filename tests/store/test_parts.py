@@ -9,6 +9,8 @@ from emi_ray.schema import Origin
 from emi_ray.store import part_merging, parts
 from emi_ray.store.feature_layout import ClipFeatures, steps_of
 from emi_ray.store.feature_store import FeatureStore
+from emi_ray.training.data.input_hashes import digests_of
+from emi_ray.training.data.packed_reading import read_packed
 from emi_ray.workspace import Workspace
 
 
@@ -34,6 +36,23 @@ def write_many(store: FeatureStore, num_parts: int, per_part: int = 2) -> dict[s
     for index in range(num_parts):
         store.write([row(f"{index:03d}-{place}") for place in range(per_part)])
     return held(store)
+
+
+def damaged(store: FeatureStore, num_parts: int = 4) -> dict[str, bytes]:
+    """Write one part with two rows of each clip, as merges left them until 2026-11; the later rows are other ones."""
+    before = write_many(store, num_parts)
+    small = store.parts()
+    again = store.write([row(clip_id, seed=1) for clip_id in before])
+    tables = [store.workspace.read_table(part) for part in [*small, again]]
+    store.workspace.write_table(f"{store.folder}/part-damaged.parquet", pa.concat_tables(tables))
+    for part in [*small, again]:
+        store.workspace.delete(part)
+    return before
+
+
+def rows_written(store: FeatureStore) -> list[str]:
+    """The clips of all rows in the parts."""
+    return [i for part in store.parts() for i in store.workspace.read_table(part)["clip_id"].to_pylist()]
 
 
 def opened(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -201,3 +220,14 @@ def test_a_merge_that_is_repeated_after_a_crash_ends_it(store, monkeypatch):
     store.held.merge(old)
     assert len(store.parts()) == 1
     assert held(store) == before
+
+
+def test_of_two_rows_of_a_clip_in_one_part_the_first_is_read(store):
+    before = damaged(store)
+    assert len(rows_written(store)) == 2 * len(before)
+    assert [found.clip_id for found in store.rows()] == list(before)
+    assert held(store) == before
+    clip_ids = pa.array([*before])
+    packed = read_packed(store, clip_ids)
+    assert {clip_id: packed.of(i).tobytes() for i, clip_id in enumerate(before)} == before
+    assert packed.digests.tolist() == digests_of(store, clip_ids).tolist()
