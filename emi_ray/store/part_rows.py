@@ -45,11 +45,20 @@ def is_repeated(record: pa.Table) -> np.ndarray:
     return repeated
 
 
-def only_later_parts(repeated: pa.Table, record: pa.Table) -> pa.Table:
-    """Return the repeated rows whose part does not contain the first row of the clip, which must be kept."""
-    ids = pc.index_in(repeated["clip_id"], value_set=record["clip_id"].combine_chunks())
-    first_part = record["part"].take(ids)
-    return repeated.filter(pc.not_equal(repeated["part"], first_part))
+def repeats_by_part(record: pa.Table) -> dict[str, list[str]]:
+    """Return the parts with rows of clips that an earlier row has, and the clips that they must not have at all.
+
+    These are the clips whose first row is in another part. A part that only repeats its own clips has none of them.
+    """
+    repeated = record.filter(pa.array(is_repeated(record)))
+    firsts = pc.index_in(repeated["clip_id"], value_set=record["clip_id"].combine_chunks())
+    columns = repeated["part"], record["part"].take(firsts), repeated["clip_id"]
+    found: dict[str, list[str]] = {}
+    for part, first_part, clip_id in zip(*(column.to_pylist() for column in columns), strict=True):
+        clip_ids = found.setdefault(part, [])
+        if part != first_part:
+            clip_ids.append(clip_id)
+    return found
 
 
 def in_order(rows: pa.Table, stamps: Mapping[str, str]) -> pa.Table:

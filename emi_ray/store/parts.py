@@ -16,15 +16,7 @@ import pyarrow.parquet as pq
 
 from emi_ray.memory import drop_pages
 from emi_ray.store.part_index import PartIndex
-from emi_ray.store.part_rows import (
-    digest_of,
-    grouped,
-    in_order,
-    is_repeated,
-    only_first,
-    only_later_parts,
-    size_of,
-)
+from emi_ray.store.part_rows import digest_of, grouped, in_order, only_first, repeats_by_part, size_of
 from emi_ray.store.read_ahead import TABLES_AHEAD, ahead
 from emi_ray.store.vanishing import tables_until_none_vanishes, until_none_vanishes
 from emi_ray.workspace import Workspace
@@ -97,15 +89,13 @@ class PartFolder:
         doomed: dict[str, list[str]] = {}
         for part, clip_id in zip(rows["part"].to_pylist(), rows["clip_id"].to_pylist(), strict=True):
             doomed.setdefault(part, []).append(clip_id)
-        with ThreadPoolExecutor(TABLES_AHEAD) as pool:
-            list(pool.map(self._discard, doomed, doomed.values()))
+        self._rewrite(doomed)
 
     def tidy(self) -> None:
-        """Remove rows of clips that an earlier part has too, and update the index."""
+        """Remove all rows of a clip but the first, and update the index."""
         found = self._look_whole()
-        repeated = only_later_parts(found.rows.filter(pa.array(is_repeated(found.rows))), found.rows)
-        if repeated.num_rows:
-            self.discard(repeated)
+        if repeats := repeats_by_part(found.rows):
+            self._rewrite(repeats)
             found = self._look_whole()
         if found.num_unknown:
             self._index.write(found.rows, found.stamps)
@@ -247,14 +237,22 @@ class PartFolder:
             for group in range(file.num_row_groups):
                 yield self.modern(file.read_row_group(group), None)
 
-    def _discard(self, part: str, clip_ids: Sequence[str]) -> None:
-        gone = pa.array(clip_ids, pa.string())
-        kept = (
-            table.filter(pc.invert(pc.is_in(table["clip_id"], value_set=gone)))
-            for table in self._read_part(part)
-        )
-        self._write_grouped(f"{self.folder}/{PART.format(digest_of([part, *clip_ids]))}", kept)
-        self.workspace.delete(part)
+    def _rewrite(self, doomed: Mapping[str, Sequence[str]]) -> None:
+        """Remove clips, given by part, and in the same parts all rows of another clip but the first."""
+        targets = {part: f"{self.folder}/{PART.format(digest_of([part, *doomed[part]]))}" for part in doomed}
+        # If an earlier attempt was killed, one of these parts is what another one is rewritten to, and must stay.
+        leaving = doomed.keys() - targets.values()
+
+        def rewrite(part: str) -> None:
+            gone = pa.array(doomed[part], pa.string())
+            tables = self._read_part(part)
+            kept = (table.filter(pc.invert(pc.is_in(table["clip_id"], value_set=gone))) for table in tables)
+            self._write_grouped(targets[part], only_first(kept))
+            if part in leaving:
+                self.workspace.delete(part)
+
+        with ThreadPoolExecutor(TABLES_AHEAD) as pool:
+            list(pool.map(rewrite, doomed))
 
     def _write_grouped(self, path: str, tables: Iterable[pa.Table]) -> None:
         """Write a part with large row groups; nothing if there are no rows."""

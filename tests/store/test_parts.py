@@ -1,5 +1,7 @@
 """Parts of a store: an index that is never trusted, rows that leave, small parts that become few."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -231,3 +233,37 @@ def test_of_two_rows_of_a_clip_in_one_part_the_first_is_read(store):
     packed = read_packed(store, clip_ids)
     assert {clip_id: packed.of(i).tobytes() for i, clip_id in enumerate(before)} == before
     assert packed.digests.tolist() == digests_of(store, clip_ids).tolist()
+
+
+def test_a_part_that_repeats_its_own_clips_is_mended(store):
+    damaged(store)
+    store.write([row("000-0", seed=2), row("late")])
+    before = held(store)
+    for _ in range(2):
+        store.held.tidy()
+        assert sorted(rows_written(store)) == sorted(before)
+        assert held(store) == before
+        assert store.held.record()["clip_id"].to_pylist() == rows_written(store)
+
+
+def test_a_removal_that_was_killed_and_is_repeated_loses_nothing(store, monkeypatch):
+    """The part without the removed rows is then both a repetition of the old part and what that one becomes."""
+
+    def die(self: Workspace, path: str) -> None:
+        raise KeyboardInterrupt
+
+    written = [store.write([row("a")]), store.write([row("a", seed=1), row("b")])]
+    named = [f"{store.folder}/part-0{place}.parquet" for place in range(2)]
+    for path, name in zip(written, named, strict=True):
+        os.rename(store.workspace.path(path), store.workspace.path(name))
+    before = held(store)
+    monkeypatch.setattr(Workspace, "delete", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.held.tidy()
+    monkeypatch.undo()
+    assert store.parts()[:2] == named
+    assert rows_written(store) == ["a", "a", "b", "b"]
+    monkeypatch.setattr(parts, "TABLES_AHEAD", 1)  # the old part first, then what was made of it
+    store.held.tidy()
+    assert rows_written(store) == ["a", "b"]
+    assert held(store) == before
