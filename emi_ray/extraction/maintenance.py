@@ -141,7 +141,7 @@ class _Merges:
 
 
 def tidy_up(pipeline: Pipeline) -> None:
-    """Merge small parts and refresh the indexes of the folders that a run has written to.
+    """Remove repeated rows, merge small parts and refresh the indexes of the folders that a run has written to.
 
     Tasks on all nodes merge the parts.
     """
@@ -149,6 +149,9 @@ def tidy_up(pipeline: Pipeline) -> None:
     held, failures = [store.held for store in stores], [failure_parts(store) for store in stores]
     if pipeline.transcriber is not None:
         held.append(TranscriptStore(pipeline.workspace, pipeline.transcriber.fingerprint).held)
+    # Of several rows of a clip the first one counts. Merging changes the order of parts, so the others leave before.
+    for folder in held:
+        folder.tidy()
     merges = _Merges(_merge, at_once=machine().cpus, num_cpus=1)
     for folder in [*held, *failures]:
         merges.add(folder, mergeable(folder))

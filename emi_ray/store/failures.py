@@ -35,7 +35,7 @@ class Failure:
 def failure_parts(store: FeatureStore) -> PartFolder:
     """Return the folder with the failures of a store's extractor."""
     folder = f"failures/{store.modality}/{store.fingerprint}"
-    return PartFolder(store.workspace, folder, FAILURES_SCHEMA, _modern)
+    return PartFolder(store.workspace, folder, FAILURES_SCHEMA, _modern, keeps_attempts=True)
 
 
 def write_failures(workspace: Workspace, failures: Sequence[Failure]) -> None:

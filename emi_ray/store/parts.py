@@ -39,12 +39,15 @@ class PartFolder:
         schema: columns of the record, ``clip_id`` first.
         modern: converts a table of any older layout to the present one; its second argument has the wanted columns,
             None for all.
+        keeps_attempts: a clip has one row for each attempt. Otherwise it has one row; if a crash has left several,
+            the first one counts, and the others are removed.
     """
 
     workspace: Workspace
     folder: str
     schema: pa.Schema
     modern: Callable[[pa.Table, Sequence[str] | None], pa.Table]
+    keeps_attempts: bool = False
 
     def paths(self) -> list[str]:
         """Return the relative paths of the parts, sorted."""
@@ -76,10 +79,14 @@ class PartFolder:
         return path
 
     def merge(self, parts: Sequence[str]) -> str:
-        """Write the rows of several parts as one, and delete those parts; returns its path."""
+        """Write the rows of several parts as one, and delete those parts; returns its path.
+
+        Of several rows of a clip, the one is kept that is the first to readers, whatever the order of ``parts`` is.
+        """
         target = f"{self.folder}/{PART.format(digest_of(parts))}"
         if not self.workspace.exists(target):  # it does if an earlier attempt was killed while deleting parts
-            self._write_grouped(target, (table for part in parts for table in self._read_part(part)))
+            tables = (table for part in sorted(parts) for table in self._read_part(part))
+            self._write_grouped(target, self._that_count(tables))
         for part in parts:
             self.workspace.delete(part)
         return target
@@ -247,12 +254,16 @@ class PartFolder:
             gone = pa.array(doomed[part], pa.string())
             tables = self._read_part(part)
             kept = (table.filter(pc.invert(pc.is_in(table["clip_id"], value_set=gone))) for table in tables)
-            self._write_grouped(targets[part], only_first(kept))
+            self._write_grouped(targets[part], self._that_count(kept))
             if part in leaving:
                 self.workspace.delete(part)
 
         with ThreadPoolExecutor(TABLES_AHEAD) as pool:
             list(pool.map(rewrite, doomed))
+
+    def _that_count(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Yield the tables without the rows that do not count."""
+        return iter(tables) if self.keeps_attempts else only_first(tables)
 
     def _write_grouped(self, path: str, tables: Iterable[pa.Table]) -> None:
         """Write a part with large row groups; nothing if there are no rows."""

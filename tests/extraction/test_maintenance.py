@@ -1,10 +1,13 @@
 """Raw parts are merged into readable parts during a run and at its end."""
 
+import os
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from emi_ray.errors import EmiRayError
-from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance, _merge, _Merges
+from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance, _merge, _Merges, tidy_up
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.store import part_merging
@@ -63,3 +66,39 @@ def test_no_more_merges_run_at_once_than_allowed_and_none_is_forgotten(tmp_path)
     with pytest.raises(EmiRayError):
         merges.run_all()
     assert len(store.parts()) == 1, "a merge that fails does not prevent the next"
+
+
+def rows_written(store: FeatureStore) -> list[str]:
+    """The clips of all rows in the parts."""
+    return [i for part in store.parts() for i in store.workspace.read_table(part)["clip_id"].to_pylist()]
+
+
+def test_of_repeated_rows_those_that_readers_saw_are_left_before_merges_change_the_order(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(part_merging, "PART_ROWS", 8)
+    workspace = new_workspace(tmp_path, {}, [])
+    pipeline = plan_pipeline(workspace, workspace.config(), ["text"])
+    store = write_raw(pipeline, 0, 44)
+    store.held.merge(store.parts()[:8])
+    full, *_ = (path for path in store.parts() if not is_raw(path))
+    again = store.write([ClipFeatures("c00", np.full((1, 2), 99, np.float16), np.zeros(1, np.float32), {})])
+    for path, name in ((full, "part-y"), (again, "part-z")):  # behind all that is merged now
+        os.rename(workspace.path(path), workspace.path(f"{store.folder}/{name}.parquet"))
+    before = {row.clip_id: row.values[0, 0] for row in store.rows()}
+    tidy_up(pipeline)
+    assert {row.clip_id: row.values[0, 0] for row in store.rows()} == before
+    assert sorted(rows_written(store)) == sorted(before)
+
+
+def test_a_store_whose_parts_repeat_clips_is_mended_by_the_next_extraction(tmp_path):
+    workspace = new_workspace(tmp_path, {}, [])
+    pipeline = plan_pipeline(workspace, workspace.config(), ["text"])
+    store = write_raw(pipeline, 0, 4)
+    table = pa.concat_tables(store.tables())
+    store.held.merge(store.parts())
+    workspace.write_table(store.parts()[0], pa.concat_tables([table, table]))
+    assert len(rows_written(store)) == 8
+    tidy_up(pipeline)
+    assert sorted(rows_written(store)) == [f"c{i:02d}" for i in range(4)]
+    assert store.held.record()["clip_id"].to_pylist() == rows_written(store)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from emi_ray.errors import UserError
-from emi_ray.store.failures import Failure, read_failures, write_failures
+from emi_ray.store.failures import Failure, failure_parts, read_failures, write_failures
 from emi_ray.store.feature_layout import ClipFeatures, steps_of
 from emi_ray.store.feature_store import FeatureStore, find_store
 from emi_ray.store.part_merging import mergeable
@@ -143,6 +143,20 @@ def test_the_latest_attempt_of_a_failure_counts(store):
             store.workspace, [Failure("a", "audio", store.fingerprint, "media", "broken", attempt)]
         )
     assert read_failures(store.workspace, [store])["attempt"].to_pylist() == [2]
+
+
+def test_a_merge_keeps_the_failure_of_each_attempt(store):
+    for attempt in (1, 2, 3):
+        for clip_id in "ab":
+            failure = Failure(clip_id, "audio", store.fingerprint, "media", f"try {attempt}", attempt)
+            write_failures(store.workspace, [failure])
+    folder = failure_parts(store)
+    folder.merge(folder.paths())
+    record = folder.record()
+    assert len(folder.paths()) == 1
+    told = zip(record["clip_id"].to_pylist(), record["attempt"].to_pylist(), strict=True)
+    assert sorted(told) == [(clip_id, attempt) for clip_id in "ab" for attempt in (1, 2, 3)]
+    assert read_failures(store.workspace, [store])["error"].to_pylist() == ["try 3", "try 3"]
 
 
 def test_the_one_store_that_fits_is_found_and_others_are_listed(store):

@@ -46,7 +46,7 @@ def damaged(store: FeatureStore, num_parts: int = 4) -> dict[str, bytes]:
     small = store.parts()
     again = store.write([row(clip_id, seed=1) for clip_id in before])
     tables = [store.workspace.read_table(part) for part in [*small, again]]
-    store.workspace.write_table(f"{store.folder}/part-damaged.parquet", pa.concat_tables(tables))
+    store.workspace.write_tables(f"{store.folder}/part-damaged.parquet", tables[0].schema, tables)
     for part in [*small, again]:
         store.workspace.delete(part)
     return before
@@ -222,6 +222,53 @@ def test_a_merge_that_is_repeated_after_a_crash_ends_it(store, monkeypatch):
     store.held.merge(old)
     assert len(store.parts()) == 1
     assert held(store) == before
+
+
+def test_a_merge_keeps_of_each_clip_the_row_that_was_the_first_to_readers(store):
+    for seed in range(4):
+        store.write([row("a", seed), row(f"b{seed}")])
+    before = held(store)
+    store.held.merge(store.parts()[::-1])
+    assert sorted(rows_written(store)) == sorted(before)
+    assert held(store) == before
+    record = store.held.record()
+    assert record["clip_id"].to_pylist() == rows_written(store)
+    assert record["digest"].to_pylist() == digests_of(store, pa.array(rows_written(store))).tolist()
+
+
+def test_small_parts_beside_what_a_killed_merge_made_of_them_are_merged_without_repetition(
+    store, monkeypatch
+):
+    before, deleted = write_many(store, 64), []
+
+    def die(self: Workspace, path: str) -> None:
+        if len(deleted) == 20:
+            raise KeyboardInterrupt
+        deleted.append(path)
+        delete(self, path)
+
+    delete = Workspace.delete
+    monkeypatch.setattr(Workspace, "delete", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.held.merge(store.parts())
+    monkeypatch.undo()
+    assert len(store.parts()) == 45
+    (group,) = part_merging.mergeable(store.held)
+    store.held.merge(group)
+    assert len(store.parts()) == 1
+    assert sorted(rows_written(store)) == sorted(before)
+    assert held(store) == before
+
+
+def test_a_merge_of_parts_with_repetitions_inside_removes_them_a_row_group_at_a_time(store, monkeypatch):
+    monkeypatch.setattr(parts, "GROUP_BYTES", 1000)
+    before = damaged(store, 20)
+    late = store.write([row("late")])
+    store.held.merge(store.parts())
+    assert late not in store.parts()
+    assert sorted(rows_written(store)) == sorted([*before, "late"])
+    assert held(store).items() > before.items()
+    assert len(list(store.tables())) > 2
 
 
 def test_of_two_rows_of_a_clip_in_one_part_the_first_is_read(store):
