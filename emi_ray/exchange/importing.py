@@ -26,6 +26,7 @@ from emi_ray.schema import EMOTION_LABELS, Modality, labels_of, snake
 from emi_ray.store.failures import write_failures
 from emi_ray.store.feature_precision import spread_of
 from emi_ray.store.feature_store import FeatureStore, stores_of
+from emi_ray.store.part_rows import first_rows
 from emi_ray.workspace import Workspace
 
 VERSION = 1
@@ -166,8 +167,8 @@ def _import_part(
 ) -> ImportedPart:
     source, workspace = opened.source, store.workspace
     spelled = match_ids(source.ids(), workspace.clips(["clip_id"])["clip_id"].to_pylist())
-    record = store.held.record()
-    held = dict(zip(record["clip_id"].to_pylist(), record["digest"].to_pylist(), strict=True))
+    rows = first_rows(store.held.record())
+    held = dict(zip(rows["clip_id"].to_pylist(), rows["digest"].to_pylist(), strict=True))
     result = ImportedPart(store.modality, identity["extractor"], store.fingerprint, num_before=len(held))
     result.num_unknown = len(source.ids()) - len(spelled)
     if not spelled:

@@ -45,6 +45,11 @@ def is_repeated(record: pa.Table) -> np.ndarray:
     return repeated
 
 
+def first_rows(record: pa.Table) -> pa.Table:
+    """Return the first row of each clip, which is the one that counts."""
+    return record.filter(pa.array(~is_repeated(record)))
+
+
 def repeats_by_part(record: pa.Table) -> dict[str, list[str]]:
     """Return the parts with rows of clips that an earlier row has, and the clips that they must not have at all.
 

@@ -61,7 +61,8 @@ class PartFolder:
     def record(self) -> pa.Table:
         """Return the small columns of all rows, and ``part``, in the order of the parts.
 
-        After a run was killed, a clip may have two rows; the first one counts.
+        After a run was killed, a clip may have two rows; the first one counts. All rows are needed to remove a clip;
+        :func:`~emi_ray.store.part_rows.first_rows` returns those that count.
         """
         return until_none_vanishes(self._record)
 

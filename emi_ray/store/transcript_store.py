@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from emi_ray.schema import UNKNOWN, Origin
+from emi_ray.store.part_rows import first_rows
 from emi_ray.store.parts import PartFolder
 from emi_ray.workspace import Workspace
 
@@ -73,9 +74,8 @@ class TranscriptStore:
 
     def read(self) -> dict[str, str]:
         """Return all transcripts by clip id."""
-        record = self.held.record()
-        pairs = zip(record["clip_id"].to_pylist(), record["transcript"].to_pylist(), strict=True)
-        return dict(reversed(list(pairs)))  # if a clip has two rows, the first one counts
+        rows = first_rows(self.held.record())
+        return dict(zip(rows["clip_id"].to_pylist(), rows["transcript"].to_pylist(), strict=True))
 
 
 def transcript_stores(workspace: Workspace) -> list[TranscriptStore]:

@@ -25,6 +25,7 @@ import ray
 from emi_ray.memory import available_memory
 from emi_ray.runtime import READERS, is_local_session
 from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.part_rows import first_rows
 from emi_ray.store.read_ahead import TABLES_AHEAD
 from emi_ray.training.data.clip_data import PackedFeatures
 from emi_ray.training.data.packed_reading import read_packed
@@ -147,7 +148,7 @@ def num_bytes_of(store: FeatureStore, num_extras: int = 0) -> int:
         num_extras: number of extra columns that are appended as further dimensions.
     """
     # pc.sum of an empty column is null.
-    steps = int(pc.sum(store.held.record()["num_steps"]).as_py() or 0)
+    steps = int(pc.sum(first_rows(store.held.record())["num_steps"]).as_py() or 0)
     return steps * (store.feature_dim + num_extras) * store.dtype.itemsize
 
 

@@ -1,6 +1,8 @@
 """Import of features that other programs extracted."""
 
+import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -191,6 +193,23 @@ def test_clips_that_come_later_join_the_features_of_before(workspace, tmp_path):
     assert (
         import_features(workspace, "mimicmetrics", str(folder)).parts[0].fingerprint != before[0].fingerprint
     )
+
+
+def test_an_import_is_compared_with_the_row_of_a_clip_that_counts(workspace, peer_folder, tmp_path):
+    import_features(workspace, "mimicmetrics", str(peer_folder))
+    arrays = {"00003": halves(2, 5), "00004": halves(2, 5)}
+    source = npy_folder(tmp_path, arrays)
+    part = import_features(workspace, "folder", source, "audio", name="other").parts[0]
+    store = FeatureStore(workspace, "audio", part.fingerprint)
+    row = next(store.rows())
+    again = store.write([replace(row, values=row.values + 1)])
+    # The repeated row is in the last part, so that the row of before counts.
+    os.rename(workspace.path(again), workspace.path(f"{store.folder}/part-z.parquet"))
+    after = import_features(workspace, "folder", source, "audio", name="other", extend=True).parts[0]
+    assert (after.num_imported, after.num_replaced) == (0, 0)
+    assert {row.clip_id: row.values.tolist() for row in store.rows()} == {
+        clip_id: values.tolist() for clip_id, values in arrays.items()
+    }
 
 
 def test_doubles_of_which_no_precision_keeps_the_variation_are_refused_with_the_remedy(workspace, tmp_path):

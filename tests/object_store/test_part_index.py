@@ -77,3 +77,15 @@ def test_a_clip_that_stands_twice_is_tidied_and_a_large_store_has_the_small_colu
     names = store.workspace.read_table("index/features/audio/0123456789ab.parquet").column_names
     assert names == ["clip_id", "num_steps", "source", "source_stamp", "digest", "part", "part_stamp"]
     assert rows_of(store).items() > before.items()
+
+
+def test_an_index_that_repeats_two_rows_of_a_clip_is_read_as_the_first_one(s3):
+    store = made(s3, "index of repetitions")
+    before = rows_of(store)
+    store.write([row(clip_id) for clip_id in before])
+    before = rows_of(store)
+    store.held.restamp({"0-0": "new"})  # writes the index of all rows as they are
+    assert store.workspace.read_table("index/features/audio/0123456789ab.parquet").num_rows == 2 * len(before)
+    assert [found.clip_id for found in store.rows()] == list(before)
+    assert rows_of(store) == before
+    assert read_packed(store, pa.array([*before])).values.shape == (36, 4)

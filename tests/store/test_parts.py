@@ -13,6 +13,7 @@ from emi_ray.store.feature_layout import ClipFeatures, steps_of
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.data.input_hashes import digests_of
 from emi_ray.training.data.packed_reading import read_packed
+from emi_ray.training.shared_features import num_bytes_of
 from emi_ray.workspace import Workspace
 
 
@@ -280,6 +281,7 @@ def test_of_two_rows_of_a_clip_in_one_part_the_first_is_read(store):
     packed = read_packed(store, clip_ids)
     assert {clip_id: packed.of(i).tobytes() for i, clip_id in enumerate(before)} == before
     assert packed.digests.tolist() == digests_of(store, clip_ids).tolist()
+    assert num_bytes_of(store) == packed.values.nbytes
 
 
 def test_a_part_that_repeats_its_own_clips_is_mended(store):
