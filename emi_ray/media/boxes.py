@@ -101,23 +101,37 @@ def interpolate(times_s: np.ndarray, detected: np.ndarray, known: np.ndarray) ->
     return np.stack([np.interp(times_s, times_s[detected], column) for column in known.T], axis=1)
 
 
+def run_starts(frames: np.ndarray, times_s: np.ndarray, max_gap_s: float) -> list[int]:
+    """Return the indices that follow a gap: a missing frame, or more than ``max_gap_s`` between two frames."""
+    gaps = (np.diff(frames) > 1) | (np.diff(times_s) > max_gap_s)
+    return [int(index) + 1 for index in np.flatnonzero(gaps)]
+
+
+def steady(boxes: np.ndarray, times_s: np.ndarray, detected: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+    """Interpolate sizes and rotations of boxes (T, 4 or more), and smooth the boxes, in each run separately.
+
+    Args:
+        detected: (T,) bool, where size and rotation are known: at least once in each run.
+        starts: indices at which a new run begins, because there is a gap or a cut before it.
+    """
+    runs = zip(*(np.split(values, starts) for values in (boxes, times_s, detected)), strict=True)
+    return np.concatenate([smooth(resize_between(*run)) for run in runs])
+
+
 def resize_between(boxes: np.ndarray, times_s: np.ndarray, detected: np.ndarray) -> np.ndarray:
     """Interpolate size and rotation of boxes (T, 4 or more) where ``detected`` is False, and keep their centres.
 
     Following a face by its appearance finds only its position. Linear interpolation of the size lets it change
-    evenly.
+    evenly. Before the first and after the last detection the size is constant.
     """
     centres = boxes[:, :2] + boxes[:, 2:4] / 2
     shapes = interpolate(times_s, detected, boxes[detected, 2:])
     return np.concatenate([centres - shapes[:, :2] / 2, shapes], axis=1)
 
 
-def smooth(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Smooth boxes (T, 4 or more) over successive ``frames``, but never across a gap."""
-    # The ends of each run are padded by repetition, so that every run keeps its length.
+def smooth(boxes: np.ndarray) -> np.ndarray:
+    """Smooth the boxes (T, 4 or more) of successive frames."""
+    # The ends are padded by repetition, so that the number of boxes stays the same.
     reach = len(SMOOTHING) // 2
-    runs = np.split(boxes, np.flatnonzero(np.diff(frames) > 1) + 1)
-    padded = [np.pad(run, ((reach, reach), (0, 0)), "edge") for run in runs]
-    return np.concatenate(
-        [np.stack([np.convolve(column, SMOOTHING, "valid") for column in run.T], axis=1) for run in padded]
-    )
+    padded = np.pad(boxes, ((reach, reach), (0, 0)), "edge")
+    return np.stack([np.convolve(column, SMOOTHING, "valid") for column in padded.T], axis=1)

@@ -21,9 +21,9 @@ from emi_ray.media.boxes import (
     cut_patch,
     interpolate,
     link,
-    resize_between,
-    smooth,
+    run_starts,
     square_side,
+    steady,
 )
 from emi_ray.media.clip import Faces
 from emi_ray.media.detection import FaceFinder
@@ -51,7 +51,6 @@ class Sighting:
     """
 
     frame: int
-    shot: int
     box: np.ndarray | None
     patch: Patch
     is_detected: bool = False
@@ -63,16 +62,18 @@ class Track:
 
     Attributes:
         looks: the appearance at the first and the last detection.
+        joints: indices of sightings at which a later track of the same person begins.
         score: sum of the areas of all boxes.
     """
 
     looks: list[Look]
     last_box: np.ndarray
-    last_frame: int = 0
+    last_frame: int = -1
     last_seen_s: float = 0.0
     last_detected_s: float = 0.0
     score: float = 0.0
     sightings: list[Sighting] = field(default_factory=list)
+    joints: list[int] = field(default_factory=list)
     _doubted_from: int | None = None
 
     def detected(self, sighting: Sighting, time_s: float, box: np.ndarray, look: Look) -> None:
@@ -117,6 +118,7 @@ class Track:
 
     def join(self, later: "Track") -> None:
         """Append the sightings of a later track of the same person."""
+        self.joints.append(len(self.sightings))
         self.sightings += later.sightings
         self.score += later.score
         self.looks[-1] = later.looks[-1]
@@ -136,7 +138,6 @@ class FaceTracker:
         self._people: list[Track] = []
         self._times_s: list[float] = []
         self._frame_size = (1, 1)
-        self._shot = 0
         self._thumbnail: np.ndarray | None = None
         self._last_search_s = -np.inf
         self._since_search: deque[tuple[int, View]] = deque(maxlen=MAX_LOOKED_BACK)
@@ -173,14 +174,13 @@ class FaceTracker:
         others = {sighting.frame for track in self._people for sighting in track.sightings} - seen
         self.num_frames_of_others = len(others)
         frames = np.array([sighting.frame for sighting in person.sightings])
-        shots = np.array([sighting.shot for sighting in person.sightings])
         detected = np.array([sighting.box is not None for sighting in person.sightings])
         known = np.stack([sighting.box for sighting in person.sightings if sighting.box is not None])
         times_s = np.array(self._times_s)[frames]
         boxes = interpolate(times_s, detected, known)
         by_detector = np.array([sighting.is_detected for sighting in person.sightings])
-        # Adding twice the shot leaves a gap in the frame numbers at a cut, so that boxes are not smoothed across it.
-        boxes = smooth(resize_between(boxes, times_s, by_detector), frames + 2 * shots)
+        starts = sorted({*person.joints, *run_starts(frames, times_s, self._trust_s)})
+        boxes = steady(boxes, times_s, by_detector, starts)
         margin, size_px = self._settings.margin, self._settings.size_px
         crops = np.empty((len(boxes), size_px, size_px, 3), np.uint8)
         for index, sighting in enumerate(person.sightings):
@@ -232,7 +232,7 @@ class FaceTracker:
             if index in followed:
                 track.followed(self._sighting(frame, followed[index], view), time_s, followed[index])
             elif time_s - track.last_seen_s <= MAX_GAP_S:
-                track.lost(Sighting(frame, self._shot, None, self._patch(track.last_box, view)))
+                track.lost(Sighting(frame, None, self._patch(track.last_box, view)))
             else:
                 track.forget_guesses()
         for index in sorted(set(range(len(boxes))) - set(linked.values())):
@@ -250,10 +250,11 @@ class FaceTracker:
         self._tracks.append(track)
 
     def _follow_back(self, track: Track, look: Look, box: np.ndarray) -> None:
-        """Trace a newly found face back through the frames since the last search."""
+        """Trace a newly found face back through the frames since the last search, but not across a gap in time."""
         earlier = []
         for frame, view in reversed(self._since_search):
-            found = follow(look, view, box)
+            is_recent = self._times_s[-1] - self._times_s[frame] <= self._trust_s
+            found = follow(look, view, box) if is_recent and frame > track.last_frame else None
             if found is None:
                 break
             box = found
@@ -278,7 +279,6 @@ class FaceTracker:
             self._remember(track)
         self._tracks = []
         self._since_search.clear()
-        self._shot += 1
         self._last_search_s = -np.inf
 
     def _remember(self, track: Track) -> None:
@@ -292,7 +292,7 @@ class FaceTracker:
         self._people = sorted(self._people, key=lambda person: person.score, reverse=True)[:MAX_TRACKS]
 
     def _sighting(self, frame: int, box: np.ndarray, view: View) -> Sighting:
-        return Sighting(frame, self._shot, box, self._patch(box, view))
+        return Sighting(frame, box, self._patch(box, view))
 
     def _patch(self, box: np.ndarray, view: View) -> Patch:
         slack = UPRIGHT_SLACK if self._settings.upright else PATCH_SLACK

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from emi_ray.config import FaceSettings
-from emi_ray.media.boxes import UPRIGHT_SLACK, cut_patch, smooth
+from emi_ray.media.boxes import UPRIGHT_SLACK, cut_patch, smooth, steady
 from emi_ray.media.face_matching import View
 from emi_ray.media.scaling import resize
 from emi_ray.media.tracking import FaceTracker
@@ -52,12 +52,15 @@ def scene(*people, backdrop=40):
     return image
 
 
-def film(scenes, found=None, settings=SETTINGS, rate_hz=6.0):
-    """Track through scenes, lists of people; ``found`` may say otherwise which boxes a search finds."""
+def film(scenes, found=None, settings=SETTINGS, times_s=None):
+    """Track through scenes, lists of people, six per second unless ``times_s`` differ; ``found`` may say otherwise
+    which boxes a search finds.
+    """
     script = Script([[box for _, box in people] for people in (found or scenes)])
     tracker = FaceTracker(script, settings)
-    for index, people in enumerate(scenes):
-        tracker.see(scene(*people, backdrop=40 + 60 * (people != [] and people[0][0])), index / rate_hz)
+    times_s = np.arange(len(scenes)) / 6 if times_s is None else times_s
+    for people, time_s in zip(scenes, times_s, strict=True):
+        tracker.see(scene(*people, backdrop=40 + 60 * (people != [] and people[0][0])), time_s)
     return tracker, tracker.finish(), script
 
 
@@ -105,7 +108,7 @@ def test_a_known_face_is_followed_between_searches_to_a_fraction_of_a_pixel():
     _, faces, script = film([[place] for place in places])
     assert script.surveys == [0, 6, 12]
     assert faces.detected.all()
-    expected = smooth(np.array([box for _, box in places], float), np.arange(14)) / (400, 200, 400, 200)
+    expected = smooth(np.array([box for _, box in places], float)) / (400, 200, 400, 200)
     np.testing.assert_allclose(faces.boxes, expected, atol=0.6 / 200)
 
 
@@ -158,14 +161,58 @@ def test_another_person_at_the_same_place_after_a_cut_is_another_person():
     assert tracker.num_frames_of_others == 6
 
 
-def test_one_person_in_another_place_after_a_cut_is_smoothed_on_either_side_alone():
-    places = [(60, 40, 80, 80)] * 6 + [(200, 40, 80, 80)] * 6
+@pytest.mark.parametrize("after", [(200, 40, 80, 80), (120, 20, 150, 150)])
+def test_one_person_after_a_cut_has_the_place_and_size_of_either_side_alone(after):
+    places = [(60, 40, 80, 80)] * 9 + [after] * 9
     tracker = FaceTracker(Script([[place] for place in places]), SETTINGS)
     for index, place in enumerate(places):
-        tracker.see(scene((1, place), backdrop=40 if index < 6 else 120), index / 6)
+        tracker.see(scene((1, place), backdrop=40 if index < 9 else 120), index / 6)
     faces = tracker.finish()
-    np.testing.assert_allclose(faces.boxes[:, 0] * 400, [60] * 6 + [200] * 6, atol=1)
+    np.testing.assert_allclose(faces.boxes * (400, 200, 400, 200), places, atol=1)
     assert tracker.num_frames_of_others == 0
+
+
+def test_one_person_who_jumps_without_a_cut_is_smoothed_on_either_side_alone():
+    places = [(0, (100, 60, 40, 40))] * 9 + [(0, (140, 60, 40, 40))] * 9
+    tracker, faces, _ = film([[place] for place in places])
+    np.testing.assert_allclose(faces.boxes[:, 0] * 400, [100] * 9 + [140] * 9, atol=1)
+    assert tracker.num_frames_of_others == 0
+
+
+LEAP_S = np.concatenate([np.arange(9), np.arange(9) + 40]) / 6
+"""Timestamps of 18 frames with a gap of more than five seconds in the middle."""
+
+
+def test_every_frame_counts_once_if_timestamps_leap_between_two_searches():
+    face = [(0, (100, 60, 64, 64))]
+    _, faces, _ = film([face] * 18, times_s=LEAP_S)
+    np.testing.assert_allclose(faces.timestamps_s, LEAP_S, atol=1e-4)
+
+
+def test_a_frame_counts_once_if_a_face_is_lost_in_a_leap_and_found_again_by_a_rare_search():
+    box = (100, 60, 64, 64)
+    first, last = (scene((person, box)).astype(np.float32) for person in (0, 1))
+    # The face in the middle looks like the last one and unlike the first, and the last one looks like both.
+    shares = [0.0] * 9 + [0.9] * 4 + [0.5] * 5
+    times_s = [*np.arange(9) / 6, *np.linspace(3.2, 4.0, 5), *np.linspace(4.2, 4.8, 4)]
+    script = Script([[box]] * 18)
+    tracker = FaceTracker(script, SETTINGS.model_copy(update={"detection_rate_hz": 0.25}))
+    for share, time_s in zip(shares, times_s, strict=True):
+        tracker.see((first + share * (last - first)).astype(np.uint8), time_s)
+    assert script.surveys == [0, 13]
+    np.testing.assert_allclose(tracker.finish().timestamps_s, times_s, atol=1e-4)
+
+
+def test_a_face_is_smoothed_and_sized_on_either_side_of_a_leap_of_timestamps_alone():
+    places = [(100, 60, 64, 64)] * 9 + [(116, 50, 80, 80)] * 9
+    _, faces, _ = film([[(0, place)] for place in places], times_s=LEAP_S)
+    np.testing.assert_allclose(faces.boxes * (400, 200, 400, 200), places, atol=1)
+
+
+def test_a_new_face_is_not_followed_back_across_a_leap_of_timestamps():
+    face = [(0, (100, 60, 64, 64))]
+    _, faces, _ = film([face] * 18, found=[[]] * 9 + [face] * 9, times_s=LEAP_S)
+    np.testing.assert_allclose(faces.timestamps_s, LEAP_S[9:], atol=1e-4)
 
 
 @pytest.mark.parametrize("degrees", [-20, 15])
@@ -210,12 +257,21 @@ def test_a_face_at_the_border_is_padded_with_the_border():
     assert (crop == 90).all()
 
 
-def test_smoothing_keeps_what_does_not_move_and_never_crosses_a_gap():
+def test_smoothing_keeps_what_does_not_move_and_never_crosses_the_start_of_a_run():
     still = np.tile([[1.0, 2.0, 3.0, 4.0]], (5, 1))
-    np.testing.assert_allclose(smooth(still, np.arange(5)), still)
+    np.testing.assert_allclose(smooth(still), still)
     jump = np.concatenate([still, still + 10])
-    np.testing.assert_allclose(smooth(jump, np.array([0, 1, 2, 3, 4, 9, 10, 11, 12, 13])), jump)
-    assert not np.allclose(smooth(jump, np.arange(10)), jump)
+    assert not np.allclose(smooth(jump), jump)
+    np.testing.assert_allclose(steady(jump, np.arange(10), np.ones(10, bool), [5]), jump)
+
+
+def test_size_and_rotation_are_interpolated_within_a_run_and_constant_beyond_its_detections():
+    shapes = np.array([[20, 30, 0.2]] * 6 + [[60, 90, -0.4]] * 6)
+    boxes = np.concatenate([100 - shapes[:, :2] / 2, shapes], axis=1)
+    detected = np.isin(np.arange(12), [0, 8])
+    np.testing.assert_allclose(steady(boxes, np.arange(12) / 6, detected, [6]), boxes)
+    grown = steady(boxes, np.arange(12) / 6, detected, [])
+    np.testing.assert_allclose(grown[4, 2:], (40, 60, -0.1))
 
 
 def test_shrinking_averages_and_keeps_the_place():
