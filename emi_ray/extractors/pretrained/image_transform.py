@@ -142,10 +142,10 @@ def _in_float32(product: "Callable[[torch.Tensor], torch.Tensor]", weights: "tor
 # the batches before.
 @lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
-    """Return (1, C, 1, 1)."""
+    """Return (1, C, 1, 1) float32."""
     import torch
 
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+    return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 @lru_cache(maxsize=64)

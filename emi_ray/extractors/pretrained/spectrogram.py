@@ -18,7 +18,7 @@ class LogMel:
 
     def __init__(self, extractor: Any, device: torch.device) -> None:
         self._n_fft, self._hop = extractor.n_fft, extractor.hop_length
-        self._window = torch.hann_window(self._n_fft, device=device)
+        self._window = torch.hann_window(self._n_fft, dtype=torch.float32, device=device)
         self._bands = torch.tensor(extractor.mel_filters, dtype=torch.float32, device=device).T
 
     def __call__(
@@ -36,7 +36,7 @@ class LogMel:
         """
         longest = max(len(sound) for sound in sounds)
         shape = len(sounds), longest if num_samples is None else num_samples
-        padded = torch.zeros(shape, device=self._window.device)
+        padded = torch.zeros(shape, dtype=torch.float32, device=self._window.device)
         mask = torch.zeros(shape, dtype=torch.int32, device=self._window.device)
         for row, there, sound in zip(padded, mask, sounds, strict=True):
             row[: len(sound)] = sound
