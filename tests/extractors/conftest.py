@@ -1,5 +1,6 @@
 """Tiny checkpoints with random weights, written by ``save_pretrained`` as real ones are."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,15 @@ def wavlm(checkpoints: Path) -> Path:
     return save_speech_model(checkpoints / "wavlm", "WavLM", "layer")
 
 
-@pytest.fixture(scope="session")
-def tokenizer(checkpoints: Path) -> hf.BertTokenizer:
+def make_tokenizer(**settings: str) -> hf.BertTokenizer:
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    return hf.BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=40)
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return hf.BertTokenizer(vocab=vocabulary, model_max_length=40, **settings)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> hf.BertTokenizer:
+    return make_tokenizer()
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +80,25 @@ def bert(checkpoints: Path, tokenizer: hf.BertTokenizer) -> Path:
     model.save_pretrained(checkpoints / "bert")
     tokenizer.save_pretrained(checkpoints / "bert")
     return checkpoints / "bert"
+
+
+@pytest.fixture(scope="session")
+def bert_padding_left(bert: Path, checkpoints: Path) -> Path:
+    folder = shutil.copytree(bert, checkpoints / "bert-padding-left")
+    make_tokenizer(padding_side="left").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama_padding_left(tokenizer: hf.BertTokenizer, checkpoints: Path) -> Path:
+    """A causal model, in which a token sees only those before it."""
+    folder = checkpoints / "llama-padding-left"
+    torch.manual_seed(0)
+    model = hf.LlamaModel(hf.LlamaConfig(**SMALL, vocab_size=len(tokenizer), pad_token_id=0))
+    enliven(model)
+    model.save_pretrained(folder)
+    make_tokenizer(padding_side="left").save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,20 @@ def test_padding_and_order_never_change_a_vector(bert, name):
             np.testing.assert_allclose(features.values, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("settings", [{"pooling": "cls"}, {"pooling": "mean"}, {"sequence": True}])
+@pytest.mark.parametrize("checkpoint", ["bert_padding_left", "llama_padding_left"])
+def test_padding_on_the_left_never_changes_a_vector(checkpoint, settings, request):
+    folder = request.getfixturevalue(checkpoint)
+    clips = [make_clip(seed) for seed in (4, 0, 6, 1)]
+    together = build("hf-text", folder, **settings).extract(clips)
+    for clip, features in zip(clips, together, strict=True):
+        states = direct(folder, clip.transcript)
+        expected = {"cls": states[:1], "mean": states.mean(0, keepdim=True)}.get(
+            settings.get("pooling"), states
+        )
+        np.testing.assert_allclose(features.values, expected.numpy(), rtol=1e-3, atol=2e-3)
+
+
 def test_a_text_beyond_the_limit_is_cut_and_noted(bert):
     long, short = " ".join(WORDS * 10), " ".join(WORDS)
     clips = [replace(make_clip(0), transcript=text) for text in (long, short)]

@@ -40,6 +40,7 @@ class HfText(Pretrained):
 
     NAME = "hf-text"
     MODALITY = "text"
+    VERSION = 2
     NEEDS = frozenset({"transcript"})
     LICENCE = "that of the weights"
     Settings = TextSettings
@@ -51,6 +52,8 @@ class HfText(Pretrained):
         from transformers import AutoTokenizer
 
         self._tokenizer = load_processor(AutoTokenizer, self._folder)
+        # With padding on the left, the first token and all positions of a text would depend on the longest text.
+        self._tokenizer.padding_side = "right"
         self._max_tokens = min(settings.max_tokens, self._tokenizer.model_max_length)
         check_layer(settings.layer, self._model.config.num_hidden_layers)
 
@@ -74,7 +77,7 @@ class HfText(Pretrained):
             arrays = to_host([self._forward(tokens, batch) for batch in batches])
         for batch, rows in zip(batches, arrays, strict=True):
             for index, row in zip(batch, rows, strict=True):
-                steps[index] = self._unpadded(row, lengths[index]) if self.settings.sequence else row[None]
+                steps[index] = row[: lengths[index]] if self.settings.sequence else row[None]
         cut = [bool(encoding.overflowing) for encoding in tokens.encodings]
         return [
             Features(values, np.zeros(len(values), np.float32), notes={"text_truncated": 1} if lost else {})
@@ -93,10 +96,6 @@ class HfText(Pretrained):
         if self.settings.normalize:
             hidden = hidden / hidden.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return hidden.half()
-
-    def _unpadded(self, steps: np.ndarray, num_tokens: int) -> np.ndarray:
-        is_left = self._tokenizer.padding_side == "left"
-        return steps[len(steps) - num_tokens :] if is_left else steps[:num_tokens]
 
     def _pooled(self, hidden: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
         if self.settings.pooling == "cls":
