@@ -25,8 +25,8 @@ from host_path import decoded_batch, travel
 
 from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.extract_stage import Extract
-from emi_ray.extraction.pipeline import BATCHES_AT_ONCE, limits_of, plan_pipeline
-from emi_ray.extraction.pools import GPU_BATCH_SIZE, Pool
+from emi_ray.extraction.pipeline import limits_of, plan_pipeline
+from emi_ray.extraction.pools import BATCHES_AT_ONCE, GPU_BATCH_SIZE, Pool
 from emi_ray.extractors.pretrained import audio, vision
 from emi_ray.extractors.pretrained.audio import HfAudio
 from emi_ray.extractors.pretrained.vision import VisionBackbone
@@ -74,9 +74,7 @@ def make_stage(modality: str, folder: Path) -> tuple[Extract, Path, int]:
     size = GPU_BATCH_SIZE.get(modality, 32)
     pool = Pool(batch_size=size, max_actors=1, num_cpus=0, num_gpus=1, threads=1)
     spec = pipeline.specs[modality]  # type: ignore[index]
-    stage = Extract(
-        pipeline.workspace, spec, ["clip_id"], pool, limits_of(config.extraction, BATCHES_AT_ONCE)
-    )
+    stage = Extract(pipeline.workspace, spec, ["clip_id"], pool, limits_of(config.extraction))
     return stage, weights, size
 
 

@@ -8,9 +8,19 @@ import gc
 import re
 import sys
 
-_FULL = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", re.IGNORECASE)
+_FULL = re.compile(
+    r"out of memory|insufficient memory|can't allocate memory|_ALLOC_FAILED|"
+    # cuDNN says this if no engine has a workspace that fits into the free memory.
+    r"unable to find an engine to execute this computation",
+    re.IGNORECASE,
+)
+_LIBRARIES = (
+    r"(?:CUDA|cuDNN|cuBLAS|CUBLAS|cuFFT|cuSOLVER|cusolver|cuSPARSE|cusparse|NCCL|HIP|hipBLAS|MIOpen|Triton)"
+)
+"""Case matters: the words of a clip's error may contain "hip" or a path with "cuda"."""
 _LOST = re.compile(
-    r"\b(CUDA|cuDNN|CUBLAS|CUDNN|NCCL|HIP)\b.*error|device-side assert|CUDA driver", re.IGNORECASE
+    rf"\b{_LIBRARIES} (?:driver |runtime |unknown |internal |kernel )*[Ee]rror|device-side assert|"
+    r"\b(?:CUDNN|CUBLAS|CUFFT|CUSOLVER|CUSPARSE)_STATUS_|\bCUFFT_\w+|cudaGetDeviceCount|No CUDA GPUs are available"
 )
 
 
@@ -18,7 +28,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the memory of the GPU or of the host was exhausted, so that a smaller batch may succeed."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and bool(_FULL.search(str(error)))
+    return _is_of_a_library(error) and bool(_FULL.search(str(error)))
 
 
 def is_device_lost(error: BaseException) -> bool:
@@ -30,7 +40,12 @@ def is_device_lost(error: BaseException) -> bool:
         return False
     if type(error).__name__ == "AcceleratorError":
         return True
-    return isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))
+    return _is_of_a_library(error) and bool(_LOST.search(str(error)))
+
+
+def _is_of_a_library(error: BaseException) -> bool:
+    """Return whether ``torch`` or OpenCV may have raised an error; that of OpenCV has a type of its own."""
+    return isinstance(error, RuntimeError) or type(error).__module__ == "cv2"
 
 
 def free_device_memory() -> None:

@@ -59,7 +59,7 @@ class Extract(Stage):
         self._filling = None if pool.num_gpus else Filling(self._store.held)
         self._keep = [*keep, "outcomes"]
         self._runner: Runner[Features] = Runner(
-            partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful
+            partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful, pool.batches_at_once
         )
         self._is_store_there = False
         self._creating = threading.Lock()

@@ -10,7 +10,7 @@ import ray
 from emi_ray.extraction.batches import attempt
 from emi_ray.extraction.pipeline import Pipeline
 from emi_ray.extraction.pools import Measurement, plan_pools
-from emi_ray.extraction.stage import limit_threads
+from emi_ray.extraction.stage import limit_threads, take_up
 from emi_ray.media.clip import DecodedClip, unpack_clip
 from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
@@ -33,35 +33,48 @@ def measure(pipeline: Pipeline, work: pa.Table) -> Measurement:
     rows = work.select(["clip_id", *MEDIA_COLUMNS]).take(chosen).to_pylist()
     sources = [ClipSource(**row) for row in rows]
     pools = plan_pools(machine(), pipeline.stages, pipeline.config.extraction)
-    uses_gpu = any(pool.num_gpus for pool in pools.values())
-    threads = {name: pool.threads for name, pool in pools.items()}
-    # One task measures all stages one after another, so that they do not disturb each other.
-    task = ray.remote(
-        max_retries=0, max_calls=1, num_cpus=0 if uses_gpu else 1, num_gpus=1 if uses_gpu else 0
-    )(_measure)
-    answer = task.remote(pipeline, sources, threads)
-    try:
-        seconds, media_s, num_clips = ray.get(answer, timeout=MEASURE_LIMIT_S)
-    except ray.exceptions.GetTimeoutError:
-        # Without force, code that hangs outside Python would go on and keep its GPU.
-        ray.cancel(answer, force=True)
-        raise
+    seconds: dict[str, float] = {}
+    for uses_gpu in (False, True):
+        threads = {name: pool.threads for name, pool in pools.items() if bool(pool.num_gpus) == uses_gpu}
+        if threads:
+            spent, media_s, num_clips = _in_a_task(pipeline, sources, threads, uses_gpu)
+            seconds |= spent
     return Measurement(
         {stage: spent / num_clips for stage, spent in seconds.items()},
         {stage: spent / media_s for stage, spent in seconds.items()},
     )
 
 
-def _measure(
-    pipeline: Pipeline, sources: list[ClipSource], threads: dict[str, int]
+def _in_a_task(
+    pipeline: Pipeline, sources: list[ClipSource], threads: dict[str, int], uses_gpu: bool
 ) -> tuple[dict[str, float], float, int]:
-    seconds = {}
-    clips, seconds["decode"] = _decode(pipeline, sources)
-    if pipeline.transcriber:
+    """Measure the stages named in ``threads`` one after another, so that they do not disturb each other."""
+    task = ray.remote(
+        max_retries=0, max_calls=1, num_cpus=0 if uses_gpu else 1, num_gpus=1 if uses_gpu else 0
+    )(_measure)
+    answer = task.remote(pipeline, sources, threads, uses_gpu)
+    try:
+        return ray.get(answer, timeout=MEASURE_LIMIT_S)
+    except ray.exceptions.GetTimeoutError:
+        # Without force, code that hangs outside Python would go on and keep its GPU.
+        ray.cancel(answer, force=True)
+        raise
+
+
+def _measure(
+    pipeline: Pipeline, sources: list[ClipSource], threads: dict[str, int], uses_gpu: bool
+) -> tuple[dict[str, float], float, int]:
+    """Return the seconds of each stage named in ``threads``, and the length in seconds and number of the clips."""
+    take_up(1, uses_gpu)
+    clips, decoding_s = _decode(pipeline, sources)
+    seconds = {"decode": decoding_s} if "decode" in threads else {}
+    if pipeline.transcriber and "transcript" in threads:
         limit_threads(threads["transcript"])
         heard = [clip for clip in clips if clip.waveform is not None]
         seconds["transcript"] = _time(pipeline.transcriber.build().transcribe, heard)
     for modality, spec in pipeline.specs.items():
+        if modality not in threads:
+            continue
         limit_threads(threads[modality])
         ready = [clip for clip in clips if all(getattr(clip, need) is not None for need in spec.needs)]
         seconds[modality] = _time(spec.build().extract, ready)

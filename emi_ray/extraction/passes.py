@@ -8,12 +8,17 @@ kills its process (``runner.py``). Clips that a pass still loses are processed a
   a child process. A clip that is lost in ``CAREFUL_PASSES`` such passes on living nodes is quarantined in that
   modality.
 - If nodes joined and enough clips are left, the pass ends, and the next one has pools for all nodes.
+- If nothing happens in a pass, no clip is to blame, because a clip that hangs is ended by its time limits. The actors
+  wait for GPUs or CPUs that others use, and the run ends with that reason.
 
 The store is the only record of finished work, so a pass may end at any moment.
 """
 
+import logging
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -26,12 +31,14 @@ from emi_ray.errors import EmiRayError
 from emi_ray.events import tell
 from emi_ray.extraction.maintenance import PartMaintenance
 from emi_ray.extraction.pending import todo_column
-from emi_ray.extraction.pipeline import BATCHES_AT_ONCE, Pipeline, configure_ray_data, limits_of
+from emi_ray.extraction.pipeline import Pipeline, configure_ray_data, limits_of
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.runtime.node_watch import MAX_NODE_LOSSES, NodeWatch
 from emi_ray.runtime.ray_errors import in_a_sentence
 from emi_ray.schema import Modality
+
+_LOG = logging.getLogger(__name__)
 
 CAREFUL_PASSES = 2
 START_S = 300
@@ -39,6 +46,9 @@ START_S = 300
 
 LEAVE_S = 30.0
 """Time that a pass which is ended early gets to finish its current block."""
+
+TOLD_AFTER_S = 60.0
+"""Time without a first clip after which a pass reports that it is waiting."""
 
 WORTH_NEW_POOLS = 500
 """Minimum number of clips left for which nodes that join are used: new pools take seconds and load models again."""
@@ -154,7 +164,9 @@ class Passes:
         total = self.summary.clips + (0 if careful else len(lost))
         settings = pipeline.config.extraction
         uses_gpus = any(pool.num_gpus for pool in pools.values())
-        longest_s = 2 * limits_of(settings, BATCHES_AT_ONCE if uses_gpus else 1).seconds
+        longest_s = 2 * max(
+            limits_of(settings).among(pool.batches_at_once).seconds for pool in pools.values()
+        )
         if pipeline.reads_media:
             # A clip that hangs is decoded up to four times: as a whole, then audio, video and the rest separately.
             longest_s += 4 * settings.time_limit_s * pools["decode"].batch_size
@@ -178,13 +190,15 @@ class Passes:
     def _blocks_of(self, dataset: Dataset, writes_raw: bool) -> Iterator[pa.Table]:
         """Yield the blocks of a dataset while watching the nodes and, with ``writes_raw``, merging raw parts.
 
-        Ends early when Ray reports that there is no progress.
+        Raises:
+            EmiRayError: Ray reports that there is no progress.
         """
         blocks: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
         is_left = threading.Event()
         # Reading the blocks of a dataset cannot be interrupted, so a thread does it while this one watches the nodes.
         pump = threading.Thread(target=_pump, args=(dataset, blocks, is_left), daemon=True)
         pump.start()
+        report_at = time.monotonic() + TOLD_AFTER_S
         try:
             while True:
                 self.watch.update()
@@ -194,10 +208,15 @@ class Passes:
                 try:
                     block = blocks.get(timeout=1.0)
                 except queue.Empty:
+                    if time.monotonic() > report_at:
+                        _LOG.warning(_WAITS, TOLD_AFTER_S)
+                        report_at = math.inf
                     continue
-                # A run without progress is not an error: the clips without an outcome are processed in the next pass.
-                if block is None or isinstance(block, ExecutionTimeoutError):
+                report_at = math.inf
+                if block is None:
                     return
+                if isinstance(block, ExecutionTimeoutError):
+                    raise EmiRayError(_NO_PROGRESS) from block
                 if isinstance(block, GetTimeoutError) and self._may_wait:
                     self._may_wait, self._is_late = False, True
                     self.summary.note(
@@ -223,6 +242,16 @@ class Passes:
                 f"All nodes of the cluster are gone ({', '.join(self.watch.died)}), and none came within "
                 f"{patience:g} s (extraction.wait_for_nodes_s). What is done is kept; repeat the command to continue."
             )
+
+
+_WAITS = (
+    "No clip has been finished in the first %g s: models are still loading, or other jobs use the GPUs or CPUs "
+    "(`ray status`)."
+)
+_NO_PROGRESS = (
+    "No clip has been finished for a long time, although no clip may take that long: other jobs probably use the "
+    "GPUs or CPUs (`ray status`). What is done is kept; repeat the command to continue."
+)
 
 
 def _pump(

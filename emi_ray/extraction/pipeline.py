@@ -46,10 +46,6 @@ next stage, or are read there. With blocks of 96 clips a store of 1 GB was full 
 PICTURES_BYTES, SOUND_BYTES = 2_500_000, 500_000
 """Approximate size of a decoded clip of some seconds, with and without pictures."""
 
-BATCHES_AT_ONCE = 8
-"""Batches in a process on a GPU, each in a thread. The GPU computes two; others are prepared, or hashed and written,
-which takes three times as long as an H100 needs for a batch of sound."""
-
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -117,8 +113,7 @@ class Pipeline:
         kind = Transcribe if stage == "transcript" else Extract
         spec = self.transcriber if stage == "transcript" else self.specs[stage]  # type: ignore[index]
         after = self._needed_after(stage)
-        limits_of_batch = limits_of(self._settings, BATCHES_AT_ONCE if pool.num_gpus else 1)
-        return partial(kind, self.workspace, spec, after, pool, limits_of_batch, careful)  # type: ignore[arg-type]
+        return partial(kind, self.workspace, spec, after, pool, limits_of(self._settings), careful)  # type: ignore[arg-type]
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -197,16 +192,10 @@ def plan_pipeline(
     return Pipeline(workspace, config, specs, transcriber)
 
 
-def limits_of(settings: ExtractionSettings, at_once: int = 1) -> Limits:
-    """Return the limits of one batch of one extractor.
-
-    Args:
-        at_once: number of batches that share the device. The limits grow with it, because the time that a
-            batch waits for the others counts, and so does their memory.
-    """
+def limits_of(settings: ExtractionSettings) -> Limits:
+    """Return the limits of one batch of one extractor."""
     gigabytes = settings.memory_limit_gb
-    num_bytes = int(gigabytes * 2**30) if gigabytes else default_memory_limit()
-    return Limits(at_once * settings.batch_limit_s, at_once * num_bytes)
+    return Limits(settings.batch_limit_s, int(gigabytes * 2**30) if gigabytes else default_memory_limit())
 
 
 def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
@@ -236,7 +225,7 @@ def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict
     each = math.ceil(
         num_clips / pool.max_actors
     )  # Ray joins blocks to fill a batch; each actor should get one
-    threads = BATCHES_AT_ONCE if pool.num_gpus else 1
+    threads = pool.batches_at_once
     return {
         "batch_size": min(_batch_of(pools, names), each),
         "batch_format": "pyarrow",

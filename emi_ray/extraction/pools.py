@@ -17,6 +17,10 @@ clips of sound, launching the kernels of wav2vec2-large takes an H100 almost as 
 CPUS_OF_AN_ACTOR = 0.25
 """Logical CPUs that an actor on the CPU reserves at most."""
 
+BATCHES_AT_ONCE = 8
+"""Batches in a process on a GPU, each in a thread. The GPU computes two; others are prepared, or hashed and written,
+which takes three times as long as an H100 needs for a batch of sound."""
+
 MODEL_ACTORS = 4
 THREADS_OF_A_MODEL = 8
 """On a CPU a model has one actor per core, but at most four, since each holds the weights; machines with more than 32
@@ -43,6 +47,11 @@ class Pool:
     num_gpus: float
     threads: int
     joins_next: bool = False
+
+    @property
+    def batches_at_once(self) -> int:
+        """The number of batches that a process has in progress, each in a thread."""
+        return BATCHES_AT_ONCE if self.num_gpus else 1
 
     def one_by_one(self) -> "Pool":
         """Return the same pool with a batch size of one clip."""

@@ -3,6 +3,7 @@
 The driver cannot know this itself, because the head of a cluster often has no GPU.
 """
 
+import logging
 from collections.abc import Callable, Collection
 
 import ray
@@ -22,19 +23,26 @@ PROBE_GPU = 0.001
 """Fraction of a GPU that the task reserves which asks for the precision."""
 
 ASK_FOR_S = 300.0
-"""Time limit for an answer. A node whose GPUs are in use answers only when they become free."""
+"""Time limit for the first answer. A node whose GPUs are in use answers only when they become free."""
+
+ASK_OTHERS_FOR_S = 60.0
+"""Time limit for the other answers after the first."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def settle_precision(
     config: WorkspaceConfig,
     modalities: Collection[Modality],
     probe: Callable[[], str] = best_dtype,
+    note: Callable[[str], None] = _LOG.warning,
 ) -> dict[str, str]:
     """Return, by stage, the precision that ``dtype: auto`` means on the nodes that will run it. Needs a Ray
     session.
 
     Args:
         probe: returns the precision for the process that it runs in.
+        note: is called with a message about each node that did not answer.
 
     Raises:
         UserError: the answers of the nodes differ, or the settings of an extractor are invalid.
@@ -42,12 +50,12 @@ def settle_precision(
     undecided = undecided_stages(config, modalities)
     on_gpu = {stage: machine().gpus > 0 and wants_gpu(stage, config.extraction) for stage in undecided}
     first = {uses_gpu: stage for stage, uses_gpu in reversed(on_gpu.items())}
-    answers = {uses_gpu: _agreed(uses_gpu, probe, stage) for uses_gpu, stage in first.items()}
+    answers = {uses_gpu: _agreed(uses_gpu, probe, stage, note) for uses_gpu, stage in first.items()}
     return {stage: answers[uses_gpu] for stage, uses_gpu in on_gpu.items()}
 
 
-def _agreed(uses_gpu: bool, probe: Callable[[], str], stage: str) -> str:
-    said = ask_nodes(uses_gpu, probe)
+def _agreed(uses_gpu: bool, probe: Callable[[], str], stage: str, note: Callable[[str], None]) -> str:
+    said = ask_nodes(uses_gpu, probe, note)
     if len({dtype for _, dtype in said}) > 1:
         told = ", ".join(f"node {address} in {dtype}" for address, dtype in said)
         place = "transcriber" if stage == "transcript" else f"extractors.{stage}"
@@ -58,11 +66,13 @@ def _agreed(uses_gpu: bool, probe: Callable[[], str], stage: str) -> str:
     return said[0][1]
 
 
-def ask_nodes(uses_gpu: bool, probe: Callable[[], str]) -> list[tuple[str, str]]:
-    """Run ``probe`` on each living node with GPUs (or CPUs). Returns (address, answer) of each node.
+def ask_nodes(
+    uses_gpu: bool, probe: Callable[[], str], note: Callable[[str], None] = _LOG.warning
+) -> list[tuple[str, str]]:
+    """Run ``probe`` on each living node with GPUs (or CPUs). Returns (address, answer) of each node that answers.
 
     Raises:
-        UserError: a node does not answer in time, or there is none.
+        UserError: no node answers in time, or there is none.
         EmiRayError: all nodes died before they answered.
     """
     wanted = "GPU" if uses_gpu else "CPU"
@@ -73,14 +83,20 @@ def ask_nodes(uses_gpu: bool, probe: Callable[[], str]) -> list[tuple[str, str]]
     task = ray.remote(num_cpus=0, num_gpus=PROBE_GPU if uses_gpu else 0, max_calls=1)(_asked)
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     answers = [task.options(scheduling_strategy=each).remote(probe, uses_gpu) for each in strategies]
-    _, late = ray.wait(answers, num_returns=len(answers), timeout=ASK_FOR_S)
-    addresses = [node["NodeManagerAddress"] for node in nodes]
-    if late:
+    if not ray.wait(answers, timeout=ASK_FOR_S)[0]:
         raise UserError(
-            f"Node {addresses[answers.index(late[0])]} has no free {wanted} and did not report its precision within "
-            f"{ASK_FOR_S:g} s. Wait until it is free, or set dtype in the extractors' settings."
+            f"No node has a free {wanted}: none of {len(nodes)} reported its precision within {ASK_FOR_S:g} s. Wait "
+            f"until one is free, or set dtype in the extractors' settings."
         )
-    if not (said := answers_of(nodes, answers)):
+    _, late = ray.wait(answers, num_returns=len(answers), timeout=ASK_OTHERS_FOR_S)
+    for answer in late:
+        ray.cancel(answer)  # it would reserve a part of a GPU that an actor wants as a whole
+        silent = nodes[answers.index(answer)]["NodeManagerAddress"]
+        note(
+            f"node {silent} has no free {wanted} and did not report its precision: that of the others is used"
+        )
+    answered = [pair for pair in zip(nodes, answers, strict=True) if pair[1] not in late]
+    if not (said := answers_of([node for node, _ in answered], [answer for _, answer in answered])):
         raise EmiRayError(
             f"All nodes with {wanted}s died when they were asked for their precision. Try again."
         )

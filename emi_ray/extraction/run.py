@@ -76,7 +76,8 @@ def _extract(
     on_progress: Progress,
 ) -> ExtractionSummary:
     started = time.perf_counter()
-    precision = settle_precision(config, modalities or config.extractors)
+    notes: list[str] = []
+    precision = settle_precision(config, modalities or config.extractors, note=notes.append)
     pipeline = plan_pipeline(workspace, config, modalities, precision)
     # Only the driver sweeps, and it holds the lock, so no other extraction is writing these files.
     workspace.sweep("features")
@@ -87,7 +88,10 @@ def _extract(
     # Stale rows are removed before new ones are written, since the first row of a clip counts.
     planned.discard_stale()
     summary = ExtractionSummary(
-        already_done=clips.num_rows - work.num_rows, redone=planned.redone, lifted=planned.lifted
+        already_done=clips.num_rows - work.num_rows,
+        redone=planned.redone,
+        lifted=planned.lifted,
+        notes=notes,
     )
     _note_kept_precision(pipeline, precision, summary)
     if not work.num_rows:

@@ -25,8 +25,10 @@ class Runner(Generic[Result]):
     """Apply one tool to clips, and identify the clip that kills its process.
 
     The clips that this actor was processing when it last died are *suspects*: each of them is processed alone in a
-    child process (``isolation.py``). If a restarted actor finds no note about its last batch on this node, its first
-    batch runs in the child process as a whole. All other batches run in this process.
+    child process (``isolation.py``), and those that fail there remain suspects. Ray repeats whole blocks of several
+    batches: if a clip of each of two batches kills the process, the first must be known when the second is found.
+    If a restarted actor finds no note about its last batch on this node, its first batch runs in the child process as
+    a whole. All other batches run in this process.
 
     Args:
         build: creates the tool; picklable.
@@ -34,6 +36,7 @@ class Runner(Generic[Result]):
         limits: limits of one batch.
         largest: maximum number of clips that the tool gets at once.
         careful: run every batch in the child process.
+        at_once: number of batches that this process has in progress, each in a thread.
         life: identity of this actor.
     """
 
@@ -44,17 +47,19 @@ class Runner(Generic[Result]):
         limits: Limits,
         largest: int | None = None,
         careful: bool = False,
+        at_once: int = 1,
         life: Life | None = None,
     ) -> None:
         life = life or own_life()
         self._largest = largest
         self._build = build
         self._stage = stage
-        self._limits = limits
+        self._limits = limits.among(at_once)
         self._note = Note(life.owner, stage)
         self._suspects = self._note.left_behind()
+        self._note.suspect(self._suspects)
         self._always_careful = careful
-        self._is_wary = life.was_restarted and not self._suspects
+        self._is_wary = life.was_restarted and not self._note.is_any_left()
         self._child: IsolatedProcess[Result] = IsolatedProcess(build, stage, limits)
         self._batches: Batches[Result] | None = None
         self._feature_dim: int | None = None
@@ -86,7 +91,6 @@ class Runner(Generic[Result]):
         suspects = [clip for clip in clips if clip.clip_id in self._suspects]
         others = [clip for clip in clips if clip.clip_id not in self._suspects]
         attempts = self._carefully(suspects, singly=True) if suspects else []
-        self._suspects -= {clip.clip_id for clip in suspects}
         if others:
             attempts += self._run_here(others)
         found = {each.clip_id: each for each in attempts}
@@ -94,9 +98,13 @@ class Runner(Generic[Result]):
 
     def _carefully(self, clips: Sequence[DecodedClip], singly: bool) -> list[Attempt[Result]]:
         try:
-            return self._child.run(clips, singly)
+            attempts = self._child.run(clips, singly)
         finally:
             self._child.close()
+        self._suspects -= {each.clip_id for each in attempts if each.failure is None}
+        self._suspects |= {each.clip_id for each in attempts if each.failure is not None}
+        self._note.suspect(self._suspects)
+        return attempts
 
     def _run_here(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
         batches = self._here()

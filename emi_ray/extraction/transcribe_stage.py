@@ -45,7 +45,7 @@ class Transcribe(Stage):
         self._keep = [*keep, "outcomes"]
         self._model_is_free = threading.Lock()
         self._runner: Runner[Heard] = Runner(
-            partial(TranscriberTool, spec), self.name, limits, pool.batch_size, careful
+            partial(TranscriberTool, spec), self.name, limits, pool.batch_size, careful, pool.batches_at_once
         )
 
     def process(self, batch: pa.Table) -> pa.Table:

@@ -22,6 +22,8 @@ import psutil
 from emi_ray.memory import total_memory
 
 POLL_S = 0.25
+ON_DEVICE = 2
+"""Batches that a GPU computes at once, of all those that its process has in progress."""
 BUILD_LIMIT_S = 1800.0
 """Time limit for loading a model, which may have to be downloaded."""
 
@@ -36,6 +38,16 @@ class Limits:
     seconds: float
     num_bytes: int
 
+    def among(self, batches: int) -> "Limits":
+        """Return the limits of one of several batches that a process has in progress.
+
+        The process watches the memory of all of them, and the device computes two at once.
+        """
+        if batches == 1:
+            return self
+        most = max(self.num_bytes, total_memory() * 3 // 4)
+        return Limits(ON_DEVICE * self.seconds, min(batches * self.num_bytes, most))
+
 
 def default_memory_limit() -> int:
     """Return half of the memory of this machine, or of its container, in bytes."""
@@ -43,7 +55,7 @@ def default_memory_limit() -> int:
 
 
 class Note:
-    """The clips that a stage of an actor is processing, in a file on this node.
+    """The clips that a stage of an actor is processing, and those that have ended a process, in a file on this node.
 
     Args:
         owner: identity of the actor, which stays the same after a restart.
@@ -53,16 +65,28 @@ class Note:
         folder = Path(tempfile.gettempdir()) / f"emi-ray-in-hand-{_own_user()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         _forget_old(folder)
-        self._file = folder / f"{re.sub(r'[^A-Za-z0-9]', '_', owner)}-{stage}.json"
+        self._of_owner = re.sub(r"[^A-Za-z0-9]", "_", owner)
+        self._file = folder / f"{self._of_owner}-{stage}.json"
         self._lock = threading.Lock()
         self._in_hand: set[str] = set()
+        self._suspects: set[str] = set()
 
     def left_behind(self) -> set[str]:
-        """Return the ids of the clips that this actor was processing when it died."""
+        """Return the ids of the clips that this actor was processing when it died, and of earlier suspects."""
         try:
             return set(json.loads(self._file.read_text()))
         except (FileNotFoundError, ValueError):
             return set()
+
+    def is_any_left(self) -> bool:
+        """Return whether any stage of this actor has left a note."""
+        return any(self._file.parent.glob(f"{self._of_owner}-*.json"))
+
+    def suspect(self, clip_ids: Iterable[str]) -> None:
+        """List these clips in the note from now on, instead of those that were suspects before."""
+        with self._lock:
+            self._suspects = set(clip_ids)
+            self._write()
 
     @contextmanager
     def holding(self, clip_ids: Iterable[str]) -> Iterator[None]:
@@ -70,14 +94,17 @@ class Note:
         mine = set(clip_ids)
         with self._lock:
             self._in_hand |= mine
-            self._file.write_text(json.dumps(sorted(self._in_hand)))
+            self._write()
         yield
         with self._lock:
             self._in_hand -= mine
-            if self._in_hand:
-                self._file.write_text(json.dumps(sorted(self._in_hand)))
-            else:
-                self._file.unlink(missing_ok=True)
+            self._write()
+
+    def _write(self) -> None:
+        if listed := self._in_hand | self._suspects:
+            self._file.write_text(json.dumps(sorted(listed)))
+        else:
+            self._file.unlink(missing_ok=True)
 
 
 class Watch:

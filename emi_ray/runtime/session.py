@@ -258,9 +258,8 @@ def _quiet() -> Iterator[None]:
     from ray._private import worker
 
     logging.getLogger("emi_ray").addHandler(nowhere := logging.NullHandler())
-    # Small corpora have fewer blocks than actors, and only `ray_remote_args` can limit retries in Ray 2.60.
+    # Small corpora have fewer blocks than actors.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     forward = _ToOurLog(logging.WARNING)
     loggers = [
         logging.getLogger(name) for name in ("ray", "ray.data")

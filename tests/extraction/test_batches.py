@@ -1,6 +1,7 @@
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -72,7 +73,26 @@ def test_errors_are_told_apart_by_type_and_by_words():
     assert is_out_of_memory(np.linalg.LinAlgError("out of memory")) is False
     assert is_device_lost(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"))
     assert is_device_lost(torch.AcceleratorError("anything", 700))
+    assert is_out_of_memory(RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"))
+    assert is_out_of_memory(RuntimeError("GET was unable to find an engine to execute this computation"))
+    assert is_out_of_memory(
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    )
+    assert is_out_of_memory(
+        cv2.error("alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes")
+    )
+    for lost in (
+        "cuFFT error: CUFFT_INTERNAL_ERROR",
+        "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`",
+        "Triton Error [CUDA]: an illegal memory access was encountered",
+        "CUDA unknown error - this may be due to an incorrectly set up environment",
+        "CUDA driver error: unknown error",
+        "No CUDA GPUs are available",
+    ):
+        assert is_device_lost(RuntimeError(lost)), lost
     assert not is_device_lost(RuntimeError("shape mismatch"))
+    assert not is_device_lost(RuntimeError("cannot normalise by hip width: division error"))
+    assert not is_device_lost(RuntimeError("Error opening '/data/cuda/a.wav': System error."))
     assert not is_device_lost(ClipError("vision", "CUDA error in its title"))
 
 

@@ -1,4 +1,6 @@
+import faulthandler
 import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +14,7 @@ from emi_ray.extraction.isolation import IsolatedProcess
 from emi_ray.extraction.runner import Runner
 from emi_ray.extraction.watchdog import Limits, Note
 from emi_ray.media.clip import DecodedClip
+from emi_ray.memory import total_memory
 from tests.cluster.faulty import Faulty, FaultySettings
 from tests.extraction.test_own import spec_of
 
@@ -54,7 +57,46 @@ def test_what_a_dead_actor_had_in_hand_is_known_to_its_successor():
     first, second = runner.run(clips("one", "segfault"))
     assert first.failure is None
     assert "SIGSEGV" in second.failure[1]
-    assert not Note(owner, "text").left_behind()
+
+
+def test_a_clip_that_killed_a_process_stays_known_while_another_batch_of_its_block_kills_the_next():
+    """Ray repeats the whole block, from its first batch on."""
+    owner = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    first, second = clips("segfault", "two"), [DecodedClip("c2", transcript="segfault")]
+
+    def processed_here(batches: list[list[DecodedClip]]) -> int:
+        """Run batches in a process of the actor that may die, and return its exit code."""
+        child = os.fork()
+        if not child:
+            faulthandler.disable()  # it would print where the process crashes
+            faulty = partial(ExtractorTool, spec_of(Faulty, FaultySettings()))
+            runner = Runner(faulty, "text", LIMITS, life=Life(owner, was_restarted=True))
+            for batch in batches:
+                runner.run(batch)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    Note(owner, "text").suspect({"unknown"})  # so that the first process is not wary
+    assert processed_here([first, second]) == -signal.SIGSEGV
+    assert processed_here([first, second]) == -signal.SIGSEGV
+    assert processed_here([first, second]) == 0
+    assert Note(owner, "text").left_behind() == {"c0", "c2", "unknown"}
+
+
+def test_a_stage_is_not_wary_if_another_stage_of_its_process_has_left_a_note():
+    owner = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    assert not Note(owner, "text").is_any_left()
+    Note(owner, "audio").suspect({"c1"})
+    assert Note(owner, "text").is_any_left()
+
+
+def test_a_batch_among_others_has_more_time_but_no_more_memory_than_the_machine():
+    one = Limits(10.0, 2**20)
+    assert one.among(1) == one
+    assert one.among(8) == Limits(20.0, 8 * 2**20)
+    assert Limits(10.0, 2**60).among(8).num_bytes == 2**60
+    half = total_memory() // 2
+    assert half < Limits(10.0, half).among(8).num_bytes < total_memory()
 
 
 def test_what_several_threads_of_an_actor_have_in_hand_is_written_down_together():
