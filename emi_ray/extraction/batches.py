@@ -18,6 +18,10 @@ Result = TypeVar("Result")
 Made = TypeVar("Made", covariant=True)
 
 
+SMALLER_STEPS_FIRST = 2
+"""How often the steps of a tool become smaller before fewer clips are processed at once."""
+
+
 class Tool(Protocol[Made]):
     """An operation that a stage applies to clips: an extractor or a speech recogniser with its model loaded."""
 
@@ -59,9 +63,10 @@ class Attempt(Generic[Result]):
 class Batches(Generic[Result]):
     """Apply a tool to as many clips at once as fit into memory.
 
-    When memory runs out, the tool first works in smaller steps, then on half of the clips, down to a single clip.
-    The number that fitted is kept for later batches. After any other error the clips of the batch are repeated one
-    by one, so that only the faulty clips are lost.
+    When memory runs out, the tool first works in smaller steps, then on half of the clips, down to a single clip, and
+    then in the smallest steps. The sizes that fitted are kept for later batches. Steps are not reduced further at
+    first, because a batch of long clips may not fit with any steps, and would slow down all later batches. After any
+    other error the clips of the batch are repeated one by one, so that only the faulty clips are lost.
 
     Args:
         tool: the operation.
@@ -74,6 +79,7 @@ class Batches(Generic[Result]):
         self._stage = stage
         self.largest = largest
         """Maximum number of clips at once; None for no limit."""
+        self._num_smaller_steps = 0
         self._free_since = float("-inf")
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
@@ -126,7 +132,9 @@ class Batches(Generic[Result]):
             return self._in_smaller_parts(clips, lack)
 
     def _in_smaller_parts(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
-        if self._tool.use_less_memory():
+        may_use_smaller_steps = self._num_smaller_steps < SMALLER_STEPS_FIRST or len(clips) == 1
+        if may_use_smaller_steps and self._tool.use_less_memory():
+            self._num_smaller_steps += 1
             return self._at_once(clips)
         if len(clips) > 1:
             # run() uses this limit for the present clips and for all later batches.

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from ray.exceptions import RayError
 
 from emi_ray.config import WorkspaceConfig
-from emi_ray.errors import EmiRayError, UserError
+from emi_ray.errors import UserError
 from emi_ray.events import tell
 from emi_ray.extraction.batches import outcome
 from emi_ray.extraction.maintenance import PartMaintenance, tidy_up
@@ -118,7 +118,7 @@ def _extract(
         maintenance.finish()
         _note_precision(pipeline, summary)
         ended = DONE
-    except (EmiRayError, OSError) as error:
+    except Exception as error:
         ended = in_words(error)
         raise
     finally:

@@ -33,7 +33,7 @@ class RunRecord:
         started = datetime.now(UTC)
         self._started = started.isoformat(timespec="seconds")
         self._path = f"{EXTRACTIONS}/{started:%Y%m%dT%H%M%S.%f}"[:-3] + "Z.json"
-        self._nodes = [_node(node) for node in ray.nodes() if node["Alive"]]
+        self._nodes: dict[str, dict[str, Any]] = {}
 
     def write(self, summary: ExtractionSummary, ended: str | None = None) -> None:
         """Write the record.
@@ -44,6 +44,8 @@ class RunRecord:
         Raises:
             OSError: the workspace cannot be written.
         """
+        # Nodes that joined during the run are listed too.
+        self._nodes |= {node["NodeID"]: _node(node) for node in ray.nodes() if node["Alive"]}
         self._workspace.write_json(self._path, self._told(summary, ended))
 
     def end(self, summary: ExtractionSummary, ended: str) -> None:
@@ -54,7 +56,7 @@ class RunRecord:
         if ended == DONE:
             self.write(summary, ended)
             return
-        with suppress(OSError):
+        with suppress(Exception):
             within(_LAST_WORDS_S, lambda: self.write(summary, ended))
 
     def _told(self, summary: ExtractionSummary, ended: str | None) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class RunRecord:
             "bottleneck": summary.bottleneck,
             "passes": summary.passes,
             "retries": _restarts(summary),
-            "nodes": self._nodes,
+            "nodes": [*self._nodes.values()],
             "nodes_lost": summary.nodes_lost,
             "notes": summary.notes,
             "stages": {name: _stage(summary, name) for name in summary.stages},

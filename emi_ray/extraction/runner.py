@@ -5,10 +5,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from emi_ray.errors import EmiRayError
 from emi_ray.extraction.actors import Life, own_life
 from emi_ray.extraction.batches import Attempt, Batches, DeviceLostError, Tool
+from emi_ray.extraction.device_errors import free_device_memory, is_device_lost, is_out_of_memory
 from emi_ray.extraction.isolation import IsolatedProcess
 from emi_ray.extraction.watchdog import BUILD_LIMIT_S, Limits, Note, Watch, end_process
+from emi_ray.extractors.turns import without_others
 from emi_ray.media.clip import DecodedClip
 
 Result = TypeVar("Result")
@@ -53,6 +56,7 @@ class Runner(Generic[Result]):
         life = life or own_life()
         self._largest = largest
         self._build = build
+        self._life = life
         self._stage = stage
         self._limits = limits.among(at_once)
         self._note = Note(life.owner, stage)
@@ -120,7 +124,36 @@ class Runner(Generic[Result]):
         with _BUILDING:
             if self._batches is None:
                 with WATCH.over(Limits(BUILD_LIMIT_S, sys.maxsize)):
-                    tool = self._build()
+                    tool = self._built()
                 self._feature_dim = tool.feature_dim
                 self._batches = Batches(tool, self._stage, self._largest)
             return self._batches
+
+    def _built(self) -> Tool[Result]:
+        """Create the tool, again if memory is free for it then or if a fresh process may have a device.
+
+        Raises:
+            EmiRayError: the model does not fit into memory.
+        """
+        try:
+            return self._build()
+        except Exception as error:
+            # The next process builds the tool in a child process, and ends the run if that fails too.
+            if is_device_lost(error) and not self._life.was_restarted:
+                end_process()
+            if not is_out_of_memory(error):
+                raise
+        try:
+            with without_others():
+                free_device_memory()
+                return self._build()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            place = (
+                f"GPU {', '.join(self._life.gpus)} of node {self._life.node}" if self._life.gpus else "memory"
+            )
+            raise EmiRayError(
+                f"its model does not fit into {place}, beside other models there ({error}). "
+                f"extraction.stages.{self._stage}.num_gpus=0 computes this stage on the CPU."
+            ) from error

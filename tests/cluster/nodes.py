@@ -86,3 +86,21 @@ def await_parts(workspace, least: int) -> None:
     while len([p for p in workspace.files("features", recursive=True) if p.endswith(".parquet")]) < least:
         assert time.monotonic() < deadline, "no features came"
         time.sleep(0.1)
+
+
+@contextmanager
+def gpu_held() -> Iterator[None]:
+    """Hold one GPU of the cluster, as another job may do."""
+    holder = ray.remote(num_cpus=0, num_gpus=1)(Holder).remote()
+    ray.get(holder.ready.remote())
+    try:
+        yield
+    finally:
+        ray.kill(holder)
+
+
+class Holder:
+    """An actor that does nothing."""
+
+    def ready(self) -> None:
+        return

@@ -11,7 +11,7 @@ from emi_ray.extraction.precision import ask_nodes, settle_precision
 from emi_ray.extraction.run import extract
 from emi_ray.store.parts import is_raw
 from tests.cluster.faulty import precision_of_this_node
-from tests.cluster.nodes import cluster, have_nodes
+from tests.cluster.nodes import cluster, gpu_held, have_nodes
 from tests.cluster.test_deaths import held, new_workspace
 from tests.cluster.test_node_deaths import written_ids
 
@@ -75,11 +75,18 @@ def test_workers_settle_the_precision_and_nodes_that_differ_are_named(tmp_path):
         on_cpu = workspace.config(["extraction.stages.vision.num_gpus=0"])
         assert settle_precision(on_cpu, ["vision"], precision_of_this_node) == {"vision": "float32"}
         assert len(ask_nodes(True, precision_of_this_node)) == 2
+        with gpu_held(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("emi_ray.extraction.precision.ASK_OTHERS_FOR_S", 5.0)
+            notes: list[str] = []
+            settled = settle_precision(config, ["vision"], precision_of_this_node, notes.append)
+            assert settled == {"vision": "bfloat16"}
+            assert len(notes) == 1
+            assert "has no free GPU" in notes[0]
         answers = iter(["float32", "bfloat16"])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 "emi_ray.extraction.precision.ask_nodes",
-                lambda uses_gpu, probe: [("10.0.0.1", next(answers)), ("10.0.0.2", next(answers))],
+                lambda *asked: [("10.0.0.1", next(answers)), ("10.0.0.2", next(answers))],
             )
             with pytest.raises(UserError, match=r"node 10\.0\.0\.1 in float32, node 10\.0\.0\.2 in bfloat16"):
                 settle_precision(config, ["vision"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emi_ray.errors import ClipError
-from emi_ray.extraction.batches import Batches, DeviceLostError
+from emi_ray.extraction.batches import SMALLER_STEPS_FIRST, Batches, DeviceLostError
 from emi_ray.extraction.device_errors import is_device_lost, is_out_of_memory
 from emi_ray.extractors.turns import Turn, turn_lent
 from emi_ray.media.clip import DecodedClip
@@ -55,6 +55,22 @@ def test_a_clip_that_alone_does_not_fit_says_so():
     (found,) = Batches(Tool(room=0), "vision").run(CLIPS[:1])
     assert found.failure[0] == "vision"
     assert "alone does not fit into memory (RuntimeError: CUDA out of memory" in found.failure[1]
+
+
+def test_steps_stay_of_use_to_later_batches_if_a_batch_does_not_fit_with_any_steps():
+    class Long(Tool):
+        """Keeps the inputs of all clips at once, so that smaller steps do not help."""
+
+        reductions = 0
+
+        def use_less_memory(self):
+            self.reductions += 1
+            return True
+
+    tool = Long(room=1)
+    batches = Batches(tool, "vision")
+    batches.run(CLIPS)
+    assert (tool.reductions, batches.largest) == (SMALLER_STEPS_FIRST, 1)
 
 
 def test_a_lost_device_is_no_failure_of_a_clip():

@@ -112,6 +112,23 @@ def test_what_several_threads_of_an_actor_have_in_hand_is_written_down_together(
     assert not Note(owner, "text").left_behind()
 
 
+def test_a_model_that_does_not_fit_is_built_again_and_then_reported_with_its_gpu():
+    lacks = [RuntimeError("CUDA out of memory"), None, *[RuntimeError("CUDA out of memory")] * 2]
+
+    def build() -> ExtractorTool:
+        if lack := lacks.pop(0):
+            raise lack
+        return ExtractorTool(spec_of(Faulty, FaultySettings()))
+
+    def runner() -> Runner:
+        life = Life(f"test-{time.monotonic_ns()}", node="10.0.0.1", gpus=("3",))
+        return Runner(build, "text", LIMITS, life=life)
+
+    assert runner().run(clips("one"))[0].failure is None
+    with pytest.raises(EmiRayError, match=r"GPU 3 of node 10\.0\.0\.1.*extraction\.stages\.text\.num_gpus=0"):
+        runner().run(clips("one"))
+
+
 def test_models_of_one_process_are_built_one_after_another_and_once():
     """While one is loaded, transformers changes the default dtype of the whole process."""
     being_built, most = [], []
