@@ -187,6 +187,8 @@ def _import_part(
         writer.add(todo[spelling], values)
         on_progress(done, len(todo), f"Importing {store.modality}")
     writer.flush()
+    if replaces:
+        store.held.tidy()  # an earlier --extend that was killed may have left two rows of a clip
     _refuse_nothing(result, source.place)
     return result
 

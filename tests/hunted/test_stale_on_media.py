@@ -95,6 +95,7 @@ def test_only_what_was_made_of_other_inputs_is_made_anew(rows, tmp_path):
     assert run(workspace).table.num_rows == 0
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_upkeep_leaves_the_attempts_of_a_clip_and_its_features_as_they_are(rows, tmp_path):
     Path(rows[0]["video"]).write_text("no film")
     workspace = write(rows, tmp_path)
