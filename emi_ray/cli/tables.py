@@ -50,6 +50,8 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     slowest = min(rates, key=rates.__getitem__)
     console.print(f"The bottleneck is the {slowest} stage. Any of these numbers can be set, for example:")
     console.print(f"  extraction.stages.{slowest}.max_actors=4 extraction.stages.{slowest}.batch_size=16")
+    if any(pool.joins_next for pool in pools.values()):
+        console.print("A stage with numbers of its own no longer shares the processes of others.")
 
 
 def _actors(pools: "Mapping[str, Pool]", stage: str) -> str:

@@ -10,7 +10,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from emi_ray.errors import ClipError
 from emi_ray.extraction.actors import own_name
-from emi_ray.extraction.device_errors import free_device_memory, is_device_lost, is_out_of_memory
+from emi_ray.extraction.device_errors import (
+    free_device_memory,
+    is_certainly_memory,
+    is_device_lost,
+    is_out_of_memory,
+)
 from emi_ray.extractors.turns import turn_taken, without_others
 from emi_ray.media.clip import DecodedClip
 
@@ -80,6 +85,9 @@ class Batches(Generic[Result]):
         self.largest = largest
         """Maximum number of clips at once; None for no limit."""
         self._num_smaller_steps = 0
+        self._largest_before: int | None = (
+            None  # the limit before clips were halved, while steps may be the cause
+        )
         self._free_since = float("-inf")
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
@@ -135,13 +143,20 @@ class Batches(Generic[Result]):
         may_use_smaller_steps = self._num_smaller_steps < SMALLER_STEPS_FIRST or len(clips) == 1
         if may_use_smaller_steps and self._tool.use_less_memory():
             self._num_smaller_steps += 1
-            return self._at_once(clips)
+            attempts = self._at_once(clips)
+            if len(clips) == 1 and self._largest_before and attempts[0].failure is None:
+                # The steps were too large, not the clips too many.
+                self.largest, self._largest_before = self._largest_before, None
+            return attempts
         if len(clips) > 1:
+            self._largest_before = self._largest_before or len(clips)
             # run() uses this limit for the present clips and for all later batches.
             self.largest = len(clips) // 2
             return self.run(clips)
         reason = f"this clip alone does not fit into memory ({lack})"
-        return [Attempt(clips[0].clip_id, failure=(self._stage, reason))]
+        # If another cause is possible, a batch whose clips all fail ends the run.
+        doubtful = not is_certainly_memory(lack)
+        return [Attempt(clips[0].clip_id, failure=(self._stage, reason), is_unforeseen=doubtful)]
 
     def _one_by_one(self, clips: Sequence[DecodedClip], error: Exception) -> list[Attempt[Result]]:
         if len(clips) > 1:

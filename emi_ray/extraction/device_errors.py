@@ -8,11 +8,10 @@ import gc
 import re
 import sys
 
+_NO_ENGINE = "unable to find an engine to execute this computation"
+"""cuDNN says this if no engine has a workspace that fits into the free memory, or if it supports no engine at all."""
 _FULL = re.compile(
-    r"out of memory|insufficient memory|can't allocate memory|_ALLOC_FAILED|"
-    # cuDNN says this if no engine has a workspace that fits into the free memory.
-    r"unable to find an engine to execute this computation",
-    re.IGNORECASE,
+    rf"out of memory|insufficient memory|can't allocate memory|_ALLOC_FAILED|{_NO_ENGINE}", re.IGNORECASE
 )
 _LIBRARIES = (
     r"(?:CUDA|cuDNN|cuBLAS|CUBLAS|cuFFT|cuSOLVER|cusolver|cuSPARSE|cusparse|NCCL|HIP|hipBLAS|MIOpen|Triton)"
@@ -29,6 +28,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return _is_of_a_library(error) and bool(_FULL.search(str(error)))
+
+
+def is_certainly_memory(text: str) -> bool:
+    """Return whether the text of an error of :func:`is_out_of_memory` has no other possible cause."""
+    return _NO_ENGINE not in text.lower()
 
 
 def is_device_lost(error: BaseException) -> bool:

@@ -8,8 +8,8 @@ kills its process (``runner.py``). Clips that a pass still loses are processed a
   a child process. A clip that is lost in ``CAREFUL_PASSES`` such passes on living nodes is quarantined in that
   modality.
 - If nodes joined and enough clips are left, the pass ends, and the next one has pools for all nodes.
-- If nothing happens in a pass, no clip is to blame, because a clip that hangs is ended by its time limits. The actors
-  wait for GPUs or CPUs that others use, and the run ends with that reason.
+- If nothing happens in a careful pass, no clip is to blame, because one that hangs is ended by its time limit. The
+  actors wait for GPUs or CPUs that others use, and the run ends with that reason.
 
 The store is the only record of finished work, so a pass may end at any moment.
 """
@@ -172,7 +172,7 @@ class Passes:
             longest_s += 4 * settings.time_limit_s * pools["decode"].batch_size
         are_many = any(pool.num_gpus and pool.max_actors > 1 for pool in pools.values())
         configure_ray_data(longest_s, START_S if are_many and self._may_wait else -1)
-        for table in self._blocks_of(pipeline.build(work, pools, careful), writes_raw=uses_gpus):
+        for table in self._blocks_of(pipeline.build(work, pools, careful), uses_gpus, careful):
             _stop_if_broken(table)
             lost.difference_update(self.summary.add_table(table, are_new=not careful))
             self.on_progress(self.summary.clips, total)
@@ -187,18 +187,20 @@ class Passes:
             )
         return lost
 
-    def _blocks_of(self, dataset: Dataset, writes_raw: bool) -> Iterator[pa.Table]:
+    def _blocks_of(self, dataset: Dataset, writes_raw: bool, careful: bool) -> Iterator[pa.Table]:
         """Yield the blocks of a dataset while watching the nodes and, with ``writes_raw``, merging raw parts.
 
+        Ends early when Ray reports that there is no progress.
+
         Raises:
-            EmiRayError: Ray reports that there is no progress.
+            EmiRayError: there is no progress in a careful pass.
         """
         blocks: queue.SimpleQueue[pa.Table | Exception | None] = queue.SimpleQueue()
         is_left = threading.Event()
         # Reading the blocks of a dataset cannot be interrupted, so a thread does it while this one watches the nodes.
         pump = threading.Thread(target=_pump, args=(dataset, blocks, is_left), daemon=True)
         pump.start()
-        report_at = time.monotonic() + TOLD_AFTER_S
+        report_at = math.inf if careful else time.monotonic() + TOLD_AFTER_S
         try:
             while True:
                 self.watch.update()
@@ -213,10 +215,11 @@ class Passes:
                         report_at = math.inf
                     continue
                 report_at = math.inf
-                if block is None:
-                    return
-                if isinstance(block, ExecutionTimeoutError):
+                if isinstance(block, ExecutionTimeoutError) and careful:
                     raise EmiRayError(_NO_PROGRESS) from block
+                # The clips without an outcome are processed in the next pass.
+                if block is None or isinstance(block, ExecutionTimeoutError):
+                    return
                 if isinstance(block, GetTimeoutError) and self._may_wait:
                     self._may_wait, self._is_late = False, True
                     self.summary.note(
@@ -245,12 +248,12 @@ class Passes:
 
 
 _WAITS = (
-    "No clip has been finished in the first %g s: models are still loading, or other jobs use the GPUs or CPUs "
-    "(`ray status`)."
+    "No clip has been finished in the first %g s: the first clips take that long, models are still loading, or other "
+    "jobs use the GPUs or CPUs (`ray status`)."
 )
 _NO_PROGRESS = (
-    "No clip has been finished for a long time, although no clip may take that long: other jobs probably use the "
-    "GPUs or CPUs (`ray status`). What is done is kept; repeat the command to continue."
+    "No clip has been finished for a long time, although each was processed alone and may not take that long: other "
+    "jobs probably use the GPUs or CPUs (`ray status`). What is done is kept; repeat the command to continue."
 )
 
 

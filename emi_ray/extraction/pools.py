@@ -90,7 +90,7 @@ def plan_pools(
             together.
         reads_media: whether media are decoded.
     """
-    by_hand = settings.stages
+    by_hand = {name: sizes for name, sizes in settings.stages.items() if sizes != StageSettings()}
     on_gpu = [
         name for name, is_model in stages.items() if is_model and wants_gpu(name, settings) and machine.gpus
     ]
@@ -105,9 +105,9 @@ def plan_pools(
     for names, weight in zip(groups, weights, strict=True):
         share = cores * weight / sum(weights)
         pool = _model_pool(names, cores) if any(stages[name] for name in names) else _cpu_pool(names, share)
+        pool = _by_hand(pool, by_hand.get(names[-1], StageSettings()))
         for name in names:
-            own = _by_hand(pool, by_hand.get(name, StageSettings()))
-            pools[name] = replace(own, joins_next=name != names[-1])
+            pools[name] = replace(pool, joins_next=name != names[-1])
     return _reserving_no_more({name: pools[name] for name in stages}, machine.cpus, by_hand)
 
 
@@ -122,7 +122,7 @@ def _sharing(
     Adjacent stages without a model share processes: on two cores the built-in extractors then take .8 of the time,
     since fewer processes start, pictures are not passed on, and no process waits for another
     (``benchmarks/extraction.py``). A model has processes of its own, because each would hold a copy of its weights;
-    decoding joins it if no media are decoded. So has a stage whose numbers are set by hand.
+    decoding joins it if no media are decoded. So has a stage whose numbers are set by hand, but for such decoding.
     """
     groups: list[list[str]] = []
     before = None
@@ -130,8 +130,10 @@ def _sharing(
         if name in on_gpu:
             before = None
             continue
-        is_light = not is_model or (before == "decode" and not reads_media)
-        if before and not stages[before] and is_light and not {before, name} & set(by_hand):
+        # Decoding that decodes nothing joins any stage, also one whose numbers are set.
+        has_no_work = before == "decode" and not reads_media and before not in by_hand
+        is_light = not is_model and before and not stages[before] and not {before, name} & set(by_hand)
+        if has_no_work or is_light:
             groups[-1].append(name)
         else:
             groups.append([name])

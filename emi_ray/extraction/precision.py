@@ -83,11 +83,12 @@ def ask_nodes(
     task = ray.remote(num_cpus=0, num_gpus=PROBE_GPU if uses_gpu else 0, max_calls=1)(_asked)
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     answers = [task.options(scheduling_strategy=each).remote(probe, uses_gpu) for each in strategies]
+    busy = UserError(
+        f"No node has a free {wanted}: none of {len(nodes)} reported its precision within {ASK_FOR_S:g} s. Wait "
+        f"until one is free, or set dtype in the extractors' settings."
+    )
     if not ray.wait(answers, timeout=ASK_FOR_S)[0]:
-        raise UserError(
-            f"No node has a free {wanted}: none of {len(nodes)} reported its precision within {ASK_FOR_S:g} s. Wait "
-            f"until one is free, or set dtype in the extractors' settings."
-        )
+        raise busy
     _, late = ray.wait(answers, num_returns=len(answers), timeout=ASK_OTHERS_FOR_S)
     for answer in late:
         ray.cancel(answer)  # it would reserve a part of a GPU that an actor wants as a whole
@@ -97,6 +98,8 @@ def ask_nodes(
         )
     answered = [pair for pair in zip(nodes, answers, strict=True) if pair[1] not in late]
     if not (said := answers_of([node for node, _ in answered], [answer for _, answer in answered])):
+        if late:
+            raise busy
         raise EmiRayError(
             f"All nodes with {wanted}s died when they were asked for their precision. Try again."
         )

@@ -44,8 +44,9 @@ class RunRecord:
         Raises:
             OSError: the workspace cannot be written.
         """
-        # Nodes that joined during the run are listed too.
-        self._nodes |= {node["NodeID"]: _node(node) for node in ray.nodes() if node["Alive"]}
+        # Nodes that joined during the run are listed too. After a failure Ray may not answer.
+        if ended in (None, DONE):
+            self._nodes |= {node["NodeID"]: _node(node) for node in ray.nodes() if node["Alive"]}
         self._workspace.write_json(self._path, self._told(summary, ended))
 
     def end(self, summary: ExtractionSummary, ended: str) -> None:

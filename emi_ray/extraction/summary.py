@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from emi_ray.events import count, tell
 from emi_ray.extraction.actors import Life, life_of
-from emi_ray.extraction.pools import Measurement, Pool
+from emi_ray.extraction.pools import Measurement, Pool, processes_of
 
 
 @dataclass
@@ -144,8 +144,12 @@ class ExtractionSummary:
 
     @property
     def bottleneck(self) -> str | None:
-        """The stage with the busiest actors; None if nothing ran."""
-        return max(self.stages, key=self.busy, default=None)
+        """The slowest stage of those that share the busiest actors; None if nothing ran."""
+        sharing = [[name for name in names if name in self.stages] for names in processes_of(self.pools)]
+        planned = {name for names in sharing for name in names}
+        groups = [*filter(None, sharing), *([name] for name in self.stages if name not in planned)]
+        busiest = max(groups, key=lambda names: sum(map(self.busy, names)), default=[])
+        return max(busiest, key=self.busy, default=None)
 
     def add_table(self, table: pa.Table, are_new: bool = True) -> list[str]:
         """Count clips that have left the pipeline, and return their ids.

@@ -73,6 +73,40 @@ def test_steps_stay_of_use_to_later_batches_if_a_batch_does_not_fit_with_any_ste
     assert (tool.reductions, batches.largest) == (SMALLER_STEPS_FIRST, 1)
 
 
+def test_clips_are_as_many_as_before_if_steps_were_the_cause():
+    class Steps(Tool):
+        """Fits 64 images at once; a clip has 75."""
+
+        images = 512
+
+        def __call__(self, clips):
+            self.tried.append(len(clips))
+            if min(self.images, 75 * len(clips)) > 64:
+                raise RuntimeError("CUDA out of memory")
+            return [clip.clip_id for clip in clips]
+
+        def use_less_memory(self):
+            self.images //= 2
+            return True
+
+    tool = Steps(room=0)
+    batches = Batches(tool, "vision")
+    assert all(each.failure is None for each in batches.run(CLIPS))
+    assert (tool.images, batches.largest) == (64, 8)
+    batches.run(CLIPS)
+    assert tool.tried[-1] == 8
+
+
+def test_an_error_that_may_have_another_cause_than_memory_is_not_blamed_on_the_clip():
+    class Unsupported(Tool):
+        def __call__(self, clips):
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    attempts = Batches(Unsupported(room=0), "vision").run(CLIPS)
+    assert all(each.is_unforeseen for each in attempts)
+    assert not any(each.is_unforeseen for each in Batches(Tool(room=0), "vision").run(CLIPS))
+
+
 def test_a_lost_device_is_no_failure_of_a_clip():
     class Poisoned(Tool):
         def __call__(self, clips):

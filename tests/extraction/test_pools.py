@@ -109,6 +109,16 @@ def test_where_no_file_is_read_decoding_joins_the_next_stage_on_the_cpu():
     by_hand = ExtractionSettings.model_validate({"stages": {"decode": {"max_actors": 1}}})
     apart = plan_pools(Machine(cpus=4, gpus=0), TEXT, by_hand, reads_media=False)
     assert processes_of(apart) == [["decode"], ["text"]]
+    text_by_hand = ExtractionSettings.model_validate({"stages": {"text": {"max_actors": 3, "batch_size": 5}}})
+    together = plan_pools(Machine(cpus=4, gpus=0), TEXT, text_by_hand, reads_media=False)
+    assert processes_of(together) == [["decode", "text"]]
+    assert {(pool.max_actors, pool.batch_size) for pool in together.values()} == {(3, 5)}
+
+
+def test_a_stage_without_numbers_is_not_set_by_hand():
+    settings = ExtractionSettings.model_validate({"stages": {"motion": {}}})
+    pools = plan_pools(Machine(cpus=4, gpus=0), BUILT_IN, settings)
+    assert processes_of(pools) == [list(BUILT_IN)]
 
 
 def test_every_gpu_gets_one_actor_of_each_model():
