@@ -24,8 +24,8 @@ which takes three times as long as an H100 needs for a batch of sound."""
 MODEL_ACTORS = 4
 THREADS_OF_A_MODEL = 8
 """On a CPU a model has one actor per core, but at most four, since each holds the weights; machines with more than 32
-cores have one for every eight. Two actors with one thread each are 1.1 to 1.6 times as fast as one with two threads
-(benchmarks/README.md)."""
+cores have one for every eight. Two actors with one thread each make 1.4 times the texts of one with two threads; for
+sound the difference is within its variation (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
