@@ -15,6 +15,7 @@ from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.store.parts import is_raw
 from tests.cluster.test_deaths import new_workspace
+from tests.store.test_repeated_rows import rows_written
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -66,11 +67,6 @@ def test_no_more_merges_run_at_once_than_allowed_and_none_is_forgotten(tmp_path)
     with pytest.raises(EmiRayError):
         merges.run_all()
     assert len(store.parts()) == 1, "a merge that fails does not prevent the next"
-
-
-def rows_written(store: FeatureStore) -> list[str]:
-    """The clips of all rows in the parts."""
-    return [i for part in store.parts() for i in store.workspace.read_table(part)["clip_id"].to_pylist()]
 
 
 def test_of_repeated_rows_those_that_readers_saw_are_left_before_merges_change_the_order(

@@ -57,6 +57,7 @@ def test_what_a_dead_actor_had_in_hand_is_known_to_its_successor():
     first, second = runner.run(clips("one", "segfault"))
     assert first.failure is None
     assert "SIGSEGV" in second.failure[1]
+    assert Note(owner, "text").left_behind() == {"c1"}
 
 
 def test_a_clip_that_killed_a_process_stays_known_while_another_batch_of_its_block_kills_the_next():
