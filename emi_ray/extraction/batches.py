@@ -22,7 +22,6 @@ from emi_ray.media.clip import DecodedClip
 Result = TypeVar("Result")
 Made = TypeVar("Made", covariant=True)
 
-
 SMALLER_STEPS_FIRST = 2
 """How often the steps of a tool become smaller before fewer clips are processed at once."""
 
@@ -85,9 +84,8 @@ class Batches(Generic[Result]):
         self.largest = largest
         """Maximum number of clips at once; None for no limit."""
         self._num_smaller_steps = 0
-        self._largest_before: int | None = (
-            None  # the limit before clips were halved, while steps may be the cause
-        )
+        self._largest_before: int | None = None
+        """The number of clips at once before it was halved, to return to if the size of the steps was the cause."""
         self._free_since = float("-inf")
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:

@@ -31,7 +31,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_certainly_memory(text: str) -> bool:
-    """Return whether the text of an error of :func:`is_out_of_memory` has no other possible cause."""
+    """Return whether lack of memory is the only possible cause of an error that :func:`is_out_of_memory` recognises.
+
+    Args:
+        text: the message of the error.
+    """
     return _NO_ENGINE not in text.lower()
 
 

@@ -1,4 +1,4 @@
-"""The extraction pipeline: manifest → decode → motion → vision → audio → transcript → text.
+"""The extraction pipeline: manifest → decode → extractors without a model → models on the CPU → models on GPUs.
 
 Each stage writes its features to the store and passes on only what later stages need.
 """

@@ -121,8 +121,8 @@ def _sharing(
 
     Adjacent stages without a model share processes: on two cores the built-in extractors then take .8 of the time,
     since fewer processes start, pictures are not passed on, and no process waits for another
-    (``benchmarks/extraction.py``). A model has processes of its own, because each would hold a copy of its weights;
-    decoding joins it if no media are decoded. So has a stage whose numbers are set by hand, but for such decoding.
+    (``benchmarks/extraction.py``). A model has processes of its own, because each holds a copy of its weights. So has
+    a stage whose numbers are set by hand. If no media are decoded, decoding joins either of them.
     """
     groups: list[list[str]] = []
     before = None
@@ -130,7 +130,6 @@ def _sharing(
         if name in on_gpu:
             before = None
             continue
-        # Decoding that decodes nothing joins any stage, also one whose numbers are set.
         has_no_work = before == "decode" and not reads_media and before not in by_hand
         is_light = not is_model and before and not stages[before] and not {before, name} & set(by_hand)
         if has_no_work or is_light:
@@ -161,7 +160,9 @@ def wants_gpu(stage: str, settings: ExtractionSettings) -> bool:
 
 
 def processes_of(pools: Mapping[str, Pool]) -> list[list[str]]:
-    """Group the stages by process, in order: those on the GPU share one, and so do those that join the next one.
+    """Group the stages by the processes that run them, in order.
+
+    Stages on the GPU share processes, and a stage that joins the next one runs in the processes of that one.
 
     Ray packs actors that take fractions of a GPU onto the first GPUs and leaves others idle (ray #28679). Actors
     that take a whole GPU cannot be packed, so each GPU has exactly one process with one copy of each model.
@@ -199,9 +200,7 @@ def _model_pool(stages: Sequence[str], cores: int) -> Pool:
 
 def _batch_size(stages: Sequence[str]) -> int:
     """Return the clips per batch of stages that share processes on the CPU: the smallest size of the extractors."""
-    return min(
-        BATCH_SIZE.get(name, 8) for name in (stages[1:] if stages[0] == "decode" else stages) or stages
-    )
+    return min((BATCH_SIZE.get(name, 8) for name in stages if name != "decode"), default=8)
 
 
 def _gpu_batch_size(stage: str, by_hand: Mapping[str, StageSettings]) -> int:

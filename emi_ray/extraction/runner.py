@@ -130,7 +130,10 @@ class Runner(Generic[Result]):
             return self._batches
 
     def _built(self) -> Tool[Result]:
-        """Create the tool, again if memory is free for it then or if a fresh process may have a device.
+        """Create the tool.
+
+        If memory runs out, unused memory is released and the tool is created once more. If the device is lost, this
+        process ends, so that a fresh one tries it.
 
         Raises:
             EmiRayError: the model does not fit into memory.

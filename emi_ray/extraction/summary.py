@@ -146,9 +146,7 @@ class ExtractionSummary:
     def bottleneck(self) -> str | None:
         """The slowest stage of those that share the busiest actors; None if nothing ran."""
         sharing = [[name for name in names if name in self.stages] for names in processes_of(self.pools)]
-        planned = {name for names in sharing for name in names}
-        groups = [*filter(None, sharing), *([name] for name in self.stages if name not in planned)]
-        busiest = max(groups, key=lambda names: sum(map(self.busy, names)), default=[])
+        busiest = max(sharing, key=lambda names: sum(map(self.busy, names)), default=[])
         return max(busiest, key=self.busy, default=None)
 
     def add_table(self, table: pa.Table, are_new: bool = True) -> list[str]:
