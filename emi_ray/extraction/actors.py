@@ -17,6 +17,7 @@ class Life:
         was_restarted: whether Ray has restarted the actor before this process.
         node: IP address of the node.
         gpus: ids of the GPUs that Ray has assigned.
+        gpu_share: the part of a GPU that this process has; below 1 if others use the same GPU.
     """
 
     owner: str
@@ -24,9 +25,10 @@ class Life:
     node: str = ""
     pid: int = 0
     gpus: tuple[str, ...] = ()
+    gpu_share: float = 1.0
 
     def told(self) -> str:
-        """Return the fields as JSON text, for the ``outcomes`` column."""
+        """Return what the record of the run shows as JSON text, for the ``outcomes`` column."""
         return json.dumps([self.owner, self.was_restarted, self.node, self.pid, self.gpus])
 
 
@@ -48,6 +50,7 @@ def own_life() -> Life:
         ray.util.get_node_ip_address(),
         os.getpid(),
         tuple(map(str, ray.get_gpu_ids())),
+        context.get_assigned_resources().get("GPU", 1.0),
     )
 
 

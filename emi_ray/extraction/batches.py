@@ -25,6 +25,9 @@ Made = TypeVar("Made", covariant=True)
 SMALLER_STEPS_FIRST = 2
 """How often the steps of a tool become smaller before fewer clips are processed at once."""
 
+RARE = 20
+"""Number of batches since the last lack of memory after which the next one is taken for a coincidence."""
+
 
 class Tool(Protocol[Made]):
     """An operation that a stage applies to clips: an extractor or a speech recogniser with its model loaded."""
@@ -67,7 +70,9 @@ class Attempt(Generic[Result]):
 class Batches(Generic[Result]):
     """Apply a tool to as many clips at once as fit into memory.
 
-    When memory runs out, the tool first works in smaller steps, then on half of the clips, down to a single clip, and
+    When memory runs out while other threads use models, of this stage or another, the batch is repeated alone, and
+    the sizes stay: several large batches may have come together by chance. If that happens often, or if the batch
+    does not fit alone, the tool first works in smaller steps, then on half of the clips, down to a single clip, and
     then in the smallest steps. The sizes that fitted are kept for later batches. Steps are not reduced further at
     first, because a batch of long clips may not fit with any steps, and would slow down all later batches. After any
     other error the clips of the batch are repeated one by one, so that only the faulty clips are lost.
@@ -87,6 +92,8 @@ class Batches(Generic[Result]):
         self._largest_before: int | None = None
         """The number of clips at once before it was halved, to return to if the size of the steps was the cause."""
         self._free_since = float("-inf")
+        self._num_since_lack = RARE
+        """Batches that fitted since the last lack of memory while other threads used models."""
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
         """Return one attempt for each clip, in order.
@@ -113,6 +120,7 @@ class Batches(Generic[Result]):
             # Only the text is kept: the exception itself refers to the tensors of the failed batch.
             lack = f"{type(error).__name__}: {error}"
         else:
+            self._num_since_lack += 1
             seconds = self._seconds_since(started) / len(clips)
             return [Attempt(c.clip_id, r, None, seconds) for c, r in zip(clips, results, strict=True)]
         return self._in_less_memory(
@@ -133,9 +141,11 @@ class Batches(Generic[Result]):
     def _in_less_memory(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
         with without_others() as had_others:
             free_device_memory()
-            if had_others:  # the batch may fit now that the batches of other threads have left the memory
-                return self._at_once(clips)
-            return self._in_smaller_parts(clips, lack)
+            may_be_chance = had_others and (self._num_since_lack >= RARE or len(clips) == 1)
+            if had_others:
+                self._num_since_lack = 0
+            # The batch may fit now that the batches of other threads have left the memory.
+            return self._at_once(clips) if may_be_chance else self._in_smaller_parts(clips, lack)
 
     def _in_smaller_parts(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
         may_use_smaller_steps = self._num_smaller_steps < SMALLER_STEPS_FIRST or len(clips) == 1

@@ -1,4 +1,4 @@
-"""Recognise errors whose cause is a device, not a clip.
+"""Recognise errors whose cause is a device, not a clip, and manage the memory of the device.
 
 ``torch`` 2.x has exception types for them; errors of older versions and of other libraries are recognised by their
 messages. Nothing is imported for this: a process that has not imported ``torch`` cannot raise its errors.
@@ -7,6 +7,7 @@ messages. Nothing is imported for this: a process that has not imported ``torch`
 import gc
 import re
 import sys
+from typing import Any
 
 _NO_ENGINE = "unable to find an engine to execute this computation"
 """cuDNN says this if no engine has a workspace that fits into the free memory, or if it supports no engine at all."""
@@ -59,6 +60,17 @@ def _is_of_a_library(error: BaseException) -> bool:
 def free_device_memory() -> None:
     """Release the memory that ``torch`` caches on the GPU, if ``torch`` is loaded and uses one."""
     gc.collect()
+    if cuda := _cuda_in_use():
+        cuda.empty_cache()
+
+
+def limit_device_memory(share: float) -> None:
+    """Let this process use that share of the GPU's memory, so that its lack does not depend on its neighbours."""
+    if share < 1 and (cuda := _cuda_in_use()):
+        cuda.set_per_process_memory_fraction(share)
+
+
+def _cuda_in_use() -> Any:
+    """Return ``torch.cuda`` if this process has loaded ``torch`` and uses a GPU with it, else None."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

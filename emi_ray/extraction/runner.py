@@ -8,7 +8,12 @@ from typing import Generic, TypeVar
 from emi_ray.errors import EmiRayError
 from emi_ray.extraction.actors import Life, own_life
 from emi_ray.extraction.batches import Attempt, Batches, DeviceLostError, Tool
-from emi_ray.extraction.device_errors import free_device_memory, is_device_lost, is_out_of_memory
+from emi_ray.extraction.device_errors import (
+    free_device_memory,
+    is_device_lost,
+    is_out_of_memory,
+    limit_device_memory,
+)
 from emi_ray.extraction.isolation import IsolatedProcess
 from emi_ray.extraction.watchdog import BUILD_LIMIT_S, Limits, Note, Watch, end_process
 from emi_ray.extractors.turns import without_others
@@ -20,8 +25,8 @@ WATCH = Watch()
 """The single watchdog of this process, shared by all of its stages."""
 
 _BUILDING = threading.Lock()
-"""Held while a tool is built. While transformers loads a model, the default dtype of the whole process is that of
-the model, and a second model that is loaded meanwhile would get that dtype in some of its tensors."""
+"""Held while a tool is built, when no other thread uses a model: while transformers loads a model, the default dtype
+of the whole process is that of the model, and tensors that other threads create would get that dtype."""
 
 
 class Runner(Generic[Result]):
@@ -121,10 +126,14 @@ class Runner(Generic[Result]):
                 raise
 
     def _here(self) -> Batches[Result]:
-        with _BUILDING:
+        if self._batches is not None:
+            return self._batches
+        # In this order: a thread that waits for the lock must not keep the one that builds from being alone.
+        with without_others(), _BUILDING:
             if self._batches is None:
                 with WATCH.over(Limits(BUILD_LIMIT_S, sys.maxsize)):
                     tool = self._built()
+                limit_device_memory(self._life.gpu_share)
                 self._feature_dim = tool.feature_dim
                 self._batches = Batches(tool, self._stage, self._largest)
             return self._batches
@@ -147,9 +156,8 @@ class Runner(Generic[Result]):
             if not is_out_of_memory(error):
                 raise
         try:
-            with without_others():
-                free_device_memory()
-                return self._build()
+            free_device_memory()
+            return self._build()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -1,7 +1,6 @@
 """The stage that recognises the speech of clips without a transcript."""
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
 from emi_ray.extraction.watchdog import Limits
 from emi_ray.extractors import TranscriberSpec
 from emi_ray.extractors.pretrained.whisper import Heard
+from emi_ray.extractors.turns import Turn
 from emi_ray.media.clip import DecodedClip, rows_of, unpack_clip
 from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.workspace import Workspace
@@ -43,7 +43,7 @@ class Transcribe(Stage):
         self._spec = spec
         self._store = TranscriptStore(workspace, spec.fingerprint)
         self._keep = [*keep, "outcomes"]
-        self._model_is_free = threading.Lock()
+        self._turn = Turn()
         self._runner: Runner[Heard] = Runner(
             partial(TranscriberTool, spec), self.name, limits, pool.batch_size, careful, pool.batches_at_once
         )
@@ -56,7 +56,7 @@ class Transcribe(Stage):
         if heard:
             self._store.create(self._spec.identity)
         clips = [unpack_clip(row) for row in heard]
-        with self._model_is_free:
+        with self._turn:
             results = self._runner.run(clips)
         origins = {row["clip_id"]: origin_of(row[origin_column("text")]) for row in heard}
         self._store.write({r.clip_id: r.result.text for r in results if r.result is not None}, origins)

@@ -23,6 +23,27 @@ class _Own(threading.local):
 _own = _Own()
 
 
+class _Process:
+    """What the turns of all models of this process have in common, because the models share the memory of a device.
+
+    Attributes:
+        changed: guards all attributes and those of every turn; notified when one of them changes.
+        num_holding: number of threads that hold the lock of their model.
+        num_busy: number of threads without the lock whose work is on the device, or will be: they have lent the lock
+            or left it.
+        num_alone: number of threads that are alone, or wait to be.
+        owner: the thread that is alone.
+    """
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.num_holding = self.num_busy = self.num_alone = 0
+        self.owner: int | None = None
+
+
+_process = _Process()
+
+
 class Turn:
     """A lock that a thread holds while it launches work on a device, not while it waits for the results.
 
@@ -33,14 +54,7 @@ class Turn:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
         self._is_taken = False
-        self._num_busy = 0
-        """Threads without the lock whose work is on the device, or will be: they have lent the lock or left it."""
-        self._num_alone = 0
-        """Threads that are alone, or wait to be."""
-        self._owner: int | None = None
-        """The thread that is alone."""
 
     def __enter__(self) -> None:
         _own.turn = self
@@ -59,9 +73,11 @@ class Turn:
         if _own.holds:
             return
         me = threading.get_ident()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_taken and (self._owner == me or not self._num_alone))
-            self._is_taken = _own.holds = True
+        with _process.changed:
+            _process.changed.wait_for(
+                lambda: not self._is_taken and (_process.owner == me or not _process.num_alone)
+            )
+            self._hold()
 
     def leave(self) -> None:
         """Let other threads take the lock. The work of this thread is on the device until :meth:`end_work`."""
@@ -73,9 +89,9 @@ class Turn:
         if not _own.is_busy:
             return
         _own.is_busy = False
-        with self._changed:
-            self._num_busy -= 1
-            self._changed.notify_all()
+        with _process.changed:
+            _process.num_busy -= 1
+            _process.changed.notify_all()
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -84,46 +100,57 @@ class Turn:
         try:
             yield
         finally:
-            with self._changed:
+            with _process.changed:
                 # Threads that want to be alone wait for this one, so it need not wait for them.
-                self._changed.wait_for(lambda: not self._is_taken)
-                self._is_taken = _own.holds = True
-                self._num_busy -= 1
+                _process.changed.wait_for(lambda: not self._is_taken)
+                self._hold()
+                _process.num_busy -= 1
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Wait until the work of all other threads is done, and admit no others while the ``with`` block runs.
+        """Wait until no other thread of this process uses a model, this one or another, and admit none while the
+        ``with`` block runs.
 
         Yields:
-            Whether other threads had work on the device.
+            Whether there were such threads.
         """
         me = threading.get_ident()
-        if self._owner == me:
+        if _process.owner == me:
             self.take()
             yield False
             return
-        with self._changed:
-            had_others = self._num_busy > 0 or (self._is_taken and not _own.holds)
-            self._num_alone += 1
+        with _process.changed:
+            others = _process.num_busy + _process.num_holding + _process.num_alone - int(_own.holds)
+            _process.num_alone += 1
             if _own.holds:
-                self._is_taken = False
-                self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._is_taken and not self._num_busy and self._owner is None)
-            self._is_taken = _own.holds = True
-            self._owner = me
+                # Two threads that hold the locks of their models and want to be alone would wait for each other.
+                self._release()
+            _process.changed.wait_for(
+                lambda: not _process.num_holding and not _process.num_busy and _process.owner is None
+            )
+            self._hold()
+            _process.owner = me
         try:
-            yield had_others
+            yield others > 0
         finally:
-            with self._changed:
-                self._num_alone -= 1
-                self._owner = None
-                self._changed.notify_all()
+            with _process.changed:
+                _process.num_alone -= 1
+                _process.owner = None
+                _process.changed.notify_all()
 
     def _give_up(self, is_busy: bool = False) -> None:
-        with self._changed:
-            self._is_taken = _own.holds = False
-            self._num_busy += is_busy
-            self._changed.notify_all()
+        with _process.changed:
+            _process.num_busy += is_busy
+            self._release()
+
+    def _hold(self) -> None:
+        self._is_taken = _own.holds = True
+        _process.num_holding += 1
+
+    def _release(self) -> None:
+        self._is_taken = _own.holds = False
+        _process.num_holding -= 1
+        _process.changed.notify_all()
 
 
 @contextmanager
@@ -159,7 +186,8 @@ def leave_turn() -> None:
 
 @contextmanager
 def without_others() -> Iterator[bool]:
-    """Keep other threads from the model while the ``with`` block runs, after those that use it are done.
+    """Keep other threads from all models of this process while the ``with`` block runs, after those that use one are
+    done.
 
     Yields:
         Whether there were such threads. If so, the device memory that they used is free now.

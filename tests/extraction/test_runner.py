@@ -1,6 +1,7 @@
 import faulthandler
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,6 +14,7 @@ from emi_ray.extraction.extract_stage import ExtractorTool
 from emi_ray.extraction.isolation import IsolatedProcess
 from emi_ray.extraction.runner import Runner
 from emi_ray.extraction.watchdog import Limits, Note
+from emi_ray.extractors.turns import Turn
 from emi_ray.media.clip import DecodedClip
 from emi_ray.memory import total_memory
 from tests.cluster.faulty import Faulty, FaultySettings
@@ -149,3 +151,28 @@ def test_models_of_one_process_are_built_one_after_another_and_once():
         assert all(each.result()[0].failure is None for each in done)
     assert dim.result() == 2
     assert most == [1, 1]
+
+
+def test_models_that_do_not_fit_at_first_are_built_one_after_the_other():
+    """A thread that builds a model waits for those of other stages, which may wait to build theirs."""
+    both_hold, built = threading.Barrier(2), []
+
+    class Late(ExtractorTool):
+        """Fits into memory at the second try."""
+
+        def __init__(self, stage: str) -> None:
+            built.append(stage)
+            if built.count(stage) < 2:
+                raise MemoryError("no room yet")
+            super().__init__(spec_of(Faulty, FaultySettings()))
+
+    def work(stage: str) -> None:
+        runner = Runner(partial(Late, stage), stage, LIMITS)
+        with Turn():
+            both_hold.wait(10)
+            assert runner.run(clips("one"))[0].failure is None
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(work, stage) for stage in ("vision", "audio")]:
+            done.result(timeout=20)
+    assert built in (["vision"] * 2 + ["audio"] * 2, ["audio"] * 2 + ["vision"] * 2)

@@ -1,4 +1,4 @@
-"""An extractor that takes memory of the GPU for each clip, or breaks the device once."""
+"""Extractors that take memory of the GPU for each clip, break the device once, or say what memory they may use."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,3 +41,21 @@ class Hungry(Extractor):
             print(torch.nn.functional.embedding(beyond, table).cpu())  # a device-side assertion
         values = torch.tensor([[len(clip.transcript or ""), 1.0] for clip in clips], device="cuda").cpu()
         return [Features(row.numpy()[None], np.zeros(1, np.float32)) for row in values]
+
+
+class Modest(Extractor):
+    """Says which share of the GPU's memory its process may use."""
+
+    NAME = "modest"
+    MODALITY = "text"
+    NEEDS = frozenset({"transcript"})
+    USES_GPU = True
+
+    @property
+    def feature_dim(self) -> int:
+        torch.cuda.init()
+        return 1
+
+    def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
+        share = torch.cuda.get_per_process_memory_fraction()
+        return [Features(np.full((1, 1), share, np.float32), np.zeros(1, np.float32)) for _ in clips]

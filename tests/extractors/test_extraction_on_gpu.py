@@ -2,6 +2,8 @@
 
 import csv
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,15 @@ import pytest
 import torch
 from tiny_checkpoints import make_clip
 
+from emi_ray import read_features
 from emi_ray.config import ExtractorSettings, MediaSettings
 from emi_ray.corpus.setup import init_workspace
+from emi_ray.extraction.batches import Batches
 from emi_ray.extraction.run import extract
 from emi_ray.extractors import specify
 from emi_ray.extractors.pretrained.image_transform import ImageTransform, resize_in_two_passes
 from emi_ray.extractors.pretrained.whisper import Whisper, WhisperSettings
+from emi_ray.extractors.turns import Turn, leave_turn
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 pytestmark = [
@@ -153,3 +158,49 @@ def test_what_goes_wrong_on_the_device_costs_no_clip(harm, ray_session, clips, t
     summary = extract(workspace, workspace.config(), ["text"])
     assert summary.stages["text"].ok == 12
     assert summary.stages["text"].failed == 0
+
+
+def test_processes_that_share_the_gpu_share_its_memory(ray_session, clips, tmp_path):
+    settings = [
+        "extractors.text.name=tests.extractors.hungry:Modest",
+        *("extraction.stages.text.num_gpus=0.5", "extraction.stages.text.batch_size=2"),
+    ]
+    workspace = Workspace(str(tmp_path / "w"))
+    init_workspace(workspace, "table", str(clips), settings)
+    extract(workspace, workspace.config(), ["text"])
+    found = read_features(workspace.root, "text")
+    assert {float(found[clip][0, 0]) for clip in found} == {0.5}
+    assert [actor["gpus"] for actor in record_of(workspace)["stages"]["text"]["actors"]] == [["0"], ["0"]]
+
+
+def test_batches_of_two_models_that_fit_only_one_at_a_time_cost_no_clip():
+    class Large:
+        """Holds more than half of the memory while its work is on the device."""
+
+        feature_dim = 1
+
+        def __call__(self, clips):
+            memory = torch.ones(2**30, dtype=torch.uint8, device="cuda")
+            leave_turn()
+            time.sleep(0.05)
+            return [float(memory[0]) for _ in clips]
+
+        def use_less_memory(self) -> bool:
+            return False
+
+    def work(stage: str) -> list:
+        turn, batches = Turn(), Batches(Large(), stage)
+        attempts = []
+        for _ in range(10):
+            with turn:
+                attempts += batches.run([make_clip(1), make_clip(2)])
+        return attempts
+
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.02)  # 1.6 GB of 80
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            attempts = [one for many in threads.map(work, ("vision", "audio")) for one in many]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [each.failure for each in attempts] == [None] * 40

@@ -174,3 +174,49 @@ def test_threads_that_run_out_of_memory_at_once_continue_one_after_another():
 
     run_together(*(partial(work, number) for number in range(4)))
     assert sorted(done) == [0, 1, 2, 3]
+
+
+def test_a_thread_alone_waits_for_those_that_use_other_models():
+    """The models of a process share the memory of its GPU."""
+    vision, audio, order = Turn(), Turn(), []
+    has_left, is_alone = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with vision, turn_taken():
+            leave_turn()
+            has_left.set()
+            time.sleep(0.2)
+            order.append("first has results")
+
+    def second() -> None:
+        assert has_left.wait(10)
+        with audio, without_others() as had_others:
+            order.append(f"others: {had_others}")
+            is_alone.set()
+            time.sleep(0.2)
+            order.append("second has results")
+
+    def third() -> None:
+        assert is_alone.wait(10)
+        with vision:
+            order.append("third has the turn")
+
+    run_together(first, second, third)
+    assert order == ["first has results", "others: True", "second has results", "third has the turn"]
+
+
+def test_threads_of_two_models_that_want_to_be_alone_are_so_one_after_the_other():
+    order: list[str] = []
+    both_hold = threading.Barrier(2)
+
+    def work(turn: Turn, name: str) -> None:
+        with turn:
+            both_hold.wait(10)
+            with without_others() as had_others:
+                order.append(name)
+                time.sleep(0.1)
+                order.append(name)
+                assert had_others
+
+    run_together(partial(work, Turn(), "vision"), partial(work, Turn(), "audio"))
+    assert order in (["vision", "vision", "audio", "audio"], ["audio", "audio", "vision", "vision"])
