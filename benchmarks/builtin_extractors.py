@@ -37,7 +37,7 @@ def made_up_clip(seconds: float) -> DecodedClip:
     words = ["".join(rng.choice(list("aeioulnrst"), 5)) for _ in range(1 + int(seconds * WORDS_PER_S))]
     return DecodedClip(
         "made-up",
-        faces=Faces(crops, boxes, stamps, np.ones(count, bool)),
+        faces=Faces(crops, boxes, stamps, np.ones(count, bool), np.arange(count) == 0),
         waveform=Waveform(sound.astype(np.float32), SAMPLE_RATE_HZ),
         transcript=" ".join(words),
     )

@@ -114,7 +114,8 @@ def decoded_batch(num_clips: int, modalities: tuple[Modality, ...]) -> pa.Table:
     for index in range(num_clips):
         crops = generator.integers(0, 256, (NUM_CROPS, CROP_PX, CROP_PX, 3), dtype=np.uint8)
         times = np.arange(NUM_CROPS, dtype=np.float32) / 6
-        faces = Faces(crops, np.zeros((NUM_CROPS, 4), np.float32), times, np.ones(NUM_CROPS, bool))
+        boxes, detected = np.zeros((NUM_CROPS, 4), np.float32), np.ones(NUM_CROPS, bool)
+        faces = Faces(crops, boxes, times, detected, np.arange(NUM_CROPS) == 0)
         sound = generator.normal(scale=0.1, size=round(SOUND_S * RATE_HZ)).astype(np.float32)
         rows.append(pack_clip(DecodedClip(f"clip{index}", faces=faces, waveform=Waveform(sound, RATE_HZ))))
     table = table_of(rows)

@@ -78,7 +78,8 @@ def make_clip(seed: int, num_images: int = 3, seconds: float = 1.0, side: int = 
     """A clip with every input of its own."""
     times = np.arange(num_images, dtype=np.float32) / 6
     crops = images(num_images, side, side, seed)
-    faces = Faces(crops, np.zeros((num_images, 4), np.float32), times, np.ones(num_images, bool))
+    boxes, detected = np.zeros((num_images, 4), np.float32), np.ones(num_images, bool)
+    faces = Faces(crops, boxes, times, detected, np.arange(num_images) == 0)
     words = np.random.default_rng(seed).choice(WORDS, 3 + 4 * seed)
     return DecodedClip(
         f"clip{seed}",

@@ -101,20 +101,24 @@ def interpolate(times_s: np.ndarray, detected: np.ndarray, known: np.ndarray) ->
     return np.stack([np.interp(times_s, times_s[detected], column) for column in known.T], axis=1)
 
 
-def run_starts(frames: np.ndarray, times_s: np.ndarray, max_gap_s: float) -> list[int]:
-    """Return the indices that follow a gap: a missing frame, or more than ``max_gap_s`` between two frames."""
-    gaps = (np.diff(frames) > 1) | (np.diff(times_s) > max_gap_s)
-    return [int(index) + 1 for index in np.flatnonzero(gaps)]
+def run_starts(frames: np.ndarray, times_s: np.ndarray, max_gap_s: float, joints: list[int]) -> np.ndarray:
+    """Return (T,) bool, True at the first index, at ``joints``, and after a gap: a missing frame, or more than
+    ``max_gap_s`` between two frames.
+    """
+    starts = (np.diff(frames, prepend=-np.inf) > 1) | (np.diff(times_s, prepend=-np.inf) > max_gap_s)
+    starts[joints] = True
+    return starts
 
 
-def steady(boxes: np.ndarray, times_s: np.ndarray, detected: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+def steady(boxes: np.ndarray, times_s: np.ndarray, detected: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Interpolate sizes and rotations of boxes (T, 4 or more), and smooth the boxes, in each run separately.
 
     Args:
         detected: (T,) bool, where size and rotation are known: at least once in each run.
-        starts: indices at which a new run begins, because there is a gap or a cut before it.
+        starts: (T,) bool, True where a new run begins, because there is a gap or a cut before it.
     """
-    runs = zip(*(np.split(values, starts) for values in (boxes, times_s, detected)), strict=True)
+    later = np.flatnonzero(starts[1:]) + 1
+    runs = zip(*(np.split(values, later) for values in (boxes, times_s, detected)), strict=True)
     return np.concatenate([smooth(resize_between(*run)) for run in runs])
 
 

@@ -36,12 +36,22 @@ class Faces:
         timestamps_s: (T,) float32, seconds.
         detected: (T,) bool, True if the face was found in the frame (by a detector, by its appearance, or because
             the corpus has the crop), False if its box was interpolated from neighbouring frames.
+        starts: (T,) bool, True for the first crop of each run, that is the first of all, and each one before which
+            there is a cut, a gap, or a jump of the face that was not followed. The difference of two crops of
+            different runs is no movement of the face.
     """
 
     crops: np.ndarray
     boxes: np.ndarray
     timestamps_s: np.ndarray
     detected: np.ndarray
+    starts: np.ndarray
+
+    def runs(self) -> list["Faces"]:
+        """Return the runs, in order. Their arrays are views."""
+        later = np.flatnonzero(self.starts[1:]) + 1
+        parts = zip(*(np.split(values, later) for values in vars(self).values()), strict=True)
+        return [Faces(*part) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from emi_ray.media.containers import MAX_PIXELS
 from emi_ray.media.crop_names import order_crops
 from emi_ray.media.scaling import rescale, resize
 from emi_ray.media.source import read_folder
+from emi_ray.media.tracking import MAX_GAP_S
 
 READY_CROPS_RATE_HZ = 6.0
 """Crops per second in a folder of existing crops, as in Hume-Vidmimic2."""
@@ -26,7 +27,7 @@ def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Fac
 
     The images of one face are sorted by the numbers in their names (see ``crop_names.py``). Files that are not
     images are ignored. Image n of the sorted list gets the timestamp n / 6 s. Each image is padded to a square and
-    resized.
+    resized. All are one run, unless more than a second of images cannot be read; cuts are not looked for.
 
     Returns:
         The faces, with ``boxes`` NaN because they are unknown (None if no image can be read), and counts:
@@ -55,7 +56,8 @@ def read_ready_crops(faces_dir: str, size_px: int, max_frames: int) -> tuple[Fac
         return None, counts
     timestamps_s = (np.array(indices) / READY_CROPS_RATE_HZ).astype(np.float32)
     boxes = np.full((len(crops), 4), np.nan, np.float32)
-    return Faces(np.stack(crops), boxes, timestamps_s, np.ones(len(crops), bool)), counts
+    starts = np.diff(indices, prepend=-np.inf) > MAX_GAP_S * READY_CROPS_RATE_HZ
+    return Faces(np.stack(crops), boxes, timestamps_s, np.ones(len(crops), bool), starts), counts
 
 
 def _read_image(data: bytes) -> np.ndarray | None:

@@ -179,7 +179,7 @@ class FaceTracker:
         times_s = np.array(self._times_s)[frames]
         boxes = interpolate(times_s, detected, known)
         by_detector = np.array([sighting.is_detected for sighting in person.sightings])
-        starts = sorted({*person.joints, *run_starts(frames, times_s, self._trust_s)})
+        starts = run_starts(frames, times_s, self._trust_s, person.joints)
         boxes = steady(boxes, times_s, by_detector, starts)
         margin, size_px = self._settings.margin, self._settings.size_px
         crops = np.empty((len(boxes), size_px, size_px, 3), np.uint8)
@@ -187,7 +187,7 @@ class FaceTracker:
             turn = float(boxes[index, 4]) if self._settings.upright else 0.0
             crops[index] = sighting.patch.crop(boxes[index], margin, size_px, turn)
         shares = boxes[:, :4] / np.array(self._frame_size * 2)
-        return Faces(crops, shares.astype(np.float32), times_s.astype(np.float32), detected)
+        return Faces(crops, shares.astype(np.float32), times_s.astype(np.float32), detected, starts)
 
     def _is_cut(self, view: View) -> bool:
         before = self._thumbnail

@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -40,11 +41,13 @@ def dot(positions: list[tuple[int, int]]) -> np.ndarray:
     return np.stack([np.clip(still + spot[..., None], 0, 255).astype(np.uint8) for spot in spots])
 
 
-def clip(crops: np.ndarray, boxes: np.ndarray | None = None, rate_hz: float = 6.0) -> DecodedClip:
-    count = len(crops)
+def clip(
+    crops: np.ndarray, boxes: np.ndarray | None = None, rate_hz: float = 6.0, cuts: Sequence[int] = ()
+) -> DecodedClip:
+    count, starts = len(crops), np.isin(np.arange(len(crops)), [0, *cuts])
     boxes = np.tile(np.array([0.3, 0.3, 0.2, 0.3]), (count, 1)) if boxes is None else boxes
     times = (np.arange(count) / rate_hz).astype(np.float32)
-    return DecodedClip("a", faces=Faces(crops, boxes.astype(np.float32), times, np.ones(count, bool)))
+    return DecodedClip("a", faces=Faces(crops, boxes.astype(np.float32), times, np.ones(count, bool), starts))
 
 
 def flow(crops: np.ndarray, boxes: np.ndarray | None = None, rate_hz: float = 6.0) -> Features:
@@ -176,7 +179,8 @@ def test_one_unknown_box_spoils_only_its_own_steps():
 
 def test_equal_or_reversed_timestamps_stay_finite():
     crops = sliding(4, 3, 0)
-    faces = Faces(crops, np.full((4, 4), np.nan), np.array([0, 0, -1, 50], np.float32), np.ones(4, bool))
+    times = np.array([0, 0, -1, 50], np.float32)
+    faces = Faces(crops, np.full((4, 4), np.nan), times, np.ones(4, bool), np.arange(4) == 0)
     assert np.isfinite(FLOW.extract([DecodedClip("a", faces=faces)])[0].values).all()
 
 
@@ -227,14 +231,16 @@ def test_another_process_gives_the_same_bits_whatever_its_threads():
         "from emi_ray.extractors.builtin.motion import Flow, MotionSummary; "
         "from emi_ray.media.clip import DecodedClip, Faces; "
         "crops = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3)).astype(np.uint8); "
-        "faces = Faces(crops, np.full((5, 4), np.nan), np.arange(5) / 6, np.ones(5, bool)); "
+        "boxes, starts = np.full((5, 4), np.nan), np.arange(5) == 0; "
+        "faces = Faces(crops, boxes, np.arange(5) / 6, np.ones(5, bool), starts); "
         "kinds = (Flow, MotionSummary); clip = DecodedClip('a', faces=faces); "
         "values = [kind(kind.Settings()).extract([clip])[0].values.tobytes() for kind in kinds]; "
         "print(hashlib.blake2b(b''.join(values)).hexdigest())"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     crops = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3)).astype(np.uint8)
-    faces = Faces(crops, np.full((5, 4), np.nan), np.arange(5) / 6, np.ones(5, bool))
+    boxes, starts = np.full((5, 4), np.nan), np.arange(5) == 0
+    faces = Faces(crops, boxes, np.arange(5) / 6, np.ones(5, bool), starts)
     one = DecodedClip("a", faces=faces)
     values = [extractor.extract([one])[0].values.tobytes() for extractor in (FLOW, SUMMARY)]
     assert told.stdout.strip() == hashlib.blake2b(b"".join(values)).hexdigest()

@@ -34,7 +34,7 @@ def face(smile: float = 0.0, opening: float = 0.0, size: int = 224) -> np.ndarra
 def clip(crops: np.ndarray) -> DecodedClip:
     count = len(crops)
     boxes, times = np.full((count, 4), 0.3, np.float32), np.arange(count, dtype=np.float32) / 6
-    return DecodedClip("a", faces=Faces(crops, boxes, times, np.ones(count, bool)))
+    return DecodedClip("a", faces=Faces(crops, boxes, times, np.ones(count, bool), np.arange(count) == 0))
 
 
 def extract(*crops: np.ndarray) -> Features:
@@ -134,7 +134,7 @@ def test_another_process_gives_the_same_bits_whatever_its_threads():
         "from emi_ray.extractors.builtin.vision import Appearance; "
         "from emi_ray.media.clip import DecodedClip, Faces; "
         "crops = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3)).astype(np.uint8); "
-        "faces = Faces(crops, np.zeros((5, 4)), np.arange(5) / 6, np.ones(5, bool)); "
+        "faces = Faces(crops, np.zeros((5, 4)), np.arange(5) / 6, np.ones(5, bool), np.arange(5) == 0); "
         "features = Appearance(Appearance.Settings()).extract([DecodedClip('a', faces=faces)])[0]; "
         "print(hashlib.blake2b(features.values.tobytes()).hexdigest())"
     )

@@ -9,10 +9,10 @@ from emi_ray.media.clip import DecodedClip, Faces, Waveform, pack_clip, rows_of,
 def clip(name, faces=True, sound=True):
     generator = np.random.default_rng(len(name))
     crops = generator.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
-    times = np.arange(5, dtype=np.float32)
+    times, boxes, starts = np.arange(5, dtype=np.float32), np.zeros((5, 4), np.float32), np.arange(5) % 3 == 0
     return DecodedClip(
         name,
-        faces=Faces(crops, np.zeros((5, 4), np.float32), times, np.ones(5, bool)) if faces else None,
+        faces=Faces(crops, boxes, times, np.ones(5, bool), starts) if faces else None,
         waveform=Waveform(generator.normal(size=64).astype(np.float32), 16_000) if sound else None,
     )
 
@@ -55,6 +55,14 @@ def test_every_row_gets_its_own_values_whatever_the_chunks():
                 original.waveform is None,
             )
             if original.faces:
-                np.testing.assert_array_equal(found.faces.crops, original.faces.crops)
+                np.testing.assert_equal(vars(found.faces), vars(original.faces))
             if original.waveform:
                 np.testing.assert_array_equal(found.waveform.samples, original.waveform.samples)
+
+
+def test_runs_begin_at_their_starts_and_share_the_memory():
+    faces = clip("a").faces
+    runs = faces.runs()
+    assert [run.timestamps_s.tolist() for run in runs] == [[0, 1, 2], [3, 4]]
+    np.testing.assert_array_equal(np.concatenate([run.crops for run in runs]), faces.crops)
+    assert all(np.shares_memory(run.crops, faces.crops) for run in runs)

@@ -29,6 +29,7 @@ def test_crops_are_taken_in_the_order_of_their_numbers_and_nothing_else_is(tmp_p
     np.testing.assert_allclose(faces.timestamps_s, [0, 1 / 6, 2 / 6], atol=1e-6)
     assert np.isnan(faces.boxes).all()
     assert faces.detected.all()
+    assert faces.starts.tolist() == [True, False, False]
     assert counts == {"frames_with_face": 3, "images_unreadable": 0}
 
 
@@ -66,6 +67,15 @@ def test_an_unreadable_crop_leaves_its_time_empty(tmp_path):
     faces, counts = read_ready_crops(str(tmp_path), 16, 10)
     np.testing.assert_allclose(faces.timestamps_s, [0, 0.5])
     assert counts == {"frames_with_face": 2, "images_unreadable": 2}
+
+
+@pytest.mark.parametrize(("number", "begins"), [(8, False), (9, True)])
+def test_ready_crops_are_one_run_unless_more_than_a_second_is_missing(tmp_path, number, begins):
+    for name in range(1, number):
+        (tmp_path / f"{name}.jpg").write_bytes(b"broken")
+    for name in (1, 2, number):
+        write_image(tmp_path / f"{name}.jpg", 90)
+    assert read_ready_crops(str(tmp_path), 16, 10)[0].starts.tolist() == [True, False, begins]
 
 
 def test_crops_beyond_the_cap_are_left_out(tmp_path):

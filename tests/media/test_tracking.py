@@ -64,6 +64,10 @@ def film(scenes, found=None, settings=SETTINGS, times_s=None):
     return tracker, tracker.finish(), script
 
 
+def starts_of(faces):
+    return np.flatnonzero(faces.starts).tolist()
+
+
 def test_the_largest_and_steadiest_face_is_followed():
     steady, large, flash = [20, 20, 20, 20], [100, 20, 40, 40], [60, 60, 60, 40]
     assert np.allclose(track(Script([[steady, large]] * 12)).boxes[:, 0], 0.5)
@@ -81,6 +85,7 @@ def test_a_short_gap_is_bridged_by_interpolation():
     before, after = [20, 20, 40, 40], [32, 20, 40, 40]
     faces = track(Script([[before]] * 6 + [[]] * 2 + [[after]] * 6))
     assert faces.detected.tolist() == [True] * 6 + [False] * 2 + [True] * 6
+    assert starts_of(faces) == [0]
     x = faces.boxes[:, 0] * 200
     assert (np.diff(x) >= -1e-4).all()
     assert 20 < x[6] < x[7] < 32
@@ -90,6 +95,7 @@ def test_a_long_gap_is_left_out_and_the_face_is_taken_up_again():
     face = [(0, (100, 60, 64, 64))]
     _, faces, _ = film([face] * 4 + [[]] * 12 + [face] * 8)
     assert faces.detected.all()
+    assert starts_of(faces) == [0, 4]
     np.testing.assert_allclose(faces.timestamps_s * 6, [*range(4), *range(16, 24)], atol=1e-4)
 
 
@@ -151,6 +157,7 @@ def test_the_same_person_is_followed_across_cuts_and_the_frames_of_others_are_no
     tracker, faces, _ = film([[anna]] * 12 + [[ben]] * 9 + [[anna]] * 12)
     np.testing.assert_allclose(np.rint(faces.timestamps_s * 6), [*range(12), *range(21, 33)])
     assert tracker.num_frames_of_others == 9
+    assert starts_of(faces) == [0, 12]
     np.testing.assert_allclose(faces.boxes[:, 0], 60 / 400, atol=1e-3)
 
 
@@ -169,6 +176,7 @@ def test_one_person_after_a_cut_has_the_place_and_size_of_either_side_alone(afte
         tracker.see(scene((1, place), backdrop=40 if index < 9 else 120), index / 6)
     faces = tracker.finish()
     np.testing.assert_allclose(faces.boxes * (400, 200, 400, 200), places, atol=1)
+    assert starts_of(faces) == [0, 9]
     assert tracker.num_frames_of_others == 0
 
 
@@ -176,6 +184,7 @@ def test_one_person_who_jumps_without_a_cut_is_smoothed_on_either_side_alone():
     places = [(0, (100, 60, 40, 40))] * 9 + [(0, (140, 60, 40, 40))] * 9
     tracker, faces, _ = film([[place] for place in places])
     np.testing.assert_allclose(faces.boxes[:, 0] * 400, [100] * 9 + [140] * 9, atol=1)
+    assert starts_of(faces) == [0, 9]
     assert tracker.num_frames_of_others == 0
 
 
@@ -207,6 +216,7 @@ def test_a_face_is_smoothed_and_sized_on_either_side_of_a_leap_of_timestamps_alo
     places = [(100, 60, 64, 64)] * 9 + [(116, 50, 80, 80)] * 9
     _, faces, _ = film([[(0, place)] for place in places], times_s=LEAP_S)
     np.testing.assert_allclose(faces.boxes * (400, 200, 400, 200), places, atol=1)
+    assert starts_of(faces) == [0, 9]
 
 
 def test_a_new_face_is_not_followed_back_across_a_leap_of_timestamps():
@@ -262,15 +272,15 @@ def test_smoothing_keeps_what_does_not_move_and_never_crosses_the_start_of_a_run
     np.testing.assert_allclose(smooth(still), still)
     jump = np.concatenate([still, still + 10])
     assert not np.allclose(smooth(jump), jump)
-    np.testing.assert_allclose(steady(jump, np.arange(10), np.ones(10, bool), [5]), jump)
+    np.testing.assert_allclose(steady(jump, np.arange(10), np.ones(10, bool), np.arange(10) == 5), jump)
 
 
 def test_size_and_rotation_are_interpolated_within_a_run_and_constant_beyond_its_detections():
     shapes = np.array([[20, 30, 0.2]] * 6 + [[60, 90, -0.4]] * 6)
     boxes = np.concatenate([100 - shapes[:, :2] / 2, shapes], axis=1)
     detected = np.isin(np.arange(12), [0, 8])
-    np.testing.assert_allclose(steady(boxes, np.arange(12) / 6, detected, [6]), boxes)
-    grown = steady(boxes, np.arange(12) / 6, detected, [])
+    np.testing.assert_allclose(steady(boxes, np.arange(12) / 6, detected, np.arange(12) == 6), boxes)
+    grown = steady(boxes, np.arange(12) / 6, detected, np.arange(12) == 0)
     np.testing.assert_allclose(grown[4, 2:], (40, 60, -0.1))
 
 
