@@ -13,6 +13,7 @@ from emi_ray.media.clip import DecodedClip, Faces
 
 FLOW, SUMMARY = Flow(Flow.Settings()), MotionSummary(MotionSummary.Settings())
 NAMES = FLOW.feature_names()
+PLACES = np.array([[0.3, 0.3, 0.2, 0.3], [0.6, 0.2, 0.3, 0.45]])
 BOX = [index for index, name in enumerate(NAMES) if name.startswith("box_")]
 
 
@@ -215,6 +216,42 @@ def test_a_burst_is_counted_and_spreads_the_level_over_time():
     values = summary(burst)
     assert values["motion_burst_ratio"] == pytest.approx(1 / 9)
     assert values["motion_mag_temporal_std"] > values["motion_mag_mean"]
+
+
+def test_each_run_is_described_as_a_clip_of_its_own():
+    """One speaker before and after a cut: elsewhere, larger, in another light."""
+    shots = [sliding(9, 1, 0), 255 - sliding(8, 0, 2)]
+    boxes = [np.tile(place, (len(shot), 1)) for place, shot in zip(PLACES, shots, strict=True)]
+    (features,) = FLOW.extract([clip(np.concatenate(shots), np.concatenate(boxes), cuts=[9])])
+    alone = [flow(shot, boxes_).values for shot, boxes_ in zip(shots, boxes, strict=True)]
+    # Durations of steps differ in the last digits, because the second shot's timestamps are larger here.
+    assert features.values == pytest.approx(np.concatenate(alone), abs=1e-4)
+    assert features.timestamps_s * 6 == pytest.approx(np.delete(np.arange(16), 8) + 0.5)
+
+
+@pytest.mark.parametrize("cuts", [[], [6]])
+def test_a_cut_is_movement_unless_it_starts_a_run(cuts):
+    still = np.repeat(np.stack([texture()[:224, :224], 255 - texture(seed=1)[:224, :224]]), 6, axis=0)
+    cut = clip(still, np.repeat(PLACES, 6, axis=0), cuts=cuts)
+    features, (values,) = FLOW.extract([cut])[0], SUMMARY.extract([cut])[0].values
+    for name in ("speed_mean", "change", "box_speed", "box_growth", "box_acceleration", "burst"):
+        assert (column(features, name).max() > 0.5) == (not cuts)
+    assert (values[SUMMARY_NAMES.index("motion_energy")] > 0.1) == (not cuts)
+
+
+def test_a_cut_is_no_standstill_in_the_summary_either():
+    shot = sliding(6, 5, 0)
+    (cut,) = SUMMARY.extract([clip(np.concatenate([shot, shot]), cuts=[6])])
+    assert cut.values[0] == pytest.approx(list(summary(shot).values()), rel=1e-5, abs=1e-6)
+    assert cut.timestamps_s == pytest.approx([11 / 12])
+
+
+@pytest.mark.parametrize("extractor", [FLOW, SUMMARY])
+def test_a_clip_of_runs_of_single_frames_gives_one_step_of_zeros_in_its_middle(extractor):
+    (features,) = extractor.extract([clip(sliding(3, 5, 0), cuts=[1, 2])])
+    assert features.values.shape == (1, extractor.feature_dim)
+    assert not features.values.any()
+    assert features.timestamps_s == pytest.approx([1 / 6])
 
 
 def test_the_other_clips_of_a_batch_change_nothing():

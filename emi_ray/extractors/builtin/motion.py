@@ -38,7 +38,10 @@ class FlowSettings(Settings):
 
 
 class Flow(Extractor):
-    """Motion between neighbouring frames, one step per pair of frames: T − 1 steps for T frames.
+    """Motion between neighbouring frames, one step per pair of frames in one run: T − R steps for T frames in R runs.
+
+    A run ends at a cut or gap (:class:`~emi_ray.media.clip.Faces`). Such a pair of frames has no step, because its
+    difference is no movement, and neither is a standstill. Each run is described as if it were a clip of its own.
 
     Blocks of dimensions, in order (:meth:`feature_names` lists each):
 
@@ -49,12 +52,14 @@ class Flow(Extractor):
     - context (3): mean and standard deviation of the speed over the seven steps around, and by how much the step
       exceeds them.
 
-    All features are per second, independent of the frame rate, and scaled by fixed constants to O(1). A single
-    frame gives one step of zeros at its own time: no motion is an observation, not a missing input.
+    All features are per second, independent of the frame rate, and scaled by fixed constants to O(1). If no run
+    has two frames, there is one step of zeros in the middle of the clip: no motion is an observation, not a missing
+    input.
     """
 
     NAME = "flow"
     MODALITY = "motion"
+    VERSION = 2
     NEEDS = frozenset({"faces"})
     DIM = 118
     Settings = FlowSettings
@@ -68,7 +73,7 @@ class Flow(Extractor):
         return [*FLOW_NAMES, *BOX_NAMES, *CONTEXT_NAMES]
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Compute one step per pair of neighbouring frames: (max(T − 1, 1), feature_dim) float32.
+        """Compute one step per pair of neighbouring frames: (max(T − R, 1), feature_dim) float32.
 
         Raises:
             ClipError: a clip has no face crops.
@@ -76,15 +81,18 @@ class Flow(Extractor):
         return [self._features(clip.faces) for clip in clips if clip.faces]
 
     def _features(self, faces: Faces) -> Features:
-        _check(faces)
-        if len(faces.crops) == 1:
-            return Features(np.zeros((1, self.feature_dim), np.float32), step_times(faces))
+        runs = _moving_runs(faces)
+        if not runs:
+            return Features(np.zeros((1, self.feature_dim), np.float32), _middle(faces))
+        values = np.concatenate([self._values(run) for run in runs])
+        return Features(np.clip(values, -10, 10), np.concatenate([step_times(run) for run in runs]))
+
+    def _values(self, run: Faces) -> np.ndarray:
         flow = np.concatenate(
-            [flow_statistics(*chunk) for chunk in face_flows(faces, self.settings.face_share)]
+            [flow_statistics(*chunk) for chunk in face_flows(run, self.settings.face_share)]
         )
         around = _context(flow[:, FLOW_NAMES.index("speed_mean")])
-        values = np.concatenate([flow, box_dynamics(faces), around], axis=1, dtype=np.float32)
-        return Features(np.clip(values, -10, 10), step_times(faces))
+        return np.concatenate([flow, box_dynamics(run), around], axis=1, dtype=np.float32)
 
 
 class MotionSummary(Extractor):
@@ -101,11 +109,14 @@ class MotionSummary(Extractor):
       and circular standard deviation √(−2 ln R) with R = |mean of v| / mean of m (Mardia 1972);
     - ``motion_burst_ratio``: share of steps in which M exceeds its mean by more than its standard deviation.
 
-    A clip of one frame gives eight zeros. The timestamp is the middle of the clip.
+    A step is a pair of neighbouring frames in one run (:class:`~emi_ray.media.clip.Faces`): pairs with a cut or a
+    gap between them count nowhere, neither as movement nor as standstill. If no run has two frames, all eight are
+    zero. The timestamp is the middle of the clip.
     """
 
     NAME = "motion-summary"
     MODALITY = "motion"
+    VERSION = 2
     NEEDS = frozenset({"faces"})
     DIM = len(SUMMARY_NAMES)
     Settings = FlowSettings
@@ -127,19 +138,26 @@ class MotionSummary(Extractor):
         return [self._features(clip.faces) for clip in clips if clip.faces]
 
     def _features(self, faces: Faces) -> Features:
-        _check(faces)
-        middle = (faces.timestamps_s[:1] + faces.timestamps_s[-1:]) / 2
-        if len(faces.crops) == 1:
-            return Features(np.zeros((1, self.feature_dim), np.float32), middle.astype(np.float32))
+        runs, share = _moving_runs(faces), self.settings.face_share
+        if not runs:
+            return Features(np.zeros((1, self.feature_dim), np.float32), _middle(faces))
         # Only moments are kept: the velocities of a long clip would fill the memory.
-        moments = [_moments(velocity) for velocity, _ in face_flows(faces, self.settings.face_share)]
+        moments = [_moments(velocity) for run in runs for velocity, _ in face_flows(run, share)]
         values = _summary(np.concatenate(moments))
-        return Features(np.clip(values, -1e4, 1e4).astype(np.float32)[None], middle.astype(np.float32))
+        return Features(np.clip(values, -1e4, 1e4).astype(np.float32)[None], _middle(faces))
 
 
-def _check(faces: Faces) -> None:
+def _moving_runs(faces: Faces) -> list[Faces]:
+    """Return the runs of at least two frames."""
     if not len(faces.crops):
         raise ClipError("motion", "there are no face crops")
+    return [run for run in faces.runs() if len(run.crops) > 1]
+
+
+def _middle(faces: Faces) -> np.ndarray:
+    """Return the time in the middle of the clip, (1,) float32."""
+    middle = (faces.timestamps_s[:1] + faces.timestamps_s[-1:]) / 2
+    return np.asarray(middle, np.float32)
 
 
 def _context(speed: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ BOX_NAMES = (
 
 
 def box_dynamics(faces: Faces) -> np.ndarray:
-    """Compute ``BOX_NAMES`` for each pair of neighbouring frames: (T − 1, 11).
+    """Compute ``BOX_NAMES`` for each pair of neighbouring frames of one run: (T − 1, 11).
 
     Velocities are asinh(4 v) with v in box sides per second (growth: e-folds per second), accelerations asinh(a /
     4). They are followed by the position of the centre, −1 to 1 over the frame, and log2 of four times the box's

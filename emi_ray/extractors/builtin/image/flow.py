@@ -38,9 +38,9 @@ _UNIT = 0.05
 
 
 def step_times(faces: Faces) -> np.ndarray:
-    """Return the middle of each pair of neighbouring frames, (T − 1,) float32; for a single frame, its own time."""
+    """Return the middle of each pair of neighbouring frames, (T − 1,) float32."""
     times = faces.timestamps_s.astype(np.float32)
-    return (times[1:] + times[:-1]) / 2 if len(times) > 1 else times
+    return (times[1:] + times[:-1]) / 2
 
 
 def step_durations(faces: Faces) -> np.ndarray:
@@ -49,7 +49,7 @@ def step_durations(faces: Faces) -> np.ndarray:
 
 
 def face_flows(faces: Faces, face_share: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Compute Farnebäck's optical flow (2003) between neighbouring frames, in chunks.
+    """Compute Farnebäck's optical flow (2003) between neighbouring frames of one run, in chunks.
 
     Yields:
         Velocities (P, 2, 64, 64) float32, across and down, in sides of the face window per second; and the mean
