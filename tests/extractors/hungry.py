@@ -50,6 +50,7 @@ class Modest(Extractor):
     MODALITY = "text"
     NEEDS = frozenset({"transcript"})
     USES_GPU = True
+    Settings = Settings
 
     @property
     def feature_dim(self) -> int:

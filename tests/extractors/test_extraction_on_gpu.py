@@ -144,7 +144,7 @@ def test_one_process_on_the_gpu_runs_every_model_in_bfloat16(
         [actor] = record["stages"][modality]["actors"]
         assert actor["gpus"] == ["0"]
         folders = workspace.folders(f"features/{modality}")
-        identity = workspace.read_json(f"features/{modality}/{Path(folders[0]).name}/store.json")
+        identity = workspace.read_json(f"features/{modality}/{folders[0]}/_extractor.json")
         assert "bfloat16" in json.dumps(identity)
 
 
