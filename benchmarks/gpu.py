@@ -202,6 +202,9 @@ def measure(row: str, folder: Path, weights: dict[str, Path], more: Sequence[str
     column = {"vision": "faces_dir", "audio": "audio", "text": "transcript", "decoding": "video"}[row]
     workspace = new_workspace(folder / row, NUM_CLIPS[row], settings, **{column: media[row]()})
     found: dict[str, Any] = {"pipeline": run(workspace, modality)}
+    # Told at once, because measuring the bare model takes a while and may be interrupted.
+    told = ("clips_per_s", "gpu_busy", "failed", "seconds", "until_first_s")
+    print(f"{row}:", {name: found["pipeline"][name] for name in told}, flush=True)
     if row in BATCHES:
         found["bare"] = bare_rates(row, weights[modality])
         found["ratio"] = found["pipeline"]["clips_per_s"] / max(found["bare"].values())
@@ -232,11 +235,8 @@ def main() -> None:
         with ray_session():
             for row in options.rows:
                 seen[row] = measure(row, folder, weights, options.set)
-                pipeline = seen[row]["pipeline"]
                 print(
-                    f"{row}: {pipeline['clips_per_s']:.1f} clips/s, GPU busy {pipeline['gpu_busy']}, ratio "
-                    f"{seen[row].get('ratio')}, bare {seen[row].get('bare')}, failed {pipeline['failed']}",
-                    flush=True,
+                    f"{row}: ratio {seen[row].get('ratio')}, bare model {seen[row].get('bare')}", flush=True
                 )
                 if options.to:
                     options.to.write_text(json.dumps(seen, indent=1))

@@ -163,14 +163,17 @@ def test_what_goes_wrong_on_the_device_costs_no_clip(harm, ray_session, clips, t
 def test_processes_that_share_the_gpu_share_its_memory(ray_session, clips, tmp_path):
     settings = [
         "extractors.text.name=tests.extractors.hungry:Modest",
-        *("extraction.stages.text.num_gpus=0.5", "extraction.stages.text.batch_size=2"),
+        *("extraction.stages.text.num_gpus=0.5", "extraction.stages.text.batch_size=1"),
+        "extraction.rows_per_block=1",
     ]
     workspace = Workspace(str(tmp_path / "w"))
     init_workspace(workspace, "table", str(clips), settings)
     extract(workspace, workspace.config(), ["text"])
     found = read_features(workspace.root, "text")
     assert {float(found[clip][0, 0]) for clip in found} == {0.5}
-    assert [actor["gpus"] for actor in record_of(workspace)["stages"]["text"]["actors"]] == [["0"], ["0"]]
+    stage = record_of(workspace)["stages"]["text"]
+    assert stage["pool"]["max_actors"] == 2
+    assert all(actor["gpus"] == ["0"] for actor in stage["actors"])
 
 
 def test_batches_of_two_models_that_fit_only_one_at_a_time_cost_no_clip():

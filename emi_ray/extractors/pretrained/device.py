@@ -1,7 +1,12 @@
-"""Copy arrays to a model's device and back. Imported by extractors that use ``torch``."""
+"""Copy arrays to a model's device and back. Imported by extractors that use ``torch``.
+
+A GPU copies while it computes, but only in different streams. Copies to the device and back have one stream each, so
+that neither delays the computation of another thread's batch, nor the copy in the other direction.
+"""
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +20,9 @@ if TYPE_CHECKING:
 def to_device(arrays: Sequence[np.ndarray], device: "torch.device") -> "list[torch.Tensor]":
     """Return arrays of one dtype and of any shapes as tensors on ``device``.
 
-    For a GPU they are packed into pinned memory and sent in a single asynchronous copy: the GPU may still be busy
-    with the previous batch. While they are packed, other threads may use the model. On a CPU the tensors share the
-    memory of the arrays and must not be written to.
+    For a GPU they are packed into pinned memory and sent in a single asynchronous copy, while the GPU may still be
+    busy with the previous batch. While they are packed, other threads may use the model. On a CPU the tensors share
+    the memory of the arrays and must not be written to.
     """
     import torch
 
@@ -30,7 +35,13 @@ def to_device(arrays: Sequence[np.ndarray], device: "torch.device") -> "list[tor
     pinned = torch.empty(sum(array.nbytes for array in arrays), dtype=torch.uint8, pin_memory=True)
     with turn_lent():
         packed = pack(arrays, pinned)
-    return unpack(packed.to(device, non_blocking=True), arrays)
+    computing, copying = torch.cuda.current_stream(device), _stream(device, "in")
+    with torch.cuda.stream(copying):
+        sent = packed.to(device, non_blocking=True)
+    computing.wait_stream(copying)
+    # Its memory belongs to the other stream, and must not be used again before this one has read it.
+    sent.record_stream(computing)
+    return unpack(sent, arrays)
 
 
 def pack(arrays: Sequence[np.ndarray], memory: "torch.Tensor") -> "torch.Tensor":
@@ -62,10 +73,22 @@ def to_host(tensors: Sequence["torch.Tensor"]) -> list[np.ndarray]:
     if not tensors or tensors[0].device.type == "cpu":
         return [tensor.numpy() for tensor in tensors]
     pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
-    for memory, tensor in zip(pinned, tensors, strict=True):
-        memory.copy_(tensor, non_blocking=True)
+    device = tensors[0].device
+    computing, copying = torch.cuda.current_stream(device), _stream(device, "out")
+    copying.wait_stream(computing)
+    with torch.cuda.stream(copying):
+        for memory, tensor in zip(pinned, tensors, strict=True):
+            memory.copy_(tensor, non_blocking=True)
     arrived = torch.cuda.Event(blocking=True)  # the waiting thread sleeps, so that others can use its core
-    arrived.record()
+    arrived.record(copying)
     leave_turn()
-    arrived.synchronize()
+    arrived.synchronize()  # the caller holds the tensors until then, so their memory is not used again too early
     return [memory.numpy() for memory in pinned]
+
+
+@cache
+def _stream(device: "torch.device", direction: str) -> "torch.cuda.Stream":
+    """Return the stream of this process for copies to (``in``) or from (``out``) a device."""
+    import torch
+
+    return torch.cuda.Stream(device)
