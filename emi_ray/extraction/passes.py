@@ -171,7 +171,7 @@ class Passes:
             # A clip that hangs is decoded up to four times: as a whole, then audio, video and the rest separately.
             longest_s += 4 * settings.time_limit_s * pools["decode"].batch_size
         are_many = any(pool.num_gpus and pool.max_actors > 1 for pool in pools.values())
-        configure_ray_data(longest_s, START_S if are_many and self._may_wait else -1)
+        configure_ray_data(pools, longest_s, START_S if are_many and self._may_wait else -1)
         for table in self._blocks_of(pipeline.build(work, pools, careful), uses_gpus, careful):
             _stop_if_broken(table)
             lost.difference_update(self.summary.add_table(table, are_new=not careful))

@@ -20,6 +20,7 @@ from emi_ray.extraction.extract_stage import Extract
 from emi_ray.extraction.load_balancing import balance_pools
 from emi_ray.extraction.pending import origin_column, todo_column
 from emi_ray.extraction.pinned_settings import kept_precision, with_kept_detector
+from emi_ray.extraction.placement import Places
 from emi_ray.extraction.pools import Pool, processes_of, wants_gpu
 from emi_ray.extraction.stage import ALWAYS, Stage
 from emi_ray.extraction.stage_chain import StageChain
@@ -28,6 +29,7 @@ from emi_ray.extraction.watchdog import Limits, default_memory_limit
 from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_transcriber
 from emi_ray.media.detection import build_finder
 from emi_ray.media.yunet import settle_media
+from emi_ray.runtime import machines
 from emi_ray.schema import Modality, Need
 from emi_ray.workspace import Workspace
 
@@ -198,10 +200,11 @@ def limits_of(settings: ExtractionSettings) -> Limits:
     return Limits(settings.batch_limit_s, int(gigabytes * 2**30) if gigabytes else default_memory_limit())
 
 
-def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
+def configure_ray_data(pools: Mapping[str, Pool], longest_batch_s: float, wait_for_actors_s: int) -> None:
     """Set the options of Ray Data that the pipeline relies on.
 
     Args:
+        pools: the pools of the pipeline that comes next.
         longest_batch_s: seconds that a batch may take in the worst case. A run without progress for twice as
             long is considered stuck.
         wait_for_actors_s: seconds that the first batch waits until all actors of a stage have started, so that none
@@ -216,7 +219,7 @@ def configure_ray_data(longest_batch_s: float, wait_for_actors_s: int) -> None:
         -1
     )  # do not abort: a block whose worker keeps dying is repeated clip by clip later
     context.target_max_block_size = 64 * 2**20
-    balance_pools()
+    balance_pools(Places.among(machines(), pools))
 
 
 def _on(pools: Mapping[str, Pool], names: Sequence[str], num_clips: int) -> dict[str, Any]:

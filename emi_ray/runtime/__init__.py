@@ -16,6 +16,7 @@ from emi_ray.runtime.nodes import (
     Machine,
     is_local_session,
     machine,
+    machines,
     on_every_node,
     require_shared,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Machine",
     "is_local_session",
     "machine",
+    "machines",
     "on_every_node",
     "ray_session",
     "require_shared",

@@ -25,20 +25,28 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Machine:
-    """Physical CPU cores and GPUs of all nodes together."""
+    """Physical CPU cores and GPUs of one node, or of all nodes together."""
 
     cpus: int
     gpus: int
 
 
-def machine() -> Machine:
-    """Return the physical cores and GPUs of all living nodes of the current session."""
+def machines() -> dict[str, Machine]:
+    """Return the physical cores and GPUs of each living node of the current session, by node id."""
     import ray
 
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    resources = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     # Nodes of a cluster do not have this resource; their logical CPUs count as cores.
-    cores = sum(int(node.get(CORES, node.get("CPU", 0))) for node in resources)
-    return Machine(max(cores, 1), int(sum(node.get("GPU", 0) for node in resources)))
+    return {
+        node: Machine(int(has.get(CORES, has.get("CPU", 0))), int(has.get("GPU", 0)))
+        for node, has in resources.items()
+    }
+
+
+def machine() -> Machine:
+    """Return the physical cores and GPUs of all living nodes of the current session."""
+    nodes = machines().values()
+    return Machine(max(sum(node.cpus for node in nodes), 1), sum(node.gpus for node in nodes))
 
 
 def is_local_session() -> bool:

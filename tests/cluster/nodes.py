@@ -40,17 +40,17 @@ def cluster(gpus: Sequence[int], head_cpus: int = 0, cpus: int = 4) -> Iterator[
         made.shutdown()
 
 
-def add_node(made: Cluster, gpus: int = 0, cpus: int = 4) -> object:
+def add_node(made: Cluster, gpus: int = 0, cpus: int = 4, cores: int = 1) -> object:
     """One more node, with cores of its own. Ray gives a raylet 30 s to start, which a busy machine may exceed."""
     for _ in range(2):
         with suppress(Exception):
-            return _add_node(made, gpus, cpus)
-    return _add_node(made, gpus, cpus)
+            return _add_node(made, gpus, cpus, cores)
+    return _add_node(made, gpus, cpus, cores)
 
 
-def _add_node(made: Cluster, gpus: int, cpus: int) -> object:
+def _add_node(made: Cluster, gpus: int, cpus: int, cores: int) -> object:
     return made.add_node(
-        num_cpus=cpus, num_gpus=gpus, resources={"cores": 1}, object_store_memory=200 * 2**20, wait=True
+        num_cpus=cpus, num_gpus=gpus, resources={"cores": cores}, object_store_memory=200 * 2**20, wait=True
     )
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from emi_ray.errors import UserError
 from emi_ray.extraction.precision import ask_nodes, settle_precision
 from emi_ray.extraction.run import extract
 from emi_ray.store.parts import is_raw
 from tests.cluster.faulty import precision_of_this_node
-from tests.cluster.nodes import cluster, gpu_held, have_nodes
+from tests.cluster.nodes import Holder, add_node, cluster, gpu_held, have_nodes
 from tests.cluster.test_deaths import held, new_workspace
 from tests.cluster.test_node_deaths import written_ids
 
@@ -90,3 +91,28 @@ def test_workers_settle_the_precision_and_nodes_that_differ_are_named(tmp_path):
             )
             with pytest.raises(UserError, match=r"node 10\.0\.0\.1 in float32, node 10\.0\.0\.2 in bfloat16"):
                 settle_precision(config, ["vision"])
+
+
+def actors_by_node() -> Counter[str]:
+    """Count all actors of pools so far, dead ones too, by node."""
+    actors = ray._private.state.actors().values()
+    return Counter(actor["Address"]["NodeID"] for actor in actors if "MapWorker" in actor["ActorClassName"])
+
+
+def test_nodes_have_decoders_by_their_cores_and_keep_one_for_each_gpu(tmp_path):
+    """Also if another job has reserved the CPUs of a node: then its decoders run on the others."""
+    settings = [f"extractors.text.name={NAMES['text']}", "extraction.measure=false"]
+    with cluster([]) as nodes:
+        add_node(nodes, gpus=2, cpus=4, cores=4)
+        large = add_node(nodes, gpus=0, cpus=6, cores=6)
+        workspace = new_workspace(tmp_path / "free", {}, settings)
+        extract(workspace, workspace.config(), ["text"])
+        assert actors_by_node()[large.node_id] == 6
+        assert actors_by_node().total() == 6 + 2 + 2
+
+        holder = ray.remote(num_cpus=6)(Holder).remote()
+        ray.get(holder.ready.remote())
+        workspace = new_workspace(tmp_path / "reserved", {}, settings)
+        extract(workspace, workspace.config(), ["text"])
+        assert len(written_ids(workspace)) == len(held(workspace))
+        assert actors_by_node()[large.node_id] == 6
