@@ -25,8 +25,8 @@ WATCH = Watch()
 """The single watchdog of this process, shared by all of its stages."""
 
 _BUILDING = threading.Lock()
-"""Held while a tool is built, when no other thread uses a model: while transformers loads a model, the default dtype
-of the whole process is that of the model, and tensors that other threads create would get that dtype."""
+"""Held while a tool is built. While transformers loads a model, the default dtype of the whole process is that of
+the model, and a second model that is loaded meanwhile would get that dtype in some of its tensors."""
 
 
 class Runner(Generic[Result]):
@@ -126,45 +126,46 @@ class Runner(Generic[Result]):
                 raise
 
     def _here(self) -> Batches[Result]:
-        if self._batches is not None:
-            return self._batches
-        # In this order: a thread that waits for the lock must not keep the one that builds from being alone.
-        with without_others(), _BUILDING:
-            if self._batches is None:
-                with WATCH.over(Limits(BUILD_LIMIT_S, sys.maxsize)):
-                    tool = self._built()
-                limit_device_memory(self._life.gpu_share)
-                self._feature_dim = tool.feature_dim
-                self._batches = Batches(tool, self._stage, self._largest)
-            return self._batches
-
-    def _built(self) -> Tool[Result]:
-        """Create the tool.
-
-        If memory runs out, unused memory is released and the tool is created once more. If the device is lost, this
-        process ends, so that a fresh one tries it.
+        """Return the tool, and create it if necessary. If memory runs out, it is created once more without others.
 
         Raises:
             EmiRayError: the model does not fit into memory.
         """
-        try:
-            return self._build()
-        except Exception as error:
-            # The next process builds the tool in a child process, and ends the run if that fails too.
-            if is_device_lost(error) and not self._life.was_restarted:
-                end_process()
-            if not is_out_of_memory(error):
-                raise
-        try:
-            free_device_memory()
-            return self._build()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+        lack = self._build_unless_there()
+        if lack:
+            # Without the lock of builders: a thread that waits for it may use a model, and must finish first.
+            with without_others():
+                free_device_memory()
+                lack = self._build_unless_there()
+        if lack or self._batches is None:
             place = (
                 f"GPU {', '.join(self._life.gpus)} of node {self._life.node}" if self._life.gpus else "memory"
             )
             raise EmiRayError(
-                f"its model does not fit into {place}, beside other models there ({error}). "
+                f"its model does not fit into {place}, beside other models there ({lack}). "
                 f"extraction.stages.{self._stage}.num_gpus=0 computes this stage on the CPU."
-            ) from error
+            )
+        return self._batches
+
+    def _build_unless_there(self) -> str:
+        """Create the tool unless it exists. Returns the error if memory ran out, otherwise an empty text.
+
+        If the device is lost, this process ends, so that a fresh one tries it.
+        """
+        with _BUILDING:
+            if self._batches is not None:
+                return ""
+            try:
+                with WATCH.over(Limits(BUILD_LIMIT_S, sys.maxsize)):
+                    tool = self._build()
+            except Exception as error:
+                # The next process builds the tool in a child process, and ends the run if that fails too.
+                if is_device_lost(error) and not self._life.was_restarted:
+                    end_process()
+                if not is_out_of_memory(error):
+                    raise
+                return str(error)
+            limit_device_memory(self._life.gpu_share)
+            self._feature_dim = tool.feature_dim
+            self._batches = Batches(tool, self._stage, self._largest)
+        return ""

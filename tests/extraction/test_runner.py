@@ -153,8 +153,8 @@ def test_models_of_one_process_are_built_one_after_another_and_once():
     assert most == [1, 1]
 
 
-def test_models_that_do_not_fit_at_first_are_built_one_after_the_other():
-    """A thread that builds a model waits for those of other stages, which may wait to build theirs."""
+def test_models_that_do_not_fit_at_first_are_built_when_no_other_is_used():
+    """A thread whose model does not fit waits for those of other stages, which may wait to build theirs."""
     both_hold, built = threading.Barrier(2), []
 
     class Late(ExtractorTool):
@@ -175,4 +175,12 @@ def test_models_that_do_not_fit_at_first_are_built_one_after_the_other():
     with ThreadPoolExecutor(2) as threads:
         for done in [threads.submit(work, stage) for stage in ("vision", "audio")]:
             done.result(timeout=20)
-    assert built in (["vision"] * 2 + ["audio"] * 2, ["audio"] * 2 + ["vision"] * 2)
+    assert sorted(built) == ["audio", "audio", "vision", "vision"]
+
+
+def test_a_model_that_does_not_fit_even_alone_is_named_with_the_remedy():
+    def build() -> ExtractorTool:
+        raise MemoryError("16 GiB are missing")
+
+    with pytest.raises(EmiRayError, match=r"not fit into memory.*16 GiB.*stages\.vision\.num_gpus=0"), Turn():
+        Runner(build, "vision", LIMITS).run(clips("one"))
