@@ -16,6 +16,7 @@ from emi_ray.extraction.device_errors import (
     is_device_lost,
     is_out_of_memory,
 )
+from emi_ray.extraction.watchdog import WATCH
 from emi_ray.extractors.turns import turn_taken, without_others
 from emi_ray.media.clip import DecodedClip
 
@@ -71,10 +72,10 @@ class Batches(Generic[Result]):
     """Apply a tool to as many clips at once as fit into memory.
 
     When memory runs out while other threads use models, of this stage or another, the batch is repeated alone, and
-    the sizes stay: several large batches may have come together by chance. If that happens often, or if the batch
-    does not fit alone, the tool first works in smaller steps, then on half of the clips, down to a single clip, and
-    then in the smallest steps. The sizes that fitted are kept for later batches. Steps are not reduced further at
-    first, because a batch of long clips may not fit with any steps, and would slow down all later batches. After any
+    the sizes stay: large batches may have come together by chance. If that happens often, or if the batch does not
+    fit alone, the tool first works in smaller steps, then on half of the clips, down to a single clip, and then in
+    the smallest steps. The sizes that fitted are kept for later batches. Steps are not reduced further at first,
+    because a batch of long clips may not fit with any steps, and would slow down all later batches. After any
     other error the clips of the batch are repeated one by one, so that only the faulty clips are lost.
 
     Args:
@@ -94,6 +95,8 @@ class Batches(Generic[Result]):
         self._free_since = float("-inf")
         self._num_since_lack = RARE
         """Batches that fitted since the last lack of memory while other threads used models."""
+        self._num_lacks = 0
+        """Number of such lacks; those of several batches at the same time count as one."""
 
     def run(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
         """Return one attempt for each clip, in order.
@@ -108,9 +111,9 @@ class Batches(Generic[Result]):
         return done
 
     def _at_once(self, clips: Sequence[DecodedClip]) -> list[Attempt[Result]]:
-        started = time.perf_counter()
+        started, lacks = time.perf_counter(), self._num_lacks
         try:
-            with turn_taken():
+            with turn_taken(WATCH.paused):
                 results = self._tool(clips)
         except Exception as error:
             if is_device_lost(error):
@@ -123,9 +126,8 @@ class Batches(Generic[Result]):
             self._num_since_lack += 1
             seconds = self._seconds_since(started) / len(clips)
             return [Attempt(c.clip_id, r, None, seconds) for c, r in zip(clips, results, strict=True)]
-        return self._in_less_memory(
-            clips, lack
-        )  # after the handler: its traceback would keep the tensors in memory
+        # After the handler: its traceback would keep the tensors in memory.
+        return self._in_less_memory(clips, lack, lacks)
 
     def _seconds_since(self, started: float) -> float:
         """Return the seconds to attribute to a batch that ends now.
@@ -138,12 +140,19 @@ class Batches(Generic[Result]):
         started, self._free_since = max(started, self._free_since), now
         return now - started
 
-    def _in_less_memory(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
-        with without_others() as had_others:
+    def _in_less_memory(
+        self, clips: Sequence[DecodedClip], lack: str, lacks_before: int
+    ) -> list[Attempt[Result]]:
+        """Repeat a batch that began after ``lacks_before`` lacks of memory."""
+        with without_others(WATCH.paused) as had_others:
             free_device_memory()
-            may_be_chance = had_others and (self._num_since_lack >= RARE or len(clips) == 1)
-            if had_others:
-                self._num_since_lack = 0
+            if not had_others:
+                return self._in_smaller_parts(clips, lack)
+            may_be_chance = len(clips) == 1 or self._num_since_lack >= RARE
+            if lacks_before == self._num_lacks:
+                self._num_lacks, self._num_since_lack = self._num_lacks + 1, 0
+            else:  # another batch has lacked memory at the same time
+                may_be_chance = True
             # The batch may fit now that the batches of other threads have left the memory.
             return self._at_once(clips) if may_be_chance else self._in_smaller_parts(clips, lack)
 

@@ -7,7 +7,10 @@ messages. Nothing is imported for this: a process that has not imported ``torch`
 import gc
 import re
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
+
+Built = TypeVar("Built")
 
 _NO_ENGINE = "unable to find an engine to execute this computation"
 """cuDNN says this if no engine has a workspace that fits into the free memory, or if it supports no engine at all."""
@@ -60,17 +63,19 @@ def _is_of_a_library(error: BaseException) -> bool:
 def free_device_memory() -> None:
     """Release the memory that ``torch`` caches on the GPU, if ``torch`` is loaded and uses one."""
     gc.collect()
-    if cuda := _cuda_in_use():
-        cuda.empty_cache()
-
-
-def limit_device_memory(share: float) -> None:
-    """Let this process use that share of the GPU's memory, so that its lack does not depend on its neighbours."""
-    if share < 1 and (cuda := _cuda_in_use()):
-        cuda.set_per_process_memory_fraction(share)
-
-
-def _cuda_in_use() -> Any:
-    """Return ``torch.cuda`` if this process has loaded ``torch`` and uses a GPU with it, else None."""
     torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def in_device_memory(share: float, build: Callable[[], Built]) -> Built:
+    """Create something with ``build`` in a process that may use a share of its GPU's memory, and keep to that share.
+
+    The share includes neither the CUDA context, some hundred MB, nor what other libraries than ``torch`` allocate.
+    """
+    if share < 1:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(share)
+    return build()

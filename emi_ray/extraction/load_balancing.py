@@ -18,6 +18,7 @@ from ray.data._internal.execution.operators import actor_pool_map_operator
 from ray.data._internal.execution.operators.actor_pool_map_operator import _NodeAwareActorPool
 
 from emi_ray.extraction.placement import Places
+from emi_ray.extraction.stage_chain import StageChain
 
 
 class EvenPool(_NodeAwareActorPool):
@@ -70,7 +71,12 @@ def balance_pools(places: Places | None) -> None:
 
 def _create(create: Any, *arguments: Any) -> Any:
     """Create an actor of an operator of Ray Data, of which ``create`` is a method."""
-    options = create.__self__._ray_remote_args
-    if EvenPool.places and not options.get("num_gpus"):
-        options["scheduling_strategy"] = EvenPool.places.next()
+    operator = create.__self__
+    # The user's own pipelines in this process keep their places.
+    if (
+        EvenPool.places
+        and StageChain.__name__ in operator.name
+        and not operator._ray_remote_args.get("num_gpus")
+    ):
+        operator._ray_remote_args["scheduling_strategy"] = EvenPool.places.next()
     return create(*arguments)

@@ -27,22 +27,21 @@ class Places:
 
     @classmethod
     def among(cls, nodes: Mapping[str, Machine], pools: Mapping[str, Pool]) -> "Places | None":
-        """Return the places for the actors of all ``pools``; None if there are not several nodes to choose from."""
+        """Return the places for the actors of all ``pools``; None if Ray's even distribution is right."""
         cores = {node: float(has.cpus) for node, has in nodes.items() if has.cpus}
-        if len(cores) < 2:
-            return None
         num_gpus = sum(has.gpus for has in nodes.values())
         processes = max((pool.max_actors for pool in pools.values() if pool.num_gpus), default=0)
         kept = {node: processes * nodes[node].gpus / max(num_gpus, 1) for node in cores}
         left = {node: max(cores[node] - kept[node], 0.0) for node in cores}
         # If processes on GPUs need all cores, the actors on the CPU compete with them everywhere.
-        return cls(left if any(left.values()) else cores)
+        cores = left if any(left.values()) else cores
+        return cls(cores) if len(set(cores.values())) > 1 else None
 
     def next(self) -> NodeAffinitySchedulingStrategy:
         """Return where the next actor should run.
 
         It is the node that would then have the fewest actors per core (the method of D'Hondt). If that node dies or
-        its CPUs are reserved by others, Ray takes another one.
+        its CPUs are reserved by others, Ray takes others, and may put several actors on the same one.
         """
         chosen = min(self._cores, key=lambda node: (self._actors[node] + 1) / self._cores[node])
         self._actors[chosen] += 1

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from emi_ray.errors import EmiRayError
@@ -10,19 +11,16 @@ from emi_ray.extraction.actors import Life, own_life
 from emi_ray.extraction.batches import Attempt, Batches, DeviceLostError, Tool
 from emi_ray.extraction.device_errors import (
     free_device_memory,
+    in_device_memory,
     is_device_lost,
     is_out_of_memory,
-    limit_device_memory,
 )
 from emi_ray.extraction.isolation import IsolatedProcess
-from emi_ray.extraction.watchdog import BUILD_LIMIT_S, Limits, Note, Watch, end_process
+from emi_ray.extraction.watchdog import BUILD_LIMIT_S, WATCH, Limits, Note, end_process
 from emi_ray.extractors.turns import without_others
 from emi_ray.media.clip import DecodedClip
 
 Result = TypeVar("Result")
-
-WATCH = Watch()
-"""The single watchdog of this process, shared by all of its stages."""
 
 _BUILDING = threading.Lock()
 """Held while a tool is built. While transformers loads a model, the default dtype of the whole process is that of
@@ -60,6 +58,7 @@ class Runner(Generic[Result]):
     ) -> None:
         life = life or own_life()
         self._largest = largest
+        build = partial(in_device_memory, life.gpu_share, build)
         self._build = build
         self._life = life
         self._stage = stage
@@ -165,7 +164,6 @@ class Runner(Generic[Result]):
                 if not is_out_of_memory(error):
                     raise
                 return str(error)
-            limit_device_memory(self._life.gpu_share)
             self._feature_dim = tool.feature_dim
             self._batches = Batches(tool, self._stage, self._largest)
         return ""

@@ -43,7 +43,7 @@ class Transcribe(Stage):
         self._spec = spec
         self._store = TranscriptStore(workspace, spec.fingerprint)
         self._keep = [*keep, "outcomes"]
-        self._turn = Turn()
+        self._turn = Turn(may_lend=False)
         self._runner: Runner[Heard] = Runner(
             partial(TranscriberTool, spec), self.name, limits, pool.batch_size, careful, pool.batches_at_once
         )

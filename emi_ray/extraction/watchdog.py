@@ -7,6 +7,7 @@ of the actor on the same node knows which clips to process in a child process.
 
 import faulthandler
 import json
+import math
 import os
 import re
 import tempfile
@@ -116,18 +117,18 @@ class Watch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._deadlines: dict[object, float] = {}
-        self._bytes: dict[object, int] = {}
+        # Several threads may each have a batch in progress, so each has its own entry.
+        self._deadlines: dict[int, float] = {}
+        self._bytes: dict[int, int] = {}
         self._poller: threading.Thread | None = None
 
     @contextmanager
     def over(self, limits: Limits) -> Iterator[None]:
-        """Enforce the limits while the ``with`` block runs."""
-        token = object()
+        """Enforce the limits on this thread while the ``with`` block runs."""
+        me = threading.get_ident()
         with self._lock:
-            # Several threads may each have a batch in progress, so every batch has its own entry.
-            self._deadlines[token] = time.monotonic() + limits.seconds
-            self._bytes[token] = psutil.Process().memory_info().rss + limits.num_bytes
+            self._deadlines[me] = time.monotonic() + limits.seconds
+            self._bytes[me] = psutil.Process().memory_info().rss + limits.num_bytes
             self._arm()
             if self._poller is None:
                 self._poller = threading.Thread(target=self._poll, daemon=True)
@@ -136,15 +137,33 @@ class Watch:
             yield
         finally:
             with self._lock:
-                del self._deadlines[token], self._bytes[token]
+                del self._deadlines[me], self._bytes[me]
                 self._arm()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time of the ``with`` block, in which this thread waits for others, for its batch."""
+        me, began = threading.get_ident(), time.monotonic()
+        with self._lock:
+            deadline = self._deadlines.get(me)
+            if deadline is not None:
+                self._deadlines[me] = math.inf
+                self._arm()
+        try:
+            yield
+        finally:
+            if deadline is not None:
+                with self._lock:
+                    self._deadlines[me] = deadline + time.monotonic() - began
+                    self._arm()
+
     def _arm(self) -> None:
-        if not self._deadlines:
+        earliest = min(self._deadlines.values(), default=math.inf)
+        if earliest == math.inf:
             faulthandler.cancel_dump_traceback_later()
             return
         # faulthandler refuses a delay that is not positive, so a deadline that has passed becomes a very short delay.
-        left = max(min(self._deadlines.values()) - time.monotonic(), 0.01)
+        left = max(earliest - time.monotonic(), 0.01)
         # A further call replaces the earlier deadline.
         faulthandler.dump_traceback_later(left, exit=True, file=_nowhere())
 
@@ -156,6 +175,10 @@ class Watch:
                 allowed = min(self._bytes.values(), default=None)
             if allowed is not None and process.memory_info().rss > allowed:
                 end_process()
+
+
+WATCH = Watch()
+"""The single watchdog of this process, shared by all of its stages."""
 
 
 def end_process() -> None:

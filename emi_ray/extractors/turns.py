@@ -1,8 +1,8 @@
 """A lock for a model that several threads of a process use."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 
 
@@ -51,9 +51,14 @@ class Turn:
     has launched all of its work leaves it, so that the next thread launches its batch before the GPU has finished the
     present one. A thread that took the lock back after each wait would queue several times per batch behind threads
     that launch, and the GPU would wait for it.
+
+    Args:
+        may_lend: whether the lock is lent. It is of no use to a model that waits for its results step by step: each
+            thread that lent the lock would wait for whole batches of the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, may_lend: bool = True) -> None:
+        self.may_lend = may_lend
         self._is_taken = False
 
     def __enter__(self) -> None:
@@ -106,19 +111,15 @@ class Turn:
                 self._hold()
                 _process.num_busy -= 1
 
-    @contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Wait until no other thread of this process uses a model, this one or another, and admit none while the
-        ``with`` block runs.
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other thread of this process may use a model, because this one wants to be alone."""
+        return _process.owner == threading.get_ident()
 
-        Yields:
-            Whether there were such threads.
+    def become_alone(self) -> bool:
+        """Wait until no other thread of this process uses a model, this one or another, and admit none until
+        :meth:`end_alone`. Returns whether there were such threads.
         """
-        me = threading.get_ident()
-        if _process.owner == me:
-            self.take()
-            yield False
-            return
         with _process.changed:
             others = _process.num_busy + _process.num_holding + _process.num_alone - int(_own.holds)
             _process.num_alone += 1
@@ -129,14 +130,15 @@ class Turn:
                 lambda: not _process.num_holding and not _process.num_busy and _process.owner is None
             )
             self._hold()
-            _process.owner = me
-        try:
-            yield others > 0
-        finally:
-            with _process.changed:
-                _process.num_alone -= 1
-                _process.owner = None
-                _process.changed.notify_all()
+            _process.owner = threading.get_ident()
+        return others > 0
+
+    def end_alone(self) -> None:
+        """Admit other threads again."""
+        with _process.changed:
+            _process.num_alone -= 1
+            _process.owner = None
+            _process.changed.notify_all()
 
     def _give_up(self, is_busy: bool = False) -> None:
         with _process.changed:
@@ -153,15 +155,21 @@ class Turn:
         _process.changed.notify_all()
 
 
+Waiting = Callable[[], AbstractContextManager[None]]
+"""Makes a context in which a thread waits, for example one in which a time limit is suspended."""
+
+
 @contextmanager
-def turn_taken() -> Iterator[None]:
+def turn_taken(waiting: Waiting = nullcontext) -> Iterator[None]:
     """Hold the lock of this thread, if it has one, from the start of the ``with`` block until :func:`leave_turn`. The
     device memory that the block has used is free at its end.
     """
     if _own.turn is None:
         yield
         return
-    _own.turn.take()
+    if not _own.holds:
+        with waiting():
+            _own.turn.take()
     try:
         yield
     finally:
@@ -171,7 +179,7 @@ def turn_taken() -> Iterator[None]:
 @contextmanager
 def turn_lent() -> Iterator[None]:
     """Lend the lock of this thread, if it holds one, to other threads while the ``with`` block runs."""
-    if _own.turn is None or not _own.holds:
+    if _own.turn is None or not _own.holds or not _own.turn.may_lend:
         yield
         return
     with _own.turn.lent():
@@ -185,15 +193,23 @@ def leave_turn() -> None:
 
 
 @contextmanager
-def without_others() -> Iterator[bool]:
+def without_others(waiting: Waiting = nullcontext) -> Iterator[bool]:
     """Keep other threads from all models of this process while the ``with`` block runs, after those that use one are
     done.
 
     Yields:
         Whether there were such threads. If so, the device memory that they used is free now.
     """
-    if _own.turn is None:
-        yield False
-        return
-    with _own.turn.alone() as had_others:
-        yield had_others
+    with nullcontext() if _own.turn else Turn():
+        turn = _own.turn
+        assert turn is not None
+        if turn.is_alone:
+            turn.take()
+            yield False
+            return
+        with waiting():
+            had_others = turn.become_alone()
+        try:
+            yield had_others
+        finally:
+            turn.end_alone()

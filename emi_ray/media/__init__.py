@@ -1,4 +1,4 @@
 """Decoding: bytes → frames, faces and waveform."""
 
-MEDIA_VERSION = 6
+MEDIA_VERSION = 7
 """Increased whenever the same file and settings decode to something else; part of every fingerprint."""

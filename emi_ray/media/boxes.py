@@ -102,10 +102,14 @@ def interpolate(times_s: np.ndarray, detected: np.ndarray, known: np.ndarray) ->
 
 
 def run_starts(frames: np.ndarray, times_s: np.ndarray, max_gap_s: float, joints: list[int]) -> np.ndarray:
-    """Return (T,) bool, True at the first index, at ``joints``, and after a gap: a missing frame, or more than
-    ``max_gap_s`` between two frames.
+    """Return (T,) bool, True at the first index, at ``joints``, and after a gap: a missing frame, or a time between
+    two frames that exceeds both ``max_gap_s`` and one and a half times the usual one.
     """
-    starts = (np.diff(frames, prepend=-np.inf) > 1) | (np.diff(times_s, prepend=-np.inf) > max_gap_s)
+    steps_s = np.diff(times_s)
+    # With one frame per second or fewer, every step would exceed the limit.
+    usual_s = float(np.median(steps_s)) if len(steps_s) else 0.0
+    gaps = (np.diff(frames) > 1) | (steps_s > max(max_gap_s, 1.5 * usual_s))
+    starts = np.concatenate([[True], gaps])
     starts[joints] = True
     return starts
 

@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 from emi_ray.errors import ClipError
 from emi_ray.extraction.batches import RARE, SMALLER_STEPS_FIRST, Batches, DeviceLostError
 from emi_ray.extraction.device_errors import is_device_lost, is_out_of_memory
-from emi_ray.extractors.turns import Turn, turn_lent
+from emi_ray.extractors.turns import Turn, leave_turn, turn_lent
 from emi_ray.media.clip import DecodedClip
 
 CLIPS = [DecodedClip(f"c{index}") for index in range(8)]
@@ -258,3 +259,36 @@ def test_a_clip_is_given_up_only_after_it_was_tried_alone():
     for _ in range(3):
         with Turn(), beside(tool):
             assert [each.failure for each in batches.run(CLIPS[:1])] == [None]
+
+
+def test_several_batches_that_lack_memory_at_the_same_time_are_one_coincidence():
+    class Crowded(Tool):
+        """Lacks memory in three batches that run at once."""
+
+        def __call__(self, clips):
+            with lock:
+                self.tried.append(len(clips))
+                is_crowded = len(self.tried) <= 3
+            if is_crowded:
+                leave_turn()
+                all_run.wait(10)
+                raise RuntimeError("CUDA out of memory")
+            return [clip.clip_id for clip in clips]
+
+    def run(number: int) -> None:
+        with turn:
+            done.extend(batches.run(CLIPS))
+
+    tool, turn, lock, all_run, done = (
+        Crowded(room=0, steps=1),
+        Turn(),
+        threading.Lock(),
+        threading.Barrier(3),
+        [],
+    )
+    batches = Batches(tool, "vision")
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(run, range(3)))
+    assert [each.failure for each in done] == [None] * 24
+    assert (tool.steps, batches.largest) == (1, None)
+    assert tool.tried == [8] * 6

@@ -14,7 +14,7 @@ from emi_ray.extraction.extract_stage import ExtractorTool
 from emi_ray.extraction.isolation import IsolatedProcess
 from emi_ray.extraction.runner import Runner
 from emi_ray.extraction.watchdog import Limits, Note
-from emi_ray.extractors.turns import Turn
+from emi_ray.extractors.turns import Turn, leave_turn, without_others
 from emi_ray.media.clip import DecodedClip
 from emi_ray.memory import total_memory
 from tests.cluster.faulty import Faulty, FaultySettings
@@ -184,3 +184,40 @@ def test_a_model_that_does_not_fit_even_alone_is_named_with_the_remedy():
 
     with pytest.raises(EmiRayError, match=r"not fit into memory.*16 GiB.*stages\.vision\.num_gpus=0"), Turn():
         Runner(build, "vision", LIMITS).run(clips("one"))
+
+
+def test_the_time_limit_of_a_batch_does_not_count_its_wait_for_others():
+    """A batch that is repeated clip by clip waits for a thread that is alone. Its process would be killed."""
+    owner = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    child = os.fork()
+    if not child:
+        faulthandler.disable()
+        failed = threading.Event()
+
+        class Slow:
+            feature_dim = 1
+
+            def __call__(self, clips):
+                if len(clips) > 1:
+                    leave_turn()
+                    failed.set()
+                    time.sleep(0.2)  # until the other thread waits to be alone
+                    raise ValueError("one of these clips is faulty")
+                return [0] * len(clips)
+
+            def use_less_memory(self) -> bool:
+                return False
+
+        def other() -> None:
+            failed.wait(10)
+            with Turn(), without_others():
+                time.sleep(1.5)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        runner = Runner(Slow, "vision", Limits(0.5, 2**40), life=Life(owner))
+        with Turn():
+            attempts = runner.run(clips("one", "two"))
+        thread.join()
+        os._exit(0 if [each.failure for each in attempts] == [None, None] else 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -247,11 +247,10 @@ def test_a_cut_is_no_standstill_in_the_summary_either():
 
 
 @pytest.mark.parametrize("extractor", [FLOW, SUMMARY])
-def test_a_clip_of_runs_of_single_frames_gives_one_step_of_zeros_in_its_middle(extractor):
-    (features,) = extractor.extract([clip(sliding(3, 5, 0), cuts=[1, 2])])
-    assert features.values.shape == (1, extractor.feature_dim)
-    assert not features.values.any()
-    assert features.timestamps_s == pytest.approx([1 / 6])
+def test_a_clip_of_runs_of_single_frames_has_no_motion(extractor):
+    with pytest.raises(ClipError, match="no movement to measure") as problem:
+        extractor.extract([clip(sliding(3, 5, 0), cuts=[1, 2])])
+    assert problem.value.stage == "missing"
 
 
 def test_the_other_clips_of_a_batch_change_nothing():

@@ -220,3 +220,42 @@ def test_threads_of_two_models_that_want_to_be_alone_are_so_one_after_the_other(
 
     run_together(partial(work, Turn(), "vision"), partial(work, Turn(), "audio"))
     assert order in (["vision", "vision", "audio", "audio"], ["audio", "audio", "vision", "vision"])
+
+
+def test_a_turn_that_is_not_lent_keeps_other_threads_out():
+    turn, order = Turn(may_lend=False), []
+    holds = threading.Event()
+
+    def first() -> None:
+        with turn:
+            holds.set()
+            with turn_lent():
+                time.sleep(0.2)
+            order.append("first has results")
+
+    def second() -> None:
+        assert holds.wait(10)
+        with turn:
+            order.append("second has the turn")
+
+    run_together(first, second)
+    assert order == ["first has results", "second has the turn"]
+
+
+def test_a_thread_without_a_turn_is_alone_too():
+    turn, order, has_left = Turn(), [], threading.Event()
+
+    def first() -> None:
+        with turn, turn_taken():
+            leave_turn()
+            has_left.set()
+            time.sleep(0.2)
+            order.append("first has results")
+
+    def second() -> None:
+        assert has_left.wait(10)
+        with without_others() as had_others:
+            order.append(f"others: {had_others}")
+
+    run_together(first, second)
+    assert order == ["first has results", "others: True"]

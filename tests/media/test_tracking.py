@@ -303,3 +303,10 @@ def test_a_long_shot_after_many_short_ones_is_followed():
     for index in range(len(frames)):
         tracker.see(np.zeros((200, 200, 3), np.uint8), index / 6)
     assert len(tracker.finish().crops) == 60
+
+
+@pytest.mark.parametrize("rate_hz", [6.0, 1.0, 1 / 1.001, 0.5])
+def test_at_any_rate_of_frames_neighbours_belong_together(rate_hz):
+    """Films of 29.97 frames per second that are sampled once per second have steps of 1.001 s."""
+    faces = track(Script([[(40, 20, 40, 40)]] * 12), rate_hz)
+    assert faces.starts.sum() == 1

@@ -52,9 +52,9 @@ class Flow(Extractor):
     - context (3): mean and standard deviation of the speed over the seven steps around, and by how much the step
       exceeds them.
 
-    All features are per second, independent of the frame rate, and scaled by fixed constants to O(1). If no run
-    has two frames, there is one step of zeros in the middle of the clip: no motion is an observation, not a missing
-    input.
+    All features are per second, independent of the frame rate, and scaled by fixed constants to O(1). A single
+    frame gives one step of zeros at its own time. A clip of several frames without two neighbours in one run has no
+    features.
     """
 
     NAME = "flow"
@@ -110,8 +110,8 @@ class MotionSummary(Extractor):
     - ``motion_burst_ratio``: share of steps in which M exceeds its mean by more than its standard deviation.
 
     A step is a pair of neighbouring frames in one run (:class:`~emi_ray.media.clip.Faces`): pairs with a cut or a
-    gap between them count nowhere, neither as movement nor as standstill. If no run has two frames, all eight are
-    zero. The timestamp is the middle of the clip.
+    gap between them count nowhere, neither as movement nor as standstill. A single frame gives eight zeros; a clip
+    of several frames without such a pair has no features. The timestamp is the middle of the clip.
     """
 
     NAME = "motion-summary"
@@ -148,10 +148,19 @@ class MotionSummary(Extractor):
 
 
 def _moving_runs(faces: Faces) -> list[Faces]:
-    """Return the runs of at least two frames."""
+    """Return the runs of at least two frames; none for a single frame.
+
+    Raises:
+        ClipError: there is no frame, or no movement that could be measured between several frames.
+    """
     if not len(faces.crops):
         raise ClipError("motion", "there are no face crops")
-    return [run for run in faces.runs() if len(run.crops) > 1]
+    runs = [run for run in faces.runs() if len(run.crops) > 1]
+    if not runs and len(faces.crops) > 1:
+        raise ClipError(
+            "missing", "a cut or gap is between any two face crops: there is no movement to measure"
+        )
+    return runs
 
 
 def _middle(faces: Faces) -> np.ndarray:

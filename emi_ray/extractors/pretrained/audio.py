@@ -102,9 +102,7 @@ class HfAudio(Pretrained):
         num_steps = [self._count_steps(clip) for clip in clips]
         samples = to_device([clip.waveform.samples for clip in clips if clip.waveform], self._device)
         with torch.inference_mode():
-            if self._normalise:
-                samples = self._normalised(samples)
-            sounds = [self._sound(clip, count) for clip, count in zip(samples, num_steps, strict=True)]
+            sounds = [self._prepare(sound, count) for sound, count in zip(samples, num_steps, strict=True)]
         windows = [(sound, window) for sound in sounds for window in self._windows(sound.num_steps)]
         lengths = [window.num_steps for _, window in windows]
         kept: list[Mapping[str, torch.Tensor]] = [{} for _ in windows]
@@ -125,28 +123,16 @@ class HfAudio(Pretrained):
             raise ClipError("audio", f"the audio has {len(samples)} samples; one step needs {least}")
         return num_steps
 
-    def _normalised(self, clips: "list[torch.Tensor]") -> "list[torch.Tensor]":
-        """Normalise each clip on the device, like the feature extractor of ``transformers``.
+    def _prepare(self, samples: "torch.Tensor", num_steps: int) -> _Sound:
+        """Normalise a clip on the device, like the feature extractor of ``transformers``."""
+        if self._normalise:
+            import torch
 
-        A single clip takes one kernel, for its statistics, because launching a small kernel takes longer than running
-        it. The other kernels process all clips at once.
-        """
-        import torch
-
-        # The constant and the uncorrected variance are those of transformers' feature extractor.
-        statistics = [torch.var_mean(clip, correction=0) for clip in clips]
-        variances, means = (torch.stack(column) for column in zip(*statistics, strict=True))
-        lengths = [len(clip) for clip in clips]
-        [repeats] = to_device([np.array(lengths)], self._device)
-
-        def of_each_sample(values: "torch.Tensor") -> "torch.Tensor":
-            return values.repeat_interleave(repeats, output_size=sum(lengths))
-
-        samples = torch.cat(clips) - of_each_sample(means)
-        return list(samples.div_(of_each_sample((variances + 1e-7).sqrt())).split(lengths))
-
-    def _sound(self, samples: "torch.Tensor", num_steps: int) -> _Sound:
-        return _Sound(samples, num_steps, self._clip_norm.statistics(samples) if self._clip_norm else None)
+            # The constant and the uncorrected variance are those of transformers' feature extractor.
+            variance, mean = torch.var_mean(samples, correction=0)
+            samples = (samples - mean) / (variance + 1e-7).sqrt()
+        statistics = self._clip_norm.statistics(samples) if self._clip_norm else None
+        return _Sound(samples, num_steps, statistics)
 
     def _windows(self, num_steps: int) -> list[Window]:
         steps_per_s = SAMPLE_RATE_HZ / self._geometry.stride
@@ -158,13 +144,11 @@ class HfAudio(Pretrained):
         import torch
 
         lengths = [self._geometry.num_samples(window.num_steps) for _, window in batch]
-        firsts = [window.first * self._geometry.stride for _, window in batch]
-        parts = [
-            sound.samples[first : first + length]
-            for (sound, _), first, length in zip(batch, firsts, lengths, strict=True)
-        ]
-        padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        inputs = {"input_values": padded.to(self._model.dtype)}
+        padded = torch.zeros(len(batch), max(lengths), device=self._device, dtype=self._model.dtype)
+        for row, (sound, window), length in zip(padded, batch, lengths, strict=True):
+            start = window.first * self._geometry.stride
+            row[:length] = sound.samples[start : start + length]
+        inputs = {"input_values": padded}
         # Without padding no mask is passed, so that the result equals that of a direct call of the model.
         if min(lengths) < max(lengths):
             # torch.tensor(…, device=…) would wait until the device has finished the passes before.

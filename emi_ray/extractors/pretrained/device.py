@@ -1,7 +1,7 @@
 """Copy arrays to a model's device and back. Imported by extractors that use ``torch``.
 
 A GPU copies while it computes, but only in different streams. Copies to the device and back have one stream each, so
-that neither delays the computation of another thread's batch, nor the copy in the other direction.
+that they overlap with the work that was launched before, and with each other.
 """
 
 import warnings
