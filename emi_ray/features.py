@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from emi_ray.schema import Modality
+from emi_ray.errors import UserError, choices
+from emi_ray.schema import MODALITIES, Modality
 from emi_ray.store.feature_layout import steps_of
 from emi_ray.store.feature_store import FeatureStore, find_store
 from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
@@ -31,7 +32,10 @@ def read_features(workspace: WorkspaceLike, modality: Modality, extractor: str |
         >>> len(features), features["clip00"].shape
         (48, (1, 4096))
     """
+    if modality not in MODALITIES:
+        raise UserError(f"modality '{modality}': {choices(modality, MODALITIES)}")
     target = workspace_of(workspace)
+    target.config()  # says so if there is no workspace
     return FeatureSet(target, find_store(target, modality, extractor=extractor))
 
 
@@ -53,8 +57,14 @@ class FeatureSet(Mapping[str, np.ndarray]):
         """The identity of the extractor: ``extractor``, ``settings``, ``fingerprint``, ``feature_dim``, …"""
         return self._store.describe()
 
+    def __repr__(self) -> str:
+        told = self.description
+        return f"FeatureSet({self._store.modality}, {told['extractor']}, feature_dim={told['feature_dim']})"
+
     def __getitem__(self, clip_id: str) -> np.ndarray:
         tables = self._read()
+        if clip_id not in self._place:
+            raise KeyError(f"clip '{clip_id}' has no {self._store.modality} features")
         table, row = self._place[clip_id]
         return steps_of(tables[table].slice(row, 1))
 

@@ -156,6 +156,9 @@ def _explain(model: type[BaseModel], problem: Any, where: str) -> str:
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
         return f"{where}: unknown setting '{field}': {choices(location[-1], known)}"
+    if location[-1:] == ["[key]"]:
+        known = re.findall(r"'([^']+)'", problem["msg"])
+        return f"{where}: unknown setting '{'.'.join(location[:-1])}': {choices(problem['input'], known)}"
     return f"{where}: {field} = {problem['input']!r}: {problem['msg']}."
 
 

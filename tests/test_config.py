@@ -22,6 +22,7 @@ def test_scientific_notation_is_a_number():
         ("media.fases.margin=0.1", "unknown setting 'media.fases': did you mean 'faces'"),
         ("media.faces.margn=0.1", "unknown setting 'media.faces.margn': did you mean 'margin'"),
         ("extractors.vision.nam=dinov2", "did you mean 'name'"),
+        ("extractors.visoin.name=dinov2-face", "unknown setting 'extractors.visoin': did you mean 'vision'"),
         ("media.frame_rate_hz=-1", "media.frame_rate_hz = -1"),
     ],
 )

@@ -221,3 +221,20 @@ def test_every_node_of_a_session_is_asked(workspace, ray_session):
     checks = list(examine(workspace, cluster=True))
     assert {check.status for check in checks} == {"ok"}
     assert [check.name.split()[0] for check in checks].count("node") == 1
+
+
+def test_the_speech_recogniser_is_checked_too(workspace):
+    workspace.write_table(CLIPS, clips_table(video=["a.mp4", None], transcript=["yes", None]))
+    for settings, status, words in (
+        (["transcriber.name=wisper"], "problem", "did you mean 'whisper'"),
+        (["transcriber.name=whisper", "transcriber.settings.vadd=1"], "problem", "did you mean 'vad'"),
+        (["transcriber.name=whisper"], "problem", "openai/whisper-small"),
+    ):
+        (found,) = [check for check in examine(workspace, settings) if check.name == "transcriber"]
+        assert found.status == status
+        assert words in found.message
+    words = chosen("text", "hashed-ngrams")
+    assert count_ready(words, workspace.clips()) == 1
+    table = clips_table(video=["a.mp4", "b.mp4"], transcript=["yes", None])
+    assert check_inputs("text", words, table).status == "warning"
+    assert check_inputs("text", words, table, hears=True).status == "ok"

@@ -78,8 +78,11 @@ def import_features(
 def export_features(
     workspace: WorkspaceOption,
     layout: Annotated[
-        Literal["mimicmetrics", "folder", "transcripts"],
-        typer.Option(help="folder: <id>.npy; transcripts: one transcripts.csv, including those of Whisper."),
+        Literal["mimicmetrics", "folder", "transcripts", "failures"],
+        typer.Option(
+            help="folder: <id>.npy; transcripts: transcripts.csv, including those of Whisper; failures: "
+            "failures.csv, the clips without features and the reasons."
+        ),
     ],
     to: Annotated[str, typer.Option(help="Folder or URI to write into.")],
     modality: ModalityOption = None,
@@ -87,16 +90,17 @@ def export_features(
         str | None, typer.Option(help="Fingerprint or extractor name, if there are several.")
     ] = None,
 ) -> None:
-    """Write features as float32 arrays, one file per clip, or the transcripts, for other programs.
+    """Write features as float32 arrays, one file per clip, or tables of the transcripts or failures.
 
     Example: emi-ray export-features -w work --layout folder --modality audio --to audio_features
     """
+    from emi_ray.exchange import export_failures, export_transcripts
     from emi_ray.exchange import export_features as run_export
-    from emi_ray.exchange import export_transcripts
 
-    if layout == "transcripts":
-        path, count = export_transcripts(Workspace(workspace), to)
-        console.print(f"{count} transcripts in {path}")
+    if layout in ("transcripts", "failures"):
+        write = export_transcripts if layout == "transcripts" else export_failures
+        path, count = write(Workspace(workspace), to)
+        console.print(f"{count} {layout} in {path}")
         return
     with progress_bar("Exporting features") as advance:
         done = run_export(Workspace(workspace), layout, to, modality, features=features, on_progress=advance)

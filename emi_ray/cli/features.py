@@ -39,7 +39,9 @@ def extract(
     target = Workspace(workspace)
     chosen = _modalities(modalities)
     if plan:
-        show_plan(*data.plan_extraction(target, chosen, settings=overrides or (), address=address))
+        with console.status("Measuring each stage on a few clips…"):
+            planned = data.plan_extraction(target, chosen, settings=overrides or (), address=address)
+        show_plan(*planned)
         return
     with progress_bar("Extracting features") as advance:
         summary = data.extract(

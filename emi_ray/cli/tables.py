@@ -26,7 +26,8 @@ def show_findings(findings: Sequence[Finding]) -> None:
     # The last line is next to the prompt and is seen first.
     for finding in sorted(findings, key=lambda f: list(STYLES).index(f.severity), reverse=True):
         stream = errors if console.quiet and finding.severity != "info" else console
-        stream.print(str(finding), style=STYLES[finding.severity])
+        prefix = "" if finding.severity == "info" else f"{finding.severity.capitalize()}: "
+        stream.print(f"{prefix}{finding}", style=STYLES[finding.severity])
 
 
 def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
@@ -101,12 +102,17 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
             like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
             console.print(f"  {name}: {count} x {like}{reason}")
     if console.quiet and (failed := sum(stage.failed for stage in summary.stages.values())):
-        warn(f"{failed} extractions failed; {workspace.shown('failures')} lists the clips.")
+        warn(f"{failed} extractions failed. To list the clips: {_listing(workspace)}")
     if any(stage.failed for stage in summary.stages.values()):
         console.print(
-            f"The failed clips are listed in {workspace.shown('failures')}. To try them again: emi-ray extract -w "
-            f"{workspace.quoted} --retry-failed",
+            f"To list the failed clips with their reasons: {_listing(workspace)}\n"
+            f"To try them again: emi-ray extract -w {workspace.quoted} --retry-failed",
         )
+
+
+def _listing(workspace: Workspace) -> str:
+    """Return the command that lists the clips without features."""
+    return f"emi-ray export-features -w {workspace.quoted} --layout failures --to FOLDER"
 
 
 def _count_reasons(what: str, reasons: Mapping[str, int]) -> None:

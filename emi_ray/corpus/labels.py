@@ -116,9 +116,8 @@ def _observed_range(name: str, values: np.ndarray, train: np.ndarray) -> Label:
 def _out_of_range(listing: Listing, label: Label, values: np.ndarray, declared: bool) -> list[Finding]:
     wrong = (values < label.low) | (values > label.high)
     if not declared:
-        message = (
-            f"{listing.where}: {label.name} is outside [{label.low:g}, {label.high:g}], its range in train"
-        )
+        span = f"[{label.low:g}, {label.high:g}]"
+        message = f"{listing.where}: {label.name} is outside {span}, its range in train"
         infinite = np.isinf(values)
         remarks = about(
             "error",
@@ -128,9 +127,10 @@ def _out_of_range(listing: Listing, label: Label, values: np.ndarray, declared: 
         return remarks + about("warning", message, _ids(listing, wrong & ~infinite))
     if not wrong.any():
         return []
+    why = "The six emotions range from 0 to 1" if label in EMOTION_LABELS else "That is its declared range"
     message = (
-        f"{listing.where}: {label.name} = {values[wrong][0]:.15g} is outside [{label.low:g}, {label.high:g}]. "
-        f"Correct it, or declare the range: '{_range_setting(label.name)}'"
+        f"{listing.where}: {label.name} = {values[wrong][0]:.15g} is outside [{label.low:g}, {label.high:g}]. {why}. "
+        f"Correct the value, or declare another range: '{_range_setting(label.name)}'"
     )
     return about("error", message, _ids(listing, wrong))
 

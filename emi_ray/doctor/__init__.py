@@ -19,6 +19,7 @@ from emi_ray.doctor.inputs import (
     check_inputs,
     check_media,
     check_tracker,
+    check_transcriber,
     choose_extractors,
     count_ready,
 )
@@ -60,13 +61,15 @@ def examine(workspace: Workspace, overrides: Sequence[str] = (), cluster: bool =
     yield from _examine_corpus(workspace, config, chosen)
     for modality, extractor in chosen.items():
         yield check_extractor(modality, extractor)
+    if config.transcriber:
+        yield check_transcriber(config.transcriber)
     if any("faces" in extractor.needs for extractor in chosen.values()):
         yield check_face_detector(config.media.faces)
     for name in config.tracking:
         yield check_tracker(name)
     # Counting GPUs imports torch, which takes seconds.
-    wants_gpu = any(extractor.kind.USES_GPU for extractor in chosen.values())
-    yield check_gpu(chosen, count_gpus(cluster) if wants_gpu else 0)
+    wants_gpu = any(extractor.kind.USES_GPU for extractor in chosen.values()) or bool(config.transcriber)
+    yield check_gpu(chosen, count_gpus(cluster) if wants_gpu else 0, bool(config.transcriber))
     if cluster:
         yield check_shared(workspace)
         yield check_precision(config)
@@ -84,9 +87,10 @@ def _examine_corpus(
     clips = workspace.clips()
     yield check_media(clips)
     for modality, extractor in chosen.items():
-        yield check_inputs(modality, extractor, clips, held=_holds_features(workspace, modality))
+        held, hears = _holds_features(workspace, modality), bool(config.transcriber)
+        yield check_inputs(modality, extractor, clips, held, hears)
     needed = sum(
-        estimate_bytes(count_ready(extractor, clips), extractor, config.media)
+        estimate_bytes(count_ready(extractor, clips, bool(config.transcriber)), extractor, config.media)
         for extractor in chosen.values()
     )
     yield check_disk(free_bytes(workspace), needed)

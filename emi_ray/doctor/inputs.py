@@ -11,7 +11,7 @@ from emi_ray.config import ExtractorSettings, FaceSettings, TrackerName
 from emi_ray.corpus.files import exist
 from emi_ray.doctor.check import Check
 from emi_ray.errors import UserError
-from emi_ray.extractors import Extractor, check_settings
+from emi_ray.extractors import Extractor, Whisper, check_settings, check_transcriber_settings
 from emi_ray.media.detection import build_finder
 from emi_ray.media.yunet import settle_faces
 from emi_ray.pretrained_weights.checkpoint import PACKAGES, Checkpoint
@@ -119,6 +119,19 @@ def check_extractor(modality: Modality, chosen: Chosen) -> Check:
     )
 
 
+def check_transcriber(wanted: ExtractorSettings) -> Check:
+    """Check that the speech recogniser exists, that its settings are valid, and that its weights are available."""
+    try:
+        settings = check_transcriber_settings(wanted)
+    except UserError as error:
+        return Check("transcriber", "problem", str(error))
+    if problems := Whisper.check(settings):
+        return Check("transcriber", "problem", f"{Whisper.NAME}: {' '.join(problems)}")
+    return Check(
+        "transcriber", "ok", f"{Whisper.NAME} can run{_source(settings)}; licence: {Whisper.LICENCE}"
+    )
+
+
 def _source(settings: BaseModel) -> str:
     """Return the origin of a pretrained extractor's weights, for the message; empty for other extractors."""
     weights = getattr(settings, "weights", None)
@@ -130,25 +143,37 @@ def _source(settings: BaseModel) -> str:
     return f" with weights from {sources.get(place, f'the package {package}')}"
 
 
-def count_ready(chosen: Chosen, clips: pa.Table) -> int:
-    """Count the clips with all inputs that the extractor needs."""
+def count_ready(chosen: Chosen, clips: pa.Table, hears: bool = False) -> int:
+    """Count the clips with all inputs that the extractor needs.
+
+    Args:
+        hears: whether the words of clips without a transcript are recognised.
+    """
     ready = pa.chunked_array([pa.repeat(True, clips.num_rows)])
     for need in chosen.needs:
         lacks_all = pa.chunked_array([pa.repeat(True, clips.num_rows)])
-        for column in MEDIA_FOR[need]:
+        for column in _columns_for(need, hears):
             lacks_all = pc.and_(lacks_all, pc.is_null(clips[column]))
         ready = pc.and_(ready, pc.invert(lacks_all))
     return int(pc.sum(ready).as_py() or 0)
 
 
-def check_inputs(modality: Modality, chosen: Chosen, clips: pa.Table, held: bool = False) -> Check:
+def _columns_for(need: Need, hears: bool) -> tuple[str, ...]:
+    """Return the columns of which one is enough for a need."""
+    return MEDIA_FOR[need] + (MEDIA_FOR["waveform"] if hears and need == "transcript" else ())
+
+
+def check_inputs(
+    modality: Modality, chosen: Chosen, clips: pa.Table, held: bool = False, hears: bool = False
+) -> Check:
     """Check that clips have the inputs of the extractor.
 
     Args:
         held: whether the workspace has features of the modality already.
+        hears: whether the words of clips without a transcript are recognised.
     """
-    name, num_ready = f"{modality} input", count_ready(chosen, clips)
-    sources = " and ".join(" or ".join(MEDIA_FOR[need]) for need in sorted(chosen.needs))
+    name, num_ready = f"{modality} input", count_ready(chosen, clips, hears)
+    sources = " and ".join(" or ".join(_columns_for(need, hears)) for need in sorted(chosen.needs))
     if num_ready == clips.num_rows:
         return Check(name, "ok", f"all clips have {sources}")
     if held and not num_ready:
@@ -156,7 +181,7 @@ def check_inputs(modality: Modality, chosen: Chosen, clips: pa.Table, held: bool
     return Check(
         name,
         "warning",
-        f"{num_ready:,} of {clips.num_rows:,} clips have {sources}: the others will be missing {modality}",
+        f"{num_ready:,} of {clips.num_rows:,} clips have {sources}: the others will have no {modality}",
         "If the corpus has more files, add them to the table and run emi-ray init again.",
     )
 

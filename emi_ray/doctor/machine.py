@@ -37,10 +37,15 @@ class NodeReport:
     problems: tuple[str, ...] = ()
 
 
-def check_gpu(chosen: Mapping[Modality, Chosen], num_gpus: int) -> Check:
-    """Check that there is a GPU if extractors need one."""
-    wanting = [modality for modality, extractor in chosen.items() if extractor.kind.USES_GPU]
-    forced = [m for m in wanting if str(getattr(chosen[m].settings, "device", "")).startswith("cuda")]
+def check_gpu(chosen: Mapping[Modality, Chosen], num_gpus: int, hears: bool = False) -> Check:
+    """Check that there is a GPU if extractors need one.
+
+    Args:
+        hears: whether speech is recognised.
+    """
+    models: list[Modality] = [m for m, extractor in chosen.items() if extractor.kind.USES_GPU]
+    wanting = [*models, *(["transcriber"] if hears else [])]
+    forced = [m for m in models if str(getattr(chosen[m].settings, "device", "")).startswith("cuda")]
     if num_gpus or not wanting:
         return Check("gpu", "ok", f"{num_gpus} GPUs" if wanting else "no extractor needs one")
     if forced:

@@ -82,8 +82,8 @@ def validation_clips(
         )
     if len(clips) < NUM_FOLDS:
         raise UserError(
-            f"Only {len(clips)} validation clips were in no run's training set, which is too few: train all runs on "
-            "the same split."
+            f"Only {len(clips)} validation clips were in no run's training set, and the weights need at least "
+            f"{NUM_FOLDS}: use more validation clips, and train all runs on the same split."
         )
     return list(clips)
 

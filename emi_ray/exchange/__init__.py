@@ -11,7 +11,7 @@ storing.py     check clips and write them in parts
 exporting.py   export_features
 """
 
-from emi_ray.exchange.exporting import Exported, export_features, export_transcripts
+from emi_ray.exchange.exporting import Exported, export_failures, export_features, export_transcripts
 from emi_ray.exchange.importing import Imported, import_features
 from emi_ray.exchange.layouts import EXPORTS, LAYOUTS
 
@@ -20,6 +20,7 @@ __all__ = [
     "LAYOUTS",
     "Exported",
     "Imported",
+    "export_failures",
     "export_features",
     "export_transcripts",
     "import_features",

@@ -114,6 +114,24 @@ def export_transcripts(workspace: Workspace, to: str) -> tuple[str, int]:
     return target.path("transcripts.csv"), len(rows)
 
 
+def export_failures(workspace: Workspace, to: str) -> tuple[str, int]:
+    """Write ``failures.csv`` into a folder: a row for each clip and extractor that gave no features, with the reason.
+
+    Stage ``missing`` means that the clip lacks the input.
+
+    Returns:
+        The path of the file, and the number of its rows.
+    """
+    workspace.config()  # says so if there is no workspace
+    table = read_failures(workspace).select(
+        ["clip_id", "modality", "stage", "error", "attempt", "fingerprint"]
+    )
+    rows = table.sort_by([("clip_id", "ascending"), ("modality", "ascending")]).to_pandas()
+    target = Workspace(to)
+    target.write_text("failures.csv", rows.map(safe_cell).to_csv(index=False))
+    return target.path("failures.csv"), len(rows)
+
+
 def _full_stores(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
     return [store for store in stores_of(workspace, modality) if store.parts()]
 

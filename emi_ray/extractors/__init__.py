@@ -131,10 +131,19 @@ def specify_transcriber(
     Raises:
         UserError: the name is unknown, a setting is invalid, or the weights are not available.
     """
+    settings = check_transcriber_settings(wanted)
+    return TranscriberSpec(Whisper.resolve(_with_dtype(settings, dtype)), media)
+
+
+def check_transcriber_settings(wanted: ExtractorSettings) -> WhisperSettings:
+    """Return the validated settings of the configured speech recogniser. Weights are not looked up.
+
+    Raises:
+        UserError: the name is unknown, or a setting is invalid.
+    """
     if wanted.name != Whisper.NAME:
         raise UserError(f"transcriber.name = '{wanted.name}': {choices(wanted.name, [Whisper.NAME])}")
-    settings = validate(WhisperSettings, wanted.settings, "transcriber.settings")
-    return TranscriberSpec(Whisper.resolve(_with_dtype(settings, dtype)), media)
+    return validate(WhisperSettings, wanted.settings, "transcriber.settings")
 
 
 def wants_dtype(settings: BaseModel) -> bool:
@@ -185,7 +194,9 @@ __all__ = [
     "ExtractorSpec",
     "Features",
     "TranscriberSpec",
+    "Whisper",
     "check_settings",
+    "check_transcriber_settings",
     "find_extractor",
     "specify",
     "specify_transcriber",

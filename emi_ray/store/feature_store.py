@@ -177,14 +177,15 @@ def find_store(
     if len(fitting) == 1:
         return fitting[0]
     wanted = f" of '{extractor or fingerprint}'" if extractor or fingerprint else ""
-    listing = ", ".join(f"{name} ({key})" for key, name in names.items()) or "none"
-    if not any(stores_of(workspace, each) for each in MODALITIES):
+    listing = ", ".join(f"{name} ({key})" for key, name in names.items())
+    others = [each for each in MODALITIES if any(store.parts() for store in stores_of(workspace, each))]
+    if not others:
         raise UserError(
             f"{workspace.root} has no features yet. Extract them: emi-ray extract -w {workspace.quoted}."
         )
     problem = "several sets of" if fitting else "no"
     raise UserError(
-        f"{workspace.root} has {problem} {modality} features{wanted}; available: {listing}. "
+        f"{workspace.root} has {problem} {modality} features{wanted}; available: {listing or ', '.join(others)}. "
         + (
             f"Choose one: encoders.{modality}.features=FINGERPRINT."
             if fitting

@@ -114,8 +114,9 @@ def train_runs(
                     locks.enter_context(shared.driving(plan.folder, f"Run {plan.name}"))
                     if earlier is not None:
                         _LOG.warning(
-                            "Run %s is trained again and replaces the one of that name, which had another recipe, "
-                            "other features, other labels or other code.",
+                            "Run %s is trained again and replaces the one of that name, which had other settings, "
+                            "features, labels or code. To keep both, write the settings into a recipe file of "
+                            "another name.",
                             plan.name,
                         )
                     plans[index] = plan

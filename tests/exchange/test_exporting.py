@@ -9,9 +9,10 @@ import pytest
 from ready_features import halves, write_pickle
 
 from emi_ray.errors import UserError
-from emi_ray.exchange import export_features, export_transcripts, import_features
+from emi_ray.exchange import export_failures, export_features, export_transcripts, import_features
+from emi_ray.store.failures import Failure, write_failures
 from emi_ray.store.feature_layout import ClipFeatures
-from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.feature_store import FeatureStore, stores_of
 from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.workspace import CLIPS, Workspace
 
@@ -126,3 +127,26 @@ def test_transcripts_go_out_as_one_table_recognised_ones_among_them(workspace, t
             [ids[0], "so, then", "corpus"],
             [ids[1], "I saw", "a1"],
         ]
+
+
+def test_failures_go_out_as_one_table_without_those_that_no_longer_count(workspace, tmp_path):
+    [store] = stores_of(workspace, "audio")
+    done = min(store.clip_ids())
+    tried = [
+        ("b", "missing", "no sound", 1),
+        ("a", "media", "=broken", 1),
+        ("a", "media", "=broken", 2),
+        (done, "media", "no", 1),
+    ]
+    failures = [Failure(i, "audio", store.fingerprint, *rest) for i, *rest in tried]
+    write_failures(workspace, failures)
+    path, count = export_failures(workspace, str(tmp_path / "out"))
+    with open(path) as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == count
+    found = [
+        (row["clip_id"], row["stage"], row["error"], row["attempt"])
+        for row in rows
+        if row["clip_id"] in ("a", "b", done) and row["modality"] == "audio"
+    ]
+    assert found == [("a", "media", "'=broken", "2"), ("b", "missing", "no sound", "1")]

@@ -5,6 +5,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from emi_ray import read_features
+from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.store.failures import Failure, failure_parts, read_failures, write_failures
 from emi_ray.store.feature_layout import ClipFeatures, steps_of
@@ -173,3 +175,21 @@ def test_the_one_store_that_fits_is_found_and_others_are_listed(store):
     assert find_store(store.workspace, "audio", extractor="wav2vec2") == other
     with pytest.raises(UserError, match="emi-ray extract"):
         find_store(store.workspace, "vision")
+
+
+def test_features_that_are_not_there_are_named_with_what_could_be_meant(tmp_path):
+    with pytest.raises(UserError, match="No workspace at"):
+        read_features(tmp_path / "nope", "audio")
+    with pytest.raises(UserError, match="modality 'audi': did you mean 'audio'"):
+        read_features(tmp_path, "audi")
+    workspace = Workspace(str(tmp_path / "w"))
+    workspace.write_config(WorkspaceConfig())
+    store = FeatureStore(workspace, "audio", "abc")
+    store.create({"extractor": "prosody"}, 3)
+    store.write([ClipFeatures("a", np.zeros((2, 3), np.float16), np.zeros(2, np.float32), {})])
+    features = read_features(workspace, "audio")
+    assert repr(features) == "FeatureSet(audio, prosody, feature_dim=3)"
+    with pytest.raises(KeyError, match="clip 'b' has no audio features"):
+        features["b"]
+    with pytest.raises(UserError, match="has no text features; available: audio"):
+        read_features(workspace, "text")

@@ -11,8 +11,9 @@ from planted import planted_workspace
 from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.recipe.loading import load_recipe
+from emi_ray.store.failures import Failure, write_failures
 from emi_ray.store.feature_layout import ClipFeatures
-from emi_ray.store.feature_store import FeatureStore
+from emi_ray.store.feature_store import FeatureStore, stores_of
 from emi_ray.training import shared_features
 from emi_ray.training.data.feature_sources import find_stores
 from emi_ray.training.data.packed_reading import read_clip_data, read_packed
@@ -162,3 +163,16 @@ def test_parts_whose_clips_are_all_in_an_earlier_part_are_passed_over(tmp_path, 
     file = create_on_disk(tmp_path / "values").open("r+b") if in_file else None
     packed = read_packed(store, pa.array(["c", "a", "b"]), file, None, extras)
     assert [packed.of(clip)[:, 0].tolist() for clip in range(3)] == [[99.0] * 3, [97.0] * 3, [98.0] * 3]
+
+
+def test_a_modality_of_which_no_clip_has_the_input_is_explained(workspace):
+    """Extracting again, which other lacks of features need, would not help."""
+    empty = FeatureStore(workspace, "text", "0123")
+    empty.create({"extractor": "hashed-ngrams"}, 4)
+    for store in stores_of(workspace, "text"):
+        if store.fingerprint != empty.fingerprint:
+            workspace.delete(store.folder)
+    write_failures(workspace, [Failure(i, "text", "0123", "missing", "no transcript") for i in ("a", "b")])
+    told = r"no clip could give any, 2 of 2 because no transcript\. Train on others: .*audio.*name=whisper"
+    with pytest.raises(UserError, match=told):
+        stores_of_f2(workspace)
