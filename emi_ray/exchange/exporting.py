@@ -128,7 +128,7 @@ def export_failures(workspace: Workspace, to: str) -> tuple[str, int]:
     )
     rows = table.sort_by([("clip_id", "ascending"), ("modality", "ascending")]).to_pandas()
     target = Workspace(to)
-    target.write_text("failures.csv", rows.map(safe_cell).to_csv(index=False))
+    target.write_text("failures.csv", rows.astype(str).map(safe_cell).to_csv(index=False))
     return target.path("failures.csv"), len(rows)
 
 

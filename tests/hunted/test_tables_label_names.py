@@ -66,7 +66,7 @@ def test_the_remedy_for_a_range_works_whatever_the_name(tmp_path: Path, name: st
     text = f"clip_id,split,video,{name}\n1,train,a.mp4,7\n"
     with pytest.raises(UserError) as refusal:
         read_text_table(tmp_path, text, label_ranges={name: (0, 1)})
-    setting = str(refusal.value).rpartition("declare the range: '")[2].partition("'")[0]
+    setting = str(refusal.value).rpartition("declare another range: '")[2].partition("'")[0]
     settings = apply_overrides({}, [setting.replace("LOW", "0").replace("HIGH", "10")])["corpus"]
     assert read_text_table(tmp_path, text, **settings).labels == (Label(name, 0.0, 10.0),)
 
