@@ -39,6 +39,6 @@ def status(workspace: WorkspaceOption, overrides: Overrides = None) -> None:
         console.print("To bring it up to date:")
     for command in found.commands:
         console.print(f"  {command}")
-    if any(line.quarantined for line in found.lines):
+    if any(line.quarantined > line.lacking for line in found.lines):
         retry = f"emi-ray extract -w {Workspace(workspace).quoted} --retry-failed"
-        console.print(f"To try quarantined clips again: {retry}")
+        console.print(f"To try the clips that failed again: {retry}")

@@ -60,7 +60,7 @@ def _actors(pools: "Mapping[str, Pool]", stage: str) -> str:
     if not pools[stage].joins_next:
         return str(pools[stage].max_actors)
     later = list(pools)[list(pools).index(stage) :]
-    return f"with {next(name for name in later if not pools[name].joins_next)}"
+    return f"those of {next(name for name in later if not pools[name].joins_next)}"
 
 
 def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:

@@ -1,6 +1,6 @@
 """Compare features and transcripts with the present inputs of their clips."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +54,10 @@ def _line(name: str, work: ModalityWork, failures: pa.Table, command: str) -> Li
     todo = int(work.attempts.is_valid().to_numpy(zero_copy_only=False).sum())
     # Clips that are neither done nor to be tried are in quarantine.
     quarantined = len(work.attempts) - todo - current
+    # A failure whose input has changed since is tried again.
+    standing = [row for row in failures.to_pylist() if row["clip_id"] not in work.failures.changed]
+    lacking = [row for row in standing if row["stage"] == "missing"]
+    failed = [row for row in standing if row["stage"] != "missing"]
     return Line(
         "features",
         name,
@@ -61,7 +65,8 @@ def _line(name: str, work: ModalityWork, failures: pa.Table, command: str) -> Li
         stale=stale,
         missing=todo - stale,
         quarantined=quarantined,
-        why=(*_reasons(work), *_quarantine(failures, set(work.failures.changed))),
+        lacking=len(lacking),
+        why=(*_reasons(work), *_quarantine(lacking, failed)),
         command=command if todo else None,
     )
 
@@ -75,13 +80,10 @@ def _reasons(work: ModalityWork) -> Iterator[str]:
         yield f"{uncomparable} cannot be compared: their inputs are not accessible, or were not recorded"
 
 
-def _quarantine(failures: pa.Table, lifted: set[str]) -> Iterator[str]:
-    # A failure whose input has changed since is tried again and counted above.
-    rows = [row for row in failures.to_pylist() if row["clip_id"] not in lifted]
-    if missing := sum(row["stage"] == "missing" for row in rows):
-        yield f"{missing} quarantined because an input is missing"
-    if failed := [row for row in rows if row["stage"] != "missing"]:
-        yield f"{len(failed)} quarantined, for example {failed[0]['clip_id']}: {failed[0]['error']}"
+def _quarantine(lacking: Sequence[Mapping[str, str]], failed: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    for rows, why in ((lacking, "for want of an input"), (failed, "after an error")):
+        if rows:
+            yield f"{len(rows)} quarantined {why}, for example {rows[0]['clip_id']}: {rows[0]['error']}"
 
 
 def _some(changed: Mapping[str, str], why: str) -> str:
@@ -108,5 +110,5 @@ def _other(store: FeatureStore, clips: pa.Table) -> Line:
     held = pc.is_in(clips["clip_id"], value_set=store.held.record()["clip_id"].combine_chunks())
     current = int(np.sum(held.to_numpy()))
     name = f"{store.modality} ({store.describe()['extractor']}, {store.fingerprint})"
-    why = ("not made by the configured extractor: extract does not change it",)
+    why = ("made by another extractor, other settings or an earlier version: extract does not change it",)
     return Line("features", name, current=current, missing=clips.num_rows - current, why=why)

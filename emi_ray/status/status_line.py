@@ -12,6 +12,7 @@ class Line:
         name: name of the object.
         current, stale, missing, quarantined: number of clips (of features, transcripts, predictions), of files (of
             encoders), or 1 for a run or a study.
+        lacking: how many of the quarantined clips lack an input, so that trying them again does not help.
         why: explanations, a sentence each, without a full stop.
         fingerprint: of features and transcripts, the fingerprint of their extractor or recogniser.
         command: the command that brings it up to date; None if none is needed or possible.
@@ -23,6 +24,7 @@ class Line:
     stale: int = 0
     missing: int = 0
     quarantined: int = 0
+    lacking: int = 0
     why: tuple[str, ...] = ()
     command: str | None = None
     fingerprint: str = ""
