@@ -103,7 +103,15 @@ def _transcripts(work: Work, clips: pa.Table, command: str) -> Line:
     missing = int(wanted.sum()) - current - len(stale)
     why = tuple(f"{len(stale)} stale: {reason}" for reason in {comparison.changed[i] for i in stale})
     # Missing transcripts alone give no command: the line of the text features has it.
-    return Line("transcripts", "recognised", current, len(stale), missing, 0, why, command if stale else None)
+    return Line(
+        "transcripts",
+        "recognised",
+        current=current,
+        stale=len(stale),
+        missing=missing,
+        why=why,
+        command=command if stale else None,
+    )
 
 
 def _other(store: FeatureStore, clips: pa.Table) -> Line:

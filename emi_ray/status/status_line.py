@@ -1,6 +1,6 @@
 """One line of the status: one object that a workspace has or should have."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Line:
 
     stage: str
     name: str
+    _: KW_ONLY
     current: int = 0
     stale: int = 0
     missing: int = 0

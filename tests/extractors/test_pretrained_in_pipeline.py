@@ -5,6 +5,7 @@ import av
 import numpy as np
 import pytest
 
+from emi_ray.cli import main
 from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import plan_pipeline
@@ -111,3 +112,14 @@ def test_speech_of_new_clips_is_recognised_for_a_fine_tuned_text_backbone(worksp
     fingerprint = new.models[0].description.transcriber["fingerprint"]
     recognised = TranscriptStore(place_of(workspace, new.run, new.sources), fingerprint).read()
     assert [*recognised] == new.clips["clip_id"].to_pylist()
+
+
+def test_status_counts_the_recognised_transcripts_and_proposes_no_try_for_want_of_an_input(workspace, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["status", "-w", workspace.root])
+    assert not end.value.code
+    told = capsys.readouterr().out
+    (row,) = [line for line in told.splitlines() if "recognised" in line]
+    assert row.split()[2] == "2"
+    assert "1 quarantined for want of an input, for example mute" in " ".join(told.split())
+    assert "--retry-failed" not in told
