@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from emi_ray.errors import UserError, choices
-from emi_ray.schema import MODALITIES, Modality
+from emi_ray.schema import Modality, require_modality
 from emi_ray.store.feature_layout import steps_of
 from emi_ray.store.feature_store import FeatureStore, find_store
 from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
@@ -32,8 +31,7 @@ def read_features(workspace: WorkspaceLike, modality: Modality, extractor: str |
         >>> len(features), features["clip00"].shape
         (48, (1, 4096))
     """
-    if modality not in MODALITIES:
-        raise UserError(f"modality '{modality}': {choices(modality, MODALITIES)}")
+    require_modality(modality)
     target = workspace_of(workspace)
     target.config()  # says so if there is no workspace
     return FeatureSet(target, find_store(target, modality, extractor=extractor))

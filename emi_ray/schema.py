@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, get_args
 
 import pyarrow as pa
 
+from emi_ray.errors import UserError, choices
+
 Modality = Literal["text", "audio", "vision", "motion"]
 Split = Literal["train", "val", "test"]
 Need = Literal["frames", "faces", "waveform", "transcript", "openface_csv", "video"]
@@ -19,6 +21,20 @@ several encoders of one modality."""
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SPLITS: tuple[Split, ...] = get_args(Split)
 NEEDS: tuple[Need, ...] = get_args(Need)
+
+
+def require_modality(name: str, where: str = "modality") -> None:
+    """Check that there is a modality of this name.
+
+    Args:
+        where: the beginning of the message.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in MODALITIES:
+        raise UserError(f"{where} '{name}': {choices(name, MODALITIES)}")
+
 
 EMOTIONS = ("Admiration", "Amusement", "Determination", "Empathic Pain", "Excitement", "Joy")
 """The six emotions of the Hume-ABAW EMI task, in the order and spelling of its CSV files."""

@@ -11,8 +11,7 @@ from emi_ray.cli.app import AddressOption, Overrides, WorkspaceOption, app
 from emi_ray.cli.progress import progress_bar
 from emi_ray.cli.tables import show_extraction, show_plan
 from emi_ray.cli.terminal import console
-from emi_ray.errors import UserError, choices
-from emi_ray.schema import MODALITIES, Modality
+from emi_ray.schema import Modality, require_modality
 from emi_ray.workspace import Workspace
 
 
@@ -72,6 +71,5 @@ def _modalities(given: list[str] | None) -> list[Modality] | None:
         return None
     names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
     for name in names:
-        if name not in MODALITIES:
-            raise UserError(f"--modalities '{name}': {choices(name, MODALITIES)}")
+        require_modality(name, "--modalities")
     return names  # type: ignore[return-value]

@@ -114,9 +114,8 @@ def _observed_range(name: str, values: np.ndarray, train: np.ndarray) -> Label:
 
 
 def _out_of_range(listing: Listing, label: Label, values: np.ndarray, declared: bool) -> list[Finding]:
-    wrong = (values < label.low) | (values > label.high)
+    wrong, span = (values < label.low) | (values > label.high), f"[{label.low:g}, {label.high:g}]"
     if not declared:
-        span = f"[{label.low:g}, {label.high:g}]"
         message = f"{listing.where}: {label.name} is outside {span}, its range in train"
         infinite = np.isinf(values)
         remarks = about(
@@ -129,7 +128,7 @@ def _out_of_range(listing: Listing, label: Label, values: np.ndarray, declared: 
         return []
     why = "The six emotions range from 0 to 1" if label in EMOTION_LABELS else "That is its declared range"
     message = (
-        f"{listing.where}: {label.name} = {values[wrong][0]:.15g} is outside [{label.low:g}, {label.high:g}]. {why}. "
+        f"{listing.where}: {label.name} = {values[wrong][0]:.15g} is outside {span}. {why}. "
         f"Correct the value, or declare another range: '{_range_setting(label.name)}'"
     )
     return about("error", message, _ids(listing, wrong))

@@ -39,7 +39,7 @@ from emi_ray.doctor.machine import (
 )
 from emi_ray.runtime import on_every_node
 from emi_ray.schema import Modality
-from emi_ray.store.feature_store import stores_of
+from emi_ray.store.feature_store import full_stores
 from emi_ray.workspace import Workspace
 
 PACKAGE = "emi_ray"
@@ -68,8 +68,9 @@ def examine(workspace: Workspace, overrides: Sequence[str] = (), cluster: bool =
     for name in config.tracking:
         yield check_tracker(name)
     # Counting GPUs imports torch, which takes seconds.
-    wants_gpu = any(extractor.kind.USES_GPU for extractor in chosen.values()) or bool(config.transcriber)
-    yield check_gpu(chosen, count_gpus(cluster) if wants_gpu else 0, bool(config.transcriber))
+    hears = config.transcriber is not None
+    wants_gpu = hears or any(extractor.kind.USES_GPU for extractor in chosen.values())
+    yield check_gpu(chosen, count_gpus(cluster) if wants_gpu else 0, hears)
     if cluster:
         yield check_shared(workspace)
         yield check_precision(config)
@@ -84,20 +85,15 @@ def _examine_corpus(
     yield (valid := check_corpus(workspace))
     if valid.status == "problem":
         return
-    clips = workspace.clips()
+    clips, hears = workspace.clips(), config.transcriber is not None
     yield check_media(clips)
     for modality, extractor in chosen.items():
-        held, hears = _holds_features(workspace, modality), bool(config.transcriber)
-        yield check_inputs(modality, extractor, clips, held, hears)
+        yield check_inputs(modality, extractor, clips, bool(full_stores(workspace, modality)), hears)
     needed = sum(
-        estimate_bytes(count_ready(extractor, clips, bool(config.transcriber)), extractor, config.media)
+        estimate_bytes(count_ready(extractor, clips, hears), extractor, config.media)
         for extractor in chosen.values()
     )
     yield check_disk(free_bytes(workspace), needed)
-
-
-def _holds_features(workspace: Workspace, modality: Modality) -> bool:
-    return any(store.parts() for store in stores_of(workspace, modality))
 
 
 __all__ = ["Check", "examine"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -109,14 +110,7 @@ def choose_extractors(
 
 def check_extractor(modality: Modality, chosen: Chosen) -> Check:
     """Check that the extractor can run here: its weights or its binary are available."""
-    problems = chosen.kind.check(chosen.settings)
-    if problems:
-        return Check(modality, "problem", f"{chosen.kind.NAME}: {' '.join(problems)}")
-    return Check(
-        modality,
-        "ok",
-        f"{chosen.kind.NAME} can run{_source(chosen.settings)}; licence: {chosen.kind.LICENCE}",
-    )
+    return _check_tool(modality, chosen.kind, chosen.settings)
 
 
 def check_transcriber(wanted: ExtractorSettings) -> Check:
@@ -125,11 +119,13 @@ def check_transcriber(wanted: ExtractorSettings) -> Check:
         settings = check_transcriber_settings(wanted)
     except UserError as error:
         return Check("transcriber", "problem", str(error))
-    if problems := Whisper.check(settings):
-        return Check("transcriber", "problem", f"{Whisper.NAME}: {' '.join(problems)}")
-    return Check(
-        "transcriber", "ok", f"{Whisper.NAME} can run{_source(settings)}; licence: {Whisper.LICENCE}"
-    )
+    return _check_tool("transcriber", Whisper, settings)
+
+
+def _check_tool(name: str, kind: type[Extractor] | type[Whisper], settings: Any) -> Check:
+    if problems := kind.check(settings):
+        return Check(name, "problem", f"{kind.NAME}: {' '.join(problems)}")
+    return Check(name, "ok", f"{kind.NAME} can run{_source(settings)}; licence: {kind.LICENCE}")
 
 
 def _source(settings: BaseModel) -> str:

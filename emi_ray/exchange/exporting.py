@@ -18,7 +18,7 @@ from emi_ray.exchange.layouts import EXPORTS, Part
 from emi_ray.schema import EMOTIONS, Modality, labels_of
 from emi_ray.spreadsheets import safe_cell
 from emi_ray.store.failures import read_failures
-from emi_ray.store.feature_store import FeatureStore, stores_of
+from emi_ray.store.feature_store import FeatureStore, full_stores
 from emi_ray.store.transcript_store import transcript_stores
 from emi_ray.workspace import Workspace
 
@@ -66,7 +66,7 @@ def export_features(
     """
     if layout not in EXPORTS:
         raise UserError(f"--layout '{layout}': {choices(layout, EXPORTS)}")
-    chosen = [modality] if modality else [m for m in EXPORTS[layout] if _full_stores(workspace, m)]
+    chosen = [modality] if modality else [m for m in EXPORTS[layout] if full_stores(workspace, m)]
     if not chosen:
         raise UserError(f"{workspace.root} has no features yet. Run emi-ray extract.")
     if layout == "folder" and len(chosen) > 1:
@@ -109,9 +109,7 @@ def export_transcripts(workspace: Workspace, to: str) -> tuple[str, int]:
             "extract text."
         )
     table = pd.DataFrame(sorted(rows), columns=["clip_id", "transcript", "origin"])
-    target = Workspace(to)
-    target.write_text("transcripts.csv", table.map(safe_cell).to_csv(index=False))
-    return target.path("transcripts.csv"), len(rows)
+    return _write_table(table, to, "transcripts.csv"), len(rows)
 
 
 def export_failures(workspace: Workspace, to: str) -> tuple[str, int]:
@@ -127,17 +125,18 @@ def export_failures(workspace: Workspace, to: str) -> tuple[str, int]:
         ["clip_id", "modality", "stage", "error", "attempt", "fingerprint"]
     )
     rows = table.sort_by([("clip_id", "ascending"), ("modality", "ascending")]).to_pandas()
+    return _write_table(rows.astype(str), to, "failures.csv"), len(rows)
+
+
+def _write_table(table: pd.DataFrame, to: str, name: str) -> str:
+    """Write a table of text as a CSV file into a folder. Returns the path of the file."""
     target = Workspace(to)
-    target.write_text("failures.csv", rows.astype(str).map(safe_cell).to_csv(index=False))
-    return target.path("failures.csv"), len(rows)
-
-
-def _full_stores(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
-    return [store for store in stores_of(workspace, modality) if store.parts()]
+    target.write_text(name, table.map(safe_cell).to_csv(index=False))
+    return target.path(name)
 
 
 def _choose(workspace: Workspace, modality: Modality, features: str | None) -> FeatureStore:
-    held = {store: str(store.describe()["extractor"]) for store in _full_stores(workspace, modality)}
+    held = {store: str(store.describe()["extractor"]) for store in full_stores(workspace, modality)}
     fitting = [store for store, name in held.items() if features in (None, name, store.fingerprint)]
     if len(fitting) == 1:
         return fitting[0]

@@ -126,7 +126,7 @@ class Batches(Generic[Result]):
             self._num_since_lack += 1
             seconds = self._seconds_since(started) / len(clips)
             return [Attempt(c.clip_id, r, None, seconds) for c, r in zip(clips, results, strict=True)]
-        # After the handler: its traceback would keep the tensors in memory.
+        # Outside of the handler, in which the traceback of the error would keep the tensors in memory.
         return self._in_less_memory(clips, lack, lacks)
 
     def _seconds_since(self, started: float) -> float:
@@ -148,13 +148,15 @@ class Batches(Generic[Result]):
             free_device_memory()
             if not had_others:
                 return self._in_smaller_parts(clips, lack)
-            may_be_chance = len(clips) == 1 or self._num_since_lack >= RARE
-            if lacks_before == self._num_lacks:
+            is_rare = self._num_since_lack >= RARE
+            # If another batch has lacked memory since this one began, both lacks have the same cause.
+            is_new = lacks_before == self._num_lacks
+            if is_new:
                 self._num_lacks, self._num_since_lack = self._num_lacks + 1, 0
-            else:  # another batch has lacked memory at the same time
-                may_be_chance = True
             # The batch may fit now that the batches of other threads have left the memory.
-            return self._at_once(clips) if may_be_chance else self._in_smaller_parts(clips, lack)
+            if is_rare or not is_new or len(clips) == 1:
+                return self._at_once(clips)
+            return self._in_smaller_parts(clips, lack)
 
     def _in_smaller_parts(self, clips: Sequence[DecodedClip], lack: str) -> list[Attempt[Result]]:
         may_use_smaller_steps = self._num_smaller_steps < SMALLER_STEPS_FIRST or len(clips) == 1

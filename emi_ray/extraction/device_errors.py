@@ -68,8 +68,8 @@ def free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def in_device_memory(share: float, build: Callable[[], Built]) -> Built:
-    """Create something with ``build`` in a process that may use a share of its GPU's memory, and keep to that share.
+def build_within_share(share: float, build: Callable[[], Built]) -> Built:
+    """Limit this process to a share of its GPU's memory, then call ``build`` and return its result.
 
     The share includes neither the CUDA context, some hundred MB, nor what other libraries than ``torch`` allocate.
     """

@@ -149,7 +149,8 @@ def tidy_up(pipeline: Pipeline) -> None:
     held, failures = [store.held for store in stores], [failure_parts(store) for store in stores]
     if pipeline.transcriber is not None:
         held.append(TranscriptStore(pipeline.workspace, pipeline.transcriber.fingerprint).held)
-    # Of several rows of a clip the first one counts. Merging changes the order of parts, so the others leave before.
+    # Of several rows of a clip the first one counts. Merging changes the order of parts, so the others are
+    # removed before it.
     for folder in held:
         folder.tidy()
     merges = _Merges(_merge, at_once=machine().cpus, num_cpus=1)

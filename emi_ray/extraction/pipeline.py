@@ -14,7 +14,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
-from emi_ray.errors import UserError, choices
+from emi_ray.errors import UserError
 from emi_ray.extraction.decode_stage import Decode
 from emi_ray.extraction.extract_stage import Extract
 from emi_ray.extraction.load_balancing import balance_pools
@@ -30,7 +30,7 @@ from emi_ray.extractors import ExtractorSpec, TranscriberSpec, specify, specify_
 from emi_ray.media.detection import build_finder
 from emi_ray.media.yunet import settle_media
 from emi_ray.runtime import machines
-from emi_ray.schema import MODALITIES, Modality, Need
+from emi_ray.schema import Modality, Need, require_modality
 from emi_ray.workspace import Workspace
 
 ORDER: tuple[Modality, ...] = ("motion", "vision", "audio", "text")
@@ -173,8 +173,8 @@ def plan_pipeline(
         raise UserError(
             "No modality has an extractor: set, for instance, extractors.text.name (emi-ray extractors lists them)."
         )
-    for modality in wanted - set(MODALITIES):
-        raise UserError(f"modality '{modality}': {choices(modality, MODALITIES)}")
+    for modality in wanted:
+        require_modality(modality)
     for modality in wanted - set(config.extractors):
         raise UserError(
             f"No extractor is configured for {modality}: set extractors.{modality}.name "

@@ -10,8 +10,8 @@ from emi_ray.errors import EmiRayError
 from emi_ray.extraction.actors import Life, own_life
 from emi_ray.extraction.batches import Attempt, Batches, DeviceLostError, Tool
 from emi_ray.extraction.device_errors import (
+    build_within_share,
     free_device_memory,
-    in_device_memory,
     is_device_lost,
     is_out_of_memory,
 )
@@ -58,7 +58,7 @@ class Runner(Generic[Result]):
     ) -> None:
         life = life or own_life()
         self._largest = largest
-        build = partial(in_device_memory, life.gpu_share, build)
+        build = partial(build_within_share, life.gpu_share, build)
         self._build = build
         self._life = life
         self._stage = stage

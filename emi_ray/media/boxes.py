@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from emi_ray.media.clip import split_runs
 from emi_ray.media.detection import iou
 from emi_ray.media.scaling import rescale
 
@@ -121,8 +122,7 @@ def steady(boxes: np.ndarray, times_s: np.ndarray, detected: np.ndarray, starts:
         detected: (T,) bool, where size and rotation are known: at least once in each run.
         starts: (T,) bool, True where a new run begins, because there is a gap or a cut before it.
     """
-    later = np.flatnonzero(starts[1:]) + 1
-    runs = zip(*(np.split(values, later) for values in (boxes, times_s, detected)), strict=True)
+    runs = split_runs(starts, boxes, times_s, detected)
     return np.concatenate([smooth(resize_between(*run)) for run in runs])
 
 

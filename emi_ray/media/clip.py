@@ -49,9 +49,13 @@ class Faces:
 
     def runs(self) -> list["Faces"]:
         """Return the runs, in order. Their arrays are views."""
-        later = np.flatnonzero(self.starts[1:]) + 1
-        parts = zip(*(np.split(values, later) for values in vars(self).values()), strict=True)
-        return [Faces(*part) for part in parts]
+        return [Faces(*run) for run in split_runs(self.starts, *vars(self).values())]
+
+
+def split_runs(starts: np.ndarray, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the parts of arrays with T rows that belong to each run; ``starts`` (T,) is True where a run begins."""
+    later = np.flatnonzero(starts[1:]) + 1
+    return zip(*(np.split(values, later) for values in arrays), strict=True)
 
 
 @dataclass(frozen=True)

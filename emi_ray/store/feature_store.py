@@ -151,6 +151,16 @@ def stores_of(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
     return [store for store in stores if store.is_described()]
 
 
+def full_stores(workspace: Workspace, modality: Modality) -> list[FeatureStore]:
+    """Return the stores of a modality that have features."""
+    return [store for store in stores_of(workspace, modality) if store.parts()]
+
+
+def modalities_held(workspace: Workspace) -> list[Modality]:
+    """Return the modalities of which a workspace has features."""
+    return [modality for modality in MODALITIES if full_stores(workspace, modality)]
+
+
 def find_store(
     workspace: Workspace,
     modality: Modality,
@@ -178,7 +188,7 @@ def find_store(
         return fitting[0]
     wanted = f" of '{extractor or fingerprint}'" if extractor or fingerprint else ""
     listing = ", ".join(f"{name} ({key})" for key, name in names.items())
-    others = [each for each in MODALITIES if any(store.parts() for store in stores_of(workspace, each))]
+    others = modalities_held(workspace)
     if not others:
         raise UserError(
             f"{workspace.root} has no features yet. Extract them: emi-ray extract -w {workspace.quoted}."

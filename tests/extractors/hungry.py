@@ -54,7 +54,6 @@ class Modest(Extractor):
 
     @property
     def feature_dim(self) -> int:
-        torch.cuda.init()
         return 1
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:

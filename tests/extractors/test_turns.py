@@ -176,17 +176,19 @@ def test_threads_that_run_out_of_memory_at_once_continue_one_after_another():
     assert sorted(done) == [0, 1, 2, 3]
 
 
+def launch_and_wait(turn: Turn, has_left: threading.Event, order: list[str]) -> None:
+    """Leave the turn at once, as a thread does that has launched its work, and have the results later."""
+    with turn, turn_taken():
+        leave_turn()
+        has_left.set()
+        time.sleep(0.2)
+        order.append("first has results")
+
+
 def test_a_thread_alone_waits_for_those_that_use_other_models():
     """The models of a process share the memory of its GPU."""
     vision, audio, order = Turn(), Turn(), []
     has_left, is_alone = threading.Event(), threading.Event()
-
-    def first() -> None:
-        with vision, turn_taken():
-            leave_turn()
-            has_left.set()
-            time.sleep(0.2)
-            order.append("first has results")
 
     def second() -> None:
         assert has_left.wait(10)
@@ -201,7 +203,7 @@ def test_a_thread_alone_waits_for_those_that_use_other_models():
         with vision:
             order.append("third has the turn")
 
-    run_together(first, second, third)
+    run_together(partial(launch_and_wait, vision, has_left, order), second, third)
     assert order == ["first has results", "others: True", "second has results", "third has the turn"]
 
 
@@ -245,17 +247,10 @@ def test_a_turn_that_is_not_lent_keeps_other_threads_out():
 def test_a_thread_without_a_turn_is_alone_too():
     turn, order, has_left = Turn(), [], threading.Event()
 
-    def first() -> None:
-        with turn, turn_taken():
-            leave_turn()
-            has_left.set()
-            time.sleep(0.2)
-            order.append("first has results")
-
     def second() -> None:
         assert has_left.wait(10)
         with without_others() as had_others:
             order.append(f"others: {had_others}")
 
-    run_together(first, second)
+    run_together(partial(launch_and_wait, turn, has_left, order), second)
     assert order == ["first has results", "others: True"]

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from emi_ray.config import FaceSettings
-from emi_ray.media.boxes import UPRIGHT_SLACK, cut_patch, smooth, steady
+from emi_ray.media.boxes import UPRIGHT_SLACK, cut_patch, smooth
 from emi_ray.media.face_matching import View
-from emi_ray.media.scaling import resize
 from emi_ray.media.tracking import FaceTracker
 
 SETTINGS = FaceSettings(size_px=64, margin=0.25)
@@ -53,8 +52,8 @@ def scene(*people, backdrop=40):
 
 
 def film(scenes, found=None, settings=SETTINGS, times_s=None):
-    """Track through scenes, lists of people, six per second unless ``times_s`` differ; ``found`` may say otherwise
-    which boxes a search finds.
+    """Track through scenes: lists of people, as in :func:`scene`, one for each frame, six per second unless
+    ``times_s`` are given. A search finds all of them, or the people that ``found`` lists for each frame.
     """
     script = Script([[box for _, box in people] for people in (found or scenes)])
     tracker = FaceTracker(script, settings)
@@ -265,34 +264,6 @@ def test_a_face_at_the_border_is_padded_with_the_border():
     crop = track(Script([[[0, 0, 40, 40]]] * 3), image=image).crops[0]
     assert crop.shape == (64, 64, 3)
     assert (crop == 90).all()
-
-
-def test_smoothing_keeps_what_does_not_move_and_never_crosses_the_start_of_a_run():
-    still = np.tile([[1.0, 2.0, 3.0, 4.0]], (5, 1))
-    np.testing.assert_allclose(smooth(still), still)
-    jump = np.concatenate([still, still + 10])
-    assert not np.allclose(smooth(jump), jump)
-    np.testing.assert_allclose(steady(jump, np.arange(10), np.ones(10, bool), np.arange(10) == 5), jump)
-
-
-def test_size_and_rotation_are_interpolated_within_a_run_and_constant_beyond_its_detections():
-    shapes = np.array([[20, 30, 0.2]] * 6 + [[60, 90, -0.4]] * 6)
-    boxes = np.concatenate([100 - shapes[:, :2] / 2, shapes], axis=1)
-    detected = np.isin(np.arange(12), [0, 8])
-    np.testing.assert_allclose(steady(boxes, np.arange(12) / 6, detected, np.arange(12) == 6), boxes)
-    grown = steady(boxes, np.arange(12) / 6, detected, np.arange(12) == 0)
-    np.testing.assert_allclose(grown[4, 2:], (40, 60, -0.1))
-
-
-def test_shrinking_averages_and_keeps_the_place():
-    image = np.zeros((90, 120, 3), np.uint8)
-    image[:, 60:] = 200
-    small = resize(image, 40, 30)
-    assert small.shape == (30, 40, 3)
-    assert small[:, :19].max() == 0
-    assert small[:, 21:].min() == 200
-    noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
-    assert resize(noise, 32, 32).std() < 10
 
 
 def test_a_long_shot_after_many_short_ones_is_followed():

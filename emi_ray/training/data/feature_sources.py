@@ -9,9 +9,9 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.recipe.schema import Recipe
 from emi_ray.recipe.sections import EncoderSettings
-from emi_ray.schema import MODALITIES, EncoderName, Modality
+from emi_ray.schema import EncoderName, Modality
 from emi_ray.store.failures import read_failures
-from emi_ray.store.feature_store import FeatureStore, find_store, stores_of
+from emi_ray.store.feature_store import FeatureStore, find_store, modalities_held, stores_of
 from emi_ray.workspace import Workspace
 
 SOUND = "waveform"
@@ -63,7 +63,7 @@ def _find(workspace: Workspace, stream: EncoderName, recipe: Recipe, config: Wor
     configured = _newest([store for store in held if _is_configured(store, config)])
     if len(held) > 1 and len(configured) == 1:
         return configured[0]
-    if (lacking := read_failures(workspace, held)).num_rows and not any(store.parts() for store in held):
+    if not any(store.parts() for store in held) and (lacking := read_failures(workspace, held)).num_rows:
         raise UserError(_without_any(workspace, modality, lacking))
     return find_store(workspace, modality, held=held)
 
@@ -71,10 +71,8 @@ def _find(workspace: Workspace, stream: EncoderName, recipe: Recipe, config: Wor
 def _without_any(workspace: Workspace, modality: Modality, lacking: pa.Table) -> str:
     """Explain why the extractor of a modality has given no features, although it has processed all clips."""
     reason, count = Counter(lacking["error"].to_pylist()).most_common(1)[0]
-    others = [each for each in MODALITIES if any(store.parts() for store in stores_of(workspace, each))]
-    recipes = (
-        f"Train on others: {', '.join(others)} (emi-ray recipes lists what reads which). " if others else ""
-    )
+    others = ", ".join(modalities_held(workspace))
+    recipes = f"Train on others: {others} (emi-ray recipes lists what each recipe reads). " if others else ""
     speech = " Or recognise speech: transcriber.name=whisper." if modality == "text" else ""
     return (
         f"{workspace.root} has no {modality} features: no clip could give any, {count:,} of {lacking.num_rows:,} "
