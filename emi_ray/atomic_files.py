@@ -1,4 +1,4 @@
-"""Files that appear only when they are complete."""
+"""Files that appear only when they are complete, and that are read as a whole although they may be replaced."""
 
 import time
 import uuid
@@ -33,6 +33,25 @@ class AtomicFile:
         # The block may have failed before it created the file.
         elif self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
             self._filesystem.delete_file(self._hidden)
+
+
+def read_whole(filesystem: fs.FileSystem, path: str, size: int | None = None) -> bytes:
+    """Read a file that another process may replace at any moment.
+
+    Arrow's object stores ask for the size first and for the content by a second request. If a file of another size
+    replaces the first one between the two, the content is cut off, or filled up with zeros, to the old size. Such a
+    read is repeated.
+
+    Args:
+        size: the size in bytes, if it is known and the file is never replaced; it saves a request.
+    """
+    while True:
+        with filesystem.open_input_file(path) as file:  # a stream would ask for 256 KiB at a time
+            data = file.read()
+        if isinstance(filesystem, fs.LocalFileSystem) or len(data) == size:
+            return data
+        if len(data) == filesystem.get_file_info(path).size:
+            return data
 
 
 def sweep(filesystem: fs.FileSystem, folder: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from emi_ray.atomic_files import AtomicFile, read_whole
 from emi_ray.errors import EmiRayError, UserError
 from emi_ray.interruption import end_main_thread
 from emi_ray.time_limit import within
@@ -233,16 +234,17 @@ class _Lease:
         return info.mtime.timestamp() if info.type == fs.FileType.File else float("-inf")
 
     def _write(self, path: str, text: str) -> None:
-        if isinstance(self._filesystem, fs.LocalFileSystem):
-            Path(path).write_text(text)
-            return
-        with self._filesystem.open_output_stream(path) as stream:
+        # Another driver may read at any moment, and would take an empty file for a free lease.
+        is_local = isinstance(self._filesystem, fs.LocalFileSystem)
+        with (
+            AtomicFile(self._filesystem, path, detour=is_local) as target,
+            self._filesystem.open_output_stream(target) as stream,
+        ):
             stream.write(text.encode())
 
     def _read(self) -> dict[str, Any]:
         try:
-            with self._filesystem.open_input_file(self._path) as file:
-                record = json.loads(file.read() or b"{}")
+            record = json.loads(read_whole(self._filesystem, self._path) or b"{}")
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
         return record if isinstance(record, dict) else {}

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from emi_ray.atomic_files import AtomicFile, sweep
+from emi_ray.atomic_files import AtomicFile, read_whole, sweep
 from emi_ray.config import WorkspaceConfig
 from emi_ray.driver_lock import driving
 from emi_ray.errors import UserError
@@ -159,11 +159,9 @@ class Workspace:
         with suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(relative))
 
-    def read_bytes(self, relative: str) -> bytes:
-        with self.filesystem.open_input_file(
-            self.path(relative)
-        ) as file:  # a stream asks for 256 KiB at a time
-            return file.read()
+    def read_bytes(self, relative: str, size: int | None = None) -> bytes:
+        """Return the content of a file; see :func:`~emi_ray.atomic_files.read_whole`."""
+        return read_whole(self.filesystem, self.path(relative), size)
 
     def write_bytes(self, relative: str, data: bytes) -> None:
         """Write a file atomically."""

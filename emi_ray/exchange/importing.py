@@ -206,7 +206,7 @@ def _settle(
         UserError: even float32 is not sufficient.
     """
     store.create(identity, result.feature_dim)
-    if "dtype" not in store.describe():
+    if not store.is_settled:
         # The source is read once more for this: the precision must be known before the first part is written.
         spread = spread_of(
             values

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.errors import ClipError, EmiRayError
+from emi_ray.extraction.agreement import agreed
 from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.pending import origin_column, origin_of, store_of, todo_column
 from emi_ray.extraction.pools import Pool
@@ -61,8 +62,7 @@ class Extract(Stage):
         self._runner: Runner[Features] = Runner(
             partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful, pool.batches_at_once
         )
-        self._is_store_there = False
-        self._creating = threading.Lock()
+        self._settling = threading.Lock()
 
     def process(self, batch: pa.Table) -> pa.Table:
         todo = todo_column(self._modality)
@@ -96,15 +96,17 @@ class Extract(Stage):
 
     def _in_precision(self, results: list[Attempt[Features]]) -> list[Attempt[Features]]:
         """Convert the results to the precision of the store. The first batch with features decides that precision."""
-        with self._creating:
-            if results and not self._is_store_there:
+        values = [result.result.values for result in results if result.result is not None]
+        if not values:  # the precision stays open for the next batch
+            return results
+        with self._settling:
+            if not self._store.is_settled:
+                # Actors start together, so that several may choose at once; their files must not differ.
+                chosen = agreed(
+                    f"{self._store.workspace.root} {self._store.folder}", _choose_precision(values)
+                )
                 self._store.create(self._spec.identity, self._runner.feature_dim)
-                values = [result.result.values for result in results if result.result is not None]
-                # Without any features the precision stays open for the next batch.
-                if not values:
-                    return results
-                self._store.settle_precision(*_choose_precision(values))
-                self._is_store_there = True
+                self._store.settle_precision(*chosen)
         return [_fit_for_store(result, self._store.dtype) for result in results]
 
     def _write(self, results: Sequence[Attempt[Features]], clips: pa.Table) -> None:

@@ -67,15 +67,23 @@ class FeatureStore:
             description = {**identity, "feature_dim": feature_dim, "fingerprint": self.fingerprint}
             self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the precision of the features is recorded."""
+        try:
+            if "dtype" in self._description:
+                return True
+            del self.__dict__["_description"]  # read again: another process may have recorded it meanwhile
+            return "dtype" in self._description
+        except FileNotFoundError:
+            return False
+
     def settle_precision(self, precision: Precision, reason: str = "") -> None:
         """Record the precision of the features with its reason, unless it is recorded already.
 
         It never changes afterwards.
         """
-        if "dtype" in self._description:
-            return
-        del self.__dict__["_description"]  # read again: another process may have recorded it meanwhile
-        if "dtype" not in self._description:
+        if not self.is_settled:
             settled = {**self._description, "dtype": precision, "dtype_reason": reason}
             self.workspace.write_json(f"{self.folder}/_extractor.json", settled)
             self.__dict__["_description"] = settled

@@ -180,7 +180,7 @@ class PartFolder:
         """
         if self.workspace.is_local or stamp is None or size_of(stamp) > GROUP_BYTES:
             return self.workspace.open_table(part)
-        return pq.ParquetFile(pa.BufferReader(self.workspace.read_bytes(part)))
+        return pq.ParquetFile(pa.BufferReader(self.workspace.read_bytes(part, size_of(stamp))))
 
     def _whole_of(self, part: str, stamp: str) -> pa.Table:
         """Return all columns of one part, and ``part``."""

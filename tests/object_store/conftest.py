@@ -49,17 +49,25 @@ def s3() -> Iterator[Server]:
 
 @dataclass
 class Faltering:
-    """A real S3 server in front of which a door can be shut: it answers 503 while ``is_out``."""
+    """A real S3 server in front of which a door can be shut: it answers 503 while ``is_out``.
+
+    ``once_seen`` is called once, after the server has told the size of a file and before it tells more.
+    """
 
     application: Any
     is_out: bool = False
     address: str = ""
+    once_seen: Callable[[], None] | None = None
 
     def __call__(self, environment: dict, start_response: Callable) -> Iterable[bytes]:
         if self.is_out:
             start_response("503 Service Unavailable", [("Content-Length", "0")])
             return []
-        return self.application(environment, start_response)
+        answer = list(self.application(environment, start_response))
+        if environment["REQUEST_METHOD"] == "HEAD" and self.once_seen is not None:
+            replace, self.once_seen = self.once_seen, None
+            replace()
+        return answer
 
     def uri(self, path: str) -> str:
         return f"s3://bucket/{path}?{OPTIONS}{self.address}"

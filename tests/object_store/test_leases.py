@@ -3,8 +3,10 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+from pyarrow import fs
 
 from emi_ray import driver_lock
 from emi_ray.errors import UserError
@@ -49,10 +51,32 @@ def test_an_interrupt_before_a_lease_counts_takes_back_its_own_record_only(s3, m
             workspace.write_text("runs/.driver", TAKEN_OVER)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver_lock.time, "sleep", interrupted)
+    # Not time.sleep itself, which threads of other tests in this process call as well.
+    clock = SimpleNamespace(sleep=interrupted, monotonic=time.monotonic)
+    monkeypatch.setattr(driver_lock, "time", clock)
     with pytest.raises(KeyboardInterrupt):
         workspace.driving("runs", "Run").__enter__()
     assert workspace.exists("runs/.driver") == is_overtaken
+
+
+@pytest.mark.parametrize("other", ["process 2 on elsewhere.example.org", "x"])
+def test_a_lease_that_is_replaced_while_it_is_read_is_not_taken_for_a_free_one(faltering, other):
+    workspace = Workspace(faltering.uri("overtaken"))
+    lease = driver_lock._Lease(workspace.filesystem, workspace.path("runs/.driver"))
+    lease.write()
+    replaced = f'{{"driver": "{other}", "token": "other"}}'
+    faltering.once_seen = lambda: workspace.write_text("runs/.driver", replaced)
+    assert lease.living_holder() == other
+
+
+def test_a_lease_on_a_disk_is_never_seen_half_written(tmp_path):
+    path = tmp_path / "lease"
+    lease = driver_lock._Lease(fs.LocalFileSystem(), str(path))
+    lease.write()
+    before = path.stat().st_ino
+    lease.write()
+    assert path.stat().st_ino != before  # a new file in its place, not the old one written again
+    assert [file.name for file in tmp_path.iterdir()] == ["lease"]
 
 
 TAKEN_OVER = '{"driver": "process 2 on elsewhere", "token": "other"}'

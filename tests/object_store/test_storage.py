@@ -47,6 +47,16 @@ def test_a_small_file_is_one_request_and_no_upload_in_parts(s3, monkeypatch):
         assert len(s3.client().list_multipart_uploads(Bucket="bucket").get("Uploads", [])) == before
 
 
+@pytest.mark.parametrize("longer", ["", "0" * 9])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(faltering, longer):
+    workspace = Workspace(faltering.uri("replaced"))
+    workspace.write_json("record.json", {"driver": "process 100 on one"})
+    later = {"driver": f"process 1{longer} on one"}
+    faltering.once_seen = lambda: workspace.write_json("record.json", later)
+    assert workspace.read_json("record.json") == later
+    assert faltering.once_seen is None
+
+
 @pytest.mark.parametrize("name", ["with space", "with%20space", "Gefühle", "a+b"])
 def test_names_of_any_letters_are_folders(s3, name):
     workspace = Workspace(s3.uri(name))

@@ -1,0 +1,38 @@
+"""Agreement between the actors of a run on a value that each of them could choose differently."""
+
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError
+
+T = TypeVar("T")
+
+_NAME = "emi-ray-first-proposals"
+_handles: list[Any] = []
+"""They are kept, because Ray ends a named actor when its creator has dropped the handle."""
+
+
+class _FirstProposals:
+    def __init__(self) -> None:
+        self._first: dict[str, Any] = {}
+
+    def settle(self, question: str, proposal: Any) -> Any:
+        return self._first.setdefault(question, proposal)
+
+
+def agreed(question: str, proposal: T) -> T:
+    """Return the first proposal that any process of this Ray job has made for a question.
+
+    Neither a disk nor an object store offers this: two processes that look first and write then may both find that
+    nobody was there. Ray creates only one actor of a name. If that actor ends with the process that created it, the
+    next proposal creates a new one, which knows nothing; a caller that has stored the answer should look there first
+    and once more afterwards.
+    """
+    while ray.is_initialized():
+        keeper: Any = ray.remote(num_cpus=0)(_FirstProposals).options(name=_NAME, get_if_exists=True).remote()
+        _handles.append(keeper)
+        with suppress(ActorDiedError):  # its creator has ended
+            answer: T = ray.get(keeper.settle.remote(question, proposal))
+            return answer
+    return proposal
