@@ -4,7 +4,7 @@ The driver cannot know this itself, because the head of a cluster often has no G
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -47,11 +47,50 @@ def settle_precision(
     Raises:
         UserError: the answers of the nodes differ, or the settings of an extractor are invalid.
     """
-    undecided = undecided_stages(config, modalities)
-    on_gpu = {stage: machine().gpus > 0 and wants_gpu(stage, config.extraction) for stage in undecided}
+    on_gpu = _uses_gpu(undecided_stages(config, modalities), config)
     first = {uses_gpu: stage for stage, uses_gpu in reversed(on_gpu.items())}
     answers = {uses_gpu: _agreed(uses_gpu, probe, stage, note) for uses_gpu, stage in first.items()}
     return {stage: answers[uses_gpu] for stage, uses_gpu in on_gpu.items()}
+
+
+class Newcomers:
+    """Nodes that join during a run: each is asked once whether it would choose the precision of the run.
+
+    It is used with the precision of the run in any case, so that all features have the same; but a GPU without
+    bfloat16 computes it slowly.
+
+    Args:
+        settled: precision by stage, as :func:`settle_precision` returns it.
+        note: is called with a message about each node that would choose another precision.
+    """
+
+    def __init__(
+        self, config: WorkspaceConfig, settled: Mapping[str, str], note: Callable[[str], None]
+    ) -> None:
+        self._on_gpu, self._settled, self._note = _uses_gpu(settled, config), settled, note
+        self._known = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+    def ask(self, probe: Callable[[], str] = best_dtype) -> None:
+        """Ask the nodes that have joined since the last call."""
+        new = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - self._known
+        self._known |= new
+        for uses_gpu in set(self._on_gpu.values()) if new else ():
+            try:
+                said = ask_nodes(uses_gpu, probe, self._note, new, ASK_OTHERS_FOR_S)
+            except EmiRayError:  # busy, gone again, or without a GPU
+                continue
+            for stage, dtype in self._settled.items():
+                others = [f"{address} ({answer})" for address, answer in said if answer != dtype]
+                if others and self._on_gpu[stage] == uses_gpu:
+                    self._note(
+                        f"{', '.join(others)} joined and would choose another precision: it computes {stage} in "
+                        f"{dtype} like the others, which may be slow there"
+                    )
+
+
+def _uses_gpu(stages: Iterable[str], config: WorkspaceConfig) -> dict[str, bool]:
+    """Return, by stage, whether it will run on a GPU."""
+    return {stage: machine().gpus > 0 and wants_gpu(stage, config.extraction) for stage in stages}
 
 
 def _agreed(uses_gpu: bool, probe: Callable[[], str], stage: str, note: Callable[[str], None]) -> str:
@@ -67,16 +106,28 @@ def _agreed(uses_gpu: bool, probe: Callable[[], str], stage: str, note: Callable
 
 
 def ask_nodes(
-    uses_gpu: bool, probe: Callable[[], str], note: Callable[[str], None] = _LOG.warning
+    uses_gpu: bool,
+    probe: Callable[[], str],
+    note: Callable[[str], None] = _LOG.warning,
+    among: Collection[str] | None = None,
+    patience_s: float = ASK_FOR_S,
 ) -> list[tuple[str, str]]:
     """Run ``probe`` on each living node with GPUs (or CPUs). Returns (address, answer) of each node that answers.
+
+    Args:
+        among: ids of the nodes to ask; None: all.
+        patience_s: time limit for the first answer.
 
     Raises:
         UserError: no node answers in time, or there is none.
         EmiRayError: all nodes died before they answered.
     """
     wanted = "GPU" if uses_gpu else "CPU"
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(wanted)]
+    nodes = [
+        node
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get(wanted) and (among is None or node["NodeID"] in among)
+    ]
     if not nodes:
         raise UserError(f"The cluster has no node with {wanted}s.")
     # A process that has initialised its GPUs keeps seeing exactly those, so it must not be reused (max_calls=1).
@@ -84,10 +135,10 @@ def ask_nodes(
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
     answers = [task.options(scheduling_strategy=each).remote(probe, uses_gpu) for each in strategies]
     busy = UserError(
-        f"No node has a free {wanted}: none of {len(nodes)} reported its precision within {ASK_FOR_S:g} s. Wait "
+        f"No node has a free {wanted}: none of {len(nodes)} reported its precision within {patience_s:g} s. Wait "
         f"until one is free, or set dtype in the extractors' settings."
     )
-    if not ray.wait(answers, timeout=ASK_FOR_S)[0]:
+    if not ray.wait(answers, timeout=patience_s)[0]:
         raise busy
     _, late = ray.wait(answers, num_returns=len(answers), timeout=ASK_OTHERS_FOR_S)
     for answer in late:

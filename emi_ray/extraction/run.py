@@ -17,7 +17,7 @@ from emi_ray.extraction.passes import Passes, Progress
 from emi_ray.extraction.pending import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
-from emi_ray.extraction.precision import settle_precision
+from emi_ray.extraction.precision import Newcomers, settle_precision
 from emi_ray.extraction.run_record import DONE, RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.runtime import machine, require_shared
@@ -105,12 +105,18 @@ def _extract(
         if work.num_rows >= MEASURE_FROM_CLIPS and config.extraction.measure:
             summary.measured = _measured(pipeline, work, summary)
         maintenance = PartMaintenance(pipeline)
+        newcomers = Newcomers(config, _used_precision(pipeline, precision), summary.note)
+
+        def plan_pass(planned: Pipeline) -> dict[str, Pool]:
+            newcomers.ask()
+            return propose_pools(planned, summary.measured)
+
         passes = Passes(
             pipeline,
             summary,
             maintenance,
             left=lambda ids: _left(pipeline, clips, ids, retry_failed),
-            plan=lambda planned: propose_pools(planned, summary.measured),
+            plan=plan_pass,
             on_progress=on_progress,
         )
         for modality, dead in passes.run(work).items():
@@ -179,16 +185,23 @@ def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary:
         tell("clip_quarantined", clip_id=failure.clip_id, stage=modality, reason=reason)
 
 
-def _note_kept_precision(pipeline: Pipeline, asked: Mapping[str, str], summary: ExtractionSummary) -> None:
-    """Note the stages whose existing features have another precision than the nodes would choose now."""
+def _used_precision(pipeline: Pipeline, asked: Mapping[str, str]) -> dict[str, str]:
+    """Return the precision in which each stage computes: that of existing features, or else the nodes' answer."""
+    used = {}
     for stage, dtype in asked.items():
         spec = pipeline.transcriber if stage == "transcript" else pipeline.specs[stage]  # type: ignore[index]
-        used = getattr(spec.settings, "dtype", dtype) if spec else dtype
-        if used != dtype:
+        used[stage] = getattr(spec.settings, "dtype", dtype) if spec else dtype
+    return used
+
+
+def _note_kept_precision(pipeline: Pipeline, asked: Mapping[str, str], summary: ExtractionSummary) -> None:
+    """Note the stages whose existing features have another precision than the nodes would choose now."""
+    for stage, used in _used_precision(pipeline, asked).items():
+        if used != asked[stage]:
             place = "transcriber" if stage == "transcript" else f"extractors.{stage}"
             summary.note(
-                f"{stage} computes in {used}, like the existing features; these nodes would choose {dtype}. "
-                f"To extract all features again: {place}.settings.dtype={dtype}"
+                f"{stage} computes in {used}, like the existing features; these nodes would choose {asked[stage]}. "
+                f"To extract all features again: {place}.settings.dtype={asked[stage]}"
             )
 
 

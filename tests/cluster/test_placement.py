@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from emi_ray.errors import UserError
-from emi_ray.extraction.precision import ask_nodes, settle_precision
+from emi_ray.extraction.precision import Newcomers, ask_nodes, settle_precision
 from emi_ray.extraction.run import extract
 from emi_ray.store.parts import is_raw
 from tests.cluster.faulty import precision_of_this_node
@@ -71,7 +71,7 @@ def test_workers_settle_the_precision_and_nodes_that_differ_are_named(tmp_path):
     settings = ["extractors.vision.name=dinov2-face", "extractors.vision.settings.weights=unused"]
     workspace = new_workspace(tmp_path, {}, settings)
     config = workspace.config()
-    with cluster([1, 1], head_cpus=1):
+    with cluster([1, 1], head_cpus=1) as nodes:
         assert settle_precision(config, ["vision"], precision_of_this_node) == {"vision": "bfloat16"}
         on_cpu = workspace.config(["extraction.stages.vision.num_gpus=0"])
         assert settle_precision(on_cpu, ["vision"], precision_of_this_node) == {"vision": "float32"}
@@ -83,6 +83,16 @@ def test_workers_settle_the_precision_and_nodes_that_differ_are_named(tmp_path):
             assert settled == {"vision": "bfloat16"}
             assert len(notes) == 1
             assert "has no free GPU" in notes[0]
+        notes = []
+        newcomers = Newcomers(config, {"vision": "bfloat16"}, notes.append)
+        newcomers.ask(lambda: "float32")
+        assert notes == []  # only nodes that have joined are asked
+        add_node(nodes, gpus=1)
+        newcomers.ask(lambda: "float32")
+        newcomers.ask(lambda: "float32")
+        assert len(notes) == 1
+        assert "(float32) joined" in notes[0]
+        assert "computes vision in bfloat16 like the others" in notes[0]
         answers = iter(["float32", "bfloat16"])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
