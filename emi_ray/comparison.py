@@ -16,6 +16,7 @@ from emi_ray.errors import UserError, choices
 from emi_ray.resampling import Difference, codes_of, holm, sample_scores, score_difference
 from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions
 from emi_ray.results.runs import run_folder
+from emi_ray.wording import plural
 from emi_ray.workspace import CLIPS, Workspace
 
 FEWEST_CLIPS = 3
@@ -92,9 +93,10 @@ class Comparison:
     def notes(self) -> list[str]:
         """Sentences that a reader needs to interpret the numbers."""
         notes = [
-            f"All systems are scored on the same {self.num_clips:,} clips of {self.num_groups:,} groups (people; a "
-            "clip without a group is a group of its own). Intervals are for single comparisons, from a paired "
-            "bootstrap over groups and seeds; p-values are corrected for the number of comparisons (Holm)."
+            f"All systems are scored on the same {plural(self.num_clips, 'clip')} of "
+            f"{plural(self.num_groups, 'group')} (people; a clip without a group is a group of its own). Intervals "
+            "are for single comparisons, from a paired bootstrap over groups and seeds; p-values are corrected for "
+            "the number of comparisons (Holm)."
         ]
         single = [system.name for system in self.systems if len(system.seeds) == 1]
         if single:

@@ -33,6 +33,7 @@ from emi_ray.store.feature_store import FeatureStore
 from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.training.data.input_hashes import read_transcripts
 from emi_ray.training.run_files import without_nan
+from emi_ray.wording import plural
 from emi_ray.workspace import CLIPS, Workspace
 
 SNR_DB = (20.0, 10.0, 5.0, 0.0)
@@ -187,7 +188,9 @@ class _Subject:
             f for f in read_failures(place, list(stores.values())).to_pylist() if f["stage"] != "missing"
         ]
         if failed:
-            entry["name"] += f"; {len({f['clip_id'] for f in failed})} clips failed and count as missing"
+            entry["name"] += (
+                f"; {plural(len({f['clip_id'] for f in failed}), 'clip')} failed: counted as missing"
+            )
         self._workspace.delete(folder)
         return entry
 

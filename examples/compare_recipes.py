@@ -3,7 +3,7 @@
 python examples/compare_recipes.py work text audio
 """
 
-import sys
+import typer
 
 import emi_ray
 
@@ -19,4 +19,4 @@ def main(workspace: str, first: str, second: str, epochs: int = 10) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    typer.run(main)

@@ -5,10 +5,9 @@
 The features of each clip are averaged over time; a linear model predicts the labels from the average.
 """
 
-import sys
-
 import numpy as np
 import torch
+import typer
 
 import emi_ray
 
@@ -22,7 +21,7 @@ def averages(features: emi_ray.FeatureSet, split: str) -> tuple[torch.Tensor, to
     )
 
 
-def main(workspace: str, modality: str = "audio", epochs: int = 200) -> float:
+def main(workspace: str, modality: str, epochs: int = 200) -> float:
     features = emi_ray.read_features(workspace, modality)
     inputs, labels = averages(features, "train")
     mean, deviation = inputs.mean(0), inputs.std(0) + 1e-6
@@ -44,4 +43,4 @@ def main(workspace: str, modality: str = "audio", epochs: int = 200) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    typer.run(main)

@@ -5,7 +5,7 @@
 The table has the columns ``clip_id`` and ``split``, any of ``video``, ``audio`` and ``transcript``, and labels.
 """
 
-import sys
+import typer
 
 import emi_ray
 
@@ -25,4 +25,4 @@ def main(table: str, workspace: str, recipe: str = "text") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    typer.run(main)

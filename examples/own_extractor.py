@@ -3,10 +3,10 @@
 PYTHONPATH=examples python examples/own_extractor.py work
 """
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
+import typer
 from pydantic import Field
 
 import emi_ray
@@ -49,4 +49,4 @@ def main(workspace: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    typer.run(main)

@@ -3,17 +3,16 @@
 python examples/plot_intensities.py work/runs/f2/42 intensities.png new/a.mp4 new/b.mp4
 """
 
-import sys
-
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import typer
 
 import emi_ray
 
 
-def main(run: str, picture: str, *clips: str) -> None:
+def main(run: str, picture: str, clips: list[str]) -> None:
     predicted = emi_ray.load_model(run).predict(clips).to_pandas().set_index("clip_id")
     axes = predicted.drop(columns="modalities").T.plot.barh(figsize=(7, 4))
     axes.set_xlabel("intensity")
@@ -24,4 +23,4 @@ def main(run: str, picture: str, *clips: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    typer.run(main)

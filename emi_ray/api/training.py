@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emi_ray.api.inputs import Overrides, overrides_of
 from emi_ray.errors import EmiRayError, UserError
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
 
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
@@ -165,7 +166,7 @@ def raise_problems(results: Sequence["RunResult"]) -> None:
     kind = UserError if any(isinstance(problem, UserError) for problem in problems) else EmiRayError
     reasons = "".join(f"\n  {problem}" for problem in problems)
     raise kind(
-        f"{len(results) - len(problems)} runs are done; {len(problems)} could not be trained:{reasons}"
+        f"{plural(len(results) - len(problems), 'run', 'are')} done; {len(problems)} could not be trained:{reasons}"
     )
 
 

@@ -6,6 +6,7 @@ import typer
 
 from emi_ray.cli.app import WorkspaceOption, app
 from emi_ray.cli.terminal import console
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 
@@ -47,6 +48,6 @@ def ensemble(
     value = metrics["val_pearson"]
     shown = "not defined" if value is None else f"{value:.4f}"
     console.print(
-        f"Wrote run {name}/{seed} of {len(metrics['members'])} members: mean validation Pearson {shown} over "
-        f"{metrics['num_val']} clips.",
+        f"Wrote run {name}/{seed} of {plural(len(metrics['members']), 'member')}: mean validation Pearson {shown} "
+        f"over {plural(metrics['num_val'], 'clip')}.",
     )

@@ -11,6 +11,7 @@ from emi_ray.cli.progress import progress_bar
 from emi_ray.cli.tables import compact_table, show_findings
 from emi_ray.cli.terminal import console
 from emi_ray.schema import Modality
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def export_features(
     for part in done:
         # The layout mimicmetrics has a file for each clip, also for those without features.
         zeros = f", {part.num_zeros} of clips without it as zeros" if part.num_zeros else ""
-        console.print(f"{part.modality} ({part.fingerprint}): {part.num_clips} clips{zeros} in {part.place}")
+        console.print(
+            f"{part.modality} ({part.fingerprint}): {plural(part.num_clips, 'clip')}{zeros} in {part.place}"
+        )
 
 
 def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
@@ -130,7 +133,8 @@ def _show_imported(parts: "Sequence[ImportedPart]", workspace: str) -> None:
             console.print(f"  … and {len(part.reasons) - _NUM_REASONS} more: see failures/ of the workspace.")
         if part.num_unknown:
             console.print(
-                f"  {part.modality}: {part.num_unknown} files belong to clips that are not in the corpus."
+                f"  {part.modality}: {plural(part.num_unknown, 'file', 'belong')} to clips that are not in the "
+                "corpus."
             )
     names = ", ".join(f"encoders.{part.modality}.features={part.name}" for part in parts)
     console.print(

@@ -13,6 +13,7 @@ from emi_ray.cli.terminal import console, warn
 from emi_ray.errors import UserError
 from emi_ray.output import check_output
 from emi_ray.schema import SPLITS, labels_of
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ def _warn_of_unknown(predictions: "Predictions", shown: str) -> None:
     if unknown := predictions.unknown:
         named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
         warn(
-            f"{len(unknown)} of {len(had)} clips have no input that the model reads; their intensities are {shown}: "
-            f"{named}."
+            f"{len(unknown)} of {plural(len(had), 'clip')} have no input that the model reads; their intensities are "
+            f"{shown}: {named}."
         )
 
 
@@ -191,7 +192,7 @@ def evaluate(run: RunArgument, workspace: WorkspaceOption) -> None:
     for split in (split for split in SPLITS if split in result):
         score, num_clips = result[split][f"{split}_pearson"], result[split][f"num_{split}"]
         shown = "not defined" if score is None else f"{score:.4f}"
-        console.print(f"{run} on {split}: mean Pearson r {shown} over {num_clips} clips")
+        console.print(f"{run} on {split}: mean Pearson r {shown} over {plural(num_clips, 'clip')}")
     if not is_ensemble(target, run):
         measure_robustness(target, run)
 
@@ -243,7 +244,7 @@ def predict(
         predictions.write_submission(to, id_width)
     else:
         predictions.write_csv(to)
-    console.print(f"Wrote {predictions.table.num_rows} rows to {to}.")
+    console.print(f"Wrote {plural(predictions.table.num_rows, 'row')} to {to}.")
     _warn_of_unknown(
         predictions, "blank" if form == "table" else "what the model predicts when every input is missing"
     )

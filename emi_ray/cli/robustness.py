@@ -8,6 +8,7 @@ from emi_ray.cli.app import AddressOption, WorkspaceOption, app
 from emi_ray.cli.models import RunArgument
 from emi_ray.cli.progress import progress_bar
 from emi_ray.cli.terminal import console
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 
@@ -49,5 +50,5 @@ def robustness(
         for entry in found[part]:
             score = "not defined" if entry["val_pearson"] is None else f"{entry['val_pearson']:.4f}"
             console.print(
-                f"{what}, {entry['name']}: mean validation Pearson {score} over {entry['num_clips']} clips",
+                f"{what}, {entry['name']}: mean validation Pearson {score} over {plural(entry['num_clips'], 'clip')}",
             )

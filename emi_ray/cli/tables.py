@@ -11,6 +11,7 @@ from emi_ray.cli.terminal import console, errors, warn
 from emi_ray.corpus.listing import Finding
 from emi_ray.metrics import label_score
 from emi_ray.schema import Label
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 if TYPE_CHECKING:  # these import Ray, or much else
@@ -67,7 +68,7 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
     """Print the summary of an extraction: one row per stage, then reasons for missing features, and notes."""
     if not summary.clips:
         console.print(
-            f"Nothing to do: all {summary.already_done} clips are already extracted or quarantined."
+            f"Nothing to do: {plural(summary.already_done, 'clip', 'are')} already extracted or quarantined."
         )
         return
     columns = ("stage", "ok", "missing", "failed", "actors", "busy", "real-time factor", "% of model alone")
@@ -84,8 +85,8 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         )
     console.print(shown)
     console.print(
-        f"{summary.clips} clips in {summary.seconds:.1f} s ({summary.clips_per_s:.1f} clips/s); "
-        f"{summary.already_done} were already done. Bottleneck: {summary.bottleneck}."
+        f"{plural(summary.clips, 'clip')} in {summary.seconds:.1f} s ({summary.clips_per_s:.1f} clips/s); "
+        f"{plural(summary.already_done, 'clip', 'were')} already done. Bottleneck: {summary.bottleneck}."
     )
     for modality, reasons in summary.redone.items():
         _count_reasons(f"{modality}: features of {{}} extracted again", reasons)

@@ -14,6 +14,7 @@ from emi_ray.cli.terminal import console
 from emi_ray.results.studies import BEST, StudyResult, study_folder
 from emi_ray.tuning.study import Counts, TuningStudy
 from emi_ray.tuning.tune import TuneOptions
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 _REDRAW_EVERY_S = 0.2
@@ -38,7 +39,9 @@ class StudyView:
         if self.finished_before is None:
             self.finished_before = counts.finished
             if counts.finished:
-                console.print(f"Resuming study {study.name}: {counts.finished} trials are already finished.")
+                console.print(
+                    f"Resuming study {study.name}: {plural(counts.finished, 'trial', 'are')} already finished."
+                )
         is_last = counts.running == 0
         if time.monotonic() - self.drawn < _REDRAW_EVERY_S and not is_last:
             return

@@ -9,6 +9,7 @@ from emi_ray.corpus.files import exist
 from emi_ray.corpus.listing import Finding, Listing, Severity, about, ids_where
 from emi_ray.errors import choices
 from emi_ray.schema import GROUP, MEDIA_COLUMNS, SPLITS
+from emi_ray.wording import plural
 
 _CONSEQUENCES = {
     "train": "training is not possible, only extraction and prediction",
@@ -22,7 +23,8 @@ def check_ids(listing: Listing) -> Iterator[Finding]:
     clips, where = listing.clips, listing.where
     if unnamed := clips["clip_id"].null_count:
         yield Finding(
-            "error", f"{where}: clip_id is empty in {unnamed:,} rows. Name these clips or remove them."
+            "error",
+            f"{where}: clip_id is empty in {plural(unnamed, 'row')}. Name these clips or remove them.",
         )
     times = clips.group_by("clip_id", use_threads=False).aggregate(
         [([], "count_all"), ("split", "count_distinct")]

@@ -11,6 +11,7 @@ from pyarrow import fs
 from emi_ray.corpus.files import absolute, is_text, is_uri, join, kind_of, nothing_at, walk
 from emi_ray.corpus.listing import Finding, Listing
 from emi_ray.errors import UserError
+from emi_ray.wording import plural
 
 VIDEO_SUFFIXES = frozenset(
     ["3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"]
@@ -36,7 +37,7 @@ def read_media(paths: Sequence[str]) -> Listing:
     files, nameless = list(filter(is_text, found)), [file for file in found if not is_text(file)]
     findings = []
     if num_others:
-        findings.append(Finding("info", f"{num_others:,} files that are not media were ignored."))
+        findings.append(Finding("info", f"{plural(num_others, 'file')} without media: ignored."))
     if nameless:
         message = (
             f"{len(nameless):,} media files are left out, because their names are not UTF-8 text. Rename them, for "

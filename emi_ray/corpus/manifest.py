@@ -17,6 +17,7 @@ from emi_ray.corpus.table import read_demo_corpus, read_table_corpus
 from emi_ray.corpus.vidmimic2 import read_vidmimic2
 from emi_ray.errors import UserError, choices
 from emi_ray.schema import GROUP, RESERVED_COLUMNS, SPLITS, Label, clips_schema, labels_of
+from emi_ray.wording import plural
 
 ADAPTORS: dict[str, Callable[[str, CorpusSettings], Listing]] = {
     "vidmimic2": read_vidmimic2,
@@ -106,14 +107,14 @@ def _contents(clips: pa.Table) -> Iterator[Finding]:
         yield Finding("info", f"labels: {ranges}.")
     groups = clips[GROUP]
     if groups.null_count < len(groups):
-        lacking = f"; {groups.null_count:,} clips have none" if groups.null_count else ""
+        lacking = f"; {plural(groups.null_count, 'clip', 'have')} none" if groups.null_count else ""
         yield Finding("info", f"groups: {len(groups.drop_null().unique()):,}{lacking}.")
     for split in SPLITS:
         part = split_statistics(clips.filter(pc.equal(clips["split"], split)), labels)
         if part.num_clips:
             counts = part.modalities.items() if any(part.modalities.values()) else ()
             having = [f"{name} {count:,} ({count / part.num_clips:.1%})" for name, count in counts]
-            sizes = f"{part.num_clips:,} clips, {part.num_labelled:,} labelled"
+            sizes = f"{plural(part.num_clips, 'clip')}, {part.num_labelled:,} labelled"
             yield Finding("info", f"{split}: {'; '.join(filter(None, [sizes, ', '.join(having)]))}.")
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from emi_ray.errors import UserError
 from emi_ray.schema import GROUP, labels_of
+from emi_ray.wording import plural
 
 EXPANDED_VAL_SHARE = 0.2
 """The paper's expanded split is 4:1: of train and val, 10,128 clips are for training and 2,532 for validation."""
@@ -43,7 +44,8 @@ def expanded_split(clips: pa.Table, seed: int) -> pa.Table:
     if num_val <= stays:
         raise UserError(
             f"split: expanded moves clips from val to train until val is a fifth of both, but val has only "
-            f"{num_val:,} of {num_both:,} clips. Use split: official, or split: pooled, which draws new parts."
+            f"{num_val:,} of {plural(num_both, 'clip')}. Use split: official, or split: pooled, which draws new "
+            "parts."
         )
     # People who are in train already cannot stay in val: that would leak them.
     shared = np.isin(groups_of(clips), groups_of(clips.filter(pa.array(is_train)))) & is_val
@@ -135,7 +137,7 @@ def _draw(clips: pa.Table, val_share: float, seed: int, what: str) -> pa.Array:
         is_val = np.diff(edges)[_positions(clips, seed)] > 0
     if is_val.all() or not is_val.any():
         raise UserError(
-            f"{what}: {val_share:g} of {clips.num_rows:,} clips leaves one part empty. "
+            f"{what}: {val_share:g} of {plural(clips.num_rows, 'clip')} leaves one part empty. "
             "Give more clips or another share."
         )
     return pa.array(np.where(is_val, "val", "train"))

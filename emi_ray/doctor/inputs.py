@@ -18,6 +18,7 @@ from emi_ray.media.yunet import settle_faces
 from emi_ray.pretrained_weights.checkpoint import PACKAGES, Checkpoint
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Need
 from emi_ray.tracking import require_package
+from emi_ray.wording import plural
 from emi_ray.workspace import CONFIG, Workspace
 
 NUM_PROBED = 100
@@ -65,7 +66,7 @@ def check_corpus(workspace: Workspace) -> Check:
         return Check("corpus", "problem", f"clips.parquet cannot be read: {error}", "Run emi-ray init again.")
     if not num_clips:
         return Check("corpus", "problem", "clips.parquet has no clips.", "Run emi-ray init again.")
-    return Check("corpus", "ok", f"{num_clips:,} clips")
+    return Check("corpus", "ok", plural(num_clips, "clip"))
 
 
 def check_media(clips: pa.Table) -> Check:
@@ -77,9 +78,10 @@ def check_media(clips: pa.Table) -> Check:
     num_named = sum(len(there) - there.null_count for there in found)
     num_absent = sum(pc.sum(pc.invert(there)).as_py() or 0 for there in found)
     if not num_named:
-        return Check("media", "ok", f"the first {first.num_rows} clips name no files")
+        return Check("media", "ok", f"no files are named by the first {plural(first.num_rows, 'clip')}")
+    files = f"{plural(num_named, 'file')} of the first {plural(first.num_rows, 'clip')}"
     if not num_absent:
-        return Check("media", "ok", f"all {num_named} files of the first {first.num_rows} clips exist")
+        return Check("media", "ok", f"all files exist: {files}")
     examples = (
         path
         for name, there in zip(columns, found, strict=True)
@@ -89,7 +91,7 @@ def check_media(clips: pa.Table) -> Check:
         "media",
         # If not one file exists, the disk is probably not mounted; single ones may be lost.
         "problem" if num_absent == num_named else "warning",
-        f"{num_absent} of {num_named} files of the first {first.num_rows} clips do not exist: {next(examples)}",
+        f"{num_absent} of {files} do not exist: {next(examples)}",
         "Restore or mount them, or run emi-ray init with their present location.",
     )
 
@@ -177,7 +179,7 @@ def check_inputs(
     return Check(
         name,
         "warning",
-        f"{num_ready:,} of {clips.num_rows:,} clips have {sources}: the others will have no {modality}",
+        f"{num_ready:,} of {plural(clips.num_rows, 'clip')} have {sources}: the others will have no {modality}",
         "If the corpus has more files, add them to the table and run emi-ray init again.",
     )
 

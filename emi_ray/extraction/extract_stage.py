@@ -62,6 +62,7 @@ class Extract(Stage):
         self._runner: Runner[Features] = Runner(
             partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful, pool.batches_at_once
         )
+        self._is_described = False
         self._settling = threading.Lock()
 
     def process(self, batch: pa.Table) -> pa.Table:
@@ -97,16 +98,15 @@ class Extract(Stage):
     def _in_precision(self, results: list[Attempt[Features]]) -> list[Attempt[Features]]:
         """Convert the results to the precision of the store. The first batch with features decides that precision."""
         values = [result.result.values for result in results if result.result is not None]
-        if not values:  # the precision stays open for the next batch
-            return results
         with self._settling:
-            if not self._store.is_settled:
-                # Actors start together, so that several may choose at once; their files must not differ.
-                chosen = agreed(
-                    f"{self._store.workspace.root} {self._store.folder}", _choose_precision(values)
-                )
+            if results and not self._is_described:
                 self._store.create(self._spec.identity, self._runner.feature_dim)
-                self._store.settle_precision(*chosen)
+                self._is_described = True
+            # Without any features the precision stays open for the next batch.
+            if values and not self._store.is_settled:
+                # Actors start together, so that several may choose at once; their files must not differ.
+                question = f"{self._store.workspace.root} {self._store.folder}"
+                self._store.settle_precision(*agreed(question, _choose_precision(values)))
         return [_fit_for_store(result, self._store.dtype) for result in results]
 
     def _write(self, results: Sequence[Attempt[Features]], clips: pa.Table) -> None:

@@ -22,6 +22,7 @@ from emi_ray.store.failures import read_failures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.store.parts import PartFolder
 from emi_ray.store.transcript_store import TranscriptStore
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 
@@ -125,7 +126,7 @@ def what_changed(store: FeatureStore, clips: pa.Table) -> str:
         return ""
     clip_id, why = next(iter(changed.items()))
     return (
-        f"The {store.modality} features of {len(changed)} clips were made from other inputs than these clips have "
+        f"The {store.modality} features of {plural(len(changed), 'clip')} were made from other inputs than there are "
         f"now (for example {clip_id}: {why}). To extract them again: emi-ray extract -w {store.workspace.quoted}"
     )
 

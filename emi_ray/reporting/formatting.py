@@ -36,11 +36,6 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value is not None and value < 0.001 else format_score(value)
 
 
-def plural(count: int, noun: str) -> str:
-    """Format a count with its noun: ``1 clip``, ``2 clips``."""
-    return f"{grouped(count)} {noun}{'' if count == 1 else 's'}"
-
-
 def heat(r: float) -> str:
     """Return the CSS style of a table cell with a correlation: the stronger, the less transparent."""
     if math.isnan(r):

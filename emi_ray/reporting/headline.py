@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from emi_ray.comparison import FEWEST_CLIPS, common_clips
 from emi_ray.reporting.collect import Material
-from emi_ray.reporting.formatting import format_score, plural, signed
+from emi_ray.reporting.formatting import format_score, signed
 from emi_ray.reporting.ranking import SameClips
 from emi_ray.resampling import Difference, pearson_intervals, sample_scores, score_difference
 from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions, read_stage_predictions
 from emi_ray.results.runs import Run
+from emi_ray.wording import plural
 
 
 @dataclass(frozen=True)

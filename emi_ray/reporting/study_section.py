@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emi_ray.reporting.formatting import UNKNOWN, format_score, plural, signed
+from emi_ray.reporting.formatting import UNKNOWN, format_score, signed
 from emi_ray.reporting.importances import importances_of, ranges_of
 from emi_ray.reporting.study_plots import front_plot, importance_bars, search_history, slices
 from emi_ray.reporting.text_tables import TextTable
@@ -18,6 +18,7 @@ from emi_ray.results.studies import (
     read_study_names,
     read_study_result,
 )
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 

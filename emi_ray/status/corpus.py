@@ -11,6 +11,7 @@ from emi_ray.corpus.setup import read_again
 from emi_ray.errors import EmiRayError
 from emi_ray.schema import MEDIA_COLUMNS, labels_of
 from emi_ray.status.status_line import Line
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 _SAID = dict.fromkeys(MEDIA_COLUMNS, "their media or transcripts") | {
@@ -54,13 +55,15 @@ def _compared(workspace: Workspace, settings: CorpusSettings, clips: pa.Table, n
         names = [name for name in then.keys() & today.keys() if then[name] != today[name]]
         reasons.update({_SAID.get(name, "values of labels") for name in names})
         changed.update([clip_id] * bool(names))
-    why = [f"{count} clips: {what} differ in the source now" for what, count in sorted(reasons.items())]
+    why = [
+        f"{plural(count, 'clip')}: {what} differ in the source now" for what, count in sorted(reasons.items())
+    ]
     if labels_of(clips.schema) != labels_of(now.schema):
         why.append("labels, their ranges or their order differ in the source now")
     if gone:
-        why.append(f"{len(gone)} clips are no longer in the source ({gone[0]})")
+        why.append(f"{plural(len(gone), 'clip', 'are')} no longer in the source ({gone[0]})")
     if new:
-        why.append(f"{len(new)} clips are new in the source ({new[0]})")
+        why.append(f"{plural(len(new), 'clip', 'are')} new in the source ({new[0]})")
     source = shlex.quote(settings.source or "")
     return Line(
         "corpus",

@@ -1,13 +1,15 @@
 """Features on disk: the only bridge between extraction and training.
 
-A store is a folder, ``features/<modality>/<fingerprint>/``, of Parquet parts (``parts.py``) and
-``_extractor.json``, the identity that the fingerprint is a hash of. Each row records its inputs
-(:class:`~emi_ray.schema.Origin`) and a hash of its features, so that whatever is made from them can detect changes.
+A store is a folder, ``features/<modality>/<fingerprint>/``, of Parquet parts (``parts.py``), ``_extractor.json``, the
+identity that the fingerprint is a hash of, and ``_precision.json``, the type of the features. Each row records its
+inputs (:class:`~emi_ray.schema.Origin`) and a hash of its features, so that whatever is made from them can detect
+changes.
 A part is named by a hash of its clips and their inputs, so that a task that is repeated after a crash replaces its
 own part. If a clip nevertheless has two rows, readers use the first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -84,9 +86,10 @@ class FeatureStore:
         It never changes afterwards.
         """
         if not self.is_settled:
-            settled = {**self._description, "dtype": precision, "dtype_reason": reason}
-            self.workspace.write_json(f"{self.folder}/_extractor.json", settled)
-            self.__dict__["_description"] = settled
+            settled = {"dtype": precision, "dtype_reason": reason}
+            # A file of its own: whoever describes the store meanwhile cannot write over it.
+            self.workspace.write_json(f"{self.folder}/_precision.json", settled)
+            self.__dict__["_description"] = {**self._description, **settled}
 
     def describe(self) -> dict[str, Any]:
         """Return the extractor's identity, ``feature_dim``, ``fingerprint``, and ``dtype`` if it is recorded."""
@@ -95,6 +98,9 @@ class FeatureStore:
     @cached_property
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = self.workspace.read_json(f"{self.folder}/_extractor.json")
+        if "dtype" not in description:  # until 2026-11 both were one file
+            with suppress(FileNotFoundError):
+                description |= self.workspace.read_json(f"{self.folder}/_precision.json")
         return description
 
     @property

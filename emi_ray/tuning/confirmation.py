@@ -24,6 +24,7 @@ from emi_ray.tuning.ray_search import MAX_RETRIES, SharedData, encoder_cache
 from emi_ray.tuning.significance import FoldPredictions, SeedScore, gain_standard_error, metric_of
 from emi_ray.tuning.study import START, TuningStudy
 from emi_ray.tuning.tuning_data import TuningData
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 OnNote = Callable[[str], None]
@@ -54,7 +55,9 @@ def confirm(
     # The recipe's own seed is left out: the search has selected the trials by their luck with it.
     seeds = [own_seed + 1 + index for index in range(_CONFIRMING_SEEDS if how_many else 0)]
     if seeds:
-        on_note(f"Retraining {len(trials)} trials with {len(seeds)} other seeds on the tuning split.")
+        on_note(
+            f"Retraining {plural(len(trials), 'trial')} with {plural(len(seeds), 'other seed')} on the tuning split."
+        )
     # All tasks are submitted before any result is awaited, so that they run in parallel.
     score = ray.remote(max_retries=MAX_RETRIES)(_score).options(**resources.options)
     job = (shared.reference, metric, encoder_cache(study.settings, workspace), resources)

@@ -26,6 +26,7 @@ from emi_ray.settings import dump_yaml
 from emi_ray.training import runs
 from emi_ray.tuning.confirmation import OnNote, start_among
 from emi_ray.tuning.study import TuningStudy
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 
@@ -55,7 +56,7 @@ def report_recipe(
     Raises:
         EmiRayError: a run failed, or the score is undefined on the reporting split.
     """
-    on_note(f"Training {recipe.name} with {len(seeds)} seeds on the {recipe.split} split.")
+    on_note(f"Training {recipe.name} with {plural(len(seeds), 'seed')} on the {recipe.split} split.")
     scores = []
     for result in runs.train_runs(workspace, [runs.RunRequest(recipe, seed) for seed in seeds], config):
         if result.problem is not None:

@@ -34,6 +34,7 @@ from emi_ray.tuning.storage import check_storage, driving
 from emi_ray.tuning.study import TuningStudy
 from emi_ray.tuning.trials_json import write_trials_json
 from emi_ray.tuning.tune_adapters import SearchLimits
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 OnChange = Callable[[TuningStudy], None]
@@ -197,7 +198,9 @@ def tune(plan: TunePlan, on_change: OnChange, on_note: OnNote) -> StudyResult | 
         resources = plan_resources(settings.recipe, shared, options.concurrent, options.gpus_per_trial)
         _search(study, shared, resources, plan, on_change)
         if study.is_exhausted:
-            on_note(f"All settings of the search space have been tried after {study.counts.finished} trials.")
+            on_note(
+                f"All settings of the search space have been tried after {plural(study.counts.finished, 'trial')}."
+            )
         if not options.seeds:
             return None
         return _earlier_result(study, plan) or _select_and_evaluate(study, shared, resources, plan, on_note)

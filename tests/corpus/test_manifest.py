@@ -25,7 +25,7 @@ def test_an_unknown_kind_is_refused_with_the_choices(tmp_path: Path) -> None:
         ),
         ("1,train,a.mp4,0\n1,train,a.mp4,1\n", r"duplicate clip_id.*contradict each other.*\[1 clip: 1\]"),
         ("1,train,a.mp4,0\n1,val,a.mp4,0\n", r"duplicate clip_id.*more than one split.*\[1 clip: 1\]"),
-        (",train,a.mp4,0\n", "clip_id is empty in 1 rows"),
+        (",train,a.mp4,0\n", "clip_id is empty in 1 row"),
         ("1,valid,a.mp4,0\n", r"split = 'valid' is not a split: did you mean 'val'\?"),
         ("1,,a.mp4,0\n", "split = '' is not a split"),
         ("1,train,a.mp4,0\n2,train,a.mp4,much\n", r"Joy = 'much' is not a number\. .*\[1 clip: 2\]"),

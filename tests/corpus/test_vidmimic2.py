@@ -143,7 +143,7 @@ def test_a_clip_in_train_and_val_is_refused(vidmimic2: Path) -> None:
 def test_a_row_without_an_id_is_refused(vidmimic2: Path) -> None:
     with (vidmimic2 / "train_split.csv").open("a") as file:
         file.write(",0,0,0,0,0,0\n")
-    with pytest.raises(UserError, match="clip_id is empty in 1 rows"):
+    with pytest.raises(UserError, match="clip_id is empty in 1 row"):
         read(vidmimic2)
 
 

@@ -18,6 +18,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import typer
 
 from emi_ray.cli import main
 
@@ -135,7 +136,9 @@ def in_folder(tutorial: Tutorial, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_an_example(name: str, arguments: list[str], says: str, in_folder: Path, capsys) -> None:
-    import_module(f"examples.{name}").main(*arguments)
+    program = typer.Typer()
+    program.command()(import_module(f"examples.{name}").main)
+    program(arguments, standalone_mode=False)
     assert says in capsys.readouterr().out
 
 

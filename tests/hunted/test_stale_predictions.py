@@ -197,7 +197,7 @@ def test_clips_of_the_corpus_whose_files_have_changed_are_refused_with_the_remed
     path.write_bytes(b"another")
     try:
         with pytest.raises(
-            UserError, match=r"of 1 clips .*for example .*13: the video file changed.*emi-ray extract"
+            UserError, match=r"of 1 clip .*for example .*13: the video file changed.*emi-ray extract"
         ):
             predict_split(trained, "audio/1", "test")
         assert predict_split(trained, "text/1", "test").num_rows == 2
@@ -214,8 +214,7 @@ def test_training_on_features_of_files_that_have_changed_says_so(trained):
     try:
         (said,) = plan_runs(trained, ["audio", "text"]).stale
         assert said.startswith(
-            "The audio features of 1 clips were made from other inputs than these clips have "
-            "now (for example 00:"
+            "The audio features of 1 clip were made from other inputs than there are now (for example 00:"
         )
     finally:
         path.write_bytes(content)

@@ -209,11 +209,11 @@ def test_a_table_that_was_corrected_without_init_is_named_with_all_that_follows_
     line = found()["corpus table"]
     assert numbers(line) == (0, 4, 1, 0)
     assert line.why == (
-        "1 clips: their media or transcripts differ in the source now",
-        "1 clips: their splits differ in the source now",
-        "1 clips: values of labels differ in the source now",
-        "1 clips are no longer in the source (d)",
-        "1 clips are new in the source (e)",
+        "1 clip: their media or transcripts differ in the source now",
+        "1 clip: their splits differ in the source now",
+        "1 clip: values of labels differ in the source now",
+        "1 clip is no longer in the source (d)",
+        "1 clip is new in the source (e)",
     )
     assert numbers(found()["features text"]) == (2, 1, 1, 0)
     commands = read_status(workspace, workspace.config()).commands

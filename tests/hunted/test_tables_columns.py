@@ -108,7 +108,7 @@ def test_a_group_is_kept_as_text_and_is_no_label(tmp_path: Path) -> None:
     corpus = read_text_table(tmp_path, text)
     assert corpus.clips["group"].to_pylist() == ["07", "07", None]
     assert [label.name for label in corpus.labels] == ["Joy"]
-    assert "groups: 1; 1 clips have none." in messages(corpus)
+    assert "groups: 1; 1 clip has none." in messages(corpus)
 
 
 def test_another_column_can_be_the_group(tmp_path: Path) -> None:
