@@ -1,7 +1,9 @@
 """Files that appear only when they are complete, and that are read as a whole although they may be replaced."""
 
+import os
 import time
 import uuid
+from contextlib import suppress
 
 from pyarrow import fs
 
@@ -52,6 +54,19 @@ def read_whole(filesystem: fs.FileSystem, path: str, size: int | None = None) ->
             return data
         if len(data) == filesystem.get_file_info(path).size:
             return data
+
+
+def flush(filesystem: fs.FileSystem, path: str) -> None:
+    """Wait until a file of a disk would outlast a power failure. Needed before what it replaces is deleted."""
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        return
+    for place in (path, os.path.dirname(path)):
+        with suppress(OSError):  # some file systems cannot flush a folder
+            opened = os.open(place, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
 
 
 def sweep(filesystem: fs.FileSystem, folder: str) -> None:

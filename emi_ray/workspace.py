@@ -41,6 +41,8 @@ CONFIG = "emi_ray.yaml"
 CLIPS = "clips.parquet"
 EXTRACTIONS = "extractions"
 
+_PARQUET: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
+
 _UPLOAD = "/runtime_resources/working_dir_files/"
 """Part of the path of files that were uploaded with a Ray job."""
 
@@ -208,19 +210,18 @@ class Workspace:
         LZ4 is used because features hardly compress: they are read twice as fast as with Zstandard, and are 9 %
         larger. There are no statistics, because these took two fifths of the time of writing float16.
         """
-        with (
-            self._appearing(relative) as target,
-            pq.ParquetWriter(
-                target,
-                schema,
-                filesystem=self.filesystem,
-                compression="lz4",
-                use_dictionary=False,
-                write_statistics=False,
-            ) as writer,
-        ):
-            for table in tables:
-                writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        with self._appearing(relative) as target:
+            writer = pq.ParquetWriter(target, schema, filesystem=self.filesystem, **_PARQUET)
+            is_whole = False
+            try:
+                with writer:
+                    for table in tables:
+                        writer.write_table(table, row_group_size=max(table.num_rows, 1))
+                    is_whole = True
+            finally:
+                # Arrow cannot abandon an upload: what was written until an error appears as a complete file.
+                if not is_whole and not self.is_local:
+                    self.delete_file(relative)
 
     def config(self, overrides: Sequence[str] = ()) -> WorkspaceConfig:
         """Return the validated configuration, with ``section.key=value`` overrides applied.

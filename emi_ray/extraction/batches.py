@@ -82,10 +82,15 @@ class Batches(Generic[Result]):
         tool: the operation.
         stage: name of the stage, for failures.
         largest: initial limit of clips at once; None for no limit.
+        has_device: whether this process is the one that Ray gave the device to. In a child process other models of
+            its parent may be the reason why a clip does not fit into memory.
     """
 
-    def __init__(self, tool: Tool[Result], stage: str, largest: int | None = None) -> None:
+    def __init__(
+        self, tool: Tool[Result], stage: str, largest: int | None = None, has_device: bool = True
+    ) -> None:
         self._tool = tool
+        self._has_device = has_device
         self._stage = stage
         self.largest = largest
         """Maximum number of clips at once; None for no limit."""
@@ -174,7 +179,7 @@ class Batches(Generic[Result]):
             return self.run(clips)
         reason = f"this clip alone does not fit into memory ({lack})"
         # If another cause is possible, a batch whose clips all fail ends the run.
-        doubtful = not is_certainly_memory(lack)
+        doubtful = not (self._has_device and is_certainly_memory(lack))
         return [Attempt(clips[0].clip_id, failure=(self._stage, reason), is_unforeseen=doubtful)]
 
     def _one_by_one(self, clips: Sequence[DecodedClip], error: Exception) -> list[Attempt[Result]]:

@@ -15,7 +15,7 @@ from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.pending import origin_column, origin_of, store_of, todo_column
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.runner import Runner
-from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
+from emi_ray.extraction.stage import ALWAYS, Stage, require_workspace, take_up, with_outcomes
 from emi_ray.extraction.watchdog import Limits
 from emi_ray.extractors import Extractor, ExtractorSpec, Features
 from emi_ray.extractors.turns import Turn
@@ -100,6 +100,7 @@ class Extract(Stage):
         values = [result.result.values for result in results if result.result is not None]
         with self._settling:
             if results and not self._is_described:
+                require_workspace(self._store.workspace)
                 self._store.create(self._spec.identity, self._runner.feature_dim)
                 self._is_described = True
             # Without any features the precision stays open for the next batch.

@@ -27,7 +27,7 @@ def main() -> None:
         pipe.send(known)
         return
     pipe.send(tool.feature_dim)
-    batches = Batches(tool, sys.argv[2])
+    batches = Batches(tool, sys.argv[2], has_device=False)
     while True:
         clips = pickle.loads(questions.get())
         try:

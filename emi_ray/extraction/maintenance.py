@@ -3,10 +3,12 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from emi_ray.errors import EmiRayError
 from emi_ray.extraction.pending import store_of
@@ -27,6 +29,8 @@ CORES_OF_A_MERGE = 4
 BESIDE_ACTORS_CPUS = 0.25
 """Logical CPUs that a merge reserves during a run, so that it fits in besides the actors. At the end of a run it
 reserves a whole CPU, which limits the number of merges on a node, and thereby their memory."""
+
+STOP_WITHIN_S = 10.0
 
 _OWN_PROCESSES = {"env_vars": {"EMI_RAY_MERGES": "1"}}
 """Runtime environment of merges during a run. Ray reuses a process only for tasks of the same environment, so that no
@@ -66,6 +70,10 @@ class PartMaintenance:
         """Wait for the running merges, then tidy up the folders that the run has written to."""
         self._merges.end()
         tidy_up(self.pipeline)
+
+    def stop(self) -> None:
+        """End the running merges, so that none works beside the next run."""
+        self._merges.stop()
 
 
 class _Merges:
@@ -114,14 +122,32 @@ class _Merges:
             EmiRayError: one or more of them failed; the others are done.
         """
         problem: EmiRayError | None = None
-        while self._waiting or self._running:
-            self._fill()
-            try:
-                results_of(self._take_ended(timeout_s=None))
-            except EmiRayError as error:
-                problem = problem or error
+        try:
+            while self._waiting or self._running:
+                self._fill()
+                try:
+                    results_of(self._take_ended(timeout_s=None))
+                except EmiRayError as error:
+                    problem = problem or error
+        finally:  # after an interrupt some are still running
+            self.stop()
         if problem:
             raise problem
+
+    def stop(self) -> None:
+        """Wait :data:`STOP_WITHIN_S` for the running merges, then end them; drop those that have not started.
+
+        Ray does not end tasks whose results nobody wants. A merge that went on would delete parts beside the next
+        run, which removes repeated rows, among them those of the merged part.
+        """
+        self._waiting.clear()
+        running, self._running = [*self._running], {}
+        with suppress(RayError):  # all nodes may be gone
+            _, late = (
+                ray.wait(running, num_returns=len(running), timeout=STOP_WITHIN_S) if running else ([], [])
+            )
+            for task in late:
+                ray.cancel(task, force=True)
 
     def _fill(self) -> None:
         while self._waiting and len(self._running) < self.at_once:

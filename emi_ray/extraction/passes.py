@@ -96,12 +96,16 @@ class Passes:
             lost = self._stream(self.pipeline, work, self.summary.pools)
             self._note_deaths()
             work = self.left(lost) if lost else work.slice(0, 0)
-            if work.num_rows and not (self.watch.has_grown or self._began_late() or self._is_excused()):
+            if work.num_rows and not self._has_other_cause():
                 return self._carefully(lost)
         return {}
 
     def _watch_anew(self) -> None:
         self.watch, self._told = NodeWatch(), 0
+
+    def _has_other_cause(self) -> bool:
+        """Return whether the last pass may have lost clips although nothing is wrong with them."""
+        return self.watch.has_grown or self._began_late() or self._is_excused()
 
     def _began_late(self) -> bool:
         """Return whether the pass ended only because actors did not start in time; resets the flag."""
@@ -119,8 +123,8 @@ class Passes:
             while rest and deaths < CAREFUL_PASSES:
                 self._watch_anew()
                 rest = self._stream(alone, self._left_of(modality, rest), pools, careful=True)
-                # A pass in which a node died does not count against the clips.
-                deaths += bool(rest) and not self._is_excused()
+                # Neither a pass in which nodes died or joined counts against the clips, nor one that began late.
+                deaths += bool(rest) and not self._has_other_cause()
             if rest:
                 guilty[modality] = self._left_of(modality, rest)
         return guilty
@@ -176,7 +180,7 @@ class Passes:
             _stop_if_broken(table)
             lost.difference_update(self.summary.add_table(table, are_new=not careful))
             self.on_progress(self.summary.clips, total)
-            if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS:
+            if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS and not careful:
                 self.summary.note(
                     f"{', '.join(self.watch.joined)} joined: new pools were created for all nodes"
                 )

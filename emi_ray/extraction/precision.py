@@ -53,39 +53,37 @@ def settle_precision(
     return {stage: answers[uses_gpu] for stage, uses_gpu in on_gpu.items()}
 
 
-class Newcomers:
-    """Nodes that join during a run: each is asked once whether it would choose the precision of the run.
+def note_other_precisions(
+    config: WorkspaceConfig,
+    settled: Mapping[str, str],
+    nodes: Collection[str],
+    note: Callable[[str], None],
+    probe: Callable[[], str] = best_dtype,
+) -> None:
+    """Note which nodes that joined a run would choose another precision.
 
-    It is used with the precision of the run in any case, so that all features have the same; but a GPU without
+    They are used with the precision of the run in any case, so that all features have the same; but a GPU without
     bfloat16 computes it slowly.
 
     Args:
-        settled: precision by stage, as :func:`settle_precision` returns it.
-        note: is called with a message about each node that would choose another precision.
+        settled: precision by stage.
+        nodes: ids of the nodes.
+        note: is called with a message about each stage for which such nodes exist.
+        probe: as for :func:`settle_precision`.
     """
-
-    def __init__(
-        self, config: WorkspaceConfig, settled: Mapping[str, str], note: Callable[[str], None]
-    ) -> None:
-        self._on_gpu, self._settled, self._note = _uses_gpu(settled, config), settled, note
-        self._known = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-
-    def ask(self, probe: Callable[[], str] = best_dtype) -> None:
-        """Ask the nodes that have joined since the last call."""
-        new = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - self._known
-        self._known |= new
-        for uses_gpu in set(self._on_gpu.values()) if new else ():
-            try:
-                said = ask_nodes(uses_gpu, probe, self._note, new, ASK_OTHERS_FOR_S)
-            except EmiRayError:  # busy, gone again, or without a GPU
-                continue
-            for stage, dtype in self._settled.items():
-                others = [f"{address} ({answer})" for address, answer in said if answer != dtype]
-                if others and self._on_gpu[stage] == uses_gpu:
-                    self._note(
-                        f"{', '.join(others)} joined and would choose another precision: it computes {stage} in "
-                        f"{dtype} like the others, which may be slow there"
-                    )
+    on_gpu = _uses_gpu(settled, config)
+    for uses_gpu in set(on_gpu.values()):
+        try:
+            said = ask_nodes(uses_gpu, probe, note, nodes, ASK_OTHERS_FOR_S)
+        except EmiRayError:  # busy, gone again, or without a GPU
+            continue
+        for stage, dtype in settled.items():
+            others = [f"{address} ({answer})" for address, answer in said if answer != dtype]
+            if others and on_gpu[stage] == uses_gpu:
+                note(
+                    f"{', '.join(others)} joined and would choose another precision: it computes {stage} in {dtype} "
+                    f"like the others, which may be slow there"
+                )
 
 
 def _uses_gpu(stages: Iterable[str], config: WorkspaceConfig) -> dict[str, bool]:

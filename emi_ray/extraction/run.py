@@ -17,10 +17,11 @@ from emi_ray.extraction.passes import Passes, Progress
 from emi_ray.extraction.pending import origin_column, origin_of, plan_work, store_of, todo_column
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Measurement, Pool, plan_pools
-from emi_ray.extraction.precision import Newcomers, settle_precision
+from emi_ray.extraction.precision import note_other_precisions, settle_precision
 from emi_ray.extraction.run_record import DONE, RunRecord
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.runtime import machine, require_shared
+from emi_ray.runtime.node_watch import living_nodes
 from emi_ray.schema import Modality
 from emi_ray.storage import in_words
 from emi_ray.store.failures import Failure, write_failures
@@ -77,6 +78,7 @@ def _extract(
 ) -> ExtractionSummary:
     started = time.perf_counter()
     notes: list[str] = []
+    known = set(living_nodes())
     precision = settle_precision(config, modalities or config.extractors, note=notes.append)
     pipeline = plan_pipeline(workspace, config, modalities, precision)
     # Only the driver sweeps, and it holds the lock, so no other extraction is writing these files.
@@ -101,14 +103,16 @@ def _extract(
     # Written before the work, so that a run that is killed leaves a trace.
     record.write(summary)
     ended = "interrupted"
+    maintenance = PartMaintenance(pipeline)
     try:
         if work.num_rows >= MEASURE_FROM_CLIPS and config.extraction.measure:
             summary.measured = _measured(pipeline, work, summary)
-        maintenance = PartMaintenance(pipeline)
-        newcomers = Newcomers(config, _used_precision(pipeline, precision), summary.note)
 
         def plan_pass(planned: Pipeline) -> dict[str, Pool]:
-            newcomers.ask()
+            if new := living_nodes().keys() - known:
+                known.update(new)
+                require_shared(workspace, _some_media(work), new)
+                note_other_precisions(config, _used_precision(pipeline, precision), new, summary.note)
             return propose_pools(planned, summary.measured)
 
         passes = Passes(
@@ -132,6 +136,7 @@ def _extract(
         record.end(summary, ended)
         rate = round(summary.clips_per_s, 3)
         tell("extraction_ended", ended=ended, clips=summary.clips, clips_per_s=rate, passes=summary.passes)
+        maintenance.stop()
     return summary
 
 

@@ -105,10 +105,14 @@ class Runner(Generic[Result]):
         return [found[clip.clip_id] for clip in clips]
 
     def _carefully(self, clips: Sequence[DecodedClip], singly: bool) -> list[Attempt[Result]]:
-        try:
-            attempts = self._child.run(clips, singly)
-        finally:
-            self._child.close()
+        # The child has a model of its own, for which there may be no memory beside the one of this process.
+        with without_others(WATCH.paused):
+            self._batches = None
+            free_device_memory()
+            try:
+                attempts = self._child.run(clips, singly)
+            finally:
+                self._child.close()
         self._suspects -= {each.clip_id for each in attempts if each.failure is None}
         self._suspects |= {each.clip_id for each in attempts if each.failure is not None}
         self._note.suspect(self._suspects)

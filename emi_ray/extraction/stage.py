@@ -13,8 +13,11 @@ import cv2
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
+from emi_ray.errors import EmiRayError
+from emi_ray.extraction.actors import own_life
 from emi_ray.extraction.batches import outcome
 from emi_ray.storage import in_words
+from emi_ray.workspace import CONFIG, Workspace
 
 OUTCOME = pa.struct(
     [
@@ -60,6 +63,22 @@ class Stage(ABC):
     @abstractmethod
     def process(self, batch: pa.Table) -> pa.Table:
         """Process one batch."""
+
+
+def require_workspace(workspace: Workspace) -> None:
+    """Check that this node sees the workspace.
+
+    A node whose mount is missing would create the folders of the workspace on its own disk, and write there.
+
+    Raises:
+        EmiRayError: it does not.
+    """
+    if workspace.is_local and not workspace.exists(CONFIG):
+        node = f"node {own_life().node}" if own_life().node else "this node"
+        raise EmiRayError(
+            f"{workspace.path(CONFIG)} does not exist on {node}. Put the workspace on a mount that all nodes share, "
+            "and mount it there."
+        )
 
 
 def with_outcomes(batch: pa.Table, added: Mapping[str, Mapping[str, Any]]) -> pa.Table:

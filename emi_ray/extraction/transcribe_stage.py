@@ -11,7 +11,7 @@ from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.pending import origin_column, origin_of, todo_column
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.runner import Runner
-from emi_ray.extraction.stage import ALWAYS, Stage, take_up, with_outcomes
+from emi_ray.extraction.stage import ALWAYS, Stage, require_workspace, take_up, with_outcomes
 from emi_ray.extraction.watchdog import Limits
 from emi_ray.extractors import TranscriberSpec
 from emi_ray.extractors.pretrained.whisper import Heard
@@ -54,6 +54,7 @@ class Transcribe(Stage):
         mute = [row for row in rows if row[todo_column("text")] is not None and _wants_sound(row)]
         heard = [row for row in mute if row["waveform"] is not None]
         if heard:
+            require_workspace(self._store.workspace)
             self._store.create(self._spec.identity)
         clips = [unpack_clip(row) for row in heard]
         with self._turn:

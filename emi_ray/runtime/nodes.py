@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -112,16 +112,21 @@ def _number_in(variable: str, default: int) -> int:
     return int(text)
 
 
-def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:
+def require_shared(
+    workspace: Workspace, media: Sequence[str] = (), among: Collection[str] | None = None
+) -> None:
     """Check that every living node can read the workspace and a sample of the media.
+
+    Args:
+        among: ids of the nodes to check; None: all.
 
     Raises:
         UserError: a local path does not exist on some node, or no node is alive.
     """
     import ray
 
-    nodes = _working_nodes()
-    if not nodes:
+    nodes = _working_nodes(among)
+    if not nodes and among is None:
         raise UserError(
             "The cluster has no node with CPUs yet: start one, or raise min_workers in cluster.yaml."
         )
@@ -130,7 +135,7 @@ def require_shared(workspace: Workspace, media: Sequence[str] = ()) -> None:
         return
     # Files that the driver lacks too are faults of single clips, not of a node's mounts.
     paths = [path for path in media if "://" not in path and os.path.exists(path)]
-    answers = on_every_node(_unseen, workspace, workspace.read_bytes(CONFIG), paths)
+    answers = on_nodes(nodes, _unseen, workspace, workspace.read_bytes(CONFIG), paths)
     for address, unseen in answers:
         if unseen:
             raise UserError(
@@ -144,10 +149,16 @@ def on_every_node(function: Callable[..., Answer], *arguments: Any) -> list[tupl
 
     Nodes that die meanwhile are left out.
     """
+    return on_nodes(_working_nodes(), function, *arguments)
+
+
+def on_nodes(
+    nodes: Sequence[Mapping[str, Any]], function: Callable[..., Answer], *arguments: Any
+) -> list[tuple[str, Answer]]:
+    """Call ``function(*arguments)`` on each of some nodes, as :func:`on_every_node`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = _working_nodes()
     task = ray.remote(num_cpus=0)(function)
     # With soft=False a task fails if its node dies, instead of answering for another node.
     strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
@@ -171,10 +182,11 @@ def answers_of(nodes: Sequence[Mapping[str, Any]], asked: Sequence[Any]) -> list
     return answers
 
 
-def _working_nodes() -> list[dict[str, Any]]:
+def _working_nodes(among: Collection[str] | None = None) -> list[dict[str, Any]]:
     import ray
 
-    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    working = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    return [node for node in working if among is None or node["NodeID"] in among]
 
 
 def _unseen(workspace: Workspace, expected: bytes, media: Sequence[str]) -> str | None:

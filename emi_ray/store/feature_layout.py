@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from emi_ray.schema import FEATURE_COLUMNS, UNKNOWN, Origin, features_schema
 
+_DTYPE = b"emi_ray.dtype"
+"""Key in the metadata of raw parts, for the type of the features that they store as bytes."""
+
 
 @dataclass(frozen=True)
 class ClipFeatures:
@@ -114,11 +117,17 @@ def as_bytes(table: pa.Table) -> pa.Table:
     width = lists.type.value_type.bit_width // 8
     ends = pa.py_buffer(lists.offsets.to_numpy() * width)
     values = pa.Array.from_buffers(pa.large_binary(), len(lists), [None, ends, lists.values.buffers()[1]])
-    return _with_features(table, values)
+    # The type is stored with the bytes, because a reader may have read the description before it named one.
+    name = np.dtype(lists.type.value_type.to_pandas_dtype()).name
+    metadata = {**(table.schema.metadata or {}), _DTYPE: name.encode()}
+    return _with_features(table, values).replace_schema_metadata(metadata)
 
 
 def _as_lists(table: pa.Table, dtype: pa.DataType) -> pa.Table:
-    """Inverse of :func:`as_bytes`."""
+    """Inverse of :func:`as_bytes`. ``dtype`` is the type of features whose part does not name one."""
+    metadata = dict(table.schema.metadata or {})
+    if name := metadata.pop(_DTYPE, b""):
+        dtype = pa.from_numpy_dtype(np.dtype(name.decode()))
     values = joined(table["features"])
     _, ends, data = values.buffers()
     width = dtype.bit_width // 8
@@ -126,7 +135,8 @@ def _as_lists(table: pa.Table, dtype: pa.DataType) -> pa.Table:
     offsets = np.frombuffer(ends, np.int64)[values.offset : values.offset + len(values) + 1] // width
     numbers = pa.Array.from_buffers(dtype, data.size // width, [None, data])
     kind = pa.large_list(pa.field("item", dtype, False))
-    return _with_features(table, pa.LargeListArray.from_arrays(pa.array(offsets), numbers, type=kind))
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), numbers, type=kind)
+    return _with_features(table, lists).replace_schema_metadata(metadata)
 
 
 def _flattened(table: pa.Table) -> pa.Table:

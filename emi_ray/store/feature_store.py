@@ -21,7 +21,8 @@ from emi_ray.errors import UserError
 from emi_ray.schema import FEATURE_COLUMNS, MODALITIES, Modality, Origin
 from emi_ray.store.feature_layout import ClipFeatures, as_bytes, features_table, modern, steps_of
 from emi_ray.store.feature_precision import Precision
-from emi_ray.store.parts import PART, RAW, PartFolder
+from emi_ray.store.part_listing import PART, RAW
+from emi_ray.store.parts import PartFolder
 from emi_ray.workspace import Workspace
 
 RECORD = pa.schema(
@@ -110,10 +111,7 @@ class FeatureStore:
     @property
     def dtype(self) -> np.dtype:
         """The type of stored features: float16, unless another one is recorded."""
-        try:
-            return np.dtype(self._description.get("dtype", "float16"))
-        except FileNotFoundError:
-            return np.dtype("float16")
+        return np.dtype(self._description["dtype"] if self.is_settled else "float16")
 
     def write(self, rows: Sequence[ClipFeatures], raw: bool = False) -> str | None:
         """Write one part with all ``rows``, which have the same D and the same extras; returns its path.

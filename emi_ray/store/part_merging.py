@@ -6,8 +6,9 @@ Actors on GPUs do not merge. They write raw parts, which tasks on any node merge
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from emi_ray.store.part_listing import is_raw
 from emi_ray.store.part_rows import size_of
-from emi_ray.store.parts import PartFolder, is_raw
+from emi_ray.store.parts import PartFolder
 
 PART_BYTES = 256 << 20
 PART_ROWS = 8192

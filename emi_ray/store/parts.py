@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from emi_ray.atomic_files import flush
 from emi_ray.memory import drop_pages
 from emi_ray.store.part_index import PartIndex
+from emi_ray.store.part_listing import PART, list_parts, remove_empty_parts
 from emi_ray.store.part_rows import digest_of, grouped, in_order, only_first, repeats_by_part, size_of
 from emi_ray.store.read_ahead import TABLES_AHEAD, ahead
 from emi_ray.store.vanishing import tables_until_none_vanishes, until_none_vanishes
@@ -23,10 +25,6 @@ from emi_ray.workspace import Workspace
 
 GROUP_BYTES = 32 << 20
 """Size of a row group of a merged part, which readers load at once."""
-
-PART, RAW = "part-{}.parquet", "_raw-{}"
-"""Names of parts. A raw part is cheap to write, and merging converts it to the layout of the others. Until then
-pandas, DuckDB and ``datasets`` ignore it, because its name begins with an underscore and has no suffix."""
 
 _INDEX_FROM, _THREADS = 8, 32  # the index is rewritten when it lacks at least _INDEX_FROM parts
 
@@ -55,8 +53,7 @@ class PartFolder:
 
     def stamps(self) -> dict[str, str]:
         """Return path → size and modification time of each part, sorted by path."""
-        stamps = self.workspace.stamps(self.folder)
-        return {path: stamp for path, stamp in stamps.items() if path.endswith(".parquet") or is_raw(path)}
+        return list_parts(self.workspace, self.folder)
 
     def record(self) -> pa.Table:
         """Return the small columns of all rows, and ``part``, in the order of the parts.
@@ -85,7 +82,9 @@ class PartFolder:
         Of several rows of a clip, the one is kept that is the first to readers, whatever the order of ``parts`` is.
         """
         target = f"{self.folder}/{PART.format(digest_of(parts))}"
-        if not self.workspace.exists(target):  # it does if an earlier attempt was killed while deleting parts
+        # An earlier attempt that was killed while it deleted parts has left the target. While all parts are there,
+        # a target may come from an attempt that failed while it wrote.
+        if set(parts) <= set(self.paths()) or not self.workspace.exists(target):
             tables = (table for part in sorted(parts) for table in self._read_part(part))
             self._write_grouped(target, self._that_count(tables))
         for part in parts:
@@ -100,7 +99,8 @@ class PartFolder:
         self._rewrite(doomed)
 
     def tidy(self) -> None:
-        """Remove all rows of a clip but the first, and update the index."""
+        """Remove all rows of a clip but the first and parts without content, and update the index."""
+        remove_empty_parts(self.workspace, self.folder)
         found = self._look_whole()
         if repeats := repeats_by_part(found.rows):
             self._rewrite(repeats)
@@ -278,11 +278,9 @@ class PartFolder:
             yield from groups
 
         self.workspace.write_tables(path, first.schema, all_groups())
-
-
-def is_raw(path: str) -> bool:
-    """Return whether a part has the layout that is cheap to write."""
-    return path.rpartition("/")[2].startswith(RAW.format(""))
+        flush(
+            self.workspace.filesystem, self.workspace.path(path)
+        )  # the parts with these rows are deleted next
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ import pytest
 import ray
 
 from emi_ray.errors import UserError
-from emi_ray.extraction.precision import Newcomers, ask_nodes, settle_precision
+from emi_ray.extraction.precision import ask_nodes, note_other_precisions, settle_precision
 from emi_ray.extraction.run import extract
-from emi_ray.store.parts import is_raw
+from emi_ray.runtime import require_shared
+from emi_ray.runtime.node_watch import living_nodes
+from emi_ray.store.part_listing import is_raw
 from tests.cluster.faulty import precision_of_this_node
 from tests.cluster.nodes import Holder, add_node, cluster, gpu_held, have_nodes
 from tests.cluster.test_deaths import held, new_workspace
@@ -84,12 +86,18 @@ def test_workers_settle_the_precision_and_nodes_that_differ_are_named(tmp_path):
             assert len(notes) == 1
             assert "has no free GPU" in notes[0]
         notes = []
-        newcomers = Newcomers(config, {"vision": "bfloat16"}, notes.append)
-        newcomers.ask(lambda: "float32")
-        assert notes == []  # only nodes that have joined are asked
+        before = set(living_nodes())
         add_node(nodes, gpus=1)
-        newcomers.ask(lambda: "float32")
-        newcomers.ask(lambda: "float32")
+        new = living_nodes().keys() - before
+        require_shared(workspace, [], new)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "emi_ray.runtime.nodes.CONFIG", "clips.parquet"
+            )  # as a mount with another workspace
+            with pytest.raises(UserError, match="emi_ray.yaml does not exist on node"):
+                require_shared(workspace, [], new)
+            require_shared(workspace, [], set())
+        note_other_precisions(config, {"vision": "bfloat16"}, new, notes.append, lambda: "float32")
         assert len(notes) == 1
         assert "(float32) joined" in notes[0]
         assert "computes vision in bfloat16 like the others" in notes[0]

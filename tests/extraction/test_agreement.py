@@ -16,7 +16,7 @@ from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.watchdog import Limits
 from emi_ray.extractors import Features, specify
 from emi_ray.store.feature_store import FeatureStore
-from emi_ray.workspace import Workspace
+from emi_ray.workspace import CONFIG, Workspace
 
 POOL = Pool(batch_size=8, max_actors=2, num_cpus=1, num_gpus=0, threads=1)
 
@@ -50,6 +50,7 @@ def test_without_ray_a_process_is_alone():
 
 def test_two_actors_that_would_choose_differently_write_in_one_precision(tmp_path, ray_session, monkeypatch):
     workspace = Workspace(str(tmp_path))
+    workspace.write_text(CONFIG, "")
     config = WorkspaceConfig()
     spec = specify("text", config.extractors["text"], config.media)
     actors = [Extract(workspace, spec, [], POOL, Limits(60.0, 1 << 30)) for _ in range(2)]

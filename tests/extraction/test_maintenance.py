@@ -1,19 +1,25 @@
 """Raw parts are merged into readable parts during a run and at its end."""
 
 import os
+import time
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
 from emi_ray.errors import EmiRayError
+from emi_ray.extraction import maintenance
 from emi_ray.extraction.maintenance import LOOK_EVERY_S, PartMaintenance, _merge, _Merges, tidy_up
+from emi_ray.extraction.passes import Passes
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
+from emi_ray.extraction.run import extract
 from emi_ray.store import part_merging
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
-from emi_ray.store.parts import is_raw
+from emi_ray.store.part_listing import is_raw
+from emi_ray.store.parts import PartFolder
 from tests.cluster.test_deaths import new_workspace
 from tests.store.test_repeated_rows import rows_written
 
@@ -34,18 +40,18 @@ def test_raw_parts_are_merged_once_they_are_many_and_all_of_them_at_the_end(tmp_
     monkeypatch.setattr(part_merging, "PARTS_OF_A_WRITER", 4)
     workspace = new_workspace(tmp_path, {}, [])
     pipeline, now = plan_pipeline(workspace, workspace.config(), ["text"]), [LOOK_EVERY_S]
-    maintenance = PartMaintenance(pipeline, clock=lambda: now[0])
+    beside = PartMaintenance(pipeline, clock=lambda: now[0])
     store = write_raw(pipeline, 0, 3)
-    maintenance.look()
-    assert not maintenance._merges.parts
+    beside.look()
+    assert not beside._merges.parts
     write_raw(pipeline, 3, 2)
-    maintenance.look()
-    assert not maintenance._merges.parts, "it looks too often"
+    beside.look()
+    assert not beside._merges.parts, "it looks too often"
     now[0] += LOOK_EVERY_S
-    maintenance.look()
-    assert len(maintenance._merges.parts) == 5
+    beside.look()
+    assert len(beside._merges.parts) == 5
     write_raw(pipeline, 5, 1)
-    maintenance.finish()
+    beside.finish()
     assert not [path for path in store.parts() if is_raw(path)]
     assert {row.clip_id: row.values[0, 0] for row in store.rows()} == {f"c{i:02d}": i for i in range(6)}
 
@@ -98,3 +104,37 @@ def test_a_store_whose_parts_repeat_clips_is_mended_by_the_next_extraction(tmp_p
     tidy_up(pipeline)
     assert sorted(rows_written(store)) == [f"c{i:02d}" for i in range(4)]
     assert store.held.record()["clip_id"].to_pylist() == rows_written(store)
+
+
+def test_merges_that_run_when_a_run_fails_end_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(maintenance, "STOP_WITHIN_S", 0.2)
+    begun = tmp_path / "begun"
+
+    def never_done(folder: PartFolder, parts: list[str]) -> None:
+        begun.write_text(str(os.getpid()))
+        time.sleep(60)
+
+    merges = _Merges(never_done, num_cpus=0)
+    merges.add(None, [["first"], ["second"]])
+    merges.start()
+    for _ in range(200):
+        if begun.exists() and begun.read_text():
+            break
+        time.sleep(0.1)
+    merges.stop()
+    assert not merges.parts
+    ended = psutil.Process(int(begun.read_text()))
+    ended.wait(20)
+
+
+def test_a_run_that_fails_stops_its_merges(tmp_path, monkeypatch):
+    def failing(self, work):
+        raise EmiRayError("a stage cannot work")
+
+    stopped = []
+    monkeypatch.setattr(Passes, "run", failing)
+    monkeypatch.setattr(PartMaintenance, "stop", lambda self: stopped.append(self))
+    workspace = new_workspace(tmp_path, {"a": "word"}, ["extraction.measure=false"])
+    with pytest.raises(EmiRayError, match="cannot work"):
+        extract(workspace, workspace.config(), ["text"])
+    assert len(stopped) == 1

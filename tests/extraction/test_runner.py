@@ -3,9 +3,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
+import psutil
 import pytest
 
 from emi_ray.errors import EmiRayError
@@ -100,6 +103,50 @@ def test_a_batch_among_others_has_more_time_but_no_more_memory_than_the_machine(
     assert Limits(10.0, 2**60).among(8).num_bytes == 2**60
     half = total_memory() // 2
     assert half < Limits(10.0, half).among(8).num_bytes < total_memory()
+
+
+class OnSmallDevice:
+    """A tool on a device of 9 GB: each process keeps its weights, .5 GB and .1 GB for each clip at once."""
+
+    feature_dim = 2
+
+    def __init__(self, folder: str, weights: float) -> None:
+        self._folder, self._weights, self._held = Path(folder), weights, 0.0
+        self._need(weights)
+
+    def __call__(self, clips: Sequence[DecodedClip]) -> list[int]:
+        self._need(self._weights + 0.5 + 0.1 * len(clips))
+        return [1 for _ in clips]
+
+    def use_less_memory(self) -> bool:
+        return False
+
+    def __del__(self) -> None:
+        (self._folder / str(os.getpid())).unlink(missing_ok=True)
+
+    def _need(self, gigabytes: float) -> None:
+        alive = [path for path in self._folder.iterdir() if psutil.pid_exists(int(path.name))]
+        used = sum(float(path.read_text()) for path in alive if path.name != str(os.getpid()))
+        if used + max(gigabytes, self._held) > 9:
+            raise MemoryError("device out of memory")
+        self._held = max(gigabytes, self._held)
+        (self._folder / str(os.getpid())).write_text(str(self._held))
+
+
+@pytest.mark.parametrize("weights", [2.5, 6.0])
+def test_the_child_process_of_suspects_has_the_memory_of_the_device(tmp_path, weights):
+    owner = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    Note(owner, "text").suspect({f"c{index}" for index in range(32)})
+    life = Life(owner, was_restarted=True)
+    runner = Runner(
+        partial(OnSmallDevice, str(tmp_path), weights), "text", Limits(60.0, 2**33), 32, life=life
+    )
+    others = [DecodedClip(f"other{index}", transcript="word") for index in range(32)]
+    suspects = clips(*["word"] * 32)
+    assert all(found.failure is None for found in runner.run(others))
+    assert all(found.failure is None for found in runner.run(suspects))
+    assert all(found.failure is None for found in runner.run(others))
+    assert not Note(owner, "text").left_behind()
 
 
 def test_what_several_threads_of_an_actor_have_in_hand_is_written_down_together():

@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -147,3 +148,17 @@ def test_what_cannot_be_written_is_told_of_all_clips_of_the_batch(pipeline, monk
     assert [[entry["status"] for entry in row] for row in outcomes] == [["broken"]] * 8
     assert all("There is no space left" in row[0]["reason"] for row in outcomes)
     assert all(not store_of(planned.workspace, spec).parts() for spec in planned.specs.values())
+
+
+def test_a_node_that_does_not_see_the_workspace_writes_nothing(pipeline):
+    """Its mount is missing, and the folder would be made on its own disk."""
+    planned, machine = pipeline
+    pools = plan_pools(machine, planned.stages, planned.config.extraction)
+    table = plan_work(planned.workspace, planned.workspace.clips(), planned.specs, planned.transcriber).table
+    stages = StageChain([planned._builder(name, pools[name], False) for name in planned.stages])
+    mounted = Path(planned.workspace.root)
+    mounted.rename(mounted.with_name("elsewhere"))
+    outcomes = stages(table.slice(0, 4))["outcomes"].to_pylist()
+    assert {told[-1]["status"] for told in outcomes} == {"broken"}
+    assert "emi_ray.yaml does not exist on this node" in outcomes[0][-1]["reason"]
+    assert not mounted.exists()

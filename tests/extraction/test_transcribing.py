@@ -15,7 +15,7 @@ from emi_ray.extraction.watchdog import Limits
 from emi_ray.extractors.pretrained.whisper import Heard
 from emi_ray.media.clip import DecodedClip, Waveform, pack_clip, table_of
 from emi_ray.store.transcript_store import TranscriptStore
-from emi_ray.workspace import Workspace
+from emi_ray.workspace import CONFIG, Workspace
 
 
 class Recogniser:
@@ -47,6 +47,7 @@ def batch(ids: Sequence[str]) -> pa.Table:
 
 def test_a_clip_without_speech_has_an_empty_transcript_and_is_counted(tmp_path):
     workspace, recogniser = Workspace(str(tmp_path)), Recogniser()
+    workspace.write_text(CONFIG, "")
     pool = Pool(batch_size=3, max_actors=1, num_cpus=1, num_gpus=0, threads=1)
     keep = ["clip_id", "transcript", "missing"]
     stage = Transcribe(workspace, recogniser, keep, pool, Limits(60.0, 2**40))  # type: ignore[arg-type]

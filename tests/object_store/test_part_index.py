@@ -20,6 +20,7 @@ def row(clip_id: str, seed: int = 0) -> ClipFeatures:
 def made(s3, name: str, num_parts: int = 6) -> FeatureStore:
     store = FeatureStore(Workspace(s3.uri(name)), "audio", "0123456789ab")
     store.create({"extractor": "prosody"}, feature_dim=4)
+    store.settle_precision("float16")
     for index in range(num_parts):
         store.write([row(f"{index}-{place}") for place in range(2)])
     return store
@@ -33,7 +34,12 @@ def opened(monkeypatch) -> list[str]:
     """Paths of what is read from now on."""
     paths: list[str] = []
     read = Workspace.read_bytes
-    monkeypatch.setattr(Workspace, "read_bytes", lambda self, path: (paths.append(path), read(self, path))[1])
+
+    def noted(self, path, size=None):
+        paths.append(path)
+        return read(self, path, size)
+
+    monkeypatch.setattr(Workspace, "read_bytes", noted)
     return paths
 
 

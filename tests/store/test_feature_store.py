@@ -11,8 +11,8 @@ from emi_ray.errors import UserError
 from emi_ray.store.failures import Failure, failure_parts, read_failures, write_failures
 from emi_ray.store.feature_layout import ClipFeatures, steps_of
 from emi_ray.store.feature_store import FeatureStore, find_store
+from emi_ray.store.part_listing import is_raw
 from emi_ray.store.part_merging import mergeable
-from emi_ray.store.parts import is_raw
 from emi_ray.workspace import Workspace
 
 
