@@ -1,6 +1,7 @@
 """From a corpus to features: init, extract."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def init(
         settings: settings to write into ``emi_ray.yaml``.
 
     Returns:
-        The checked clips, and the ``findings`` of the checks.
+        The checked clips, and the ``findings`` of the checks. Those that are warnings are also issued as such.
 
     Raises:
         UserError: the corpus has errors, or a setting is invalid. Nothing is written then.
@@ -44,7 +45,10 @@ def init(
     """
     from emi_ray.corpus.setup import init_workspace
 
-    return init_workspace(workspace_of(workspace), corpus, os.fspath(source), overrides_of(settings))
+    made = init_workspace(workspace_of(workspace), corpus, os.fspath(source), overrides_of(settings))
+    for finding in made.warnings:
+        warnings.warn(str(finding), stacklevel=2)
+    return made
 
 
 def extract(

@@ -1,5 +1,6 @@
 """Read a corpus with the adaptor of its kind, check it, and convert it to one schema."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ ADAPTORS: dict[str, Callable[[str, CorpusSettings], Listing]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Corpus:
     """A checked corpus: ``clips`` in :func:`emi_ray.schema.clips_schema`, and the findings of the checks.
 
@@ -48,6 +49,12 @@ class Corpus:
     @property
     def warnings(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == "warning")
+
+    def __repr__(self) -> str:
+        counts = Counter(self.clips["split"].to_pylist())
+        parts = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if counts[split])
+        found = f"{plural(len(self.labels), 'label')}; {plural(len(self.warnings), 'warning')}"
+        return f"Corpus({plural(self.clips.num_rows, 'clip')}: {parts}; {found})"
 
 
 def read_corpus(kind: str, source: str, settings: CorpusSettings) -> Corpus:

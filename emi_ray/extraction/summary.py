@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from emi_ray.events import count, tell
 from emi_ray.extraction.actors import Life, life_of
 from emi_ray.extraction.pools import Measurement, Pool, processes_of
+from emi_ray.wording import plural
 
 
 @dataclass
@@ -81,7 +82,7 @@ class StageSummary:
         self.actors.setdefault(life.owner, ActorSummary(life.node, life.gpus)).add(life, count, seconds)
 
 
-@dataclass
+@dataclass(repr=False)
 class ExtractionSummary:
     """Counts of a whole run.
 
@@ -114,6 +115,10 @@ class ExtractionSummary:
         """Add a message for the user, unless it is already there."""
         if what not in self.notes:
             self.notes.append(what)
+
+    def __repr__(self) -> str:
+        stages = (f"; {name} {stage.ok:,} ok, {stage.failed:,} failed" for name, stage in self.stages.items())
+        return f"ExtractionSummary({plural(self.clips, 'clip')} in {self.seconds:.1f} s{''.join(stages)})"
 
     @property
     def clips_per_s(self) -> float:
