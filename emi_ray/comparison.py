@@ -15,7 +15,7 @@ from emi_ray.corpus.splits import GROUP
 from emi_ray.errors import UserError, choices
 from emi_ray.resampling import Difference, codes_of, holm, sample_scores, score_difference
 from emi_ray.results.predictions import ScoredPredictions, read_scored_predictions
-from emi_ray.results.runs import run_folder
+from emi_ray.results.runs import METRICS, run_folder
 from emi_ray.wording import plural
 from emi_ray.workspace import CLIPS, Workspace
 
@@ -128,6 +128,8 @@ def read_systems(
         answers = {
             each: read_scored_predictions(workspace, run_folder(recipe, each), split)
             for each in ([seed] if seed else seeds)
+            # Predictions without metrics are those of a run that is being replaced, or was killed meanwhile.
+            if workspace.exists(f"{run_folder(recipe, each)}/{METRICS}")
         }
         known = {each: answer for each, answer in answers.items() if answer is not None}
         if not known and names:

@@ -1,5 +1,6 @@
 """Scoring of trained runs, prediction from features, and the challenge's submission format."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +32,18 @@ from emi_ray.training.run_files import (
     scored_clips,
     without_nan,
 )
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
+
+_LOG = logging.getLogger(__name__)
 
 
 def evaluate_single_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
     """Score a run on each of ``splits`` that has labels, and write ``evaluation.json`` to its folder.
 
     The true values are those of the run's labels, which are looked up in the corpus by name. Train and val are the
-    clips that the run was trained and validated on, whatever the corpus's splits are now. In all splits, clips
+    clips that the run was trained and validated on, whatever the corpus's splits are now. Test are the other clips of
+    the corpus's present test split. In all splits, clips
     without any modality that the model reads are left out, unless the recipe has one encoder with ``missing: zero``.
 
     Args:
@@ -246,7 +251,15 @@ def _rows_of(split: Split, rows: Rows, data: ClipData, recipe: Recipe) -> np.nda
         return rows.val
     # Test clips are not in the run's split table, so they are found in the corpus.
     labelled = np.isfinite(data.targets).any(axis=1) & (data.splits == "test")
-    return np.flatnonzero(labelled & scored_clips(recipe, data))
+    chosen = np.flatnonzero(labelled & scored_clips(recipe, data))
+    learnt = np.concatenate(list(rows.parts().values()))
+    if num_learnt := int(np.isin(chosen, learnt).sum()):
+        _LOG.warning(
+            "%s of the present test split are training or validation clips of this run, and are not scored as test "
+            "clips. Train it again on the present splits to score all of them.",
+            plural(num_learnt, "clip"),
+        )
+    return chosen[~np.isin(chosen, learnt)]
 
 
 def _missing(loaded: LoadedModel, stream: EncoderName, num_clips: int) -> PackedFeatures:

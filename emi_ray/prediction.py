@@ -16,7 +16,7 @@ from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.ensembles import describe_models, is_ensemble, load_ensemble
 from emi_ray.errors import UserError
 from emi_ray.evaluation import as_intensities, predict_corpus_clips, write_submission
-from emi_ray.extraction.pending import what_changed
+from emi_ray.extraction.pending import what_changed, what_lacks
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extraction.run import extract
 from emi_ray.model_extractors import config_of, extraction_rounds, recognition_config
@@ -202,7 +202,7 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
 
     Raises:
         UserError: the run does not exist, the split has no clips, or the files or transcripts of its clips
-            have changed since their features were extracted.
+            have changed since their features were extracted, or some of its clips are not extracted yet.
     """
     clips = workspace.clips()
     # Raises the error for an unknown run before the one for an empty split.
@@ -210,11 +210,20 @@ def predict_split(workspace: Workspace, run: str, split: Split) -> pa.Table:
     chosen = clips.filter(pc.equal(clips["split"], split))
     if not chosen.num_rows:
         raise UserError(f"{workspace.root} has no clips in its {split} split: give clips with --clips.")
+    if problem := problem_of_features(workspace, run, chosen):
+        raise UserError(problem)
+    return _predict(workspace, run, workspace, chosen)
+
+
+def problem_of_features(workspace: Workspace, run: str, clips: pa.Table) -> str:
+    """Return a sentence on clips of the corpus whose features, which a run reads, are stale or not extracted yet;
+    "" if there are none.
+    """
     for description in describe_models(workspace, run):
         for store in description.stores(workspace).values():
-            if changed := what_changed(store, chosen):
-                raise UserError(changed)
-    return _predict(workspace, run, workspace, chosen)
+            if problem := what_changed(store, clips) or what_lacks(store, clips):
+                return problem
+    return ""
 
 
 def as_test_list_spells(workspace: Workspace, predictions: pa.Table) -> pa.Table:

@@ -41,6 +41,7 @@ def workspace(tmp_path):
             table |= {label.name: said[:, i] for i, label in enumerate(LABELS)}
             table |= {f"true_{label.name}": true[:, i] for i, label in enumerate(LABELS)}
             workspace.write_table(f"runs/{name}/{seed}/predictions.parquet", pa.table(table))
+            workspace.write_json(f"runs/{name}/{seed}/metrics.json", {})
     return workspace
 
 
@@ -133,3 +134,13 @@ def test_the_verb_prints_verdicts_and_writes_differences(workspace, tmp_path):
     lines = (tmp_path / "d.csv").read_text().splitlines()
     assert len(lines) == 3
     assert lines[1].startswith("good,bad,mean,")
+
+
+def test_a_run_that_is_being_replaced_is_not_compared(workspace):
+    workspace.delete_file("runs/good/3/metrics.json")  # as a training does before it replaces predictions
+    [good] = read_systems(workspace, ["good"])
+    assert list(good.seeds) == ["1", "2"]
+    for seed in (1, 2):
+        workspace.delete_file(f"runs/good/{seed}/metrics.json")
+    with pytest.raises(UserError, match="finish it with emi-ray train"):
+        read_systems(workspace, ["good"])

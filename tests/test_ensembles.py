@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from planted import planted_workspace
@@ -11,7 +12,7 @@ from emi_ray.cli.app import app
 from emi_ray.comparison import compare, read_systems
 from emi_ray.config import WorkspaceConfig
 from emi_ray.ensemble_weights import MEAN, combine, fit_weights
-from emi_ray.ensembles import build_ensemble, evaluate_run
+from emi_ray.ensembles import build, build_ensemble, evaluate_run
 from emi_ray.errors import UserError
 from emi_ray.new_clips import Record
 from emi_ray.prediction import predict_split
@@ -99,7 +100,7 @@ def test_what_a_fitted_ensemble_says_of_a_validation_clip_does_not_rest_on_its_l
         table.loc[table["clip_id"] == clip, "true_Joy"] = (
             1.0 - table.loc[table["clip_id"] == clip, "true_Joy"]
         )
-        workspace.write_table(path, __import__("pyarrow").Table.from_pandas(table, preserve_index=False))
+        workspace.write_table(path, pa.Table.from_pandas(table, preserve_index=False))
     try:
         build_ensemble(workspace, ["text", "audio/1"], "fit", "fitted")
     finally:
@@ -116,6 +117,44 @@ def test_what_a_fitted_ensemble_says_of_a_validation_clip_does_not_rest_on_its_l
         for name in EMOTIONS
     ]
     assert held == pytest.approx(np.mean(joy), abs=1e-5)
+
+
+def test_clips_that_a_member_has_learnt_are_no_test_clips_of_the_ensemble(workspace, caplog):
+    """Its members were trained on different splits."""
+    path = "runs/text/1/predictions.parquet"
+    before = workspace.read_table(path)
+    learnt = workspace.read_table("runs/text/2/split.parquet")["clip_id"][0].as_py()
+    row = before.filter(pc.equal(before["split"], "test")).slice(0, 1)
+    row = row.set_column(0, "clip_id", pa.array([learnt]))
+    try:
+        workspace.write_table(path, pa.concat_tables([before, row]))
+        build_ensemble(workspace, ["text", "audio/1"], "leaky")
+    finally:
+        workspace.write_table(path, before)
+    table = workspace.read_table("runs/leaky/42/predictions.parquet")
+    test = table.filter(pc.equal(table["split"], "test"))["clip_id"].to_pylist()
+    assert len(test) == 12
+    assert learnt not in test
+    assert f"1 test clip of one run, for example {learnt}, is in another run's training" in caplog.text
+
+
+def test_an_ensemble_of_a_member_that_is_trained_again_meanwhile_is_refused(workspace, monkeypatch):
+    metrics = workspace.read_json("runs/audio/1/metrics.json")
+    copied = build._copy_models
+
+    def trained_again(*arguments):
+        copied(*arguments)
+        workspace.write_json("runs/audio/1/metrics.json", {**metrics, "run_key": "another"})
+
+    monkeypatch.setattr(build, "_copy_models", trained_again)
+    try:
+        with pytest.raises(UserError, match="trained again while the ensemble was built"):
+            build_ensemble(workspace, ["text", "audio/1"], "torn")
+    finally:
+        workspace.write_json("runs/audio/1/metrics.json", metrics)
+    assert not workspace.exists("runs/torn/42/ensemble.json")
+    with workspace.driving("runs/torn", "Ensemble torn"), pytest.raises(UserError, match="is in progress"):
+        build_ensemble(workspace, ["text", "audio/1"], "torn")
 
 
 def test_what_makes_no_ensemble_is_refused(workspace):

@@ -1,9 +1,13 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 from planted import planted_workspace
+from safetensors.torch import save
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
@@ -13,10 +17,11 @@ from emi_ray.model_extractors import config_of
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import EMOTION_LABELS, EMOTIONS, Label
 from emi_ray.store.feature_store import FeatureStore
-from emi_ray.training.checkpoint import load_model
+from emi_ray.training import checkpoint
+from emi_ray.training.checkpoint import load_model, metadata_of
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
-from emi_ray.workspace import CLIPS
+from emi_ray.workspace import CLIPS, Workspace
 
 SMALL = ["training.epochs=2", "fusion.hidden=16"] + [
     f"encoders.{m}.hidden=16" for m in ("text", "audio", "vision")
@@ -57,6 +62,51 @@ def test_a_run_is_evaluated_on_the_clips_that_it_was_trained_with_whatever_the_c
             evaluate_single_run(workspace, "f1/42")
     finally:
         workspace.write_table(CLIPS, clips)
+
+
+def test_clips_that_a_run_was_trained_on_are_not_scored_as_test_clips(trained, caplog):
+    """The corpus was split again after the training."""
+    workspace, _ = trained
+    clips = workspace.clips()
+    column = clips.schema.get_field_index("split")
+    split = clips["split"].to_pylist()
+    later = ["test"] * 60 + split[60:]
+    try:
+        workspace.write_table(CLIPS, clips.set_column(column, clips.schema.field(column), pa.array(later)))
+        result = evaluate_single_run(workspace, "f1/42")
+    finally:
+        workspace.write_table(CLIPS, clips)
+    assert "test" not in result
+    assert result["train"]["num_train"] == 48
+    assert "60 clips of the present test split are training or validation clips" in caplog.text
+
+
+def test_a_model_whose_files_belong_to_two_runs_is_refused(trained):
+    workspace, _ = trained
+    weights = workspace.read_bytes("runs/f1/42/model.safetensors")
+    assert metadata_of(weights)["run_key"] == workspace.read_json("runs/f1/42/metrics.json")["run_key"]
+    description = workspace.read_json("runs/f1/42/model.json")
+    try:
+        workspace.write_json("runs/f1/42/model.json", {**description, "run_key": "of another"})
+        with pytest.raises(UserError, match="is being replaced by another training"):
+            load_model(workspace, "f1/42")
+    finally:
+        workspace.write_json("runs/f1/42/model.json", description)
+    assert metadata_of(save({"a": torch.zeros(1)})) == {}
+
+
+def test_a_run_that_is_killed_while_it_is_replaced_is_no_model(trained, monkeypatch, tmp_path):
+    workspace = Workspace(str(shutil.copytree(trained[0].root, tmp_path / "w")))
+    plan = plan_run(workspace, load_recipe("f1", [*SMALL, "training.lr=1e-4"]), WorkspaceConfig(), 42)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        execute_run(plan)
+    with pytest.raises(UserError, match="has no trained model yet"):
+        load_model(workspace, "f1/42")
 
 
 def test_a_model_of_imported_features_says_that_it_cannot_read_clips(trained):

@@ -1,8 +1,11 @@
 """Evaluate and use models: evaluate, predict, load_model, compare, report."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow.compute as pc
 
 from emi_ray.corpus.listing import Finding
 from emi_ray.errors import UserError
@@ -12,6 +15,9 @@ from emi_ray.workspace import Workspace, WorkspaceLike, workspace_of
 if TYPE_CHECKING:  # the command line shows its first line before these are imported
     from emi_ray.comparison import Comparison
     from emi_ray.prediction import Predictions
+
+
+_LOG = logging.getLogger(__name__)
 
 
 def evaluate(workspace: WorkspaceLike, run: str) -> dict[str, Any]:
@@ -31,8 +37,17 @@ def evaluate(workspace: WorkspaceLike, run: str) -> dict[str, Any]:
         16
     """
     from emi_ray.ensembles import evaluate_run
+    from emi_ray.prediction import problem_of_features
 
-    return evaluate_run(workspace_of(workspace), run)
+    target = workspace_of(workspace)
+    scores = evaluate_run(target, run)
+    clips = target.clips()
+    # Training recorded the features of its own clips, and evaluation refuses changed ones; it knows no test clips.
+    if "test" in scores and (
+        problem := problem_of_features(target, run, clips.filter(pc.equal(clips["split"], "test")))
+    ):
+        _LOG.warning("The score on test may be wrong. %s", problem)
+    return scores
 
 
 def predict(

@@ -75,8 +75,8 @@ class TrainingPlan:
         workspace: holds the features and receives the runs.
         config: settings of the workspace.
         requests: the runs.
-        stale: sentences on features that the runs would read and whose clips' files or transcripts have changed;
-            training uses such features as they are.
+        stale: sentences on features that the runs would read and whose clips' files or transcripts have changed, or
+            that are not extracted yet; training uses the features as they are.
     """
 
     workspace: Workspace
@@ -117,12 +117,13 @@ def plan_runs(
 def _stale_features(
     workspace: Workspace, config: "WorkspaceConfig", recipes: Sequence["Recipe"], clips: "pa.Table"
 ) -> list[str]:
-    """Return sentences on features that recipes read and whose clips' files or transcripts have changed.
+    """Return sentences on features that recipes read and whose clips' files or transcripts have changed, or that are
+    not extracted yet.
 
     Raises:
         UserError: none of the recipes finds its features. If only some do not, the others are trained.
     """
-    from emi_ray.extraction.pending import what_changed
+    from emi_ray.extraction.pending import what_changed, what_lacks
     from emi_ray.training.data.feature_sources import find_stores
 
     stores: dict[str, FeatureStore] = {}
@@ -135,7 +136,8 @@ def _stale_features(
     # As long as one recipe can be trained, the problems of others are reported with their runs.
     if problems and len(problems) == len(recipes):
         raise UserError("\n".join(dict.fromkeys(map(str, problems))))
-    return [sentence for store in stores.values() if (sentence := what_changed(store, clips))]
+    said = (tell(store, clips) for store in stores.values() for tell in (what_changed, what_lacks))
+    return [sentence for sentence in said if sentence]
 
 
 def train_runs(plan: TrainingPlan, *, address: str | None = None, **options: Any) -> list["RunResult"]:

@@ -68,6 +68,14 @@ def build_ensemble(
         workspace.folders(f"runs/{name}") and not _is_ensembles_folder(workspace, name)
     ):
         raise UserError(f"--name {name}: this is the name of a recipe; choose another name for the ensemble.")
+    with workspace.driving(f"runs/{name}", f"Ensemble {name}"):
+        return _build(workspace, folders, folder, name, method, seed)
+
+
+def _build(
+    workspace: Workspace, folders: Sequence[str], folder: str, name: str, method: Method, seed: int
+) -> dict[str, Any]:
+    keys = _keys_of(workspace, folders)
     tables = {member: workspace.read_table(f"{member}/{PREDICTIONS}") for member in folders}
     labels = common_labels(workspace, folders, tables)
     val = validation_clips(workspace, folders, tables)
@@ -79,7 +87,8 @@ def build_ensemble(
     values = cross_fitted(
         combine(weights, predicted.values, predicted.patterns), predicted, fold_weights, folds
     )
-    test = MemberPredictions.of([rows_at(table, test_clips(tables)) for table in tables.values()], labels)
+    tested_ids = test_clips(workspace, folders, tables)
+    test = MemberPredictions.of([rows_at(table, tested_ids) for table in tables.values()], labels)
     described = [workspace.read_json(f"{member}/{DESCRIPTION}") for member in folders]
     description = EnsembleDescription(
         members=tuple(
@@ -95,6 +104,12 @@ def build_ensemble(
     # Only now, when nothing can be refused any more.
     workspace.delete(folder)
     _copy_models(workspace, folders, folder)
+    if _keys_of(workspace, folders) != keys or tuple(each["run_key"] for each in described) != keys:
+        workspace.delete(folder)
+        raise UserError(
+            "A member was trained again while the ensemble was built from it: build the ensemble again when the "
+            "training has ended."
+        )
     # Weights of all validation clips: no member and no weight has seen the test clips.
     tested = combine(weights, test.values, test.patterns)
     parts = [
@@ -105,6 +120,17 @@ def build_ensemble(
     metrics = _metrics(name, description, values, truth, len(readable) - int(readable.sum()))
     _write_rest(workspace, folder, description, predicted.clip_ids, folders, metrics)
     return metrics
+
+
+def _keys_of(workspace: Workspace, folders: Sequence[str]) -> tuple[str, ...]:
+    """Return the key of each member; an empty text for one that is not finished now."""
+    keys = []
+    for folder in folders:
+        try:
+            keys.append(str(workspace.read_json(f"{folder}/{METRICS}")["run_key"]))
+        except FileNotFoundError:
+            keys.append("")
+    return tuple(keys)
 
 
 def _is_ensembles_folder(workspace: Workspace, name: str) -> bool:

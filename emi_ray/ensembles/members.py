@@ -1,5 +1,6 @@
 """The member runs of an ensemble: their folders, common labels, clips and true values."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,9 +13,12 @@ from emi_ray.results.predictions import SCORED
 from emi_ray.results.runs import DESCRIPTION, METRICS, SPLIT, run_folder
 from emi_ray.schema import TRUE_PREFIX
 from emi_ray.training.checkpoint import find_run
+from emi_ray.wording import plural
 from emi_ray.workspace import Workspace
 
 NUM_FOLDS = 5
+
+_LOG = logging.getLogger(__name__)
 
 
 def member_folders(workspace: Workspace, runs: Sequence[str]) -> list[str]:
@@ -88,12 +92,23 @@ def validation_clips(
     return list(clips)
 
 
-def test_clips(tables: Mapping[str, pa.Table]) -> list[str]:
-    """Return the ids of the test clips of all runs, without duplicates."""
+def test_clips(workspace: Workspace, folders: Sequence[str], tables: Mapping[str, pa.Table]) -> list[str]:
+    """Return the ids of the test clips of all runs that no run was trained or validated on, without duplicates."""
+    seen: set[str] = set()
+    for folder in folders:
+        seen |= set(workspace.read_table(f"{folder}/{SPLIT}")["clip_id"].to_pylist())
     clips: dict[str, None] = {}
     for table in tables.values():
         clips |= dict.fromkeys(table.filter(pc.equal(table["split"], "test"))["clip_id"].to_pylist())
-    return list(clips)
+    if known := clips.keys() & seen:
+        _LOG.warning(
+            "%s of one run, for example %s, %s another run's training or validation: they are left out. Train all "
+            "runs on the same splits.",
+            plural(len(known), "test clip"),
+            min(known),
+            "is in" if len(known) == 1 else "are in",
+        )
+    return [clip_id for clip_id in clips if clip_id not in seen]
 
 
 def rows_at(table: pa.Table, clip_ids: Sequence[str]) -> pa.Table:

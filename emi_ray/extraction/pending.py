@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel
 
 from emi_ray.config import ExtractorSettings
 from emi_ray.errors import UserError
 from emi_ray.extraction.staleness import RecordComparison, compare
-from emi_ray.extractors import ExtractorSpec, TranscriberSpec, check_settings
+from emi_ray.extractors import Extractor, ExtractorSpec, TranscriberSpec, check_settings
 from emi_ray.media.provenance import Inputs
 from emi_ray.schema import MEDIA_COLUMNS, Modality, Origin
 from emi_ray.store.failures import read_failures
@@ -115,11 +116,9 @@ def what_changed(store: FeatureStore, clips: pa.Table) -> str:
         clips: the clips, with the transcripts of the corpus.
     """
     made_by = store.describe()
-    wanted = ExtractorSettings(name=made_by["extractor"], settings=made_by.get("settings", {}))
-    try:
-        kind, settings = check_settings(store.modality, wanted)
-    except UserError:
+    if (made := _extractor_of(store)) is None:
         return ""
+    kind, settings = made
     stamps = Inputs(clips).stamps(kind.needs(settings), recognises="transcriber" in made_by)
     changed = compare(store.held.record(), clips["clip_id"].combine_chunks(), stamps, clips).changed
     if not changed:
@@ -129,6 +128,40 @@ def what_changed(store: FeatureStore, clips: pa.Table) -> str:
         f"The {store.modality} features of {plural(len(changed), 'clip')} were made from other inputs than there are "
         f"now (for example {clip_id}: {why}). To extract them again: emi-ray extract -w {store.workspace.quoted}"
     )
+
+
+def what_lacks(store: FeatureStore, clips: pa.Table) -> str:
+    """Return a sentence on clips that the extraction has not reached; "" if there are none.
+
+    They have neither features nor a reason why they have none. Without this sentence they would count as clips that
+    lack the modality. It cannot be told of imported features.
+
+    Args:
+        clips: the clips of the corpus.
+    """
+    if _extractor_of(store) is None:
+        return ""
+    ids = clips["clip_id"].combine_chunks()
+    reached = [store.held.record()["clip_id"], read_failures(store.workspace, [store])["clip_id"]]
+    is_reached = pc.is_in(ids, value_set=pa.concat_arrays([column.combine_chunks() for column in reached]))
+    lacking = ids.filter(pc.invert(is_reached))
+    if not len(lacking):
+        return ""
+    return (
+        f"The {store.modality} of {plural(len(lacking), 'clip')}, for example {lacking[0]}, is not extracted yet, so "
+        f"that they count as clips without {store.modality}. To extract it: emi-ray extract -w "
+        f"{store.workspace.quoted}"
+    )
+
+
+def _extractor_of(store: FeatureStore) -> tuple[type[Extractor], BaseModel] | None:
+    """Return the extractor of a store and its settings; None for imported features, or if it no longer exists."""
+    made_by = store.describe()
+    wanted = ExtractorSettings(name=made_by["extractor"], settings=made_by.get("settings", {}))
+    try:
+        return check_settings(store.modality, wanted)
+    except UserError:
+        return None
 
 
 def plan_work(

@@ -3,6 +3,7 @@
 These two files are sufficient to load the model and to check that features are those that it was trained on.
 """
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from emi_ray.training.data.transcripts import TOKENIZER, parse_tokenizer, with_t
 from emi_ray.workspace import Workspace
 
 WEIGHTS = "model.safetensors"
+
+_KEY = "run_key"
+"""Metadata of the weights: the run to which they belong."""
 
 
 class ModelDescription(Settings):
@@ -127,7 +131,7 @@ def save_model(
     weights = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
     }
-    workspace.write_bytes(f"{folder}/{WEIGHTS}", save(weights))
+    workspace.write_bytes(f"{folder}/{WEIGHTS}", save(weights, {_KEY: description.run_key}))
     workspace.write_json(f"{folder}/{DESCRIPTION}", description.model_dump(mode="json"))
 
 
@@ -157,8 +161,14 @@ def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
     if recipe.transcript_stream is not None:
         dims[recipe.transcript_stream] = TOKEN_DIM
     model = build_model(recipe, dims, len(description.labels))
+    weights = workspace.read_bytes(f"{folder}/{WEIGHTS}")
+    if metadata_of(weights).get(_KEY, description.run_key) != description.run_key:
+        raise UserError(
+            f"{workspace.path(folder)} is being replaced by another training: its weights are those of another run "
+            "than its description. Wait until the training has ended, or train it again with emi-ray train."
+        )
     try:
-        model.load_state_dict(load(workspace.read_bytes(f"{folder}/{WEIGHTS}")))
+        model.load_state_dict(load(weights))
     # torch raises RuntimeError for missing, unexpected and misshapen parameters alike.
     except RuntimeError:
         made_by = description.versions.get("emi_ray", "unknown")
@@ -168,6 +178,13 @@ def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
         ) from None
     tokenizer = workspace.read_text(f"{folder}/{TOKENIZER}") if recipe.transcript_stream else None
     return LoadedModel(model.eval(), description, tokenizer)
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file; an empty dictionary if it has none."""
+    size = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    return found
 
 
 def read_model_description(workspace: Workspace, folder: str) -> ModelDescription:

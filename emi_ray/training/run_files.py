@@ -25,7 +25,7 @@ from emi_ray.models.backbone import load_tokenizer
 from emi_ray.models.fusion import Regressor
 from emi_ray.recipe.schema import Recipe
 from emi_ray.results.predictions import PREDICTIONS, SCORED, STAGES
-from emi_ray.results.runs import HISTORY, METRICS, RECIPE, SPLIT, VERSIONS
+from emi_ray.results.runs import DESCRIPTION, HISTORY, METRICS, RECIPE, SPLIT, VERSIONS
 from emi_ray.schema import TRUE_PREFIX, EncoderName
 from emi_ray.settings import dump_yaml
 from emi_ray.training.checkpoint import ModelDescription, save_model
@@ -102,8 +102,9 @@ def write_run(
         # Loaded before anything is replaced, because this can fail.
         load_tokenizer(recipe.encoders[recipe.transcript_stream]) if recipe.transcript_stream else None
     )
-    # From here on the earlier run counts as unfinished: its files are replaced one after another.
+    # From here on there is no finished run and no model: the files are replaced one after another.
     workspace.delete_file(f"{folder}/{METRICS}")
+    workspace.delete_file(f"{folder}/{DESCRIPTION}")
     history = pd.DataFrame(trained.history).drop(columns=["num_val", "num_labels_scored"])
     workspace.write_text(f"{folder}/{HISTORY}", history.to_csv(index=False))
     table = build_predictions_table(data, shown, split_names, predictions, recipe)

@@ -97,7 +97,13 @@ def test_the_command_says_its_version():
 
 def test_a_corpus_describes_itself_in_a_line_and_its_warnings_are_issued(tmp_path):
     table = tmp_path / "clips.csv"
-    rows = ["clip_id,split,transcript,Joy", "a,train,one,0.1", "b,train,one two,0.7", "c,val,two,", "d,val,two,0.3"]
+    rows = [
+        "clip_id,split,transcript,Joy",
+        "a,train,one,0.1",
+        "b,train,one two,0.7",
+        "c,val,two,",
+        "d,val,two,0.3",
+    ]
     table.write_text("\n".join(rows))
     with pytest.warns(UserWarning, match="Joy"):
         corpus = emi_ray.init(tmp_path / "work", table)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from test_stale_features import Corpus
 
@@ -20,7 +21,9 @@ from emi_ray.prediction import predict_new_clips, predict_split, read_new_clips
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.schema import Label, Modality, Origin, clips_schema
 from emi_ray.status import Line, read_status
+from emi_ray.store.failures import Failure, write_failures
 from emi_ray.store.feature_layout import ClipFeatures
+from emi_ray.store.feature_store import stores_of
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
 from emi_ray.workspace import CLIPS, Workspace
@@ -218,3 +221,22 @@ def test_training_on_features_of_files_that_have_changed_says_so(trained):
         )
     finally:
         path.write_bytes(content)
+
+
+def test_clips_that_an_extraction_has_not_reached_do_not_count_as_clips_without_the_modality(trained):
+    (store,) = stores_of(trained, "text")
+    record = store.held.record()
+    held = pa.concat_tables(store.tables())
+    store.held.discard(record.filter(pc.is_in(record["clip_id"], value_set=pa.array(["12", "03"]))))
+    try:
+        with pytest.raises(UserError, match=r"The text of 1 clip, for example 12, is not extracted yet"):
+            predict_split(trained, "text/1", "test")
+        (said,) = plan_runs(trained, ["text", "audio"]).stale
+        assert said.startswith("The text of 2 clips, for example 03, is not extracted yet")
+        write_failures(trained, [Failure("12", "text", store.fingerprint, "media", "no words", 1)])
+        predict_split(trained, "text/1", "test")
+    finally:
+        trained.delete("failures")
+        for part in store.parts():
+            trained.delete(part)
+        trained.write_table(f"{store.folder}/part-all.parquet", held)

@@ -12,6 +12,7 @@ from emi_ray.evaluation import evaluate_single_run, predict_from_stores
 from emi_ray.model_extractors import config_of, extraction_rounds
 from emi_ray.prediction import predict_split
 from emi_ray.recipe.loading import load_recipe
+from emi_ray.results.predictions import read_stage_predictions
 from emi_ray.store.feature_layout import ClipFeatures
 from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.checkpoint import load_model
@@ -70,6 +71,11 @@ def test_each_encoder_reads_its_own_features_and_extras_are_their_last_dimension
     np.testing.assert_array_equal(np.unique(data.features["audio"].values[:, 3:], axis=0), [[1.5, 0.5]])
     assert list(metrics["stages"]) == ["text", "audio", "frame", "face"]
     assert metrics["num_missing"]["face"] == 0
+
+
+def test_the_report_compares_a_fusion_with_each_encoder_by_its_name(workspace, trained):
+    found = read_stage_predictions(workspace, "runs/two/42")
+    assert set(found) == {"text", "audio", "frame", "face"}
 
 
 def test_a_run_of_several_streams_is_rebuilt_scored_and_predicts(workspace, trained):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from safetensors.torch import load, save
 
 from emi_ray.schema import EncoderName
+from emi_ray.training.checkpoint import metadata_of
 from emi_ray.training.stages.runner import StageResult
 from emi_ray.workspace import Workspace
 
@@ -31,8 +32,7 @@ class WorkspaceEncoderCache:
 
     def load(self, modality: EncoderName, key: str) -> StageResult:
         data = self.workspace.read_bytes(self._path(modality, key))
-        header_size = int.from_bytes(data[:8], "little")
-        plain = json.loads(json.loads(data[8 : 8 + header_size])["__metadata__"]["outcome"])
+        plain = json.loads(metadata_of(data)["outcome"])
         return StageResult(weights=load(data), **plain)
 
     def save(self, modality: EncoderName, key: str, result: StageResult) -> None:
