@@ -57,16 +57,24 @@ def read_whole(filesystem: fs.FileSystem, path: str, size: int | None = None) ->
 
 
 def flush(filesystem: fs.FileSystem, path: str) -> None:
-    """Wait until a file of a disk would outlast a power failure. Needed before what it replaces is deleted."""
+    """Wait until a file of a disk would outlast a power failure. Needed before what it replaces is deleted.
+
+    Raises:
+        OSError: the file could not be written to the disk, as the disk or the server tells only now.
+    """
     if not isinstance(filesystem, fs.LocalFileSystem):
         return
-    for place in (path, os.path.dirname(path)):
-        with suppress(OSError):  # some file systems cannot flush a folder
-            opened = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(opened)
-            finally:
-                os.close(opened)
+    _fsync(path)
+    with suppress(OSError):  # some file systems cannot flush a folder
+        _fsync(os.path.dirname(path))
+
+
+def _fsync(path: str) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def sweep(filesystem: fs.FileSystem, folder: str) -> None:

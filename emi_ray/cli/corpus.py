@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from emi_ray.api import data
 from emi_ray.cli.app import Overrides, WorkspaceOption, app
 from emi_ray.cli.tables import show_findings
 from emi_ray.cli.terminal import console
@@ -23,8 +22,10 @@ def init(
 
     Example: emi-ray init -w work --corpus table --source clips.csv media.frame_rate_hz=10
     """
+    from emi_ray.corpus.setup import init_workspace
+
     target = Workspace(workspace)
-    found = data.init(target, source, corpus=corpus, settings=overrides or ())
+    found = init_workspace(target, corpus, source, overrides or [])
     show_findings(found.findings)
     console.print(
         f"Wrote {target.shown('clips.parquet')}. Next: emi-ray extract -w {target.quoted}",

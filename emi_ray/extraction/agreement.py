@@ -1,10 +1,11 @@
 """Agreement between the actors of a run on a value that each of them could choose differently."""
 
+import time
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 T = TypeVar("T")
 
@@ -32,7 +33,8 @@ def agreed(question: str, proposal: T) -> T:
     while ray.is_initialized():
         keeper: Any = ray.remote(num_cpus=0)(_FirstProposals).options(name=_NAME, get_if_exists=True).remote()
         _handles.append(keeper)
-        with suppress(ActorDiedError):  # its creator has ended
+        with suppress(RayActorError, ActorUnavailableError):  # its creator has ended, or its node
             answer: T = ray.get(keeper.settle.remote(question, proposal))
             return answer
+        time.sleep(1.0)  # until Ray knows that a node is dead, it gives the handle of the old actor
     return proposal

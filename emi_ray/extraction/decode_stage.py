@@ -1,8 +1,9 @@
 """The first stage: decode media files to frames, face crops and waveform."""
 
 import json
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow as pa
 from emi_ray.config import MediaSettings
 from emi_ray.extraction.batches import outcome
 from emi_ray.extraction.pending import origin_column, todo_column
-from emi_ray.extraction.stage import OUTCOME, Stage
+from emi_ray.extraction.stage import OUTCOME, Stage, not_mounted
 from emi_ray.media.clip import table_of
 from emi_ray.media.clip_notes import remarks
 from emi_ray.media.isolation import FROM_THE_TABLE, DecodeProcess
@@ -29,6 +30,8 @@ class Decode(Stage):
         transcribes: whether a later stage recognises the speech of clips without a transcript.
         time_limit_s: seconds that decoding one clip may take.
         memory_limit_gb: memory in GiB that decoding one clip may take.
+        seen: some files of clips that the driver has seen. If this node sees none of them, its mount is missing, and
+            no clip is to blame.
     """
 
     name = "decode"
@@ -40,7 +43,9 @@ class Decode(Stage):
         transcribes: bool,
         time_limit_s: float,
         memory_limit_gb: float,
+        seen: Sequence[str] = (),
     ) -> None:
+        self._seen = seen
         self._needs = dict(needs)
         self._transcribes = transcribes
         self._decoder = DecodeProcess(media, time_limit_s, memory_limit_gb)
@@ -48,6 +53,9 @@ class Decode(Stage):
             self._decoder.start()
 
     def process(self, batch: pa.Table) -> pa.Table:
+        # One or two may have been deleted meanwhile.
+        if len(self._seen) > 2 and not any(os.path.exists(path) for path in self._seen):
+            raise not_mounted(self._seen[0])
         decoded, outcomes = [], []
         for row in batch.to_pylist():
             started = time.perf_counter()

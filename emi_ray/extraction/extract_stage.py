@@ -108,7 +108,8 @@ class Extract(Stage):
                 # Actors start together, so that several may choose at once; their files must not differ.
                 question = f"{self._store.workspace.root} {self._store.folder}"
                 self._store.settle_precision(*agreed(question, _choose_precision(values)))
-        return [_fit_for_store(result, self._store.dtype) for result in results]
+        dtype = self._store.dtype
+        return [_fit_for_store(result, dtype) for result in results]
 
     def _write(self, results: Sequence[Attempt[Features]], clips: pa.Table) -> None:
         fingerprint = self._store.fingerprint

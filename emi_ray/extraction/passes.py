@@ -105,7 +105,8 @@ class Passes:
 
     def _has_other_cause(self) -> bool:
         """Return whether the last pass may have lost clips although nothing is wrong with them."""
-        return self.watch.has_grown or self._began_late() or self._is_excused()
+        causes = (self.watch.has_grown, self._began_late(), self._is_excused())
+        return any(causes)
 
     def _began_late(self) -> bool:
         """Return whether the pass ended only because actors did not start in time; resets the flag."""
@@ -119,12 +120,16 @@ class Passes:
         for modality, spec in self.pipeline.specs.items():
             alone = replace(self.pipeline, specs={modality: spec})
             pools = {name: pool.one_by_one() for name, pool in self.plan(alone).items()}
-            deaths, rest = 0, lost
+            deaths, num_excused, rest = 0, 0, lost
             while rest and deaths < CAREFUL_PASSES:
                 self._watch_anew()
                 rest = self._stream(alone, self._left_of(modality, rest), pools, careful=True)
-                # Neither a pass in which nodes died or joined counts against the clips, nor one that began late.
-                deaths += bool(rest) and not self._has_other_cause()
+                # Neither a pass in which nodes died or joined counts against the clips, nor one that began late. In a
+                # cluster that always changes, a clip that kills its process would otherwise be repeated for ever.
+                if rest and self._has_other_cause() and num_excused < MAX_NODE_LOSSES:
+                    num_excused += 1
+                else:
+                    deaths += bool(rest)
             if rest:
                 guilty[modality] = self._left_of(modality, rest)
         return guilty
@@ -186,8 +191,9 @@ class Passes:
                 )
                 return lost
         if self.watch.has_grown:
+            why = "clips are processed one by one" if careful else "few clips were left"
             self.summary.note(
-                f"{', '.join(self.watch.joined)} joined late: the pools were not changed, because few clips were left"
+                f"{', '.join(self.watch.joined)} joined late: the pools were not changed, because {why}"
             )
         return lost
 

@@ -60,6 +60,8 @@ class Pipeline:
     config: WorkspaceConfig
     specs: Mapping[Modality, ExtractorSpec]
     transcriber: TranscriberSpec | None = None
+    seen_media: tuple[str, ...] = ()
+    """Some files of clips that the driver has seen, so that a node without their mount is noticed."""
 
     @property
     def stages(self) -> dict[str, bool]:
@@ -111,7 +113,8 @@ class Pipeline:
         if stage == "decode":
             needs = {modality: spec.needs for modality, spec in self.specs.items()}
             limits = (self._settings.time_limit_s, self._settings.decode_memory_gb)
-            return partial(Decode, self.config.media, needs, self.transcriber is not None, *limits)
+            seen = self.seen_media if self.reads_media else ()
+            return partial(Decode, self.config.media, needs, self.transcriber is not None, *limits, seen)
         kind = Transcribe if stage == "transcript" else Extract
         spec = self.transcriber if stage == "transcript" else self.specs[stage]  # type: ignore[index]
         after = self._needed_after(stage)

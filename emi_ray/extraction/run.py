@@ -1,7 +1,9 @@
 """Run one extraction: plan the work and stream it through the pipeline until every clip has an outcome."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -86,7 +88,9 @@ def _extract(
     clips = workspace.clips()
     planned = plan_work(workspace, clips, pipeline.specs, pipeline.transcriber, retry_failed)
     work = planned.table
-    require_shared(workspace, _some_media(work))
+    media = _some_media(work)
+    require_shared(workspace, media)
+    pipeline = replace(pipeline, seen_media=tuple(path for path in media if os.path.exists(path)))
     # Stale rows are removed before new ones are written, since the first row of a clip counts.
     planned.discard_stale()
     summary = ExtractionSummary(
@@ -111,7 +115,7 @@ def _extract(
         def plan_pass(planned: Pipeline) -> dict[str, Pool]:
             if new := living_nodes().keys() - known:
                 known.update(new)
-                require_shared(workspace, _some_media(work), new)
+                require_shared(workspace, media, new)
                 note_other_precisions(config, _used_precision(pipeline, precision), new, summary.note)
             return propose_pools(planned, summary.measured)
 

@@ -107,7 +107,8 @@ class Runner(Generic[Result]):
     def _carefully(self, clips: Sequence[DecodedClip], singly: bool) -> list[Attempt[Result]]:
         # The child has a model of its own, for which there may be no memory beside the one of this process.
         with without_others(WATCH.paused):
-            self._batches = None
+            if self._batches is not None:
+                self._largest, self._batches = self._batches.largest, None
             free_device_memory()
             try:
                 attempts = self._child.run(clips, singly)

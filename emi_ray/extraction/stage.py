@@ -74,11 +74,16 @@ def require_workspace(workspace: Workspace) -> None:
         EmiRayError: it does not.
     """
     if workspace.is_local and not workspace.exists(CONFIG):
-        node = f"node {own_life().node}" if own_life().node else "this node"
-        raise EmiRayError(
-            f"{workspace.path(CONFIG)} does not exist on {node}. Put the workspace on a mount that all nodes share, "
-            "and mount it there."
-        )
+        raise not_mounted(workspace.path(CONFIG))
+
+
+def not_mounted(path: str) -> EmiRayError:
+    """Build the error for a file that the driver sees and this node does not."""
+    node = f"node {own_life().node}" if own_life().node else "this node"
+    return EmiRayError(
+        f"{path} does not exist on {node}. Put the workspace and the media on a mount that all nodes share, and "
+        "mount it there."
+    )
 
 
 def with_outcomes(batch: pa.Table, added: Mapping[str, Mapping[str, Any]]) -> pa.Table:

@@ -111,7 +111,10 @@ class FeatureStore:
     @property
     def dtype(self) -> np.dtype:
         """The type of stored features: float16, unless another one is recorded."""
-        return np.dtype(self._description["dtype"] if self.is_settled else "float16")
+        try:
+            return np.dtype(self._description.get("dtype", "float16"))
+        except FileNotFoundError:
+            return np.dtype("float16")
 
     def write(self, rows: Sequence[ClipFeatures], raw: bool = False) -> str | None:
         """Write one part with all ``rows``, which have the same D and the same extras; returns its path.
@@ -136,6 +139,9 @@ class FeatureStore:
 
     def tables(self, columns: Sequence[str] | None = None, keep_pages: bool = True) -> Iterator[pa.Table]:
         """Yield the rows in tables of limited size, each clip once; see :meth:`PartFolder.tables`."""
+        _ = (
+            self.is_settled
+        )  # reads the description again if it named no precision, once instead of for each part
         return self.held.tables(columns, keep_pages)
 
     def rows(self) -> Iterator[ClipFeatures]:

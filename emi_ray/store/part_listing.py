@@ -27,12 +27,12 @@ def list_parts(workspace: Workspace, folder: str) -> dict[str, str]:
 
     A listing takes a while. If parts are merged meanwhile, it can lack both the parts, which were deleted before it
     came to them, and the merged one, which was not there when it came to its name. It is therefore repeated until
-    two are equal.
+    no part of the earlier listing has vanished; parts that were added do not matter.
     """
     found = _with_content(workspace, folder)
     for _ in range(_LISTINGS):
         before, found = found, _with_content(workspace, folder)
-        if before == found:
+        if before.keys() <= found.keys():
             break
     return found
 

@@ -82,9 +82,9 @@ class PartFolder:
         Of several rows of a clip, the one is kept that is the first to readers, whatever the order of ``parts`` is.
         """
         target = f"{self.folder}/{PART.format(digest_of(parts))}"
-        # An earlier attempt that was killed while it deleted parts has left the target. While all parts are there,
-        # a target may come from an attempt that failed while it wrote.
-        if set(parts) <= set(self.paths()) or not self.workspace.exists(target):
+        # An earlier attempt that was killed while it deleted parts has left the target. While all parts are there, a
+        # target may come from an attempt that failed while it wrote: behind a URI that appears as a complete file.
+        if not self.workspace.exists(target) or set(parts) <= self.workspace.stamps(self.folder).keys():
             tables = (table for part in sorted(parts) for table in self._read_part(part))
             self._write_grouped(target, self._that_count(tables))
         for part in parts:
@@ -269,6 +269,10 @@ class PartFolder:
     def _write_grouped(self, path: str, tables: Iterable[pa.Table]) -> None:
         """Write a part with large row groups; nothing if there are no rows."""
         groups = grouped(tables, GROUP_BYTES)
+        if not self.workspace.is_local:
+            # Read before anything is written: another attempt, on a node that was cut off, may have deleted a source
+            # meanwhile, and what this one has written until then would replace the part of the other.
+            groups = iter(list(groups))
         first = next(groups, None)
         if first is None:
             return

@@ -129,3 +129,19 @@ def test_clips_that_are_lost_in_two_careful_passes_are_blamed(monkeypatch):
     cluster.careful_pass = lossy
     assert cluster.blamed() == 2
     assert cluster.num_careful == 2
+
+
+def test_a_clip_that_is_lost_in_every_pass_is_blamed_although_nodes_join_in_each(monkeypatch):
+    monkeypatch.setattr(passes, "MAX_NODE_LOSSES", 1)
+    cluster = FakeCluster(monkeypatch)
+
+    def nodes_join(clips, put, is_left):
+        cluster.nodes.append(Node(f"10.0.0.{len(cluster.nodes)}", 8, 0))
+        time.sleep(1.2)
+        for clip in clips:
+            if clip != "c010":
+                cluster.finish(clip, put)
+
+    cluster.careful_pass = nodes_join
+    assert cluster.blamed() == 1
+    assert cluster.num_careful == 3

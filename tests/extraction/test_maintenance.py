@@ -121,10 +121,10 @@ def test_merges_that_run_when_a_run_fails_end_with_it(tmp_path, monkeypatch):
         if begun.exists() and begun.read_text():
             break
         time.sleep(0.1)
+    running = psutil.Process(int(begun.read_text()))
     merges.stop()
     assert not merges.parts
-    ended = psutil.Process(int(begun.read_text()))
-    ended.wait(20)
+    running.wait(20)
 
 
 def test_a_run_that_fails_stops_its_merges(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from emi_ray.corpus.setup import init_workspace
 from emi_ray.extraction.pending import plan_work, store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import plan_pools
@@ -18,6 +19,7 @@ from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.runtime import Machine
 from emi_ray.store.failures import read_failures
 from emi_ray.store.feature_store import FeatureStore
+from emi_ray.workspace import Workspace
 from tests.cluster.test_deaths import new_workspace
 
 SETTINGS = [
@@ -162,3 +164,29 @@ def test_a_node_that_does_not_see_the_workspace_writes_nothing(pipeline):
     assert {told[-1]["status"] for told in outcomes} == {"broken"}
     assert "emi_ray.yaml does not exist on this node" in outcomes[0][-1]["reason"]
     assert not mounted.exists()
+
+
+def test_a_node_that_does_not_see_the_media_blames_no_clip(tmp_path):
+    """Its mount is missing: the files of no clip are there, although the driver sees them."""
+    media = tmp_path / "media"
+    media.mkdir()
+    rows = ["clip_id,split,audio"]
+    for index in range(4):
+        path = media / f"{index}.wav"
+        path.touch()
+        rows.append(f"{index},train,{path}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    workspace = Workspace(str(tmp_path / "work"))
+    init_workspace(workspace, "table", str(tmp_path / "clips.csv"), [])
+    planned = plan_pipeline(workspace, workspace.config(), ["audio"])
+    seen = tuple(str(path) for path in media.iterdir())[:3]
+    table = plan_work(workspace, workspace.clips(), planned.specs).table
+    pools = plan_pools(Machine(2, 0), planned.stages, planned.config.extraction)
+    media.rename(tmp_path / "elsewhere")
+    for paths, status in ((seen, "broken"), (seen[:2], "failed")):
+        pipeline = replace(planned, seen_media=paths)
+        stages = StageChain([pipeline._builder(name, pools[name], False) for name in pipeline.stages])
+        told = [outcomes[-1] for outcomes in stages(table)["outcomes"].to_pylist()]
+        stages._stages[0]._decoder.close()
+        assert {each["status"] for each in told} == {status}
+        assert ("does not exist on this node" in told[0]["reason"]) == (status == "broken")

@@ -39,6 +39,34 @@ def test_a_merged_part_is_on_the_disk_before_its_sources_are_deleted(store, monk
     assert told == ["fsync", "fsync", "delete", "delete", "delete"]
 
 
+def test_sources_stay_if_the_merged_part_cannot_be_flushed(store, monkeypatch):
+    before = write_many(store, 3)
+    sources = store.parts()
+
+    def failing(opened):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        store.held.merge(sources)
+    assert set(sources) < set(store.parts())
+    assert held(store) == before
+
+
+def test_a_listing_is_not_repeated_for_parts_that_are_added(store, monkeypatch):
+    write_many(store, 3)
+    stamps, num_listings = Workspace.stamps, []
+
+    def growing(self, folder):
+        num_listings.append(folder)
+        store.write([row(f"new-{len(num_listings)}")])
+        return stamps(self, folder)
+
+    monkeypatch.setattr(Workspace, "stamps", growing)
+    assert len(store.held.stamps()) == 5
+    assert len(num_listings) == 2
+
+
 def test_a_listing_that_a_merge_overtakes_is_repeated(store, monkeypatch):
     before = write_many(store, 3)
     stamps, overtaken = Workspace.stamps, []
