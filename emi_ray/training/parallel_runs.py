@@ -8,7 +8,7 @@ all of them depend. Features are also read by tasks, once for each command (:mod
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from emi_ray.training.stages.encoder_job import EncoderDone
 
 _POLL_EVERY_S = 0.3
+_STOP_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ParallelRuns:
     on_progress: OnProgress
     settle: Callable[..., None]
     _encoders: dict[str, Any] = field(default_factory=dict)
+    _running: dict[Any, int] = field(default_factory=dict)
     _bytes: dict[tuple[Any, ...], int] = field(default_factory=dict)
     _environment: dict[str, Any] = field(default_factory=dict)
 
@@ -94,8 +96,10 @@ class ParallelRuns:
                     ray.wait(imports, num_returns=len(imports))
             self._features = SharedFeatures(self._clips, sum(self._bytes.values()))
             ending.callback(self._features.close)
+            ending.callback(self._stop)
             self._submit_encoders(list(jobs.values()), inbox, sized)
-            self._collect(self._submit_runs(inbox, sized), inbox)
+            self._submit_runs(inbox, sized)
+            self._collect(inbox)
 
     def _size(self) -> JobResources:
         largest = max(self._bytes_of(plan, plan.stores) for plan in self.plans.values())
@@ -146,11 +150,10 @@ class ParallelRuns:
         modalities = [job.modality] if job.modality in job.plan.stores else []
         return modalities, [self._read(job.plan, modality) for modality in modalities]
 
-    def _submit_runs(self, inbox: Inbox, sized: JobResources) -> dict[Any, int]:
+    def _submit_runs(self, inbox: Inbox, sized: JobResources) -> None:
         order = sorted(
             self.plans, key=lambda i: self._cost(self.plans[i], self.plans[i].recipe.streams), reverse=True
         )
-        running = {}
         for index, resources in zip(order, self._share_out(sized, len(order)), strict=True):
             plan = self.plans[index]
             context = self._job(plan.name, inbox, resources)
@@ -161,8 +164,7 @@ class ParallelRuns:
             reference = self._task(_train_run, context).remote(
                 context, plan, self._clips, [*plan.stores], len(encoders), *encoders, *packed
             )
-            running[reference] = index
-        return running
+            self._running[reference] = index
 
     def _job(self, name: str, inbox: Inbox, resources: JobResources) -> _Job:
         return _Job(name, inbox, resources, self.force, self.checkpoint_every_s)
@@ -178,8 +180,17 @@ class ParallelRuns:
         extras = plan.recipe.encoders[modality].extras
         return self._features.of(plan.stores[modality], plan.max_steps.get(modality), extras)
 
-    def _collect(self, running: dict[Any, int], inbox: Inbox) -> None:
-        waiting = dict(running)
+    def _stop(self) -> None:
+        """End unfinished tasks: in a session that lasts, they would replace what the next command writes."""
+        tasks = [*self._encoders.values(), *self._running]
+        with suppress(ray.exceptions.RayError):  # the session itself may have ended
+            if unfinished := tasks and ray.wait(tasks, num_returns=len(tasks), timeout=0)[1]:
+                for task in unfinished:
+                    ray.cancel(task, force=True)
+                ray.wait(unfinished, num_returns=len(unfinished), timeout=_STOP_WITHIN_S)
+
+    def _collect(self, inbox: Inbox) -> None:
+        waiting = dict(self._running)
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_EVERY_S)
             for job, scores in inbox.take():
@@ -205,6 +216,7 @@ def _train_encoder(
 
     device = context.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, map(opened, packed), strict=True)))
+    job.plan.require_unchanged(data)
     resume_state = ResumeState(job.plan.workspace, job.key, context.checkpoint_every_s)
     return train_encoder(
         job,
@@ -232,6 +244,7 @@ def _train_run(
     encoders, packed = encoders_and_features[:num_encoders], encoders_and_features[num_encoders:]
     device = context.resources.take_up()
     data = join_clips(clips, dict(zip(modalities, map(opened, packed), strict=True)))
+    plan.require_unchanged(data)
     resume_state = ResumeState(plan.workspace, plan.key, context.checkpoint_every_s)
     metrics = execute_run(
         plan,

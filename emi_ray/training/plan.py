@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from emi_ray.config import MediaSettings, WorkspaceConfig
+from emi_ray.errors import UserError
 from emi_ray.recipe.schema import Recipe
 from emi_ray.recipe.sections import SPEECH_STEPS
 from emi_ray.results.runs import METRICS, run_folder
@@ -22,7 +23,16 @@ from emi_ray.store.feature_store import FeatureStore
 from emi_ray.store.transcript_store import TranscriptStore
 from emi_ray.training.data.clip_data import ClipData
 from emi_ray.training.data.feature_sources import find_stores
-from emi_ray.training.data.input_hashes import find_transcripts, read_inputs, read_transcripts, require_labels
+from emi_ray.training.data.input_hashes import (
+    CLIPS,
+    find_transcripts,
+    hash_of_clips,
+    hash_of_features,
+    hash_of_transcripts,
+    read_inputs,
+    read_transcripts,
+    require_labels,
+)
 from emi_ray.training.data.packed_reading import read_clip_data
 from emi_ray.workspace import Workspace
 
@@ -81,18 +91,63 @@ class RunPlan:
         speech = recipe.finetuned - {recipe.transcript_stream}
         return {name: recipe.encoders[name].max_steps or SPEECH_STEPS for name in speech}
 
-    def read_data(self) -> ClipData:
-        """Read all clips with the features or tokens of all encoders."""
+    def read_clips(self) -> pa.Table:
+        """Read the corpus.
+
+        Raises:
+            UserError: it has changed since the run was planned.
+        """
+        clips = self.workspace.clips()
+        self._require(CLIPS, hash_of_clips(clips), "The corpus has")
+        return clips
+
+    def read_data(self, clips: pa.Table | None = None) -> ClipData:
+        """Read all clips with the features or tokens of all encoders.
+
+        Args:
+            clips: result of :meth:`read_clips`, if the caller has it.
+
+        Raises:
+            UserError: the corpus or the features have changed since the run was planned.
+        """
+        clips = self.read_clips() if clips is None else clips
         limits, extras = self.max_steps, self.recipe.extras
-        return self.with_texts(read_clip_data(self.workspace, self.stores, max_steps=limits, extras=extras))
+        data = read_clip_data(self.workspace, self.stores, max_steps=limits, extras=extras, clips=clips)
+        self.require_unchanged(data)
+        return self.with_texts(data)
+
+    def require_unchanged(self, data: ClipData) -> None:
+        """Check that features which were read are those that the run was planned with. Its key, the reuse of encoders
+        and, with several workers, equal batches depend on it.
+
+        Raises:
+            UserError: they have changed.
+        """
+        for stream, features in data.features.items():
+            if features.digests is not None and stream in self.fingerprints:
+                found = hash_of_features(self.fingerprints[stream], features.digests)
+                self._require(stream, found, f"The features of '{stream}' have")
+
+    def _require(self, name: str, found: str, what: str) -> None:
+        if found != self.inputs.get(name, found):
+            raise UserError(
+                f"{what} changed since run {self.name} was planned, by an extraction or another command that runs "
+                "beside it: wait until that has ended, and start again."
+            )
 
     def with_texts(self, data: ClipData) -> ClipData:
-        """Add the tokens of the transcripts to clips, if the recipe fine-tunes a text backbone."""
-        if self.recipe.transcript_stream is None:
+        """Add the tokens of the transcripts to clips, if the recipe fine-tunes a text backbone.
+
+        Raises:
+            UserError: the corpus or the transcripts have changed since the run was planned.
+        """
+        if (stream := self.recipe.transcript_stream) is None:
             return data
         from emi_ray.training.data.transcripts import with_tokens  # imports torch
 
-        return with_tokens(data, self.recipe, read_transcripts(self.workspace.clips(), self.transcript_store))
+        texts = read_transcripts(self.workspace.clips(), self.transcript_store)
+        self._require(stream, hash_of_transcripts(texts, self.transcripts), "The transcripts have")
+        return with_tokens(data, self.recipe, texts)
 
     def finished(self) -> dict[str, Any] | None:
         """Return the metrics of this run if it is finished; None if it is not, or had other settings or inputs."""

@@ -34,8 +34,8 @@ def read_tuning_data(plan: RunPlan, settings: StudySettings) -> TuningData:
     Raises:
         UserError: there are too few clips, or features that are not finite.
     """
-    data = plan.read_data()
-    table = plan.workspace.clips()
+    table = plan.read_clips()
+    data = plan.read_data(table)
     return TuningData(data, tuning_rows(data, table, plan.recipe, settings.folds, settings.holdout))
 
 

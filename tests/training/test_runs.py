@@ -13,6 +13,7 @@ from emi_ray.errors import UserError
 from emi_ray.recipe.loading import load_recipe
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
+from emi_ray.workspace import CLIPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -71,6 +72,41 @@ def test_a_killed_process_is_repeated_and_ends_as_a_run_without_ray(tmp_path):
 
     [again] = train_runs(workspace, requests_of((recipe, 42)), WorkspaceConfig())
     assert again.metrics == {**result.metrics, "already_finished": True}
+
+
+def test_no_training_of_an_interrupted_command_goes_on_in_its_session(tmp_path):
+    from emi_ray.training.runs import train_runs
+
+    def interrupt(job, scores):
+        raise KeyboardInterrupt
+
+    workspace = planted_workspace(tmp_path, num_train=48, num_val=24)
+    recipe = load_recipe(
+        "text", ["encoders.text.hidden=16", "training.epochs=20000", "training.patience=null"]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train_runs(workspace, requests_of((recipe, 1)), WorkspaceConfig(), on_progress=interrupt)
+    assert not kill_processes_named("ray::train ")
+    assert not workspace.exists("runs/text/1/metrics.json")
+
+
+def test_data_that_changed_since_the_plan_are_refused(tmp_path):
+    workspace = planted_workspace(tmp_path, num_train=24, num_val=12)
+    plan = plan_run(workspace, load_recipe("text", TEXT), WorkspaceConfig(), 1)
+    table, store = workspace.clips(), plan.stores["text"]
+    plan.read_data()
+    workspace.write_table(CLIPS, table.slice(1))
+    with pytest.raises(UserError, match="The corpus has changed since run text/1 was planned"):
+        plan.read_data()
+    workspace.write_table(CLIPS, table)
+    record = store.held.record()
+    store.held.discard(record.slice(3, 1))
+    with pytest.raises(UserError, match="The features of 'text' have changed since run text/1 was planned"):
+        execute_run(plan)
+    from emi_ray.training.runs import train_runs
+
+    [result] = train_runs(workspace, requests_of((load_recipe("text", TEXT), 1)), WorkspaceConfig())
+    assert result.problem is None  # planned anew
 
 
 def test_a_run_whose_encoder_was_lost_says_so(tmp_path):

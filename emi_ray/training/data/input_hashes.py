@@ -1,7 +1,7 @@
 """Hashes of the inputs of a run: the clips with their labels, the content of features, and the transcripts."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,14 +35,29 @@ def read_inputs(
     """
     inputs = {CLIPS: hash_of_clips(clips)}
     for stream, store in stores.items():
-        inputs[stream] = _hash(store.fingerprint, *digests_of(store, clips["clip_id"].combine_chunks()))
+        digests = digests_of(store, clips["clip_id"].combine_chunks())
+        inputs[stream] = hash_of_features(store.fingerprint, digests)
     if recipe.transcript_stream is not None:
-        recogniser = transcripts.fingerprint if transcripts is not None else ""
-        texts = sorted(read_transcripts(clips, transcripts).items())
-        inputs[recipe.transcript_stream] = _hash(
-            recogniser, *(f"{clip_id} {text}" for clip_id, text in texts)
+        recogniser = transcripts.fingerprint if transcripts is not None else None
+        inputs[recipe.transcript_stream] = hash_of_transcripts(
+            read_transcripts(clips, transcripts), recogniser
         )
     return inputs
+
+
+def hash_of_transcripts(texts: Mapping[str, str], recogniser: str | None) -> str:
+    """Compute a hash of transcripts by clip id, and of the fingerprint of the recogniser, if there is one."""
+    return _hash(recogniser or "", *(f"{clip_id} {text}" for clip_id, text in sorted(texts.items())))
+
+
+def hash_of_features(fingerprint: str, digests: Iterable[str]) -> str:
+    """Compute a hash of the features of all clips, in order.
+
+    Args:
+        fingerprint: fingerprint of the store.
+        digests: hash of each clip's features; empty for clips without features.
+    """
+    return _hash(fingerprint, *digests)
 
 
 def hash_of_clips(clips: pa.Table) -> str:

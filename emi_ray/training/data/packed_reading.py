@@ -21,6 +21,7 @@ def read_clip_data(
     stores: Mapping[EncoderName, FeatureStore],
     max_steps: Mapping[EncoderName, int] | None = None,
     extras: Mapping[EncoderName, tuple[str, ...]] | None = None,
+    clips: pa.Table | None = None,
 ) -> ClipData:
     """Read the corpus and the features of its clips.
 
@@ -29,17 +30,20 @@ def read_clip_data(
         stores: feature store of each encoder.
         max_steps: by encoder, maximum number of steps of a clip.
         extras: by encoder, extra columns that are appended as further dimensions.
+        clips: the corpus, if it was read already.
 
     Raises:
         UserError: there is no corpus, or features are not finite.
     """
-    ids = workspace.clips(["clip_id"])["clip_id"].combine_chunks()
+    # Read once: a corpus that is replaced meanwhile has its clips in another order.
+    clips = workspace.clips() if clips is None else clips
+    ids = clips["clip_id"].combine_chunks()
     limits = max_steps or {}
     packed = {
         m: read_packed(store, ids, max_steps=limits.get(m), extras=(extras or {}).get(m, ()))
         for m, store in stores.items()
     }
-    return join_clips(workspace.clips(), packed)
+    return join_clips(clips, packed)
 
 
 def read_packed(
