@@ -26,6 +26,7 @@ from emi_ray.training.data.packed_reading import read_clip_data, read_packed
 from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.run_files import (
     changed_since,
+    digests_in,
     modalities_of,
     predict_rows,
     read_split,
@@ -109,8 +110,8 @@ def read_run(workspace: Workspace, run: str) -> RunData:
     # The targets are those of the model's labels, in its order, whatever labels the corpus has now.
     plain = plain.labelled(description.labels)
     rows = read_split(workspace, folder, plain)
-    _refuse_changed(workspace, folder, plain)
     data = loaded.tokens(plain, read_transcripts(workspace.clips(), transcripts_of(workspace, loaded)))
+    refuse_changed(workspace, folder, digests_in(data))
     return RunData(loaded, folder, data, rows)
 
 
@@ -120,15 +121,31 @@ def transcripts_of(workspace: Workspace, loaded: LoadedModel) -> TranscriptStore
     return None if transcriber is None else TranscriptStore(workspace, transcriber["fingerprint"])
 
 
-def _refuse_changed(workspace: Workspace, folder: str, data: ClipData) -> None:
-    changed = changed_since(workspace, folder, data)
+def refuse_changed(
+    workspace: Workspace,
+    folder: str,
+    now: Mapping[EncoderName, Mapping[str, str]],
+    again: str = "Train it again: emi-ray train -w {workspace} {recipe} --seed {seed}.",
+) -> None:
+    """Check that the features of a run's clips are those that it was trained on.
+
+    Args:
+        now: as for :func:`emi_ray.training.run_files.changed_since`.
+        again: the remedy.
+
+    Raises:
+        UserError: they have changed.
+    """
+    changed = changed_since(workspace, folder, now)
     if not changed:
         return
-    recipe, seed = folder.split("/")[1:]
-    what = "; ".join(f"{m} of {len(ids)} clips ({', '.join(ids[:3])})" for m, ids in changed.items())
+    recipe, seed = folder.split("/")[1:3]
+    what = "; ".join(
+        f"{m} of {plural(len(ids), 'clip')} ({', '.join(ids[:3])})" for m, ids in changed.items()
+    )
     raise UserError(
-        f"{folder} was trained on features that have changed since: {what}. Train it again: emi-ray train -w "
-        f"{workspace.quoted} {recipe} --seed {seed}."
+        f"{folder} was trained on features that have changed since: {what}. "
+        f"{again.format(workspace=workspace.quoted, recipe=recipe, seed=seed)}"
     )
 
 

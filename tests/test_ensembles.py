@@ -1,5 +1,8 @@
 """Ensembles of several runs."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -20,9 +23,10 @@ from emi_ray.recipe.loading import load_recipe
 from emi_ray.reporting import build_report
 from emi_ray.schema import EMOTIONS
 from emi_ray.status import read_status
+from emi_ray.store.feature_store import stores_of
 from emi_ray.training.plan import plan_run
 from emi_ray.training.run import execute_run
-from emi_ray.workspace import CLIPS
+from emi_ray.workspace import CLIPS, Workspace
 
 SMALL = ["training.epochs=2", "training.lr=3e-3"]
 
@@ -155,6 +159,18 @@ def test_an_ensemble_of_a_member_that_is_trained_again_meanwhile_is_refused(work
     assert not workspace.exists("runs/torn/42/ensemble.json")
     with workspace.driving("runs/torn", "Ensemble torn"), pytest.raises(UserError, match="is in progress"):
         build_ensemble(workspace, ["text", "audio/1"], "torn")
+
+
+def test_an_ensemble_whose_members_features_have_changed_is_not_scored(workspace, tmp_path):
+    copy = Workspace(str(shutil.copytree(workspace.root, tmp_path / "w")))
+    build_ensemble(copy, ["text", "audio/1"], "both")
+    evaluate_run(copy, "both/42")
+    (store,) = stores_of(copy, "audio")
+    rows = list(store.rows())
+    store.held.discard(store.held.record())
+    store.write([replace(row, values=-row.values) for row in rows])
+    with pytest.raises(UserError, match="members/2 was trained on features that have changed since: audio of"):
+        evaluate_run(copy, "both/42")
 
 
 def test_what_makes_no_ensemble_is_refused(workspace):

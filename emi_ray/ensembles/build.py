@@ -141,7 +141,7 @@ def _is_ensembles_folder(workspace: Workspace, name: str) -> bool:
 
 def _copy_models(workspace: Workspace, folders: Sequence[str], to: str) -> None:
     for index, member in enumerate(folders):
-        for file in (WEIGHTS, DESCRIPTION, TOKENIZER):
+        for file in (WEIGHTS, DESCRIPTION, TOKENIZER, SPLIT):
             if workspace.exists(f"{member}/{file}"):
                 workspace.write_bytes(
                     f"{to}/members/{index}/{file}", workspace.read_bytes(f"{member}/{file}")

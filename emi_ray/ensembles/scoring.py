@@ -8,12 +8,13 @@ import pyarrow.compute as pc
 
 from emi_ray.ensembles.files import is_ensemble, load_ensemble
 from emi_ray.errors import UserError
-from emi_ray.evaluation import evaluate_single_run, predict_corpus_clips
+from emi_ray.evaluation import evaluate_single_run, predict_corpus_clips, refuse_changed
 from emi_ray.metrics import compute_scores
 from emi_ray.results.predictions import PREDICTIONS, SCORED
+from emi_ray.results.runs import SPLIT
 from emi_ray.schema import SPLITS, TRUE_PREFIX, Split
-from emi_ray.training.checkpoint import find_run
-from emi_ray.training.run_files import without_nan
+from emi_ray.training.checkpoint import LoadedModel, find_run
+from emi_ray.training.run_files import digests_in_stores, without_nan
 from emi_ray.workspace import Workspace
 
 
@@ -33,6 +34,7 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     stored = workspace.read_table(f"{folder}/{PREDICTIONS}")
     stored = stored.filter(stored[SCORED])
     result: dict[str, Any] = {"recipe": folder.split("/")[1], "seed": loaded.description.seed}
+    _refuse_changed_members(workspace, folder, loaded.members)
     names = [label.name for label in loaded.description.labels]
     clips = workspace.clips()
     for split in splits:
@@ -58,3 +60,13 @@ def evaluate_run(workspace: Workspace, run: str, splits: Sequence[Split] = SPLIT
     result = without_nan(result)
     workspace.write_json(f"{folder}/evaluation.json", result)
     return result
+
+
+def _refuse_changed_members(workspace: Workspace, folder: str, members: Sequence[LoadedModel]) -> None:
+    ids = workspace.clips(["clip_id"])["clip_id"].combine_chunks()
+    for index, member in enumerate(members):
+        inner = f"{folder}/members/{index}"
+        # Ensembles of earlier versions have no record of the features of their members.
+        if workspace.exists(f"{inner}/{SPLIT}"):
+            now = digests_in_stores(member.description.stores(workspace), ids)
+            refuse_changed(workspace, inner, now, "Train its members again, and build it again.")

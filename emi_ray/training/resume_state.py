@@ -5,12 +5,17 @@ file is removed when the training is finished.
 """
 
 import io
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pickle import UnpicklingError
 from typing import Any
 
+from emi_ray.storage import in_words
 from emi_ray.workspace import Workspace
+
+_LOG = logging.getLogger(__name__)
 
 _SHARE_OF_TIME = 10
 """Writing states takes at most a tenth of the time (1 / 10), because states of backbones have gigabytes."""
@@ -46,15 +51,23 @@ class ResumeState:
         return f"checkpoints/{self.key}.pt"
 
     def load(self) -> dict[str, Any] | None:
-        """Load the last state, or return None if there is none."""
+        """Load the last state; None if there is none, or if its file is damaged, as after a power failure."""
         try:
             data = self.workspace.read_bytes(self.path)
         except FileNotFoundError:
             return None
         import torch  # not at the top: the driver only removes states
 
-        # weights_only admits tensors and plain values, so a tampered file cannot execute code.
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        try:
+            # weights_only admits tensors and plain values, so a tampered file cannot execute code.
+            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except (EOFError, RuntimeError, ValueError, UnpicklingError) as error:
+            _LOG.warning(
+                "%s cannot be read (%s): the training begins anew",
+                self.workspace.shown(self.path),
+                in_words(error),
+            )
+            return None
         return state
 
     def keep(self, build: Callable[[], dict[str, Any]], stage_ended: bool) -> None:

@@ -28,9 +28,11 @@ from emi_ray.results.predictions import PREDICTIONS, SCORED, STAGES
 from emi_ray.results.runs import DESCRIPTION, HISTORY, METRICS, RECIPE, SPLIT, VERSIONS
 from emi_ray.schema import TRUE_PREFIX, EncoderName
 from emi_ray.settings import dump_yaml
+from emi_ray.store.feature_store import FeatureStore
 from emi_ray.training.checkpoint import ModelDescription, save_model
 from emi_ray.training.data.batching import Batcher
 from emi_ray.training.data.clip_data import ClipData
+from emi_ray.training.data.input_hashes import digests_of
 from emi_ray.training.data.split_rows import Rows
 from emi_ray.training.data.transcripts import TOKENIZER, dump_tokenizer
 from emi_ray.training.distributed import Team
@@ -205,22 +207,45 @@ def _split_table(data: ClipData, rows: Rows) -> pa.Table:
     return pa.table(columns)
 
 
-def changed_since(workspace: Workspace, folder: str, data: ClipData) -> dict[EncoderName, list[str]]:
+def changed_since(
+    workspace: Workspace, folder: str, now: Mapping[EncoderName, Mapping[str, str]]
+) -> dict[EncoderName, list[str]]:
     """Return by encoder the clips of a run whose features have changed since. Encoders without any are left out.
 
     Encoders whose features were not hashed when the run was trained are left out as well.
+
+    Args:
+        now: by encoder and clip, the hashes of the present features; see :func:`digests_in` and
+            :func:`digests_in_stores`.
     """
     table = workspace.read_table(f"{folder}/{SPLIT}")
-    row_of = {clip_id: row for row, clip_id in enumerate(data.clip_ids.tolist())}
     changed: dict[EncoderName, list[str]] = {}
-    for stream, features in data.features.items():
-        if _digest_column(stream) not in table.column_names or features.digests is None:
+    for stream, digests in now.items():
+        if _digest_column(stream) not in table.column_names:
             continue
         seen = zip(table["clip_id"].to_pylist(), table[_digest_column(stream)].to_pylist(), strict=True)
-        ids = [i for i, digest in seen if i not in row_of or features.digests[row_of[i]] != digest]
-        if ids:
+        if ids := [clip_id for clip_id, digest in seen if digests.get(clip_id) != digest]:
             changed[stream] = ids
     return changed
+
+
+def digests_in(data: ClipData) -> dict[EncoderName, dict[str, str]]:
+    """Return by encoder and clip the hashes of the features that were read."""
+    return {
+        stream: dict(zip(data.clip_ids.tolist(), features.digests.tolist(), strict=True))
+        for stream, features in data.features.items()
+        if features.digests is not None
+    }
+
+
+def digests_in_stores(
+    stores: Mapping[EncoderName, FeatureStore], clip_ids: pa.Array
+) -> dict[EncoderName, dict[str, str]]:
+    """Return by encoder and clip the hashes of features in stores, without reading the features."""
+    return {
+        stream: dict(zip(clip_ids.to_pylist(), digests_of(store, clip_ids).tolist(), strict=True))
+        for stream, store in stores.items()
+    }
 
 
 def _digest_column(stream: EncoderName) -> str:

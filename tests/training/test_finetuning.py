@@ -90,6 +90,22 @@ def test_a_backbone_learns_end_to_end_and_its_run_is_rebuilt_without_it(workspac
     assert not any(torch.equal(pretrained[name], trained[name]) for name in layers)
 
 
+def test_a_backbone_is_not_scored_on_other_transcripts(workspace, backbone):
+    train(workspace, recipe_of(backbone, "training.epochs=1"))
+    evaluate_single_run(workspace, "text-finetuned/1")
+    clips = workspace.clips()
+    place = clips.schema.get_field_index("transcript")
+    texts = clips["transcript"].to_pylist()
+    texts[0], texts[1] = "word3 word9", None
+    other = clips.set_column(place, clips.schema.field(place), pa.array(texts))
+    try:
+        workspace.write_table("clips.parquet", other)
+        with pytest.raises(UserError, match="features that have changed since: text of 2 clips"):
+            evaluate_single_run(workspace, "text-finetuned/1")
+    finally:
+        workspace.write_table("clips.parquet", clips)
+
+
 def test_layers_nearer_to_the_input_learn_more_slowly(backbone):
     recipe = resolve_backbones(recipe_of(backbone, "encoders.text.layer_decay=0.5"))
     model = build_model(recipe, {"text": 1}, 6)

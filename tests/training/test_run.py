@@ -15,6 +15,7 @@ from emi_ray.schema import EMOTION_LABELS, EMOTIONS
 from emi_ray.settings import read_yaml
 from emi_ray.training.checkpoint import find_run, load_model
 from emi_ray.training.plan import plan_run
+from emi_ray.training.resume_state import ResumeState
 from emi_ray.training.run import execute_run
 
 SMALL = ["training.epochs=2", "fusion.hidden=16"] + [
@@ -197,3 +198,26 @@ def test_features_of_an_extractor_that_a_recipe_names_and_the_workspace_lacks_ar
     stand_in = load_recipe("t3-dinov2-face-gru", any_features=True)
     assert stand_in.title.endswith("(on other features than it names)")
     assert plan_run(workspace, stand_in, WorkspaceConfig(), 1).fingerprints == {"vision": "madev0000"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 400, "cut"])
+def test_a_damaged_encoder_or_checkpoint_is_trained_again(tmp_path, damage, caplog):
+    """As a power failure leaves it."""
+    workspace = planted_workspace(tmp_path, num_train=24, num_val=12)
+    recipe = load_recipe("text", ["encoders.text.hidden=16", "training.epochs=1"])
+    plan = plan_run(workspace, recipe, WorkspaceConfig(), 1)
+    first = execute_run(plan)
+    (encoder,) = workspace.files("encoders", recursive=True)
+    whole = workspace.read_bytes(encoder)
+    broken = whole[:300] if damage == "cut" else damage
+    workspace.write_bytes(encoder, broken)
+    workspace.write_bytes(f"checkpoints/{plan.key}.pt", broken)
+    assert ResumeState(workspace, plan.key).load() is None
+    again = execute_run(plan)
+    assert again["val_pearson"] == first["val_pearson"]
+    assert not again["stages"]["text"]["reused"]
+    assert execute_run(plan)["stages"]["text"]["reused"]
+    assert [record.message.split(" cannot be read")[0] for record in caplog.records] == [
+        workspace.path(f"checkpoints/{plan.key}.pt"),
+        workspace.path(encoder),
+    ]

@@ -79,11 +79,8 @@ def test_a_run_resumed_from_any_checkpoint_ends_as_the_undisturbed_one(data):
 
 
 class MemoryCache(dict):
-    def has(self, modality, key):
-        return (modality, key) in self
-
     def load(self, modality, key):
-        return self[modality, key]
+        return self.get((modality, key))
 
     def save(self, modality, key, outcome):
         self[modality, key] = outcome

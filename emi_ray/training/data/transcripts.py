@@ -69,7 +69,14 @@ def tokenise(
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     values = np.concatenate([np.array(row, dtype=np.int32) for row in rows])[:, None]
     digest = hashlib.blake2b(f"{backbone}\n{max_tokens}\n".encode() + values.tobytes(), digest_size=6)
-    return PackedFeatures(values, np.cumsum(lengths) - lengths, lengths, lengths > 0, digest.hexdigest())
+    starts = np.cumsum(lengths) - lengths
+    digests = np.array([_digest_of(row) for row in rows], dtype=str)
+    return PackedFeatures(values, starts, lengths, lengths > 0, digest.hexdigest(), digests=digests)
+
+
+def _digest_of(tokens: Sequence[int]) -> str:
+    """Return a hash of a clip's tokens; empty for a clip without text."""
+    return hashlib.blake2b(np.array(tokens, np.int32).tobytes(), digest_size=8).hexdigest() if tokens else ""
 
 
 def dump_tokenizer(tokenizer: "PreTrainedTokenizerFast") -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from emi_ray.errors import UserError
+from emi_ray.errors import EmiRayError, UserError
 from emi_ray.models.backbone import Backbone
 from emi_ray.models.build import TrainableModel, build_model, build_unimodal
 from emi_ray.models.encoders import FeatureReader
@@ -137,8 +137,13 @@ class _Stages(StageRunner):
         self.encoder_keys[modality] = key
         cache, team = self.hooks.encoder_cache, Team.current()
         is_new = modality not in (self.hooks.resume or {}).get("finished", {})
-        if cache is not None and is_new and team.agree(cache.has(modality, key), self.device):
-            self.results[modality] = cache.load(modality, key)
+        found = cache.load(modality, key) if cache is not None and is_new else None
+        if cache is not None and is_new and team.agree(found is not None, self.device):
+            if found is None:
+                raise EmiRayError(
+                    f"Encoder {key} of {modality}, which the first worker has read, cannot be read."
+                )
+            self.results[modality] = found
             self.reused.add(modality)
         else:
             self.train(modality, model, self.data, rows, training)
