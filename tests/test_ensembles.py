@@ -169,7 +169,9 @@ def test_an_ensemble_whose_members_features_have_changed_is_not_scored(workspace
     rows = list(store.rows())
     store.held.discard(store.held.record())
     store.write([replace(row, values=-row.values) for row in rows])
-    with pytest.raises(UserError, match="members/2 was trained on features that have changed since: audio of"):
+    with pytest.raises(
+        UserError, match="members/2 was trained on features that have changed since: audio of"
+    ):
         evaluate_run(copy, "both/42")
 
 
