@@ -105,8 +105,9 @@ class Passes:
 
     def _has_other_cause(self) -> bool:
         """Return whether the last pass may have lost clips although nothing is wrong with them."""
-        causes = (self.watch.has_grown, self._began_late(), self._is_excused())
-        return any(causes)
+        began_late = self._began_late()  # always, because it resets the flag
+        # Last, because it may wait for half a minute.
+        return began_late or self.watch.has_grown or self._is_excused()
 
     def _began_late(self) -> bool:
         """Return whether the pass ended only because actors did not start in time; resets the flag."""

@@ -139,9 +139,8 @@ class FeatureStore:
 
     def tables(self, columns: Sequence[str] | None = None, keep_pages: bool = True) -> Iterator[pa.Table]:
         """Yield the rows in tables of limited size, each clip once; see :meth:`PartFolder.tables`."""
-        _ = (
-            self.is_settled
-        )  # reads the description again if it named no precision, once instead of for each part
+        # If the description named no precision, it is read again here, once instead of for each part.
+        _ = self.is_settled
         return self.held.tables(columns, keep_pages)
 
     def rows(self) -> Iterator[ClipFeatures]:
