@@ -1,5 +1,6 @@
 """What tests in several folders share: one Ray session, one small rendered corpus."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of tests would fight for two cores
@@ -61,3 +62,9 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     render_demo(folder, num_clips=24, workers=1)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def hears_every_record(caplog):
+    """After an error in a Ray session, its handlers stay silent for the rest of the process, those of pytest too."""
+    caplog.handler.setLevel(logging.NOTSET)
