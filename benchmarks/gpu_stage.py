@@ -70,7 +70,9 @@ def make_stage(modality: str, folder: Path) -> tuple[Extract, Path, int]:
     name = {"audio": "wav2vec2", "vision": "dinov2-face"}[modality]
     settings = [f"extractors.{modality}.name={name}", f"extractors.{modality}.settings.weights={weights}"]
     config = validate(WorkspaceConfig, {}, "benchmark", settings)
-    pipeline = plan_pipeline(Workspace(str(folder / "workspace")), config, [modality])  # type: ignore[list-item]
+    workspace = Workspace(str(folder / "workspace"))
+    workspace.write_config(config)
+    pipeline = plan_pipeline(workspace, config, [modality])  # type: ignore[list-item]
     size = GPU_BATCH_SIZE.get(modality, 32)
     pool = Pool(batch_size=size, max_actors=1, num_cpus=0, num_gpus=1, threads=1)
     spec = pipeline.specs[modality]  # type: ignore[index]

@@ -212,6 +212,7 @@ def main() -> None:
         settings += ["extractors.text=null"]
         config = validate(WorkspaceConfig, {}, "benchmark", settings)
         workspace = Workspace(str(Path(folder) / "workspace"))
+        workspace.write_config(config)
         pipeline = plan_pipeline(workspace, config, ["vision", "motion", "audio"])
         inputs = {"vision": f"{NUM_CROPS} face crops", "audio": f"{SOUND_S:g} s of sound"}
         for modality, what in inputs.items():
