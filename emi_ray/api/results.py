@@ -41,12 +41,12 @@ def evaluate(workspace: WorkspaceLike, run: str) -> dict[str, Any]:
 
     target = workspace_of(workspace)
     scores = evaluate_run(target, run)
-    clips = target.clips()
-    # Training recorded the features of its own clips, and evaluation refuses changed ones; it knows no test clips.
-    if "test" in scores and (
-        problem := problem_of_features(target, run, clips.filter(pc.equal(clips["split"], "test")))
-    ):
-        _LOG.warning("The score on test may be wrong. %s", problem)
+    # Evaluation refuses changed features of the clips that a run was trained and validated on. Features of test clips
+    # are not recorded with the run.
+    if "test" in scores:
+        clips = target.clips()
+        if problem := problem_of_features(target, run, clips.filter(pc.equal(clips["split"], "test"))):
+            _LOG.warning("The score on test may be wrong. %s", problem)
     return scores
 
 

@@ -23,7 +23,7 @@ class _FirstProposals:
 
 
 def agreed(question: str, proposal: T) -> T:
-    """Return the first proposal that any process of this Ray job has made for a question.
+    """Return the value for ``question`` on which the processes of this Ray job agree: the one proposed first.
 
     Neither a disk nor an object store offers this: two processes that look first and write then may both find that
     nobody was there. Ray creates only one actor of a name. If that actor ends with the process that created it, the

@@ -3,17 +3,15 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from emi_ray.errors import EmiRayError
 from emi_ray.extraction.pending import store_of
 from emi_ray.extraction.pipeline import Pipeline
-from emi_ray.runtime import machine, results_of
+from emi_ray.runtime import end_tasks, machine, results_of
 from emi_ray.runtime.priority import lower_priority
 from emi_ray.store.failures import failure_parts
 from emi_ray.store.part_merging import full_groups, mergeable
@@ -135,19 +133,15 @@ class _Merges:
             raise problem
 
     def stop(self) -> None:
-        """Wait :data:`STOP_WITHIN_S` for the running merges, then end them; drop those that have not started.
+        """Drop the merges that have not started. Give the running ones :data:`STOP_WITHIN_S` seconds to finish, then
+        kill them.
 
-        Ray does not end tasks whose results nobody wants. A merge that went on would delete parts beside the next
-        run, which removes repeated rows, among them those of the merged part.
+        A merge that went on would delete parts beside the next run. That run removes repeated rows, and would take
+        those of the merged part for repetitions of the rows that are about to be deleted.
         """
         self._waiting.clear()
         running, self._running = [*self._running], {}
-        with suppress(RayError):  # all nodes may be gone
-            _, late = (
-                ray.wait(running, num_returns=len(running), timeout=STOP_WITHIN_S) if running else ([], [])
-            )
-            for task in late:
-                ray.cancel(task, force=True)
+        end_tasks(running, STOP_WITHIN_S)
 
     def _fill(self) -> None:
         while self._waiting and len(self._running) < self.at_once:

@@ -125,8 +125,8 @@ class Passes:
             while rest and deaths < CAREFUL_PASSES:
                 self._watch_anew()
                 rest = self._stream(alone, self._left_of(modality, rest), pools, careful=True)
-                # Neither a pass in which nodes died or joined counts against the clips, nor one that began late. In a
-                # cluster that always changes, a clip that kills its process would otherwise be repeated for ever.
+                # A pass in which nodes died or joined, or that began late, does not count against the clips. The
+                # number of such passes is limited, so that a clip that kills its process is not repeated for ever.
                 if rest and self._has_other_cause() and num_excused < MAX_NODE_LOSSES:
                     num_excused += 1
                 else:

@@ -60,7 +60,7 @@ def note_other_precisions(
     note: Callable[[str], None],
     probe: Callable[[], str] = best_dtype,
 ) -> None:
-    """Note which nodes that joined a run would choose another precision.
+    """Report the nodes that have joined a run and would choose another precision than the one it uses.
 
     They are used with the precision of the run in any case, so that all features have the same; but a GPU without
     bfloat16 computes it slowly.

@@ -20,7 +20,7 @@ from emi_ray.runtime.nodes import (
     on_every_node,
     require_shared,
 )
-from emi_ray.runtime.ray_errors import results_of
+from emi_ray.runtime.ray_errors import end_tasks, results_of
 from emi_ray.runtime.session import MIN_LOGICAL_CPUS, ray_session
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "MIN_LOGICAL_CPUS",
     "READERS",
     "Machine",
+    "end_tasks",
     "is_local_session",
     "machine",
     "machines",

@@ -1,6 +1,7 @@
-"""Get results of remote functions, and translate Ray's errors."""
+"""Get results of remote functions, end them, and translate Ray's errors."""
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from emi_ray.errors import EmiRayError
@@ -19,6 +20,28 @@ def results_of(references: Any) -> Any:
         return ray.get(references)
     except ray.exceptions.RayError as error:
         raise in_a_sentence(error) from error
+
+
+_END_WITHIN_S = 10.0
+
+
+def end_tasks(tasks: list[Any], finish_within_s: float = 0.0) -> None:
+    """End remote functions whose results nobody wants any more. Ray itself lets them run.
+
+    Args:
+        tasks: their references.
+        finish_within_s: time that they get to finish by themselves; those that do not are killed.
+    """
+    import ray
+
+    if not tasks:
+        return
+    with suppress(ray.exceptions.RayError):  # all nodes may be gone, or the session may have ended
+        unfinished = ray.wait(tasks, num_returns=len(tasks), timeout=finish_within_s)[1]
+        for task in unfinished:
+            ray.cancel(task, force=True)
+        if unfinished:
+            ray.wait(unfinished, num_returns=len(unfinished), timeout=_END_WITHIN_S)
 
 
 def in_a_sentence(error: Exception) -> EmiRayError:

@@ -8,7 +8,7 @@ all of them depend. Features are also read by tasks, once for each command (:mod
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 from emi_ray.errors import EmiRayError
-from emi_ray.runtime import is_local_session, machine
+from emi_ray.runtime import end_tasks, is_local_session, machine
 from emi_ray.schema import EncoderName
 from emi_ray.storage import in_words
 from emi_ray.training.data.clip_data import join_clips
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from emi_ray.training.stages.encoder_job import EncoderDone
 
 _POLL_EVERY_S = 0.3
-_STOP_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -182,12 +181,7 @@ class ParallelRuns:
 
     def _stop(self) -> None:
         """End unfinished tasks: in a session that lasts, they would replace what the next command writes."""
-        tasks = [*self._encoders.values(), *self._running]
-        with suppress(ray.exceptions.RayError):  # the session itself may have ended
-            if unfinished := tasks and ray.wait(tasks, num_returns=len(tasks), timeout=0)[1]:
-                for task in unfinished:
-                    ray.cancel(task, force=True)
-                ray.wait(unfinished, num_returns=len(unfinished), timeout=_STOP_WITHIN_S)
+        end_tasks([*self._encoders.values(), *self._running])
 
     def _collect(self, inbox: Inbox) -> None:
         waiting = dict(self._running)

@@ -72,8 +72,8 @@ def test_a_listing_that_a_merge_overtakes_is_repeated(store, monkeypatch):
     stamps, overtaken = Workspace.stamps, []
 
     def overtaken_once(self, folder):
-        """The listing comes to the names of parts after they were deleted, and to that of the merged one before it
-        was there."""
+        """Merge all parts but the first while the first listing is made: it reaches their names after they were
+        deleted, and the name of the merged part before that part was written."""
         found = stamps(self, folder)
         if not overtaken:
             overtaken.append(True)
