@@ -9,11 +9,15 @@ from pyarrow import fs
 
 
 class AtomicFile:
-    """Context manager that returns a hidden path to write to, and renames it to the real one if no exception was
-    raised.
+    """Context manager that returns a path to write to. The file appears under its real name if no exception was
+    raised, and then outlasts a power failure.
 
     Args:
-        detour: whether a file that is being written would be visible under its real name.
+        detour: whether a file that is being written would be visible under its real name, as on a disk. Then it is
+            written under a hidden name and renamed.
+
+    Raises:
+        OSError: the file could not be written to the disk, as the disk or the server tells only at the end.
     """
 
     def __init__(self, filesystem: fs.FileSystem, path: str, detour: bool) -> None:
@@ -30,11 +34,18 @@ class AtomicFile:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._hidden == self._final:
             return
-        if kind is None:
-            self._filesystem.move(self._hidden, self._final)
-        # The block may have failed before it created the file.
-        elif self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
-            self._filesystem.delete_file(self._hidden)
+        try:
+            if kind is None:
+                _flush(
+                    self._hidden
+                )  # a renamed file whose content is not on the disk would be empty afterwards
+                self._filesystem.move(self._hidden, self._final)
+                with suppress(OSError):  # some file systems cannot flush a folder
+                    _flush(self._folder)
+        finally:
+            # The block may have failed before it created the file.
+            if self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
+                self._filesystem.delete_file(self._hidden)
 
 
 def read_whole(filesystem: fs.FileSystem, path: str, size: int | None = None) -> bytes:
@@ -56,20 +67,7 @@ def read_whole(filesystem: fs.FileSystem, path: str, size: int | None = None) ->
             return data
 
 
-def flush(filesystem: fs.FileSystem, path: str) -> None:
-    """Wait until a file of a disk would outlast a power failure. Needed before what it replaces is deleted.
-
-    Raises:
-        OSError: the file could not be written to the disk, as the disk or the server tells only now.
-    """
-    if not isinstance(filesystem, fs.LocalFileSystem):
-        return
-    _fsync(path)
-    with suppress(OSError):  # some file systems cannot flush a folder
-        _fsync(os.path.dirname(path))
-
-
-def _fsync(path: str) -> None:
+def _flush(path: str) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -10,7 +10,7 @@
     studies/                              hyper-parameter searches
     report/                               index.html, scores.json
 
-Every file is written under another name and then renamed, so that it is either complete or does not exist.
+Every file is written under another name, flushed and renamed, so that it is either complete or does not exist.
 """
 
 import json
@@ -30,6 +30,7 @@ from pyarrow import fs
 
 from emi_ray.atomic_files import AtomicFile, read_whole, sweep
 from emi_ray.config import WorkspaceConfig
+from emi_ray.damage import naming_damage
 from emi_ray.driver_lock import driving
 from emi_ray.errors import UserError
 from emi_ray.reachability import require_in_reach
@@ -177,28 +178,36 @@ class Workspace:
         self.write_bytes(relative, text.encode())
 
     def read_json(self, relative: str) -> Any:
-        return json.loads(self.read_bytes(relative))
+        with naming_damage(self.shown(relative)):
+            return json.loads(self.read_bytes(relative))
 
     def write_json(self, relative: str, value: Any) -> None:
         self.write_text(relative, json.dumps(value, indent=2) + "\n")
 
     def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Read a small Parquet file. Behind a URI the whole file is read, with three requests."""
-        if not self.is_local:
-            return pq.read_table(pa.BufferReader(self.read_bytes(relative)), columns=columns)
-        return pq.read_table(
-            self.path(relative), filesystem=self.filesystem, columns=columns, partitioning=None
-        )
+        with naming_damage(self.shown(relative)):
+            source = self.path(relative) if self.is_local else pa.BufferReader(self.read_bytes(relative))
+            return pq.read_table(source, columns=columns, partitioning=None)
 
-    def open_table(self, relative: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-        """Open a Parquet file to read its row groups one by one; the caller closes it.
+    @contextmanager
+    def open_table(
+        self, relative: str, metadata: pq.FileMetaData | None = None, size: int | None = None
+    ) -> Iterator[pq.ParquetFile]:
+        """Open a Parquet file, to read its row groups one by one.
 
         Args:
             metadata: metadata of this file if known; then they are not read again.
+            size: size in bytes of a file that is read at once, since a request for each column would cost more.
+
+        Raises:
+            DamagedFileError: the file, or what is read from it in the ``with`` block, is damaged.
         """
-        return pq.ParquetFile(
-            self.path(relative), filesystem=self.filesystem, metadata=metadata, pre_buffer=True
-        )
+        with naming_damage(self.shown(relative)):
+            source = self.path(relative) if size is None else pa.BufferReader(self.read_bytes(relative, size))
+            filesystem = self.filesystem if size is None else None
+            with pq.ParquetFile(source, metadata=metadata, filesystem=filesystem) as file:
+                yield file
 
     def write_table(self, relative: str, table: pa.Table) -> None:
         """Write a Parquet file atomically."""
@@ -272,9 +281,7 @@ def _without_stored_credentials(clips: pa.Table) -> pa.Table:
         if name in clips.column_names and pc.any(pc.match_substring(clips[name], "@")).as_py():
             plain = [path and without_credentials(path) for path in clips[name].to_pylist()]
             place = clips.column_names.index(name)
-            clips = clips.set_column(
-                place, clips.schema.field(name), pa.chunked_array([plain], clips[name].type)
-            )
+            clips = clips.set_column(place, clips.schema.field(name), pa.array(plain, clips[name].type))
     return clips
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from emi_ray.damage import DamagedFileError
 from emi_ray.store.part_rows import of_parts
 from emi_ray.workspace import Workspace
 
@@ -45,7 +46,7 @@ class PartIndex:
             return _latest[key]
         try:
             table = self.workspace.read_table(self.path)
-        except (FileNotFoundError, pa.ArrowInvalid):
+        except (FileNotFoundError, DamagedFileError):
             return None
         if not {"part", _STAMP} <= set(table.column_names):
             return None

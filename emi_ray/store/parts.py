@@ -8,13 +8,13 @@ A new part is written before an old one is deleted, so that a kill in between du
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from emi_ray.atomic_files import flush
 from emi_ray.memory import drop_pages
 from emi_ray.store.part_index import PartIndex
 from emi_ray.store.part_listing import PART, list_parts, remove_empty_parts
@@ -172,15 +172,10 @@ class PartFolder:
             self._index.write(found.rows, found.stamps)
         return found.rows
 
-    def _open(self, part: str, stamp: str | None = None) -> pq.ParquetFile:
-        """Open a part. Behind a URI a small part is read at once, since a request per column would cost more.
-
-        Args:
-            stamp: size and modification time, if known.
-        """
-        if self.workspace.is_local or stamp is None or size_of(stamp) > GROUP_BYTES:
-            return self.workspace.open_table(part)
-        return pq.ParquetFile(pa.BufferReader(self.workspace.read_bytes(part, size_of(stamp))))
+    def _open(self, part: str, stamp: str) -> AbstractContextManager[pq.ParquetFile]:
+        """Open a part. Behind a URI a small part is read at once, since a request per column would cost more."""
+        is_small = not self.workspace.is_local and size_of(stamp) <= GROUP_BYTES
+        return self.workspace.open_table(part, None, size_of(stamp) if is_small else None)
 
     def _whole_of(self, part: str, stamp: str) -> pa.Table:
         """Return all columns of one part, and ``part``."""
@@ -282,9 +277,6 @@ class PartFolder:
             yield from groups
 
         self.workspace.write_tables(path, first.schema, all_groups())
-        flush(
-            self.workspace.filesystem, self.workspace.path(path)
-        )  # the parts with these rows are deleted next
 
 
 @dataclass(frozen=True)

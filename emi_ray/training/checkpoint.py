@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from emi_ray.config import MediaSettings
+from emi_ray.damage import naming_damage
 from emi_ray.errors import UserError, choices
 from emi_ray.models.backbone import TOKEN_DIM
 from emi_ray.models.build import TrainableModel, build_model
@@ -161,14 +163,16 @@ def load_folder(workspace: Workspace, folder: str) -> LoadedModel:
     if recipe.transcript_stream is not None:
         dims[recipe.transcript_stream] = TOKEN_DIM
     model = build_model(recipe, dims, len(description.labels))
-    weights = workspace.read_bytes(f"{folder}/{WEIGHTS}")
-    if metadata_of(weights).get(_KEY, description.run_key) != description.run_key:
+    data = workspace.read_bytes(f"{folder}/{WEIGHTS}")
+    with naming_damage(workspace.shown(f"{folder}/{WEIGHTS}"), SafetensorError):
+        weights, run_key = load(data), metadata_of(data).get(_KEY, description.run_key)
+    if run_key != description.run_key:
         raise UserError(
             f"{workspace.path(folder)} is being replaced by another training: its weights are those of another run "
             "than its description. Wait until the training has ended, or train it again with emi-ray train."
         )
     try:
-        model.load_state_dict(load(weights))
+        model.load_state_dict(weights)
     # torch raises RuntimeError for missing, unexpected and misshapen parameters alike.
     except RuntimeError:
         made_by = description.versions.get("emi_ray", "unknown")
