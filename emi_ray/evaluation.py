@@ -215,7 +215,7 @@ def as_intensities(table: pa.Table, labels: Sequence[Label]) -> pa.Table:
     """
     known = pc.not_equal(table["modalities"], "")
     for label in labels:
-        # A regression has no bounds, so predictions may lie a little outside of the range.
+        # A regression has no bounds, so predictions may lie outside of the range.
         clipped = pa.array(_clipped(table, label))
         shown = pc.if_else(known, clipped, pa.scalar(None, clipped.type))
         table = table.set_column(table.column_names.index(label.name), label.name, shown)
@@ -255,6 +255,16 @@ def write_submission(
     for label in labels:
         columns[label.name] = _clipped(table, label)
     write_output(str(path), pd.DataFrame(columns).to_csv(index=False, float_format="%.6f").encode())
+
+
+def num_limited(table: pa.Table, labels: Sequence[Label]) -> dict[str, int]:
+    """Return label → number of clips whose value is outside of the label's range, for labels with such clips.
+
+    Clips without any modality of the model do not count.
+    """
+    known = table.filter(pc.not_equal(table["modalities"], ""))
+    beyond = {label.name: known[label.name].to_numpy() != _clipped(known, label) for label in labels}
+    return {name: int(is_beyond.sum()) for name, is_beyond in beyond.items() if is_beyond.any()}
 
 
 def _clipped(table: pa.Table, label: Label) -> np.ndarray:

@@ -15,7 +15,7 @@ from emi_ray.corpus.listing import Finding
 from emi_ray.corpus.vidmimic2 import spelled_test_ids
 from emi_ray.ensembles import describe_models, is_ensemble, load_ensemble
 from emi_ray.errors import UserError
-from emi_ray.evaluation import as_intensities, predict_corpus_clips, write_submission
+from emi_ray.evaluation import as_intensities, num_limited, predict_corpus_clips, write_submission
 from emi_ray.extraction.pending import what_changed, what_lacks
 from emi_ray.extraction.pipeline import plan_pipeline
 from emi_ray.extraction.run import extract
@@ -23,6 +23,7 @@ from emi_ray.model_extractors import config_of, extraction_rounds, recognition_c
 from emi_ray.new_clips import Record, Round, Written, place_of, read_record, read_sources
 from emi_ray.output import write_output
 from emi_ray.schema import EncoderName, Label, Split
+from emi_ray.store.failures import read_failures
 from emi_ray.training.checkpoint import LoadedModel, find_run, load_model
 from emi_ray.workspace import CLIPS, Workspace
 
@@ -79,6 +80,16 @@ class Predictions:
         """Ids of the clips without any input of the model."""
         rows = zip(self.table["clip_id"].to_pylist(), self.table["modalities"].to_pylist(), strict=True)
         return [clip_id for clip_id, modalities in rows if not modalities]
+
+    @property
+    def limited(self) -> dict[str, int]:
+        """Label → number of clips whose value is outside of the label's range, for labels with such clips."""
+        return num_limited(self.table, self.labels)
+
+    def reasons(self, clip_id: str) -> list[str]:
+        """Return the reasons why the extraction found no features of a clip, without repetitions."""
+        failures = read_failures(self.place or self.workspace)
+        return sorted(set(failures.filter(pc.equal(failures["clip_id"], clip_id))["error"].to_pylist()))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return :attr:`intensities` as a data frame."""

@@ -64,6 +64,18 @@ def test_a_run_is_evaluated_on_the_clips_that_it_was_trained_with_whatever_the_c
         workspace.write_table(CLIPS, clips)
 
 
+def test_damaged_weights_are_named(trained):
+    workspace, _ = trained
+    weights = workspace.read_bytes("runs/f1/42/model.safetensors")
+    try:
+        for kept in (0, len(weights) // 2):
+            workspace.write_bytes("runs/f1/42/model.safetensors", weights[:kept])
+            with pytest.raises(UserError, match="runs/f1/42/model.safetensors is damaged"):
+                evaluate_single_run(workspace, "f1/42")
+    finally:
+        workspace.write_bytes("runs/f1/42/model.safetensors", weights)
+
+
 def test_clips_that_a_run_was_trained_on_are_not_scored_as_test_clips(trained, caplog):
     """The corpus was split again after the training."""
     workspace, _ = trained

@@ -117,8 +117,22 @@ def _warn_of_unknown(predictions: "Predictions", shown: str) -> None:
     if unknown := predictions.unknown:
         named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
         warn(
-            f"{len(unknown)} of {plural(len(had), 'clip')} have no input that the model reads; their intensities are "
-            f"{shown}: {named}."
+            f"{plural(len(unknown), 'clip', 'have')} no input that the model reads, of {len(had)}; there the "
+            f"intensities are {shown}: {named}."
+        )
+        for clip_id in unknown[:3]:
+            if reasons := predictions.reasons(clip_id):
+                warn(f"{clip_id}: {'; '.join(reasons)}.")
+
+
+def _warn_of_limited(predictions: "Predictions") -> None:
+    """Warn about values that were limited to the ranges of their labels."""
+    if limited := predictions.limited:
+        num_clips = plural(predictions.table.num_rows, "clip")
+        told = ", ".join(f"{name} {count}" for name, count in limited.items())
+        warn(
+            f"values outside of their label's range were limited to it ({told}, of {num_clips}). "
+            "Clips with the same limit can no longer be ranked, and scores are computed without limits."
         )
 
 
@@ -248,6 +262,7 @@ def predict(
     _warn_of_unknown(
         predictions, "blank" if form == "table" else "what the model predicts when every input is missing"
     )
+    _warn_of_limited(predictions)
 
 
 @app.command()

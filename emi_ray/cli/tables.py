@@ -40,13 +40,19 @@ def show_plan(pools: "Mapping[str, Pool]", measured: "Measurement") -> None:
     seconds, rates = measured.seconds_per_clip, {}
     for sharing in processes_of(pools):
         # Stages that share processes share their time.
-        rate = pools[sharing[-1]].max_actors / sum(seconds[name] for name in sharing)
-        rates[max(sharing, key=seconds.__getitem__)] = rate
+        known = [name for name in sharing if name in seconds]
+        total = sum(seconds[name] for name in known)
+        rate = pools[sharing[-1]].max_actors / total if total else None
+        if rate:
+            rates[max(known, key=seconds.__getitem__)] = rate
         for name in sharing:
             pool, is_last = pools[name], name == sharing[-1]
             numbers = (_actors(pools, name), pool.threads, f"{pool.num_gpus:.2f}", pool.batch_size)
             shown.add_row(
-                name, f"{seconds[name]:.4f}", *map(str, numbers), _dash(rate if is_last else None, ".1f")
+                name,
+                _dash(seconds.get(name), ".4f"),
+                *map(str, numbers),
+                _dash(rate if is_last else None, ".1f"),
             )
     console.print(shown)
     slowest = min(rates, key=rates.__getitem__)
@@ -98,7 +104,7 @@ def show_extraction(summary: "ExtractionSummary", workspace: Workspace) -> None:
         nodes = ", ".join(dict.fromkeys(summary.nodes_lost))
         console.print(f"  Nodes lost: {nodes}; their unfinished clips were processed again.")
     for name, stage in summary.stages.items():
-        for reason, count in stage.reasons.most_common(8):
+        for reason, count in [*stage.reasons.most_common(8), *stage.remarks.most_common(8)]:
             # Reasons that differ only in numbers are counted together under the first of them.
             like = "such as: " if count > 1 and any(map(str.isdigit, reason)) else ""
             console.print(f"  {name}: {count} x {like}{reason}")

@@ -124,7 +124,9 @@ def _check_files(listing: Listing, columns: list[str]) -> Iterator[Finding]:
         )
         return
     for name in columns:
-        message = f"{where}: {name}: the file is missing. Such clips will be quarantined"
+        message = (
+            f"{where}: {name}: the file is missing. Such clips are quarantined, unless they have features"
+        )
         yield from about("warning", message, ids_where(clips, pc.invert(found[name])))
         web = pc.and_(unknown[name], pc.match_substring_regex(clips[name], r"^(?i)(https?|ftp)://"))
         message = (

@@ -5,7 +5,7 @@ An error is attributed to the clip that causes it. A batch that does not fit int
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from emi_ray.errors import ClipError
@@ -51,7 +51,7 @@ class Attempt(Generic[Result]):
     """The result of one clip, or (stage, reason) of its failure.
 
     Attributes:
-        seconds: time spent on the clip.
+        seconds: time spent on the clip, failed tries included.
     """
 
     clip_id: str
@@ -61,9 +61,14 @@ class Attempt(Generic[Result]):
     is_unforeseen: bool = False
     """Whether the failure was an exception other than ``ClipError``."""
 
-    def outcome(self, stage: str) -> dict[str, Any]:
+    def after(self, seconds: float) -> "Attempt[Result]":
+        """Return this attempt with the time of an earlier try added."""
+        return replace(self, seconds=self.seconds + seconds)
+
+    def outcome(self, stage: str, remarks: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the outcome of the clip, with remarks on its result if there is one."""
         if self.failure is None:
-            return outcome(stage, "ok", seconds=self.seconds)
+            return outcome(stage, "ok", "\n".join(remarks) or None, self.seconds)
         where, reason = self.failure
         return outcome(stage, "missing" if where == "missing" else "failed", reason, self.seconds)
 
@@ -123,16 +128,23 @@ class Batches(Generic[Result]):
         except Exception as error:
             if is_device_lost(error):
                 raise DeviceLostError(f"{type(error).__name__}: {error}") from error
-            if not is_out_of_memory(error):
-                return self._one_by_one(clips, error)
             # Only the text is kept: the exception itself refers to the tensors of the failed batch.
-            lack = f"{type(error).__name__}: {error}"
+            lack = f"{type(error).__name__}: {error}" if is_out_of_memory(error) else None
+            failure, is_unforeseen = explain(self._stage, error), not isinstance(error, ClipError)
         else:
             self._num_since_lack += 1
             seconds = self._seconds_since(started) / len(clips)
             return [Attempt(c.clip_id, r, None, seconds) for c, r in zip(clips, results, strict=True)]
-        # Outside of the handler, in which the traceback of the error would keep the tensors in memory.
-        return self._in_less_memory(clips, lack, lacks)
+        # The batch is repeated outside of the handler, in which the error would keep its tensors in memory.
+        seconds = self._seconds_since(started) / len(clips)
+        if lack is not None:
+            again = self._in_less_memory(clips, lack, lacks)
+        elif len(clips) > 1:
+            # The error may belong to a single clip, and does not say to which.
+            again = [one for clip in clips for one in self._at_once([clip])]
+        else:
+            again = [Attempt(clips[0].clip_id, failure=failure, is_unforeseen=is_unforeseen)]
+        return [one.after(seconds) for one in again]
 
     def _seconds_since(self, started: float) -> float:
         """Return the seconds to attribute to a batch that ends now.
@@ -181,15 +193,6 @@ class Batches(Generic[Result]):
         # If another cause is possible, a batch whose clips all fail ends the run.
         doubtful = not (self._has_device and is_certainly_memory(lack))
         return [Attempt(clips[0].clip_id, failure=(self._stage, reason), is_unforeseen=doubtful)]
-
-    def _one_by_one(self, clips: Sequence[DecodedClip], error: Exception) -> list[Attempt[Result]]:
-        if len(clips) > 1:
-            # The error may belong to a single clip, and the exception does not say to which.
-            return [one for clip in clips for one in self._at_once([clip])]
-        unforeseen = not isinstance(error, ClipError)
-        return [
-            Attempt(clips[0].clip_id, failure=explain(self._stage, error), is_unforeseen=unforeseen),
-        ]
 
 
 def attempt(

@@ -1,18 +1,18 @@
 """The stage of one modality: extract features from decoded clips and write them to the store."""
 
-import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from emi_ray.errors import ClipError, EmiRayError
+from emi_ray.errors import ClipError
 from emi_ray.extraction.agreement import agreed
 from emi_ray.extraction.batches import Attempt
-from emi_ray.extraction.pending import origin_column, origin_of, store_of, todo_column
+from emi_ray.extraction.broken_stage import BrokenStage
+from emi_ray.extraction.pending import origin_column, origin_of, store_of, todo_column, tried_before
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.runner import Runner
 from emi_ray.extraction.stage import ALWAYS, Stage, require_workspace, take_up, with_outcomes
@@ -62,18 +62,20 @@ class Extract(Stage):
         self._runner: Runner[Features] = Runner(
             partial(ExtractorTool, spec), self.name, limits, pool.batch_size, careful, pool.batches_at_once
         )
+        self._broken = BrokenStage(has_worked=lambda: bool(self._store.parts()))
         self._is_described = False
         self._settling = threading.Lock()
 
     def process(self, batch: pa.Table) -> pa.Table:
         todo = todo_column(self._modality)
         mine = batch.filter(batch[todo].is_valid()) if batch[todo].null_count else batch  # a filter copies
-        results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]))
+        results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]), tried_before(mine, todo))
         self._write(results, mine)
-        outcomes = {result.clip_id: result.outcome(self._modality) for result in results}
+        told = ((each, each.result.remarks if each.result else ()) for each in results)
+        outcomes = {each.clip_id: each.outcome(self._modality, remarks) for each, remarks in told}
         return with_outcomes(batch, outcomes).select(self._keep)
 
-    def _extract(self, rows: pa.Table) -> list[Attempt[Features]]:
+    def _extract(self, rows: pa.Table, tried: Collection[str]) -> list[Attempt[Features]]:
         clips = [unpack_clip(row) for row in rows_of(rows)]
         absences = {clip.clip_id: self._absence(clip) for clip in clips}
         absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
@@ -81,7 +83,7 @@ class Extract(Stage):
         # Unpacking needs no model, so it is done before the turn, while another thread's batch is computed.
         with self._turn:
             results = self._runner.run(ready)
-        _refuse_failing_alike(results)
+        self._broken.check(results, tried)
         return self._in_precision(absent + results)
 
     def _absence(self, clip: DecodedClip) -> tuple[str, str] | None:
@@ -194,16 +196,3 @@ def _fit_for_store(result: Attempt[Features], dtype: np.dtype) -> Attempt[Featur
         return replace(result, result=replace(found, values=values))
     reason = f"a feature is beyond the range of {dtype}, in which this store keeps them"
     return replace(result, result=None, failure=("store", reason))
-
-
-def _refuse_failing_alike(results: Sequence[Attempt[Features]]) -> None:
-    """Raise an error if a whole batch fails in the same unforeseen way: then the stage is broken, not the clips.
-
-    Raises:
-        EmiRayError: the batch has several clips and all failed for the same reason, apart from numbers in it, and the
-            reason is an exception other than ``ClipError``.
-    """
-    # Numbers such as shapes and addresses differ from clip to clip even if the fault is the same.
-    reasons = {result.failure and re.sub(r"\d[\d.,]*", "", result.failure[1]) for result in results}
-    if len(results) > 1 and len(reasons) == 1 and any(result.is_unforeseen for result in results):
-        raise EmiRayError(f"all {len(results)} clips of a batch fail alike: {results[0].failure}")

@@ -69,13 +69,15 @@ class IsolatedProcess(Generic[Result]):
         # One clip per call, so that a death of the child has a single possible cause.
         if singly and len(clips) > 1:
             return [one for clip in clips for one in self.run([clip], singly)]
+        started = time.perf_counter()
         try:
             attempts = self._ask(clips)
         except (ChildDiedError, DeviceLostError) as death:
+            seconds = (time.perf_counter() - started) / len(clips)
             if len(clips) > 1:
-                return self.run(clips, singly=True)
+                return [one.after(seconds) for one in self.run(clips, singly=True)]
             self._count(death)
-            return [Attempt(clips[0].clip_id, failure=(self._stage, str(death)))]
+            return [Attempt(clips[0].clip_id, failure=(self._stage, str(death)), seconds=seconds)]
         self._lost_in_a_row = 0
         return attempts
 

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,8 @@ from emi_ray.media.isolation import DecodeProcess
 from emi_ray.media.source import ClipSource
 from emi_ray.runtime import machine
 from emi_ray.schema import MEDIA_COLUMNS
+
+Result = TypeVar("Result")
 
 NUM_CLIPS = 8
 
@@ -64,20 +68,27 @@ def _in_a_task(
 def _measure(
     pipeline: Pipeline, sources: list[ClipSource], threads: dict[str, int], uses_gpu: bool
 ) -> tuple[dict[str, float], float, int]:
-    """Return the seconds of each stage named in ``threads``, and the length in seconds and number of the clips."""
+    """Return the seconds of each stage named in ``threads``, and the length in seconds and number of the clips.
+
+    A stage that none of the clips has an input for is left out.
+    """
     take_up(1, uses_gpu)
     clips, decoding_s = _decode(pipeline, sources)
     seconds = {"decode": decoding_s} if "decode" in threads else {}
     if pipeline.transcriber and "transcript" in threads:
         limit_threads(threads["transcript"])
-        heard = [clip for clip in clips if clip.waveform is not None]
-        seconds["transcript"] = _time(pipeline.transcriber.build().transcribe, heard)
+        mute = [clip for clip in clips if clip.transcript is None and clip.waveform is not None]
+        if mute:
+            heard, seconds["transcript"] = _time(pipeline.transcriber.build().transcribe, mute)
+            texts = {clip.clip_id: each.text or None for clip, each in zip(mute, heard, strict=True) if each}
+            clips = [replace(clip, transcript=texts.get(clip.clip_id, clip.transcript)) for clip in clips]
     for modality, spec in pipeline.specs.items():
         if modality not in threads:
             continue
         limit_threads(threads[modality])
         ready = [clip for clip in clips if all(getattr(clip, need) is not None for need in spec.needs)]
-        seconds[modality] = _time(spec.build().extract, ready)
+        if ready:
+            _, seconds[modality] = _time(spec.build().extract, ready)
     return seconds, max(sum(clip.media_duration_s for clip in clips), 1e-3), len(clips)
 
 
@@ -90,11 +101,13 @@ def _decode(pipeline: Pipeline, sources: list[ClipSource]) -> tuple[list[Decoded
         return [unpack_clip(row) for row in rows], time.perf_counter() - started
 
 
-def _time(work: Callable[[Sequence[DecodedClip]], Sequence[object]], clips: Sequence[DecodedClip]) -> float:
-    """Return the seconds of the second of two equal calls; the first call warms up."""
-    seconds = 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        attempt(work, clips, "measure")
-        seconds = time.perf_counter() - started
-    return seconds
+def _time(
+    work: Callable[[Sequence[DecodedClip]], Sequence[Result]], clips: Sequence[DecodedClip]
+) -> tuple[list[Result | None], float]:
+    """Return the result of each clip, None if it failed, and the seconds of the second of two equal calls; the first
+    call warms up.
+    """
+    attempt(work, clips, "measure")
+    started = time.perf_counter()
+    results = [each.result for each in attempt(work, clips, "measure")]
+    return results, time.perf_counter() - started

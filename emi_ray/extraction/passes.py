@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import GetTimeoutError, RayError
@@ -31,9 +32,11 @@ from emi_ray.errors import EmiRayError
 from emi_ray.events import tell
 from emi_ray.extraction.maintenance import PartMaintenance
 from emi_ray.extraction.pending import todo_column
-from emi_ray.extraction.pipeline import Pipeline, configure_ray_data, limits_of
+from emi_ray.extraction.pipeline import Pipeline, configure_ray_data, longest_batch_s
 from emi_ray.extraction.pools import Pool
+from emi_ray.extraction.stage import stop_if_broken
 from emi_ray.extraction.summary import ExtractionSummary
+from emi_ray.extraction.unseen import Failures, add_unseen
 from emi_ray.runtime.node_watch import MAX_NODE_LOSSES, NodeWatch
 from emi_ray.runtime.ray_errors import in_a_sentence
 from emi_ray.schema import Modality
@@ -69,6 +72,7 @@ class Passes:
 
     Attributes:
         left: returns the work that is left for clips that a pass has lost.
+        failures: returns the stored failures of a modality.
         plan: returns pools for the present nodes.
     """
 
@@ -76,6 +80,7 @@ class Passes:
     summary: ExtractionSummary
     maintenance: PartMaintenance
     left: Left
+    failures: Failures
     plan: Planner
     on_progress: Progress
     watch: NodeWatch = field(default_factory=NodeWatch)
@@ -83,6 +88,8 @@ class Passes:
     _told: int = 0
     _may_wait: bool = True
     _is_late: bool = False
+    _decoded: set[str] = field(default_factory=set)
+    """Ids of clips that a careful pass has decoded; each modality decodes them again."""
 
     def run(self, work: pa.Table) -> dict[Modality, pa.Table]:
         """Stream ``work`` until nothing is left. Returns the work that no pass could do, by modality.
@@ -95,24 +102,28 @@ class Passes:
             self.summary.pools = self.plan(self.pipeline)
             lost = self._stream(self.pipeline, work, self.summary.pools)
             self._note_deaths()
-            work = self.left(lost) if lost else work.slice(0, 0)
+            work = self._unfinished(work, lost)
             if work.num_rows and not self._has_other_cause():
-                return self._carefully(lost)
+                return self._carefully(set(work["clip_id"].to_pylist()))
         return {}
+
+    def _unfinished(self, work: pa.Table, lost: set[str], are_new: bool = True) -> pa.Table:
+        """Return the work that is left of a pass, and count the clips that it finished without telling."""
+        if not lost:
+            return work.slice(0, 0)
+        left = self.left(lost)
+        before = work.filter(pc.is_in(work["clip_id"], pa.array(sorted(lost))))
+        add_unseen(self.summary, before, left, self.failures, are_new)
+        return left
 
     def _watch_anew(self) -> None:
         self.watch, self._told = NodeWatch(), 0
 
     def _has_other_cause(self) -> bool:
         """Return whether the last pass may have lost clips although nothing is wrong with them."""
-        began_late = self._began_late()  # always, because it resets the flag
-        # Last, because it may wait for half a minute.
-        return began_late or self.watch.has_grown or self._is_excused()
-
-    def _began_late(self) -> bool:
-        """Return whether the pass ended only because actors did not start in time; resets the flag."""
         began_late, self._is_late = self._is_late, False
-        return began_late
+        # The nodes are asked last, because that may take half a minute.
+        return began_late or self.watch.has_grown or self._is_excused()
 
     def _carefully(self, lost: set[str]) -> dict[Modality, pa.Table]:
         """Make the careful passes, one modality after another. Returns the work that they lose too."""
@@ -124,7 +135,9 @@ class Passes:
             deaths, num_excused, rest = 0, 0, lost
             while rest and deaths < CAREFUL_PASSES:
                 self._watch_anew()
-                rest = self._stream(alone, self._left_of(modality, rest), pools, careful=True)
+                work = self._left_of(modality, rest)
+                rest = self._stream(alone, work, pools, careful=True)
+                self._unfinished(work, rest, are_new=False)
                 # A pass in which nodes died or joined, or that began late, does not count against the clips. The
                 # number of such passes is limited, so that a clip that kills its process is not repeated for ever.
                 if rest and self._has_other_cause() and num_excused < MAX_NODE_LOSSES:
@@ -172,25 +185,25 @@ class Passes:
         self.summary.passes += 1
         tell("pass_began", number=self.summary.passes, clips=len(lost), careful=careful)
         total = self.summary.clips + (0 if careful else len(lost))
-        settings = pipeline.config.extraction
         uses_gpus = any(pool.num_gpus for pool in pools.values())
-        longest_s = 2 * max(
-            limits_of(settings).among(pool.batches_at_once).seconds for pool in pools.values()
-        )
-        if pipeline.reads_media:
-            # A clip that hangs is decoded up to four times: as a whole, then audio, video and the rest separately.
-            longest_s += 4 * settings.time_limit_s * pools["decode"].batch_size
         are_many = any(pool.num_gpus and pool.max_actors > 1 for pool in pools.values())
-        configure_ray_data(pools, longest_s, START_S if are_many and self._may_wait else -1)
-        for table in self._blocks_of(pipeline.build(work, pools, careful), uses_gpus, careful):
-            _stop_if_broken(table)
-            lost.difference_update(self.summary.add_table(table, are_new=not careful))
-            self.on_progress(self.summary.clips, total)
-            if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS and not careful:
-                self.summary.note(
-                    f"{', '.join(self.watch.joined)} joined: new pools were created for all nodes"
-                )
-                return lost
+        wait_s = START_S if are_many and self._may_wait else -1
+        configure_ray_data(pools, longest_batch_s(pipeline, pools), wait_s)
+        started = time.monotonic()
+        try:
+            for table in self._blocks_of(pipeline.build(work, pools, careful), uses_gpus, careful):
+                stop_if_broken(table)
+                told = self.summary.add_table(table, are_new=not careful, decoded=self._decoded)
+                lost.difference_update(told)
+                self._decoded.update(told if careful else ())
+                self.on_progress(self.summary.clips, total)
+                if self.watch.has_grown and len(lost) >= WORTH_NEW_POOLS and not careful:
+                    self.summary.note(
+                        f"{', '.join(self.watch.joined)} joined: new pools were created for all nodes"
+                    )
+                    return lost
+        finally:
+            self.summary.add_pass(pools, time.monotonic() - started)
         if self.watch.has_grown:
             why = "clips are processed one by one" if careful else "few clips were left"
             self.summary.note(
@@ -284,14 +297,3 @@ def _pump(
         blocks.put(None)
     except Exception as error:  # noqa: BLE001 - raised again by the reader of the queue
         blocks.put(error)
-
-
-def _stop_if_broken(table: pa.Table) -> None:
-    outcomes = table["outcomes"].combine_chunks().flatten()
-    index = outcomes.field("status").index("broken").as_py()
-    if index >= 0:
-        outcome = outcomes[index].as_py()
-        raise EmiRayError(
-            f"The {outcome['stage']} stage cannot work: {outcome['reason']} "
-            f"What is done is kept; remove the cause and repeat the command."
-        )

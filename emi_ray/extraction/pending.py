@@ -37,6 +37,11 @@ def todo_column(modality: Modality) -> str:
     return f"todo_{modality}"
 
 
+def tried_before(rows: pa.Table, todo: str) -> set[str]:
+    """Return the ids of clips that have failed before, by a :func:`todo_column`."""
+    return set(rows.filter(pc.greater(rows[todo], 1))["clip_id"].to_pylist())
+
+
 def origin_column(modality: Modality) -> str:
     """Return the name of the column that describes the inputs of the modality's features.
 

@@ -205,6 +205,17 @@ def limits_of(settings: ExtractionSettings) -> Limits:
     return Limits(settings.batch_limit_s, int(gigabytes * 2**30) if gigabytes else default_memory_limit())
 
 
+def longest_batch_s(pipeline: Pipeline, pools: Mapping[str, Pool]) -> float:
+    """Return the seconds that a batch may take in the worst case."""
+    settings = pipeline.config.extraction
+    limits = limits_of(settings)
+    longest_s = 2 * max(limits.among(pool.batches_at_once).seconds for pool in pools.values())
+    if pipeline.reads_media:
+        # A clip that hangs is decoded up to four times: as a whole, then audio, video and the rest separately.
+        longest_s += 4 * settings.time_limit_s * pools["decode"].batch_size
+    return longest_s
+
+
 def configure_ray_data(pools: Mapping[str, Pool], longest_batch_s: float, wait_for_actors_s: int) -> None:
     """Set the options of Ray Data that the pipeline relies on.
 

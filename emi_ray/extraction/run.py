@@ -26,7 +26,7 @@ from emi_ray.runtime import machine, require_shared
 from emi_ray.runtime.node_watch import living_nodes
 from emi_ray.schema import Modality
 from emi_ray.storage import in_words
-from emi_ray.store.failures import Failure, write_failures
+from emi_ray.store.failures import Failure, read_failures, write_failures
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
 MEASURE_FROM_CLIPS = 500
@@ -119,13 +119,19 @@ def _extract(
                 note_other_precisions(config, _used_precision(pipeline, precision), new, summary.note)
             return propose_pools(planned, summary.measured)
 
+        def show(done: int, total: int) -> None:
+            on_progress(done, total)
+            summary.seconds = time.perf_counter() - started
+            record.keep(summary)
+
         passes = Passes(
             pipeline,
             summary,
             maintenance,
             left=lambda ids: _left(pipeline, clips, ids, retry_failed),
+            failures=lambda m: read_failures(workspace, [store_of(workspace, pipeline.specs[m])]),
             plan=plan_pass,
-            on_progress=on_progress,
+            on_progress=show,
         )
         for modality, dead in passes.run(work).items():
             _quarantine(pipeline, modality, dead, summary)

@@ -1,5 +1,6 @@
 """Write the record of a run, ``extractions/<start>.json`` in the workspace."""
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ import ray
 from emi_ray.config import WorkspaceConfig
 from emi_ray.extraction.pipeline import Pipeline
 from emi_ray.extraction.summary import ActorSummary, ExtractionSummary
+from emi_ray.runtime import CORES
 from emi_ray.time_limit import within
 from emi_ray.workspace import EXTRACTIONS, Workspace
 
@@ -19,12 +21,15 @@ PACKAGES = ("emi-ray", "ray", "torch", "transformers", "numpy", "pyarrow", "av",
 
 DONE = "done"
 
+KEEP_EVERY_S = 30.0
+"""Time between two writes of the record during a run."""
+
 _LAST_WORDS_S = 10.0
 """Time limit for writing the record of a run that failed, perhaps because the store is unreachable."""
 
 
 class RunRecord:
-    """The record of one run. It is written when the run begins, with ``ended`` null, and again when it ends."""
+    """The record of one run. It is written when the run begins, at intervals with ``ended`` null, and at the end."""
 
     def __init__(self, workspace: Workspace, config: WorkspaceConfig, pipeline: Pipeline) -> None:
         self._workspace = workspace
@@ -34,6 +39,7 @@ class RunRecord:
         self._started = started.isoformat(timespec="seconds")
         self._path = f"{EXTRACTIONS}/{started:%Y%m%dT%H%M%S.%f}"[:-3] + "Z.json"
         self._nodes: dict[str, dict[str, Any]] = {}
+        self._written_at = 0.0
 
     def write(self, summary: ExtractionSummary, ended: str | None = None) -> None:
         """Write the record.
@@ -48,6 +54,12 @@ class RunRecord:
         if ended in (None, DONE):
             self._nodes |= {node["NodeID"]: _node(node) for node in ray.nodes() if node["Alive"]}
         self._workspace.write_json(self._path, self._told(summary, ended))
+        self._written_at = time.monotonic()
+
+    def keep(self, summary: ExtractionSummary) -> None:
+        """Write the record if it is older than :data:`KEEP_EVERY_S`, for the case that the run is killed."""
+        if time.monotonic() - self._written_at >= KEEP_EVERY_S:
+            self.write(summary)
 
     def end(self, summary: ExtractionSummary, ended: str) -> None:
         """Write the record for the last time.
@@ -90,6 +102,7 @@ def _stage(summary: ExtractionSummary, name: str) -> dict[str, Any]:
         "missing": stage.missing,
         "failed": stage.failed,
         "failures": dict(stage.reasons),
+        "remarks": dict(stage.remarks),
         "busy_s": round(stage.seconds, 3),
         "busy_share": round(summary.busy(name), 4),
         "media_s": round(stage.media_s, 3) or None,
@@ -125,7 +138,7 @@ def _node(node: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "address": node["NodeManagerAddress"],
         "host": node["NodeManagerHostname"],
-        "cpus": resources.get("CPU", 0.0),
+        "cpus": resources.get(CORES, resources.get("CPU", 0.0)),
         "gpus": resources.get("GPU", 0.0),
     }
 

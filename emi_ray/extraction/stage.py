@@ -120,3 +120,19 @@ def _is_broken(batch: pa.Table) -> bool:
     if "outcomes" not in batch.column_names:
         return False
     return any(entry["status"] == "broken" for row in batch["outcomes"].to_pylist() for entry in row)
+
+
+def stop_if_broken(table: pa.Table) -> None:
+    """Raise an error if a stage is broken, according to the outcomes of some clips.
+
+    Raises:
+        EmiRayError: with the reason that the stage gave.
+    """
+    outcomes = table["outcomes"].combine_chunks().flatten()
+    index = outcomes.field("status").index("broken").as_py()
+    if index >= 0:
+        outcome = outcomes[index].as_py()
+        raise EmiRayError(
+            f"The {outcome['stage']} stage cannot work: {outcome['reason']} "
+            f"What is done is kept; remove the cause and repeat the command."
+        )

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,10 +53,13 @@ class StageSummary:
     """Counts of one stage.
 
     Attributes:
-        seconds: working time, summed over the actors.
+        seconds: working time, summed over the actors; that of processes which died is not included.
         media_s: total length in seconds of the clips that are ok.
-        reasons: number of clips by reason. Reasons that differ only in numbers count as one, in the words of the
-            first.
+        reasons: number of clips without a result, by reason. Reasons that differ only in numbers count as one, in the
+            words of the first.
+        remarks: number of clips that are ok, by a remark on them; counted like reasons.
+        pass_s: total length of the passes that the stage took part in.
+        actor_s: the same times the number of actors in each pass.
     """
 
     ok: int = 0
@@ -65,16 +68,20 @@ class StageSummary:
     seconds: float = 0.0
     media_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
+    pass_s: float = 0.0
+    actor_s: float = 0.0
     actors: dict[str, ActorSummary] = field(default_factory=dict)
     _first_of_kind: dict[str, str] = field(default_factory=dict, repr=False)
 
     def add(self, status: str, reason: str | None, count: int, seconds: float) -> None:
-        """Count clips with the same status and reason. Each line of ``reason`` is a separate reason."""
+        """Count clips with the same status and reason. Each line of ``reason`` is a separate reason or remark."""
         setattr(self, status, getattr(self, status) + count)
         self.seconds += seconds
+        counter = self.remarks if status == "ok" else self.reasons
         for line in (reason or "").splitlines():
             kind = re.sub(r"\d[\d.,]*", "", line)
-            self.reasons[self._first_of_kind.setdefault(kind, line)] += count
+            counter[self._first_of_kind.setdefault(kind, line)] += count
 
     def add_to_actor(self, told: str, count: int, seconds: float) -> None:
         """Add clips to the count of the actor that processed them."""
@@ -132,20 +139,33 @@ class ExtractionSummary:
         done = self.stages[stage]
         return done.seconds / done.media_s if done.media_s else None
 
+    def add_pass(self, pools: Mapping[str, Pool], seconds: float) -> None:
+        """Add the length of a pass and its numbers of actors."""
+        for name, pool in pools.items():
+            stage = self.stages.setdefault(name, StageSummary())
+            stage.pass_s += seconds
+            stage.actor_s += seconds * pool.max_actors
+
+    def actors(self, stage: str) -> float:
+        """Return the number of actors that a stage had, as a mean over the time of its passes."""
+        done = self.stages[stage]
+        if done.pass_s:
+            return done.actor_s / done.pass_s
+        return self.pools[stage].max_actors if stage in self.pools else 1
+
     def busy(self, stage: str) -> float:
         """Return the fraction of the run's time that the stage's actors spent working, 0 to 1."""
-        actors = self.pools[stage].max_actors if stage in self.pools else 1
-        return self.stages[stage].seconds / (self.seconds * actors) if self.seconds else 0.0
+        return self.stages[stage].seconds / (self.seconds * self.actors(stage)) if self.seconds else 0.0
 
     def share_of_bare_speed(self, stage: str) -> float | None:
         """Return the rate of the run divided by the rate of the stage's model alone on prepared inputs.
 
         None if that was not measured, or the clips have no duration.
         """
-        if self.measured is None or stage == "decode" or not self.seconds or not self.stages[stage].media_s:
+        alone = self.measured.seconds_per_media_s.get(stage) if self.measured else None
+        if alone is None or stage == "decode" or not self.seconds or not self.stages[stage].media_s:
             return None
-        bare = self.measured.seconds_per_media_s[stage] / self.pools[stage].max_actors
-        return bare * self.stages[stage].media_s / self.seconds
+        return alone * self.stages[stage].media_s / (self.seconds * self.actors(stage))
 
     @property
     def bottleneck(self) -> str | None:
@@ -154,7 +174,7 @@ class ExtractionSummary:
         busiest = max(sharing, key=lambda names: sum(map(self.busy, names)), default=[])
         return max(busiest, key=self.busy, default=None)
 
-    def add_table(self, table: pa.Table, are_new: bool = True) -> list[str]:
+    def add_table(self, table: pa.Table, are_new: bool = True, decoded: Collection[str] = ()) -> list[str]:
         """Count clips that have left the pipeline, and return their ids.
 
         Arrow counts the rows by group, because a million clips pass through the driver.
@@ -162,6 +182,7 @@ class ExtractionSummary:
         Args:
             table: rows of ``clip_id`` and ``outcomes``.
             are_new: False if an earlier pass has counted these clips.
+            decoded: ids of clips whose decoding an earlier pass has counted; only the time is added.
         """
         ids: list[str] = table["clip_id"].to_pylist()
         self.clips += len(ids) * are_new
@@ -171,10 +192,17 @@ class ExtractionSummary:
         media_s = np.bincount(clip, entries["media_s"].to_numpy(), len(ids))
         place = entries.schema.get_field_index("media_s")
         entries = entries.set_column(place, "media_s", pa.array(media_s[clip]))
-        keys = ["stage", "status", "reason", "actor"]
+        is_again = np.isin(clip, [index for index, name in enumerate(ids) if name in decoded])
+        is_again &= pc.equal(entries["stage"], "decode").to_numpy()
+        entries = entries.append_column("is_again", pa.array(is_again))
+        keys = ["stage", "status", "reason", "actor", "is_again"]
         sums = entries.group_by(keys).aggregate([("seconds", "sum"), ("media_s", "sum"), ("stage", "count")])
         for row in sums.to_pylist():
             stage = self.stages.setdefault(row["stage"], StageSummary())
+            if row["is_again"]:
+                stage.seconds += row["seconds_sum"]
+                stage.add_to_actor(row["actor"], 0, row["seconds_sum"])
+                continue
             stage.add(row["status"], row["reason"], row["stage_count"], row["seconds_sum"])
             count("clips", stage=row["stage"], status=row["status"], count=row["stage_count"])
             stage.add_to_actor(row["actor"], row["stage_count"], row["seconds_sum"])

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from emi_ray.extraction.batches import Attempt
-from emi_ray.extraction.pending import origin_column, origin_of, todo_column
+from emi_ray.extraction.broken_stage import BrokenStage
+from emi_ray.extraction.pending import origin_column, origin_of, todo_column, tried_before
 from emi_ray.extraction.pools import Pool
 from emi_ray.extraction.runner import Runner
 from emi_ray.extraction.stage import ALWAYS, Stage, require_workspace, take_up, with_outcomes
@@ -43,6 +44,7 @@ class Transcribe(Stage):
         self._spec = spec
         self._store = TranscriptStore(workspace, spec.fingerprint)
         self._keep = [*keep, "outcomes"]
+        self._broken = BrokenStage(has_worked=lambda: bool(self._store.held.stamps()))
         self._turn = Turn(may_lend=False)
         self._runner: Runner[Heard] = Runner(
             partial(TranscriberTool, spec), self.name, limits, pool.batch_size, careful, pool.batches_at_once
@@ -59,6 +61,7 @@ class Transcribe(Stage):
         clips = [unpack_clip(row) for row in heard]
         with self._turn:
             results = self._runner.run(clips)
+        self._broken.check(results, tried_before(batch, todo_column("text")))
         origins = {row["clip_id"]: origin_of(row[origin_column("text")]) for row in heard}
         self._store.write({r.clip_id: r.result.text for r in results if r.result is not None}, origins)
         by_id = {result.clip_id: result for result in results}
@@ -66,7 +69,11 @@ class Transcribe(Stage):
         for name in ("transcript", "missing", "failed"):
             column = pa.array([row[name] for row in told], pa.string())
             batch = batch.set_column(batch.schema.get_field_index(name), name, column)
-        outcomes = {result.clip_id: _outcome(self.name, result) for result in results}
+        silent = {each.clip_id for each in results if each.result and not each.result.has_speech}
+        outcomes = {
+            each.clip_id: each.outcome(self.name, [NO_SPEECH] if each.clip_id in silent else [])
+            for each in results
+        }
         return with_outcomes(batch, outcomes).select(self._keep)
 
 
@@ -83,14 +90,6 @@ class TranscriberTool:
 
     def use_less_memory(self) -> bool:
         return self._whisper.use_less_memory()
-
-
-def _outcome(stage: str, attempt: Attempt[Heard]) -> dict[str, Any]:
-    """Return the outcome of one clip, with a remark if nobody speaks in it, so that the summary counts such clips."""
-    told = attempt.outcome(stage)
-    if attempt.result is not None and not attempt.result.has_speech:
-        told["reason"] = NO_SPEECH
-    return told
 
 
 def _wants_sound(row: Mapping[str, Any]) -> bool:

@@ -24,13 +24,14 @@ class Features:
         values: (T, feature_dim) float32 or float16, T ≥ 1.
         timestamps_s: (T,) float32, the middle of each step in seconds.
         extras: name → (T,) float32, further values per step.
-        notes: counts that are worth reporting, such as ``text_truncated`` and ``steps_dropped``.
+        remarks: sentences on what was cut, dropped or assumed, for the summary of a run. Those that differ only in
+            numbers are counted together.
     """
 
     values: np.ndarray
     timestamps_s: np.ndarray
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
-    notes: Mapping[str, int] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
 
 class Extractor(ABC):

@@ -56,7 +56,7 @@ def _run(record: Mapping[str, Any]) -> Sequence[str]:
         grouped(record["retries"]),
         grouped(len(record["nodes"])),
         grouped(len(record["nodes_lost"])),
-        (record["ended"] or "not ended")[:LONGEST_REASON],
+        (record["ended"] or "not ended, or killed")[:LONGEST_REASON],
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,8 @@ def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table
             line = _transcripts(work, clips, command)
             yield replace(line, fingerprint=pipeline.transcriber.fingerprint)
         name = f"{modality} ({config.extractors[modality].name})"
-        line = _line(name, work.by_modality[modality], read_failures(workspace, [store]), command)
+        ids = clips["clip_id"].to_pylist()
+        line = _line(name, ids, work.by_modality[modality], read_failures(workspace, [store]), command)
         yield replace(line, fingerprint=store.fingerprint)
     for modality in MODALITIES:
         for store in stores_of(workspace, modality):
@@ -48,7 +50,7 @@ def feature_lines(workspace: Workspace, config: WorkspaceConfig, clips: pa.Table
                 yield _other(store, clips)
 
 
-def _line(name: str, work: ModalityWork, failures: pa.Table, command: str) -> Line:
+def _line(name: str, ids: Sequence[str], work: ModalityWork, failures: pa.Table, command: str) -> Line:
     stale = len(work.features.changed)
     current = int(work.features.current.sum())
     todo = int(work.attempts.is_valid().to_numpy(zero_copy_only=False).sum())
@@ -66,18 +68,23 @@ def _line(name: str, work: ModalityWork, failures: pa.Table, command: str) -> Li
         missing=todo - stale,
         quarantined=quarantined,
         lacking=len(lacking),
-        why=(*_reasons(work), *_quarantine(lacking, failed)),
+        why=(*_reasons(work, ids), *_quarantine(lacking, failed)),
         command=command if todo else None,
     )
 
 
-def _reasons(work: ModalityWork) -> Iterator[str]:
+def _reasons(work: ModalityWork, ids: Sequence[str]) -> Iterator[str]:
     for why, count in work.features.reasons.items():
         yield f"{count} stale: {why} ({_some(work.features.changed, why)})"
     for why, count in work.failures.reasons.items():
         yield f"{count} can be tried again: {why} ({_some(work.failures.changed, why)})"
     if uncomparable := int(work.features.uncomparable.sum()):
-        yield f"{uncomparable} cannot be compared: their inputs are not accessible, or were not recorded"
+        which = list(compress(ids, work.features.uncomparable))
+        named = ", ".join(which[:3]) + (", …" if len(which) > 3 else "")
+        yield (
+            f"{uncomparable} cannot be compared, because their inputs are gone, are not accessible or were not "
+            f"recorded ({named}); their features are kept"
+        )
 
 
 def _quarantine(lacking: Sequence[Mapping[str, str]], failed: Sequence[Mapping[str, str]]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from emi_ray.store.parts import PartFolder
 
 PART_BYTES = 256 << 20
 PART_ROWS = 8192
-"""A part with this many bytes or rows is full."""
+"""A part with this many bytes is full. At the end of a run, one with this many rows is full too."""
 
 MERGE_FROM = 32
 """Minimum number of small parts that are merged at the end of a run."""

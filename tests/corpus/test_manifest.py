@@ -115,7 +115,7 @@ def test_files_are_checked_behind_uris_and_unknown_places_are_said_to_be_uncheck
     )
     found = {f.message.split(": ", 1)[1]: f.examples for f in corpus.findings if "video:" in f.message}
     assert found == {
-        "video: the file is missing. Such clips will be quarantined": ("2",),
+        "video: the file is missing. Such clips are quarantined, unless they have features": ("2",),
         "video: web addresses are not read. Such clips will be quarantined: download them": ("3",),
         "video: not checked, because the folder cannot be listed from here": ("4",),
     }

@@ -1,5 +1,6 @@
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -292,3 +293,37 @@ def test_several_batches_that_lack_memory_at_the_same_time_are_one_coincidence()
     assert [each.failure for each in done] == [None] * 24
     assert (tool.steps, batches.largest) == (1, None)
     assert tool.tried == [8] * 6
+
+
+def test_the_tensors_of_a_failed_batch_are_free_before_its_clips_are_repeated():
+    class Array:
+        """Stands for a tensor: it can be referred to weakly."""
+
+    alive: list[weakref.ref] = []
+    num_alive = []
+
+    class Guilty(Tool):
+        def __call__(self, clips):
+            num_alive.append(sum(each() is not None for each in alive))
+            values = Array()
+            alive.append(weakref.ref(values))
+            if CLIPS[3] in clips:
+                raise ValueError("sizes of tensors must match")
+            return super().__call__(clips)
+
+    attempts = Batches(Guilty(room=8), "vision").run(CLIPS)
+    assert [each.clip_id for each in attempts if each.failure] == ["c3"]
+    assert num_alive == [0] * 9
+
+
+def test_the_time_of_failed_tries_is_counted():
+    class Slow(Tool):
+        def __call__(self, clips):
+            time.sleep(0.02 * len(clips))
+            if CLIPS[1] in clips:
+                raise ClipError("vision", "no")
+            return super().__call__(clips)
+
+    attempts = Batches(Slow(room=8), "vision").run(CLIPS[:4])
+    assert [each.failure is None for each in attempts] == [True, False, True, True]
+    assert all(each.seconds >= 0.04 for each in attempts)

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 @pytest.fixture
 def one() -> Passes:
     pipeline = SimpleNamespace(config=WorkspaceConfig())
-    return Passes(pipeline, ExtractionSummary(), maintenance=None, left=None, plan=None, on_progress=None)
+    nothing = dict.fromkeys(("maintenance", "left", "failures", "plan", "on_progress"))
+    return Passes(pipeline, ExtractionSummary(), **nothing)
 
 
 def test_a_careful_pass_without_progress_ends_the_run_and_blames_no_clip(one, monkeypatch):

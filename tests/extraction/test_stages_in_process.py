@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 
 from emi_ray.corpus.setup import init_workspace
+from emi_ray.extraction.extract_stage import ExtractorTool
 from emi_ray.extraction.pending import plan_work, store_of
 from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
-from emi_ray.extraction.pools import plan_pools
+from emi_ray.extraction.pools import Pool, plan_pools
+from emi_ray.extraction.run_record import _stage as recorded_stage
 from emi_ray.extraction.stage_chain import StageChain
 from emi_ray.extraction.summary import ExtractionSummary
 from emi_ray.runtime import Machine
@@ -190,3 +192,32 @@ def test_a_node_that_does_not_see_the_media_blames_no_clip(tmp_path):
         stages._stages[0]._decoder.close()
         assert {each["status"] for each in told} == {status}
         assert ("does not exist on this node" in told[0]["reason"]) == (status == "broken")
+
+
+def test_a_stage_is_busy_for_a_part_of_the_time_of_all_its_actors_whatever_their_number():
+    four, two = (Pool(8, actors, 0.25, 0.0, 1) for actors in (4, 2))
+    summary = ExtractionSummary(seconds=100.0, pools={"audio": two})
+    summary.add_pass({"audio": four}, 60.0)
+    summary.add_pass({"audio": two}, 40.0)
+    summary.stages["audio"].seconds = 4 * 60.0 + 2 * 40.0
+    assert summary.busy("audio") == pytest.approx(1.0)
+
+
+def test_remarks_on_clips_that_are_ok_are_no_reasons_of_failures(pipeline):
+    planned, machine = pipeline
+    summary = run_here(planned, machine)
+    summary.stages["vision"].add("ok", "2 frames were rotated", 3, 0.0)
+    told = recorded_stage(summary, "vision")
+    assert told["failures"] == {"this clip is bad": 1}
+    assert told["remarks"] == {"2 frames were rotated": 3}
+
+
+def test_remarks_of_an_extractor_are_counted(pipeline, monkeypatch):
+    planned, machine = pipeline
+    extract = ExtractorTool.__call__
+
+    def with_a_remark(self, clips):
+        return [replace(found, remarks=["the text is cut"]) for found in extract(self, clips)]
+
+    monkeypatch.setattr(ExtractorTool, "__call__", with_a_remark)
+    assert run_here(planned, machine).stages["text"].remarks == {"the text is cut": 25}

@@ -65,5 +65,5 @@ def test_a_clip_without_speech_has_an_empty_transcript_and_is_counted(tmp_path):
     summary = ExtractionSummary()
     summary.add_table(told)
     assert summary.stages["transcript"].ok == 3
-    assert summary.stages["transcript"].reasons == {NO_SPEECH: 1}
-    assert recorded_stage(summary, "transcript")["failures"] == {NO_SPEECH: 1}
+    assert summary.stages["transcript"].remarks == {NO_SPEECH: 1}
+    assert recorded_stage(summary, "transcript")["remarks"] == {NO_SPEECH: 1}

@@ -32,7 +32,7 @@ def test_both_headers_give_23_features_in_the_documented_order(separator):
     assert COLUMNS[17:] == ("pose_Tx", "pose_Ty", "pose_Tz", "pose_Rx", "pose_Ry", "pose_Rz")
     np.testing.assert_allclose(found.values, np.array([[1.0], [2.0]]) + np.arange(23) / 10, rtol=1e-6)
     np.testing.assert_allclose(found.timestamps_s, [0, 1 / 30])
-    assert found.notes == {}
+    assert not found.remarks
 
 
 def test_a_file_without_face_ids_is_read():
@@ -43,7 +43,7 @@ def test_frames_that_failed_are_dropped_and_the_others_keep_their_times():
     rows = [row(0.0), row(0.1, confidence=0.69), row(0.2, success=0), row(0.3, first=float("nan")), row(0.4)]
     found = read_openface(csv_text(rows))
     np.testing.assert_allclose(found.timestamps_s, [0.0, 0.4])
-    assert found.notes == {"steps_dropped": 3}
+    assert found.remarks == ["3 frames were left out, in which OpenFace trusted no face"]
 
 
 def test_the_face_with_the_most_confidence_in_all_is_taken():
@@ -51,7 +51,7 @@ def test_the_face_with_the_most_confidence_in_all_is_taken():
     speaker = [row(time, face=1, confidence=0.9, first=5.0) for time in (0.0, 0.1, 0.2)]
     found = read_openface(csv_text(passer_by + speaker))
     np.testing.assert_allclose(found.values[:, 0], [5.0, 5.0, 5.0])
-    assert found.notes == {}
+    assert not found.remarks
 
 
 def test_of_equally_confident_faces_the_lowest_id_is_taken():

@@ -103,7 +103,7 @@ def test_a_row_with_no_number_in_it_is_a_missing_step(bad: str, column: str) -> 
     rows[1][column] = bad
     found = read_openface(openface(rows))
     np.testing.assert_allclose(found.timestamps_s, [0, 2 / 30], rtol=1e-6)
-    assert found.notes == {"steps_dropped": 1}
+    assert found.remarks == ["1 frame was left out, in which OpenFace trusted no face"]
 
 
 def test_a_line_cut_short_is_a_missing_step() -> None:
@@ -116,7 +116,7 @@ def test_frames_of_an_image_sequence_are_in_the_order_of_their_numbers() -> None
     found = read_openface(openface(rows))
     assert found.values[:, 0].tolist() == [1, 2, 10]
     np.testing.assert_allclose(found.timestamps_s, [0, 1 / 6, 9 / 6], rtol=1e-6)
-    assert found.notes == {"timestamps_assumed": 3}
+    assert found.remarks == ["no frame has a timestamp: 6 frames per second were assumed"]
 
 
 def test_a_csv_of_no_numbers_is_refused() -> None:

@@ -263,8 +263,8 @@ def test_what_happened_to_clips_stands_in_the_summary_sentence_by_sentence():
     for lost_ms in (40, 900):
         notes = {"sound_filled_ms": lost_ms, "frames_turned": 18, "frames_decoded": 75}
         summary.add("ok", "\n".join(remarks(notes)), 1, 0.1)
-    assert summary.reasons == {
-        "18 frames were rotated or mirrored, as the file demands": 2,
+    assert summary.remarks == {
+        "frames that were rotated or mirrored, as the file demands: 18": 2,
         "gaps in the audio: 40 ms of silence were inserted": 2,
     }
 

@@ -35,7 +35,7 @@ def test_runs_are_listed_latest_first_with_a_dash_where_a_number_does_not_apply(
     workspace.write_json("extractions/20261126T040000.000Z.json", RECORD)
     workspace.write_json("extractions/20261126T050000.000Z.json", {**RECORD, "ended": None, "stages": {}})
     runs, stages = build_extraction_tables(workspace)
-    assert [row[-1] for row in runs.rows] == ["not ended", "done"]
+    assert [row[-1] for row in runs.rows] == ["not ended, or killed", "done"]
     assert stages.rows == [["text", "23", "0", "1", "2", "2", "50%", "–", "–"]]
     build_report(workspace)
     assert "Extraction runs" in workspace.read_text("report/index.html")

@@ -19,6 +19,7 @@ from emi_ray.media.faces import READY_CROPS_RATE_HZ
 from emi_ray.media.source import UnreadableError, open_media
 from emi_ray.schema import Need
 from emi_ray.settings import Settings
+from emi_ray.wording import plural
 from emi_ray.workspace import suffix_of
 
 _UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
@@ -45,7 +46,7 @@ class OpenFace(Extractor):
     """Action units and head pose, one step per frame of the video: (T, 23) in the order of ``COLUMNS``.
 
     Frames where OpenFace failed (``success`` 0, confidence below ``min_confidence``, a value that is not a number)
-    are dropped and counted in ``steps_dropped``; the others keep their timestamps. If there are several faces, the
+    are dropped, with a remark; the others keep their timestamps. If there are several faces, the
     one with the largest sum of confidences is used, or the lowest ``face_id`` if sums are equal.
 
     Users must install the binary themselves, because OpenFace's licence allows academic use only. Features from the
@@ -139,11 +140,15 @@ def read_openface(text: str, min_confidence: float = 0.7) -> Features:
     order = np.argsort(times[trusted], kind="stable")
     # With several faces a frame has several rows, so distinct frames are counted and not rows.
     moments = times if "frame" not in table or not np.isfinite(frames).all() else frames
-    notes = {"steps_dropped": len(np.unique(moments)) - int(trusted.sum()), "timestamps_assumed": untimed}
+    remarks = []
+    if (dropped := len(np.unique(moments)) - int(trusted.sum())) > 0:
+        remarks.append(f"{plural(dropped, 'frame', 'were')} left out, in which OpenFace trusted no face")
+    if untimed:
+        remarks.append(f"no frame has a timestamp: {READY_CROPS_RATE_HZ:g} frames per second were assumed")
     return Features(
         values[trusted][order].astype(np.float32),
         times[trusted][order].astype(np.float32),
-        notes={name: count for name, count in notes.items() if count > 0},
+        remarks=remarks,
     )
 
 

@@ -34,7 +34,7 @@ class TextSettings(LayerSettings):
 class HfText(Pretrained):
     """Any text encoder that ``AutoModel`` loads.
 
-    A text that is truncated to ``max_tokens`` is noted (``text_truncated``). A transcript has no timing, so all
+    There is a remark on a text that is truncated to ``max_tokens``. A transcript has no timing, so all
     timestamps are 0.
     """
 
@@ -79,8 +79,9 @@ class HfText(Pretrained):
             for index, row in zip(batch, rows, strict=True):
                 steps[index] = row[: lengths[index]] if self.settings.sequence else row[None]
         cut = [bool(encoding.overflowing) for encoding in tokens.encodings]
+        remark = f"the text has more than {self._max_tokens} tokens: the rest of it was left out"
         return [
-            Features(values, np.zeros(len(values), np.float32), notes={"text_truncated": 1} if lost else {})
+            Features(values, np.zeros(len(values), np.float32), remarks=[remark] if lost else [])
             for values, lost in zip(steps, cut, strict=True)
         ]
 

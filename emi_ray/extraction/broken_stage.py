@@ -1,0 +1,59 @@
+"""Tell a stage that cannot work from clips that cannot be processed."""
+
+import re
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from emi_ray.errors import EmiRayError
+from emi_ray.extraction.batches import Attempt
+
+MANY = 64
+"""Number of clips in a row that fail alike after which a stage counts as broken although it has worked before."""
+
+
+class BrokenStage:
+    """Watches the results of one actor, and ends the run if the stage is broken.
+
+    A stage is broken if clips fail in the same unforeseen way: all clips of a batch if the stage has never worked,
+    otherwise :data:`MANY` in a row. Clips that have failed before do not count, because a retry consists of them.
+
+    Args:
+        has_worked: returns whether an actor of this stage has ever stored a result.
+    """
+
+    def __init__(self, has_worked: Callable[[], bool]) -> None:
+        self._has_worked = has_worked
+        self._worked_here = False
+        self._reason: str | None = None
+        self._num_alike = 0
+        self._lock = threading.Lock()
+
+    def check(self, results: Sequence[Attempt[Any]], tried_before: Collection[str]) -> None:
+        """Process the results of the next batch.
+
+        Args:
+            tried_before: ids of clips that have failed in an earlier run.
+
+        Raises:
+            EmiRayError: the stage is broken.
+        """
+        counting = [result for result in results if result.clip_id not in tried_before]
+        with self._lock:
+            for result in counting:
+                self._count(result)
+            num_alike, worked_here = self._num_alike, self._worked_here
+        is_whole_batch = 1 < len(counting) <= num_alike
+        if num_alike >= MANY or (is_whole_batch and not worked_here and not self._has_worked()):
+            reason = counting[-1].failure and counting[-1].failure[1]
+            raise EmiRayError(f"{num_alike} clips one after another fail alike ({reason}).")
+
+    def _count(self, result: Attempt[Any]) -> None:
+        self._worked_here |= result.failure is None
+        if result.failure is None or not result.is_unforeseen:
+            self._num_alike, self._reason = 0, None
+            return
+        # Numbers such as shapes and addresses differ from clip to clip even if the fault is the same.
+        reason = re.sub(r"\d[\d.,]*", "", result.failure[1])
+        self._num_alike = self._num_alike + 1 if reason == self._reason else 1
+        self._reason = reason
