@@ -121,7 +121,7 @@ def read_systems(
     for name in names or recipes:
         recipe, _, seed = name.strip("/").removeprefix("runs/").partition("/")
         if recipe not in recipes:
-            raise UserError(f"{workspace.root} has no run '{name}': {choices(recipe, recipes)}")
+            raise UserError(f"{workspace.root} has no finished run of '{name}': {choices(recipe, recipes)}")
         seeds = workspace.folders(f"runs/{recipe}")
         if seed and seed not in seeds:
             raise UserError(f"{workspace.root} has no run '{name}': {choices(seed, seeds)}")

@@ -30,8 +30,10 @@ class ClipError(EmiRayError):
 
 
 def choices(wrong: str, known: Iterable[str]) -> str:
-    """Return a hint with the most similar valid name and all names: ``did you mean 'x'? Choose from: …``."""
+    """Return a hint, to follow a colon, with the most similar valid name and all names: ``did you mean 'x'? Choose
+    from: …``.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(wrong, known, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}Choose from: {', '.join(known)}."
+    hint = f"did you mean '{near[0]}'? Choose" if near else "choose"
+    return f"{hint} from: {', '.join(known)}."

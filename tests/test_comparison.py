@@ -91,7 +91,7 @@ def test_clips_that_one_system_was_spared_count_for_none(workspace):
 
 
 def test_what_cannot_be_compared_is_refused(workspace):
-    with pytest.raises(UserError, match="has no run 'goood'"):
+    with pytest.raises(UserError, match="has no finished run of 'goood'"):
         read_systems(workspace, ["goood"])
     with pytest.raises(UserError, match="has no run 'good/9'"):
         read_systems(workspace, ["good/9"])

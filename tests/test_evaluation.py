@@ -11,7 +11,13 @@ from safetensors.torch import save
 
 from emi_ray.config import ExtractionSettings, WorkspaceConfig
 from emi_ray.errors import UserError
-from emi_ray.evaluation import as_intensities, evaluate_single_run, predict_from_stores, write_submission
+from emi_ray.evaluation import (
+    as_intensities,
+    evaluate_single_run,
+    num_limited,
+    predict_from_stores,
+    write_submission,
+)
 from emi_ray.metrics import mean_score
 from emi_ray.model_extractors import config_of
 from emi_ray.recipe.loading import load_recipe
@@ -193,6 +199,8 @@ def test_intensities_stay_in_range_and_are_blank_where_nothing_is_known():
         {"clip_id": ["a", "b", "c"], "Joy": [-0.2, 0.4, 0.3], "modalities": ["text", "audio", ""]}
     )
     assert as_intensities(table, labels)["Joy"].to_pylist() == [0.0, 0.4, None]
+    assert num_limited(table, labels) == {"Joy": 1}
+    assert num_limited(table.slice(1), labels) == {}
 
 
 def test_val_and_test_are_scored_by_one_rule_for_clips_without_input(tmp_path):

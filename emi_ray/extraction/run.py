@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pyarrow as pa
@@ -39,11 +40,15 @@ def check(
     """Check the settings, extractors and workspace of an extraction within seconds, without a Ray session.
 
     Raises:
-        UserError: as :func:`plan_pipeline`, the workspace has no corpus, or it is not writable.
+        UserError: as :func:`plan_pipeline`, the workspace has no corpus or is not writable, or another process
+            extracts into it.
     """
     workspace.clips(["clip_id"])
     workspace.require_writable()
     plan_pipeline(workspace, config, modalities)
+    if workspace.is_local:  # behind a URI a lease takes seconds
+        with _alone(workspace):
+            pass
 
 
 def extract(
@@ -67,8 +72,13 @@ def extract(
         UserError: as :func:`plan_pipeline`, a node cannot read the workspace, or another process extracts into it.
         EmiRayError: a stage cannot work at all, or nodes died too often for all clips to be done.
     """
-    with workspace.driving(EXTRACTIONS, f"Extraction into {workspace.root}"):
+    with _alone(workspace):
         return _extract(workspace, config, modalities, retry_failed, on_progress)
+
+
+def _alone(workspace: Workspace) -> AbstractContextManager[None]:
+    """Ensure that no other process extracts into the workspace meanwhile (raises ``UserError``)."""
+    return workspace.driving(EXTRACTIONS, f"Extraction into {workspace.root}")
 
 
 def _extract(

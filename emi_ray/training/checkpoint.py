@@ -221,8 +221,11 @@ def find_run(workspace: Workspace, run: str) -> str:
         return f"runs/{fitting[0]}"
     if not known:
         raise UserError(f"{workspace.root} has no runs yet: train one with emi-ray train.")
-    problem = "Several runs are" if fitting else "No run is"
-    raise UserError(f"{problem} called '{run}' in {workspace.root}: {choices(name, fitting or known)}")
+    if fitting:
+        raise UserError(
+            f"{workspace.root} has several runs of '{run}': choose from: {', '.join(sorted(fitting))}."
+        )
+    raise UserError(f"No run is called '{run}' in {workspace.root}: {choices(name, known)}")
 
 
 def versions() -> dict[str, str]:

@@ -44,7 +44,7 @@ def test_a_refused_corpus_leaves_the_workspace_as_it_was(vidmimic2: Path, worksp
 
 
 def test_an_unknown_kind_or_setting_is_refused(vidmimic2: Path, workspace: Workspace) -> None:
-    with pytest.raises(UserError, match="--corpus 'hume': Choose from"):
+    with pytest.raises(UserError, match="--corpus 'hume': choose from"):
         init_workspace(workspace, "hume", str(vidmimic2))
     with pytest.raises(UserError, match=r"unknown setting 'media\.max_frame': did you mean 'max_frames'"):
         init_workspace(workspace, "vidmimic2", str(vidmimic2), ["media.max_frame=3"])
