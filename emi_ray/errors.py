@@ -35,5 +35,5 @@ def choices(wrong: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     near = difflib.get_close_matches(wrong, known, n=1)
-    hint = f"did you mean '{near[0]}'? Choose" if near else "choose"
-    return f"{hint} from: {', '.join(known)}."
+    names = ", ".join(known)
+    return f"did you mean '{near[0]}'? Choose from: {names}." if near else f"choose from: {names}."

@@ -64,3 +64,20 @@ def test_an_error_of_the_disk_is_no_damage(workspace):
     Path(workspace.path("folder.json")).mkdir()
     with pytest.raises(OSError, match="is a directory"):
         workspace.read_json("folder.json")
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_description_that_was_deleted_is_written_again(workspace, raw):
+    identity = {"extractor": "prosody", "settings": {}}
+    store = FeatureStore(workspace, "audio", "0123456789ab")
+    store.create(identity, feature_dim=4)
+    store.write([ClipFeatures("a", np.zeros((3, 4), np.float16), np.arange(3, dtype=np.float32), {})], raw)
+    before = store.describe()
+    workspace.delete(f"{store.folder}/_extractor.json")
+    again = FeatureStore(workspace, "audio", "0123456789ab")
+    with pytest.raises(
+        UserError, match=r"_extractor.json does not exist. To write it again: emi-ray extract"
+    ):
+        again.describe()
+    again.describe_again(identity)
+    assert again.describe() == before

@@ -10,7 +10,9 @@ stage.py            base class of all stages, and the one place where any except
 decode_stage.py, extract_stage.py, transcribe_stage.py   the stages
 stage_chain.py      the stages that one process runs
 watchdog.py         ends a process whose batch takes too long or too much memory
+broken_stage.py     tells a stage that cannot work from clips that cannot be processed
 isolation.py        a child process for clips that may end their process
+unseen.py           counts clips whose outcomes did not arrive because their pass had ended
 maintenance.py      merges small parts during and after a run
 run_record.py, summary.py   counts and timings of a run by stage, and their file
 """

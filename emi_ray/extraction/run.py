@@ -101,6 +101,8 @@ def _extract(
     media = _some_media(work)
     require_shared(workspace, media)
     pipeline = replace(pipeline, seen_media=tuple(path for path in media if os.path.exists(path)))
+    for spec in pipeline.specs.values():
+        store_of(workspace, spec).describe_again(spec.identity)
     # Stale rows are removed before new ones are written, since the first row of a clip counts.
     planned.discard_stale()
     summary = ExtractionSummary(

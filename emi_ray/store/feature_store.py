@@ -70,6 +70,14 @@ class FeatureStore:
             description = {**identity, "feature_dim": feature_dim, "fingerprint": self.fingerprint}
             self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
+    def describe_again(self, identity: Mapping[str, Any]) -> None:
+        """Write ``_extractor.json`` again if it was deleted and there are features."""
+        if not self.is_described() and (parts := self.parts()):
+            with self.workspace.open_table(parts[0]) as file:
+                feature_dim = (file.schema_arrow.metadata or {}).get(b"emi_ray.feature_dim")
+            if feature_dim is not None:
+                self.create(identity, int(feature_dim))
+
     @property
     def is_settled(self) -> bool:
         """Whether the precision of the features is recorded."""
@@ -93,8 +101,18 @@ class FeatureStore:
             self.__dict__["_description"] = {**self._description, **settled}
 
     def describe(self) -> dict[str, Any]:
-        """Return the extractor's identity, ``feature_dim``, ``fingerprint``, and ``dtype`` if it is recorded."""
-        return dict(self._description)
+        """Return the extractor's identity, ``feature_dim``, ``fingerprint``, and ``dtype`` if it is recorded.
+
+        Raises:
+            UserError: the description does not exist.
+        """
+        try:
+            return dict(self._description)
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.workspace.shown(self.folder)}/_extractor.json does not exist. To write it again: emi-ray "
+                f"extract -w {self.workspace.quoted} --modalities {self.modality}."
+            ) from None
 
     @cached_property
     def _description(self) -> dict[str, Any]:
