@@ -12,6 +12,8 @@ MIN_CONFIRMING = 3
 """Number of following frames with a later timestamp that a jump needs at least."""
 JUMP_S = 1.0
 """Frames that follow within this time are not a jump; timestamps that go back further than this have restarted."""
+EQUAL_S = 1e-6
+"""Timestamps that differ by less are equal except for rounding."""
 MAX_JUMP_AT_END_S = 10.0
 """At the end of a stream a jump up to this length needs no confirmation, since it may be the last picture of a slide
 show. A longer one is more likely a wrong timestamp."""
@@ -35,8 +37,8 @@ class FrameTimes(Generic[Frame]):
     timestamp of the first frame.
 
     Frames with other timestamps are repaired. They follow the previous frame in steps of ``step_s``, or in shorter
-    ones if the next frame after a wrong jump is earlier than that. While timestamps that advance are only a little
-    earlier than the latest time, as after a wrong jump of less than ``JUMP_S``, the frames get the latest time. If
+    ones if the next frame after a wrong jump is earlier than that. Frames that are only a little earlier than the
+    latest time, as after a wrong jump of less than ``JUMP_S``, get the latest time until they are later again. If
     timestamps that advance stay further behind for ``LOOKAHEAD`` frames, they have restarted, and are joined to the
     previous ones.
 
@@ -54,7 +56,7 @@ class FrameTimes(Generic[Frame]):
         self._held: deque[tuple[Frame, float | None]] = deque()
         self._shift_s = 0.0
         self._interval_s = 0.0
-        self._valid_s = 0.0
+        self._before_valid_s = 0.0
         self._previous_stamp_s: float | None = None
         self._num_restarted = 0
         self.first_s: float | None = None
@@ -145,7 +147,7 @@ class FrameTimes(Generic[Frame]):
             self._repair(None)
         else:
             self._interval_s = stamp_s - self.last_s
-            self.last_s = self._valid_s = stamp_s
+            self._before_valid_s, self.last_s = self.last_s, stamp_s
             self._num_restarted = 0
         if stamp_s is not None:
             self._previous_stamp_s = self._stamp(0)
@@ -154,7 +156,7 @@ class FrameTimes(Generic[Frame]):
     def _start(self, time_s: float) -> None:
         """Settle the time of the first frame. If it is before time zero, all timestamps are shifted."""
         self._shift_s = max(0.0, -time_s)
-        self.first_s = self.last_s = self._valid_s = max(0.0, time_s)
+        self.first_s = self.last_s = self._before_valid_s = max(0.0, time_s)
 
     def _is_confirmed(self, jump_s: float, at_end: bool) -> bool:
         if at_end and jump_s - self.last_s <= MAX_JUMP_AT_END_S:
@@ -165,14 +167,27 @@ class FrameTimes(Generic[Frame]):
         """Settle the time of a frame whose timestamp is missing, or not later than the previous time."""
         self.num_repaired += 1
         before_s = self._previous_stamp_s
-        advances = stamp_s is not None and before_s is not None and stamp_s > before_s
-        # Timestamps that advance will soon be later than the latest time again. Further steps would prevent that.
-        if stamp_s is not None and advances and stamp_s > min(self._valid_s, self.last_s - JUMP_S):
+        # Timestamps that will soon be later than the latest time get that time. Steps would keep them behind it.
+        if stamp_s is not None and self._catches_up(stamp_s, before_s):
             return
         self.last_s += self._step_s
+        advances = stamp_s is not None and before_s is not None and stamp_s > before_s
         self._num_restarted = self._num_restarted + 1 if advances else 0
         if stamp_s is not None and self._num_restarted == LOOKAHEAD:
             # The timestamps have restarted for good, as in concatenated files, so they are joined to this frame.
             self._shift_s += self.last_s - stamp_s
-            self._valid_s = self.last_s
+            self._before_valid_s = self.last_s
             self._num_restarted = 0
+
+    def _catches_up(self, stamp_s: float, before_s: float | None) -> bool:
+        """Return whether a timestamp that is not later than the latest time fits the valid ones.
+
+        Args:
+            before_s: the previous timestamp.
+        """
+        if before_s is not None and abs(stamp_s - before_s) < EQUAL_S:
+            return False
+        # If the latest valid timestamp was a little too late, this one is later than the valid one before that.
+        if stamp_s > self._before_valid_s:
+            return True
+        return before_s is not None and stamp_s > before_s and stamp_s > self.last_s - JUMP_S

@@ -5,10 +5,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from made_media import RATE_HZ, decode, picture, sound_frame
+from made_media import RATE_HZ, add_pictures, decode, mux, picture, sound_frame
 
 from emi_ray.media.clip_notes import remarks
 from emi_ray.media.clock import Clock
+from emi_ray.media.sinks import VideoSink
 from emi_ray.media.timeline import SoundTimeline
 
 NUM_PACKETS = 250
@@ -146,3 +147,20 @@ def test_a_transport_stream_with_a_wrong_timestamp_keeps_its_times(tmp_path):
     np.testing.assert_allclose(clip.frames.timestamps_s, right.frames.timestamps_s, atol=2e-3)
     assert clip.notes["timestamps_repaired"] == 1
     assert "timestamps_jumped" not in clip.notes
+
+
+@pytest.mark.parametrize("wrong", [(), (40,), (41, 42), (43, 80, 81, 82), (119,)])
+@pytest.mark.parametrize("wrong_by_s", [500.0, 0.5])
+def test_frames_skipped_by_the_decoder_are_not_missed_after_a_wrong_timestamp(
+    tmp_path, monkeypatch, wrong, wrong_by_s
+):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        packets = add_pictures(container, [picture(grey=60 + index) for index in range(120)])
+        for index in wrong:
+            packets[index].pts += round(wrong_by_s * 12800)
+        mux(container, packets)
+    fast = decode(tmp_path / "a.mkv", "frames")
+    monkeypatch.setattr(VideoSink, "needs", lambda self, time_s: True)
+    slow = decode(tmp_path / "a.mkv", "frames")
+    np.testing.assert_array_equal(fast.frames.timestamps_s, slow.frames.timestamps_s)
+    np.testing.assert_array_equal(fast.frames.pixels, slow.frames.pixels)
