@@ -1,4 +1,4 @@
 """Decoding: bytes → frames, faces and waveform."""
 
-MEDIA_VERSION = 7
+MEDIA_VERSION = 8
 """Increased whenever the same file and settings decode to something else; part of every fingerprint."""

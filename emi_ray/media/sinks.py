@@ -1,6 +1,7 @@
 """The consumers of a clip's video frames: whole frames and faces."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from emi_ray.config import FaceSettings
 from emi_ray.media.clip import Faces, Frames
 from emi_ray.media.clock import Clock
 from emi_ray.media.detection import build_finder
+from emi_ray.media.frame_times import Timed
 from emi_ray.media.pictures import RgbConverter
 from emi_ray.media.sampling import FrameSampler
 from emi_ray.media.streams import StreamSink
@@ -38,6 +40,18 @@ class FrameConsumer(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """A decoded frame.
+
+    Attributes:
+        coded_aspect: width of a pixel divided by its height, as the stream told when the frame was decoded.
+    """
+
+    frame: VideoFrame
+    coded_aspect: Fraction
+
+
 class VideoSink(StreamSink[VideoFrame]):
     """Samples a video stream and passes the kept frames to ``consumers``."""
 
@@ -47,7 +61,7 @@ class VideoSink(StreamSink[VideoFrame]):
         super().__init__()
         self._rate_hz, self._max_frames = rate_hz, max_frames
         self._consumers = consumers
-        self.sampler = FrameSampler(rate_hz, max_frames, 1 / FALLBACK_FRAME_RATE_HZ)
+        self.sampler: FrameSampler[_Picture] = FrameSampler(rate_hz, max_frames, 1 / FALLBACK_FRAME_RATE_HZ)
         self._last_frame_s = 0.0
         self._aspect = 1.0
         self._coded_aspect: Fraction | None = None
@@ -78,19 +92,28 @@ class VideoSink(StreamSink[VideoFrame]):
     def take(self, frame: VideoFrame, stream: VideoStream) -> None:
         # The last frames come out of the decoder without a time base, so frame.time cannot be used.
         stamp_s = None if frame.pts is None else frame.pts * self.time_base_s
-        time_s = self.sampler.place(self.clock.read(self.KIND, stamp_s))
+        picture = _Picture(frame, stream.codec_context.sample_aspect_ratio or Fraction(1))
         self._last_frame_s = (frame.duration or 0) * self.time_base_s
-        if time_s is not None:
-            aspect = self._aspect_now(stream)
-            for consumer in self._consumers:
-                consumer.take(frame, time_s, aspect)
+        self._pass_on(self.sampler.push(picture, self.clock.read(self.KIND, stamp_s)))
 
-    def _aspect_now(self, stream: VideoStream) -> float:
+    def end(self) -> None:
+        self._pass_on(self.sampler.finish())
+
+    def _pass_on(self, kept: Sequence[Timed[_Picture]]) -> None:
+        self.has_more |= self.sampler.left_out
+        for timed in kept:
+            aspect = self._aspect_of(timed.frame.coded_aspect)
+            for consumer in self._consumers:
+                consumer.take(timed.frame.frame, timed.time_s, aspect)
+
+    def _aspect_of(self, coded: Fraction) -> float:
         """Return the pixel aspect ratio of the container, unless that of the stream has changed since the first
         frame.
+
+        Args:
+            coded: the ratio that the stream tells for the next sampled frame.
         """
         # The container's ratio is preferred at the start, but it cannot tell of a change within the stream.
-        coded = stream.codec_context.sample_aspect_ratio or Fraction(1)
         if self._coded_aspect not in (None, coded):
             self._aspect = float(coded)
         self._coded_aspect = coded

@@ -88,6 +88,7 @@ class AudioSink(StreamSink[AudioFrame]):
             "sound_filled_ms": round(1000 * filled / self._rate_hz),
             "sound_cut_ms": round(1000 * self._num_cut / self._rate_hz),
             "sound_restarts": self._timeline.num_restarts,
+            "sound_stamps_ignored": self._timeline.num_ignored,
             "sound_capped": int(self.has_more or self._num_samples > self._max_samples),
         }
 

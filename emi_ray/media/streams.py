@@ -87,6 +87,10 @@ class StreamSink(ABC, Generic[AnyFrame]):
     def take(self, frame: AnyFrame, stream: Any) -> None:
         """Process the next decoded frame of ``stream``, in presentation order."""
 
+    def end(self) -> None:
+        """Process what was held back; called once, after the last frame of the stream."""
+        return
+
     def needs(self, time_s: float | None) -> bool:
         """Return False if the next frame, at this time, would certainly not be used."""
         return True
@@ -138,6 +142,7 @@ def read_streams(
         _pump(container, outlets)
         for outlet in outlets.values():
             outlet.decode(None)
+            outlet.end()
         return FileNotes((container.duration or 0) / 1e6, clock.num_jumps)
 
 
@@ -185,10 +190,22 @@ class _Outlet:
         if packet is not None and self.sink.KIND == "video":
             # Frames that no other frame refers to can be skipped without damage to later ones.
             context.skip_frame = "DEFAULT" if self.sink.needs(self._time_of(packet)) else "NONREF"
-        try:
+        with self._noting_errors():
             for frame in context.decode(packet):
                 self.sink.num_decoded += 1
                 self.sink.take(frame, self.stream)
+
+    def end(self) -> None:
+        """Tell the sink that the stream has ended."""
+        if not self.sink.refusal:
+            with self._noting_errors():
+                self.sink.end()
+
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        """Record errors of the decoder and of the sink instead of raising them."""
+        try:
+            yield
         except EOFError:
             return
         # Retrying with further packets would need the same memory again, so the stream is given up.
