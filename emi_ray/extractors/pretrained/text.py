@@ -51,10 +51,13 @@ class HfText(Pretrained):
         super().__init__(settings)
         from transformers import AutoTokenizer
 
+        from emi_ray.pretrained_weights.positions import fit_to_positions
+
         self._tokenizer = load_processor(AutoTokenizer, self._folder)
         # With padding on the left, the first token and all positions of a text would depend on the longest text.
         self._tokenizer.padding_side = "right"
-        self._max_tokens = min(settings.max_tokens, self._tokenizer.model_max_length)
+        wanted = min(settings.max_tokens, self._tokenizer.model_max_length)
+        self._max_tokens = fit_to_positions(self._model, wanted)
         check_layer(settings.layer, self._model.config.num_hidden_layers)
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
