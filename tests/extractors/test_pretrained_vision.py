@@ -91,6 +91,30 @@ def test_pixels_equal_those_of_the_image_processor(fixture, height, width, reque
     assert (found - expected).abs().mean() <= one_level / 20
 
 
+@pytest.mark.parametrize("shortest", [None, 33, 40])
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (41, 37), (37, 80), (60, 36), (49, 47)])
+def test_a_crop_beyond_the_image_is_filled_as_the_processor_does(
+    tmp_path, monkeypatch, height, width, shortest
+):
+    wanted = {"do_resize": shortest is not None, "size": {"shortest_edge": shortest or 48}}
+    crop = {"do_center_crop": True, "crop_size": {"height": 48, "width": 47}}
+    save_image_processor(tmp_path, "BitImageProcessor", **wanted, **crop)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    pictures = images(2, height, width, seed=5)
+    transform = ImageTransform.from_processor(processor)
+    expected = processor(list(pictures), return_tensors="pt")["pixel_values"]
+
+    def assert_equal_pixels() -> None:
+        found = transform(torch.from_numpy(pictures), torch.float32)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() <= 2.02 / 255 / 0.22
+
+    assert_equal_pixels()
+    on_the_device = lambda self, pixels, size, *kept: resize_in_two_passes(pixels, size, self.filter, *kept)
+    monkeypatch.setattr(ImageTransform, "_resized", on_the_device)
+    assert_equal_pixels()
+
+
 def test_whole_image_sees_what_the_centre_crop_cuts_off(dinov2):
     clip = make_clip(4, side=64)
     edited = clip.faces.crops.copy()
