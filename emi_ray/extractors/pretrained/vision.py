@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from emi_ray.errors import UserError
 from emi_ray.extractors.base import Features
 from emi_ray.extractors.pretrained.base import LayerSettings, Pretrained, check_layer, select_layer
-from emi_ray.extractors.pretrained.device import to_device, to_host
+from emi_ray.extractors.pretrained.device import features_to_host, to_device
 from emi_ray.extractors.pretrained.image_transform import ImageTransform
 from emi_ray.media.clip import DecodedClip, Faces, Frames
 from emi_ray.pretrained_weights.loading import load_processor
@@ -60,7 +60,8 @@ class VisionBackbone(Pretrained):
         return int(getattr(config, "hidden_size", None) or config.hidden_sizes[-1])
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Compute features (T, D) float16 of each clip, one step per image.
+        """Compute features (T, D) of each clip, one step per image, in the dtype of
+        :func:`~emi_ray.extractors.pretrained.device.features_to_host`.
 
         Images of several clips share a forward pass if they become inputs of one size.
         """
@@ -77,7 +78,7 @@ class VisionBackbone(Pretrained):
                 for _, alike in groupby(order, key=sizes.__getitem__)
                 for parts in _chunks([images[index] for index in alike], self._batch_size)
             ]
-            [values] = to_host([torch.cat(vectors).half()])
+            [values], _ = features_to_host([torch.cat(vectors)], self._model.dtype)
         ends = np.cumsum([len(images[index]) for index in order])
         by_clip = dict(zip(order, np.split(values, ends[:-1]), strict=True))
         return [
