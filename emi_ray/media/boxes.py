@@ -130,10 +130,12 @@ def resize_between(boxes: np.ndarray, times_s: np.ndarray, detected: np.ndarray)
     """Interpolate size and rotation of boxes (T, 4 or more) where ``detected`` is False, and keep their centres.
 
     Following a face by its appearance finds only its position. Linear interpolation of the size lets it change
-    evenly. Before the first and after the last detection the size is constant.
+    evenly. Before the first and after the last detection the size is constant. The rotation is interpolated along the
+    shorter arc, so that it may exceed π in the result.
     """
     centres = boxes[:, :2] + boxes[:, 2:4] / 2
-    shapes = interpolate(times_s, detected, boxes[detected, 2:])
+    known = np.concatenate([boxes[detected, 2:4], np.unwrap(boxes[detected, 4:], axis=0)], axis=1)
+    shapes = interpolate(times_s, detected, known)
     return np.concatenate([centres - shapes[:, :2] / 2, shapes], axis=1)
 
 

@@ -19,6 +19,7 @@ from emi_ray.models.outputs import ParameterGroup
 from emi_ray.models.sequences import PaddedGroup, Sequences, with_one_step
 from emi_ray.pretrained_weights.checkpoint import Checkpoint, first_sentence
 from emi_ray.pretrained_weights.loading import load_model, load_processor, quiet_transformers
+from emi_ray.pretrained_weights.positions import fit_to_positions
 from emi_ray.recipe.sections import EncoderSettings
 from emi_ray.schema import Modality
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 TOKEN_DIM = 1
 """Feature dimension of tokens: a text backbone reads sequences (T, 1) of token ids."""
+
+DEFAULT_TOKENS = 128
+"""Tokens of a text that are read if ``max_steps`` is not given."""
 
 SPEECH_FAMILIES = ("wav2vec2", "wavlm", "hubert")
 """``model_type`` of the supported speech architectures."""
@@ -50,14 +54,10 @@ class Backbone(FeatureReader):
     modality: Modality
 
     def __init__(self, feature_dim: int, settings: EncoderSettings) -> None:
-        from transformers import AutoConfig, AutoModel
-
         super().__init__(feature_dim, standardise=False)
-        values = _resolved(settings)
         self.settings = settings
-        config = AutoConfig.for_model(values.pop("model_type"), **values)
-        # Built from its configuration alone: load_pretrained or a state dict replaces the random weights.
-        self.backbone = AutoModel.from_config(config, dtype=torch.float32)
+        # load_pretrained or a state dict replaces the random weights.
+        self.backbone = _from_configuration(settings)
         if settings.gradient_checkpointing:
             self.backbone.config.use_cache = False
             self.backbone.activation_checkpointing_enable({"use_reentrant": False})
@@ -130,6 +130,24 @@ class TextBackbone(Backbone):
         tokens = torch.where(group.mask, group.values.squeeze(2), 0.0).long()
         output = self.backbone(input_ids=tokens, attention_mask=mask.long())
         return PaddedGroup(output.last_hidden_state.float(), group.mask)
+
+
+def most_tokens(settings: EncoderSettings) -> int:
+    """Return how many tokens of a text a backbone of resolved settings reads: ``max_steps``, or all positions of the
+    model if those are fewer.
+    """
+    with torch.device("meta"):  # the sizes are all that is wanted, and weights would need memory and time
+        backbone = _from_configuration(settings)
+    return fit_to_positions(backbone, settings.max_steps or DEFAULT_TOKENS)
+
+
+def _from_configuration(settings: EncoderSettings) -> Any:
+    """Build the transformer of resolved settings with random float32 weights."""
+    from transformers import AutoConfig, AutoModel
+
+    values = _resolved(settings)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    return AutoModel.from_config(config, dtype=torch.float32)
 
 
 def is_speech(settings: EncoderSettings) -> bool:

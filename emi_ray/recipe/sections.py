@@ -148,7 +148,8 @@ class EncoderSettings(StageOverrides):
         None,
         ge=1,
         description="maximum number of steps of a clip; later steps are ignored; null: no limit, but for a "
-        "fine-tuned backbone 128 tokens or 600 steps of sound (12 s)",
+        "fine-tuned backbone 128 tokens or 600 steps of sound (12 s); a text backbone never reads more tokens than "
+        "it has positions",
     )
     backbone: str | None = Field(
         None, description="with type finetune: Hugging Face id or folder of a text encoder or speech model"

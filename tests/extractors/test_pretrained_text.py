@@ -1,5 +1,7 @@
 """Text encoders return the same as a direct call of transformers."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +91,17 @@ def test_a_text_beyond_the_limit_is_cut_and_noted(bert):
     assert ["more than" in remark for remark in cut.remarks] == [True]
     assert not whole.remarks
     assert len(cut.values) == 40
+
+
+def test_a_text_is_cut_to_the_positions_of_a_model_whose_tokenizer_has_no_limit(bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    kept = json.loads((folder / "tokenizer_config.json").read_text())
+    del kept["model_max_length"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+    clip = replace(make_clip(0), transcript=" ".join(WORDS * 10))
+    cut, expected = (build("hf-text", source, sequence=True).extract([clip])[0] for source in (folder, bert))
+    np.testing.assert_array_equal(cut.values, expected.values)
+    assert cut.notes == {"text_truncated": 1}
 
 
 def test_an_empty_transcript_is_refused(bert):

@@ -1,5 +1,7 @@
 """Image backbones return the same as a direct call of transformers."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,19 @@ def test_clips_of_different_crop_sizes_share_a_batch(dinov2):
         np.testing.assert_allclose(features.values, extractor.extract([clip])[0].values, atol=1e-4)
 
 
+def test_clips_of_different_aspect_ratios_get_the_features_that_they_have_alone(dinov2, tmp_path):
+    folder = shutil.copytree(dinov2, tmp_path / "dinov2")
+    save_image_processor(folder, "BitImageProcessor", size={"shortest_edge": 56}, do_center_crop=False)
+    clips = [make_clip(seed, num_images=2 + seed) for seed in range(5)]
+    for seed in (1, 3):
+        upright = images(2 + seed, 120, 90, seed)
+        clips[seed] = replace(clips[seed], frames=replace(clips[seed].frames, pixels=upright))
+    extractor = build("hf-vision", folder, input="frames", batch_size=4)
+    for clip, features in zip(clips, extractor.extract(clips), strict=True):
+        assert_close(features.values, extractor.extract([clip])[0].values)
+        np.testing.assert_array_equal(features.timestamps_s, clip.frames.timestamps_s)
+
+
 @pytest.mark.parametrize(("height", "width"), [(56, 56), (64, 64), (90, 120), (31, 20)])
 @pytest.mark.parametrize("fixture", ["dinov2", "vit"])
 def test_pixels_equal_those_of_the_image_processor(fixture, height, width, request):
@@ -89,6 +104,33 @@ def test_pixels_equal_those_of_the_image_processor(fixture, height, width, reque
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= 2 * one_level
     assert (found - expected).abs().mean() <= one_level / 20
+
+
+@pytest.mark.parametrize("shortest", [None, 33, 40])
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (41, 37), (37, 80), (60, 36), (49, 47)])
+def test_a_crop_beyond_the_image_is_filled_as_the_processor_does(
+    tmp_path, monkeypatch, height, width, shortest
+):
+    wanted = {"do_resize": shortest is not None, "size": {"shortest_edge": shortest or 48}}
+    crop = {"do_center_crop": True, "crop_size": {"height": 48, "width": 47}}
+    save_image_processor(tmp_path, "BitImageProcessor", **wanted, **crop)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    pictures = images(2, height, width, seed=5)
+    transform = ImageTransform.from_processor(processor)
+    expected = processor(list(pictures), return_tensors="pt")["pixel_values"]
+
+    def assert_equal_pixels() -> None:
+        found = transform(torch.from_numpy(pictures), torch.float32)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() <= 2.02 / 255 / 0.22
+
+    assert_equal_pixels()
+    monkeypatch.setattr(
+        ImageTransform,
+        "_resized",
+        lambda self, pixels, size, *kept: resize_in_two_passes(pixels, size, self.filter, *kept),
+    )
+    assert_equal_pixels()
 
 
 def test_whole_image_sees_what_the_centre_crop_cuts_off(dinov2):

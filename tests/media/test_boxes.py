@@ -23,6 +23,14 @@ def test_size_and_rotation_are_interpolated_within_a_run_and_constant_beyond_its
     np.testing.assert_allclose(grown[4, 2:], (40, 60, -0.1))
 
 
+def test_a_face_upside_down_turns_along_the_shorter_arc():
+    turns = np.array([3.0, 3.1, 0.0, -3.1, -3.0, -2.9])
+    boxes = np.column_stack([np.tile([1.0, 2.0, 30.0, 40.0], (6, 1)), turns])
+    found = steady(boxes, np.arange(6) / 6, turns != 0, np.arange(6) == 0)[:, 4]
+    assert np.all(np.abs(found - np.pi) < 0.3)
+    assert np.all(np.diff(found) > 0)
+
+
 def test_shrinking_averages_and_keeps_the_place():
     image = np.zeros((90, 120, 3), np.uint8)
     image[:, 60:] = 200

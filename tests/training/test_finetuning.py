@@ -132,6 +132,13 @@ def test_recomputing_layers_to_save_memory_changes_no_gradient(backbone):
     torch.testing.assert_close(*gradients)
 
 
+def test_texts_are_cut_to_the_positions_of_the_backbone(backbone):
+    recipe = resolve_backbones(recipe_of(backbone, "encoders.text.max_steps=100"))
+    data = planted_data(num_train=1, num_val=1)
+    texts = dict.fromkeys(map(str, data.clip_ids), " ".join(WORDS * 4))
+    assert with_tokens(data, recipe, texts).features["text"].lengths.tolist() == [64, 64]
+
+
 def test_a_backbone_trains_under_the_first_places_fusion(workspace, backbone):
     small = ["fusion.hidden=16", "training.epochs=1"]
     metrics = train(workspace, recipe_of(backbone, *small, name="first-place-finetuned"))

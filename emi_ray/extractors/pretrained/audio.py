@@ -15,7 +15,7 @@ from emi_ray.extractors.pretrained.base import (
     check_layer,
     select_layer,
 )
-from emi_ray.extractors.pretrained.device import to_device, to_host
+from emi_ray.extractors.pretrained.device import features_to_host, to_device
 from emi_ray.extractors.pretrained.windows import StepGeometry, Window, plan_windows
 from emi_ray.media.clip import DecodedClip
 from emi_ray.pretrained_weights.loading import load_processor
@@ -92,7 +92,8 @@ class HfAudio(Pretrained):
         return self._model
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Compute features (T, D) float16 of each clip. Windows of all clips are batched by length.
+        """Compute features (T, D) of each clip, in the dtype of
+        :func:`~emi_ray.extractors.pretrained.device.features_to_host`. Windows of all clips are batched by length.
 
         Raises:
             ClipError: the audio is not at 16 kHz, or shorter than one step needs.
@@ -171,10 +172,11 @@ class HfAudio(Pretrained):
         import torch
 
         joined = {name: torch.cat([parts[name] for parts in kept]) for name in kept[0]}
-        rounded = [joined.pop("features").half(), *(numbers.float() for numbers in joined.values())]
+        features = [joined.pop("features")]
         counts = [sound.num_steps for sound in sounds]
         # One transfer for all clips of the batch instead of one for each.
-        values, *extras = (np.split(array, np.cumsum(counts)[:-1]) for array in to_host(rounded))
+        [whole], further = features_to_host(features, self._model.dtype, list(joined.values()))
+        values, *extras = (np.split(array, np.cumsum(counts)[:-1]) for array in (whole, *further))
         return [
             Features(
                 values[index],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from emi_ray.config import MediaSettings
 from emi_ray.errors import UserError
@@ -38,6 +38,16 @@ class PretrainedSettings(Settings):
     batch_size: int | None = Field(
         None, ge=1, description="steps per forward pass; null: chosen for the device"
     )
+
+    @field_validator("device")
+    @classmethod
+    def _names_no_other_gpu(cls, device: str) -> str:
+        # Without this, "invalid device ordinal" would count as the loss of a device.
+        if device.partition(":")[2] not in ("", "0"):
+            raise ValueError(
+                "Ray assigns the GPUs, and each process sees its own as number 0. Set device: cuda"
+            )
+        return device
 
 
 class LayerSettings(PretrainedSettings):

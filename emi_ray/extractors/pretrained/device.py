@@ -86,6 +86,38 @@ def to_host(tensors: Sequence["torch.Tensor"]) -> list[np.ndarray]:
     return [memory.numpy() for memory in pinned]
 
 
+def features_to_host(
+    features: Sequence["torch.Tensor"], computed_in: "torch.dtype", extras: Sequence["torch.Tensor"] = ()
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return features, and further values per step, as arrays. All work of the batch must have been launched.
+
+    Features of a model that computes in float32 are float32, and the store decides whether float16 would lose their
+    variation. A model that computes in 16 bits has no more digits than float16, so that its features are float16,
+    which halves the copy and the work of the host. They are float32 if one of them is beyond the range of float16.
+
+    Args:
+        computed_in: dtype of the model. The features may have another one.
+
+    Returns:
+        The features, and the extras as float32.
+    """
+    import torch
+
+    further = [values.float() for values in extras]
+    if computed_in == torch.float32:
+        arrays = to_host([*features, *further])
+        return arrays[: len(features)], arrays[len(features) :]
+    rounded = [part.half() for part in features]
+    # Whether they fit is known when the passes have ended, and asking the device would wait for that. Therefore the
+    # largest magnitudes travel with the features; they cost one reduction per tensor, but no further wait.
+    largest = torch.stack([torch.linalg.vector_norm(part, torch.inf) for part in rounded])
+    *arrays, magnitudes = to_host([*rounded, *further, largest])
+    found = arrays[: len(features)]
+    if not np.isfinite(magnitudes).all():  # such a batch is copied twice
+        found = to_host([part.float() for part in features])
+    return found, arrays[len(features) :]
+
+
 @cache
 def _stream(device: "torch.device", direction: str) -> "torch.cuda.Stream":
     """Return the stream of this process for copies to (``in``) or from (``out``) a device."""

@@ -20,7 +20,8 @@ class ImageTransform:
 
     Attributes:
         resize: (height, width), or the length of the shorter side; None keeps the size.
-        crop: (height, width) of the centre that is kept; None keeps the whole image.
+        crop: (height, width) of the centre that is kept; None keeps the whole image. Around an image that is smaller,
+            there are zeros before scale and offset.
         filter: torch's name of the resampling filter.
         scale, offset: per channel: input = pixel × scale + offset, with pixels from 0 to 255.
     """
@@ -68,14 +69,32 @@ class ImageTransform:
         scale, offset = (_per_channel(values, images.device) for values in (self.scale, self.offset))
         return torch.addcmul(offset, pixels.float(), scale).to(dtype)
 
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) of the input that an image of this size becomes."""
+        return self.crop or self._target(height, width)
+
     def _resized_and_cropped(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        from torch.nn.functional import interpolate
+        from torch.nn.functional import pad
 
         size = self._target(pixels.shape[2], pixels.shape[3])
-        rows, columns = (
-            slice((have - keep) // 2, (have - keep) // 2 + keep)
-            for have, keep in zip(size, self.crop or size, strict=True)
-        )
+        kept = self.crop or size
+        # A crop that is larger than the image starts at a negative index.
+        starts = [(have - keep) // 2 for have, keep in zip(size, kept, strict=True)]
+        rows, columns = (slice(max(0, start), start + keep) for start, keep in zip(starts, kept, strict=True))
+        centre = self._resized(pixels, size, rows, columns)
+        if min(starts) >= 0:
+            return centre
+        # Like the processors that use Pillow: the image is surrounded by zeros, of which an odd one comes first.
+        above, left = (max(0, -start) for start in starts)
+        below, right = kept[0] - above - centre.shape[2], kept[1] - left - centre.shape[3]
+        return pad(centre, (left, right, above, below))
+
+    def _resized(
+        self, pixels: "torch.Tensor", size: tuple[int, int], rows: slice, columns: slice
+    ) -> "torch.Tensor":
+        """Resize (N, 3, H, W) to (N, 3, *size), and return the part in ``rows`` and ``columns``."""
+        from torch.nn.functional import interpolate
+
         if size == tuple(pixels.shape[2:]):
             return pixels[:, :, rows, columns]
         if pixels.device.type == "cpu":  # torch has an exact and fast implementation for bytes there

@@ -14,7 +14,7 @@ from emi_ray.extractors.pretrained.base import (
     check_layer,
     select_layer,
 )
-from emi_ray.extractors.pretrained.device import to_device, to_host
+from emi_ray.extractors.pretrained.device import features_to_host, to_device
 from emi_ray.media.clip import DecodedClip
 from emi_ray.pretrained_weights.loading import load_processor
 
@@ -51,14 +51,18 @@ class HfText(Pretrained):
         super().__init__(settings)
         from transformers import AutoTokenizer
 
+        from emi_ray.pretrained_weights.positions import fit_to_positions
+
         self._tokenizer = load_processor(AutoTokenizer, self._folder)
         # With padding on the left, the first token and all positions of a text would depend on the longest text.
         self._tokenizer.padding_side = "right"
-        self._max_tokens = min(settings.max_tokens, self._tokenizer.model_max_length)
+        wanted = min(settings.max_tokens, self._tokenizer.model_max_length)
+        self._max_tokens = fit_to_positions(self._model, wanted)
         check_layer(settings.layer, self._model.config.num_hidden_layers)
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Compute features (1, D) of each clip, or (tokens, D) with ``sequence``; float16.
+        """Compute features (1, D) of each clip, or (tokens, D) with ``sequence``, in the dtype of
+        :func:`~emi_ray.extractors.pretrained.device.features_to_host`.
 
         Raises:
             ClipError: a transcript is empty.
@@ -74,7 +78,8 @@ class HfText(Pretrained):
         steps: list[np.ndarray] = [np.empty(0)] * len(clips)
         batches = self._batches(lengths)
         with torch.inference_mode():
-            arrays = to_host([self._forward(tokens, batch) for batch in batches])
+            states = [self._forward(tokens, batch) for batch in batches]
+            arrays, _ = features_to_host(states, self._model.dtype)
         for batch, rows in zip(batches, arrays, strict=True):
             for index, row in zip(batch, rows, strict=True):
                 steps[index] = row[: lengths[index]] if self.settings.sequence else row[None]
@@ -86,7 +91,7 @@ class HfText(Pretrained):
         ]
 
     def _forward(self, tokens: Any, batch: Sequence[int]) -> "torch.Tensor":
-        """Compute the float16 states of each text of a batch: (N, D), or (N, T, D) with ``sequence``."""
+        """Compute the float32 states of each text of a batch: (N, D), or (N, T, D) with ``sequence``."""
         chosen = {name: [rows[index] for index in batch] for name, rows in tokens.items()}
         padded = self._tokenizer.pad(chosen, return_tensors="np")
         inputs = dict(zip(padded, to_device(list(padded.values()), self._device), strict=True))
@@ -96,11 +101,11 @@ class HfText(Pretrained):
             hidden = self._pooled(hidden, inputs["attention_mask"].bool())
         if self.settings.normalize:
             hidden = hidden / hidden.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return hidden.half()
+        return hidden
 
     def _pooled(self, hidden: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
         if self.settings.pooling == "cls":
-            return hidden[:, 0]
+            return hidden[:, 0].contiguous()  # a view would keep the states of all tokens in memory
         weights = mask[..., None].float()
         return (hidden * weights).sum(1) / weights.sum(1)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field
 from emi_ray.errors import UserError
 from emi_ray.extractors.base import Features
 from emi_ray.extractors.pretrained.base import LayerSettings, Pretrained, check_layer, select_layer
-from emi_ray.extractors.pretrained.device import to_device, to_host
+from emi_ray.extractors.pretrained.device import features_to_host, to_device
 from emi_ray.extractors.pretrained.image_transform import ImageTransform
 from emi_ray.media.clip import DecodedClip, Faces, Frames
 from emi_ray.pretrained_weights.loading import load_processor
@@ -59,18 +60,30 @@ class VisionBackbone(Pretrained):
         return int(getattr(config, "hidden_size", None) or config.hidden_sizes[-1])
 
     def extract(self, clips: Sequence[DecodedClip]) -> list[Features]:
-        """Compute features (T, D) float16 of each clip, one step per image. Images of several clips share batches."""
+        """Compute features (T, D) of each clip, one step per image, in the dtype of
+        :func:`~emi_ray.extractors.pretrained.device.features_to_host`.
+
+        Images of several clips share a forward pass if they become inputs of one size.
+        """
         import torch
 
         sources = [self._images(clip) for clip in clips]
         images = [source.crops if isinstance(source, Faces) else source.pixels for source in sources]
+        # A processor that keeps the aspect ratio gives clips different input sizes, and a pass takes only one.
+        sizes = [self._transform.output_size(*part.shape[1:3]) for part in images]
+        order = sorted(range(len(clips)), key=sizes.__getitem__)
         with torch.inference_mode():
-            vectors = [self._forward(parts) for parts in _chunks(images, self._batch_size)]
-            [values] = to_host([torch.cat(vectors).half()])
-        ends = np.cumsum([len(part) for part in images])
+            vectors = [
+                self._forward(parts)
+                for _, alike in groupby(order, key=sizes.__getitem__)
+                for parts in _chunks([images[index] for index in alike], self._batch_size)
+            ]
+            [values], _ = features_to_host([torch.cat(vectors)], self._model.dtype)
+        ends = np.cumsum([len(images[index]) for index in order])
+        by_clip = dict(zip(order, np.split(values, ends[:-1]), strict=True))
         return [
-            Features(part, source.timestamps_s.astype(np.float32))
-            for part, source in zip(np.split(values, ends[:-1]), sources, strict=True)
+            Features(by_clip[index], source.timestamps_s.astype(np.float32))
+            for index, source in enumerate(sources)
         ]
 
     def _images(self, clip: DecodedClip) -> Faces | Frames:

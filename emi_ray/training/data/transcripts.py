@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emi_ray.errors import UserError
-from emi_ray.models.backbone import load_tokenizer, resolve_backbone
+from emi_ray.models.backbone import load_tokenizer, most_tokens, resolve_backbone
 from emi_ray.recipe.schema import Recipe
 from emi_ray.training.data.clip_data import ClipData, PackedFeatures
 
@@ -46,7 +46,7 @@ def with_tokens(
     settings = recipe.encoders[stream]
     tokenizer = tokenizer or load_tokenizer(settings)
     texts = [transcripts.get(str(clip_id)) for clip_id in data.clip_ids]
-    tokens = tokenise(texts, tokenizer, settings.max_steps or 128, str(settings.backbone))
+    tokens = tokenise(texts, tokenizer, most_tokens(settings), str(settings.backbone))
     return data.with_features({**data.features, stream: tokens})
 
 
