@@ -95,7 +95,7 @@ def test_a_corpus_that_is_not_there_is_a_problem(workspace):
     workspace.delete(CLIPS)
     assert check_corpus(workspace).status == "problem"
     workspace.write_bytes(CLIPS, b"no parquet")
-    assert "cannot be read" in check_corpus(workspace).message
+    assert "is damaged" in check_corpus(workspace).message
     workspace.write_table(CLIPS, clips_table(video=[]))
     assert "no clip" in check_corpus(workspace).message
 

@@ -62,7 +62,7 @@ def check_corpus(workspace: Workspace) -> Check:
         num_clips = workspace.clips(["clip_id"]).num_rows
     except UserError as error:
         return Check("corpus", "problem", str(error))
-    except (OSError, pa.ArrowInvalid) as error:
+    except OSError as error:
         return Check("corpus", "problem", f"clips.parquet cannot be read: {error}", "Run emi-ray init again.")
     if not num_clips:
         return Check("corpus", "problem", "clips.parquet has no clips.", "Run emi-ray init again.")

@@ -67,3 +67,12 @@ def test_a_clip_that_the_stores_precision_cannot_hold_fails_with_its_reason():
     assert result.failure is not None
     assert "beyond the range of float16" in result.failure[1]
     assert _fit_for_store(Attempt("a", found), np.dtype(np.float32)).result is found
+
+
+def test_two_steps_alone_do_not_choose_single_precision():
+    """With a thousand dimensions some seem not to vary in them."""
+    features = np.random.default_rng(7).normal(size=(40, 1024)).astype(np.float32)
+    features += np.random.default_rng(8).normal(scale=10, size=1024).astype(np.float32)
+    assert _choose_precision([features[:2]]) == ("float16", "")
+    assert _choose_precision([features])[0] == "float16"
+    assert _choose_precision([features[:2] * 1e5])[0] == "float32"
