@@ -1,5 +1,6 @@
 """Files that appear only when they are complete, and that are read as a whole although they may be replaced."""
 
+import errno
 import os
 import time
 import uuid
@@ -17,7 +18,7 @@ class AtomicFile:
             written under a hidden name and renamed.
 
     Raises:
-        OSError: the file could not be written to the disk, as the disk or the server tells only at the end.
+        OSError: the file could not be written to the disk, which the disk or the server reports only at the end.
     """
 
     def __init__(self, filesystem: fs.FileSystem, path: str, detour: bool) -> None:
@@ -34,18 +35,23 @@ class AtomicFile:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._hidden == self._final:
             return
+        if kind is not None:
+            self._remove_hidden()
+            return
         try:
-            if kind is None:
-                _flush(
-                    self._hidden
-                )  # a renamed file whose content is not on the disk would be empty afterwards
-                self._filesystem.move(self._hidden, self._final)
-                with suppress(OSError):  # some file systems cannot flush a folder
-                    _flush(self._folder)
-        finally:
-            # The block may have failed before it created the file.
-            if self._filesystem.get_file_info(self._hidden).type == fs.FileType.File:
-                self._filesystem.delete_file(self._hidden)
+            # A file that is renamed before its content is on the disk would be empty after a power failure.
+            _flush(self._hidden)
+            self._filesystem.move(self._hidden, self._final)
+        except BaseException:
+            self._remove_hidden()
+            raise
+        with suppress(OSError):  # some file systems cannot flush a folder
+            _flush(self._folder)
+
+    def _remove_hidden(self) -> None:
+        # The storage may be out of reach, or the block may have failed before it created the file.
+        with suppress(OSError):
+            self._filesystem.delete_file(self._hidden)
 
 
 def read_whole(filesystem: fs.FileSystem, path: str, size: int | None = None) -> bytes:
@@ -71,6 +77,9 @@ def _flush(path: str) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot flush at all
+            raise
     finally:
         os.close(opened)
 

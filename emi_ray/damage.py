@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from emi_ray.errors import UserError
 
 _CORRUPT = re.compile("corrupt|deserializ", re.IGNORECASE)
-"""Words of Arrow's errors for a damaged page, which have the same type as errors of the disk."""
+"""Words of Arrow's errors for a damaged page, which have the same type as errors of a storage."""
+
+_NO_COLUMN = "No match for FieldRef"
+"""Words of Arrow's error for a column that a file does not have, which has the same type as one for damage."""
 
 
 class DamagedFileError(UserError):
@@ -15,26 +18,29 @@ class DamagedFileError(UserError):
 
 
 @contextmanager
-def naming_damage(path: str, *further: type[Exception]) -> Iterator[None]:
+def naming_damage(path: str, *further: type[Exception], is_remote: bool = False) -> Iterator[None]:
     """Replace an error of decoding a file, raised in the ``with`` block, by one that names the file.
 
     Args:
         path: the file, as users should see it.
         further: types of errors of other decoders.
+        is_remote: whether the block reads from a storage behind a URI, whose errors have no number either.
 
     Raises:
         DamagedFileError: the content is not valid JSON, UTF-8 or Parquet, or a decoder raised one of ``further``.
     """
-    decoding: tuple[type[Exception], ...] = (
-        ValueError,
-        *further,
-    )  # json, bytes.decode and pyarrow: ValueError
+    # json, bytes.decode and pyarrow raise ValueErrors.
+    decoding: tuple[type[Exception], ...] = (ValueError, *further)
     try:
         yield
     except decoding as error:
+        if _NO_COLUMN in str(error):
+            raise
         raise _damaged(path, error) from error
     except OSError as error:
-        if not _CORRUPT.search(str(error)):
+        # An error of the disk has a number or a type of its own (FileNotFoundError), one of decoding has neither.
+        is_of_disk = error.errno is not None or type(error) is not OSError
+        if is_of_disk or (is_remote and not _CORRUPT.search(str(error))):
             raise
         raise _damaged(path, error) from error
 

@@ -86,10 +86,12 @@ class Predictions:
         """Label → number of clips whose value is outside of the label's range, for labels with such clips."""
         return num_limited(self.table, self.labels)
 
-    def reasons(self, clip_id: str) -> list[str]:
-        """Return the reasons why the extraction found no features of a clip, without repetitions."""
-        failures = read_failures(self.place or self.workspace)
-        return sorted(set(failures.filter(pc.equal(failures["clip_id"], clip_id))["error"].to_pylist()))
+    def reasons(self, clip_ids: Sequence[str]) -> dict[str, list[str]]:
+        """Return why clips have no features: clip id → reasons without repetitions, for clips with a reason."""
+        rows = read_failures(self.place or self.workspace).to_pylist()
+        pairs = [(row["clip_id"], row["error"]) for row in rows if row["modality"] in self.streams]
+        told = dict.fromkeys(pair for pair in pairs if pair[0] in clip_ids)  # without repetitions
+        return {clip_id: [error for each, error in told if each == clip_id] for clip_id, _ in told}
 
     def to_pandas(self) -> pd.DataFrame:
         """Return :attr:`intensities` as a data frame."""

@@ -54,15 +54,11 @@ class Workspace:
 
     root: str
 
-    @property
-    def _was_sent(self) -> bool:
-        """Whether this workspace was sent by another process, which has reached the storage."""
-        return bool(self.__dict__.get("_sent"))
-
     @cached_property
     def _place(self) -> tuple[fs.FileSystem, str]:
         place = open_uri(self.root)
-        require_in_reach(*place, self.root, is_first=not self._was_sent)
+        # A process that has sent this workspace has reached the storage.
+        require_in_reach(*place, self.root, is_first="_sent" not in self.__dict__)
         if _UPLOAD in place[1]:
             raise UserError(
                 f"{self.root} is in the upload of this job, which other nodes cannot read and which is deleted after "
@@ -178,16 +174,17 @@ class Workspace:
         self.write_bytes(relative, text.encode())
 
     def read_json(self, relative: str) -> Any:
+        data = self.read_bytes(relative)
         with naming_damage(self.shown(relative)):
-            return json.loads(self.read_bytes(relative))
+            return json.loads(data)
 
     def write_json(self, relative: str, value: Any) -> None:
         self.write_text(relative, json.dumps(value, indent=2) + "\n")
 
     def read_table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Read a small Parquet file. Behind a URI the whole file is read, with three requests."""
+        source = self.path(relative) if self.is_local else pa.BufferReader(self.read_bytes(relative))
         with naming_damage(self.shown(relative)):
-            source = self.path(relative) if self.is_local else pa.BufferReader(self.read_bytes(relative))
             return pq.read_table(source, columns=columns, partitioning=None)
 
     @contextmanager
@@ -203,11 +200,13 @@ class Workspace:
         Raises:
             DamagedFileError: the file, or what is read from it in the ``with`` block, is damaged.
         """
-        with naming_damage(self.shown(relative)):
-            source = self.path(relative) if size is None else pa.BufferReader(self.read_bytes(relative, size))
-            filesystem = self.filesystem if size is None else None
-            with pq.ParquetFile(source, metadata=metadata, filesystem=filesystem) as file:
-                yield file
+        source = self.path(relative) if size is None else pa.BufferReader(self.read_bytes(relative, size))
+        filesystem = self.filesystem if size is None else None
+        with (
+            naming_damage(self.shown(relative), is_remote=size is None and not self.is_local),
+            pq.ParquetFile(source, metadata=metadata, pre_buffer=True, filesystem=filesystem) as file,
+        ):
+            yield file
 
     def write_table(self, relative: str, table: pa.Table) -> None:
         """Write a Parquet file atomically."""

@@ -67,17 +67,31 @@ def test_an_error_of_the_disk_is_no_damage(workspace):
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_a_description_that_was_deleted_is_written_again(workspace, raw):
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+@pytest.mark.parametrize("lost", ["_extractor.json", "_precision.json"])
+def test_a_description_that_was_deleted_is_written_again(workspace, raw, precision, lost):
     identity = {"extractor": "prosody", "settings": {}}
     store = FeatureStore(workspace, "audio", "0123456789ab")
     store.create(identity, feature_dim=4)
-    store.write([ClipFeatures("a", np.zeros((3, 4), np.float16), np.arange(3, dtype=np.float32), {})], raw)
+    store.settle_precision(precision)
+    values = np.full((3, 4), 1.00001, np.float32)
+    store.write([ClipFeatures("a", values, np.arange(3, dtype=np.float32), {})], raw)
     before = store.describe()
-    workspace.delete(f"{store.folder}/_extractor.json")
+    workspace.delete(f"{store.folder}/{lost}")
     again = FeatureStore(workspace, "audio", "0123456789ab")
-    with pytest.raises(
-        UserError, match=r"_extractor.json does not exist. To write it again: emi-ray extract"
-    ):
-        again.describe()
+    if lost == "_extractor.json":
+        with pytest.raises(
+            UserError, match=r"_extractor.json does not exist. To write it again: emi-ray extract"
+        ):
+            again.describe()
     again.describe_again(identity)
-    assert again.describe() == before
+    assert {**again.describe(), "dtype_reason": ""} == before
+    assert again.dtype == np.dtype(precision)
+    (row,) = again.rows()
+    assert (row.values == values.astype(precision)).all()
+
+
+def test_a_column_that_a_table_does_not_have_is_no_damage(workspace):
+    workspace.write_table("clips.parquet", pa.table({"clip_id": ["a"]}))
+    with pytest.raises(pa.ArrowInvalid, match="No match for FieldRef"):
+        workspace.read_table("clips.parquet", ["nope"])

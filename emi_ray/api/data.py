@@ -87,6 +87,7 @@ def extract(
     target = workspace_of(workspace)
     config = target.config(overrides_of(settings))
     extraction.check(target, config, modalities)
+    extraction.require_alone(target)
     with ray_session(address, streaming=True):
         return extraction.extract(target, config, modalities, retry_failed, on_progress)
 

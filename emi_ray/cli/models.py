@@ -117,12 +117,11 @@ def _warn_of_unknown(predictions: "Predictions", shown: str) -> None:
     if unknown := predictions.unknown:
         named = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
         warn(
-            f"{plural(len(unknown), 'clip', 'have')} no input that the model reads, of {len(had)}; there the "
-            f"intensities are {shown}: {named}."
+            f"{len(unknown)} of {plural(len(had), 'clip', 'have')} no input that the model reads; their intensities "
+            f"are {shown}: {named}."
         )
-        for clip_id in unknown[:3]:
-            if reasons := predictions.reasons(clip_id):
-                warn(f"{clip_id}: {'; '.join(reasons)}.")
+        for clip_id, reasons in predictions.reasons(unknown[:3]).items():
+            warn(f"{clip_id}: {'; '.join(reasons)}.")
 
 
 def _warn_of_limited(predictions: "Predictions") -> None:
@@ -131,8 +130,8 @@ def _warn_of_limited(predictions: "Predictions") -> None:
         num_clips = plural(predictions.table.num_rows, "clip")
         told = ", ".join(f"{name} {count}" for name, count in limited.items())
         warn(
-            f"values outside of their label's range were limited to it ({told}, of {num_clips}). "
-            "Clips with the same limit can no longer be ranked, and scores are computed without limits."
+            f"Values outside the range of their label were set to its limit ({told}, of {num_clips}). Such clips "
+            "cannot be ranked among each other, and scores use the values before that."
         )
 
 

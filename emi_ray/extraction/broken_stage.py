@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from emi_ray.errors import EmiRayError
 from emi_ray.extraction.batches import Attempt
 
 MANY = 64
@@ -13,7 +12,7 @@ MANY = 64
 
 
 class BrokenStage:
-    """Watches the results of one actor, and ends the run if the stage is broken.
+    """Watches the results of one actor, and tells whether the stage is broken.
 
     A stage is broken if clips fail in the same unforeseen way: all clips of a batch if the stage has never worked,
     otherwise :data:`MANY` in a row. Clips that have failed before do not count, because a retry consists of them.
@@ -29,14 +28,11 @@ class BrokenStage:
         self._num_alike = 0
         self._lock = threading.Lock()
 
-    def check(self, results: Sequence[Attempt[Any]], tried_before: Collection[str]) -> None:
-        """Process the results of the next batch.
+    def found_in(self, results: Sequence[Attempt[Any]], tried_before: Collection[str]) -> str | None:
+        """Process the results of the next batch, and return why the stage is broken; None if it seems to work.
 
         Args:
             tried_before: ids of clips that have failed in an earlier run.
-
-        Raises:
-            EmiRayError: the stage is broken.
         """
         counting = [result for result in results if result.clip_id not in tried_before]
         with self._lock:
@@ -44,9 +40,13 @@ class BrokenStage:
                 self._count(result)
             num_alike, worked_here = self._num_alike, self._worked_here
         is_whole_batch = 1 < len(counting) <= num_alike
-        if num_alike >= MANY or (is_whole_batch and not worked_here and not self._has_worked()):
-            reason = counting[-1].failure and counting[-1].failure[1]
-            raise EmiRayError(f"{num_alike} clips one after another fail alike ({reason}).")
+        if num_alike < MANY and not (is_whole_batch and not worked_here and not self._has_worked()):
+            return None
+        last = counting[-1].failure
+        hint = (
+            "" if num_alike < MANY else " The first of them are quarantined: --retry-failed tries them again."
+        )
+        return f"{num_alike} clips one after another fail alike ({last and last[1]}).{hint}"
 
     def _count(self, result: Attempt[Any]) -> None:
         self._worked_here |= result.failure is None

@@ -1,14 +1,14 @@
 """The stage of one modality: extract features from decoded clips and write them to the store."""
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from emi_ray.errors import ClipError
+from emi_ray.errors import ClipError, EmiRayError
 from emi_ray.extraction.agreement import agreed
 from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.broken_stage import BrokenStage
@@ -73,13 +73,17 @@ class Extract(Stage):
     def process(self, batch: pa.Table) -> pa.Table:
         todo = todo_column(self._modality)
         mine = batch.filter(batch[todo].is_valid()) if batch[todo].null_count else batch  # a filter copies
-        results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]), tried_before(mine, todo))
-        self._write(results, mine)
+        results = self._extract(mine.select([*ALWAYS, *sorted(self._spec.needs)]))
+        broken = self._broken.found_in(results, tried_before(mine, todo))
+        # The clips of a broken stage are not to blame.
+        self._write([each for each in results if each.failure is None] if broken else results, mine)
+        if broken:
+            raise EmiRayError(broken)
         told = ((each, each.result.remarks if each.result else ()) for each in results)
         outcomes = {each.clip_id: each.outcome(self._modality, remarks) for each, remarks in told}
         return with_outcomes(batch, outcomes).select(self._keep)
 
-    def _extract(self, rows: pa.Table, tried: Collection[str]) -> list[Attempt[Features]]:
+    def _extract(self, rows: pa.Table) -> list[Attempt[Features]]:
         clips = [unpack_clip(row) for row in rows_of(rows)]
         absences = {clip.clip_id: self._absence(clip) for clip in clips}
         absent = [Attempt[Features](clip_id, failure=why) for clip_id, why in absences.items() if why]
@@ -87,7 +91,6 @@ class Extract(Stage):
         # Unpacking needs no model, so it is done before the turn, while another thread's batch is computed.
         with self._turn:
             results = self._runner.run(ready)
-        self._broken.check(results, tried)
         return self._in_precision(absent + results)
 
     def _absence(self, clip: DecodedClip) -> tuple[str, str] | None:

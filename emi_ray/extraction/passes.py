@@ -108,7 +108,7 @@ class Passes:
         return {}
 
     def _unfinished(self, work: pa.Table, lost: set[str], are_new: bool = True) -> pa.Table:
-        """Return the work that is left of a pass, and count the clips that it finished without telling."""
+        """Return the work that is left of a pass, and count finished clips whose outcomes did not arrive."""
         if not lost:
             return work.slice(0, 0)
         left = self.left(lost)

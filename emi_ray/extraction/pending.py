@@ -39,7 +39,7 @@ def todo_column(modality: Modality) -> str:
 
 def tried_before(rows: pa.Table, todo: str) -> set[str]:
     """Return the ids of clips that have failed before, by a :func:`todo_column`."""
-    return set(rows.filter(pc.greater(rows[todo], 1))["clip_id"].to_pylist())
+    return set(rows["clip_id"].filter(pc.greater(rows[todo], 1)).to_pylist())
 
 
 def origin_column(modality: Modality) -> str:

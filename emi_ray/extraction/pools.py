@@ -3,7 +3,6 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from emi_ray.config import ExtractionSettings, StageSettings
 from emi_ray.runtime import Machine
@@ -99,9 +98,13 @@ def plan_pools(
     # One core is left for each process on a GPU, which prepares and writes its batches.
     cores = max(machine.cpus - (together.max_actors if on_gpu else 0), 1)
     groups = _sharing(stages, on_gpu, by_hand, reads_media)
-    seconds = measured.seconds_per_clip if measured else {}
-    default = partial(_default_weight, num_stages=len(stages) - len(on_gpu))
-    weights = [sum(seconds.get(name, 0.0) or default(name) for name in names) for names in groups]
+    # A stage that was not measured, because none of the measured clips had work for it, rarely has any.
+    seconds = (
+        measured.seconds_per_clip
+        if measured
+        else _default_weights(stages, num_on_cpu=len(stages) - len(on_gpu))
+    )
+    weights = [sum(seconds.get(name, 0.0) for name in names) for names in groups]
     for names, weight in zip(groups, weights, strict=True):
         share = cores * weight / sum(weights)
         pool = _model_pool(names, cores) if any(stages[name] for name in names) else _cpu_pool(names, share)
@@ -207,8 +210,9 @@ def _gpu_batch_size(stage: str, by_hand: Mapping[str, StageSettings]) -> int:
     return by_hand.get(stage, StageSettings()).batch_size or GPU_BATCH_SIZE.get(stage, 32)
 
 
-def _default_weight(stage: str, num_stages: int) -> float:
-    return 3 * max(num_stages - 1.0, 1.0) if stage == "decode" else 1.0
+def _default_weights(stages: Collection[str], num_on_cpu: int) -> dict[str, float]:
+    decoding = 3 * max(num_on_cpu - 1.0, 1.0)
+    return {name: decoding if name == "decode" else 1.0 for name in stages}
 
 
 def _by_hand(pool: Pool, wanted: StageSettings) -> Pool:

@@ -40,13 +40,19 @@ def check(
     """Check the settings, extractors and workspace of an extraction within seconds, without a Ray session.
 
     Raises:
-        UserError: as :func:`plan_pipeline`, the workspace has no corpus or is not writable, or another process
-            extracts into it.
+        UserError: as :func:`plan_pipeline`, the workspace has no corpus, or it is not writable.
     """
     workspace.clips(["clip_id"])
     workspace.require_writable()
     plan_pipeline(workspace, config, modalities)
-    if workspace.is_local:  # behind a URI a lease takes seconds
+
+
+def require_alone(workspace: Workspace) -> None:
+    """Check that no other process extracts into a workspace on a disk (raises ``UserError``).
+
+    Behind a URI a lease takes seconds, and :func:`extract` checks it.
+    """
+    if workspace.is_local:
         with _alone(workspace):
             pass
 

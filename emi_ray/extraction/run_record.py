@@ -25,7 +25,7 @@ KEEP_EVERY_S = 30.0
 """Time between two writes of the record during a run."""
 
 _LAST_WORDS_S = 10.0
-"""Time limit for writing the record of a run that failed, perhaps because the store is unreachable."""
+"""Time limit for writing the record during a run, and after one that failed, perhaps for want of the storage."""
 
 
 class RunRecord:
@@ -39,7 +39,7 @@ class RunRecord:
         self._started = started.isoformat(timespec="seconds")
         self._path = f"{EXTRACTIONS}/{started:%Y%m%dT%H%M%S.%f}"[:-3] + "Z.json"
         self._nodes: dict[str, dict[str, Any]] = {}
-        self._written_at = 0.0
+        self._written_at = time.monotonic()
 
     def write(self, summary: ExtractionSummary, ended: str | None = None) -> None:
         """Write the record.
@@ -54,12 +54,16 @@ class RunRecord:
         if ended in (None, DONE):
             self._nodes |= {node["NodeID"]: _node(node) for node in ray.nodes() if node["Alive"]}
         self._workspace.write_json(self._path, self._told(summary, ended))
-        self._written_at = time.monotonic()
 
     def keep(self, summary: ExtractionSummary) -> None:
-        """Write the record if it is older than :data:`KEEP_EVERY_S`, for the case that the run is killed."""
+        """Write the record if it is older than :data:`KEEP_EVERY_S`, in case the run is killed.
+
+        Errors are ignored.
+        """
         if time.monotonic() - self._written_at >= KEEP_EVERY_S:
-            self.write(summary)
+            self._written_at = time.monotonic()
+            with suppress(Exception):
+                within(_LAST_WORDS_S, lambda: self.write(summary))
 
     def end(self, summary: ExtractionSummary, ended: str) -> None:
         """Write the record for the last time.

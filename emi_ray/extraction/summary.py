@@ -1,7 +1,7 @@
 """Count what one extraction run did, by stage and by actor."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,8 @@ from emi_ray.events import count, tell
 from emi_ray.extraction.actors import Life, life_of
 from emi_ray.extraction.pools import Measurement, Pool, processes_of
 from emi_ray.wording import plural
+
+_NUMBERS = r"\d[\d.,]*"
 
 
 @dataclass
@@ -56,10 +58,8 @@ class StageSummary:
         seconds: working time, summed over the actors; that of processes which died is not included.
         media_s: total length in seconds of the clips that are ok.
         reasons: number of clips without a result, by reason. Reasons that differ only in numbers count as one, in the
-            words of the first.
+            words of one of them.
         remarks: number of clips that are ok, by a remark on them; counted like reasons.
-        pass_s: total length of the passes that the stage took part in.
-        actor_s: the same times the number of actors in each pass.
     """
 
     ok: int = 0
@@ -69,8 +69,6 @@ class StageSummary:
     media_s: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
-    pass_s: float = 0.0
-    actor_s: float = 0.0
     actors: dict[str, ActorSummary] = field(default_factory=dict)
     _first_of_kind: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -80,7 +78,7 @@ class StageSummary:
         self.seconds += seconds
         counter = self.remarks if status == "ok" else self.reasons
         for line in (reason or "").splitlines():
-            kind = re.sub(r"\d[\d.,]*", "", line)
+            kind = re.sub(_NUMBERS, "", line)
             counter[self._first_of_kind.setdefault(kind, line)] += count
 
     def add_to_actor(self, told: str, count: int, seconds: float) -> None:
@@ -117,6 +115,10 @@ class ExtractionSummary:
     passes: int = 0
     nodes_lost: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _pass_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Total length of the passes that each stage took part in, in seconds."""
+    _actor_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Sum over these passes of their length multiplied by the number of actors."""
 
     def note(self, what: str) -> None:
         """Add a message for the user, unless it is already there."""
@@ -142,15 +144,13 @@ class ExtractionSummary:
     def add_pass(self, pools: Mapping[str, Pool], seconds: float) -> None:
         """Add the length of a pass and its numbers of actors."""
         for name, pool in pools.items():
-            stage = self.stages.setdefault(name, StageSummary())
-            stage.pass_s += seconds
-            stage.actor_s += seconds * pool.max_actors
+            self._pass_s[name] += seconds
+            self._actor_s[name] += seconds * pool.max_actors
 
     def actors(self, stage: str) -> float:
         """Return the number of actors that a stage had, as a mean over the time of its passes."""
-        done = self.stages[stage]
-        if done.pass_s:
-            return done.actor_s / done.pass_s
+        if self._pass_s[stage]:
+            return self._actor_s[stage] / self._pass_s[stage]
         return self.pools[stage].max_actors if stage in self.pools else 1
 
     def busy(self, stage: str) -> float:
@@ -192,18 +192,23 @@ class ExtractionSummary:
         media_s = np.bincount(clip, entries["media_s"].to_numpy(), len(ids))
         place = entries.schema.get_field_index("media_s")
         entries = entries.set_column(place, "media_s", pa.array(media_s[clip]))
+        # Reasons that differ only in numbers are one group, in the words of one of them.
+        kinds = pc.replace_substring_regex(entries["reason"], _NUMBERS, "")
+        entries = entries.append_column("kind", kinds)
         is_again = np.isin(clip, [index for index, name in enumerate(ids) if name in decoded])
         is_again &= pc.equal(entries["stage"], "decode").to_numpy()
         entries = entries.append_column("is_again", pa.array(is_again))
-        keys = ["stage", "status", "reason", "actor", "is_again"]
-        sums = entries.group_by(keys).aggregate([("seconds", "sum"), ("media_s", "sum"), ("stage", "count")])
+        keys = ["stage", "status", "kind", "actor", "is_again"]
+        sums = entries.group_by(keys).aggregate(
+            [("reason", "min"), ("seconds", "sum"), ("media_s", "sum"), ("stage", "count")]
+        )
         for row in sums.to_pylist():
             stage = self.stages.setdefault(row["stage"], StageSummary())
             if row["is_again"]:
                 stage.seconds += row["seconds_sum"]
                 stage.add_to_actor(row["actor"], 0, row["seconds_sum"])
                 continue
-            stage.add(row["status"], row["reason"], row["stage_count"], row["seconds_sum"])
+            stage.add(row["status"], row["reason_min"], row["stage_count"], row["seconds_sum"])
             count("clips", stage=row["stage"], status=row["status"], count=row["stage_count"])
             stage.add_to_actor(row["actor"], row["stage_count"], row["seconds_sum"])
             if row["status"] == "ok":
@@ -211,11 +216,11 @@ class ExtractionSummary:
         _tell_failures(entries, clip, ids)
         return ids
 
-    def add_outcome(self, outcome: Mapping[str, Any]) -> None:
-        """Count the outcome of one clip in one stage."""
+    def add_outcome(self, outcome: Mapping[str, Any], num_clips: int = 1) -> None:
+        """Count the same outcome of some clips in one stage."""
         stage = self.stages.setdefault(outcome["stage"], StageSummary())
-        stage.add(outcome["status"], outcome["reason"], 1, outcome["seconds"])
-        count("clips", stage=outcome["stage"], status=outcome["status"], count=1)
+        stage.add(outcome["status"], outcome["reason"], num_clips, outcome["seconds"])
+        count("clips", stage=outcome["stage"], status=outcome["status"], count=num_clips)
 
 
 def _tell_failures(entries: pa.Table, clip: np.ndarray, ids: Sequence[str]) -> None:

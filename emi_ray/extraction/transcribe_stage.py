@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from emi_ray.errors import EmiRayError
 from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.broken_stage import BrokenStage
 from emi_ray.extraction.pending import origin_column, origin_of, todo_column, tried_before
@@ -61,7 +62,8 @@ class Transcribe(Stage):
         clips = [unpack_clip(row) for row in heard]
         with self._turn:
             results = self._runner.run(clips)
-        self._broken.check(results, tried_before(batch, todo_column("text")))
+        if broken := self._broken.found_in(results, tried_before(batch, todo_column("text"))):
+            raise EmiRayError(broken)
         origins = {row["clip_id"]: origin_of(row[origin_column("text")]) for row in heard}
         self._store.write({r.clip_id: r.result.text for r in results if r.result is not None}, origins)
         by_id = {result.clip_id: result for result in results}

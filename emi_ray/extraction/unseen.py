@@ -37,8 +37,7 @@ def add_unseen(
     whole = set(lost["clip_id"].to_pylist()) - set(left["clip_id"].to_pylist())
     if whole and are_new:
         summary.clips += len(whole)
-        for _ in whole:
-            summary.add_outcome(outcome("decode", "ok"))
+        summary.add_outcome(outcome("decode", "ok"), len(whole))
     if whole:
         summary.note(
             f"{plural(len(whole), 'clip', 'were')} finished while a pass ended: their time is not counted"
@@ -55,8 +54,8 @@ def _add_outcomes(summary: ExtractionSummary, modality: Modality, done: set[str]
         summary.add_outcome(outcome(modality, status, row["error"]))
         if status == "failed":
             tell("clip_quarantined", clip_id=row["clip_id"], stage=modality, reason=row["error"])
-    for _ in range(len(done) - len(rows)):
-        summary.add_outcome(outcome(modality, "ok"))
+    if num_ok := len(done) - len(rows):
+        summary.add_outcome(outcome(modality, "ok"), num_ok)
 
 
 def _ids(work: pa.Table, todo: str) -> set[str]:

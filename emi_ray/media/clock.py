@@ -43,10 +43,11 @@ class _Conversion:
         if before.last_s is None or before.continued_by(time_s):
             return
         step_s = time_s - before.skipped_s - before.last_s
+        if abs(step_s) <= JUMP_S:
+            return
         # Timestamps that continue those before a jump show that the ones in between were wrong.
         resumed = next((axis for axis in reversed(self.left) if axis.continued_by(time_s)), None)
-        if abs(step_s) > JUMP_S:
-            self.left.append(before)
+        self.left.append(before)
         if resumed is not None:
             self.axis = resumed
         elif step_s > JUMP_S:

@@ -30,11 +30,11 @@ class Timed(Generic[Frame]):
 class FrameTimes(Generic[Frame]):
     """Turns the timestamps of successive frames into times.
 
-    A timestamp counts if it is later than the previous time. A jump forward by more than ``JUMP_S`` and more than
+    A timestamp is used if it is later than the previous time. A jump forward by more than ``JUMP_S`` and more than
     twice the previous interval counts only if at least ``MIN_CONFIRMING`` of the next ``LOOKAHEAD`` frames are later
     still, and none of them returns to the time before it. Frames are held back until that is known. At the end of
-    the stream a jump by up to ``MAX_JUMP_AT_END_S`` that no frame contradicts counts as well, and so does the
-    timestamp of the first frame.
+    the stream a jump by up to ``MAX_JUMP_AT_END_S`` that no frame contradicts counts as well, and so do one that is
+    followed by an interval of at least half its length, and the timestamp of the first frame.
 
     Frames with other timestamps are repaired. They follow the previous frame in steps of ``step_s``, or in shorter
     ones if the next frame after a wrong jump is earlier than that. Frames that are only a little earlier than the
@@ -59,6 +59,8 @@ class FrameTimes(Generic[Frame]):
         self._before_valid_s = 0.0
         self._previous_stamp_s: float | None = None
         self._num_restarted = 0
+        self._num_waiting = 0
+        self._is_looping = False
         self.first_s: float | None = None
         self.last_s = 0.0
         self.num_repaired = 0
@@ -148,7 +150,7 @@ class FrameTimes(Generic[Frame]):
         else:
             self._interval_s = stamp_s - self.last_s
             self._before_valid_s, self.last_s = self.last_s, stamp_s
-            self._num_restarted = 0
+            self._num_restarted = self._num_waiting = 0
         if stamp_s is not None:
             self._previous_stamp_s = self._stamp(0)
         return Timed(self._held.popleft()[0], self.last_s)
@@ -159,25 +161,40 @@ class FrameTimes(Generic[Frame]):
         self.first_s = self.last_s = self._before_valid_s = max(0.0, time_s)
 
     def _is_confirmed(self, jump_s: float, at_end: bool) -> bool:
-        if at_end and jump_s - self.last_s <= MAX_JUMP_AT_END_S:
+        length_s = jump_s - self.last_s
+        if at_end and length_s <= MAX_JUMP_AT_END_S:
             return True
-        return sum(stamp_s > jump_s for _, stamp_s in self._later_stamps()) >= MIN_CONFIRMING
+        later = [stamp_s for _, stamp_s in self._later_stamps() if stamp_s > jump_s]
+        # The last pictures of a slide show follow each other at similar intervals.
+        is_slide = at_end and bool(later) and later[0] - jump_s > length_s / 2
+        return is_slide or len(later) >= MIN_CONFIRMING
 
     def _repair(self, stamp_s: float | None) -> None:
         """Settle the time of a frame whose timestamp is missing, or not later than the previous time."""
         self.num_repaired += 1
         before_s = self._previous_stamp_s
         # Timestamps that will soon be later than the latest time get that time. Steps would keep them behind it.
-        if stamp_s is not None and self._catches_up(stamp_s, before_s):
+        if stamp_s is not None and not self._is_looping and self._catches_up(stamp_s, before_s):
+            self._num_waiting += 1
+            return
+        # If they go back once more while they are behind, they are those of short loops, of which each is joined.
+        self._is_looping |= self._num_waiting >= LOOKAHEAD
+        if stamp_s is not None and self._is_looping:
+            self.last_s += self._step_s
+            self._join(stamp_s)
             return
         self.last_s += self._step_s
         advances = stamp_s is not None and before_s is not None and stamp_s > before_s
         self._num_restarted = self._num_restarted + 1 if advances else 0
         if stamp_s is not None and self._num_restarted == LOOKAHEAD:
-            # The timestamps have restarted for good, as in concatenated files, so they are joined to this frame.
-            self._shift_s += self.last_s - stamp_s
-            self._before_valid_s = self.last_s
-            self._num_restarted = 0
+            # The timestamps have restarted for good, as in concatenated files.
+            self._join(stamp_s)
+
+    def _join(self, stamp_s: float) -> None:
+        """Shift all following timestamps, so that this one means the latest time."""
+        self._shift_s += self.last_s - stamp_s
+        self._before_valid_s = self.last_s
+        self._num_restarted = self._num_waiting = 0
 
     def _catches_up(self, stamp_s: float, before_s: float | None) -> bool:
         """Return whether a timestamp that is not later than the latest time fits the valid ones.

@@ -14,7 +14,7 @@ GAP_S = 0.010
 OVERLAP_S = 0.050
 """Shorter overlaps are ignored, because cutting audio would do more harm than such a delay."""
 MIN_AT_END = 4
-"""At the end of the stream so many pieces must be left to confirm a gap of more than ``MAX_GAP_AT_END_S``."""
+"""At the end of the stream at least this many pieces must follow a gap of more than ``MAX_GAP_AT_END_S``."""
 MAX_GAP_AT_END_S = 1.0
 """Shorter gaps before the last pieces are believed, because even a wrong one does little harm."""
 RESTART_S = 1.0

@@ -13,7 +13,9 @@ ENCODER_TYPES = ("mlp", "attention", "mean", "mean_std", "last", "steps", "finet
 
 def _known_type(name: str) -> str:
     if name not in ENCODER_TYPES and not is_custom(name):
-        raise ValueError(f"{choices(name, ENCODER_TYPES)} An encoder of your own is named module:Class")
+        raise ValueError(
+            f"unknown type: {choices(name, ENCODER_TYPES)} An encoder of your own is named module:Class"
+        )
     return name
 
 

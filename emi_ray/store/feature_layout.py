@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from emi_ray.schema import FEATURE_COLUMNS, UNKNOWN, Origin, features_schema
+from emi_ray.store.feature_precision import Precision
 
 _DTYPE = b"emi_ray.dtype"
 """Key in the metadata of raw parts, for the type of the features that they store as bytes."""
@@ -22,6 +23,16 @@ class ClipFeatures:
     timestamps_s: np.ndarray
     extras: Mapping[str, np.ndarray]
     origin: Origin = UNKNOWN
+
+
+def precision_of(schema: pa.Schema) -> Precision:
+    """Return the type of the features in a part."""
+    if (of_bytes := (schema.metadata or {}).get(_DTYPE)) is not None:
+        return "float32" if of_bytes == b"float32" else "float16"
+    values = schema.field("features").type
+    while pa.types.is_nested(values):
+        values = values.value_type
+    return "float32" if pa.types.is_float32(values) else "float16"
 
 
 def features_table(rows: Sequence[ClipFeatures], dtype: np.dtype, metadata: Mapping[str, str]) -> pa.Table:

@@ -19,7 +19,14 @@ import pyarrow as pa
 
 from emi_ray.errors import UserError
 from emi_ray.schema import FEATURE_COLUMNS, MODALITIES, Modality, Origin
-from emi_ray.store.feature_layout import ClipFeatures, as_bytes, features_table, modern, steps_of
+from emi_ray.store.feature_layout import (
+    ClipFeatures,
+    as_bytes,
+    features_table,
+    modern,
+    precision_of,
+    steps_of,
+)
 from emi_ray.store.feature_precision import Precision
 from emi_ray.store.part_listing import PART, RAW
 from emi_ray.store.parts import PartFolder
@@ -71,12 +78,17 @@ class FeatureStore:
             self.workspace.write_json(f"{self.folder}/_extractor.json", description)
 
     def describe_again(self, identity: Mapping[str, Any]) -> None:
-        """Write ``_extractor.json`` again if it was deleted and there are features."""
-        if not self.is_described() and (parts := self.parts()):
-            with self.workspace.open_table(parts[0]) as file:
-                feature_dim = (file.schema_arrow.metadata or {}).get(b"emi_ray.feature_dim")
-            if feature_dim is not None:
-                self.create(identity, int(feature_dim))
+        """Write ``_extractor.json`` and ``_precision.json`` again if one was deleted and there are features."""
+        if not (parts := self.parts()) or self.is_settled:
+            return
+        with self.workspace.open_table(parts[0]) as file:
+            schema = file.schema_arrow
+        if (feature_dim := (schema.metadata or {}).get(b"emi_ray.feature_dim")) is not None:
+            self.create(identity, int(feature_dim))
+            precision = precision_of(schema)
+            self.settle_precision(
+                precision, "" if precision == "float16" else "like the features that were there"
+            )
 
     @property
     def is_settled(self) -> bool:

@@ -180,7 +180,8 @@ class PartFolder:
     def _whole_of(self, part: str, stamp: str) -> pa.Table:
         """Return all columns of one part, and ``part``."""
         with self._open(part, stamp) as file:
-            table = self.modern(file.read(), None)
+            table = file.read()
+        table = self.modern(table, None)
         return table.append_column("part", pa.array([part] * table.num_rows, pa.string()))
 
     def _record_of(self, part: str, stamp: str) -> pa.Table:

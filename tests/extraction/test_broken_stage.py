@@ -2,7 +2,6 @@ from itertools import count
 
 import pytest
 
-from emi_ray.errors import EmiRayError
 from emi_ray.extraction.batches import Attempt
 from emi_ray.extraction.broken_stage import MANY, BrokenStage
 
@@ -22,10 +21,8 @@ def new() -> BrokenStage:
 
 
 def test_a_stage_whose_first_batch_fails_alike_is_broken_whatever_the_numbers():
-    with pytest.raises(
-        EmiRayError, match=r"2 clips one after another fail alike \(IndexError: index 8 of 2\)"
-    ):
-        new().check([bad(), bad("IndexError: index 8 of 2")], ())
+    found = new().found_in([bad(), bad("IndexError: index 8 of 2")], ())
+    assert found == "2 clips one after another fail alike (IndexError: index 8 of 2)."
 
 
 @pytest.mark.parametrize(
@@ -39,25 +36,23 @@ def test_a_stage_whose_first_batch_fails_alike_is_broken_whatever_the_numbers():
     ids=["one clip", "other reasons", "one works", "errors of clips"],
 )
 def test_other_batches_do_not_make_a_stage_broken(batch):
-    new().check(batch, ())
+    assert new().found_in(batch, ()) is None
 
 
 def test_a_stage_that_has_worked_is_broken_only_after_many_clips():
     for stage in (BrokenStage(has_worked=lambda: True), new()):
-        stage.check([good(), bad()], ())
-        for _ in range(MANY - 2):
-            stage.check([bad()], ())
-        with pytest.raises(EmiRayError, match=f"{MANY} clips one after another"):
-            stage.check([bad()], ())
+        assert stage.found_in([good(), bad()], ()) is None
+        assert {stage.found_in([bad()], ()) for _ in range(MANY - 2)} == {None}
+        assert "quarantined: --retry-failed" in stage.found_in([bad()], ())
 
 
 def test_a_success_between_them_starts_the_count_anew():
     stage = BrokenStage(has_worked=lambda: True)
     for _ in range(3):
-        stage.check([bad() for _ in range(MANY - 1)], ())
-        stage.check([good()], ())
+        assert stage.found_in([bad() for _ in range(MANY - 1)], ()) is None
+        assert stage.found_in([good()], ()) is None
 
 
 def test_clips_that_have_failed_before_say_nothing_about_the_stage():
     batch = [bad() for _ in range(2 * MANY)]
-    new().check(batch, {each.clip_id for each in batch})
+    assert new().found_in(batch, {each.clip_id for each in batch}) is None

@@ -17,7 +17,7 @@ from emi_ray.extraction.pipeline import Pipeline, plan_pipeline
 from emi_ray.extraction.pools import Pool, plan_pools
 from emi_ray.extraction.run_record import _stage as recorded_stage
 from emi_ray.extraction.stage_chain import StageChain
-from emi_ray.extraction.summary import ExtractionSummary
+from emi_ray.extraction.summary import ExtractionSummary, StageSummary
 from emi_ray.runtime import Machine
 from emi_ray.store.failures import read_failures
 from emi_ray.store.feature_store import FeatureStore
@@ -199,7 +199,7 @@ def test_a_stage_is_busy_for_a_part_of_the_time_of_all_its_actors_whatever_their
     summary = ExtractionSummary(seconds=100.0, pools={"audio": two})
     summary.add_pass({"audio": four}, 60.0)
     summary.add_pass({"audio": two}, 40.0)
-    summary.stages["audio"].seconds = 4 * 60.0 + 2 * 40.0
+    summary.stages["audio"] = StageSummary(seconds=4 * 60.0 + 2 * 40.0)
     assert summary.busy("audio") == pytest.approx(1.0)
 
 

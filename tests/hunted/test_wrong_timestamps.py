@@ -9,6 +9,7 @@ from made_media import RATE_HZ, add_pictures, decode, mux, picture, sound_frame
 
 from emi_ray.media.clip_notes import remarks
 from emi_ray.media.clock import Clock
+from emi_ray.media.frame_times import FrameTimes
 from emi_ray.media.sinks import VideoSink
 from emi_ray.media.timeline import SoundTimeline
 
@@ -80,7 +81,9 @@ def test_pieces_of_sound_with_wrong_timestamps_insert_no_silence(tmp_path, right
     np.testing.assert_array_equal(clip.waveform.samples, right.waveform.samples)
     np.testing.assert_array_equal(clip.frames.timestamps_s, right.frames.timestamps_s)
     assert clip.notes["sound_stamps_ignored"] == len(wrong)
-    assert f"timestamps of {len(wrong)} pieces of audio were wrong: they were ignored" in remarks(clip.notes)
+    assert f"pieces of audio whose timestamps were wrong and were ignored: {len(wrong)}" in remarks(
+        clip.notes
+    )
 
 
 def shifts(starts_s):
@@ -164,3 +167,17 @@ def test_frames_skipped_by_the_decoder_are_not_missed_after_a_wrong_timestamp(
     slow = decode(tmp_path / "a.mkv", "frames")
     np.testing.assert_array_equal(fast.frames.timestamps_s, slow.frames.timestamps_s)
     np.testing.assert_array_equal(fast.frames.pixels, slow.frames.pixels)
+
+
+@pytest.mark.parametrize("stamps", [[0, 12, 24, 36], [0, 0.04, 0.08, 20, 40, 60]])
+def test_a_few_pictures_at_long_intervals_keep_their_times(stamps):
+    times: FrameTimes[int] = FrameTimes(0.04)
+    settled = [timed for index, stamp in enumerate(stamps) for timed in times.push(index, stamp)]
+    assert [timed.time_s for timed in [*settled, *times.finish()]] == pytest.approx(stamps)
+
+
+def test_loops_of_less_than_a_second_do_not_stop_the_clock():
+    times: FrameTimes[int] = FrameTimes(0.04)
+    stamps = [0.04 * index for _ in range(6) for index in range(20)]
+    settled = [timed for index, stamp in enumerate(stamps) for timed in times.push(index, stamp)]
+    assert [*settled, *times.finish()][-1].time_s > 3.9
