@@ -11,18 +11,21 @@ from pyarrow import fs
 
 class AtomicFile:
     """Context manager that returns a path to write to. The file appears under its real name if no exception was
-    raised, and then outlasts a power failure.
+    raised.
 
     Args:
         detour: whether a file that is being written would be visible under its real name, as on a disk. Then it is
             written under a hidden name and renamed.
+        is_flushed: whether the file must outlast a power failure as soon as it appears. On a busy disk that takes
+            milliseconds, because what other processes have written is flushed too.
 
     Raises:
         OSError: the file could not be written to the disk, which the disk or the server reports only at the end.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, path: str, detour: bool) -> None:
+    def __init__(self, filesystem: fs.FileSystem, path: str, detour: bool, is_flushed: bool = True) -> None:
         self._filesystem = filesystem
+        self._is_flushed = is_flushed
         self._final = path
         self._folder, _, name = path.rpartition("/")
         self._hidden = f"{self._folder}/.{name}.{uuid.uuid4().hex}" if detour else path
@@ -39,14 +42,16 @@ class AtomicFile:
             self._remove_hidden()
             return
         try:
-            # A file that is renamed before its content is on the disk would be empty after a power failure.
-            _flush(self._hidden)
+            if self._is_flushed:
+                # A file that is renamed before its content is on the disk would be empty after a power failure.
+                _flush(self._hidden)
             self._filesystem.move(self._hidden, self._final)
         except BaseException:
             self._remove_hidden()
             raise
-        with suppress(OSError):  # some file systems cannot flush a folder
-            _flush(self._folder)
+        if self._is_flushed:
+            with suppress(OSError):  # some file systems cannot flush a folder
+                _flush(self._folder)
 
     def _remove_hidden(self) -> None:
         # The storage may be out of reach, or the block may have failed before it created the file.

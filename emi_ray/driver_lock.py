@@ -237,7 +237,7 @@ class _Lease:
         # Another driver may read at any moment, and would take an empty file for a free lease.
         is_local = isinstance(self._filesystem, fs.LocalFileSystem)
         with (
-            AtomicFile(self._filesystem, path, detour=is_local) as target,
+            AtomicFile(self._filesystem, path, is_local, is_flushed=False) as target,
             self._filesystem.open_output_stream(target) as stream,
         ):
             stream.write(text.encode())

@@ -193,7 +193,9 @@ class ExtractionSummary:
         place = entries.schema.get_field_index("media_s")
         entries = entries.set_column(place, "media_s", pa.array(media_s[clip]))
         # Reasons that differ only in numbers are one group, in the words of one of them.
-        kinds = pc.replace_substring_regex(entries["reason"], _NUMBERS, "")
+        reasons = entries["reason"]
+        has_reasons = reasons.null_count < len(reasons)
+        kinds = pc.replace_substring_regex(reasons, _NUMBERS, "") if has_reasons else reasons
         entries = entries.append_column("kind", kinds)
         is_again = np.isin(clip, [index for index, name in enumerate(ids) if name in decoded])
         is_again &= pc.equal(entries["stage"], "decode").to_numpy()

@@ -65,9 +65,8 @@ class PartIndex:
         """
         _latest.clear()
         stamp = of_parts(rows, stamps, list(stamps.values()))
+        table = rows.append_column(_STAMP, stamp).filter(pc.is_valid(stamp))
         try:
-            self.workspace.write_table(
-                self.path, rows.append_column(_STAMP, stamp).filter(pc.is_valid(stamp))
-            )
+            self.workspace.write_tables(self.path, table.schema, [table])
         except PermissionError:
             return

@@ -73,7 +73,7 @@ class PartFolder:
     def write(self, table: pa.Table, names: Iterable[str], kind: str = PART) -> str:
         """Write one part, named by a hash of ``names``; returns its path."""
         path = f"{self.folder}/{kind.format(digest_of(names))}"
-        self.workspace.write_table(path, table)
+        self.workspace.write_tables(path, table.schema, [table])  # after a power failure it is made again
         return path
 
     def merge(self, parts: Sequence[str]) -> str:
@@ -277,7 +277,8 @@ class PartFolder:
             yield first
             yield from groups
 
-        self.workspace.write_tables(path, first.schema, all_groups())
+        # The parts with these rows are deleted next.
+        self.workspace.write_tables(path, first.schema, all_groups(), is_flushed=True)
 
 
 @dataclass(frozen=True)
