@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from emi_ray.errors import UserError
 
 _CORRUPT = re.compile("corrupt|deserializ", re.IGNORECASE)
-"""Words of Arrow's errors for a damaged page, which have the same type as errors of a storage."""
+"""Words in Arrow's messages on damaged pages. The errors have the same type as those of a storage."""
 
 _NO_COLUMN = "No match for FieldRef"
-"""Words of Arrow's error for a column that a file does not have, which has the same type as one for damage."""
+"""How Arrow's message begins if a file lacks a column. The error has the same type as that for a damaged file."""
 
 
 class DamagedFileError(UserError):

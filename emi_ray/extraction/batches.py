@@ -135,7 +135,7 @@ class Batches(Generic[Result]):
             self._num_since_lack += 1
             seconds = self._seconds_since(started) / len(clips)
             return [Attempt(c.clip_id, r, None, seconds) for c, r in zip(clips, results, strict=True)]
-        # The batch is repeated outside of the handler, in which the error would keep its tensors in memory.
+        # The batch is repeated here and not in the handler above, where the exception keeps its tensors in memory.
         seconds = self._seconds_since(started) / len(clips)
         if lack is not None:
             again = self._in_less_memory(clips, lack, lacks)

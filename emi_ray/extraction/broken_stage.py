@@ -1,11 +1,11 @@
 """Tell a stage that cannot work from clips that cannot be processed."""
 
-import re
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from emi_ray.extraction.batches import Attempt
+from emi_ray.wording import without_numbers
 
 MANY = 64
 """Number of clips in a row that fail alike after which a stage counts as broken although it has worked before."""
@@ -24,7 +24,8 @@ class BrokenStage:
     def __init__(self, has_worked: Callable[[], bool]) -> None:
         self._has_worked = has_worked
         self._worked_here = False
-        self._reason: str | None = None
+        self._reason = ""
+        """The reason of the latest clip if its failure was unforeseen."""
         self._num_alike = 0
         self._lock = threading.Lock()
 
@@ -38,22 +39,20 @@ class BrokenStage:
         with self._lock:
             for result in counting:
                 self._count(result)
-            num_alike, worked_here = self._num_alike, self._worked_here
+            num_alike, reason, worked_here = self._num_alike, self._reason, self._worked_here
         is_whole_batch = 1 < len(counting) <= num_alike
         if num_alike < MANY and not (is_whole_batch and not worked_here and not self._has_worked()):
             return None
-        last = counting[-1].failure
         hint = (
             "" if num_alike < MANY else " The first of them are quarantined: --retry-failed tries them again."
         )
-        return f"{num_alike} clips one after another fail alike ({last and last[1]}).{hint}"
+        return f"{num_alike} clips one after another fail alike ({reason}).{hint}"
 
     def _count(self, result: Attempt[Any]) -> None:
         self._worked_here |= result.failure is None
         if result.failure is None or not result.is_unforeseen:
-            self._num_alike, self._reason = 0, None
+            self._num_alike, self._reason = 0, ""
             return
-        # Numbers such as shapes and addresses differ from clip to clip even if the fault is the same.
-        reason = re.sub(r"\d[\d.,]*", "", result.failure[1])
-        self._num_alike = self._num_alike + 1 if reason == self._reason else 1
-        self._reason = reason
+        reason = result.failure[1]
+        is_alike = without_numbers(reason) == without_numbers(self._reason)
+        self._num_alike, self._reason = self._num_alike + 1 if is_alike else 1, reason

@@ -79,8 +79,10 @@ class Extract(Stage):
         self._write([each for each in results if each.failure is None] if broken else results, mine)
         if broken:
             raise EmiRayError(broken)
-        told = ((each, each.result.remarks if each.result else ()) for each in results)
-        outcomes = {each.clip_id: each.outcome(self._modality, remarks) for each, remarks in told}
+        outcomes = {
+            each.clip_id: each.outcome(self._modality, each.result.remarks if each.result else ())
+            for each in results
+        }
         return with_outcomes(batch, outcomes).select(self._keep)
 
     def _extract(self, rows: pa.Table) -> list[Attempt[Features]]:

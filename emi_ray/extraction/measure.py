@@ -104,8 +104,10 @@ def _decode(pipeline: Pipeline, sources: list[ClipSource]) -> tuple[list[Decoded
 def _time(
     work: Callable[[Sequence[DecodedClip]], Sequence[Result]], clips: Sequence[DecodedClip]
 ) -> tuple[list[Result | None], float]:
-    """Return the result of each clip, None if it failed, and the seconds of the second of two equal calls; the first
-    call warms up.
+    """Process the clips twice: once to warm up, and once to measure.
+
+    Returns:
+        The result of each clip, None if it failed, and the seconds of the second time.
     """
     attempt(work, clips, "measure")
     started = time.perf_counter()

@@ -132,25 +132,20 @@ class Passes:
         for modality, spec in self.pipeline.specs.items():
             alone = replace(self.pipeline, specs={modality: spec})
             pools = {name: pool.one_by_one() for name, pool in self.plan(alone).items()}
-            deaths, num_excused, rest = 0, 0, lost
-            while rest and deaths < CAREFUL_PASSES:
+            deaths, num_excused, work = 0, 0, _of(modality, self.left(lost))
+            while work.num_rows and deaths < CAREFUL_PASSES:
                 self._watch_anew()
-                work = self._left_of(modality, rest)
                 rest = self._stream(alone, work, pools, careful=True)
-                self._unfinished(work, rest, are_new=False)
+                work = _of(modality, self._unfinished(work, rest, are_new=False))
                 # A pass in which nodes died or joined, or that began late, does not count against the clips. The
                 # number of such passes is limited, so that a clip that kills its process is not repeated for ever.
-                if rest and self._has_other_cause() and num_excused < MAX_NODE_LOSSES:
+                if work.num_rows and self._has_other_cause() and num_excused < MAX_NODE_LOSSES:
                     num_excused += 1
                 else:
-                    deaths += bool(rest)
-            if rest:
-                guilty[modality] = self._left_of(modality, rest)
+                    deaths += bool(work.num_rows)
+            if work.num_rows:
+                guilty[modality] = work
         return guilty
-
-    def _left_of(self, modality: Modality, ids: set[str]) -> pa.Table:
-        left = self.left(ids)
-        return left.filter(left[todo_column(modality)].is_valid())
 
     def _note_deaths(self) -> None:
         self.watch.update()
@@ -279,6 +274,11 @@ _NO_PROGRESS = (
     "No clip has been finished for a long time, although each was processed alone and may not take that long: other "
     "jobs probably use the GPUs or CPUs (`ray status`). What is done is kept; repeat the command to continue."
 )
+
+
+def _of(modality: Modality, work: pa.Table) -> pa.Table:
+    """Return the work of one modality."""
+    return work.filter(work[todo_column(modality)].is_valid())
 
 
 def _pump(

@@ -38,7 +38,11 @@ def todo_column(modality: Modality) -> str:
 
 
 def tried_before(rows: pa.Table, todo: str) -> set[str]:
-    """Return the ids of clips that have failed before, by a :func:`todo_column`."""
+    """Return the ids of the clips whose next attempt is not their first one.
+
+    Args:
+        todo: name of a :func:`todo_column`.
+    """
     return set(rows["clip_id"].filter(pc.greater(rows[todo], 1)).to_pylist())
 
 

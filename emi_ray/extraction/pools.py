@@ -99,11 +99,8 @@ def plan_pools(
     cores = max(machine.cpus - (together.max_actors if on_gpu else 0), 1)
     groups = _sharing(stages, on_gpu, by_hand, reads_media)
     # A stage that was not measured, because none of the measured clips had work for it, rarely has any.
-    seconds = (
-        measured.seconds_per_clip
-        if measured
-        else _default_weights(stages, num_on_cpu=len(stages) - len(on_gpu))
-    )
+    num_on_cpu = len(stages) - len(on_gpu)
+    seconds = measured.seconds_per_clip if measured else _default_weights(stages, num_on_cpu)
     weights = [sum(seconds.get(name, 0.0) for name in names) for names in groups]
     for names, weight in zip(groups, weights, strict=True):
         share = cores * weight / sum(weights)

@@ -214,8 +214,7 @@ def _quarantine(pipeline: Pipeline, modality: Modality, dead: pa.Table, summary:
     ]
     write_failures(pipeline.workspace, failures)
     for failure in failures:
-        summary.add_outcome(outcome(modality, "failed", reason))
-        tell("clip_quarantined", clip_id=failure.clip_id, stage=modality, reason=reason)
+        summary.add_failure(failure.clip_id, outcome(modality, "failed", reason))
 
 
 def _used_precision(pipeline: Pipeline, asked: Mapping[str, str]) -> dict[str, str]:

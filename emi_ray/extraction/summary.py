@@ -1,6 +1,5 @@
 """Count what one extraction run did, by stage and by actor."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,7 @@ import pyarrow.compute as pc
 from emi_ray.events import count, tell
 from emi_ray.extraction.actors import Life, life_of
 from emi_ray.extraction.pools import Measurement, Pool, processes_of
-from emi_ray.wording import plural
-
-_NUMBERS = r"\d[\d.,]*"
+from emi_ray.wording import NUMBERS, plural, without_numbers
 
 
 @dataclass
@@ -78,8 +75,7 @@ class StageSummary:
         self.seconds += seconds
         counter = self.remarks if status == "ok" else self.reasons
         for line in (reason or "").splitlines():
-            kind = re.sub(_NUMBERS, "", line)
-            counter[self._first_of_kind.setdefault(kind, line)] += count
+            counter[self._first_of_kind.setdefault(without_numbers(line), line)] += count
 
     def add_to_actor(self, told: str, count: int, seconds: float) -> None:
         """Add clips to the count of the actor that processed them."""
@@ -116,9 +112,9 @@ class ExtractionSummary:
     nodes_lost: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _pass_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Total length of the passes that each stage took part in, in seconds."""
+    """For each stage, the total length in seconds of the passes that included it."""
     _actor_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Sum over these passes of their length multiplied by the number of actors."""
+    """For each stage, the sum over these passes of their length multiplied by its number of actors."""
 
     def note(self, what: str) -> None:
         """Add a message for the user, unless it is already there."""
@@ -147,15 +143,15 @@ class ExtractionSummary:
             self._pass_s[name] += seconds
             self._actor_s[name] += seconds * pool.max_actors
 
-    def actors(self, stage: str) -> float:
-        """Return the number of actors that a stage had, as a mean over the time of its passes."""
+    def mean_actors(self, stage: str) -> float:
+        """Return the mean number of actors that a stage had, over the time of the passes that included it."""
         if self._pass_s[stage]:
             return self._actor_s[stage] / self._pass_s[stage]
         return self.pools[stage].max_actors if stage in self.pools else 1
 
     def busy(self, stage: str) -> float:
         """Return the fraction of the run's time that the stage's actors spent working, 0 to 1."""
-        return self.stages[stage].seconds / (self.seconds * self.actors(stage)) if self.seconds else 0.0
+        return self.stages[stage].seconds / (self.seconds * self.mean_actors(stage)) if self.seconds else 0.0
 
     def share_of_bare_speed(self, stage: str) -> float | None:
         """Return the rate of the run divided by the rate of the stage's model alone on prepared inputs.
@@ -165,7 +161,7 @@ class ExtractionSummary:
         alone = self.measured.seconds_per_media_s.get(stage) if self.measured else None
         if alone is None or stage == "decode" or not self.seconds or not self.stages[stage].media_s:
             return None
-        return alone * self.stages[stage].media_s / (self.seconds * self.actors(stage))
+        return alone * self.stages[stage].media_s / (self.seconds * self.mean_actors(stage))
 
     @property
     def bottleneck(self) -> str | None:
@@ -193,10 +189,7 @@ class ExtractionSummary:
         place = entries.schema.get_field_index("media_s")
         entries = entries.set_column(place, "media_s", pa.array(media_s[clip]))
         # Reasons that differ only in numbers are one group, in the words of one of them.
-        reasons = entries["reason"]
-        has_reasons = reasons.null_count < len(reasons)
-        kinds = pc.replace_substring_regex(reasons, _NUMBERS, "") if has_reasons else reasons
-        entries = entries.append_column("kind", kinds)
+        entries = entries.append_column("kind", pc.replace_substring_regex(entries["reason"], NUMBERS, ""))
         is_again = np.isin(clip, [index for index, name in enumerate(ids) if name in decoded])
         is_again &= pc.equal(entries["stage"], "decode").to_numpy()
         entries = entries.append_column("is_again", pa.array(is_again))
@@ -223,6 +216,12 @@ class ExtractionSummary:
         stage = self.stages.setdefault(outcome["stage"], StageSummary())
         stage.add(outcome["status"], outcome["reason"], num_clips, outcome["seconds"])
         count("clips", stage=outcome["stage"], status=outcome["status"], count=num_clips)
+
+    def add_failure(self, clip_id: str, outcome: Mapping[str, Any]) -> None:
+        """Count the outcome of a clip that has no result, and emit an event if the clip is quarantined."""
+        self.add_outcome(outcome)
+        if outcome["status"] == "failed":
+            tell("clip_quarantined", clip_id=clip_id, stage=outcome["stage"], reason=outcome["reason"])
 
 
 def _tell_failures(entries: pa.Table, clip: np.ndarray, ids: Sequence[str]) -> None:

@@ -62,18 +62,19 @@ class Transcribe(Stage):
         clips = [unpack_clip(row) for row in heard]
         with self._turn:
             results = self._runner.run(clips)
-        if broken := self._broken.found_in(results, tried_before(batch, todo_column("text"))):
-            raise EmiRayError(broken)
         origins = {row["clip_id"]: origin_of(row[origin_column("text")]) for row in heard}
         self._store.write({r.clip_id: r.result.text for r in results if r.result is not None}, origins)
+        if broken := self._broken.found_in(results, tried_before(batch, todo_column("text"))):
+            raise EmiRayError(broken)
         by_id = {result.clip_id: result for result in results}
         told = [_told(row, by_id.get(row["clip_id"])) if row in mute else row for row in rows]
         for name in ("transcript", "missing", "failed"):
             column = pa.array([row[name] for row in told], pa.string())
             batch = batch.set_column(batch.schema.get_field_index(name), name, column)
-        silent = {each.clip_id for each in results if each.result and not each.result.has_speech}
         outcomes = {
-            each.clip_id: each.outcome(self.name, [NO_SPEECH] if each.clip_id in silent else [])
+            each.clip_id: each.outcome(
+                self.name, [NO_SPEECH] if each.result and not each.result.has_speech else []
+            )
             for each in results
         }
         return with_outcomes(batch, outcomes).select(self._keep)

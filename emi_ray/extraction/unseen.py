@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from emi_ray.events import tell
 from emi_ray.extraction.batches import outcome
 from emi_ray.extraction.pending import todo_column
 from emi_ray.extraction.summary import ExtractionSummary
@@ -51,9 +50,7 @@ def _add_outcomes(summary: ExtractionSummary, modality: Modality, done: set[str]
     rows = table.filter(pc.is_in(table["clip_id"], pa.array(sorted(done)))).to_pylist()
     for row in rows:
         status = "missing" if row["stage"] == "missing" else "failed"
-        summary.add_outcome(outcome(modality, status, row["error"]))
-        if status == "failed":
-            tell("clip_quarantined", clip_id=row["clip_id"], stage=modality, reason=row["error"])
+        summary.add_failure(row["clip_id"], outcome(modality, status, row["error"]))
     if num_ok := len(done) - len(rows):
         summary.add_outcome(outcome(modality, "ok"), num_ok)
 

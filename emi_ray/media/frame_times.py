@@ -90,7 +90,7 @@ class FrameTimes(Generic[Frame]):
     def _settle(self, at_end: bool) -> list[Timed[Frame]]:
         settled: list[Timed[Frame]] = []
         while self._held and (at_end or not self._must_wait()):
-            num_wrong = self._num_wrong(at_end)
+            num_wrong = self._num_wrong()
             settled += self._repair_run(num_wrong) if num_wrong else [self._settle_one(at_end)]
         return settled
 
@@ -111,7 +111,7 @@ class FrameTimes(Generic[Frame]):
         stamps = ((index, self._stamp(index)) for index in range(1, len(self._held)))
         return [(index, stamp_s) for index, stamp_s in stamps if stamp_s is not None]
 
-    def _num_wrong(self, at_end: bool) -> int:
+    def _num_wrong(self) -> int:
         """Return the number of held frames before the one that returns from a jump; 0 if none returns."""
         jump_s = self._stamp(0)
         if jump_s is None or not self._is_jump(jump_s):
@@ -179,11 +179,10 @@ class FrameTimes(Generic[Frame]):
             return
         # If they go back once more while they are behind, they are those of short loops, of which each is joined.
         self._is_looping |= self._num_waiting >= LOOKAHEAD
+        self.last_s += self._step_s
         if stamp_s is not None and self._is_looping:
-            self.last_s += self._step_s
             self._join(stamp_s)
             return
-        self.last_s += self._step_s
         advances = stamp_s is not None and before_s is not None and stamp_s > before_s
         self._num_restarted = self._num_restarted + 1 if advances else 0
         if stamp_s is not None and self._num_restarted == LOOKAHEAD:
@@ -197,7 +196,7 @@ class FrameTimes(Generic[Frame]):
         self._num_restarted = self._num_waiting = 0
 
     def _catches_up(self, stamp_s: float, before_s: float | None) -> bool:
-        """Return whether a timestamp that is not later than the latest time fits the valid ones.
+        """Return whether the latest time is only a little ahead of a timestamp, so that later ones will exceed it.
 
         Args:
             before_s: the previous timestamp.

@@ -30,7 +30,7 @@ TOKEN_DIM = 1
 """Feature dimension of tokens: a text backbone reads sequences (T, 1) of token ids."""
 
 DEFAULT_TOKENS = 128
-"""Tokens of a text that are read if ``max_steps`` is not given."""
+"""Maximum number of tokens of a text that are read if the recipe has no ``max_steps``."""
 
 SPEECH_FAMILIES = ("wav2vec2", "wavlm", "hubert")
 """``model_type`` of the supported speech architectures."""

@@ -12,6 +12,7 @@ from emi_ray.config import WorkspaceConfig
 from emi_ray.errors import UserError
 from emi_ray.extraction.pending import ModalityWork, Work, plan_work, store_of
 from emi_ray.extraction.pipeline import plan_pipeline
+from emi_ray.extraction.staleness import RecordComparison
 from emi_ray.schema import MODALITIES
 from emi_ray.status.status_line import Line
 from emi_ray.store.failures import read_failures
@@ -75,12 +76,11 @@ def _line(name: str, ids: Sequence[str], work: ModalityWork, failures: pa.Table,
 
 def _reasons(work: ModalityWork, ids: Sequence[str]) -> Iterator[str]:
     for why, count in work.features.reasons.items():
-        yield f"{count} stale: {why} ({_some(work.features.changed, why)})"
+        yield f"{count} stale: {why} ({_some(_changed_for(why, work.features))})"
     for why, count in work.failures.reasons.items():
-        yield f"{count} can be tried again: {why} ({_some(work.failures.changed, why)})"
+        yield f"{count} can be tried again: {why} ({_some(_changed_for(why, work.failures))})"
     if uncomparable := int(work.features.uncomparable.sum()):
-        which = list(compress(ids, work.features.uncomparable))
-        named = ", ".join(which[:3]) + (", …" if len(which) > 3 else "")
+        named = _some(list(compress(ids, work.features.uncomparable)))
         yield (
             f"{uncomparable} cannot be compared, because their inputs are gone, are not accessible or were not "
             f"recorded ({named}); their features are kept"
@@ -93,8 +93,11 @@ def _quarantine(lacking: Sequence[Mapping[str, str]], failed: Sequence[Mapping[s
             yield f"{len(rows)} quarantined {why}, for example {rows[0]['clip_id']}: {rows[0]['error']}"
 
 
-def _some(changed: Mapping[str, str], why: str) -> str:
-    ids = [clip_id for clip_id, reason in changed.items() if reason == why]
+def _changed_for(why: str, compared: RecordComparison) -> list[str]:
+    return [clip_id for clip_id, reason in compared.changed.items() if reason == why]
+
+
+def _some(ids: Sequence[str]) -> str:
     return ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
 
 
